@@ -1,0 +1,46 @@
+"""Downsampling of padded batches of sequences, torch only.
+
+Every method keeps one contract: ``(x, lengths) -> DownsamplingOutput``, where an
+utterance's result does not depend on what it is batched with. Read ``output.py`` for
+the contract, ``adastride.py`` for the method, ``registry.py`` for the names.
+"""
+
+from espnet_adastride.downsampling.adastride import (
+    AdaStride,
+    AdaStrideF,
+    alignment_matrix,
+    empty_slot_share,
+    largest_jump,
+    position_steps,
+    positioning_loss,
+)
+from espnet_adastride.downsampling.output import (
+    Downsampler,
+    DownsamplingOutput,
+    downsampled_lengths,
+    length_mask,
+)
+from espnet_adastride.downsampling.registry import (
+    DOWNSAMPLERS,
+    available_downsamplers,
+    build_downsampler,
+    downsampler_class,
+)
+
+__all__ = [
+    "DOWNSAMPLERS",
+    "AdaStride",
+    "AdaStrideF",
+    "Downsampler",
+    "DownsamplingOutput",
+    "alignment_matrix",
+    "available_downsamplers",
+    "build_downsampler",
+    "downsampled_lengths",
+    "downsampler_class",
+    "empty_slot_share",
+    "largest_jump",
+    "length_mask",
+    "position_steps",
+    "positioning_loss",
+]

@@ -1,0 +1,335 @@
+"""AdaStride and AdaStride-F: downsampling with adaptive strides.
+
+"AdaStride: Using Adaptive Strides in Sequential Data for Effective Downsampling"
+(ICLR 2023 submission, OpenReview 7RBvBi3p3Et); the equations follow the author's later
+TadaStride (Interspeech 2023). In the paper's order, each formula is one function:
+
+1. scores      a_t = w . x_t                       (w starts at 0: uniform strides)
+2. positioning p = (m - 1) [0, cumsum(softmax(a_2 .. a_n))]      position_steps
+3. alignment   A[l, t] = softmax_t(-sigma_square (l - p_t)^2)    alignment_matrix
+4. output      z = A x
+5. loss        mean_b sum_{t>=2} relu(p_t - p_{t-1} - 1) / (n - 1)
+
+with n valid steps, m = ceil(n / stride) output slots l = 0 .. m - 1. AdaStride-F
+replaces 3 and 4: each step goes to the nearest slot only (one scatter-add).
+
+Positions are float64 whatever the dtype of x, and autocast does not touch them: in
+float32 the cumulative sum moves them by 5e-4 at T = 8000, in half precision by slots.
+"""
+
+from typing import Optional
+
+import torch
+
+from espnet_adastride.downsampling.output import (
+    Downsampler,
+    DownsamplingOutput,
+    check_positive,
+    downsampled_lengths,
+    length_mask,
+)
+from espnet_adastride.downsampling.rows import sparse_rows
+
+#: AdaStride applies alignments of up to so many entries (T T') densely, larger ones as
+#: sparse rows; the two are equal, below this the dense product is faster
+DENSE_UP_TO = 128 * 64
+
+
+def bound_scores(scores: torch.Tensor, bound: Optional[float]) -> torch.Tensor:
+    """Return b tanh(a / b), which keeps scores within (-b, b); None leaves them alone.
+
+    The published method has no bound. With one, no step can get more than exp(2 b)
+    times the length of another, so that a few steps cannot take the whole segment.
+    """
+    return scores if bound is None else bound * torch.tanh(scores / bound)
+
+
+def position_steps(
+    scores: torch.Tensor, lengths: torch.Tensor, output_lengths: torch.Tensor
+) -> torch.Tensor:
+    """Vector positioning: place every time step on the segment [0, m - 1].
+
+    ``p = (m - 1) [0, cumsum(softmax(a_2 .. a_n))]``, which equals the published
+    ``(m - 1) (c_t - c_1) / (c_n - c_1)`` with ``c = cumsum(exp(a))``, and stays finite
+    at any finite scores. Adding a constant to the scores changes nothing.
+
+    Args:
+        scores: (B, T), any floating dtype.
+        lengths: (B,) valid lengths n.
+        output_lengths: (B,) number of output slots m.
+
+    Returns:
+        (B, T) float64 positions, non-decreasing, from 0 to m - 1; padded steps repeat
+        the last valid position. All zero where n <= 1 or m <= 1.
+    """
+    with torch.autocast(device_type=scores.device.type, enabled=False):
+        steps = torch.arange(scores.size(1), device=scores.device).unsqueeze(0)
+        moving = (steps >= 1) & (steps < lengths.unsqueeze(1))
+        scores = scores.to(torch.float64).masked_fill(~moving, -torch.inf)
+        # an utterance of one step has no softmax to take: give it one that is finite
+        scores = scores.masked_fill((lengths <= 1).unsqueeze(1), 0.0)
+        shares = torch.softmax(scores, dim=1) * moving
+        last_slot = (output_lengths - 1).clamp(min=0).to(torch.float64).unsqueeze(1)
+        positions = torch.cumsum(shares, dim=1) * last_slot
+        # the sum of shares may exceed 1 by one rounding
+        return torch.minimum(positions, last_slot)
+
+
+def alignment_matrix(
+    positions: torch.Tensor,
+    lengths: torch.Tensor,
+    output_lengths: torch.Tensor,
+    sigma_square: float,
+    max_output_length: Optional[int] = None,
+) -> torch.Tensor:
+    """Return the dense alignment: A[l, t] = softmax_t(-sigma_square (l - p_t)^2).
+
+    This is the definition, for reading and testing: O(T T') time and memory.
+
+    Args:
+        positions: (B, T) from :func:`position_steps`.
+        lengths: (B,) valid lengths n.
+        output_lengths: (B,) number of output slots m.
+        sigma_square: sharpness; large keeps the nearest step only (aliasing), small
+            averages over neighbours (information loss).
+        max_output_length: T'; by default the largest of ``output_lengths``.
+
+    Returns:
+        (B, T', T) float64; rows of valid slots sum to 1 over valid steps, all else is
+        0.
+    """
+    if max_output_length is None:
+        max_output_length = int(output_lengths.max())
+    with torch.autocast(device_type=positions.device.type, enabled=False):
+        positions = positions.to(torch.float64)
+        slots = torch.arange(max_output_length, device=positions.device)
+        distance = slots.to(torch.float64)[None, :, None] - positions[:, None, :]
+        valid_step = length_mask(lengths, positions.size(1)).unsqueeze(1)
+        valid_slot = length_mask(output_lengths, max_output_length).unsqueeze(2)
+        logits = -sigma_square * distance.square()
+        # rows of an empty utterance keep finite logits and are zeroed below
+        logits = logits.masked_fill(
+            ~valid_step & (lengths > 0)[:, None, None], -torch.inf
+        )
+        return torch.softmax(logits, dim=2) * (valid_slot & valid_step)
+
+
+def positioning_loss(positions: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Return mean_b sum_{t>=2} relu(p_t - p_{t-1} - 1) / (n - 1), a float64 scalar.
+
+    A jump above 1 would leave a slot without an input (a stride below one).
+
+    Args:
+        positions: (B, T).
+        lengths: (B,); utterances of one step or none add 0 to the mean.
+    """
+    with torch.autocast(device_type=positions.device.type, enabled=False):
+        excess = torch.relu(_jumps(positions, lengths) - 1.0).sum(dim=1)
+        return (excess / (lengths - 1).clamp(min=1)).mean()
+
+
+def _jumps(positions: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Return p_t - p_{t-1} (B, T - 1), zero in the padding."""
+    jumps = positions[:, 1:] - positions[:, :-1]
+    return jumps.masked_fill(
+        ~length_mask((lengths - 1).clamp(min=0), jumps.size(1)), 0.0
+    )
+
+
+def largest_jump(positions: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Return the largest p_t - p_{t-1} of the batch, a scalar; 0 if nothing moves.
+
+    Above 1, slots are skipped; towards m - 1, the positions have collapsed.
+    """
+    jumps = _jumps(positions.detach(), lengths)
+    return jumps.max() if jumps.numel() else positions.new_zeros(())
+
+
+def occupied_slots(
+    positions: torch.Tensor, lengths: torch.Tensor, max_output_length: int
+) -> torch.Tensor:
+    """Return (B, T') booleans: is the slot the nearest one of a valid step?"""
+    slots = torch.round(positions.detach()).to(torch.int64)
+    valid = length_mask(lengths, positions.size(1)).to(torch.int64)
+    counts = valid.new_zeros(positions.size(0), max_output_length)
+    return counts.scatter_add(1, slots.clamp(max=max_output_length - 1), valid) > 0
+
+
+def empty_slot_share(
+    positions: torch.Tensor, lengths: torch.Tensor, output_lengths: torch.Tensor
+) -> torch.Tensor:
+    """Return the share of valid output slots that no step is nearest to, a scalar.
+
+    Args:
+        positions: (B, T).
+        lengths: (B,).
+        output_lengths: (B,).
+    """
+    width = int(output_lengths.max())
+    if width == 0:
+        return positions.new_zeros(())
+    valid = length_mask(output_lengths, width)
+    empty = valid & ~occupied_slots(positions, lengths, width)
+    return empty.sum().to(torch.float64) / valid.sum()
+
+
+class _AdaptiveStrides(Downsampler):
+    """What AdaStride and AdaStrideF share: scores, positions, positioning loss.
+
+    Args:
+        size: D, the number of features.
+        stride: overall rate, any real number >= 1.
+        sigma_square: sharpness of the weights, > 0 (5.0 in the paper's code).
+        score_bound: keep scores within +-score_bound (:func:`bound_scores`); None is
+            the published, unbounded form.
+    """
+
+    training_defaults = {"score_bound": 1.0}
+
+    def __init__(
+        self,
+        size: int,
+        stride: float,
+        sigma_square: float = 5.0,
+        score_bound: Optional[float] = None,
+    ):
+        super().__init__(size, stride)
+        self.sigma_square = check_positive("sigma_square", sigma_square)
+        self.score_bound = (
+            None if score_bound is None else check_positive("score_bound", score_bound)
+        )
+        self.score = torch.nn.Linear(size, 1, bias=False)
+        torch.nn.init.zeros_(self.score.weight)  # training starts at uniform strides
+
+    def downsample(self, x, lengths, output_lengths):
+        """See :meth:`Downsampler.downsample`."""
+        # at least float32: half precision would overflow or round the scores
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        width = downsampled_lengths(x.size(1), self.stride)
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            features = x.to(dtype)
+            scores = features @ self.score.weight.to(dtype)[0]
+            positions = position_steps(
+                bound_scores(scores, self.score_bound), lengths, output_lengths
+            )
+            output = self.resample(features, positions, lengths, output_lengths, width)
+            loss = positioning_loss(positions, lengths).to(dtype)
+        return DownsamplingOutput(output.to(x.dtype), output_lengths, positions, loss)
+
+    def resample(self, x, positions, lengths, output_lengths, width):
+        """Return z (B, width, D) from x (B, T, D) and its positions (B, T)."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """Show the constructor's words when the model is printed."""
+        return (
+            f"{super().extra_repr()}, sigma_square={self.sigma_square}, "
+            f"score_bound={self.score_bound}"
+        )
+
+
+class AdaStride(_AdaptiveStrides):
+    """AdaStride: z = A x with the alignment of :func:`alignment_matrix`.
+
+    ``AdaStride(size, stride, sigma_square=5.0, score_bound=None)(x, lengths)`` with x
+    (B, T, D) gives output (B, ceil(T / stride), D) and lengths ceil(lengths / stride).
+    Source: the paper's equations, see the top of this file.
+    """
+
+    def resample(self, x, positions, lengths, output_lengths, width):
+        """Apply the alignment: dense where it is small, as sparse rows elsewhere."""
+        if x.size(1) * width > DENSE_UP_TO:
+            rows = sparse_rows(
+                positions, lengths, output_lengths, self.sigma_square, width, x.dtype
+            )
+            return rows.apply(x)
+        alignment = alignment_matrix(
+            positions, lengths, output_lengths, self.sigma_square, width
+        )
+        return alignment.to(x.dtype) @ x
+
+
+class AdaStrideF(_AdaptiveStrides):
+    """AdaStride-F: every step goes to its nearest slot, by one scatter-add.
+
+    Slot ``q_t = round(p_t)``; weight ``w_t = exp(-sigma_square (q_t - p_t)^2)``,
+    normalised over the steps that share a slot; ``z_l = sum_{q_t = l} w_t x_t``. It is
+    a different function from AdaStride, not an approximation of it.
+
+    A slot that no step is nearest to has no weights. The authors leave it zero
+    (``empty_slots="zeros"``, the default of this class); ``"nearest"`` copies the step
+    whose position is nearest, which is what AdaStride's softmax tends to as
+    sigma_square grows: an encoder then never reads a frame that no input produced.
+    The ESPnet input layer uses ``"nearest"``.
+
+    Args:
+        size: D, the number of features.
+        stride: overall rate, any real number >= 1.
+        sigma_square: sharpness of the weights within a slot, > 0.
+        score_bound: see :func:`bound_scores`.
+        empty_slots: ``"zeros"`` or ``"nearest"``.
+    """
+
+    EMPTY_SLOTS = ("zeros", "nearest")
+    training_defaults = {"score_bound": 1.0, "empty_slots": "nearest"}
+
+    def __init__(
+        self,
+        size: int,
+        stride: float,
+        sigma_square: float = 5.0,
+        score_bound: Optional[float] = None,
+        empty_slots: str = "zeros",
+    ):
+        super().__init__(size, stride, sigma_square, score_bound)
+        if empty_slots not in self.EMPTY_SLOTS:
+            raise ValueError(
+                f"empty_slots must be one of {', '.join(self.EMPTY_SLOTS)}, "
+                f"got {empty_slots!r}"
+            )
+        self.empty_slots = empty_slots
+
+    def resample(self, x, positions, lengths, output_lengths, width):
+        """Scatter the weighted steps to their slots; fill the empty ones."""
+        nearest_slot = torch.round(positions.detach())
+        slots = nearest_slot.to(torch.int64)
+        valid = length_mask(lengths, x.size(1))
+        exponent = -self.sigma_square * (nearest_slot - positions).square()
+        # relative to the slot's largest, so that a large sigma_square cannot underflow;
+        # padded steps repeat the last valid position and change no maximum
+        peak = exponent.new_zeros(x.size(0), width).scatter_reduce(
+            1, slots, exponent.detach(), "amax", include_self=False
+        )
+        weights = torch.exp(exponent - peak.gather(1, slots)) * valid
+        total = weights.new_zeros(x.size(0), width).scatter_add(1, slots, weights)
+        # gather first: no valid step reads an empty slot's total of 0
+        shares = weights / total.gather(1, slots).masked_fill(~valid, 1.0)
+        index = slots.unsqueeze(2).expand_as(x)
+        output = x.new_zeros(x.size(0), width, x.size(2)).scatter_add(
+            1, index, shares.to(x.dtype).unsqueeze(2) * x
+        )
+        if self.empty_slots == "nearest":
+            output = self._fill_from_nearest(
+                output, x, positions, lengths, output_lengths
+            )
+        return output
+
+    @staticmethod
+    def _fill_from_nearest(output, x, positions, lengths, output_lengths):
+        """Copy the nearest valid step into every valid slot that no step reached."""
+        width = output.size(1)
+        positions = positions.detach().contiguous()
+        slots = torch.arange(width, device=x.device, dtype=positions.dtype)
+        slots = slots.unsqueeze(0).expand(x.size(0), width).contiguous()
+        last_step = (lengths - 1).clamp(min=0).unsqueeze(1)
+        right = torch.minimum(torch.searchsorted(positions, slots), last_step)
+        left = (right - 1).clamp(min=0)
+        left_is_nearer = slots - positions.gather(1, left) <= (
+            positions.gather(1, right) - slots
+        )
+        nearest = torch.where(left_is_nearer, left, right)
+        empty = length_mask(output_lengths, width) & ~occupied_slots(
+            positions, lengths, width
+        )
+        copied = x.gather(1, nearest.unsqueeze(2).expand(-1, -1, x.size(2)))
+        return torch.where(empty.unsqueeze(2), copied, output)

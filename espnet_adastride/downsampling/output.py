@@ -1,0 +1,164 @@
+"""The contract of every downsampling method: lengths, masks, and what comes out.
+
+``layer(x, lengths)`` takes a padded batch ``x`` (B, T, D) and the valid lengths (B,)
+and returns a :class:`DownsamplingOutput`. For every method:
+
+* output length = ceil(length / stride), of each utterance's own length
+  (:func:`downsampled_lengths`: the only place where the formula stands);
+* an utterance's output is the same alone and beside longer ones, whatever lies in the
+  padding (NaN included);
+* the output is zero beyond its length.
+"""
+
+import math
+import numbers
+from typing import Any, Mapping, NamedTuple, Optional, Union
+
+import torch
+
+
+class DownsamplingOutput(NamedTuple):
+    """What a downsampling layer returns.
+
+    Attributes:
+        output: (B, T', D) with T' = ceil(T / stride); zero beyond ``lengths``.
+        lengths: (B,) int64, ceil(lengths / stride).
+        positions: (B, T) float64, where each time step was placed on the segment
+            [0, lengths - 1] of output slots, non-decreasing in time; None for methods
+            that have no positions. Padded steps repeat the last valid position.
+        aux_loss: scalar to be added to the training loss (AdaStride's positioning
+            loss), or None.
+    """
+
+    output: torch.Tensor
+    lengths: torch.Tensor
+    positions: Optional[torch.Tensor] = None
+    aux_loss: Optional[torch.Tensor] = None
+
+
+def downsampled_lengths(
+    lengths: Union[int, torch.Tensor], stride: float
+) -> Union[int, torch.Tensor]:
+    """Return ceil(lengths / stride), the output length of every method.
+
+    Args:
+        lengths: number of time steps, an int or an integer tensor of any shape.
+        stride: any real number >= 1.
+
+    Returns:
+        An int for an int, an int64 tensor of the same shape for a tensor.
+    """
+    if isinstance(lengths, torch.Tensor):
+        # float64, because float32 would round long lengths over non-integer strides
+        return torch.ceil(lengths.to(torch.float64) / stride).to(torch.int64)
+    return math.ceil(lengths / stride)
+
+
+def length_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:
+    """Return a boolean mask (B, max_length), True at the valid time steps."""
+    steps = torch.arange(max_length, device=lengths.device)
+    return steps.unsqueeze(0) < lengths.unsqueeze(1)
+
+
+def check_stride(stride: float, integer: bool = False) -> float:
+    """Return the stride if it is a real number >= 1 (and whole, if asked for).
+
+    Raises:
+        ValueError: naming the value and what is allowed.
+    """
+    if isinstance(stride, bool) or not isinstance(stride, numbers.Real):
+        raise ValueError(f"stride must be a real number >= 1, got {stride!r}")
+    if not (math.isfinite(stride) and stride >= 1):
+        raise ValueError(
+            f"stride must be a real number >= 1, got {stride}: a stride below 1 would "
+            "lengthen the sequence"
+        )
+    if integer and stride != int(stride):
+        raise ValueError(
+            f"this method takes whole strides only, got {stride}; adastride and "
+            "adastride_f take any real stride >= 1"
+        )
+    return int(stride) if stride == int(stride) else float(stride)
+
+
+def check_positive(name: str, value: float) -> float:
+    """Return the value as a float if it is a finite number above 0.
+
+    Raises:
+        ValueError: naming the option and the value.
+    """
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be a number above 0, got {value!r}")
+    return float(value)
+
+
+class Downsampler(torch.nn.Module):
+    """Base of all methods: checks, masks the padding, calls :meth:`downsample`.
+
+    A method subclasses it, implements :meth:`downsample`, sets ``integer_stride`` where
+    it cannot resample at a non-integer rate, and gets one line in ``registry.py``.
+
+    Args:
+        size: D, the number of features.
+        stride: overall downsampling rate, a real number >= 1.
+
+    Raises:
+        ValueError: if the stride is below 1, or not whole where it must be.
+    """
+
+    integer_stride = False
+
+    #: options that the ESPnet input layer uses unless the YAML file says otherwise,
+    #: where what trains best is not the published form (the constructor's default)
+    training_defaults: Mapping[str, Any] = {}
+
+    def __init__(self, size: int, stride: float):
+        super().__init__()
+        if isinstance(size, bool) or not isinstance(size, numbers.Integral) or size < 1:
+            raise ValueError(f"size must be a whole number >= 1, got {size!r}")
+        self.size = int(size)
+        self.stride = check_stride(stride, integer=self.integer_stride)
+
+    def output_lengths(self, lengths):
+        """Return the output lengths for input lengths: ceil(lengths / stride)."""
+        return downsampled_lengths(lengths, self.stride)
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> DownsamplingOutput:
+        """Downsample a padded batch.
+
+        Args:
+            x: (B, T, D), any floating dtype; the padding may hold anything.
+            lengths: (B,) integers in [0, T].
+
+        Returns:
+            DownsamplingOutput: ``output`` (B, ceil(T / stride), D) in the dtype of x.
+
+        Raises:
+            ValueError: if the shapes do not fit.
+        """
+        if x.dim() != 3 or x.size(2) != self.size:
+            raise ValueError(
+                f"x must be (batch, time, {self.size}), got {tuple(x.shape)}"
+            )
+        if lengths.shape != x.shape[:1]:
+            raise ValueError(
+                f"lengths must be ({x.size(0)},), got {tuple(lengths.shape)}"
+            )
+        lengths = lengths.to(device=x.device, dtype=torch.int64)
+        if x.size(0) == 0 or x.size(1) == 0:
+            empty = x.new_zeros(x.size(0), 0, x.size(2))
+            return DownsamplingOutput(empty, torch.zeros_like(lengths))
+        # masked_fill and not a product: NaN in the padding must not reach the gradients
+        x = x.masked_fill(~length_mask(lengths, x.size(1)).unsqueeze(2), 0.0)
+        return self.downsample(x, lengths, self.output_lengths(lengths))
+
+    def downsample(
+        self, x: torch.Tensor, lengths: torch.Tensor, output_lengths: torch.Tensor
+    ) -> DownsamplingOutput:
+        """Do the method's work on an x (B, T, D) whose padding is already zero."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """Show size and stride when the model is printed."""
+        return f"size={self.size}, stride={self.stride}"

@@ -1,0 +1,81 @@
+"""The names of the downsampling methods: the words that YAML files use.
+
+A new method is one new file and one ``_register`` line here; contract tests, benchmarks
+and the ESPnet input layer find it through this registry.
+"""
+
+import difflib
+import inspect
+from typing import Dict, Tuple, Type
+
+from espnet_adastride.downsampling.adastride import AdaStride, AdaStrideF
+from espnet_adastride.downsampling.convolution import StridedConv
+from espnet_adastride.downsampling.output import Downsampler
+from espnet_adastride.downsampling.pooling import AvgPool, MaxPool
+
+DOWNSAMPLERS: Dict[str, Type[Downsampler]] = {}
+
+
+def _register(name: str, method: Type[Downsampler]) -> None:
+    if name in DOWNSAMPLERS:
+        raise ValueError(f"downsampler {name!r} is registered already")
+    DOWNSAMPLERS[name] = method
+
+
+_register("adastride", AdaStride)
+_register("adastride_f", AdaStrideF)
+_register("strided_conv", StridedConv)
+_register("avg_pool", AvgPool)
+_register("max_pool", MaxPool)
+
+
+def available_downsamplers() -> Tuple[str, ...]:
+    """Return the names that :func:`build_downsampler` takes."""
+    return tuple(DOWNSAMPLERS)
+
+
+def unknown_word(kind: str, word: object, choices) -> str:
+    """Return one line that names an unknown word, the nearest one and all choices."""
+    choices = [str(choice) for choice in choices]
+    near = difflib.get_close_matches(str(word), choices, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    return f"unknown {kind} {word!r}{hint}; choose from: {', '.join(choices)}"
+
+
+def downsampler_class(name: str) -> Type[Downsampler]:
+    """Return the class behind a name.
+
+    Raises:
+        ValueError: naming the choices, if the name is unknown.
+    """
+    if name not in DOWNSAMPLERS:
+        raise ValueError(unknown_word("downsampling method", name, DOWNSAMPLERS))
+    return DOWNSAMPLERS[name]
+
+
+def downsampler_options(name: str) -> Tuple[str, ...]:
+    """Return the method's own words: its constructor's less ``size`` and ``stride``."""
+    words = list(inspect.signature(downsampler_class(name)).parameters)
+    return tuple(word for word in words if word not in ("size", "stride"))
+
+
+def build_downsampler(name: str, size: int, stride: float, **conf) -> Downsampler:
+    """Build a downsampling layer by name.
+
+    Args:
+        name: one of :func:`available_downsamplers`.
+        size: D, the number of features.
+        stride: overall rate, a real number >= 1 (whole for some methods).
+        **conf: the method's own words.
+
+    Raises:
+        ValueError: for an unknown name, an unknown word, or a value out of range.
+    """
+    method = downsampler_class(name)
+    options = downsampler_options(name)
+    for word in conf:
+        if word not in options:
+            if not options:
+                raise ValueError(f"{name} takes no option {word!r}: it has none")
+            raise ValueError(unknown_word(f"option of {name}", word, options))
+    return method(size, stride, **conf)

@@ -1,0 +1,41 @@
+"""Package espnet_adastride; the exact pins that CI and the demo use are in
+constraints.txt."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+VERSION = re.search(
+    r'__version__ = "(.+)"', (HERE / "espnet_adastride" / "version.py").read_text()
+).group(1)
+
+setup(
+    name="espnet_adastride",
+    version=VERSION,
+    description="AdaStride, downsampling with adaptive strides, as an ESPnet plugin",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["espnet_adastride", "espnet_adastride.*"]),
+    package_data={"espnet_adastride": ["data/*"]},
+    python_requires=">=3.10",
+    install_requires=["torch>=2.1"],
+    extras_require={
+        # what the recipes need beside the layer itself; espnet 202511 pins
+        # setuptools<74, which the newest torch cannot be installed with
+        "espnet": [
+            "espnet==202511",
+            "jiwer",
+            "matplotlib",
+            "sentencepiece",
+            "soundfile",
+            "tensorboard",
+            "torchaudio",
+            "tqdm",
+        ],
+        "demo": ["espeakng-loader", "pyyaml", "soundfile", "soxr"],
+        "test": ["black", "flake8", "hypothesis", "isort", "pytest"],
+    },
+)
