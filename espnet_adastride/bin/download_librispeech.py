@@ -1,0 +1,284 @@
+#!/usr/bin/env python3
+"""Download parts of LibriSpeech from OpenSLR (SLR12) and unpack them.
+
+    python -m espnet_adastride.bin.download_librispeech \
+        --corpus /path/to/data --part train-clean-100 dev-clean test-clean
+
+makes ``/path/to/data/LibriSpeech/PART``. A part that is there is left alone; an
+interrupted download goes on where it stopped; an archive is unpacked only when its MD5
+sum is the published one, beside its place, and moved there when whole.
+"""
+
+import argparse
+import hashlib
+import http.client
+import os
+import re
+import shutil
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Optional
+
+from tqdm import tqdm
+
+from espnet_adastride.corpus import DataError
+
+URL = "https://www.openslr.org/resources/12"
+
+# https://www.openslr.org/resources/12/md5sum.txt
+MD5 = {
+    "dev-clean": "42e2234ba48799c1f50f24a7926300a1",
+    "dev-other": "c8d0bcc9cca99d4f8b62fcc847357931",
+    "test-clean": "32fa31d27d2e1cad72775fee3f4849a9",
+    "test-other": "fb5a50374b501bb3bac4815ee91d3135",
+    "train-clean-100": "2a93770f6d5c6c964bc36631d331a522",
+    "train-clean-360": "c0e676e450a7ff2f54aeade5171606fa",
+    "train-other-500": "d1a0fd59409feb2c614ce4d30c387708",
+}
+
+CHUNK = 1 << 20
+TIMEOUT = 60  # seconds without a byte
+
+
+def download_part(
+    corpus: Path, part: str, url: str = URL, keep_archive: bool = False, tries: int = 5
+) -> Path:
+    """Make ``corpus/LibriSpeech/part``, downloading its archive where needed.
+
+    Args:
+        corpus: Folder that holds, or will hold, ``LibriSpeech/``, or that one itself.
+        part: E.g. ``dev-clean``.
+        url: Where ``PART.tar.gz`` and ``md5sum.txt`` lie: OpenSLR or a mirror.
+        keep_archive: Leave ``corpus/PART.tar.gz`` after unpacking.
+        tries: Connections in a row that may bring nothing before giving up.
+
+    Returns:
+        The part's folder.
+
+    Raises:
+        DataError: No connection, an unknown part, no space, a wrong MD5 sum, or an
+            archive without that part.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", part):
+        raise DataError(f"{part!r} is no name of a part; parts: {', '.join(MD5)}")
+    corpus = Path(corpus).expanduser().absolute()
+    if corpus.name == "LibriSpeech":
+        corpus = corpus.parent  # the archives begin with that folder
+    url = url.rstrip("/")
+    target = corpus / "LibriSpeech" / part
+    if target.is_dir():
+        print(f"{part}: already in {target}")
+        return target
+    corpus.mkdir(parents=True, exist_ok=True)
+    archive = corpus / f"{part}.tar.gz"
+    md5 = MD5.get(part) or published_md5(url, part)
+    if archive.exists():
+        print(f"{part}: unpacking {archive}, which is already there")
+    else:
+        partial = corpus / f"{part}.tar.gz.part"
+        fetch(f"{url}/{part}.tar.gz", partial, tries)
+        os.replace(partial, archive)
+    found = md5sum(archive)
+    if found != md5:
+        damaged = archive.with_name(f"{archive.name}.damaged")
+        os.replace(archive, damaged)
+        raise DataError(
+            f"{archive.name} has the MD5 sum {found}, not the published {md5}; it is "
+            f"now {damaged}: delete it and run again, or try another mirror with --url"
+        )
+    unpack(archive, part, corpus)
+    if not keep_archive:
+        archive.unlink()
+    print(f"{part}: in {target}")
+    return target
+
+
+def published_md5(url: str, part: str) -> str:
+    """Look up a part's MD5 sum in the publisher's ``md5sum.txt``.
+
+    Raises:
+        DataError: The list cannot be read or does not name the part.
+    """
+    try:
+        with urllib.request.urlopen(f"{url}/md5sum.txt", timeout=TIMEOUT) as response:
+            lines = response.read().decode("utf-8", "replace").splitlines()
+    except (OSError, ValueError) as e:
+        raise DataError(
+            f"{part} is not a part of LibriSpeech known here ({', '.join(MD5)}), and "
+            f"{url}/md5sum.txt cannot be read ({_reason(e)})"
+        ) from None
+    for line in lines:
+        fields = line.split()
+        if len(fields) == 2 and fields[1].lstrip("*") == f"{part}.tar.gz":
+            return fields[0].lower()
+    raise DataError(f"{url}/md5sum.txt does not name {part}.tar.gz; misspelt part?")
+
+
+def fetch(address: str, path: Path, tries: int = 5) -> None:
+    """Download to ``path``, going on from the bytes that it holds already.
+
+    Raises:
+        DataError: The server refuses, the disk is too small, or ``tries`` connections
+            in a row brought nothing; what has come stays for the next run.
+    """
+    failures = 0
+    while True:
+        before = path.stat().st_size if path.exists() else 0
+        try:
+            _fetch_once(address, path)
+            return
+        except urllib.error.HTTPError as e:
+            if e.code < 500:
+                raise DataError(f"{address}: the server says {e.code} {e.reason}")
+            reason = _reason(e)
+        except (OSError, EOFError, http.client.HTTPException) as e:
+            reason = _reason(e)
+        after = path.stat().st_size if path.exists() else 0
+        failures = 0 if after > before else failures + 1
+        if failures >= tries:
+            raise DataError(
+                f"{address}: no data ({reason}); check the network and run again: "
+                f"{after} bytes are kept in {path}"
+            )
+        print(f"{address}: {reason}; trying again")
+        time.sleep(min(2.0**failures, 30.0) if failures > 1 else 0.5)
+
+
+def _fetch_once(address: str, path: Path) -> None:
+    """One connection; raises EOFError where it ends before the file does."""
+    have = path.stat().st_size if path.exists() else 0
+    request = urllib.request.Request(address)
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    try:
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as e:
+        whole = re.fullmatch(r"bytes \*/(\d+)", e.headers.get("Content-Range", ""))
+        if e.code == 416 and whole and int(whole.group(1)) == have:
+            return  # nothing is missing
+        if e.code == 416:
+            path.unlink()  # longer than the file: from another version
+            raise EOFError("the partial download does not fit; starting over") from None
+        raise
+    with response:
+        if have and response.status != 206:
+            have = 0  # the server sends everything again
+        rest: Optional[int] = None
+        if response.headers.get("Content-Length"):
+            rest = int(response.headers["Content-Length"])
+            free = shutil.disk_usage(path.parent).free
+            # The archive and, flac hardly being compressible, as much unpacked.
+            if free < rest + (have + rest):
+                raise DataError(
+                    f"{path.parent}: {free / 1e9:.1f} GB free, "
+                    f"{(2 * rest + have) / 1e9:.1f} GB needed for {path.name} and "
+                    "unpacking it; make space or choose another folder"
+                )
+        with open(path, "ab" if have else "wb") as f, tqdm(
+            desc=path.name[: -len(".part")],
+            initial=have,
+            total=None if rest is None else have + rest,
+            unit="B",
+            unit_scale=True,
+            mininterval=1.0,
+        ) as bar:
+            got = 0
+            while True:
+                block = response.read(CHUNK)
+                if not block:
+                    break
+                f.write(block)
+                got += len(block)
+                bar.update(len(block))
+    if rest is not None and got < rest:
+        raise EOFError(f"the connection ended {rest - got} bytes early")
+
+
+def md5sum(path: Path) -> str:
+    """MD5 sum of a file, in hexadecimal."""
+    digest = hashlib.md5()
+    with open(path, "rb") as f, tqdm(
+        desc=f"checking {path.name}",
+        total=path.stat().st_size,
+        unit="B",
+        unit_scale=True,
+        mininterval=1.0,
+    ) as bar:
+        while True:
+            block = f.read(CHUNK)
+            if not block:
+                return digest.hexdigest()
+            digest.update(block)
+            bar.update(len(block))
+
+
+def unpack(archive: Path, part: str, corpus: Path) -> None:
+    """Unpack beside the corpus, then move ``LibriSpeech/part`` into place.
+
+    Raises:
+        DataError: Damaged archive, members that would land elsewhere, or no such part.
+    """
+    staging = corpus / f".{part}.unpacking"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    try:
+        try:
+            with tarfile.open(archive, "r:gz") as tar:
+                for member in tqdm(tar, desc=f"unpacking {archive.name}", unit="file"):
+                    # "data" refuses absolute paths, "..", devices and links outside.
+                    tar.extract(member, staging, filter="data")
+        except (tarfile.TarError, EOFError, OSError) as e:
+            raise DataError(f"{archive}: cannot be unpacked ({_reason(e)})") from None
+        source = staging / "LibriSpeech"
+        if not (source / part).is_dir():
+            raise DataError(f"{archive}: holds no LibriSpeech/{part}")
+        root = corpus / "LibriSpeech"
+        root.mkdir(exist_ok=True)
+        for path in source.iterdir():
+            # The licence and the speaker list come with every part.
+            if path.is_file() and not (root / path.name).exists():
+                os.replace(path, root / path.name)
+        os.replace(source / part, root / part)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "reason", None) or error or type(error).__name__)
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Build the command's argument parser."""
+    parser = argparse.ArgumentParser(
+        prog="download_librispeech",
+        description="Download parts of LibriSpeech from OpenSLR and unpack them.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--corpus", required=True, help="folder that will hold LibriSpeech/"
+    )
+    parser.add_argument("--part", required=True, nargs="+", help=f"of {', '.join(MD5)}")
+    parser.add_argument("--url", default=URL, help="OpenSLR's folder or a mirror's")
+    parser.add_argument(
+        "--keep_archive", action="store_true", help="keep PART.tar.gz after unpacking"
+    )
+    return parser
+
+
+def main(cmd=None) -> None:
+    """Run the command; bad input ends in one line."""
+    args = get_parser().parse_args(cmd)
+    try:
+        if not args.corpus.strip():
+            raise DataError("--corpus is empty: set LIBRISPEECH= or edit db.sh")
+        for part in args.part:
+            download_part(args.corpus, part, args.url, args.keep_archive)
+    except (DataError, OSError) as e:
+        raise SystemExit(f"download_librispeech: error: {e}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""Stage 4: leave out utterances that are too short, too long or without text.
+
+Each ``--set SOURCE OUTPUT`` is done only if it is not done and unchanged already.
+"""
+
+import argparse
+from pathlib import Path
+
+from espnet_adastride.bin.format_data import MADE
+from espnet_adastride.bin.stage_stamp import check
+from espnet_adastride.recipe.datadir import TABLES, filter_data_dir, parse_rate
+from espnet_adastride.recipe.errors import one_line_errors, str2bool
+from espnet_adastride.recipe.stamps import Stamp, fingerprint
+
+
+def get_parser():
+    parser = argparse.ArgumentParser(
+        description="Filter data folders by duration and text",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--set",
+        nargs=2,
+        action="append",
+        required=True,
+        metavar=("SOURCE", "OUTPUT"),
+        help="A dump folder and the filtered folder to make of it",
+    )
+    parser.add_argument("--fs", default="16k", help="Sampling rate")
+    parser.add_argument(
+        "--min_wav_duration", type=float, default=0.1, help="Seconds; must be longer"
+    )
+    parser.add_argument(
+        "--max_wav_duration", type=float, default=20.0, help="Seconds; must be shorter"
+    )
+    parser.add_argument(
+        "--rerun", type=str2bool, default=False, help="Do it in any case"
+    )
+    return parser
+
+
+@one_line_errors
+def main(cmd=None):
+    args = get_parser().parse_args(cmd)
+    rate, bounds = parse_rate(args.fs), (args.min_wav_duration, args.max_wav_duration)
+    for source, output in args.set:
+        stamp = Stamp(Path(output) / ".stage_done")
+        options = {"min_wav_duration": bounds[0], "max_wav_duration": bounds[1]}
+        inputs = [Path(source) / name for name in (*TABLES, "utt2num_samples")]
+        work = fingerprint(inputs, options={"fs": rate, **options})
+        if check(stamp, work, args.rerun, output):
+            continue
+        summary = filter_data_dir(source, output, rate, *bounds)
+        made = [Path(output) / name for name in (*MADE, "removed.txt")]
+        stamp.write(work, made, summary)
+        print(summary)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+#!/usr/bin/env python3
+"""Stage 10, last step: complete joined statistics and put them into their place."""
+
+import argparse
+
+from espnet_adastride.recipe.errors import one_line_errors
+from espnet_adastride.recipe.statistics import finish
+
+
+def get_parser():
+    parser = argparse.ArgumentParser(
+        description="Append the vocabulary size to text_shape; install statistics",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--input_dir", required=True, help="Joined statistics")
+    parser.add_argument("--output_dir", required=True, help="asr_stats_dir")
+    parser.add_argument("--token_type", required=True)
+    parser.add_argument("--token_list", required=True)
+    return parser
+
+
+@one_line_errors
+def main(cmd=None):
+    args = get_parser().parse_args(cmd)
+    print(finish(args.input_dir, args.output_dir, args.token_type, args.token_list))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""Stage 3: check the audio of data folders and write their dump folders.
+
+Each ``--set SOURCE OUTPUT`` is done only if it is not done and unchanged already.
+"""
+
+import argparse
+from pathlib import Path
+
+from espnet_adastride.bin.stage_stamp import check
+from espnet_adastride.recipe.datadir import (
+    TABLES,
+    audio_files,
+    format_data_dir,
+    parse_rate,
+)
+from espnet_adastride.recipe.errors import one_line_errors, str2bool
+from espnet_adastride.recipe.stamps import Stamp, fingerprint, hash_listing
+
+MADE = (*TABLES, "spk2utt", "utt2num_samples", "feats_type")
+
+
+def get_parser():
+    parser = argparse.ArgumentParser(
+        description="Check audio, resample it where needed, count samples",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--set",
+        nargs=2,
+        action="append",
+        required=True,
+        metavar=("SOURCE", "OUTPUT"),
+        help="A data folder and the dump folder to make of it",
+    )
+    parser.add_argument("--fs", default="16k", help="Sampling rate")
+    parser.add_argument("--nj", type=int, default=4, help="Threads")
+    parser.add_argument(
+        "--rerun", type=str2bool, default=False, help="Do it in any case"
+    )
+    return parser
+
+
+@one_line_errors
+def main(cmd=None):
+    args = get_parser().parse_args(cmd)
+    rate = parse_rate(args.fs)
+    for source, output in args.set:
+        stamp = Stamp(Path(output) / ".stage_done")
+        # the audio counts by name, size and time: reading it all would take minutes
+        options = {"fs": rate, "audio": hash_listing(audio_files(source))}
+        work = fingerprint([Path(source) / t for t in TABLES], options=options)
+        if check(stamp, work, args.rerun, output):
+            continue
+        summary = format_data_dir(source, output, rate, args.nj)
+        stamp.write(work, [Path(output) / name for name in MADE], summary)
+        print(summary)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+"""Stage 12, last step: join the jobs' hypotheses; print their real-time factor."""
+
+import argparse
+
+from espnet_adastride.recipe.datadir import parse_rate
+from espnet_adastride.recipe.decoding import join_decoded
+from espnet_adastride.recipe.errors import one_line_errors
+
+
+def get_parser():
+    parser = argparse.ArgumentParser(
+        description="Join what parallel decoding jobs wrote",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--logdir", required=True, help="Holds output.N and logs")
+    parser.add_argument("--data", required=True, help="The decoded dump folder")
+    parser.add_argument("--output_dir", required=True, help="For text, token, ...")
+    parser.add_argument("--fs", default="16k", help="Sampling rate")
+    return parser
+
+
+@one_line_errors
+def main(cmd=None):
+    args = get_parser().parse_args(cmd)
+    data = args.data
+    line = join_decoded(
+        args.logdir,
+        args.output_dir,
+        f"{data}/wav.scp",
+        f"{data}/utt2num_samples",
+        parse_rate(args.fs),
+    )
+    print(line)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+#!/usr/bin/env python3
+"""Lock a folder for the shell that calls this: ``exec 9>>DIR/.lock; lock_folder 9``."""
+
+import argparse
+import datetime
+import os
+import sys
+from pathlib import Path
+
+from espnet_adastride.recipe.errors import one_line_errors, str2bool
+from espnet_adastride.recipe.lock import lock
+
+
+def get_parser():
+    parser = argparse.ArgumentParser(
+        description="Take the lock of a folder on an inherited file descriptor",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("fd", type=int, help="Open for appending on the lock file")
+    parser.add_argument("lock_file", help="Its name")
+    parser.add_argument(
+        "--wait", type=str2bool, default=False, help="Wait instead of refusing"
+    )
+    return parser
+
+
+@one_line_errors
+def main(cmd=None):
+    args = get_parser().parse_args(cmd)
+    who = f"process {os.getppid()} since {datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
+    lock(args.fd, Path(args.lock_file), args.wait, who)
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

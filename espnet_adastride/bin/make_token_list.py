@@ -1,0 +1,60 @@
+#!/usr/bin/env python3
+"""Stage 5: make the token list (and the SentencePiece model) from training text."""
+
+import argparse
+from pathlib import Path
+
+from espnet_adastride.bin.stage_stamp import check
+from espnet_adastride.recipe.errors import one_line_errors, str2bool
+from espnet_adastride.recipe.stamps import Stamp, fingerprint
+from espnet_adastride.recipe.tokens import make_token_list
+
+
+def get_parser():
+    parser = argparse.ArgumentParser(
+        description="Make a token list in ESPnet's format",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--text", action="append", required=True, help="A Kaldi-style text file"
+    )
+    parser.add_argument("--output", required=True, help="Folder for tokens.txt")
+    parser.add_argument("--token_type", default="bpe", choices=["bpe", "char"])
+    parser.add_argument("--nbpe", type=int, default=30, help="Number of pieces")
+    parser.add_argument("--bpemode", default="unigram", choices=["unigram", "bpe"])
+    parser.add_argument(
+        "--bpe_char_cover", type=float, default=1.0, help="Character coverage"
+    )
+    parser.add_argument(
+        "--bpe_nlsyms", default="", help="User-defined symbols, comma-separated"
+    )
+    parser.add_argument(
+        "--rerun", type=str2bool, default=False, help="Do it in any case"
+    )
+    return parser
+
+
+@one_line_errors
+def main(cmd=None):
+    args = get_parser().parse_args(cmd)
+    options = {"token_type": args.token_type}
+    names = ["tokens.txt"]
+    if args.token_type == "bpe":
+        options.update(
+            size=args.nbpe,
+            mode=args.bpemode,
+            coverage=args.bpe_char_cover,
+            symbols=args.bpe_nlsyms,
+        )
+        names.append("bpe.model")
+    stamp = Stamp(Path(args.output) / ".stage_done")
+    work = fingerprint(args.text, options=options)
+    if check(stamp, work, args.rerun, args.output):
+        return
+    summary = make_token_list(args.text, args.output, **options)
+    stamp.write(work, [Path(args.output) / name for name in names], summary)
+    print(summary)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+#!/usr/bin/env python3
+"""Turn parts of LibriSpeech into a Kaldi-style data directory (stage 1).
+
+    python -m espnet_adastride.bin.prepare_librispeech \
+        --corpus /path/to/LibriSpeech --part dev-clean dev-other --output data/dev
+
+Every recording is decoded. What cannot be used is summarised on the terminal, listed by
+name in ``excluded.txt`` of the data directory, and with ``--strict`` refused.
+"""
+
+import argparse
+import os
+import time
+from pathlib import Path
+
+from espnet_adastride.corpus import (
+    DataError,
+    find_librispeech,
+    scan_librispeech,
+    shorten,
+    summarise,
+    write_data_dir,
+)
+
+
+def prepare_librispeech(
+    corpus: str,
+    part,
+    output: str,
+    fs: int = 16000,
+    nj: int = 1,
+    strict: bool = False,
+    skip_missing_parts: bool = False,
+    max_names: int = 5,
+    progress: bool = True,
+) -> None:
+    """Write ``output`` from the parts named; the options are those of the command.
+
+    Raises:
+        DataError: The corpus or a part is missing, nothing usable is left, or, with
+            ``strict``, something would have been left out.
+    """
+    started = time.time()
+    root, available = find_librispeech(corpus)
+    # A part named twice is read once.
+    part = list(dict.fromkeys(part))
+    missing = [p for p in part if p not in available]
+    if missing:
+        line = (
+            f"not in {root}: {', '.join(missing)}; "
+            f"parts found there: {', '.join(available)}"
+        )
+        part = [p for p in part if p in available]
+        if strict or not skip_missing_parts or not part:
+            raise DataError(
+                f"{line}. Download what is missing (python -m "
+                "espnet_adastride.bin.download_librispeech), name a part that is "
+                "there, or set LIBRISPEECH= (db.sh) to another copy"
+            )
+        print(f"{output}: {line}; going on with {', '.join(part)} alone")
+
+    scan = scan_librispeech(root, part, fs=fs, nj=nj, progress=progress)
+    print(
+        f"{output}: {' + '.join(part)}: {scan.recordings} recordings, "
+        f"{scan.transcripts} transcripts in {root}"
+    )
+    for line in summarise(scan, max_names):
+        print(f"{output}: {line}")
+    if strict and (scan.excluded or scan.notes):
+        why = [f"{e.id} ({e.kind})" for e in scan.excluded] + scan.notes
+        raise DataError(
+            f"--strict: not prepared because of {shorten(why, max_names)}; mend the "
+            "corpus, or run without --strict to leave these out"
+        )
+    if not scan.utterances:
+        raise DataError(
+            f"no usable utterance in {', '.join(part)} of {root}; "
+            "the lines above say why (standard output)"
+        )
+    write_data_dir(output, scan.utterances, scan.excluded)
+    seconds = sum(u.samples for u in scan.utterances) / fs
+    speakers = len({u.speaker for u in scan.utterances})
+    listed = (
+        f", {len(scan.excluded)} exclusions listed in {Path(output) / 'excluded.txt'}"
+        if scan.excluded
+        else ", nothing left out"
+    )
+    print(
+        f"{output}: {len(scan.utterances)} utterances, {seconds / 3600:.2f} h, "
+        f"{speakers} speaker-chapters{listed} [{time.time() - started:.1f} s]"
+    )
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Build the command's argument parser."""
+    parser = argparse.ArgumentParser(
+        prog="prepare_librispeech",
+        description="Turn parts of LibriSpeech into a Kaldi-style data directory.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--corpus",
+        required=True,
+        help="LibriSpeech, or the folder that holds LibriSpeech/",
+    )
+    parser.add_argument(
+        "--part",
+        required=True,
+        nargs="+",
+        help="e.g. train-clean-100; several become one set",
+    )
+    parser.add_argument(
+        "--output", required=True, help="the data directory, e.g. data/train_clean_100"
+    )
+    parser.add_argument("--fs", type=int, default=16000, help="sampling rate in Hz")
+    parser.add_argument(
+        "--nj", type=int, default=_cpus(), help="number of decoding processes"
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="refuse, instead of leaving out, what cannot be used",
+    )
+    parser.add_argument(
+        "--skip_missing_parts",
+        action="store_true",
+        help="go on with the parts that are there, saying so",
+    )
+    parser.add_argument(
+        "--max_names",
+        type=int,
+        default=5,
+        help="how many names a line of the summary shows; excluded.txt has them all",
+    )
+    return parser
+
+
+def _cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def main(cmd=None) -> None:
+    """Run the command; bad input ends in one line."""
+    args = get_parser().parse_args(cmd)
+    try:
+        prepare_librispeech(**vars(args))
+    except (DataError, OSError) as e:
+        raise SystemExit(f"prepare_librispeech: error: {e}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""Run a command in parallel jobs with a log each (in the place of Kaldi's run.pl).
+
+    run_jobs [options] JOB=1:4 exp/logdir/stats.JOB.log  command --part JOB ...
+
+``JOB`` is replaced by the job's number in the log's name and in the command. A failed
+job ends the others and gives one line: its log and the last error in it. SIGINT and
+SIGTERM end all jobs; then the status is 130. ``espnet2.bin.launch --cmd`` takes this
+command too.
+"""
+
+import argparse
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+from espnet_adastride.recipe.decoding import count_decoded
+from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
+from espnet_adastride.recipe.jobs import (
+    Interrupted,
+    Job,
+    die_with_parent,
+    rotate,
+    run_jobs,
+)
+from espnet_adastride.recipe.logs import TrainingLog, format_span
+
+
+def get_parser():
+    parser = argparse.ArgumentParser(
+        description="Run parallel jobs, each with its log",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    for name in ("gpu", "num_threads", "num_nodes", "name", "mem"):
+        parser.add_argument(f"--{name}", help="Taken and not used, as by run.pl")
+    parser.add_argument(
+        "--rotate", type=str2bool, default=False, help="Keep an older log as .1.log"
+    )
+    parser.add_argument("--training_log", help="Print an epoch's line from this log")
+    parser.add_argument("--decoding_dir", help="Print how much was decoded there")
+    parser.add_argument("--total", type=int, default=0, help="Utterances to decode")
+    parser.add_argument(
+        "--grace", type=float, default=10.0, help="Seconds to end when stopped"
+    )
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help="[JOB=1:N] LOG COMMAND")
+    return parser
+
+
+class DecodingProgress:
+    """Prints utterances done/total: in place on a terminal, else now and then."""
+
+    def __init__(self, folder: str, total: int):
+        self.folder, self.total = folder, total
+        self.start = time.monotonic()
+        self.terminal = sys.stdout.isatty()
+        self.next, self.last = self.start, -1
+
+    def __call__(self):
+        now = time.monotonic()
+        if now < self.next:
+            return
+        self.next = now + (1 if self.terminal else 30)
+        done = min(count_decoded(self.folder), self.total)
+        if done == self.last:
+            return
+        self.last = done
+        spent = now - self.start
+        line = f"decoded {done}/{self.total} utterances, {format_span(spent)}"
+        if 0 < done < self.total:
+            line += f", ETA {format_span(spent / done * (self.total - done))}"
+        if self.terminal:
+            end = "\n" if done == self.total else ""
+            print(f"\r\033[K{line}", end=end, flush=True)
+        elif done:
+            print(line, flush=True)
+
+
+def job_environment(jobs: int) -> dict:
+    """Return the environment in which the jobs share the cores evenly.
+
+    Only if the user has not set OMP_NUM_THREADS.
+    """
+    environment = dict(os.environ)
+    if jobs > 1:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // jobs)))
+    return environment
+
+
+@one_line_errors
+def main(cmd=None):
+    args = get_parser().parse_args(cmd)
+    rest, numbers = args.rest, range(1, 2)
+    if rest and rest[0] == "--":
+        rest = rest[1:]
+    found = re.fullmatch(r"JOB=(\d+):(\d+)", rest[0]) if rest else None
+    if found:
+        numbers, rest = range(int(found[1]), int(found[2]) + 1), rest[1:]
+    if len(rest) < 2:
+        raise RecipeError("give a log and a command: run_jobs [JOB=1:N] LOG COMMAND")
+    if found:
+        jobs = [[word.replace("JOB", str(n)) for word in rest] for n in numbers]
+    else:
+        jobs = [rest]
+    jobs = [Job(command[1:], Path(command[0])) for command in jobs]
+    if args.rotate:
+        for job in jobs:
+            rotate(job.log)
+
+    polls = []
+    if args.training_log:
+        log = TrainingLog(args.training_log)
+        polls.append(lambda: [print(x, flush=True) for x in log.new_lines()])
+    if args.decoding_dir:
+        polls.append(DecodingProgress(args.decoding_dir, args.total))
+    die_with_parent()
+    try:
+        run_jobs(
+            jobs,
+            poll=lambda: [poll() for poll in polls],
+            environment=job_environment(len(jobs)),
+            grace=args.grace,
+        )
+    except Interrupted:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

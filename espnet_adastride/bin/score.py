@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""Score a decoded set, or collect an experiment's scores (stage 13).
+
+    python -m espnet_adastride.bin.score \
+        --ref dump/raw/test/text --hyp DIR/text --output DIR \
+        --token_type bpe --bpemodel data/en_token_list/bpe_unigram5000/bpe.model
+    python -m espnet_adastride.bin.score --results exp/asr_train_...
+
+The first writes ``DIR/score_{wer,cer,ter}/result.txt``: sclite's columns and every
+utterance's alignment. The second writes ``RESULTS.md`` with ESPnet's tables.
+"""
+
+import argparse
+
+from espnet_adastride.corpus import DataError, shorten
+from espnet_adastride.scoring import score, write_results
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Build the command's argument parser."""
+    parser = argparse.ArgumentParser(
+        prog="score",
+        description="WER, CER and TER of a decoded set, or RESULTS.md of an experiment",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--ref", help="text of the references")
+    parser.add_argument("--hyp", help="text of the hypotheses")
+    parser.add_argument("--output", help="folder for score_wer, score_cer, score_ter")
+    parser.add_argument(
+        "--token_type",
+        default="word",
+        choices=("bpe", "char", "word"),
+        help="the model's tokens; TER is scored for bpe alone",
+    )
+    parser.add_argument("--bpemodel", help="SentencePiece model of the tokens")
+    parser.add_argument(
+        "--utt2spk", help="speakers, for a row each (default: beside --ref)"
+    )
+    parser.add_argument(
+        "--missing",
+        default="refuse",
+        choices=("refuse", "empty"),
+        help="references without hypothesis: refuse, or count as all deleted",
+    )
+    parser.add_argument(
+        "--results", metavar="EXPDIR", help="write EXPDIR/RESULTS.md and nothing else"
+    )
+    return parser
+
+
+def main(cmd=None) -> None:
+    """Run the command; bad input ends in one line."""
+    parser = get_parser()
+    args = parser.parse_args(cmd)
+    needed = {"--ref": args.ref, "--hyp": args.hyp, "--output": args.output}
+    try:
+        if args.results is not None:
+            if any(needed.values()):
+                raise DataError("--results stands alone: leave out --ref, --hyp, ...")
+            print(write_results(args.results), end="")
+            return
+        absent = [name for name, value in needed.items() if not value]
+        if absent:
+            raise DataError(f"give {', '.join(absent)} (or --results EXPDIR)")
+        counts, missing = score(
+            args.ref,
+            args.hyp,
+            args.output,
+            token_type=args.token_type,
+            bpemodel=args.bpemodel,
+            utt2spk=args.utt2spk,
+            missing=args.missing,
+        )
+    except (DataError, OSError) as e:
+        raise SystemExit(f"score: error: {e}") from None
+
+    if missing:
+        print(
+            f"score: {len(missing)} references had no hypothesis and count as empty: "
+            f"{shorten(missing)}"
+        )
+    head = ["Snt", "Wrd", "Corr", "Sub", "Del", "Ins", "Err", "S.Err"]
+    print(f"{args.output}")
+    print("     " + "".join(f"{name:>8}" for name in head))
+    for metric, c in counts.items():
+        print(f"{metric.upper():5}" + "".join(f"{v:>8}" for v in c.columns()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+#!/usr/bin/env python3
+"""Split a set's keys into near-equal lists for parallel jobs; print their number."""
+
+import argparse
+
+from espnet_adastride.recipe.datadir import read_table, split_keys, write_table
+from espnet_adastride.recipe.errors import one_line_errors
+
+
+def get_parser():
+    parser = argparse.ArgumentParser(
+        description="Split wav.scp files for parallel jobs",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--nj", type=int, required=True, help="At most so many parts")
+    parser.add_argument(
+        "--split",
+        nargs=2,
+        action="append",
+        required=True,
+        metavar=("SCP", "PATTERN"),
+        help="A file and its parts' names, with JOB for the number; "
+        "several files are split into the same number of parts",
+    )
+    return parser
+
+
+@one_line_errors
+def main(cmd=None):
+    args = get_parser().parse_args(cmd)
+    tables = [(read_table(scp), pattern) for scp, pattern in args.split]
+    jobs = min(args.nj, *(len(table) for table, _ in tables), 10**6)
+    for table, pattern in tables:
+        for number, keys in enumerate(split_keys(sorted(table), jobs), 1):
+            write_table(pattern.replace("JOB", str(number)), table, keys)
+    print(max(1, jobs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""Tell whether a stage's work is done and unchanged; declare it done.
+
+``check``: status 0 if it is done (prints what was made), 3 if it has to be done
+(prints why, if it had been done before). ``write``: declare it done. ``run``: check,
+run the command behind ``--`` if needed, write. The inputs are fingerprinted before the
+work, so that a change during the work is noticed by the next check.
+"""
+
+import argparse
+import glob
+import json
+import os
+import signal
+import subprocess
+import sys
+
+from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
+from espnet_adastride.recipe.files import write_text
+from espnet_adastride.recipe.stamps import Stamp, fingerprint
+
+NOT_DONE = 3
+
+
+def get_parser():
+    parser = argparse.ArgumentParser(
+        description="Check or write the stamp of a stage's work",
+        epilog="run: the command stands at the end, after --",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("action", choices=["check", "write", "run"])
+    parser.add_argument("--stamp", required=True, help="The stamp's file")
+    parser.add_argument(
+        "--input", action="append", default=[], help="A file the work reads"
+    )
+    parser.add_argument(
+        "--tree", action="append", default=[], help="A folder the work reads"
+    )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="A setting the work depends on",
+    )
+    parser.add_argument(
+        "--output", action="append", default=[], help="A file the work makes (or glob)"
+    )
+    parser.add_argument("--summary", default="", help="One line: what was made")
+    parser.add_argument(
+        "--rerun", type=str2bool, default=False, help="Do the work in any case"
+    )
+    return parser
+
+
+def check(stamp: Stamp, work: dict, rerun: bool, what: str) -> bool:
+    """Return whether the work is done; say so, or why it is done again."""
+    reason = "--rerun true" if rerun else stamp.why_not_done(work)
+    if reason is None:
+        print(f"done and unchanged: {stamp.read()['summary'] or what}")
+        return True
+    if stamp.path.exists():
+        print(f"doing {what} again: {reason}")
+    stamp.clear()
+    return False
+
+
+def _expand(patterns):
+    """Expand globs; a name that is a file, or matches nothing, stays as it is."""
+    names = []
+    for pattern in patterns:
+        found = [] if os.path.exists(pattern) else sorted(glob.glob(pattern))
+        names += found or [pattern]
+    return names
+
+
+def _run(command) -> None:
+    """Run a command; pass signals on to it; end with its status if it fails."""
+    process = subprocess.Popen(command)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda n, _: process.send_signal(signal.SIGTERM))
+    status = process.wait()
+    if status != 0:
+        raise SystemExit(status if status > 0 else 128 - status)
+
+
+@one_line_errors
+def main(cmd=None):
+    words, command = list(sys.argv[1:] if cmd is None else cmd), []
+    if "--" in words:
+        command = words[words.index("--") + 1 :]
+        words = words[: words.index("--")]
+    args = get_parser().parse_args(words)
+    if (args.action == "run") != bool(command):
+        raise RecipeError("'run', and no other action, takes a command after --")
+    stamp = Stamp(args.stamp)
+    pending = stamp.path.with_name(stamp.path.name + ".pending")
+    what = stamp.path.parent.name
+
+    if args.action in ("check", "run"):
+        options = dict(o.partition("=")[::2] for o in args.option)
+        work = fingerprint(args.input, args.tree, options)
+        if check(stamp, work, args.rerun, what):
+            return
+    if args.action == "check":
+        write_text(pending, json.dumps(work))
+        sys.exit(NOT_DONE)
+    if args.action == "run":
+        _run(command)
+    else:
+        try:
+            work = json.loads(pending.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise RecipeError(f"{pending}: 'write' without a 'check' before") from None
+    stamp.write(work, _expand(args.output), args.summary)
+    pending.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,328 @@
+"""The input layer: a convolutional trunk with a downsampler after each stage.
+
+It stands where ESPnet's Conv2dSubsampling stands: log-mel frames (B, T, F) in, frames
+for the encoder's blocks (B, T', D) out, positional encoding included. With stride 8::
+
+    (B, T, 80) -> conv, ReLU -> downsample 2 -> conv, ReLU -> downsample 2
+               -> conv, ReLU -> downsample 2 -> linear -> positional encoding
+
+Output length: ceil(length / s) stage by stage, for whole strides ceil(length / stride);
+of each utterance's own length, unlike ESPnet's, whose mask is sliced from the padded
+end.
+"""
+
+import math
+import numbers
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import torch
+
+from espnet_adastride.downsampling import (
+    available_downsamplers,
+    build_downsampler,
+    downsampled_lengths,
+    downsampler_class,
+    length_mask,
+)
+from espnet_adastride.downsampling.output import check_stride
+from espnet_adastride.downsampling.registry import downsampler_options, unknown_word
+from espnet_adastride.plugin.errors import ConfigurationError
+from espnet_adastride.plugin.espnet import Conv2dSubsampling
+
+#: this method's stride is put into the trunk's own convolution, as ESPnet's conv2d
+#: does: it is the fair baseline, not a convolution more
+STRIDED_CONV = "strided_conv"
+
+
+def stage_strides(stride: Union[float, Sequence[float]]) -> List[float]:
+    """Return the stride of each stage: 4 -> [2, 2], 6 -> [2, 3], 8 -> [2, 2, 2].
+
+    A whole number is split into its prime factors, a list is taken as given, a
+    non-integer number is one stage.
+
+    Raises:
+        ValueError: for a stride below 1 or an empty list.
+    """
+    if isinstance(stride, (list, tuple)):
+        if not stride:
+            raise ValueError("stride: the list of stages is empty")
+        return [check_stride(one) for one in stride]
+    stride = check_stride(stride)
+    if stride != int(stride):
+        return [stride]
+    factors, rest, factor = [], int(stride), 2
+    while factor * factor <= rest:
+        while rest % factor == 0:
+            factors.append(factor)
+            rest //= factor
+        factor += 1
+    return factors + [rest] if rest > 1 or not factors else factors
+
+
+class _TrunkStage(torch.nn.Module):
+    """One convolution and ReLU: (B, T, input_width) -> (B, ceil(T / s), width).
+
+    ``width`` is what the next stage (or the downsampler) sees as features.
+    """
+
+    width: int
+
+
+class Conv2dStage(_TrunkStage):
+    """Kernel 3, stride s in time (1 unless strided_conv) and 2 in frequency, ReLU.
+
+    Conv2dSubsampling's convolution with its time stride taken out; time is padded by 1,
+    frequency is not.
+    """
+
+    def __init__(self, input_channels, input_bins, channels, time_stride):
+        super().__init__()
+        self.input_channels, self.input_bins = input_channels, input_bins
+        self.channels, self.bins = channels, (input_bins - 1) // 2
+        if self.bins < 1:
+            raise ValueError(
+                "this trunk halves the mel bins at each stage and "
+                f"{input_bins} are left: use fewer stages, more mel bins "
+                "or trunk: conv1d"
+            )
+        self.width = self.channels * self.bins
+        self.conv = self.build(time_stride)
+
+    def build(self, time_stride):
+        return torch.nn.Conv2d(
+            self.input_channels,
+            self.channels,
+            3,
+            stride=(time_stride, 2),
+            padding=(1, 0),
+        )
+
+    def forward(self, x):
+        batch, time, _ = x.shape
+        x = x.view(batch, time, self.input_channels, self.input_bins).transpose(1, 2)
+        x = torch.relu(self.conv(x))
+        return x.transpose(1, 2).reshape(batch, x.size(2), self.width)
+
+
+class DepthwiseConv2dStage(Conv2dStage):
+    """The same, depthwise separable after the first stage, as in FastConformer."""
+
+    def build(self, time_stride):
+        if self.input_channels == 1:
+            return super().build(time_stride)
+        return torch.nn.Sequential(
+            torch.nn.Conv2d(
+                self.input_channels,
+                self.input_channels,
+                3,
+                stride=(time_stride, 2),
+                padding=(1, 0),
+                groups=self.input_channels,
+            ),
+            torch.nn.Conv2d(self.input_channels, self.channels, 1),
+        )
+
+
+class Conv1dStage(_TrunkStage):
+    """Kernel 3 over time with the mel bins as channels, ReLU: the cheap one."""
+
+    def __init__(self, input_channels, input_bins, channels, time_stride):
+        super().__init__()
+        self.channels, self.bins = channels, 1
+        self.width = channels
+        self.conv = torch.nn.Conv1d(
+            input_channels * input_bins, channels, 3, stride=time_stride, padding=1
+        )
+
+    def forward(self, x):
+        return torch.relu(self.conv(x.transpose(1, 2))).transpose(1, 2)
+
+
+TRUNKS = {
+    "conv2d": Conv2dStage,
+    "conv1d": Conv1dStage,
+    "dwconv2d": DepthwiseConv2dStage,
+}
+
+#: the input layer's own words in input_layer_conf; the rest are the methods' words
+OWN_WORDS = ("stride", "method", "trunk", "channels", "vp_weight")
+
+
+class StageTrace(NamedTuple):
+    """What one stage's downsampler reported in the last forward.
+
+    Attributes:
+        input_lengths: (B,) frames that went in.
+        output_lengths: (B,) frames that came out.
+        positions: (B, T) of its input frames on its output slots, or None.
+        aux_loss: scalar positioning loss, or None.
+    """
+
+    input_lengths: torch.Tensor
+    output_lengths: torch.Tensor
+    positions: Optional[torch.Tensor]
+    aux_loss: Optional[torch.Tensor]
+
+
+class AdaptiveSubsampling(Conv2dSubsampling):
+    """Trunk, downsamplers, linear, positional encoding: in Conv2dSubsampling's place.
+
+    It *is* a Conv2dSubsampling for ESPnet's encoders, which hand the mask to such
+    modules only and refuse less than 7 frames for them (``TooShortUttError``).
+
+    Args:
+        idim: mel bins F.
+        odim: the encoder's width D.
+        dropout_rate: of the default positional encoding, as in Conv2dSubsampling.
+        pos_enc: positional encoding module.
+        method: a word of ``available_downsamplers()``, or one word per stage.
+        stride: overall stride, or one per stage; see :func:`stage_strides`.
+        trunk: ``conv2d``, ``conv1d`` or ``dwconv2d``.
+        channels: of the trunk's convolutions; None means ``odim``.
+        vp_weight: weight of the positioning loss in the training loss (1.0 in the
+            authors' training).
+        **options: the methods' own words (``sigma_square``, ``score_bound`` ...);
+            what is not given takes the method's ``training_defaults``.
+
+    Raises:
+        ConfigurationError: one line that names the wrong word and the choices.
+    """
+
+    def __init__(
+        self,
+        idim: int,
+        odim: int,
+        dropout_rate: float = 0.1,
+        pos_enc: Optional[torch.nn.Module] = None,
+        method: Union[str, Sequence[str]] = "adastride",
+        stride: Union[float, Sequence[float]] = 4,
+        trunk: str = "conv2d",
+        channels: Optional[int] = None,
+        vp_weight: float = 1.0,
+        **options: Any,
+    ):
+        # the smallest Conv2dSubsampling, for its ``out`` and ``__getitem__``; its parts
+        # are replaced below
+        super().__init__(7, odim, dropout_rate, pos_enc)
+        try:
+            self.strides = stage_strides(stride)
+            self.methods = self._stage_methods(method, len(self.strides))
+            self._check_options(options)
+            if trunk not in TRUNKS:
+                raise ValueError(unknown_word("trunk", trunk, TRUNKS))
+            self.vp_weight = _number("vp_weight", vp_weight, minimum=0.0)
+            channels = odim if channels is None else channels
+            if not isinstance(channels, numbers.Integral) or channels < 1:
+                raise ValueError(f"channels must be a whole number, got {channels!r}")
+            stages, downsamplers = [], []
+            maps, bins = 1, idim
+            for name, rate in zip(self.methods, self.strides):
+                in_trunk = name == STRIDED_CONV
+                if in_trunk:
+                    rate = check_stride(rate, integer=True)
+                stage = TRUNKS[trunk](maps, bins, channels, rate if in_trunk else 1)
+                maps, bins = stage.channels, stage.bins
+                stages.append(stage)
+                downsamplers.append(
+                    torch.nn.Identity()
+                    if in_trunk
+                    else self._downsampler(name, stage.width, rate, options)
+                )
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"encoder_conf: input_layer_conf: {error}")
+        self.conv = torch.nn.ModuleList(stages)
+        self.downsamplers = torch.nn.ModuleList(downsamplers)
+        self.out[0] = torch.nn.Linear(stages[-1].width, odim)
+        self._trace: Tuple[StageTrace, ...] = ()
+
+    @staticmethod
+    def _stage_methods(method, stages) -> List[str]:
+        methods = [method] * stages if isinstance(method, str) else list(method)
+        if len(methods) != stages:
+            raise ValueError(
+                f"method names {len(methods)} stages ({', '.join(map(str, methods))}) "
+                f"and stride has {stages}: give one method per stage"
+            )
+        for name in methods:
+            if name not in available_downsamplers():
+                raise ValueError(unknown_word("method", name, available_downsamplers()))
+        return methods
+
+    def _check_options(self, options) -> None:
+        """Refuse words that no stage's method knows."""
+        known = [w for name in set(self.methods) for w in downsampler_options(name)]
+        for word in options:
+            if word not in known:
+                choices = list(OWN_WORDS) + sorted(set(known))
+                raise ValueError(unknown_word("key", word, choices))
+
+    @staticmethod
+    def _downsampler(name, size, stride, options: Dict[str, Any]):
+        conf = dict(downsampler_class(name).training_defaults)
+        conf.update({w: options[w] for w in downsampler_options(name) if w in options})
+        return build_downsampler(name, size, stride, **conf)
+
+    def output_lengths(self, lengths):
+        """Return the frames that come out for frames that go in (int or tensor)."""
+        for stride in self.strides:
+            lengths = downsampled_lengths(lengths, stride)
+        return lengths
+
+    def forward(self, x: torch.Tensor, x_mask: Optional[torch.Tensor]):
+        """Shorten a padded batch.
+
+        Args:
+            x: (B, T, F) log-mel frames.
+            x_mask: (B, 1, T), True at valid frames; None if all are.
+
+        Returns:
+            The positional encoding's result for (B, T', D): a tensor, or a pair with
+            the positional embedding for rel_pos; and the mask (B, 1, T'), None for
+            None.
+        """
+        if x_mask is None:
+            lengths = torch.full((x.size(0),), x.size(1), device=x.device)
+        else:
+            lengths = x_mask[:, 0].sum(dim=1)
+        trace = []
+        x = _zero_padding(x, lengths)
+        for stage, downsampler, stride in zip(
+            self.conv, self.downsamplers, self.strides
+        ):
+            x = stage(x)
+            if isinstance(downsampler, torch.nn.Identity):
+                lengths = downsampled_lengths(lengths, stride)
+                x = _zero_padding(x, lengths)  # the bias reached the padding
+            else:
+                result = downsampler(x, lengths)
+                # the output itself is not kept: the trace must not hold the activations
+                trace.append(
+                    StageTrace(
+                        lengths, result.lengths, result.positions, result.aux_loss
+                    )
+                )
+                x, lengths = result.output, result.lengths
+        self._trace = tuple(trace)
+        mask = None if x_mask is None else length_mask(lengths, x.size(1)).unsqueeze(1)
+        return self.out(x), mask
+
+    def take_trace(self) -> Tuple[StageTrace, ...]:
+        """Return what the last forward's downsamplers reported, once.
+
+        ESPnet's encoders return nothing but frames, so the model asks here for the
+        positioning losses; taking them away keeps no graph alive until the next batch.
+        """
+        trace, self._trace = self._trace, ()
+        return trace
+
+
+def _zero_padding(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    return x.masked_fill(~length_mask(lengths, x.size(1)).unsqueeze(2), 0.0)
+
+
+def _number(name: str, value: Any, minimum: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ValueError(f"{name} must be a number, got {value!r}")
+    if not (math.isfinite(value) and value >= minimum):
+        raise ValueError(f"{name} must be at least {minimum}, got {value}")
+    return float(value)

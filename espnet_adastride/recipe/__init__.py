@@ -1,0 +1,5 @@
+"""What the recipe driver ``egs/asr.sh`` does with data, stamps, jobs and logs.
+
+Plain Python: no ESPnet, no torch. The commands in ``espnet_adastride/bin`` that the
+driver calls are thin wrappers of these modules.
+"""

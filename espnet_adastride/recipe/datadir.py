@@ -1,0 +1,269 @@
+"""Kaldi-style data folders: read, check, format, filter, split.
+
+A data folder holds ``wav.scp`` (utterance, audio file), ``text``, ``utt2spk`` and
+``spk2utt``; each line is a key, one space, and the rest, which may hold spaces.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+from typing import Dict, Iterable, List, Sequence, Tuple
+from urllib.parse import quote
+
+from espnet_adastride.recipe.errors import RecipeError
+from espnet_adastride.recipe.files import (
+    PathLike,
+    fresh_dir,
+    replace_dir,
+    write_text,
+)
+
+Table = Dict[str, str]
+TABLES = ("wav.scp", "text", "utt2spk")
+
+
+def parse_rate(word: str) -> int:
+    """Read a sampling rate in Hz: ``16000``, ``16k`` or ``22.05k``."""
+    number, factor = word.strip().lower(), 1
+    if number.endswith("k"):
+        number, factor = number[:-1], 1000
+    try:
+        rate = Fraction(number) * factor
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if rate <= 0 or rate.denominator != 1:
+        raise RecipeError(f"--fs {word}: give a sampling rate such as 16k or 16000")
+    return int(rate)
+
+
+def read_table(path: PathLike) -> Table:
+    """Read ``key rest`` lines; a line with a key alone has an empty rest.
+
+    Raises:
+        RecipeError: The file is missing, or a key stands in it twice.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RecipeError(f"{path} is missing: run the stage that makes it first")
+    table: Table = {}
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            key, _, rest = line.strip("\r\n").partition(" ")
+            if "\t" in key:
+                key, _, rest = line.strip("\r\n").partition("\t")
+            if not key:
+                raise RecipeError(f"{path}:{number}: the line has no key")
+            if key in table:
+                raise RecipeError(f"{path}:{number}: {key} stands there twice")
+            table[key] = rest.strip()
+    return table
+
+
+def write_table(path: PathLike, table: Table, keys: Iterable[str] = None) -> None:
+    """Write a table, sorted by key (byte order, as ``LC_ALL=C sort`` does)."""
+    keys = sorted(table if keys is None else keys)
+    write_text(path, "".join(f"{k} {table[k]}".rstrip() + "\n" for k in keys))
+
+
+def read_data_dir(folder: PathLike) -> Dict[str, Table]:
+    """Read ``wav.scp``, ``text`` and ``utt2spk`` and see that they agree.
+
+    Raises:
+        RecipeError: A file is missing or empty, or the three hold other utterances.
+    """
+    folder = Path(folder)
+    if (folder / "segments").exists():
+        raise RecipeError(
+            f"{folder}/segments is not supported: cut the audio into utterances"
+        )
+    tables = {name: read_table(folder / name) for name in TABLES}
+    if not tables["wav.scp"]:
+        raise RecipeError(f"{folder}/wav.scp is empty: the set has no utterances")
+    for name in TABLES[1:]:
+        for here, there, key in _first_mismatch(tables, "wav.scp", name):
+            raise RecipeError(
+                f"{folder}: {key} is in {here} but not in {there}: prepare it again "
+                "(--stage 1 --rerun true) or mend the files"
+            )
+    return tables
+
+
+def _first_mismatch(tables, one, other):
+    for here, there in ((one, other), (other, one)):
+        missing = sorted(set(tables[here]) - set(tables[there]))
+        if missing:
+            yield here, there, missing[0]
+            return
+
+
+def write_data_dir(
+    folder: PathLike, tables: Dict[str, Table], keys: Iterable[str]
+) -> None:
+    """Write the tables for ``keys``, and ``spk2utt`` made from ``utt2spk``."""
+    keys = sorted(keys)
+    for name, table in tables.items():
+        write_table(Path(folder) / name, table, keys)
+    spk2utt: Dict[str, List[str]] = {}
+    for key in keys:
+        spk2utt.setdefault(tables["utt2spk"][key], []).append(key)
+    write_table(Path(folder) / "spk2utt", {s: " ".join(u) for s, u in spk2utt.items()})
+
+
+def _read_header(path: str) -> Tuple[int, int, int]:
+    """Return samples, Hz and channels of an audio file."""
+    import soundfile
+
+    info = soundfile.info(path)
+    return info.frames, info.samplerate, info.channels
+
+
+def _resample(source: str, target: Path, rate: int) -> int:
+    """Write ``source`` at another sampling rate as 16-bit FLAC; return samples."""
+    import numpy
+    import soundfile
+    from scipy.signal import resample_poly
+
+    wave, old_rate = soundfile.read(source, dtype="float64")
+    ratio = Fraction(rate, old_rate)
+    wave = resample_poly(wave, ratio.numerator, ratio.denominator)
+    wave = numpy.clip(wave, -1.0, 1.0 - 2.0**-15)
+    soundfile.write(str(target), wave, rate, subtype="PCM_16", format="FLAC")
+    return len(wave)
+
+
+def format_data_dir(source: PathLike, output: PathLike, rate: int, nj: int = 1) -> str:
+    """Check a set's audio and write its dump folder (stage 3).
+
+    Audio at ``rate`` Hz is used where it lies; audio at another rate is resampled
+    into ``<output>/resampled``. Also writes ``utt2num_samples`` and ``feats_type``.
+
+    Returns:
+        One line that says what was made.
+
+    Raises:
+        RecipeError: Audio that cannot be read, has several channels or is a pipe.
+    """
+    tables = read_data_dir(source)
+    waves = tables["wav.scp"]
+    for key, path in waves.items():
+        if path.endswith("|"):
+            raise RecipeError(
+                f"{source}/wav.scp: {key} is a pipe; give audio files (wav, flac, ...)"
+            )
+    keys = sorted(waves)
+
+    def header(key):
+        try:
+            return _read_header(waves[key])
+        except Exception as error:
+            return " ".join(str(error).split()) or type(error).__name__
+
+    with ThreadPoolExecutor(max(1, nj)) as pool:
+        headers = dict(zip(keys, pool.map(header, keys)))
+    bad = {k: h for k, h in headers.items() if isinstance(h, str)}
+    bad.update(
+        {
+            k: f"{h[2]} channels"
+            for k, h in headers.items()
+            if not isinstance(h, str) and h[2] != 1
+        }
+    )
+    if bad:
+        report = Path(f"{output}.unusable_audio")
+        write_table(report, {k: f"{waves[k]} {bad[k]}" for k in bad})
+        first = sorted(bad)[0]
+        raise RecipeError(
+            f"{source}: {len(bad)} of {len(keys)} audio files cannot be used, the "
+            f"first is {waves[first]} ({bad[first]}); all are listed in {report}: "
+            "mend them or take them out of the data folder"
+        )
+
+    temporary = fresh_dir(output)
+    samples = {k: headers[k][0] for k in keys}
+    other = [k for k in keys if headers[k][1] != rate]
+    if other:
+        (temporary / "resampled").mkdir()
+
+        def resample(key):
+            name = quote(key, safe="") + ".flac"
+            count = _resample(waves[key], temporary / "resampled" / name, rate)
+            return count, str(Path(output) / "resampled" / name)
+
+        with ThreadPoolExecutor(max(1, nj)) as pool:
+            for key, (count, path) in zip(other, pool.map(resample, other)):
+                samples[key], waves[key] = count, path
+    tables["utt2num_samples"] = {k: str(n) for k, n in samples.items()}
+    write_data_dir(temporary, tables, keys)
+    write_text(temporary / "feats_type", "raw\n")
+    replace_dir(temporary, output)
+    hours = sum(samples.values()) / rate / 3600
+    line = f"{output}: {len(keys)} utterances, {hours:.2f} h"
+    if other:
+        rates = sorted({headers[k][1] for k in other})
+        line += f", {len(other)} resampled from {rates} Hz to {rate} Hz"
+    return line
+
+
+def filter_data_dir(
+    source: PathLike, output: PathLike, rate: int, shortest: float, longest: float
+) -> str:
+    """Leave out utterances that are too short, too long or without text (stage 4).
+
+    As ESPnet does, keeps ``shortest < duration < longest`` (seconds). What is left out
+    is listed with the reason in ``<output>/removed.txt``.
+
+    Returns:
+        One line that says what was made.
+    """
+    tables = read_data_dir(source)
+    tables["utt2num_samples"] = read_table(Path(source) / "utt2num_samples")
+    removed: Dict[str, str] = {}
+    counts = {"too short": 0, "too long": 0, "without text": 0}
+    for key, words in tables["text"].items():
+        seconds = int(tables["utt2num_samples"][key]) / rate
+        if seconds <= shortest:
+            reason, detail = "too short", f"{seconds:.3f} s"
+        elif seconds >= longest:
+            reason, detail = "too long", f"{seconds:.3f} s"
+        elif not words:
+            reason, detail = "without text", ""
+        else:
+            continue
+        counts[reason] += 1
+        removed[key] = f"{reason} {detail}".strip()
+    keys = [k for k in tables["text"] if k not in removed]
+    if not keys:
+        raise RecipeError(
+            f"{source}: no utterance is left: all {len(removed)} are shorter than "
+            f"{shortest} s, longer than {longest} s or without text "
+            "(--min_wav_duration, --max_wav_duration)"
+        )
+    temporary = fresh_dir(output)
+    write_data_dir(temporary, tables, keys)
+    write_table(temporary / "removed.txt", removed)
+    write_text(temporary / "feats_type", "raw\n")
+    replace_dir(temporary, output)
+    line = f"{output}: kept {len(keys)} of {len(tables['text'])} utterances"
+    if removed:
+        what = ", ".join(f"{n} {reason}" for reason, n in counts.items() if n)
+        line += f"; left out: {what} (named in {output}/removed.txt)"
+    return line
+
+
+def split_keys(keys: Sequence[str], jobs: int) -> List[List[str]]:
+    """Cut a list into at most ``jobs`` contiguous, near-equal, non-empty parts."""
+    jobs = max(1, min(jobs, len(keys)))
+    size, rest = divmod(len(keys), jobs)
+    parts, start = [], 0
+    for job in range(jobs):
+        stop = start + size + (job < rest)
+        parts.append(list(keys[start:stop]))
+        start = stop
+    return parts
+
+
+def audio_files(folder: PathLike) -> List[str]:
+    """Return the audio files named in a data folder's ``wav.scp`` (none if absent)."""
+    path = Path(folder) / "wav.scp"
+    return list(read_table(path).values()) if os.path.isfile(path) else []

@@ -1,0 +1,93 @@
+"""Joining what the parallel decoding jobs wrote (stage 12)."""
+
+import glob
+import os
+import re
+from pathlib import Path
+from typing import List
+
+from espnet_adastride.recipe.datadir import read_table, write_table
+from espnet_adastride.recipe.errors import RecipeError
+from espnet_adastride.recipe.files import PathLike
+from espnet_adastride.recipe.logs import decoding_seconds, format_span
+
+FILES = ("token", "token_int", "score", "text")
+
+
+def count_decoded(logdir: PathLike) -> int:
+    """Return how many utterances the running jobs have decoded so far.
+
+    The writers flush their files now and then only, so each job counts by the fuller
+    of its ``text`` and its log (``best hypo:`` once per utterance).
+    """
+    total = 0
+    for folder in glob.glob(os.path.join(glob.escape(str(logdir)), "output.*")):
+        text = os.path.join(folder, "1best_recog", "text")
+        log = os.path.join(logdir, f"asr_inference.{folder.rsplit('.', 1)[1]}.log")
+        total += max(_count(text, b"\n"), _count(log, b"best hypo:"))
+    return total
+
+
+def _count(path: str, what: bytes) -> int:
+    try:
+        with open(path, "rb") as file:
+            return file.read().count(what)
+    except OSError:
+        return 0
+
+
+def join_decoded(
+    logdir: PathLike, output: PathLike, wav_scp: PathLike, samples: PathLike, rate: int
+) -> str:
+    """Join the jobs' 1-best files, sorted by utterance, into ``output``.
+
+    Args:
+        logdir: Holds ``output.N/1best_recog/{token,token_int,score,text}`` and logs.
+        wav_scp: Every utterance of it must have been decoded.
+        samples: ``utt2num_samples`` of the set, for the real-time factor.
+        rate: Hz of the samples.
+
+    Returns:
+        One line: utterances, real-time factor, empty hypotheses.
+
+    Raises:
+        RecipeError: An utterance is missing from the output.
+    """
+    logdir, output = Path(logdir), Path(output)
+    keys = sorted(read_table(wav_scp))
+    folders: List[Path] = [p / "1best_recog" for p in logdir.glob("output.*")]
+    tables = {}
+    for name in FILES:
+        merged = {}
+        for folder in folders:
+            if (folder / name).exists():
+                merged.update(read_table(folder / name))
+        tables[name] = merged
+    missing = [k for k in keys if k not in tables["text"]]
+    if missing:
+        raise RecipeError(
+            f"{logdir}: {len(missing)} of {len(keys)} utterances were not decoded, the "
+            f"first is {missing[0]}; see the logs there"
+        )
+    for name, table in tables.items():
+        if table:
+            write_table(output / name, table)
+
+    length = read_table(samples)
+    audio = sum(int(length[k]) for k in keys) / rate
+    logs = sorted(logdir.glob("asr_inference.*.log"))
+    seconds = [decoding_seconds(log) for log in logs]
+    line = f"{output}/text: {len(keys)} utterances, {format_span(audio)} of audio"
+    if all(s is not None for s in seconds):
+        line += f", real-time factor {sum(seconds) / audio:.3f}"
+        line += " (decoding time of all jobs / audio, loading left out)"
+    short = set()
+    for log in logs:
+        text = log.read_text(encoding="utf-8", errors="replace")
+        short.update(re.findall(r"WARNING: Utterance (.*too short.*)", text))
+    empty = [k for k in keys if not tables["text"][k].strip()]
+    if empty:
+        line += f"; {len(empty)} empty hypotheses, the first is {empty[0]}"
+    if short:
+        line += f"; too short for the model: {len(short)} ({sorted(short)[0]})"
+    return line

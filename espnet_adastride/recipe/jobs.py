@@ -1,0 +1,155 @@
+"""Run commands in parallel, each with its log; stop them all together.
+
+Stands where Kaldi's ``run.pl`` stood. Each command gets a process group of its own,
+so that an interruption ends data-loader workers and spawned ranks too; if this
+process itself is killed, Linux ends the commands with it.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Callable, List, NamedTuple, Optional
+
+from espnet_adastride.recipe.errors import RecipeError
+from espnet_adastride.recipe.logs import last_error
+
+
+class Job(NamedTuple):
+    """One command and the file that takes its output."""
+
+    command: List[str]
+    log: Path
+
+
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM came while jobs ran."""
+
+
+def _raise_interrupted(number, frame):
+    raise Interrupted
+
+
+def die_with_parent() -> None:
+    """Ask Linux to send this process SIGTERM when its parent dies."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM, 0, 0, 0)
+
+
+def _prepare_child() -> None:
+    # a shell starts background commands with SIGINT ignored, which is inherited
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    die_with_parent()
+
+
+def _signal_group(process: subprocess.Popen, number: int) -> None:
+    try:
+        os.killpg(process.pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _stop(processes: List[subprocess.Popen], grace: float) -> None:
+    """End the process groups: politely, then for good."""
+    # further signals must not break off the cleaning up
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    running = [p for p in processes if p.poll() is None]
+    for process in running:
+        _signal_group(process, signal.SIGTERM)
+    deadline = time.monotonic() + grace
+    while any(p.poll() is None for p in running) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for process in processes:  # also members that outlived their leader
+        _signal_group(process, signal.SIGKILL)
+        process.wait()
+
+
+def describe_failure(status: int, log: Path) -> str:
+    """Return one line on a failed command: its log and the last error in it."""
+    if status < 0:
+        name = signal.Signals(-status).name
+        hint = " (out of memory?)" if -status == signal.SIGKILL else ""
+        return f"{log}: ended by {name}{hint}; last words: {last_error(log)}"
+    return f"{log}: {last_error(log)}"
+
+
+def rotate(log: Path) -> None:
+    """Rename ``train.log`` to ``train.1.log`` and so on, as ESPnet's launch does."""
+    names = [log]
+    while names[-1].exists():
+        names.append(log.with_name(f"{log.stem}.{len(names)}{log.suffix}"))
+    for newer, older in reversed(list(zip(names, names[1:]))):
+        os.replace(newer, older)
+
+
+def run_jobs(
+    jobs: List[Job],
+    poll: Optional[Callable[[], None]] = None,
+    interval: float = 0.3,
+    environment: Optional[dict] = None,
+    grace: float = 10.0,
+) -> List[float]:
+    """Run all jobs at once and wait for them.
+
+    Args:
+        jobs: What to run.
+        poll: Called every ``interval`` seconds and once at the end: progress.
+        environment: Environment of the jobs; default is this process's.
+        grace: Seconds that stopped jobs get to end by themselves.
+
+    Returns:
+        Wall-clock seconds of each job.
+
+    Raises:
+        RecipeError: A job failed (the others are stopped); names log and error.
+        Interrupted: A signal came; all jobs are stopped.
+    """
+    processes: List[subprocess.Popen] = []
+    seconds = [0.0] * len(jobs)
+    old = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number in old:
+            signal.signal(number, _raise_interrupted)
+        start = time.monotonic()
+        for job in jobs:
+            job.log.parent.mkdir(parents=True, exist_ok=True)
+            with job.log.open("wb") as log:
+                processes.append(
+                    subprocess.Popen(
+                        job.command,
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=subprocess.STDOUT,
+                        env=environment,
+                        start_new_session=True,
+                        preexec_fn=_prepare_child,
+                    )
+                )
+        waiting = set(range(len(jobs)))
+        while waiting:
+            time.sleep(interval)
+            for index in sorted(waiting):
+                status = processes[index].poll()
+                if status is None:
+                    continue
+                waiting.discard(index)
+                seconds[index] = time.monotonic() - start
+                if status != 0:
+                    if poll:
+                        poll()
+                    raise RecipeError(describe_failure(status, jobs[index].log))
+            if poll:
+                poll()
+        return seconds
+    except OSError as error:
+        raise RecipeError(f"cannot start {jobs[0].command[0]}: {error}") from None
+    finally:
+        _stop(processes, grace)
+        for number, handler in old.items():
+            signal.signal(number, handler)

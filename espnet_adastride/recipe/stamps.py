@@ -1,0 +1,147 @@
+"""Stamps: how a stage knows that its work is done and unchanged.
+
+A stamp is a small JSON file, written last and by renaming, that holds the fingerprint
+of what the stage read (file contents, folder listings, options) and of what it made.
+A stage is done if the stamp is there, the fingerprint of its inputs is the same now,
+and its outputs are still what it wrote. An interrupted stage leaves no stamp.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Dict, Iterable, Optional
+
+from espnet_adastride.recipe.files import PathLike, write_text
+
+# Outputs beyond this size (models) are recognised by their size alone.
+MAX_HASHED_OUTPUT = 16 * 2**20
+
+
+def hash_file(path: PathLike) -> str:
+    """Return the SHA-256 of a file's content, or ``missing``."""
+    path = Path(path)
+    if not path.is_file():
+        return "missing"
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(2**20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_listing(paths: Iterable[PathLike]) -> str:
+    """Return a hash of paths, sizes and modification times (no file is read)."""
+    digest = hashlib.sha256()
+    for path in sorted(str(p) for p in paths):
+        try:
+            status = os.stat(path)
+            line = f"{path} {status.st_size} {status.st_mtime_ns}\n"
+        except OSError:
+            line = f"{path} missing\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def hash_tree(folder: PathLike) -> str:
+    """Return :func:`hash_listing` of all files below a folder, or ``missing``."""
+    if not Path(folder).is_dir():
+        return "missing"
+    found = []
+    for root, _, names in os.walk(folder, followlinks=True):
+        found += [os.path.join(root, name) for name in names]
+    return hash_listing(found)
+
+
+def fingerprint(
+    inputs: Iterable[PathLike] = (),
+    trees: Iterable[PathLike] = (),
+    options: Optional[Dict[str, object]] = None,
+) -> Dict[str, Dict[str, str]]:
+    """Return what a stage depends on, as names and hashes or values."""
+    return {
+        "input": {str(p): hash_file(p) for p in inputs},
+        "folder": {str(p): hash_tree(p) for p in trees},
+        "option": {k: str(v) for k, v in (options or {}).items()},
+    }
+
+
+def describe_output(path: PathLike) -> str:
+    """Return a hash of an output (of its size, if it is a large model)."""
+    path = Path(path)
+    if path.is_file() and path.stat().st_size > MAX_HASHED_OUTPUT:
+        return f"size {path.stat().st_size}"
+    return hash_file(path)
+
+
+def first_difference(old: dict, new: dict) -> Optional[str]:
+    """Name the first thing in which two fingerprints differ, or return None."""
+    for kind in ("option", "input", "folder"):
+        before, after = old.get(kind, {}), new.get(kind, {})
+        for name in sorted(set(before) | set(after)):
+            if before.get(name) != after.get(name):
+                if kind == "option":
+                    return f"{name} was {before.get(name)!r}, is {after.get(name)!r}"
+                what = "is missing" if after.get(name) == "missing" else "changed"
+                if name not in before:
+                    what = "is new"
+                if name not in after:
+                    what = "is no longer used"
+                return f"{kind} {name} {what}"
+    return None
+
+
+class Stamp:
+    """The stamp of one stage's work.
+
+    Args:
+        path: The JSON file, e.g. ``dump/raw/dev/.stage_done``.
+    """
+
+    def __init__(self, path: PathLike):
+        self.path = Path(path)
+
+    def read(self) -> Optional[dict]:
+        """Return the stamp's content; None if there is none that can be read."""
+        try:
+            return json.loads(self.path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def why_not_done(self, work: dict) -> Optional[str]:
+        """Return why the work has to be done (again); None if it is done.
+
+        Args:
+            work: :func:`fingerprint` of the inputs as they are now.
+        """
+        stamp = self.read()
+        if stamp is None:
+            return "not done yet"
+        changed = first_difference(stamp.get("work", {}), work)
+        if changed:
+            return changed
+        for name, before in stamp.get("outputs", {}).items():
+            after = describe_output(name)
+            if after != before:
+                what = "is missing" if after == "missing" else "was changed"
+                return f"output {name} {what}"
+        return None
+
+    def clear(self) -> None:
+        """Remove the stamp: from now on the work counts as not done."""
+        self.path.unlink(missing_ok=True)
+
+    def write(self, work: dict, outputs: Iterable[PathLike], summary: str) -> None:
+        """Declare the work done; call it last.
+
+        Args:
+            work: :func:`fingerprint` of the inputs, taken *before* the work.
+            outputs: Files the work made.
+            summary: One line for people: what was made.
+        """
+        content = {
+            "summary": summary,
+            "work": work,
+            "outputs": {str(p): describe_output(p) for p in outputs},
+        }
+        write_text(self.path, json.dumps(content, indent=1) + "\n")

@@ -1,0 +1,103 @@
+"""Token lists in ESPnet's format: <blank>, <unk>, the tokens, <sos/eos> (stage 5)."""
+
+import io
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Iterable, List
+
+from espnet_adastride.recipe.datadir import read_table
+from espnet_adastride.recipe.errors import RecipeError
+from espnet_adastride.recipe.files import (
+    PathLike,
+    fresh_dir,
+    replace_dir,
+    write_text,
+)
+
+
+def read_sentences(texts: Iterable[PathLike]) -> List[str]:
+    """Return the sentences of Kaldi-style ``text`` files, empty ones left out."""
+    sentences = [s for path in texts for s in read_table(path).values() if s]
+    if not sentences:
+        raise RecipeError(f"no text in {', '.join(map(str, texts))}")
+    return sentences
+
+
+def char_tokens(sentences: Iterable[str]) -> List[str]:
+    """Return the characters, the most frequent first; a space is ``<space>``."""
+    counts: Counter = Counter()
+    for sentence in sentences:
+        counts.update("<space>" if c == " " else c for c in sentence)
+    return [token for token, _ in counts.most_common()]
+
+
+def train_bpe(
+    sentences: List[str],
+    folder: Path,
+    size: int,
+    mode: str,
+    coverage: float,
+    symbols: str = "",
+) -> List[str]:
+    """Train a SentencePiece model ``folder/bpe.model`` and return its pieces.
+
+    Args:
+        size: Number of pieces, <unk>, <s> and </s> included (``--nbpe``).
+        mode: ``unigram`` or ``bpe``.
+        coverage: Share of the characters that the pieces must cover.
+        symbols: User-defined symbols, separated by commas.
+    """
+    import sentencepiece
+
+    writer = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=writer,
+            vocab_size=size,
+            model_type=mode,
+            character_coverage=coverage,
+            input_sentence_size=100000000,
+            user_defined_symbols=symbols,
+            minloglevel=2,
+        )
+    except Exception as error:
+        reason = str(error).strip().splitlines()[-1]
+        # SentencePiece puts its source line and the C++ condition in front
+        reason = reason.split("] ", 1)[-1].strip() or type(error).__name__
+        raise RecipeError(
+            f"--nbpe {size} --bpemode {mode} does not suit these {len(sentences)} "
+            f"sentences: {reason}"
+        ) from None
+    (folder / "bpe.model").write_bytes(writer.getvalue())
+    model = sentencepiece.SentencePieceProcessor(model_proto=writer.getvalue())
+    pieces = [model.id_to_piece(i) for i in range(model.get_piece_size())]
+    scores = [model.get_score(i) for i in range(model.get_piece_size())]
+    lines = [f"{p}\t{s:g}\n" for p, s in zip(pieces, scores)]
+    write_text(folder / "bpe.vocab", "".join(lines))
+    return pieces[3:]
+
+
+def make_token_list(
+    texts: List[PathLike],
+    output: PathLike,
+    token_type: str,
+    size: int = 0,
+    mode: str = "unigram",
+    coverage: float = 1.0,
+    symbols: str = "",
+) -> str:
+    """Write ``output/tokens.txt`` (and ``bpe.model`` for ``bpe``); return a summary."""
+    sentences = read_sentences(texts)
+    temporary = fresh_dir(output)
+    if token_type == "bpe":
+        tokens = train_bpe(sentences, temporary, size, mode, coverage, symbols)
+    elif token_type == "char":
+        tokens = char_tokens(sentences)
+    else:
+        raise RecipeError(f"--token_type {token_type}: choose bpe or char")
+    tokens = ["<blank>", "<unk>", *tokens, "<sos/eos>"]
+    write_text(temporary / "tokens.txt", "".join(f"{t}\n" for t in tokens))
+    replace_dir(temporary, output)
+    return f"{os.path.join(output, 'tokens.txt')}: {len(tokens)} {token_type} tokens"
