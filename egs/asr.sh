@@ -1,0 +1,551 @@
+#!/usr/bin/env bash
+# The recipe driver: from a corpus on disk to a table of word error rates, with ESPnet's
+# stage numbers, option names and folders, without Kaldi and sclite.
+#
+#   1  data preparation (local/data.sh)    10  statistics       12  decoding
+#   3  check and format audio              11  training         13  scoring
+#   4  remove long and short utterances     5  token list
+#
+# It is called by a recipe's run.sh, in the recipe's folder; `run.sh --help` lists the
+# options. A stage that is done and unchanged is skipped (--rerun true does it again).
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export PYTHONPATH="${root}${PYTHONPATH:+:${PYTHONPATH}}"
+
+die() { echo "error: $*" >&2; exit 1; }
+log() { echo "$(date '+%Y-%m-%d %H:%M:%S') $*"; }
+
+# ---------------------------------------------------------------- options
+option_names=()
+help_text=
+option() {  # NAME DEFAULT HELP...
+    local name=$1 default=$2
+    shift 2
+    printf -v "${name}" %s "${default}"
+    option_names+=("${name}")
+    help_text+=$(printf '  --%-22s %s (default: "%s")' "${name}" "$*" "${default}")$'\n'
+}
+section() { help_text+=$'\n'"$1"$'\n'; }
+
+default_python=python3
+[ ! -x "${root}/.venv/bin/python" ] || default_python=${root}/.venv/bin/python
+cpus=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+gpus=0
+! nvidia-smi -L >/dev/null 2>&1 || gpus=1
+
+section "General"
+option stage 1 "First stage to run"
+option stop_stage 10000 "Last stage to run"
+option skip_data_prep false "Skip stages 1-5"
+option skip_train false "Skip stages 6-11"
+option skip_eval false "Skip stages 12-13"
+option rerun false "Run stages even if they are done and unchanged"
+option ngpu "${gpus}" "GPUs per node for training; 0: CPU"
+option num_nodes 1 "Nodes for training"
+option cpu_processes 1 "Training processes with --ngpu 0; each takes a part of every batch"
+option nj "${cpus}" "Parallel jobs in data preparation and statistics"
+option inference_nj "${cpus}" "Parallel jobs in decoding"
+option gpu_inference false "Decode on a GPU"
+option dumpdir dump "Folder for formatted data"
+option expdir exp "Folder for experiments"
+option python "${default_python}" "The python to use"
+option cuda_cmd "" "Job runner for several GPUs or nodes (slurm.pl ...); empty: our own"
+section "Data"
+option train_set "" "Training set (required)"
+option valid_set "" "Validation set (required)"
+option test_sets "" "Test sets, separated by spaces (required)"
+option local_data_opts "" "Further options for local/data.sh"
+option download false "Let stage 1 download the corpus if it is not there"
+option lang noinfo "Language, for names of folders"
+option speed_perturb_factors "" "Stage 2 comes later; see conf/ for on-the-fly perturbation"
+option feats_type raw "raw only"
+option audio_format flac "Format of resampled audio; flac only"
+option fs 16k "Sampling rate"
+option min_wav_duration 0.1 "Training utterances must be longer (seconds)"
+option max_wav_duration 20 "Training utterances must be shorter (seconds)"
+section "Tokens"
+option token_type bpe "bpe or char"
+option nbpe 30 "Number of BPE pieces"
+option bpemode unigram "unigram or bpe"
+option bpe_train_text "" "Text files for the tokens; empty: the training set's"
+option bpe_char_cover 1.0 "Character coverage of BPE"
+option bpe_nlsyms "" "User-defined BPE symbols, separated by commas"
+option nlsyms_txt none "List of non-linguistic symbols"
+option cleaner none "Text cleaner"
+option g2p none "Grapheme-to-phoneme method"
+section "Language model (stages 6-9 come later)"
+option use_lm false "Use a language model"
+option lm_config "" "Configuration of the language model"
+option lm_args "" "Options for training it"
+option lm_train_text "" "Text files to train it"
+option use_ngram false "Use an n-gram model"
+section "Training"
+option asr_config "" "Configuration (YAML)"
+option asr_args "" "Options that override it, split at spaces"
+option asr_tag "" "Suffix of the experiment's folder; empty: from the configuration"
+option asr_exp "" "The experiment's folder; overrides asr_tag"
+option asr_stats_dir "" "Folder of the statistics"
+option feats_normalize global_mvn "global_mvn, or utterance_mvn"
+option pretrained_model "" "Model to start from (espnet's --init_param)"
+option ignore_init_mismatch false "Take of pretrained_model what fits"
+option asr_speech_fold_length 800 "For batch_type folded"
+option asr_text_fold_length 150 "For batch_type folded"
+section "Decoding"
+option inference_config "" "Configuration (YAML)"
+option inference_args "" "Options that override it, split at spaces"
+option inference_tag "" "Suffix of the decoding's folder; empty: from the configuration"
+option inference_asr_model valid.acc.ave.pth "Model file in the experiment's folder"
+option inference_tool auto "espnet (asr_inference), ctc_greedy (batched greedy CTC)," \
+    "or auto: ctc_greedy if inference_config's file name starts with decode_ctc_greedy"
+option batch_size "" "Utterances decoded at once; empty: as the configuration says"
+
+while [ $# -gt 0 ]; do
+    case $1 in
+        --help | -h) printf 'Usage: run.sh [--option value | --option=value]...\n%s' \
+                            "${help_text}"; exit 0 ;;
+        --*=*) name=${1%%=*} value=${1#*=}; shift ;;
+        --*) [ $# -ge 2 ] || die "option $1 needs a value"
+             name=$1 value=$2; shift 2 ;;
+        *) die "'$1' is no option: options are --name value" ;;
+    esac
+    name=${name#--} name=${name//-/_}
+    if [[ " ${option_names[*]} " != *" ${name} "* ]]; then
+        near=$("${default_python}" -c 'import difflib, sys; print(" or ".join(
+            "--" + n for n in difflib.get_close_matches(sys.argv[1], sys.argv[2:])))' \
+            "${name}" "${option_names[@]}")
+        die "unknown option --${name}${near:+; did you mean ${near}}? --help lists all"
+    fi
+    printf -v "${name}" %s "${value}"
+done
+
+for name in train_set valid_set test_sets; do
+    [ -n "${!name}" ] || die "--${name} is required"
+done
+for name in stage stop_stage ngpu num_nodes cpu_processes nj inference_nj nbpe; do
+    [[ ${!name} =~ ^[0-9]+$ ]] || die "--${name} ${!name}: give a whole number"
+done
+for name in nj inference_nj num_nodes cpu_processes; do
+    [ "${!name}" -ge 1 ] || die "--${name} ${!name}: give at least 1"
+done
+for name in skip_data_prep skip_train skip_eval rerun gpu_inference download use_lm \
+    use_ngram ignore_init_mismatch; do
+    [[ ${!name} =~ ^(true|false)$ ]] || die "--${name} ${!name}: give true or false"
+done
+one_of() { [[ " $2 " == *" ${!1} "* ]] || die "--$1 '${!1}': choose one of $2"; }
+one_of token_type "bpe char"
+one_of bpemode "unigram bpe"
+one_of feats_type raw
+one_of audio_format flac
+one_of feats_normalize "global_mvn utterance_mvn"
+one_of inference_tool "auto espnet ctc_greedy"
+
+# A configuration is looked up in the recipe's folder, where the caller stood, in conf/.
+find_config() {  # NAME OF OPTION
+    local file=${!1} place
+    [ -n "${file}" ] || return 0
+    for place in "" "${ADASTRIDE_CALLER_DIR:-.}/" "${root}/" "${root}/conf/"; do
+        if [ -f "${place}${file}" ]; then
+            printf -v "$1" %s "${place}${file}"
+            return
+        fi
+    done
+    die "--$1 ${file}: there is no such file"
+}
+find_config asr_config
+find_config inference_config
+
+if [ -x "${python}" ]; then python_cmd=("${python}"); else read -ra python_cmd <<<"${python}"; fi
+command -v "${python_cmd[0]}" >/dev/null || die "--python ${python}: cannot be run"
+set -f  # split at spaces, no file name patterns
+# shellcheck disable=SC2206
+asr_words=(${asr_args}) inference_words=(${inference_args}) tests=(${test_sets})
+# shellcheck disable=SC2206
+data_words=(${local_data_opts})
+sets=()
+for name in "${train_set}" "${valid_set}" "${tests[@]}"; do
+    [[ " ${sets[*]-} " == *" ${name} "* ]] || sets+=("${name}")
+done
+set +f
+
+# ---------------------------------------------------------------- ESPnet's names
+data_feats=${dumpdir}/raw
+token_listdir=data/token_list
+[ "${lang}" = noinfo ] || token_listdir=data/${lang}_token_list
+case ${token_type} in
+    bpe) token_dir=${token_listdir}/bpe_${bpemode}${nbpe} bpemodel=${token_dir}/bpe.model
+         token_tag=bpe${nbpe} ;;
+    char) token_dir=${token_listdir}/char bpemodel=none token_tag=char ;;
+esac
+token_list=${token_dir}/tokens.txt
+lang_tag=
+[ "${lang}" = noinfo ] || lang_tag=_${lang}
+arguments_tag() { sed -e 's/--/_/g' -e 's/[ |=/]//g' <<<"$1"; }
+
+if [ -z "${asr_tag}" ]; then
+    asr_tag=train
+    [ -z "${asr_config}" ] || asr_tag=$(basename "${asr_config}" .yaml)
+    asr_tag+=_${feats_type}${lang_tag}_${token_tag}$(arguments_tag "${asr_args}")
+fi
+: "${asr_exp:=${expdir}/asr_${asr_tag}}"
+: "${asr_stats_dir:=${expdir}/asr_stats_${feats_type}${lang_tag}_${token_tag}}"
+if [ -z "${inference_tag}" ]; then
+    inference_tag=inference
+    [ -z "${inference_config}" ] || inference_tag=$(basename "${inference_config}" .yaml)
+    inference_tag+=$(arguments_tag "${inference_args}")
+    model_tag=${inference_asr_model//\//_}
+    inference_tag+=_asr_model_${model_tag%.*}
+fi
+if [ "${inference_tool}" = auto ]; then
+    case $(basename "${inference_config}") in
+        decode_ctc_greedy*) inference_tool=ctc_greedy ;;
+        *) inference_tool=espnet ;;
+    esac
+fi
+# ESPnet filters training and validation sets by duration; evaluation takes all of a set.
+evaluation_dir() {
+    case $1 in
+        "${train_set}" | "${valid_set}") echo "${data_feats}/org/$1" ;;
+        *) echo "${data_feats}/$1" ;;
+    esac
+}
+
+# ---------------------------------------------------------------- running things
+child=
+current=0
+interrupted() {
+    trap '' INT TERM
+    [ -z "${child}" ] || { kill -TERM -- "-${child}" 2>/dev/null; wait "${child}"; } || true
+    [ ! -t 1 ] || echo  # after the terminal's ^C
+    log "Interrupted in stage ${current}; nothing is lost: the same command goes on" \
+        "from there (or --stage ${current})" >&2
+    exit 130
+}
+trap interrupted INT TERM HUP
+
+# In the background, so that a signal is handled at once; with job control, so that the
+# command and its children are one process group.
+run() {
+    local status=0
+    set -m
+    "$@" &
+    child=$!
+    set +m
+    wait "${child}" || status=$?
+    child=
+    [ "${status}" -ne 130 ] || interrupted  # the signal came to the command alone
+    return "${status}"
+}
+ours() { local tool=$1; shift; run "${python_cmd[@]}" -m "espnet_adastride.bin.${tool}" "$@"; }
+lock() {  # FOLDER: wait|refuse; held until unlock or the end of this process
+    local wait=true
+    [ "$2" = wait ] || wait=false
+    mkdir -p "$1"
+    exec 9>>"$1/.lock"
+    ours lock_folder --wait "${wait}" 9 "$1/.lock"
+}
+unlock() { exec 9>&-; }
+is_done() {  # options of stage_stamp check
+    local status=0
+    ours stage_stamp check --rerun "${rerun}" "$@" || status=$?
+    case ${status} in
+        0) return 0 ;;
+        3) return 1 ;;
+        *) exit "${status}" ;;
+    esac
+}
+need() { [ -e "$1" ] || die "$1 is missing: run $2 first"; }
+later() { log "Stage $1: $2 comes later; $3"; }
+
+# ---------------------------------------------------------------- stages
+stage_1() {
+    [ -f local/data.sh ] || die "${PWD}/local/data.sh is missing: each recipe has one"
+    lock data wait
+    run bash local/data.sh --sets "${sets[*]}" --fs "${fs}" --nj "${nj}" \
+        --python "${python}" --download "${download}" --rerun "${rerun}" \
+        ${data_words[@]+"${data_words[@]}"}
+    unlock
+}
+
+stage_3() {
+    local name arguments=()
+    for name in "${sets[@]}"; do
+        need "data/${name}/wav.scp" "stage 1"
+        arguments+=(--set "data/${name}" "$(evaluation_dir "${name}")")
+    done
+    lock "${data_feats}" wait
+    ours format_data "${arguments[@]}" --fs "${fs}" --nj "${nj}" --rerun "${rerun}"
+    unlock
+}
+
+stage_4() {
+    local name arguments=()
+    for name in "${train_set}" "${valid_set}"; do
+        need "${data_feats}/org/${name}/.stage_done" "stage 3"
+        arguments+=(--set "${data_feats}/org/${name}" "${data_feats}/${name}")
+    done
+    lock "${data_feats}" wait
+    ours filter_data "${arguments[@]}" --fs "${fs}" --rerun "${rerun}" \
+        --min_wav_duration "${min_wav_duration}" --max_wav_duration "${max_wav_duration}"
+    unlock
+}
+
+stage_5() {
+    local file texts=() arguments=()
+    if [ -z "${bpe_train_text}" ]; then
+        texts=("${data_feats}/${train_set}/text")
+        need "${texts[0]}" "stage 4"
+    elif [ -f "${bpe_train_text}" ]; then
+        texts=("${bpe_train_text}")
+    else
+        read -ra texts <<<"${bpe_train_text}"
+    fi
+    for file in "${texts[@]}"; do arguments+=(--text "${file}"); done
+    lock "${token_listdir}" wait
+    ours make_token_list "${arguments[@]}" --output "${token_dir}" \
+        --token_type "${token_type}" --nbpe "${nbpe}" --bpemode "${bpemode}" \
+        --bpe_char_cover "${bpe_char_cover}" --bpe_nlsyms "${bpe_nlsyms}" \
+        --rerun "${rerun}"
+    unlock
+}
+
+# Options that statistics and training share; fills the array `common`.
+common_training_options() {
+    common=(
+        --use_preprocessor true --bpemodel "${bpemodel}" --token_type "${token_type}"
+        --token_list "${token_list}" --non_linguistic_symbols "${nlsyms_txt}"
+        --cleaner "${cleaner}" --g2p "${g2p}"
+        --valid_data_path_and_name_and_type "${data_feats}/${valid_set}/wav.scp,speech,sound"
+        --valid_data_path_and_name_and_type "${data_feats}/${valid_set}/text,text,text"
+        --train_data_path_and_name_and_type "${data_feats}/${train_set}/wav.scp,speech,sound"
+        --train_data_path_and_name_and_type "${data_feats}/${train_set}/text,text,text"
+    )
+    [ -z "${asr_config}" ] || common+=(--config "${asr_config}")
+    common+=(--frontend_conf "fs=${fs}")
+}
+# The files on which statistics and training depend; fills the array `training_files`.
+training_data_files() {
+    local name
+    training_files=("${token_list}")
+    [ "${bpemodel}" = none ] || training_files+=("${bpemodel}")
+    for name in "${train_set}" "${valid_set}"; do
+        need "${data_feats}/${name}/.stage_done" "stage 4"
+        training_files+=("${data_feats}/${name}"/{wav.scp,text})
+    done
+    need "${token_list}" "stage 5"
+}
+each() { local flag=$1 word; shift; words=(); for word in "$@"; do words+=("${flag}" "${word}"); done; }
+
+stage_10() {
+    local options logdir=${asr_stats_dir}/logdir jobs job common training_files words stamp
+    training_data_files
+    options=$("${python_cmd[@]}" -m espnet_adastride.bin.check_training --action read \
+        --asr_config "${asr_config}" --asr_args "${asr_args}")
+    each --input "${training_files[@]}"
+    stamp=(--stamp "${asr_stats_dir}/.stage_done")
+    lock "${asr_stats_dir}" wait
+    if ! is_done "${stamp[@]}" "${words[@]}" --option "fs=${fs}" \
+        --option "token_type=${token_type}" --option "configuration=${options}"; then
+        rm -rf "${logdir}"
+        jobs=$("${python_cmd[@]}" -m espnet_adastride.bin.split_scp --nj "${nj}" \
+            --split "${data_feats}/${train_set}/wav.scp" "${logdir}/train.JOB.scp" \
+            --split "${data_feats}/${valid_set}/wav.scp" "${logdir}/valid.JOB.scp")
+        common_training_options
+        log "collecting statistics in ${jobs} jobs, logs: ${logdir}/stats.*.log"
+        ours run_jobs "JOB=1:${jobs}" "${logdir}/stats.JOB.log" \
+            "${python_cmd[@]}" -m espnet_adastride.bin.run -m espnet2.bin.asr_train \
+            --collect_stats true "${common[@]}" \
+            --train_shape_file "${logdir}/train.JOB.scp" \
+            --valid_shape_file "${logdir}/valid.JOB.scp" \
+            --output_dir "${logdir}/stats.JOB" ${asr_words[@]+"${asr_words[@]}"}
+        words=()
+        for job in $(seq "${jobs}"); do words+=(--input_dir "${logdir}/stats.${job}"); done
+        ours run_jobs "${logdir}/aggregate.log" \
+            "${python_cmd[@]}" -m espnet2.bin.aggregate_stats_dirs "${words[@]}" \
+            --output_dir "${logdir}/joined"
+        ours finish_statistics --input_dir "${logdir}/joined" \
+            --output_dir "${asr_stats_dir}" --token_type "${token_type}" \
+            --token_list "${token_list}"
+        ours stage_stamp write "${stamp[@]}" --summary "${asr_stats_dir}" \
+            --output "${asr_stats_dir}/train/feats_stats.npz" \
+            --output "${asr_stats_dir}/train/speech_shape" \
+            --output "${asr_stats_dir}/train/text_shape.${token_type}" \
+            --output "${asr_stats_dir}/valid/speech_shape" \
+            --output "${asr_stats_dir}/valid/text_shape.${token_type}"
+    fi
+    unlock
+}
+
+stage_11() {
+    local name common training_files words stamp trainer runner start=()
+    local speech=speech_shape text=text_shape.${token_type}
+    training_data_files
+    for name in {train,valid}/{"${speech}","${text}"} train/feats_stats.npz; do
+        need "${asr_stats_dir}/${name}" "stage 10"
+    done
+    training_files+=("${asr_stats_dir}/train"/{"${speech}","${text}",feats_stats.npz})
+    lock "${asr_exp}" refuse
+    each --input "${training_files[@]}"
+    ours check_training --action start --asr_config "${asr_config}" \
+        --asr_args "${asr_args}" --asr_exp "${asr_exp}" "${words[@]}" \
+        --option "fs=${fs}" --option "token_type=${token_type}" \
+        --option "feats_normalize=${feats_normalize}" \
+        --option "pretrained_model=${pretrained_model}"
+    stamp=(--stamp "${asr_exp}/.stage_done")
+    if ! is_done "${stamp[@]}" --input "${asr_exp}/.training.json"; then
+        common_training_options
+        # ESPnet reads rank and address from the environment that torchrun sets
+        if [ "${ngpu}" -eq 0 ] && [ "${cpu_processes}" -gt 1 ]; then
+            start=(-m torch.distributed.run --standalone
+                --nproc_per_node "${cpu_processes}")
+        fi
+        trainer=(
+            "${python_cmd[@]}" ${start[@]+"${start[@]}"}
+            -m espnet_adastride.bin.run -m espnet2.bin.asr_train
+            "${common[@]}"
+            --valid_shape_file "${asr_stats_dir}/valid/${speech}"
+            --valid_shape_file "${asr_stats_dir}/valid/${text}"
+            --train_shape_file "${asr_stats_dir}/train/${speech}"
+            --train_shape_file "${asr_stats_dir}/train/${text}"
+            --fold_length "$((asr_speech_fold_length * 100))"
+            --fold_length "${asr_text_fold_length}"
+            --resume true --ignore_init_mismatch "${ignore_init_mismatch}"
+            --output_dir "${asr_exp}"
+        )
+        [ -z "${pretrained_model}" ] || trainer+=(--init_param "${pretrained_model}")
+        if [ "${feats_normalize}" = global_mvn ]; then
+            trainer+=(--normalize global_mvn
+                --normalize_conf "stats_file=${asr_stats_dir}/train/feats_stats.npz")
+        fi
+        trainer+=(${asr_words[@]+"${asr_words[@]}"})
+        log "training, log: ${asr_exp}/train.log"
+        if [ "${ngpu}" -le 1 ] && [ "${num_nodes}" -eq 1 ]; then
+            ours run_jobs --rotate true --training_log "${asr_exp}/train.log" \
+                "${asr_exp}/train.log" "${trainer[@]}" --ngpu "${ngpu}" \
+                ${start[@]+--multiprocessing_distributed false --dist_backend gloo}
+        else
+            runner=${cuda_cmd}
+            if [ -z "${runner}" ]; then
+                runner=$(printf '%q ' "${python_cmd[@]}" -m espnet_adastride.bin.run_jobs)
+            fi
+            ours run_jobs --grace 20 --training_log "${asr_exp}/train.log" \
+                "${asr_exp}/launch.log" "${python_cmd[@]}" -m espnet2.bin.launch \
+                --cmd "${runner} --name ${asr_exp##*/}" --log "${asr_exp}/train.log" \
+                --ngpu "${ngpu}" --num_nodes "${num_nodes}" \
+                --init_file_prefix "${asr_exp}/.dist_init_" \
+                --multiprocessing_distributed true -- "${trainer[@]}"
+        fi
+        ours stage_stamp write "${stamp[@]}" --summary "${asr_exp}: trained" \
+            --output "${asr_exp}/config.yaml" --output "${asr_exp}/*.ave.pth"
+    fi
+    unlock
+}
+
+stage_12() {
+    local name data output logdir jobs tool options=() stamp model
+    model=${asr_exp}/${inference_asr_model}
+    if [ ! -f "${model}" ]; then
+        die "${model} is missing: run stage 11 first, or name with --inference_asr_model" \
+            "one of: $(cd "${asr_exp}" 2>/dev/null && echo ./*.pth)"
+    fi
+    case ${inference_tool} in
+        ctc_greedy) tool=(-m espnet_adastride.bin.asr_inference_ctc) ;;
+        espnet) tool=(-m espnet_adastride.bin.run -m espnet2.bin.asr_inference) ;;
+    esac
+    [ -z "${inference_config}" ] || options+=(--config "${inference_config}")
+    [ -z "${batch_size}" ] || options+=(--batch_size "${batch_size}")
+    if ${gpu_inference}; then options+=(--ngpu 1); else options+=(--ngpu 0); fi
+    lock "${asr_exp}/${inference_tag}" refuse
+    for name in "${tests[@]}"; do
+        data=$(evaluation_dir "${name}")
+        need "${data}/.stage_done" "stage 3"
+        output=${asr_exp}/${inference_tag}/${name}
+        logdir=${output}/logdir
+        stamp=(--stamp "${output}/.decoding_done")
+        if is_done "${stamp[@]}" --input "${data}/wav.scp" --input "${model}" \
+            --input "${asr_exp}/config.yaml" --input "${inference_config}" \
+            --option "inference_args=${inference_args}" \
+            --option "inference_tool=${inference_tool}"; then
+            continue
+        fi
+        rm -rf "${logdir}"
+        jobs=$("${python_cmd[@]}" -m espnet_adastride.bin.split_scp \
+            --nj "${inference_nj}" --split "${data}/wav.scp" "${logdir}/keys.JOB.scp")
+        log "decoding ${name} in ${jobs} jobs, logs: ${logdir}/asr_inference.*.log"
+        ours run_jobs --decoding_dir "${logdir}" --total "$(wc -l <"${data}/wav.scp")" \
+            "JOB=1:${jobs}" "${logdir}/asr_inference.JOB.log" \
+            "${python_cmd[@]}" "${tool[@]}" \
+            --data_path_and_name_and_type "${data}/wav.scp,speech,sound" \
+            --key_file "${logdir}/keys.JOB.scp" \
+            --asr_train_config "${asr_exp}/config.yaml" --asr_model_file "${model}" \
+            --output_dir "${logdir}/output.JOB" "${options[@]}" \
+            ${inference_words[@]+"${inference_words[@]}"}
+        ours join_decoded --logdir "${logdir}" --data "${data}" \
+            --output_dir "${output}" --fs "${fs}"
+        ours stage_stamp write "${stamp[@]}" --summary "${output}/text" \
+            --output "${output}/text"
+    done
+    unlock
+}
+
+stage_13() {
+    local name data output inputs arguments
+    lock "${asr_exp}/${inference_tag}" refuse
+    for name in "${tests[@]}"; do
+        data=$(evaluation_dir "${name}")
+        output=${asr_exp}/${inference_tag}/${name}
+        need "${output}/.decoding_done" "stage 12"
+        arguments=(--token_type "${token_type}")
+        inputs=(--input "${data}/text" --input "${output}/text")
+        if [ "${bpemodel}" != none ]; then
+            arguments+=(--bpemodel "${bpemodel}")
+            inputs+=(--input "${bpemodel}")
+        fi
+        ours stage_stamp run --stamp "${output}/.scoring_done" --rerun "${rerun}" \
+            "${inputs[@]}" --output "${output}/score_wer/result.txt" \
+            --output "${output}/score_cer/result.txt" \
+            --summary "${output}/score_{wer,cer,ter}/result.txt" -- \
+            "${python_cmd[@]}" -m espnet_adastride.bin.score --ref "${data}/text" \
+            --hyp "${output}/text" --output "${output}" "${arguments[@]}"
+    done
+    unlock
+    ours score --results "${asr_exp}"
+}
+
+# ---------------------------------------------------------------- main
+titles=(
+    [1]="Data preparation: data/{${sets[*]}}"
+    [3]="Check and format audio: data -> ${data_feats}"
+    [4]="Remove long and short utterances: ${data_feats}/org -> ${data_feats}"
+    [5]="Token list: ${token_list}"
+    [10]="Statistics: ${asr_stats_dir}"
+    [11]="Training: ${asr_exp}"
+    [12]="Decoding: ${asr_exp}/${inference_tag} (${inference_tool})"
+    [13]="Scoring: ${asr_exp}/RESULTS.md"
+)
+wanted() {
+    [ "${stage}" -le "$1" ] && [ "$1" -le "${stop_stage}" ] || return 1
+    if [ "$1" -le 5 ]; then ! "${skip_data_prep}"
+    elif [ "$1" -le 11 ]; then ! "${skip_train}"
+    else ! "${skip_eval}"; fi
+}
+# A configuration that cannot be read should not be found after hours of preparation.
+if [ "${stage}" -le 11 ] && [ "${stop_stage}" -ge 10 ]; then
+    ours check_training --action read --asr_config "${asr_config}" \
+        --asr_args "${asr_args}" >/dev/null
+fi
+for current in $(seq 1 16); do
+    wanted "${current}" || continue
+    case ${current} in
+        2) [ -z "${speed_perturb_factors}" ] || later 2 "offline speed perturbation" \
+            "--speed_perturb_factors is ignored: use preprocessor_conf: data_aug_effects" ;;
+        6) ! "${use_lm}" || later "6-8" "the language model" "going on without" ;;
+        9) ! "${use_ngram}" || later 9 "the n-gram model" "going on without" ;;
+        14) later "14-16" "packing and uploading" \
+            "until then: ${python} -m espnet_adastride.bin.run -m espnet2.bin.pack asr" ;;
+        1 | 3 | 4 | 5 | 10 | 11 | 12 | 13)
+            log "Stage ${current}: ${titles[current]}"
+            started=${SECONDS}
+            "stage_${current}"
+            log "Stage ${current}: finished in $((SECONDS - started)) s" ;;
+    esac
+done

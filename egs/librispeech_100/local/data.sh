@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Stage 1 for corpora in LibriSpeech's layout: data/<set> for every set that is asked for.
+# Called by egs/asr.sh in the recipe's folder, with LIBRISPEECH from db.sh.
+set -euo pipefail
+sets= fs=16k nj=1 python=python3 download=false rerun=false
+while [ $# -gt 0 ]; do
+    case $1 in
+        --sets | --fs | --nj | --python | --download | --rerun)
+            printf -v "${1#--}" %s "$2"; shift 2 ;;
+        *) echo "error: local/data.sh knows no option $1 (--local_data_opts)" >&2; exit 1 ;;
+    esac
+done
+if [ -x "${python}" ]; then py=("${python}"); else read -ra py <<<"${python}"; fi
+
+parts_of() {  # SET: the parts of the corpus that it is made of
+    case $1 in
+        dev) echo "dev-clean dev-other" ;;
+        *) echo "${1//_/-}" ;;
+    esac
+}
+corpus=${LIBRISPEECH:?set LIBRISPEECH to the corpus, or write it into db.sh}
+[ ! -d "${corpus}/LibriSpeech" ] || corpus=${corpus}/LibriSpeech
+
+missing=()
+for name in ${sets}; do
+    for part in $(parts_of "${name}"); do
+        [ -d "${corpus}/${part}" ] || [[ " ${missing[*]-} " == *" ${part} "* ]] ||
+            missing+=("${part}")
+    done
+done
+if [ ${#missing[@]} -gt 0 ] && [ "${download}" = true ]; then
+    "${py[@]}" -m espnet_adastride.bin.download_librispeech --corpus "${LIBRISPEECH}" \
+        --part "${missing[@]}"
+    [ ! -d "${LIBRISPEECH}/LibriSpeech" ] || corpus=${LIBRISPEECH}/LibriSpeech
+elif [ ${#missing[@]} -gt 0 ]; then
+    found=$(cd "${corpus}" 2>/dev/null && ls -d -- */ 2>/dev/null | tr -d / | tr '\n' ' ') ||
+        found=
+    echo "error: ${missing[*]} not in ${corpus}, which holds: ${found:-nothing}; say where" \
+        "the corpus lies (LIBRISPEECH=/path or db.sh), name the sets that are there" \
+        "(--train_set, --valid_set, --test_sets), or give --download true" >&2
+    exit 1
+fi
+
+for name in ${sets}; do
+    read -ra parts <<<"$(parts_of "${name}")"
+    trees=()
+    for part in "${parts[@]}"; do trees+=(--tree "${corpus}/${part}"); done
+    "${py[@]}" -m espnet_adastride.bin.stage_stamp run --rerun "${rerun}" \
+        --stamp "data/${name}/.stage_done" "${trees[@]}" \
+        --output "data/${name}/wav.scp" --output "data/${name}/text" \
+        --output "data/${name}/utt2spk" --output "data/${name}/spk2utt" \
+        --summary "data/${name} from ${corpus}/{${parts[*]}}" -- \
+        "${py[@]}" -m espnet_adastride.bin.prepare_librispeech --corpus "${corpus}" \
+        --part "${parts[@]}" --output "data/${name}" --nj "${nj}"
+done
