@@ -1,0 +1,259 @@
+"""ESPnet builds, trains, saves and loads the plugin's models; its own are unchanged."""
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from espnet2.tasks.asr import ASRTask, encoder_choices, model_choices
+from espnet2.utils.get_default_kwargs import get_default_kwargs
+
+import espnet_adastride.plugin
+from espnet_adastride.plugin.errors import CheckpointMismatchError, ConfigurationError
+from espnet_adastride.plugin.espnet import Conv2dSubsampling, TooShortUttError
+from espnet_adastride.plugin.model import AdaStrideASRModel
+
+ENCODERS = ["conformer", "e_branchformer", "branchformer", "transformer"]
+TOKENS = ["<blank>", "<unk>", "a", "b", "c", "<sos/eos>"]
+
+
+def configuration(encoder="conformer", input_layer="adastride", model=None, **conf):
+    encoder_conf = dict(
+        output_size=16, num_blocks=2, attention_heads=2, input_layer=input_layer
+    )
+    if encoder in ("conformer", "transformer"):
+        encoder_conf["linear_units"] = 16
+    if encoder == "conformer":
+        encoder_conf["rel_pos_type"] = "latest"
+    encoder_conf.update(conf)
+    return argparse.Namespace(
+        token_list=TOKENS,
+        input_size=None,
+        frontend="default",
+        frontend_conf=dict(n_fft=512, hop_length=160, n_mels=40),
+        specaug=None,
+        normalize="utterance_mvn",
+        normalize_conf={},
+        preencoder=None,
+        encoder=encoder,
+        encoder_conf=encoder_conf,
+        postencoder=None,
+        decoder="transformer",
+        decoder_conf=dict(attention_heads=2, linear_units=16, num_blocks=1),
+        ctc_conf={},
+        model="espnet",
+        model_conf=dict(dict(ctc_weight=0.5), **(model or {})),
+        init=None,
+        joint_net_conf=None,
+    )
+
+
+def build(*args, **kwargs):
+    torch.manual_seed(3)
+    return ASRTask.build_model(configuration(*args, **kwargs))
+
+
+def batch():
+    torch.manual_seed(5)
+    return dict(
+        speech=torch.randn(2, 16000),
+        speech_lengths=torch.tensor([16000, 9000]),
+        text=torch.tensor([[2, 3, 4, 2], [3, 2, -1, -1]]),
+        text_lengths=torch.tensor([4, 2]),
+    )
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("word", ["adastride", "adastride_f", "strided_conv"])
+def test_trains_with_every_encoder(encoder, word):
+    model = build(encoder, word, input_layer_conf={"stride": 8})
+    loss, stats, _ = model(**batch())
+    loss.backward()
+    assert loss.isfinite()
+    missing = [n for n, p in model.named_parameters() if p.grad is None]
+    assert not missing  # an unused parameter stops distributed training
+    has_positions = word != "strided_conv"
+    for key in ("loss_vp", "empty_slots", "largest_jump"):
+        assert (key in stats) == has_positions
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_frames_of_a_batch_are_those_of_the_utterances_alone(encoder):
+    """ESPnet's own layers count 71 frames alone and 72 beside a longer utterance."""
+    model = build(encoder, "adastride").eval()
+    speech = torch.randn(2, 58080)
+    lengths = torch.tensor([58080, 46080])
+    with torch.no_grad():
+        _, together = model.encode(speech, lengths)
+        _, alone = model.encode(speech[1:, :46080], lengths[1:])
+    assert together[1] == alone[0]
+
+
+def test_positioning_loss_joins_the_training_loss():
+    rest = []
+    for weight in (0.0, 1.0, 20.0):
+        conf = {"stride": 4, "vp_weight": weight, "score_bound": None}
+        model = build(input_layer_conf=conf).eval()
+        torch.manual_seed(6)
+        for downsampler in model.encoder.embed.downsamplers:
+            torch.nn.init.normal_(downsampler.score.weight, std=3.0)
+        loss, stats, _ = model(**batch())
+        rest.append((loss - weight * stats["loss_vp"]).item())
+        assert stats["loss"].item() == pytest.approx(loss.item())
+        assert stats["loss_vp"].item() > 0
+        assert 0 < stats["empty_slots"].item() < 1
+        assert stats["largest_jump"].item() > 1
+    assert rest[1:] == pytest.approx(rest[:1] * 2, rel=1e-5)
+
+
+def test_intermediate_ctc_and_all_hidden_states():
+    model = build(
+        "conformer",
+        "adastride",
+        model=dict(interctc_weight=0.3),
+        interctc_layer_idx=[1],
+        interctc_use_conditioning=True,
+    )
+    _, stats, _ = model(**batch())
+    assert stats["loss_interctc_layer1"].isfinite()
+    features = torch.randn(1, 50, 40)
+    encoder = build("conformer", "adastride").eval().encoder
+    (out, hidden), lengths, _ = encoder(
+        features, torch.tensor([50]), return_all_hs=True
+    )
+    assert len(hidden) == 2 and all(h.shape == out.shape for h in hidden)
+    assert lengths.tolist() == [13]
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_too_short_utterances_are_refused_as_espnet_does(encoder):
+    model = build(encoder, "adastride").eval()
+    with pytest.raises(TooShortUttError, match="too short"):
+        model.encoder(torch.randn(1, 3, 40), torch.tensor([3]))
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("word", ["conv2d", "conv2d6", "linear"])
+def test_stock_input_layers_are_untouched(encoder, word):
+    """Outputs with and without the plugin are identical, given the same seed."""
+    stock = type(build(encoder, word).encoder).__mro__[2]
+    assert stock.__module__.startswith("espnet2.")
+    conf = configuration(encoder, word).encoder_conf
+    torch.manual_seed(3)
+    theirs = stock(input_size=40, **conf).eval()
+    torch.manual_seed(3)
+    ours = encoder_choices.get_class(encoder)(input_size=40, **conf).eval()
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    x, lengths = torch.randn(2, 50, 40), torch.tensor([50, 31])
+    for mine, other in zip(ours(x, lengths)[:2], theirs(x, lengths)[:2]):
+        assert torch.equal(mine, other)
+
+
+def test_model_with_a_stock_layer_reports_what_espnet_reports():
+    from espnet2.asr.espnet_model import ESPnetASRModel
+
+    model = build("conformer", "conv2d").eval()
+    theirs = ESPnetASRModel.forward(model, **batch())
+    ours = model(**batch())
+    assert torch.equal(ours[0], theirs[0])
+    assert ours[1].keys() == theirs[1].keys()
+
+
+def test_defaults_reach_the_configuration_file():
+    defaults = get_default_kwargs(encoder_choices.get_class("conformer"))
+    assert defaults["input_layer"] == "conv2d"
+    assert defaults["input_layer_conf"] == {}
+    assert defaults["macaron_style"] is False
+
+
+@pytest.mark.parametrize(
+    "word, conf, message",
+    [
+        ("adastrid", {}, "unknown input_layer 'adastrid'.*'adastride'.*conv2d6"),
+        ("conv2d", {"stride": 4}, "input_layer is 'conv2d', which takes none"),
+        ("adastride", {"stride": 0.5}, "stride must be a real number >= 1"),
+    ],
+)
+def test_wrong_words_fail_when_the_model_is_built(word, conf, message):
+    with pytest.raises(ConfigurationError, match=message):
+        build("conformer", word, input_layer_conf=conf)
+
+
+def test_registration_is_idempotent():
+    before = dict(encoder_choices.classes)
+    espnet_adastride.plugin.register()
+    assert encoder_choices.classes == before
+    assert model_choices.classes["espnet"] is AdaStrideASRModel
+
+
+def test_an_unfitting_checkpoint_is_refused_with_its_keys():
+    adaptive = build("conformer", "adastride")
+    state = adaptive.state_dict()
+    assert adaptive.load_state_dict(state, strict=False)
+    renamed = {k.replace("score.weight", "scores"): v for k, v in state.items()}
+    with pytest.raises(CheckpointMismatchError) as error:
+        adaptive.load_state_dict(renamed, strict=False)
+    assert "missing: encoder.embed.downsamplers.0.score.weight" in str(error.value)
+    assert "not in the model: encoder.embed.downsamplers.0.scores" in str(error.value)
+    stock = build("conformer", "conv2d")
+    with pytest.raises(CheckpointMismatchError, match="encoder.embed"):
+        stock.load_state_dict(state, strict=False)
+    # ESPnet's leniency elsewhere stays ESPnet's
+    partial = {k: v for k, v in stock.state_dict().items() if "decoder" not in k}
+    stock.load_state_dict(partial, strict=False)
+    other = build("conformer", "adastride", input_layer_conf={"channels": 4})
+    with pytest.raises(CheckpointMismatchError, match=r"another shape: encoder\.embed"):
+        other.load_state_dict(state, strict=False)
+
+
+def test_input_layer_is_a_conv2d_subsampling_for_espnet():
+    layer = build("conformer", "adastride").encoder.embed
+    assert isinstance(layer, Conv2dSubsampling)
+    assert layer[-1] is layer.out[-1]
+
+
+def test_spawned_children_get_the_plugin(tmp_path):
+    """multiprocessing's spawn re-imports the main module by name, and nothing else."""
+    tool = tmp_path / "spawning_tool.py"
+    tool.write_text(
+        "import multiprocessing\n"
+        "from spawning_child import child\n"
+        "def main():\n"
+        "    context = multiprocessing.get_context('spawn')\n"
+        "    process = context.Process(target=child)\n"
+        "    process.start(); process.join()\n"
+        "    raise SystemExit(process.exitcode)\n"
+        "if __name__ == '__main__':\n"
+        "    main()\n"
+    )
+    (tmp_path / "spawning_child.py").write_text(
+        "def child():\n"
+        "    from espnet2.tasks.asr import encoder_choices\n"
+        "    name = encoder_choices.classes['conformer'].__module__\n"
+        "    raise SystemExit(0 if name.startswith('espnet_adastride') else 7)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-m", "espnet_adastride.bin.run", "-m", "spawning_tool"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        timeout=300,
+    )
+    assert result.returncode == 0
+
+
+def test_runner_prints_a_mistake_as_one_line(capsys):
+    from espnet_adastride.bin import run
+
+    code = (
+        "from espnet_adastride.plugin.errors import ConfigurationError\n"
+        "raise ConfigurationError('encoder_conf: culprit and mend')"
+    )
+    with pytest.raises(SystemExit, match="^error: encoder_conf: culprit and mend$"):
+        run.main(["-c", code])
+    with pytest.raises(SystemExit):
+        run.main(["--help"])
+    assert "espnet2.bin.asr_train" in capsys.readouterr().out
+    assert importlib.util.find_spec("espnet_adastride.bin.run")

@@ -1,0 +1,147 @@
+"""The input layer: lengths, padding, stages, methods, and one line for every
+mistake."""
+
+import math
+
+import pytest
+import torch
+
+from espnet_adastride import available_downsamplers
+from espnet_adastride.downsampling import AdaStride, AdaStrideF
+from espnet_adastride.plugin.errors import ConfigurationError
+from espnet_adastride.plugin.subsampling import (
+    TRUNKS,
+    AdaptiveSubsampling,
+    stage_strides,
+)
+
+BINS, WIDTH = 40, 8
+
+
+def build(**conf):
+    layer = AdaptiveSubsampling(BINS, WIDTH, 0.0, torch.nn.Identity(), **conf).eval()
+    for downsampler in layer.downsamplers:
+        if hasattr(downsampler, "score"):
+            torch.nn.init.normal_(downsampler.score.weight)
+    return layer
+
+
+def mask_of(lengths, steps):
+    return (torch.arange(steps)[None] < lengths[:, None]).unsqueeze(1)
+
+
+@pytest.mark.parametrize(
+    "stride, stages",
+    [
+        (1, [1]),
+        (2, [2]),
+        (4, [2, 2]),
+        (6, [2, 3]),
+        (8, [2, 2, 2]),
+        (12, [2, 2, 3]),
+        (5, [5]),
+        (5.5, [5.5]),
+        ([4, 2], [4, 2]),
+        ([1.5, 3], [1.5, 3]),
+    ],
+)
+def test_stages_of_a_stride(stride, stages):
+    assert stage_strides(stride) == stages
+
+
+@pytest.mark.parametrize("trunk", TRUNKS)
+@pytest.mark.parametrize("method", available_downsamplers())
+@pytest.mark.parametrize("stride", [1, 4, 6])
+def test_alone_equals_padded(method, trunk, stride):
+    layer = build(method=method, trunk=trunk, stride=stride)
+    lengths = torch.tensor([60, 59, 23, 7])
+    x = torch.randn(4, 66, BINS)
+    for row, n in zip(x, lengths):
+        row[n:] = 1e4
+    with torch.no_grad():
+        out, mask = layer(x, mask_of(lengths, 66))
+        expected = [math.ceil(int(n) / stride) for n in lengths]
+        assert mask.sum(-1).flatten().tolist() == expected
+        assert layer.output_lengths(lengths).tolist() == expected
+        for row, n, m in zip(range(4), lengths, expected):
+            alone, alone_mask = layer(
+                x[row : row + 1, :n], mask_of(lengths[row : row + 1], int(n))
+            )
+            assert alone_mask.all() and alone_mask.size(2) == m
+            torch.testing.assert_close(out[row, :m], alone[0], atol=1e-5, rtol=1e-5)
+
+
+def test_one_method_per_stage():
+    layer = build(
+        stride=8, method=["strided_conv", "adastride_f", "adastride"], sigma_square=7.0
+    )
+    kinds = [type(downsampler) for downsampler in layer.downsamplers]
+    assert kinds == [torch.nn.Identity, AdaStrideF, AdaStride]
+    assert layer.conv[0].conv.stride == (2, 2)  # strided_conv: in the trunk itself
+    assert layer.conv[1].conv.stride == (1, 2)
+    assert [d.sigma_square for d in layer.downsamplers[1:]] == [7.0, 7.0]
+    # what trains, unless told otherwise; null is the published form
+    assert layer.downsamplers[1].empty_slots == "nearest"
+    assert layer.downsamplers[2].score_bound == 1.0
+    assert build(score_bound=None).downsamplers[0].score_bound is None
+
+
+def test_strided_conv_is_conv2d_subsampling_with_padding_in_time():
+    """The fair baseline: the parameters and arithmetic of ESPnet's own layer."""
+    from espnet_adastride.plugin.espnet import Conv2dSubsampling
+
+    ours = build(method="strided_conv", stride=4)
+    stock = Conv2dSubsampling(BINS, WIDTH, 0.0, torch.nn.Identity()).eval()
+    state = {
+        key.replace("conv.0.", "conv.0.conv.").replace("conv.2.", "conv.1.conv."): value
+        for key, value in stock.state_dict().items()
+    }
+    ours.load_state_dict(state)
+    x = torch.randn(2, 51, BINS)
+    mine, _ = ours(x, None)
+    theirs, _ = stock(torch.nn.functional.pad(x, (0, 0, 1, 0)), None)
+    # one frame of padding before puts both on the same grid; the second convolution's
+    # own padding touches the first output frame only
+    frames = theirs.size(1) - 1
+    torch.testing.assert_close(
+        stock(x[:, 1:], None)[0][:, :frames], mine[:, 1 : 1 + frames], atol=1e-5, rtol=0
+    )
+
+
+def test_trace_is_taken_once_and_gradients_reach_the_scores():
+    layer = build(method="adastride", stride=4).train()
+    lengths = torch.tensor([30, 17])
+    out, _ = layer(torch.randn(2, 30, BINS), mask_of(lengths, 30))
+    trace = layer.take_trace()
+    assert [stage.input_lengths.tolist() for stage in trace] == [[30, 17], [15, 9]]
+    assert [stage.output_lengths.tolist() for stage in trace] == [[15, 9], [8, 5]]
+    assert layer.take_trace() == ()
+    (out.sum() + sum(stage.aux_loss for stage in trace)).backward()
+    for name, parameter in layer.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize(
+    "conf, message",
+    [
+        ({"stride": 0.5}, "stride must be a real number >= 1, got 0.5"),
+        ({"stride": []}, "list of stages is empty"),
+        ({"stride": "four"}, "stride must be a real number >= 1, got 'four'"),
+        ({"strid": 4}, "unknown key 'strid'.*did you mean 'stride'"),
+        ({"method": "avg_pool", "sigma_square": 5}, "unknown key 'sigma_square'"),
+        ({"sigma_square": -5}, "sigma_square must be a number above 0, got -5"),
+        ({"method": "adastrid"}, "unknown method 'adastrid'.*did you mean 'adastride'"),
+        ({"method": ["adastride"], "stride": 8}, "method names 1 .* stride has 3"),
+        ({"method": "avg_pool", "stride": 2.5}, "whole strides only, got 2.5"),
+        ({"method": "strided_conv", "stride": 2.5}, "whole strides only, got 2.5"),
+        ({"trunk": "conv3d"}, "unknown trunk 'conv3d'.*conv1d"),
+        ({"channels": 0}, "channels must be a whole number"),
+        ({"vp_weight": -1}, "vp_weight must be at least 0"),
+        ({"stride": 1024}, "halves the mel bins"),
+    ],
+)
+def test_every_mistake_is_one_line_that_names_it(conf, message):
+    with pytest.raises(ConfigurationError, match=message) as error:
+        AdaptiveSubsampling(BINS, WIDTH, **conf)
+    assert "\n" not in str(error.value)
+    assert str(error.value).startswith("encoder_conf: input_layer_conf: ")

@@ -1,0 +1,253 @@
+"""The recipe driver egs/asr.sh: options, interruptions, and all stages end to end.
+
+Each test works in a copy of ``egs`` whose path holds a space.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SETS = ["--train_set", "train", "--valid_set", "dev", "--test_sets", "test"]
+
+CONFIG = """\
+encoder: conformer
+encoder_conf:
+    output_size: 16
+    attention_heads: 2
+    linear_units: 32
+    num_blocks: 1
+    input_layer: {input_layer}
+    cnn_module_kernel: 7
+decoder: transformer
+decoder_conf: {{attention_heads: 2, linear_units: 32, num_blocks: 1}}
+model_conf: {{ctc_weight: 0.5}}
+frontend_conf: {{n_fft: 512, win_length: 400, hop_length: 160, n_mels: 20}}
+batch_type: numel
+batch_bins: 400000
+num_workers: 0
+num_att_plot: 0
+max_epoch: 2
+keep_nbest_models: 2
+best_model_criterion: [[valid, cer_ctc, min]]
+optim_conf: {{lr: 0.002}}
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """A recipe's folder of its own, beside a copy of egs/asr.sh."""
+    repo = tmp_path / "a clone"
+    shutil.copytree(
+        ROOT / "egs",
+        repo / "egs",
+        ignore=shutil.ignore_patterns("data", "dump", "exp", "corpus", "downloads"),
+    )
+    for name in ("espnet_adastride", "conf"):
+        (repo / name).symlink_to(ROOT / name)
+    folder = repo / "egs" / "mine"
+    (folder / "local").mkdir(parents=True)
+    return folder
+
+
+def run(folder, *options, script="../asr.sh", **settings):
+    """Run a driver; return its status, standard output and standard error."""
+    done = subprocess.run(
+        ["bash", str(script), "--python", sys.executable, *map(str, options)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        **settings,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def one_line(result):
+    """Return the one line in which a driver failed."""
+    status, _, errors = result
+    assert status == 1
+    lines = errors.splitlines()
+    assert len(lines) == 1, errors
+    return lines[0]
+
+
+# ------------------------------------------------------------------ options
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--stgae", "3"], "unknown option --stgae; did you mean --stage"),
+        (["--asr-confg=x"], "unknown option --asr_confg; did you mean --asr_config"),
+        (["--stage"], "option --stage needs a value"),
+        (["here"], "'here' is no option"),
+        ([], "--train_set is required"),
+        ([*SETS, "--nj", "many"], "--nj many: give a whole number"),
+        ([*SETS, "--inference_nj=0"], "--inference_nj 0: give at least 1"),
+        ([*SETS, "--rerun", "yes"], "--rerun yes: give true or false"),
+        ([*SETS, "--token_type", "phn"], "--token_type 'phn': choose one of bpe char"),
+        ([*SETS, "--asr_config", "no.yaml"], "--asr_config no.yaml: there is no such"),
+        ([*SETS, "--python", "no-python"], "--python no-python: cannot be run"),
+        ([*SETS, "--stop_stage", "1"], "local/data.sh is missing"),
+        ([*SETS, "--stage", "3", "--stop_stage", "3"], "run stage 1 first"),
+        ([*SETS, "--stage", "4", "--stop_stage", "4"], "run stage 3 first"),
+        ([*SETS, "--stage", "10"], "run stage 4 first"),
+        ([*SETS, "--stage", "12"], "run stage 11 first"),
+    ],
+)
+def test_a_wrong_option_ends_in_one_line(recipe, options, words):
+    assert words in one_line(run(recipe, *options))
+    assert not (recipe / "exp").exists()
+
+
+def test_help_lists_every_option_with_its_default(recipe):
+    status, text, _ = run(recipe, "--help")
+    assert status == 0
+    assert re.search(r'--max_wav_duration +.*\(default: "20"\)', text)
+    script = (ROOT / "egs" / "asr.sh").read_text()
+    names = re.findall(r"^option (\w+) ", script, re.M)
+    assert len(names) > 50
+    for name in names:
+        assert f"  --{name} " in text
+
+
+def test_espnets_options_are_taken(recipe):
+    """Every option that espnet's librispeech_100 and its users give is known."""
+    words = """stage stop_stage ngpu num_nodes nj inference_nj gpu_inference dumpdir
+    expdir python speed_perturb_factors min_wav_duration max_wav_duration token_type
+    nbpe bpemode use_lm lm_config asr_config asr_args asr_tag asr_exp asr_stats_dir
+    pretrained_model inference_config inference_args inference_tag inference_asr_model
+    train_set valid_set test_sets lm_train_text bpe_train_text lang""".split()
+    text = run(recipe, "--help")[1]
+    assert [w for w in words if f"  --{w} " not in text] == []
+
+
+def test_stages_that_come_later_say_so_and_go_on(recipe):
+    later = [("2", "--speed_perturb_factors=0.9 1.0 1.1"), ("6", "--use-lm=true")]
+    for stage, option in later:
+        arguments = [f"--stage={stage}", f"--stop_stage={stage}", option]
+        status, text, _ = run(recipe, *SETS, *arguments)
+        assert status == 0 and "comes later" in text and len(text.splitlines()) == 1
+    status, text, _ = run(recipe, *SETS, "--stage", "14")
+    assert status == 0 and "espnet2.bin.pack" in text
+
+
+def test_a_configuration_is_found_where_the_caller_stands(recipe, tmp_path):
+    (tmp_path / "mine.yaml").write_text("- this is no mapping\n")
+    environment = {**os.environ, "ADASTRIDE_CALLER_DIR": str(tmp_path)}
+    options = [*SETS, "--stage", "11", "--asr_config", "mine.yaml"]
+    line = one_line(run(recipe, *options, env=environment))
+    assert f"{tmp_path}/mine.yaml: must hold 'option: value' lines" in line
+
+
+# ------------------------------------------------------------------ interruptions
+@pytest.mark.parametrize("whom", ["driver", "terminal"])
+def test_an_interruption_ends_the_children_and_says_how_to_go_on(recipe, whom):
+    (recipe / "local" / "data.sh").write_text(
+        "sleep 300 & echo $! > pid.new; mv pid.new pid; wait; wait\n"
+    )
+    process = subprocess.Popen(
+        ["bash", "../asr.sh", "--python", sys.executable, *SETS],
+        cwd=recipe,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 90
+    while not (recipe / "pid").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    if whom == "driver":
+        process.send_signal(signal.SIGTERM)
+    else:
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+    text, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert len(re.findall("Interrupted in stage 1; nothing is lost", text)) == 1
+    pid = int((recipe / "pid").read_text())
+    for _ in range(100):
+        if not Path(f"/proc/{pid}/cmdline").exists():
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("the child of local/data.sh still runs")
+
+
+# ------------------------------------------------------------------ librispeech_100
+def test_missing_corpus_and_missing_parts_end_in_one_line(recipe, tmp_path):
+    script = recipe.parent / "librispeech_100" / "run.sh"
+    environment = {**os.environ, "LIBRISPEECH": "no where"}  # from where we stand
+    line = one_line(run(tmp_path, "--stop_stage=1", script=script, env=environment))
+    assert f"not in {tmp_path}/no where, which holds: nothing" in line
+
+    (tmp_path / "corpora" / "LibriSpeech" / "train-clean-100").mkdir(parents=True)
+    environment["LIBRISPEECH"] = str(tmp_path / "corpora")
+    line = one_line(run(tmp_path, "--stop_stage=1", script=script, env=environment))
+    assert "dev-clean dev-other test-clean test-other not in" in line
+    assert "holds: train-clean-100" in line and "--download true" in line
+
+
+# ------------------------------------------------------------------ end to end
+@pytest.mark.e2e
+def test_all_stages_on_a_handful_of_utterances(recipe, tmp_path):
+    pytest.importorskip("espeakng_loader")
+    folder = recipe.parent / "mini_espeak"
+    (tmp_path / "tiny.yaml").write_text(CONFIG.format(input_layer="adastride"))
+    minutes = "--train_minutes 0.5 --dev_minutes 0.1 --test_minutes 0.1"
+    options = ["--local_data_opts", minutes, "--asr_config", "tiny.yaml"]
+    options += ["--nbpe=40", "--ngpu=0", "--nj=2", "--inference_nj=1"]
+    options += ["--token_type=bpe", "--inference_config=decode_ctc_greedy.yaml"]
+    common = {"script": folder / "run.sh"}
+
+    status, text, errors = run(tmp_path, *options, **common)
+    assert status == 0, text + errors
+    exp = folder / "exp" / "asr_tiny_raw_en_bpe40"
+    stats = folder / "exp" / "asr_stats_raw_en_bpe40"
+    decoded = exp / "decode_ctc_greedy_asr_model_valid.cer_ctc.ave" / "test_mini"
+    for path in (
+        folder / "data" / "train_mini" / "wav.scp",
+        folder / "dump" / "raw" / "org" / "train_mini" / "utt2num_samples",
+        folder / "dump" / "raw" / "train_mini" / "text",
+        folder / "data" / "en_token_list" / "bpe_unigram40" / "bpe.model",
+        stats / "train" / "feats_stats.npz",
+        exp / "config.yaml",
+        exp / "valid.cer_ctc.ave.pth",
+        exp / "RESULTS.md",
+        decoded / "score_wer" / "result.txt",
+    ):
+        assert path.exists(), path
+    shapes = (stats / "train" / "text_shape.bpe").read_text().splitlines()
+    assert shapes and all(line.endswith(",40") for line in shapes)
+    assert re.search(
+        r"^epoch 2/2, loss train [\d.]+ valid [\d.]+.* loss_vp ", text, re.M
+    )
+    assert "real-time factor" in text
+    references = (folder / "dump" / "raw" / "test_mini" / "text").read_text()
+    count, words = len(references.splitlines()), len(references.split())
+    row = f"test_mini|{count}|{words - count}|"
+    assert row in (exp / "RESULTS.md").read_text() and row in text
+
+    # once more: everything is found done; an experiment with other options is refused
+    model = (exp / "valid.cer_ctc.ave.pth").resolve().stat().st_mtime_ns
+    status, text, errors = run(tmp_path, *options, **common)
+    assert status == 0, text + errors
+    for stage in (1, 3, 4, 5, 10, 11, 12, 13):
+        part = text.split(f" Stage {stage}: ", 1)[1].split(f" Stage {stage}: ", 1)[0]
+        assert "done and unchanged" in part, part
+    assert (exp / "valid.cer_ctc.ave.pth").resolve().stat().st_mtime_ns == model
+    (tmp_path / "tiny.yaml").write_text(CONFIG.format(input_layer="conv2d"))
+    line = one_line(run(tmp_path, *options, "--stage", "11", **common))
+    assert "encoder_conf.input_layer was adastride, is conv2d" in line
+
+    # a misspelt word ends in one line that names the log and the choices
+    (tmp_path / "tiny.yaml").write_text(CONFIG.format(input_layer="adastrid"))
+    bad = ["--asr_tag", "bad", "--stage", "11", "--stop_stage", "11"]
+    line = one_line(run(tmp_path, *options, *bad, **common))
+    assert "exp/asr_bad/train.log" in line and "'adastrid'" in line

@@ -1,0 +1,52 @@
+"""Imports flow one way: output <- methods <- registry <- plugin <- bin."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "espnet_adastride"
+
+
+def imports_of(path):
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def layer_of(path):
+    return path.relative_to(PACKAGE).parts[0] if path.parent != PACKAGE else ""
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_only_the_glue_imports_espnet(path):
+    names = imports_of(path)
+    espnet = {n for n in names if n.split(".")[0] in ("espnet", "espnet2")}
+    plugin = {n for n in names if n.startswith("espnet_adastride.plugin")}
+    commands = {n for n in names if n.startswith("espnet_adastride.bin")}
+    if layer_of(path) not in ("plugin", "bin"):
+        assert not espnet and not plugin and not commands
+    if layer_of(path) == "plugin":
+        assert not commands
+    if layer_of(path) == "downsampling":
+        allowed = {"torch", "espnet_adastride"} | set(sys.stdlib_module_names)
+        assert {n.split(".")[0] for n in names} <= allowed
+        if path.name not in ("registry.py", "__init__.py"):
+            assert "espnet_adastride.downsampling.registry" not in names
+
+
+def test_importing_the_library_leaves_espnet_alone():
+    code = (
+        "import sys, espnet_adastride, espnet_adastride.downsampling\n"
+        "bad = [m for m in sys.modules if m.split('.')[0] in ('espnet', 'espnet2')]\n"
+        "sys.exit(str(bad) if bad else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

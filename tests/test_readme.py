@@ -1,0 +1,73 @@
+"""The README's snippets run, its YAML builds, its files and commands exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_python_snippets_run_with_the_shapes_they_state():
+    (snippet,) = blocks("python")
+    scope = {}
+    exec(snippet, scope)
+    out = scope["out"]
+    assert out.output.shape == (8, 250, 256)
+    assert out.lengths.tolist() == [250, 225, 200, 175, 150, 125, 100, 1]
+    assert out.positions.shape == (8, 1000) and out.positions.dtype == torch.float64
+    assert out.aux_loss.shape == ()
+
+
+def test_the_yaml_diff_builds_an_encoder():
+    yaml = pytest.importorskip("yaml")
+    from espnet2.tasks.asr import encoder_choices
+
+    import espnet_adastride.plugin  # noqa: F401
+
+    (diff,) = blocks("diff")
+    after = "\n".join(
+        line[1:] for line in diff.splitlines() if not line.startswith("-")
+    )
+    conf = yaml.safe_load(after)
+    encoder = encoder_choices.get_class(conf["encoder"])
+    encoder = encoder(80, rel_pos_type="latest", num_blocks=1, **conf["encoder_conf"])
+    _, lengths, _ = encoder.eval()(torch.randn(1, 81, 80), torch.tensor([81]))
+    assert lengths.tolist() == [11]
+
+
+def test_files_and_commands_exist():
+    for name in re.findall(
+        r"`((?:conf|egs|benchmarks|espnet_adastride)/[\w./]*)`", README
+    ):
+        if "/exp/" not in name:
+            assert (ROOT / name).exists(), name
+    for name in re.findall(r"\]\(([\w./]+)\)", README):
+        assert (ROOT / name).exists(), name
+    targets = re.findall(r"^make (\w+)$", README, flags=re.MULTILINE)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert {"demo", "test"} <= set(targets)
+    assert all(f"\n{target}:" in makefile for target in targets)
+
+
+def test_every_word_of_the_table_is_an_option_and_every_option_is_in_it():
+    from espnet_adastride import available_downsamplers
+    from espnet_adastride.downsampling import downsampler_class
+    from espnet_adastride.downsampling.registry import downsampler_options
+    from espnet_adastride.plugin.subsampling import OWN_WORDS
+
+    section = README.split("| `input_layer_conf` |")[1].split("\n\n")[0]
+    words = set(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE))
+    known = set(OWN_WORDS)
+    for name in available_downsamplers():
+        assert f"`{name}`" in README
+        known |= set(downsampler_options(name))
+        for word, value in downsampler_class(name).training_defaults.items():
+            assert re.search(rf"^\| `{word}` \| `?{value}`? \|", section, re.MULTILINE)
+    assert words == known
