@@ -20,6 +20,7 @@ import runpy
 import sys
 
 import torch
+from torch import distributed
 
 import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
 from espnet_adastride import atomic_save
@@ -69,6 +70,17 @@ def set_cpu_precision(precision):
         )
 
 
+def leave_together():
+    """End a distributed run in order: no process goes before the last one is done.
+
+    ESPnet leaves the process group open; a Gloo process whose peer has gone already can
+    then be aborted at exit, and the launcher calls the finished training a failure.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
 def main(cmd=None):
     """Run the tool; print a user's mistake as one line and exit with 1."""
     set_cpu_precision(os.environ.get("ADASTRIDE_CPU_PRECISION", ""))
@@ -84,6 +96,7 @@ def main(cmd=None):
             exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
         else:
             runpy.run_path(target, run_name="__main__")
+        leave_together()
     except PluginError as error:
         sys.exit(f"error: {error}")
 
