@@ -43,12 +43,12 @@ from espnet_adastride import espeak
 from espnet_adastride.espeak import Voice, synthesise
 
 GRAMMAR = Path(__file__).parent / "data" / "mini_espeak_grammar.yaml"
-FORMAT = 1  # raise when the audio made from the same options changes
+FORMAT = 2  # raise when the audio made from the same options changes
 FS = 16000  # Hz
 
 PARTS = ("train-mini", "dev-mini", "test-mini")
 DEFAULT_MINUTES = {"train-mini": 90.0, "dev-mini": 4.0, "test-mini": 8.0}
-MAX_SPEAKERS = {"train-mini": 56, "dev-mini": 8, "test-mini": 16}
+MAX_SPEAKERS = {"train-mini": 162, "dev-mini": 8, "test-mini": 16}
 FIRST_SPEAKER = {"train-mini": 1001, "dev-mini": 2001, "test-mini": 3001}
 MIN_SPEAKER_UTTERANCES = 8  # a small corpus has fewer speakers, not emptier ones
 CHAPTER_UTTERANCES = 20

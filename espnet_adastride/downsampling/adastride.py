@@ -27,8 +27,14 @@ from espnet_adastride.downsampling.output import (
     check_positive,
     downsampled_lengths,
     length_mask,
+    zero_padding,
 )
-from espnet_adastride.downsampling.rows import sparse_rows
+from espnet_adastride.downsampling.rows import (
+    SparseRows,
+    nearest_slot_rows,
+    resample_by_scores,
+    sparse_rows,
+)
 
 #: AdaStride applies alignments of up to so many entries (T T') densely, larger ones as
 #: sparse rows; the two are equal, below this the dense product is faster
@@ -184,6 +190,7 @@ class _AdaptiveStrides(Downsampler):
             the published, unbounded form.
     """
 
+    needs_zero_padding = False
     training_defaults = {"score_bound": 1.0}
 
     def __init__(
@@ -206,19 +213,36 @@ class _AdaptiveStrides(Downsampler):
         # at least float32: half precision would overflow or round the scores
         dtype = torch.promote_types(x.dtype, torch.float32)
         width = downsampled_lengths(x.size(1), self.stride)
+
+        def place(scores):
+            scores = bound_scores(scores, self.score_bound)
+            return position_steps(scores, lengths, output_lengths)
+
+        def align(positions):
+            return self.rows(positions, lengths, output_lengths, width, dtype)
+
         with torch.autocast(device_type=x.device.type, enabled=False):
-            features = x.to(dtype)
-            scores = features @ self.score.weight.to(dtype)[0]
-            positions = position_steps(
-                bound_scores(scores, self.score_bound), lengths, output_lengths
-            )
-            output = self.resample(features, positions, lengths, output_lengths, width)
+            score_weight = self.score.weight.to(dtype)[0]
+            if self.is_small(x.size(1), width):
+                features = zero_padding(x.to(dtype), lengths)
+                positions = place(features @ score_weight)
+                output = self.resample_densely(
+                    features, positions, lengths, output_lengths, width
+                )
+            else:
+                output, positions = resample_by_scores(
+                    x.to(dtype), score_weight, lengths, place, align
+                )
             loss = positioning_loss(positions, lengths).to(dtype)
         return DownsamplingOutput(output.to(x.dtype), output_lengths, positions, loss)
 
-    def resample(self, x, positions, lengths, output_lengths, width):
-        """Return z (B, width, D) from x (B, T, D) and its positions (B, T)."""
+    def rows(self, positions, lengths, output_lengths, width, dtype) -> SparseRows:
+        """Return the alignment for positions (B, T), ``width`` = T'."""
         raise NotImplementedError
+
+    def is_small(self, steps: int, width: int) -> bool:
+        """Whether (T', T) is small enough for :meth:`resample_densely` to be faster."""
+        return False
 
     def extra_repr(self) -> str:
         """Show the constructor's words when the model is printed."""
@@ -236,13 +260,18 @@ class AdaStride(_AdaptiveStrides):
     Source: the paper's equations, see the top of this file.
     """
 
-    def resample(self, x, positions, lengths, output_lengths, width):
-        """Apply the alignment: dense where it is small, as sparse rows elsewhere."""
-        if x.size(1) * width > DENSE_UP_TO:
-            rows = sparse_rows(
-                positions, lengths, output_lengths, self.sigma_square, width, x.dtype
-            )
-            return rows.apply(x)
+    def rows(self, positions, lengths, output_lengths, width, dtype):
+        """Return the rows of the alignment."""
+        return sparse_rows(
+            positions, lengths, output_lengths, self.sigma_square, width, dtype
+        )
+
+    def is_small(self, steps, width):
+        """Up to ``DENSE_UP_TO`` entries."""
+        return steps * width <= DENSE_UP_TO
+
+    def resample_densely(self, x, positions, lengths, output_lengths, width):
+        """Return A x for x (B, T, D) without garbage in the padding."""
         alignment = alignment_matrix(
             positions, lengths, output_lengths, self.sigma_square, width
         )
@@ -289,47 +318,14 @@ class AdaStrideF(_AdaptiveStrides):
             )
         self.empty_slots = empty_slots
 
-    def resample(self, x, positions, lengths, output_lengths, width):
-        """Scatter the weighted steps to their slots; fill the empty ones."""
-        nearest_slot = torch.round(positions.detach())
-        slots = nearest_slot.to(torch.int64)
-        valid = length_mask(lengths, x.size(1))
-        exponent = -self.sigma_square * (nearest_slot - positions).square()
-        # relative to the slot's largest, so that a large sigma_square cannot underflow;
-        # padded steps repeat the last valid position and change no maximum
-        peak = exponent.new_zeros(x.size(0), width).scatter_reduce(
-            1, slots, exponent.detach(), "amax", include_self=False
+    def rows(self, positions, lengths, output_lengths, width, dtype):
+        """Return the steps of every slot, with their weights."""
+        return nearest_slot_rows(
+            positions,
+            lengths,
+            output_lengths,
+            self.sigma_square,
+            width,
+            dtype,
+            fill_empty=self.empty_slots == "nearest",
         )
-        weights = torch.exp(exponent - peak.gather(1, slots)) * valid
-        total = weights.new_zeros(x.size(0), width).scatter_add(1, slots, weights)
-        # gather first: no valid step reads an empty slot's total of 0
-        shares = weights / total.gather(1, slots).masked_fill(~valid, 1.0)
-        index = slots.unsqueeze(2).expand_as(x)
-        output = x.new_zeros(x.size(0), width, x.size(2)).scatter_add(
-            1, index, shares.to(x.dtype).unsqueeze(2) * x
-        )
-        if self.empty_slots == "nearest":
-            output = self._fill_from_nearest(
-                output, x, positions, lengths, output_lengths
-            )
-        return output
-
-    @staticmethod
-    def _fill_from_nearest(output, x, positions, lengths, output_lengths):
-        """Copy the nearest valid step into every valid slot that no step reached."""
-        width = output.size(1)
-        positions = positions.detach().contiguous()
-        slots = torch.arange(width, device=x.device, dtype=positions.dtype)
-        slots = slots.unsqueeze(0).expand(x.size(0), width).contiguous()
-        last_step = (lengths - 1).clamp(min=0).unsqueeze(1)
-        right = torch.minimum(torch.searchsorted(positions, slots), last_step)
-        left = (right - 1).clamp(min=0)
-        left_is_nearer = slots - positions.gather(1, left) <= (
-            positions.gather(1, right) - slots
-        )
-        nearest = torch.where(left_is_nearer, left, right)
-        empty = length_mask(output_lengths, width) & ~occupied_slots(
-            positions, lengths, width
-        )
-        copied = x.gather(1, nearest.unsqueeze(2).expand(-1, -1, x.size(2)))
-        return torch.where(empty.unsqueeze(2), copied, output)

@@ -60,6 +60,12 @@ def length_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:
     return steps.unsqueeze(0) < lengths.unsqueeze(1)
 
 
+def zero_padding(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Return x (B, T, D) with zeros beyond ``lengths`` (B,), whatever lay there."""
+    # masked_fill and not a product: NaN in the padding must not reach the gradients
+    return x.masked_fill(~length_mask(lengths, x.size(1)).unsqueeze(2), 0.0)
+
+
 def check_stride(stride: float, integer: bool = False) -> float:
     """Return the stride if it is a real number >= 1 (and whole, if asked for).
 
@@ -94,7 +100,7 @@ def check_positive(name: str, value: float) -> float:
 
 
 class Downsampler(torch.nn.Module):
-    """Base of all methods: checks, masks the padding, calls :meth:`downsample`.
+    """Base of all methods: checks, zeroes the padding, calls :meth:`downsample`.
 
     A method subclasses it, implements :meth:`downsample`, sets ``integer_stride`` where
     it cannot resample at a non-integer rate, and gets one line in ``registry.py``.
@@ -108,6 +114,9 @@ class Downsampler(torch.nn.Module):
     """
 
     integer_stride = False
+
+    #: False: the method never reads a padded step, and is spared a copy of x without
+    needs_zero_padding = True
 
     #: options that the ESPnet input layer uses unless the YAML file says otherwise,
     #: where what trains best is not the published form (the constructor's default)
@@ -149,14 +158,17 @@ class Downsampler(torch.nn.Module):
         if x.size(0) == 0 or x.size(1) == 0:
             empty = x.new_zeros(x.size(0), 0, x.size(2))
             return DownsamplingOutput(empty, torch.zeros_like(lengths))
-        # masked_fill and not a product: NaN in the padding must not reach the gradients
-        x = x.masked_fill(~length_mask(lengths, x.size(1)).unsqueeze(2), 0.0)
+        if self.needs_zero_padding:
+            x = zero_padding(x, lengths)
         return self.downsample(x, lengths, self.output_lengths(lengths))
 
     def downsample(
         self, x: torch.Tensor, lengths: torch.Tensor, output_lengths: torch.Tensor
     ) -> DownsamplingOutput:
-        """Do the method's work on an x (B, T, D) whose padding is already zero."""
+        """Do the method's work on x (B, T, D).
+
+        The padding is zero already if ``needs_zero_padding``, else it holds anything.
+        """
         raise NotImplementedError
 
     def extra_repr(self) -> str:

@@ -15,7 +15,7 @@ tensor, and the backward gathers over the transposed ranges, so that nothing D w
 ever scattered. ``alignment_matrix`` in adastride.py is the definition this must equal.
 """
 
-from typing import NamedTuple
+from typing import Callable, NamedTuple, Tuple
 
 import torch
 
@@ -38,6 +38,7 @@ class SparseRows(NamedTuple):
         transposed: (entries,) the entries ordered by column instead.
         column_starts: (B T,) first place of each column in ``transposed``.
         shape: (B, T', T).
+        sigma_square: the sharpness that the weights were made with.
     """
 
     weights: torch.Tensor
@@ -46,7 +47,8 @@ class SparseRows(NamedTuple):
     row_starts: torch.Tensor
     transposed: torch.Tensor
     column_starts: torch.Tensor
-    shape: tuple
+    shape: Tuple[int, int, int]
+    sigma_square: float
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
         """Return A x, (B, T', D) for x (B, T, D)."""
@@ -85,7 +87,7 @@ def sparse_rows(
     max_output_length: int,
     dtype: torch.dtype = torch.float32,
 ) -> SparseRows:
-    """Build the rows of an alignment from its positions.
+    """Build the rows of AdaStride's alignment from its positions.
 
     Args:
         positions: (B, T) float64, non-decreasing, padded steps repeating the last one.
@@ -100,24 +102,92 @@ def sparse_rows(
         strides are even; O(T' T) in the worst case (half of the steps at one position,
         far from many slots).
     """
-    batch, steps = positions.shape
-    width = max_output_length
+    where, slots = _places(positions, max_output_length)
+    nearest = _nearest_step(where, slots, lengths)
+    nearest_square = (slots - where.gather(1, nearest)).square()
+    reach = torch.sqrt(nearest_square + _CUT_OFF[dtype] / sigma_square)
+    # both grow with the slot, since the distance of the nearest step changes by 1 at most
+    first = torch.searchsorted(where, slots - reach)
+    end = torch.searchsorted(where, slots + reach, right=True)
+    return _rows_of_ranges(
+        first,
+        end,
+        nearest_square,
+        positions,
+        lengths,
+        output_lengths,
+        sigma_square,
+        dtype,
+    )
+
+
+def nearest_slot_rows(
+    positions: torch.Tensor,
+    lengths: torch.Tensor,
+    output_lengths: torch.Tensor,
+    sigma_square: float,
+    max_output_length: int,
+    dtype: torch.dtype = torch.float32,
+    fill_empty: bool = False,
+) -> SparseRows:
+    """Build the rows of AdaStride-F: each step belongs to its nearest slot alone.
+
+    The weights of a slot are the softmax of ``-sigma_square (l - p_t)^2`` over its
+    steps: the published ``exp`` and its normalisation. One entry a step.
+
+    Args:
+        positions, lengths, output_lengths, sigma_square, max_output_length, dtype: see
+            :func:`sparse_rows`.
+        fill_empty: give a slot that is nobody's nearest its own nearest step; without
+            it such a row is empty.
+    """
+    where, slots = _places(positions, max_output_length)
+    nearest = _nearest_step(where, slots, lengths)
+    nearest_square = (slots - where.gather(1, nearest)).square()
+    slot_of_step = torch.round(where)
+    first = torch.searchsorted(slot_of_step, slots)
+    end = torch.searchsorted(slot_of_step, slots, right=True)
+    if fill_empty:
+        empty = first == end
+        first = torch.where(empty, nearest, first)
+        end = torch.where(empty, nearest + 1, end)
+    return _rows_of_ranges(
+        first,
+        end,
+        nearest_square,
+        positions,
+        lengths,
+        output_lengths,
+        sigma_square,
+        dtype,
+    )
+
+
+def _places(positions, width):
+    """Return the positions without their graph, and the slots (B, T') beside them."""
     where = positions.detach().contiguous()
     slots = torch.arange(width, device=where.device, dtype=where.dtype)
-    slots = slots.expand(batch, width).contiguous()
-    ends = lengths.unsqueeze(1)
-    last = (ends - 1).clamp(min=0)
+    return where, slots.expand(where.size(0), width).contiguous()
 
+
+def _nearest_step(where, slots, lengths):
+    """Return the valid step (B, T') whose position is nearest to each slot."""
+    last = (lengths - 1).clamp(min=0).unsqueeze(1)
     right = torch.minimum(torch.searchsorted(where, slots), last)
     left = (right - 1).clamp(min=0)
-    nearest_square = torch.minimum(
-        (slots - where.gather(1, left)).square(),
-        (slots - where.gather(1, right)).square(),
-    )
-    reach = torch.sqrt(nearest_square + _CUT_OFF[dtype] / sigma_square)
-    # [first, end) of every row; both grow with the slot, since d_l changes by 1 at most
-    first = torch.searchsorted(where, slots - reach)
-    end = torch.minimum(torch.searchsorted(where, slots + reach, right=True), ends)
+    left_is_nearer = slots - where.gather(1, left) <= where.gather(1, right) - slots
+    return torch.where(left_is_nearer, left, right)
+
+
+def _rows_of_ranges(
+    first, end, nearest_square, positions, lengths, output_lengths, sigma_square, dtype
+):
+    """Build the rows whose entries are the steps [first, end) of every slot (B, T').
+
+    Both must not decrease from slot to slot; what lies beyond the lengths is cut off.
+    """
+    (batch, steps), width = positions.shape, first.size(1)
+    end = torch.minimum(end, lengths.unsqueeze(1))
     valid = length_mask(output_lengths, width)
     counts = torch.where(valid, (end - first).clamp(min=0), 0).flatten()
     row_starts = torch.cumsum(counts, 0) - counts
@@ -128,7 +198,7 @@ def sparse_rows(
     columns = entry + row_origin[rows]
 
     # the transposed ranges: the rows [top, bottom) of every column
-    time = torch.arange(steps, device=where.device).expand(batch, steps).contiguous()
+    time = torch.arange(steps, device=rows.device).expand(batch, steps).contiguous()
     top = torch.searchsorted(end.contiguous(), time, right=True)
     bottom = torch.searchsorted(first.contiguous(), time, right=True)
     bottom = torch.minimum(bottom, output_lengths.unsqueeze(1))
@@ -150,6 +220,7 @@ def sparse_rows(
         transposed,
         column_starts,
         (batch, width, steps),
+        sigma_square,
     )
 
 
@@ -174,21 +245,36 @@ class _RowSoftmax(torch.autograd.Function):
         total = weights.new_zeros(nearest_square.numel()).index_add_(0, rows, weights)
         weights = weights / total[rows]
         ctx.save_for_backward(positions, columns, rows, weights)
-        ctx.sigma_square, ctx.width, ctx.row_count = sigma_square, width, total.numel()
+        ctx.sigma_square = sigma_square
+        ctx.shape = (positions.size(0), width, positions.size(1))
         return weights
 
     @staticmethod
     def backward(ctx, grad_weights):
         _first_order_only()
         positions, columns, rows, weights = ctx.saved_tensors
-        product = weights * grad_weights
-        total = product.new_zeros(ctx.row_count).index_add_(0, rows, product)
-        grad_logits = product - weights * total[rows]
-        distance = rows.remainder(ctx.width) - positions.flatten()[columns]
-        grad = 2.0 * ctx.sigma_square * distance * grad_logits
-        grad_positions = torch.zeros_like(positions).flatten()
-        grad_positions = grad_positions.index_add_(0, columns, grad)
-        return grad_positions.view_as(positions), None, None, None, None, None
+        grad = _grad_positions(
+            positions, weights, columns, rows, ctx.shape, ctx.sigma_square, grad_weights
+        )
+        return grad, None, None, None, None, None
+
+
+def _grad_positions(
+    positions, weights, columns, rows, shape, sigma_square, grad_weights
+):
+    """Turn a gradient of the rows' weights into one of the positions (B, T)."""
+    batch, width, _ = shape
+    product = weights * grad_weights
+    total = product.new_zeros(batch * width).index_add_(0, rows, product)
+    grad_logits = product - weights * total[rows]
+    distance = rows.remainder(width) - positions.flatten()[columns]
+    grad = 2.0 * sigma_square * distance * grad_logits
+    return (
+        torch.zeros_like(positions)
+        .flatten()
+        .index_add_(0, columns, grad)
+        .view_as(positions)
+    )
 
 
 class _WeightedGather(torch.autograd.Function):
@@ -222,6 +308,101 @@ class _WeightedGather(torch.autograd.Function):
                 rows[transposed], grad, column_starts, weights[transposed]
             )
         return grad_weights, grad_table, None, None, None
+
+
+def resample_by_scores(
+    x: torch.Tensor,
+    score_weight: torch.Tensor,
+    lengths: torch.Tensor,
+    place: Callable[[torch.Tensor], torch.Tensor],
+    align: Callable[[torch.Tensor], SparseRows],
+) -> Tuple[torch.Tensor, torch.Tensor]:
+    """Score the steps, place them, and resample them: A(p(x w)) x.
+
+    As one autograd function, because what is D wide decides the time: x is read twice
+    on the way forth and twice on the way back, and neither the scores' own gradient
+    (the product of a column and a row) nor a masked copy of x is ever written out.
+
+    Args:
+        x: (B, T, D), float32 or float64; the padding is never used.
+        score_weight: (D,).
+        lengths: (B,) valid lengths n.
+        place: scores (B, T) to positions (B, T), differentiable; it ignores the
+            padding's scores.
+        align: positions to SparseRows.
+
+    Returns:
+        z (B, T', D) and the positions (B, T); both carry gradients, of first order
+        only.
+    """
+    return _ScoredResample.apply(x, score_weight, lengths, place, align)
+
+
+class _ScoredResample(torch.autograd.Function):
+    """See :func:`resample_by_scores`."""
+
+    @staticmethod
+    def forward(ctx, x, score_weight, lengths, place, align):
+        scores = x @ score_weight
+        positions = place(scores)
+        rows = align(positions)
+        table = x.reshape(-1, x.size(2))
+        ctx.save_for_backward(x, score_weight, lengths, scores, *rows[:6])
+        ctx.place, ctx.shape, ctx.sigma_square = place, rows.shape, rows.sigma_square
+        z = _bag(rows.columns, table, rows.row_starts, rows.weights)
+        return z.view(*rows.shape[:2], x.size(2)), positions
+
+    @staticmethod
+    def backward(ctx, grad_z, grad_positions):
+        _first_order_only()
+        x, score_weight, lengths, scores, *parts = ctx.saved_tensors
+        rows = SparseRows(*parts, ctx.shape, ctx.sigma_square)
+        table = x.reshape(-1, x.size(2))
+        grad_z = grad_z.reshape(-1, x.size(2))
+        grad_weights = _dot_products(
+            grad_z, table, rows.columns, rows.row_starts, rows.rows
+        )
+        # what is one number a step is small: let autograd go through it again
+        with torch.enable_grad():
+            scores = scores.detach().requires_grad_()
+            positions = ctx.place(scores)
+        grad_positions = grad_positions + _grad_positions(
+            positions.detach(),
+            rows.weights,
+            rows.columns,
+            rows.rows,
+            rows.shape,
+            rows.sigma_square,
+            grad_weights,
+        )
+        (grad_scores,) = torch.autograd.grad(positions, scores, grad_positions)
+        grad_scores = grad_scores.flatten()
+        grad_x = grad_score_weight = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _bag(
+                rows.rows[rows.transposed],
+                grad_z,
+                rows.column_starts,
+                rows.weights[rows.transposed],
+            )
+            grad_x = grad_x.addr_(grad_scores, score_weight).view_as(x)
+        if ctx.needs_input_grad[1]:
+            valid = length_mask(lengths, x.size(1)).flatten()
+            grad_score_weight = _weighted_sum(grad_scores, table, valid)
+        return grad_x, grad_score_weight, None, None, None
+
+
+def _weighted_sum(factors, table, valid):
+    """Return the sum (D,) of factor * table row over the valid rows, reading no other.
+
+    A product with factors of 0 would let NaN in the padding through.
+    """
+    place = torch.arange(valid.numel(), device=valid.device)
+    some_valid = valid.to(torch.uint8).argmax()
+    index = torch.where(valid, place, some_valid)
+    starts = torch.arange(0, valid.numel(), 64, device=valid.device)  # many short sums
+    total = _bag(index, table, starts, factors).sum(dim=0)
+    return total.masked_fill(~valid.any(), 0.0)
 
 
 def _bag(index, table, starts, weights):

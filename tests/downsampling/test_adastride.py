@@ -200,13 +200,13 @@ def test_empty_slots_of_adastride_f():
     layer = set_scores(AdaStrideF(2, 1, empty_slots="zeros").double(), 1.0)
     positions = position_steps(x[:, :, 0], lengths, slots)
     np.testing.assert_allclose(positions[0], [0, 0.2, 4], atol=1e-9)
-    zeros = layer.resample(x, positions, lengths, slots, 5)[0, :, 1]
+    zeros = layer.rows(positions, lengths, slots, 5, x.dtype).apply(x)[0, :, 1]
     w = math.exp(-5 * 0.2**2)
     np.testing.assert_allclose(
         zeros.detach(), [(1 + 3 * w) / (1 + w), 0, 0, 0, 10], atol=1e-9
     )
     layer = AdaStrideF(2, 1, empty_slots="nearest").double()
-    filled = layer.resample(x, positions, lengths, slots, 5)[0, :, 1]
+    filled = layer.rows(positions, lengths, slots, 5, x.dtype).apply(x)[0, :, 1]
     # slots 1 and 2 are nearer to 0.2 than to 4, slot 3 to 4
     np.testing.assert_allclose(filled.detach()[1:], [3, 3, 10, 10], atol=1e-9)
 
