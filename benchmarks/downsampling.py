@@ -1,18 +1,25 @@
 """Time and memory of downsampling layers over the input length, side by side.
 
-    python benchmarks/downsampling.py [--steps 500 1000 ...] [--threads 1]
+    python benchmarks/downsampling.py [--steps 500 1000 ...] [--threads 1 2]
 
 The methods are measured in turn in one process, after a warm-up, medians of several
-rounds; compare the ratios, not the times. Prints a table, and writes it with a picture
-to benchmarks/out/ (time and bytes saved for the backward, over T). ``dense`` is
-AdaStride by its definition, ``adastride`` the sparse rows that compute the same;
-``copy`` moves the unavoidable bytes once: x, z, their gradients.
+rounds; compare the ratios, not the times. ``dense`` is AdaStride by its definition, one
+utterance at a time, ``adastride`` the sparse rows that compute the same; ``copy`` moves
+the unavoidable bytes once: reads x, writes z, reads dz, writes dx. Peak memory is that
+of a forked process that does one forward and backward and nothing else.
+
+Prints tables and what became of the targets; writes both, and a picture over T, to
+benchmarks/out/. About 20 minutes on two cores; shorter with fewer --steps.
 """
 
 import argparse
+import os
+import resource
 import statistics
 import time
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -30,17 +37,21 @@ def get_parser():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    steps = [500, 1000, 2000, 4000, 8000, 16000]
+    steps = [500, 1000, 2000, 4000, 8000, 16000, 32000, 64000]
+    threads = sorted({1, os.cpu_count() or 1})
     parser.add_argument("--steps", type=int, nargs="+", default=steps, help="T")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--size", type=int, default=256, help="D")
     parser.add_argument("--stride", type=int, default=2)
     parser.add_argument("--sigma_square", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, nargs="+", default=threads)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument(
-        "--dense_up_to", type=int, default=2000, help="largest T for the dense form"
+        "--dense_up_to",
+        type=int,
+        default=8000,
+        help="largest T for the dense form; above 2000 it is measured once",
     )
     parser.add_argument("--output_dir", type=Path, default=OUT)
     return parser
@@ -88,114 +99,248 @@ def copy_once(x, z):
     torch.empty_like(z).copy_(z)
 
 
-def measure(method, steps, args):
-    """Return (forward s, forward + backward s, bytes saved) of one round."""
+def make_input(steps, args):
+    """Return x (B, T, D) that wants a gradient, and lengths from T down to 0.7 T."""
     generator = torch.Generator().manual_seed(steps)
     x = torch.randn(args.batch_size, steps, args.size, generator=generator)
-    x = x.to(args.device).requires_grad_()
     lengths = torch.linspace(steps, 0.7 * steps, args.batch_size).long()
-    lengths = lengths.to(args.device)
+    return x.to(args.device).requires_grad_(), lengths.to(args.device)
 
-    def now():
-        if args.device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
 
+def measure(method, steps, args):
+    """Return (forward s, forward + backward s, bytes saved) of one round."""
+    x, lengths = make_input(steps, args)
     if method == "copy":
         width = downsampled_lengths(steps, args.stride)
         z = torch.zeros(args.batch_size, width, args.size, device=args.device)
-        start = now()
+        start = now(args)
         copy_once(x.detach(), z)
-        return now() - start, now() - start, 0
+        elapsed = now(args) - start
+        return elapsed, elapsed, 0
     layer = build(method, args)
-    adastride_module.DENSE_UP_TO = float("inf") if method == DENSE else 0
+    if method != DENSE:
+        return measure_layer(layer, x, lengths, args)
+    # the whole batch would need tens of gigabytes
+    parts = [
+        measure_layer(layer, one[:, :n].detach().requires_grad_(), n[None], args)
+        for one, n in zip(x.split(1), lengths)
+    ]
+    return tuple(sum(column) for column in zip(*parts))
+
+
+def measure_layer(layer, x, lengths, args):
+    """Return (forward s, forward + backward s, bytes saved) for one batch."""
     with SavedBytes(x, *layer.parameters()) as saved:
-        start = now()
+        start = now(args)
         out = layer(x, lengths)
-        middle = now()
+        middle = now(args)
     loss = out.output.sum()
     if out.aux_loss is not None:
         loss = loss + out.aux_loss
-    grad_start = now()
+    grad_start = now(args)
     loss.backward()
-    end = now()
+    end = now(args)
     return middle - start, (middle - start) + (end - grad_start), saved.total()
 
 
-def main(cmd=None):
-    """Measure, print, write the table and the picture."""
-    args = get_parser().parse_args(cmd)
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    dense_limit = adastride_module.DENSE_UP_TO
+def now(args):
+    """Return the time in seconds, after the device has finished."""
+    if args.device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def peak_memory(method, steps, args):
+    """Return the bytes that a forward and backward add to the process at their peak.
+
+    Measured in a forked child, so that nothing that was freed before is counted; on
+    CUDA by its own allocator.
+    """
+    if method in ("copy", DENSE):
+        return float("nan")
+    if args.device == "cuda":
+        x, lengths = make_input(steps, args)
+        layer = build(method, args)
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        measure_layer(layer, x, lengths, args)
+        return torch.cuda.max_memory_allocated() - before
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        layer = build(method, args)
+        x, lengths = make_input(steps, args)
+        # the pages of small and freed things are there before the counting begins
+        measure_layer(layer, *make_input(min(steps, 500), args), args)
+        with open("/proc/self/statm", encoding="ascii") as file:
+            before = int(file.read().split()[1]) * resource.getpagesize()
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+            file.write("5")  # the peak starts anew
+        measure_layer(layer, x, lengths, args)
+        with open("/proc/self/status", encoding="ascii") as file:
+            peak = next(line for line in file if line.startswith("VmHWM"))
+        os.write(writing, str(int(peak.split()[1]) * 1024 - before).encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading, encoding="ascii") as answer:
+        text = answer.read()
+    os.waitpid(child, 0)
+    return float(text) if text else float("nan")
+
+
+def run_table(threads, args, peaks):
+    """Measure all methods over all T; return {(steps, method): Figures}."""
+    torch.set_num_threads(threads)
     methods = ["copy", *available_downsamplers(), DENSE]
-    lines = [
-        f"B {args.batch_size}, D {args.size}, stride {args.stride}, sigma_square "
-        f"{args.sigma_square}, {args.threads} thread(s), {args.device}, torch "
-        f"{torch.__version__}, medians of {args.rounds}",
-        "",
-        f"| T | method | forward ms | forward + backward ms | x {REFERENCE} | "
-        "saved for backward / bytes of x |",
-        "|---|---|---|---|---|---|",
-    ]
-    print("\n".join(lines))
     table = {}
-    try:
-        for steps in args.steps:
-            figures = {
-                m: [] for m in methods if m != DENSE or steps <= args.dense_up_to
-            }
-            for round_ in range(args.rounds + 1):
-                for method, rows in figures.items():
+    for steps in args.steps:
+        figures = {m: [] for m in methods if m != DENSE or steps <= args.dense_up_to}
+        for round_ in range(args.rounds + 1):
+            for method, rows in figures.items():
+                slow = method == DENSE and steps > 2000
+                if slow and round_ != 1:
+                    continue
+                with dense_form(method == DENSE):
                     figure = measure(method, steps, args)
-                    if round_:  # the first is the warm-up
-                        rows.append(figure)
-            medians = {
-                method: [statistics.median(column) for column in zip(*rows)]
-                for method, rows in figures.items()
-            }
-            x_bytes = 4 * args.batch_size * steps * args.size
-            for method, (forward, both, saved) in medians.items():
-                table[steps, method] = both, saved / x_bytes
-                lines.append(
-                    f"| {steps} | {method} | {1e3 * forward:.1f} | {1e3 * both:.1f} | "
-                    f"{both / medians[REFERENCE][1]:.2f} | {saved / x_bytes:.2f} |"
-                )
-                print(lines[-1], flush=True)
+                if round_:  # the first is the warm-up
+                    rows.append(figure)
+        x_bytes = 4 * args.batch_size * steps * args.size
+        for method, rows in figures.items():
+            forward, both, saved = map(statistics.median, zip(*rows))
+            table[steps, method] = Figures(
+                forward, both, saved / x_bytes, peaks[steps, method] / x_bytes
+            )
+        for line in lines_of(steps, table):
+            print(line, flush=True)
+    return table
+
+
+class Figures(NamedTuple):
+    """Seconds forward, seconds forward + backward, bytes saved and peak over x's."""
+
+    forward: float
+    both: float
+    saved: float
+    peak: float
+
+
+@contextmanager
+def dense_form(wanted):
+    """Let AdaStride compute by its definition, or by rows at any length."""
+    limit = adastride_module.DENSE_UP_TO
+    adastride_module.DENSE_UP_TO = float("inf") if wanted else 0
+    try:
+        yield
     finally:
-        adastride_module.DENSE_UP_TO = dense_limit
+        adastride_module.DENSE_UP_TO = limit
+
+
+HEAD = (
+    f"| T | method | forward ms | forward + backward ms | / {REFERENCE} | / copy | "
+    "saved for backward / bytes of x | peak / bytes of x |\n"
+    "|---|---|---|---|---|---|---|---|"
+)
+
+
+def lines_of(steps, table):
+    """Return the table's lines for one T."""
+    lines = []
+    for (length, method), figures in table.items():
+        if length != steps:
+            continue
+        beside = figures.both / table[steps, REFERENCE].both
+        moved = figures.both / table[steps, "copy"].both
+        peak = "" if figures.peak != figures.peak else f"{figures.peak:.2f}"
+        lines.append(
+            f"| {steps} | {method} | {1e3 * figures.forward:.1f} | "
+            f"{1e3 * figures.both:.1f} | {beside:.2f} | {moved:.1f} | "
+            f"{figures.saved:.2f} | {peak} |"
+        )
+    return lines
+
+
+def target_lines(table):
+    """Return one line a target: what was asked, what was measured, met or missed."""
+    ours, lines = "adastride", ["| target | T | measured | |", "|---|---|---|---|"]
+
+    def say(target, steps, value, limit):
+        verdict = "met" if value <= limit else "missed"
+        lines.append(f"| {target} | {steps} | {value:.3g} | {verdict} |")
+
+    for steps in sorted({steps for steps, _ in table}):
+        at = {method: f for (t, method), f in table.items() if t == steps}
+        if DENSE in at and steps >= 4000:
+            limit = 60 if steps < 8000 else 100
+            ratio = at[ours].both / at[DENSE].both
+            say(f"adastride / dense <= 1/{limit}", steps, ratio, 1 / limit)
+        pairs = [(ours, REFERENCE, 1.2), (ours, "strided_conv", 0.25)]
+        for method, other, limit in [*pairs, ("adastride_f", REFERENCE, 1.0)]:
+            ratio = at[method].both / at[other].both
+            say(f"{method} / {other} <= {limit}", steps, ratio, limit)
+        moved = at[ours].both / at["copy"].both
+        say("adastride / copy <= 4", steps, moved, 4)
+        say("adastride saves / bytes of x <= 0.2", steps, at[ours].saved, 0.2)
+        if (2 * steps, ours) in table:
+            growth = table[2 * steps, ours].both / at[ours].both
+            say("adastride at 2 T / at T <= 2.3", steps, growth, 2.3)
+    return lines
+
+
+def main(cmd=None):
+    """Measure, print, write the tables and the picture."""
+    args = get_parser().parse_args(cmd)
+    torch.manual_seed(0)
+    torch.set_num_threads(1)  # a forked child must not wait for threads it lacks
+    methods = ["copy", *available_downsamplers(), DENSE]
+    peaks = {
+        (steps, method): peak_memory(method, steps, args)
+        for steps in args.steps
+        for method in methods
+    }
+    text, tables = [], {}
+    for threads in args.threads:
+        head = (
+            f"\nB {args.batch_size}, D {args.size}, stride {args.stride}, sigma_square "
+            f"{args.sigma_square}, {threads} thread(s), {args.device}, torch "
+            f"{torch.__version__}, medians of {args.rounds}\n\n{HEAD}"
+        )
+        print(head, flush=True)
+        tables[threads] = run_table(threads, args, peaks)
+        targets = target_lines(tables[threads])
+        print("\n" + "\n".join(targets), flush=True)
+        text.append(head)
+        text += [line for t in args.steps for line in lines_of(t, tables[threads])]
+        text += ["", *targets]
     args.output_dir.mkdir(parents=True, exist_ok=True)
     target = args.output_dir / "downsampling.md"
-    target.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    draw(table, methods, args.output_dir / "downsampling.png")
+    target.write_text("\n".join(text).strip() + "\n", encoding="utf-8")
+    draw(tables[args.threads[0]], methods, args.output_dir / "downsampling.png")
     print(f"\nwritten: {target} and {target.with_suffix('.png')}")
 
 
 def draw(table, methods, path):
-    """Draw time and saved bytes over T."""
+    """Draw time and peak memory over T."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    x_bytes = {"time": 1e3, "peak": 1.0}
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    labels = ["forward + backward (ms)", "saved for backward / bytes of x"]
-    for column, (axis, label) in enumerate(zip(axes, labels)):
+    labels = ["forward + backward (ms)", "peak memory / bytes of x"]
+    for axis, label, (kind, scale) in zip(axes, labels, x_bytes.items()):
         for method in methods:
             points = [
-                (steps, values[column] * (1e3 if column == 0 else 1))
-                for (steps, name), values in table.items()
+                (steps, scale * (figures.both if kind == "time" else figures.peak))
+                for (steps, name), figures in table.items()
                 if name == method
             ]
-            if method == "copy" and column:
-                continue
-            axis.plot(*zip(*points), marker="o", label=method)
+            if points and points[0][1] == points[0][1]:
+                axis.plot(*zip(*points), marker="o", markersize=3, label=method)
         axis.set(xlabel="T (time steps)", ylabel=label, xscale="log")
-        axis.set_yscale(
-            "log" if column == 0 else "symlog",
-            **({} if column == 0 else {"linthresh": 0.1}),
-        )
         axis.grid(alpha=0.3)
+    axes[0].set_yscale("log")
+    axes[1].set_ylim(bottom=0)
     axes[0].legend()
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

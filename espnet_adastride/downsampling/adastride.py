@@ -24,7 +24,7 @@ import torch
 from espnet_adastride.downsampling.output import (
     Downsampler,
     DownsamplingOutput,
-    check_positive,
+    check_number,
     downsampled_lengths,
     length_mask,
     zero_padding,
@@ -201,9 +201,9 @@ class _AdaptiveStrides(Downsampler):
         score_bound: Optional[float] = None,
     ):
         super().__init__(size, stride)
-        self.sigma_square = check_positive("sigma_square", sigma_square)
+        self.sigma_square = check_number("sigma_square", sigma_square)
         self.score_bound = (
-            None if score_bound is None else check_positive("score_bound", score_bound)
+            None if score_bound is None else check_number("score_bound", score_bound)
         )
         self.score = torch.nn.Linear(size, 1, bias=False)
         torch.nn.init.zeros_(self.score.weight)  # training starts at uniform strides

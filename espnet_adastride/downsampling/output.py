@@ -87,16 +87,26 @@ def check_stride(stride: float, integer: bool = False) -> float:
     return int(stride) if stride == int(stride) else float(stride)
 
 
-def check_positive(name: str, value: float) -> float:
-    """Return the value as a float if it is a finite number above 0.
+def check_number(
+    name: str, value: float, minimum: float = 0.0, inclusive: bool = False
+) -> float:
+    """Return the value as a float if it is a finite number above ``minimum``.
+
+    Args:
+        name: the option, for the message.
+        value: what the user gave.
+        minimum: the limit.
+        inclusive: the limit itself is allowed.
 
     Raises:
         ValueError: naming the option and the value.
     """
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be a number above 0, got {value!r}")
-    return float(value)
+    if number and math.isfinite(value):
+        if value > minimum or (inclusive and value == minimum):
+            return float(value)
+    limit = f"at least {minimum:g}" if inclusive else f"above {minimum:g}"
+    raise ValueError(f"{name} must be a number {limit}, got {value!r}")
 
 
 class Downsampler(torch.nn.Module):

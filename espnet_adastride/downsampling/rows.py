@@ -106,7 +106,7 @@ def sparse_rows(
     nearest = _nearest_step(where, slots, lengths)
     nearest_square = (slots - where.gather(1, nearest)).square()
     reach = torch.sqrt(nearest_square + _CUT_OFF[dtype] / sigma_square)
-    # both grow with the slot, since the distance of the nearest step changes by 1 at most
+    # both grow with the slot: the distance of the nearest step changes by 1 at most
     first = torch.searchsorted(where, slots - reach)
     end = torch.searchsorted(where, slots + reach, right=True)
     return _rows_of_ranges(

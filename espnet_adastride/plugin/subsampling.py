@@ -11,7 +11,6 @@ of each utterance's own length, unlike ESPnet's, whose mask is sliced from the p
 end.
 """
 
-import math
 import numbers
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -24,7 +23,11 @@ from espnet_adastride.downsampling import (
     downsampler_class,
     length_mask,
 )
-from espnet_adastride.downsampling.output import check_stride
+from espnet_adastride.downsampling.output import (
+    check_number,
+    check_stride,
+    zero_padding,
+)
 from espnet_adastride.downsampling.registry import downsampler_options, unknown_word
 from espnet_adastride.plugin.errors import ConfigurationError
 from espnet_adastride.plugin.espnet import Conv2dSubsampling
@@ -210,7 +213,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             self._check_options(options)
             if trunk not in TRUNKS:
                 raise ValueError(unknown_word("trunk", trunk, TRUNKS))
-            self.vp_weight = _number("vp_weight", vp_weight, minimum=0.0)
+            self.vp_weight = check_number("vp_weight", vp_weight, inclusive=True)
             channels = odim if channels is None else channels
             if not isinstance(channels, numbers.Integral) or channels < 1:
                 raise ValueError(f"channels must be a whole number, got {channels!r}")
@@ -285,14 +288,14 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         else:
             lengths = x_mask[:, 0].sum(dim=1)
         trace = []
-        x = _zero_padding(x, lengths)
+        x = zero_padding(x, lengths)
         for stage, downsampler, stride in zip(
             self.conv, self.downsamplers, self.strides
         ):
             x = stage(x)
             if isinstance(downsampler, torch.nn.Identity):
                 lengths = downsampled_lengths(lengths, stride)
-                x = _zero_padding(x, lengths)  # the bias reached the padding
+                x = zero_padding(x, lengths)  # the bias reached the padding
             else:
                 result = downsampler(x, lengths)
                 # the output itself is not kept: the trace must not hold the activations
@@ -314,15 +317,3 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         """
         trace, self._trace = self._trace, ()
         return trace
-
-
-def _zero_padding(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    return x.masked_fill(~length_mask(lengths, x.size(1)).unsqueeze(2), 0.0)
-
-
-def _number(name: str, value: Any, minimum: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise ValueError(f"{name} must be a number, got {value!r}")
-    if not (math.isfinite(value) and value >= minimum):
-        raise ValueError(f"{name} must be at least {minimum}, got {value}")
-    return float(value)

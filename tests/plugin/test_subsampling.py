@@ -136,7 +136,7 @@ def test_trace_is_taken_once_and_gradients_reach_the_scores():
         ({"method": "strided_conv", "stride": 2.5}, "whole strides only, got 2.5"),
         ({"trunk": "conv3d"}, "unknown trunk 'conv3d'.*conv1d"),
         ({"channels": 0}, "channels must be a whole number"),
-        ({"vp_weight": -1}, "vp_weight must be at least 0"),
+        ({"vp_weight": -1}, "vp_weight must be a number at least 0, got -1"),
         ({"stride": 1024}, "halves the mel bins"),
     ],
 )
