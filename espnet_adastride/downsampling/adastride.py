@@ -30,10 +30,10 @@ from espnet_adastride.downsampling.output import (
     zero_padding,
 )
 from espnet_adastride.downsampling.rows import (
-    SparseRows,
-    nearest_slot_rows,
+    Ranges,
+    alignment_ranges,
+    nearest_slot_ranges,
     resample_by_scores,
-    sparse_rows,
 )
 
 #: AdaStride applies alignments of up to so many entries (T T') densely, larger ones as
@@ -218,8 +218,8 @@ class _AdaptiveStrides(Downsampler):
             scores = bound_scores(scores, self.score_bound)
             return position_steps(scores, lengths, output_lengths)
 
-        def align(positions):
-            return self.rows(positions, lengths, output_lengths, width, dtype)
+        def reach(positions):
+            return self.ranges(positions, lengths, output_lengths, width, dtype)
 
         with torch.autocast(device_type=x.device.type, enabled=False):
             score_weight = self.score.weight.to(dtype)[0]
@@ -231,13 +231,13 @@ class _AdaptiveStrides(Downsampler):
                 )
             else:
                 output, positions = resample_by_scores(
-                    x.to(dtype), score_weight, lengths, place, align
+                    x.to(dtype), score_weight, lengths, place, reach, self.sigma_square
                 )
             loss = positioning_loss(positions, lengths).to(dtype)
         return DownsamplingOutput(output.to(x.dtype), output_lengths, positions, loss)
 
-    def rows(self, positions, lengths, output_lengths, width, dtype) -> SparseRows:
-        """Return the alignment for positions (B, T), ``width`` = T'."""
+    def ranges(self, positions, lengths, output_lengths, width, dtype) -> Ranges:
+        """Return the steps that matter to every slot, from positions (B, T)."""
         raise NotImplementedError
 
     def is_small(self, steps: int, width: int) -> bool:
@@ -260,9 +260,9 @@ class AdaStride(_AdaptiveStrides):
     Source: the paper's equations, see the top of this file.
     """
 
-    def rows(self, positions, lengths, output_lengths, width, dtype):
-        """Return the rows of the alignment."""
-        return sparse_rows(
+    def ranges(self, positions, lengths, output_lengths, width, dtype):
+        """Return the steps that the alignment's softmax reaches."""
+        return alignment_ranges(
             positions, lengths, output_lengths, self.sigma_square, width, dtype
         )
 
@@ -318,14 +318,9 @@ class AdaStrideF(_AdaptiveStrides):
             )
         self.empty_slots = empty_slots
 
-    def rows(self, positions, lengths, output_lengths, width, dtype):
-        """Return the steps of every slot, with their weights."""
-        return nearest_slot_rows(
-            positions,
-            lengths,
-            output_lengths,
-            self.sigma_square,
-            width,
-            dtype,
-            fill_empty=self.empty_slots == "nearest",
+    def ranges(self, positions, lengths, output_lengths, width, dtype):
+        """Return the steps of every slot; an empty one's nearest step, if asked for."""
+        fill_empty = self.empty_slots == "nearest"
+        return nearest_slot_ranges(
+            positions, lengths, output_lengths, width, fill_empty=fill_empty
         )

@@ -15,7 +15,7 @@ tensor, and the backward gathers over the transposed ranges, so that nothing D w
 ever scattered. ``alignment_matrix`` in adastride.py is the definition this must equal.
 """
 
-from typing import Callable, NamedTuple, Tuple
+from typing import Callable, List, NamedTuple, Optional, Tuple
 
 import torch
 
@@ -23,6 +23,9 @@ from espnet_adastride.downsampling.output import length_mask
 
 #: C above: what is cut off is below exp(-C) of a row's largest weight
 _CUT_OFF = {torch.float32: 18.0, torch.float64: 40.0}
+
+#: alignments of more entries are applied in pieces (about 50 bytes an entry)
+MAX_ENTRIES = 2**24
 
 
 class SparseRows(NamedTuple):
@@ -79,6 +82,66 @@ class SparseRows(NamedTuple):
         return x.view(batch, steps, z.size(2))
 
 
+class Ranges(NamedTuple):
+    """The steps [first, end) that matter to every slot; neither decreases with it.
+
+    Attributes:
+        first: (B, T') int64.
+        end: (B, T') int64, at most the utterance's length; first where there is none.
+        nearest_square: (B, T') squared distance of the nearest step.
+    """
+
+    first: torch.Tensor
+    end: torch.Tensor
+    nearest_square: torch.Tensor
+
+
+def alignment_ranges(
+    positions: torch.Tensor,
+    lengths: torch.Tensor,
+    output_lengths: torch.Tensor,
+    sigma_square: float,
+    max_output_length: int,
+    dtype: torch.dtype = torch.float32,
+) -> Ranges:
+    """Return the steps that AdaStride's softmax reaches; see :func:`sparse_rows`."""
+    where, slots = _places(positions, max_output_length)
+    nearest = _nearest_step(where, slots, lengths)
+    nearest_square = (slots - where.gather(1, nearest)).square()
+    reach = torch.sqrt(nearest_square + _CUT_OFF[dtype] / sigma_square)
+    # both grow with the slot: the distance of the nearest step changes by 1 at most
+    first = torch.searchsorted(where, slots - reach)
+    end = torch.searchsorted(where, slots + reach, right=True)
+    return _cut(first, end, nearest_square, lengths, output_lengths)
+
+
+def nearest_slot_ranges(
+    positions: torch.Tensor,
+    lengths: torch.Tensor,
+    output_lengths: torch.Tensor,
+    max_output_length: int,
+    fill_empty: bool = False,
+) -> Ranges:
+    """Return AdaStride-F's steps of every slot: those that it is the nearest slot of.
+
+    Args:
+        positions, lengths, output_lengths, max_output_length: see :func:`sparse_rows`.
+        fill_empty: give a slot that is nobody's nearest its own nearest step; without
+            it such a slot has none.
+    """
+    where, slots = _places(positions, max_output_length)
+    nearest = _nearest_step(where, slots, lengths)
+    nearest_square = (slots - where.gather(1, nearest)).square()
+    slot_of_step = torch.round(where)
+    first = torch.searchsorted(slot_of_step, slots)
+    end = torch.searchsorted(slot_of_step, slots, right=True)
+    if fill_empty:
+        empty = first == end
+        first = torch.where(empty, nearest, first)
+        end = torch.where(empty, nearest + 1, end)
+    return _cut(first, end, nearest_square, lengths, output_lengths)
+
+
 def sparse_rows(
     positions: torch.Tensor,
     lengths: torch.Tensor,
@@ -100,67 +163,12 @@ def sparse_rows(
     Returns:
         SparseRows: about 4 stride / sqrt(sigma_square) entries per row where the
         strides are even; O(T' T) in the worst case (half of the steps at one position,
-        far from many slots).
+        far from many slots), which :func:`resample_by_scores` takes in pieces.
     """
-    where, slots = _places(positions, max_output_length)
-    nearest = _nearest_step(where, slots, lengths)
-    nearest_square = (slots - where.gather(1, nearest)).square()
-    reach = torch.sqrt(nearest_square + _CUT_OFF[dtype] / sigma_square)
-    # both grow with the slot: the distance of the nearest step changes by 1 at most
-    first = torch.searchsorted(where, slots - reach)
-    end = torch.searchsorted(where, slots + reach, right=True)
-    return _rows_of_ranges(
-        first,
-        end,
-        nearest_square,
-        positions,
-        lengths,
-        output_lengths,
-        sigma_square,
-        dtype,
+    ranges = alignment_ranges(
+        positions, lengths, output_lengths, sigma_square, max_output_length, dtype
     )
-
-
-def nearest_slot_rows(
-    positions: torch.Tensor,
-    lengths: torch.Tensor,
-    output_lengths: torch.Tensor,
-    sigma_square: float,
-    max_output_length: int,
-    dtype: torch.dtype = torch.float32,
-    fill_empty: bool = False,
-) -> SparseRows:
-    """Build the rows of AdaStride-F: each step belongs to its nearest slot alone.
-
-    The weights of a slot are the softmax of ``-sigma_square (l - p_t)^2`` over its
-    steps: the published ``exp`` and its normalisation. One entry a step.
-
-    Args:
-        positions, lengths, output_lengths, sigma_square, max_output_length, dtype: see
-            :func:`sparse_rows`.
-        fill_empty: give a slot that is nobody's nearest its own nearest step; without
-            it such a row is empty.
-    """
-    where, slots = _places(positions, max_output_length)
-    nearest = _nearest_step(where, slots, lengths)
-    nearest_square = (slots - where.gather(1, nearest)).square()
-    slot_of_step = torch.round(where)
-    first = torch.searchsorted(slot_of_step, slots)
-    end = torch.searchsorted(slot_of_step, slots, right=True)
-    if fill_empty:
-        empty = first == end
-        first = torch.where(empty, nearest, first)
-        end = torch.where(empty, nearest + 1, end)
-    return _rows_of_ranges(
-        first,
-        end,
-        nearest_square,
-        positions,
-        lengths,
-        output_lengths,
-        sigma_square,
-        dtype,
-    )
+    return build_rows(ranges, positions, sigma_square, dtype)
 
 
 def _places(positions, width):
@@ -179,17 +187,40 @@ def _nearest_step(where, slots, lengths):
     return torch.where(left_is_nearer, left, right)
 
 
-def _rows_of_ranges(
-    first, end, nearest_square, positions, lengths, output_lengths, sigma_square, dtype
-):
-    """Build the rows whose entries are the steps [first, end) of every slot (B, T').
+def _cut(first, end, nearest_square, lengths, output_lengths):
+    """Cut ranges to the valid steps; slots beyond the output get none, at the end."""
+    last = lengths.unsqueeze(1)
+    valid = length_mask(output_lengths, first.size(1))
+    first = torch.where(valid, first, last)
+    end = torch.maximum(torch.where(valid, torch.minimum(end, last), last), first)
+    return Ranges(first, end, nearest_square)
 
-    Both must not decrease from slot to slot; what lies beyond the lengths is cut off.
+
+def build_rows(
+    ranges: Ranges,
+    positions: torch.Tensor,
+    sigma_square: float,
+    dtype: torch.dtype = torch.float32,
+    window: Optional[Tuple[int, int]] = None,
+) -> SparseRows:
+    """Build the rows whose entries are the steps of every range.
+
+    Args:
+        ranges: of every slot.
+        positions: (B, T) float64; the weights are differentiable in them.
+        sigma_square: sharpness, > 0.
+        dtype: of the weights.
+        window: the slots [from, to) alone; the other rows stay empty.
     """
+    first, end, nearest_square = ranges
     (batch, steps), width = positions.shape, first.size(1)
-    end = torch.minimum(end, lengths.unsqueeze(1))
-    valid = length_mask(output_lengths, width)
-    counts = torch.where(valid, (end - first).clamp(min=0), 0).flatten()
+    start, stop = window or (0, width)
+    counts = end - first
+    if window:
+        counts = torch.nn.functional.pad(
+            counts[:, start:stop], (start, width - stop), value=0
+        )
+    counts = counts.flatten()
     row_starts = torch.cumsum(counts, 0) - counts
     rows = torch.repeat_interleave(counts)
     entry = torch.arange(rows.numel(), device=rows.device)
@@ -199,11 +230,9 @@ def _rows_of_ranges(
 
     # the transposed ranges: the rows [top, bottom) of every column
     time = torch.arange(steps, device=rows.device).expand(batch, steps).contiguous()
-    top = torch.searchsorted(end.contiguous(), time, right=True)
-    bottom = torch.searchsorted(first.contiguous(), time, right=True)
-    bottom = torch.minimum(bottom, output_lengths.unsqueeze(1))
-    inside = length_mask(lengths, steps)
-    per_column = torch.where(inside, (bottom - top).clamp(min=0), 0).flatten()
+    top = torch.searchsorted(end.contiguous(), time, right=True).clamp(min=start)
+    bottom = torch.searchsorted(first.contiguous(), time, right=True).clamp(max=stop)
+    per_column = (bottom - top).clamp(min=0).flatten()
     column_starts = torch.cumsum(per_column, 0) - per_column
     of_column = torch.repeat_interleave(per_column)
     row = entry + ((top + batch_start * width).flatten() - column_starts)[of_column]
@@ -222,6 +251,25 @@ def _rows_of_ranges(
         (batch, width, steps),
         sigma_square,
     )
+
+
+def slot_windows(ranges: Ranges, max_entries: int) -> List[Tuple[int, int]]:
+    """Cut the slots into windows of at most ``max_entries`` entries (or one slot).
+
+    Returns:
+        [(0, T')] in all but the worst cases; windows in order, covering all slots.
+    """
+    per_slot = (ranges.end - ranges.first).sum(dim=0)
+    width = per_slot.numel()
+    if int(per_slot.sum()) <= max_entries:
+        return [(0, width)]
+    windows, start, total = [], 0, 0
+    for slot, count in enumerate(per_slot.tolist()):
+        if slot > start and total + count > max_entries:
+            windows.append((start, slot))
+            start, total = slot, 0
+        total += count
+    return windows + [(start, width)]
 
 
 def _first_order_only():
@@ -315,7 +363,8 @@ def resample_by_scores(
     score_weight: torch.Tensor,
     lengths: torch.Tensor,
     place: Callable[[torch.Tensor], torch.Tensor],
-    align: Callable[[torch.Tensor], SparseRows],
+    reach: Callable[[torch.Tensor], Ranges],
+    sigma_square: float,
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """Score the steps, place them, and resample them: A(p(x w)) x.
 
@@ -323,73 +372,103 @@ def resample_by_scores(
     on the way forth and twice on the way back, and neither the scores' own gradient
     (the product of a column and a row) nor a masked copy of x is ever written out.
 
+    Memory is bounded: an alignment of more than ``MAX_ENTRIES`` entries (ties, in the
+    worst case T' T) is applied in windows of slots, and built again in the backward.
+
     Args:
         x: (B, T, D), float32 or float64; the padding is never used.
         score_weight: (D,).
         lengths: (B,) valid lengths n.
         place: scores (B, T) to positions (B, T), differentiable; it ignores the
             padding's scores.
-        align: positions to SparseRows.
+        reach: positions to Ranges.
+        sigma_square: sharpness, > 0.
 
     Returns:
         z (B, T', D) and the positions (B, T); both carry gradients, of first order
         only.
     """
-    return _ScoredResample.apply(x, score_weight, lengths, place, align)
+    return _ScoredResample.apply(x, score_weight, lengths, place, reach, sigma_square)
 
 
 class _ScoredResample(torch.autograd.Function):
     """See :func:`resample_by_scores`."""
 
     @staticmethod
-    def forward(ctx, x, score_weight, lengths, place, align):
+    def forward(ctx, x, score_weight, lengths, place, reach, sigma_square):
         scores = x @ score_weight
         positions = place(scores)
-        rows = align(positions)
+        ranges = reach(positions)
         table = x.reshape(-1, x.size(2))
-        ctx.save_for_backward(x, score_weight, lengths, scores, *rows[:6])
-        ctx.place, ctx.shape, ctx.sigma_square = place, rows.shape, rows.sigma_square
-        z = _bag(rows.columns, table, rows.row_starts, rows.weights)
+        windows = slot_windows(ranges, MAX_ENTRIES)
+        z = None
+        for window in windows:
+            rows = build_rows(
+                ranges,
+                positions,
+                sigma_square,
+                x.dtype,
+                window if len(windows) > 1 else None,
+            )
+            part = _bag(rows.columns, table, rows.row_starts, rows.weights)
+            z = part if z is None else z.add_(part)
+        kept = rows[:6] if len(windows) == 1 else ()
+        ctx.save_for_backward(x, score_weight, lengths, scores, *kept)
+        ctx.place, ctx.reach, ctx.windows = place, reach, windows
+        ctx.shape, ctx.sigma_square = rows.shape, sigma_square
         return z.view(*rows.shape[:2], x.size(2)), positions
 
     @staticmethod
     def backward(ctx, grad_z, grad_positions):
         _first_order_only()
-        x, score_weight, lengths, scores, *parts = ctx.saved_tensors
-        rows = SparseRows(*parts, ctx.shape, ctx.sigma_square)
+        x, score_weight, lengths, scores, *kept = ctx.saved_tensors
         table = x.reshape(-1, x.size(2))
         grad_z = grad_z.reshape(-1, x.size(2))
-        grad_weights = _dot_products(
-            grad_z, table, rows.columns, rows.row_starts, rows.rows
-        )
         # what is one number a step is small: let autograd go through it again
         with torch.enable_grad():
             scores = scores.detach().requires_grad_()
             positions = ctx.place(scores)
-        grad_positions = grad_positions + _grad_positions(
-            positions.detach(),
-            rows.weights,
-            rows.columns,
-            rows.rows,
-            rows.shape,
-            rows.sigma_square,
-            grad_weights,
-        )
+        where = positions.detach()
+
+        def all_rows():
+            if kept:
+                yield SparseRows(*kept, ctx.shape, ctx.sigma_square)
+                return
+            ranges = ctx.reach(where)
+            for window in ctx.windows:
+                yield build_rows(ranges, where, ctx.sigma_square, x.dtype, window)
+
+        grad_x = None
+        for rows in all_rows():
+            grad_weights = _dot_products(
+                grad_z, table, rows.columns, rows.row_starts, rows.rows
+            )
+            grad_positions = grad_positions + _grad_positions(
+                where,
+                rows.weights,
+                rows.columns,
+                rows.rows,
+                rows.shape,
+                rows.sigma_square,
+                grad_weights,
+            )
+            if ctx.needs_input_grad[0]:
+                part = _bag(
+                    rows.rows[rows.transposed],
+                    grad_z,
+                    rows.column_starts,
+                    rows.weights[rows.transposed],
+                )
+                grad_x = part if grad_x is None else grad_x.add_(part)
         (grad_scores,) = torch.autograd.grad(positions, scores, grad_positions)
         grad_scores = grad_scores.flatten()
-        grad_x = grad_score_weight = None
-        if ctx.needs_input_grad[0]:
-            grad_x = _bag(
-                rows.rows[rows.transposed],
-                grad_z,
-                rows.column_starts,
-                rows.weights[rows.transposed],
-            )
+        if grad_x is not None:
             grad_x = grad_x.addr_(grad_scores, score_weight).view_as(x)
+        grad_score_weight = None
         if ctx.needs_input_grad[1]:
             valid = length_mask(lengths, x.size(1)).flatten()
             grad_score_weight = _weighted_sum(grad_scores, table, valid)
-        return grad_x, grad_score_weight, None, None, None
+        return grad_x, grad_score_weight, None, None, None, None
 
 
 def _weighted_sum(factors, table, valid):

@@ -19,6 +19,7 @@ from espnet_adastride import (
     positioning_loss,
 )
 from espnet_adastride.downsampling import empty_slot_share, largest_jump
+from espnet_adastride.downsampling.rows import build_rows
 
 CASES = [
     "dense_s2",
@@ -200,13 +201,18 @@ def test_empty_slots_of_adastride_f():
     layer = set_scores(AdaStrideF(2, 1, empty_slots="zeros").double(), 1.0)
     positions = position_steps(x[:, :, 0], lengths, slots)
     np.testing.assert_allclose(positions[0], [0, 0.2, 4], atol=1e-9)
-    zeros = layer.rows(positions, lengths, slots, 5, x.dtype).apply(x)[0, :, 1]
+
+    def resampled(layer):
+        ranges = layer.ranges(positions, lengths, slots, 5, x.dtype)
+        return build_rows(ranges, positions, 5.0, x.dtype).apply(x)[0, :, 1]
+
+    zeros = resampled(layer)
     w = math.exp(-5 * 0.2**2)
     np.testing.assert_allclose(
         zeros.detach(), [(1 + 3 * w) / (1 + w), 0, 0, 0, 10], atol=1e-9
     )
     layer = AdaStrideF(2, 1, empty_slots="nearest").double()
-    filled = layer.rows(positions, lengths, slots, 5, x.dtype).apply(x)[0, :, 1]
+    filled = resampled(layer)
     # slots 1 and 2 are nearer to 0.2 than to 4, slot 3 to 4
     np.testing.assert_allclose(filled.detach()[1:], [3, 3, 10, 10], atol=1e-9)
 

@@ -7,8 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_adastride import alignment_matrix, downsampled_lengths, position_steps
-from espnet_adastride.downsampling.rows import sparse_rows
+from espnet_adastride import (
+    AdaStride,
+    AdaStrideF,
+    alignment_matrix,
+    downsampled_lengths,
+    position_steps,
+)
+from espnet_adastride.downsampling import adastride as adastride_module
+from espnet_adastride.downsampling import rows as rows_module
+from espnet_adastride.downsampling.rows import slot_windows, sparse_rows
 
 
 def scores_of(kind, batch, steps, generator):
@@ -112,3 +120,47 @@ def test_entries_stay_linear_in_time():
         rows = sparse_rows(positions, lengths, slots, 5.0, steps // 2)
         counts.append(rows.columns.numel())
     assert counts[1] < 8.5 * counts[0]
+
+
+@pytest.mark.parametrize("method", [AdaStride, AdaStrideF])
+def test_the_worst_case_in_windows_of_slots(method, monkeypatch):
+    """Ties at both ends: every slot between them reaches all of the nearer half."""
+    steps = 400
+    x = torch.randn(3, steps, 4, dtype=torch.float64)
+    x[:, :, 0] = -40.0
+    x[:, steps // 2, 0] = 0.0  # one jump takes the whole segment
+    lengths = torch.tensor([steps, steps - 1, 1])
+    layer = method(4, 2, sigma_square=2.0).double()
+    torch.nn.init.constant_(layer.score.weight, 0.0)
+    layer.score.weight.data[0, 0] = 1.0
+    monkeypatch.setattr(adastride_module, "DENSE_UP_TO", 0)
+
+    def run():
+        inputs = x.clone().requires_grad_(), layer.score.weight
+        out = layer(inputs[0], lengths)
+        assert out.positions[0, steps // 2 - 1] < 1 < 198 < out.positions[0, steps // 2]
+        loss = (out.output * torch.linspace(0, 1, out.output.size(1))[:, None]).sum()
+        return out.output, torch.autograd.grad(loss + out.aux_loss, inputs)
+
+    output, grads = run()
+    windows = []
+
+    def spy(ranges, limit):
+        windows.append(slot_windows(ranges, 1500))
+        return windows[-1]
+
+    monkeypatch.setattr(rows_module, "slot_windows", spy)
+    in_pieces, its_grads = run()
+    assert len(windows[0]) > (20 if method is AdaStride else 0)
+    assert [start for start, _ in windows[0][1:]] == [end for _, end in windows[0][:-1]]
+    torch.testing.assert_close(in_pieces, output, atol=1e-12, rtol=1e-12)
+    for ours, whole in zip(its_grads, grads):
+        torch.testing.assert_close(ours, whole, atol=1e-9, rtol=1e-9)
+
+
+def test_windows_hold_no_more_than_they_may():
+    first = torch.tensor([[0, 3, 3, 4, 9]])
+    end = torch.tensor([[3, 3, 4, 9, 20]])
+    ranges = rows_module.Ranges(first, end, torch.zeros(1, 5))
+    assert slot_windows(ranges, 100) == [(0, 5)]
+    assert slot_windows(ranges, 5) == [(0, 3), (3, 4), (4, 5)]
