@@ -54,7 +54,7 @@ MIN_SPEAKER_UTTERANCES = 8  # a small corpus has fewer speakers, not emptier one
 CHAPTER_UTTERANCES = 20
 MIN_WORDS, MAX_WORDS = 3, 14
 
-RATES = (130, 210)  # words per minute
+RATES = (130, 185)  # words per minute
 PITCHES = (30, 70)
 PITCH_RANGES = (30, 75)
 NOISE_SHARE = 0.3  # of the utterances
