@@ -96,6 +96,14 @@ class Ranges(NamedTuple):
     nearest_square: torch.Tensor
 
 
+class Window(NamedTuple):
+    """The slots [start, stop), of all utterances, and the entries of their ranges."""
+
+    start: int
+    stop: int
+    entries: int
+
+
 def alignment_ranges(
     positions: torch.Tensor,
     lengths: torch.Tensor,
@@ -201,7 +209,7 @@ def build_rows(
     positions: torch.Tensor,
     sigma_square: float,
     dtype: torch.dtype = torch.float32,
-    window: Optional[Tuple[int, int]] = None,
+    window: Optional[Window] = None,
 ) -> SparseRows:
     """Build the rows whose entries are the steps of every range.
 
@@ -210,20 +218,19 @@ def build_rows(
         positions: (B, T) float64; the weights are differentiable in them.
         sigma_square: sharpness, > 0.
         dtype: of the weights.
-        window: the slots [from, to) alone; the other rows stay empty.
+        window: from :func:`slot_windows`; the other rows stay empty. Without it the
+            number of entries is counted here, where a GPU is waited for.
     """
     first, end, nearest_square = ranges
     (batch, steps), width = positions.shape, first.size(1)
-    start, stop = window or (0, width)
     counts = end - first
-    if window:
-        counts = torch.nn.functional.pad(
-            counts[:, start:stop], (start, width - stop), value=0
-        )
+    start, stop, entries = window or (0, width, int(counts.sum()))
+    if stop - start < width:
+        counts = torch.nn.functional.pad(counts[:, start:stop], (start, width - stop))
     counts = counts.flatten()
     row_starts = torch.cumsum(counts, 0) - counts
-    rows = torch.repeat_interleave(counts)
-    entry = torch.arange(rows.numel(), device=rows.device)
+    rows = torch.repeat_interleave(counts, output_size=entries)
+    entry = torch.arange(entries, device=rows.device)
     batch_start = torch.arange(batch, device=rows.device).unsqueeze(1)
     row_origin = (first + batch_start * steps).flatten() - row_starts
     columns = entry + row_origin[rows]
@@ -234,7 +241,7 @@ def build_rows(
     bottom = torch.searchsorted(first.contiguous(), time, right=True).clamp(max=stop)
     per_column = (bottom - top).clamp(min=0).flatten()
     column_starts = torch.cumsum(per_column, 0) - per_column
-    of_column = torch.repeat_interleave(per_column)
+    of_column = torch.repeat_interleave(per_column, output_size=entries)
     row = entry + ((top + batch_start * width).flatten() - column_starts)[of_column]
     transposed = of_column - row_origin[row]
 
@@ -253,23 +260,23 @@ def build_rows(
     )
 
 
-def slot_windows(ranges: Ranges, max_entries: int) -> List[Tuple[int, int]]:
+def slot_windows(ranges: Ranges, max_entries: int) -> List[Window]:
     """Cut the slots into windows of at most ``max_entries`` entries (or one slot).
 
     Returns:
-        [(0, T')] in all but the worst cases; windows in order, covering all slots.
+        One window in all but the worst cases; in order, covering all slots. The only
+        place where the host has to wait for a GPU.
     """
-    per_slot = (ranges.end - ranges.first).sum(dim=0)
-    width = per_slot.numel()
-    if int(per_slot.sum()) <= max_entries:
-        return [(0, width)]
-    windows, start, total = [], 0, 0
-    for slot, count in enumerate(per_slot.tolist()):
-        if slot > start and total + count > max_entries:
-            windows.append((start, slot))
-            start, total = slot, 0
-        total += count
-    return windows + [(start, width)]
+    per_slot = (ranges.end - ranges.first).sum(dim=0).tolist()
+    if sum(per_slot) <= max_entries:
+        return [Window(0, len(per_slot), sum(per_slot))]
+    windows, start, entries = [], 0, 0
+    for slot, count in enumerate(per_slot):
+        if slot > start and entries + count > max_entries:
+            windows.append(Window(start, slot, entries))
+            start, entries = slot, 0
+        entries += count
+    return windows + [Window(start, len(per_slot), entries)]
 
 
 def _first_order_only():
@@ -403,13 +410,7 @@ class _ScoredResample(torch.autograd.Function):
         windows = slot_windows(ranges, MAX_ENTRIES)
         z = None
         for window in windows:
-            rows = build_rows(
-                ranges,
-                positions,
-                sigma_square,
-                x.dtype,
-                window if len(windows) > 1 else None,
-            )
+            rows = build_rows(ranges, positions, sigma_square, x.dtype, window)
             part = _bag(rows.columns, table, rows.row_starts, rows.weights)
             z = part if z is None else z.add_(part)
         kept = rows[:6] if len(windows) == 1 else ()
