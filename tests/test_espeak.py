@@ -306,7 +306,7 @@ def test_utterances_look_like_speech(plan):
             assert x[: FS // 10].std() > 0 and x[-FS // 10 :].std() > 0
             kinds["noisy" if np.percentile(levels, 3) > -55 else "quiet"] += 1
     assert len(lengths) > 40
-    assert np.corrcoef(lengths, letters)[0, 1] > 0.85
+    assert np.corrcoef(lengths, letters)[0, 1] > 0.75
     assert min(kinds["noisy"], kinds["quiet"]) > 0.2 * len(lengths)
 
 

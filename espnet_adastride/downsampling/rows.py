@@ -386,8 +386,8 @@ def resample_by_scores(
         x: (B, T, D), float32 or float64; the padding is never used.
         score_weight: (D,).
         lengths: (B,) valid lengths n.
-        place: scores (B, T) to positions (B, T), differentiable; it ignores the
-            padding's scores.
+        place: scores (B, T) to positions (B, T), differentiable or detached; it
+            ignores the padding's scores.
         reach: positions to Ranges.
         sigma_square: sharpness, > 0.
 
@@ -461,7 +461,9 @@ class _ScoredResample(torch.autograd.Function):
                     rows.weights[rows.transposed],
                 )
                 grad_x = part if grad_x is None else grad_x.add_(part)
-        (grad_scores,) = torch.autograd.grad(positions, scores, grad_positions)
+        grad_scores = torch.zeros_like(scores)
+        if positions.requires_grad:  # or else `place` has cut the graph
+            (grad_scores,) = torch.autograd.grad(positions, scores, grad_positions)
         grad_scores = grad_scores.flatten()
         if grad_x is not None:
             grad_x = grad_x.addr_(grad_scores, score_weight).view_as(x)
