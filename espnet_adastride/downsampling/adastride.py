@@ -11,7 +11,8 @@ TadaStride (Interspeech 2023). In the paper's order, each formula is one functio
 5. loss        mean_b sum_{t>=2} relu(p_t - p_{t-1} - 1) / (n - 1)
 
 with n valid steps, m = ceil(n / stride) output slots l = 0 .. m - 1. AdaStride-F
-replaces 3 and 4: each step goes to the nearest slot only (one scatter-add).
+replaces 3 and 4: each step goes to the nearest slot only (the paper's scatter-add,
+computed as a gather).
 
 Positions are float64 whatever the dtype of x, and autocast does not touch them: in
 float32 the cumulative sum moves them by 5e-4 at T = 8000, in half precision by slots.
@@ -212,37 +213,33 @@ class _AdaptiveStrides(Downsampler):
         """See :meth:`Downsampler.downsample`."""
         # at least float32: half precision would overflow or round the scores
         dtype = torch.promote_types(x.dtype, torch.float32)
-        width = downsampled_lengths(x.size(1), self.stride)
-
-        def place(scores):
-            scores = bound_scores(scores, self.score_bound)
-            return position_steps(scores, lengths, output_lengths)
-
-        def reach(positions):
-            return self.ranges(positions, lengths, output_lengths, width, dtype)
-
         with torch.autocast(device_type=x.device.type, enabled=False):
-            score_weight = self.score.weight.to(dtype)[0]
-            if self.is_small(x.size(1), width):
-                features = zero_padding(x.to(dtype), lengths)
-                positions = place(features @ score_weight)
-                output = self.resample_densely(
-                    features, positions, lengths, output_lengths, width
-                )
-            else:
-                output, positions = resample_by_scores(
-                    x.to(dtype), score_weight, lengths, place, reach, self.sigma_square
-                )
+            output, positions = self.resample(
+                x.to(dtype), self.score.weight.to(dtype)[0], lengths, output_lengths
+            )
             loss = positioning_loss(positions, lengths).to(dtype)
         return DownsamplingOutput(output.to(x.dtype), output_lengths, positions, loss)
+
+    def place(self, scores, lengths, output_lengths):
+        """Return the positions (B, T) of scores (B, T), bounded if asked for."""
+        scores = bound_scores(scores, self.score_bound)
+        return position_steps(scores, lengths, output_lengths)
+
+    def resample(self, x, score_weight, lengths, output_lengths):
+        """Return z (B, T', D) from x (B, T, D), and the positions (B, T)."""
+        width = downsampled_lengths(x.size(1), self.stride)
+        return resample_by_scores(
+            x,
+            score_weight,
+            lengths,
+            lambda scores: self.place(scores, lengths, output_lengths),
+            lambda p: self.ranges(p, lengths, output_lengths, width, x.dtype),
+            self.sigma_square,
+        )
 
     def ranges(self, positions, lengths, output_lengths, width, dtype) -> Ranges:
         """Return the steps that matter to every slot, from positions (B, T)."""
         raise NotImplementedError
-
-    def is_small(self, steps: int, width: int) -> bool:
-        """Whether (T', T) is small enough for :meth:`resample_densely` to be faster."""
-        return False
 
     def extra_repr(self) -> str:
         """Show the constructor's words when the model is printed."""
@@ -266,20 +263,21 @@ class AdaStride(_AdaptiveStrides):
             positions, lengths, output_lengths, self.sigma_square, width, dtype
         )
 
-    def is_small(self, steps, width):
-        """Up to ``DENSE_UP_TO`` entries."""
-        return steps * width <= DENSE_UP_TO
-
-    def resample_densely(self, x, positions, lengths, output_lengths, width):
-        """Return A x for x (B, T, D) without garbage in the padding."""
+    def resample(self, x, score_weight, lengths, output_lengths):
+        """Apply the alignment: dense where it is small, as sparse rows elsewhere."""
+        width = downsampled_lengths(x.size(1), self.stride)
+        if x.size(1) * width > DENSE_UP_TO:
+            return super().resample(x, score_weight, lengths, output_lengths)
+        x = zero_padding(x, lengths)
+        positions = self.place(x @ score_weight, lengths, output_lengths)
         alignment = alignment_matrix(
             positions, lengths, output_lengths, self.sigma_square, width
         )
-        return alignment.to(x.dtype) @ x
+        return alignment.to(x.dtype) @ x, positions
 
 
 class AdaStrideF(_AdaptiveStrides):
-    """AdaStride-F: every step goes to its nearest slot, by one scatter-add.
+    """AdaStride-F: every step goes to its nearest slot alone.
 
     Slot ``q_t = round(p_t)``; weight ``w_t = exp(-sigma_square (q_t - p_t)^2)``,
     normalised over the steps that share a slot; ``z_l = sum_{q_t = l} w_t x_t``. It is

@@ -41,7 +41,6 @@ class SparseRows(NamedTuple):
         transposed: (entries,) the entries ordered by column instead.
         column_starts: (B T,) first place of each column in ``transposed``.
         shape: (B, T', T).
-        sigma_square: the sharpness that the weights were made with.
     """
 
     weights: torch.Tensor
@@ -51,7 +50,6 @@ class SparseRows(NamedTuple):
     transposed: torch.Tensor
     column_starts: torch.Tensor
     shape: Tuple[int, int, int]
-    sigma_square: float
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
         """Return A x, (B, T', D) for x (B, T, D)."""
@@ -113,9 +111,9 @@ def alignment_ranges(
     dtype: torch.dtype = torch.float32,
 ) -> Ranges:
     """Return the steps that AdaStride's softmax reaches; see :func:`sparse_rows`."""
-    where, slots = _places(positions, max_output_length)
-    nearest = _nearest_step(where, slots, lengths)
-    nearest_square = (slots - where.gather(1, nearest)).square()
+    where, slots, _, nearest_square = _nearest_step(
+        positions, lengths, max_output_length
+    )
     reach = torch.sqrt(nearest_square + _CUT_OFF[dtype] / sigma_square)
     # both grow with the slot: the distance of the nearest step changes by 1 at most
     first = torch.searchsorted(where, slots - reach)
@@ -137,9 +135,9 @@ def nearest_slot_ranges(
         fill_empty: give a slot that is nobody's nearest its own nearest step; without
             it such a slot has none.
     """
-    where, slots = _places(positions, max_output_length)
-    nearest = _nearest_step(where, slots, lengths)
-    nearest_square = (slots - where.gather(1, nearest)).square()
+    where, slots, nearest, nearest_square = _nearest_step(
+        positions, lengths, max_output_length
+    )
     slot_of_step = torch.round(where)
     first = torch.searchsorted(slot_of_step, slots)
     end = torch.searchsorted(slot_of_step, slots, right=True)
@@ -179,20 +177,18 @@ def sparse_rows(
     return build_rows(ranges, positions, sigma_square, dtype)
 
 
-def _places(positions, width):
-    """Return the positions without their graph, and the slots (B, T') beside them."""
+def _nearest_step(positions, lengths, width):
+    """Return the positions without their graph, and of every slot (B, T') its number,
+    the valid step whose position is nearest, and the square of their distance."""
     where = positions.detach().contiguous()
     slots = torch.arange(width, device=where.device, dtype=where.dtype)
-    return where, slots.expand(where.size(0), width).contiguous()
-
-
-def _nearest_step(where, slots, lengths):
-    """Return the valid step (B, T') whose position is nearest to each slot."""
+    slots = slots.expand(where.size(0), width).contiguous()
     last = (lengths - 1).clamp(min=0).unsqueeze(1)
     right = torch.minimum(torch.searchsorted(where, slots), last)
     left = (right - 1).clamp(min=0)
     left_is_nearer = slots - where.gather(1, left) <= where.gather(1, right) - slots
-    return torch.where(left_is_nearer, left, right)
+    nearest = torch.where(left_is_nearer, left, right)
+    return where, slots, nearest, (slots - where.gather(1, nearest)).square()
 
 
 def _cut(first, end, nearest_square, lengths, output_lengths):
@@ -256,7 +252,6 @@ def build_rows(
         transposed,
         column_starts,
         (batch, width, steps),
-        sigma_square,
     )
 
 
@@ -300,8 +295,7 @@ class _RowSoftmax(torch.autograd.Function):
         total = weights.new_zeros(nearest_square.numel()).index_add_(0, rows, weights)
         weights = weights / total[rows]
         ctx.save_for_backward(positions, columns, rows, weights)
-        ctx.sigma_square = sigma_square
-        ctx.shape = (positions.size(0), width, positions.size(1))
+        ctx.sigma_square, ctx.width = sigma_square, width
         return weights
 
     @staticmethod
@@ -309,27 +303,22 @@ class _RowSoftmax(torch.autograd.Function):
         _first_order_only()
         positions, columns, rows, weights = ctx.saved_tensors
         grad = _grad_positions(
-            positions, weights, columns, rows, ctx.shape, ctx.sigma_square, grad_weights
+            positions, weights, columns, rows, ctx.width, ctx.sigma_square, grad_weights
         )
         return grad, None, None, None, None, None
 
 
 def _grad_positions(
-    positions, weights, columns, rows, shape, sigma_square, grad_weights
+    positions, weights, columns, rows, width, sigma_square, grad_weights
 ):
     """Turn a gradient of the rows' weights into one of the positions (B, T)."""
-    batch, width, _ = shape
     product = weights * grad_weights
-    total = product.new_zeros(batch * width).index_add_(0, rows, product)
+    total = product.new_zeros(positions.size(0) * width).index_add_(0, rows, product)
     grad_logits = product - weights * total[rows]
     distance = rows.remainder(width) - positions.flatten()[columns]
     grad = 2.0 * sigma_square * distance * grad_logits
-    return (
-        torch.zeros_like(positions)
-        .flatten()
-        .index_add_(0, columns, grad)
-        .view_as(positions)
-    )
+    grad_positions = torch.zeros_like(positions).flatten().index_add_(0, columns, grad)
+    return grad_positions.view_as(positions)
 
 
 class _WeightedGather(torch.autograd.Function):
@@ -359,9 +348,7 @@ class _WeightedGather(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             grad_weights = _dot_products(grad, table, columns, row_starts, rows)
         if ctx.needs_input_grad[1]:
-            grad_table = _bag(
-                rows[transposed], grad, column_starts, weights[transposed]
-            )
+            grad_table = _transposed_bag(rows, grad, column_starts, weights, transposed)
         return grad_weights, grad_table, None, None, None
 
 
@@ -433,7 +420,7 @@ class _ScoredResample(torch.autograd.Function):
 
         def all_rows():
             if kept:
-                yield SparseRows(*kept, ctx.shape, ctx.sigma_square)
+                yield SparseRows(*kept, ctx.shape)
                 return
             ranges = ctx.reach(where)
             for window in ctx.windows:
@@ -449,16 +436,13 @@ class _ScoredResample(torch.autograd.Function):
                 rows.weights,
                 rows.columns,
                 rows.rows,
-                rows.shape,
-                rows.sigma_square,
+                rows.shape[1],
+                ctx.sigma_square,
                 grad_weights,
             )
             if ctx.needs_input_grad[0]:
-                part = _bag(
-                    rows.rows[rows.transposed],
-                    grad_z,
-                    rows.column_starts,
-                    rows.weights[rows.transposed],
+                part = _transposed_bag(
+                    rows.rows, grad_z, rows.column_starts, rows.weights, rows.transposed
                 )
                 grad_x = part if grad_x is None else grad_x.add_(part)
         grad_scores = torch.zeros_like(scores)
@@ -492,6 +476,11 @@ def _bag(index, table, starts, weights):
     return torch.nn.functional.embedding_bag(
         index, table, starts, mode="sum", per_sample_weights=weights
     )
+
+
+def _transposed_bag(rows, table, column_starts, weights, transposed):
+    """Return, for every column, the weighted sum of the table rows that it is in."""
+    return _bag(rows[transposed], table, column_starts, weights[transposed])
 
 
 def _dot_products(grad, table, columns, row_starts, rows):
