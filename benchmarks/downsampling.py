@@ -13,6 +13,7 @@ benchmarks/out/. About 20 minutes on two cores; shorter with fewer --steps.
 """
 
 import argparse
+import math
 import os
 import resource
 import statistics
@@ -30,6 +31,7 @@ from espnet_adastride.downsampling import downsampled_lengths
 OUT = Path(__file__).resolve().parent / "out"
 DENSE = "dense"
 REFERENCE = "avg_pool"
+METHODS = ("copy", *available_downsamplers(), DENSE)
 
 
 def get_parser():
@@ -191,10 +193,9 @@ def peak_memory(method, steps, args):
 def run_table(threads, args, peaks):
     """Measure all methods over all T; return {(steps, method): Figures}."""
     torch.set_num_threads(threads)
-    methods = ["copy", *available_downsamplers(), DENSE]
     table = {}
     for steps in args.steps:
-        figures = {m: [] for m in methods if m != DENSE or steps <= args.dense_up_to}
+        figures = {m: [] for m in METHODS if m != DENSE or steps <= args.dense_up_to}
         for round_ in range(args.rounds + 1):
             for method, rows in figures.items():
                 slow = method == DENSE and steps > 2000
@@ -250,7 +251,7 @@ def lines_of(steps, table):
             continue
         beside = figures.both / table[steps, REFERENCE].both
         moved = figures.both / table[steps, "copy"].both
-        peak = "" if figures.peak != figures.peak else f"{figures.peak:.2f}"
+        peak = "" if math.isnan(figures.peak) else f"{figures.peak:.2f}"
         lines.append(
             f"| {steps} | {method} | {1e3 * figures.forward:.1f} | "
             f"{1e3 * figures.both:.1f} | {beside:.2f} | {moved:.1f} | "
@@ -291,11 +292,10 @@ def main(cmd=None):
     args = get_parser().parse_args(cmd)
     torch.manual_seed(0)
     torch.set_num_threads(1)  # a forked child must not wait for threads it lacks
-    methods = ["copy", *available_downsamplers(), DENSE]
     peaks = {
         (steps, method): peak_memory(method, steps, args)
         for steps in args.steps
-        for method in methods
+        for method in METHODS
     }
     text, tables = [], {}
     for threads in args.threads:
@@ -314,28 +314,30 @@ def main(cmd=None):
     args.output_dir.mkdir(parents=True, exist_ok=True)
     target = args.output_dir / "downsampling.md"
     target.write_text("\n".join(text).strip() + "\n", encoding="utf-8")
-    draw(tables[args.threads[0]], methods, args.output_dir / "downsampling.png")
+    draw(tables[args.threads[0]], args.output_dir / "downsampling.png")
     print(f"\nwritten: {target} and {target.with_suffix('.png')}")
 
 
-def draw(table, methods, path):
+def draw(table, path):
     """Draw time and peak memory over T."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    x_bytes = {"time": 1e3, "peak": 1.0}
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    labels = ["forward + backward (ms)", "peak memory / bytes of x"]
-    for axis, label, (kind, scale) in zip(axes, labels, x_bytes.items()):
-        for method in methods:
+    shown = {
+        "forward + backward (ms)": lambda figures: 1e3 * figures.both,
+        "peak memory / bytes of x": lambda figures: figures.peak,
+    }
+    for axis, (label, value) in zip(axes, shown.items()):
+        for method in METHODS:
             points = [
-                (steps, scale * (figures.both if kind == "time" else figures.peak))
+                (steps, value(figures))
                 for (steps, name), figures in table.items()
-                if name == method
+                if name == method and not math.isnan(value(figures))
             ]
-            if points and points[0][1] == points[0][1]:
+            if points:
                 axis.plot(*zip(*points), marker="o", markersize=3, label=method)
         axis.set(xlabel="T (time steps)", ylabel=label, xscale="log")
         axis.grid(alpha=0.3)

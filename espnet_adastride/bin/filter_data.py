@@ -7,10 +7,10 @@ Each ``--set SOURCE OUTPUT`` is done only if it is not done and unchanged alread
 import argparse
 from pathlib import Path
 
-from espnet_adastride.bin.format_data import MADE
+from espnet_adastride.bin.format_data import MADE, add_set_options
 from espnet_adastride.bin.stage_stamp import check
 from espnet_adastride.recipe.datadir import TABLES, filter_data_dir, parse_rate
-from espnet_adastride.recipe.errors import one_line_errors, str2bool
+from espnet_adastride.recipe.errors import one_line_errors
 from espnet_adastride.recipe.stamps import Stamp, fingerprint
 
 
@@ -19,23 +19,12 @@ def get_parser():
         description="Filter data folders by duration and text",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument(
-        "--set",
-        nargs=2,
-        action="append",
-        required=True,
-        metavar=("SOURCE", "OUTPUT"),
-        help="A dump folder and the filtered folder to make of it",
-    )
-    parser.add_argument("--fs", default="16k", help="Sampling rate")
+    add_set_options(parser, "A dump folder and the filtered folder to make of it")
     parser.add_argument(
         "--min_wav_duration", type=float, default=0.1, help="Seconds; must be longer"
     )
     parser.add_argument(
         "--max_wav_duration", type=float, default=20.0, help="Seconds; must be shorter"
-    )
-    parser.add_argument(
-        "--rerun", type=str2bool, default=False, help="Do it in any case"
     )
     return parser
 

@@ -7,17 +7,31 @@ Each ``--set SOURCE OUTPUT`` is done only if it is not done and unchanged alread
 import argparse
 from pathlib import Path
 
-from espnet_adastride.bin.stage_stamp import check
+from espnet_adastride.bin.stage_stamp import add_rerun_option, check
 from espnet_adastride.recipe.datadir import (
     TABLES,
     audio_files,
     format_data_dir,
     parse_rate,
 )
-from espnet_adastride.recipe.errors import one_line_errors, str2bool
+from espnet_adastride.recipe.errors import one_line_errors
 from espnet_adastride.recipe.stamps import Stamp, fingerprint, hash_listing
 
 MADE = (*TABLES, "spk2utt", "utt2num_samples", "feats_type")
+
+
+def add_set_options(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add what stages 3 and 4 share: ``--set``, explained by ``what``, and so on."""
+    parser.add_argument(
+        "--set",
+        nargs=2,
+        action="append",
+        required=True,
+        metavar=("SOURCE", "OUTPUT"),
+        help=what,
+    )
+    parser.add_argument("--fs", default="16k", help="Sampling rate")
+    add_rerun_option(parser)
 
 
 def get_parser():
@@ -25,19 +39,8 @@ def get_parser():
         description="Check audio, resample it where needed, count samples",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument(
-        "--set",
-        nargs=2,
-        action="append",
-        required=True,
-        metavar=("SOURCE", "OUTPUT"),
-        help="A data folder and the dump folder to make of it",
-    )
-    parser.add_argument("--fs", default="16k", help="Sampling rate")
+    add_set_options(parser, "A data folder and the dump folder to make of it")
     parser.add_argument("--nj", type=int, default=4, help="Threads")
-    parser.add_argument(
-        "--rerun", type=str2bool, default=False, help="Do it in any case"
-    )
     return parser
 
 

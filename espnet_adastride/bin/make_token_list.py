@@ -4,8 +4,8 @@
 import argparse
 from pathlib import Path
 
-from espnet_adastride.bin.stage_stamp import check
-from espnet_adastride.recipe.errors import one_line_errors, str2bool
+from espnet_adastride.bin.stage_stamp import add_rerun_option, check
+from espnet_adastride.recipe.errors import one_line_errors
 from espnet_adastride.recipe.stamps import Stamp, fingerprint
 from espnet_adastride.recipe.tokens import make_token_list
 
@@ -28,9 +28,7 @@ def get_parser():
     parser.add_argument(
         "--bpe_nlsyms", default="", help="User-defined symbols, comma-separated"
     )
-    parser.add_argument(
-        "--rerun", type=str2bool, default=False, help="Do it in any case"
-    )
+    add_rerun_option(parser)
     return parser
 
 

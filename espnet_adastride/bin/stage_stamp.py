@@ -47,10 +47,15 @@ def get_parser():
         "--output", action="append", default=[], help="A file the work makes (or glob)"
     )
     parser.add_argument("--summary", default="", help="One line: what was made")
+    add_rerun_option(parser)
+    return parser
+
+
+def add_rerun_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--rerun``, which :func:`check` takes."""
     parser.add_argument(
         "--rerun", type=str2bool, default=False, help="Do the work in any case"
     )
-    return parser
 
 
 def check(stamp: Stamp, work: dict, rerun: bool, what: str) -> bool:
