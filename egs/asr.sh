@@ -2,9 +2,10 @@
 # The recipe driver: from a corpus on disk to a table of word error rates, with ESPnet's
 # stage numbers, option names and folders, without Kaldi and sclite.
 #
-#   1  data preparation (local/data.sh)    10  statistics       12  decoding
-#   3  check and format audio              11  training         13  scoring
-#   4  remove long and short utterances     5  token list
+#   1  data preparation (local/data.sh)   6-8  language model   12  decoding
+#   3  check and format audio              10  statistics       13  scoring
+#   4  remove long and short utterances    11  training
+#   5  token list
 #
 # It is called by a recipe's run.sh, in the recipe's folder; `run.sh --help` lists the
 # options. A stage that is done and unchanged is skipped (--rerun true does it again).
@@ -73,12 +74,19 @@ option bpe_nlsyms "" "User-defined BPE symbols, separated by commas"
 option nlsyms_txt none "List of non-linguistic symbols"
 option cleaner none "Text cleaner"
 option g2p none "Grapheme-to-phoneme method"
-section "Language model (stages 6-9 come later)"
-option use_lm false "Use a language model"
-option lm_config "" "Configuration of the language model"
-option lm_args "" "Options for training it"
-option lm_train_text "" "Text files to train it"
-option use_ngram false "Use an n-gram model"
+section "Language model"
+option use_lm false "Train a language model (stages 6-8) and decode with it"
+option lm_config "" "Configuration (YAML)"
+option lm_args "" "Options that override it, split at spaces"
+option lm_tag "" "Suffix of the model's folder; empty: from the configuration"
+option lm_exp "" "The model's folder; overrides lm_tag"
+option lm_stats_dir "" "Folder of the statistics"
+option lm_train_text "" "Text files to train it, lines 'id text'; empty: the training set's"
+option lm_dev_text "" "Text file to validate it; empty: the validation set's"
+option lm_test_text "" "Text file for its perplexity; empty: the first test set's"
+option lm_fold_length 150 "For batch_type folded"
+option inference_lm valid.loss.ave.pth "Model file in the language model's folder"
+option use_ngram false "Use an n-gram model (stage 9 comes later)"
 section "Training"
 option asr_config "" "Configuration (YAML)"
 option asr_args "" "Options that override it, split at spaces"
@@ -152,15 +160,16 @@ find_config() {  # NAME OF OPTION
     die "--$1 ${file}: there is no such file"
 }
 find_config asr_config
+find_config lm_config
 find_config inference_config
 
 if [ -x "${python}" ]; then python_cmd=("${python}"); else read -ra python_cmd <<<"${python}"; fi
 command -v "${python_cmd[0]}" >/dev/null || die "--python ${python}: cannot be run"
 set -f  # split at spaces, no file name patterns
 # shellcheck disable=SC2206
-asr_words=(${asr_args}) inference_words=(${inference_args}) tests=(${test_sets})
+asr_words=(${asr_args}) lm_words=(${lm_args}) inference_words=(${inference_args})
 # shellcheck disable=SC2206
-data_words=(${local_data_opts})
+data_words=(${local_data_opts}) tests=(${test_sets})
 sets=()
 for name in "${train_set}" "${valid_set}" "${tests[@]}"; do
     [[ " ${sets[*]-} " == *" ${name} "* ]] || sets+=("${name}")
@@ -188,10 +197,22 @@ if [ -z "${asr_tag}" ]; then
 fi
 : "${asr_exp:=${expdir}/asr_${asr_tag}}"
 : "${asr_stats_dir:=${expdir}/asr_stats_${feats_type}${lang_tag}_${token_tag}}"
+if [ -z "${lm_tag}" ]; then
+    lm_tag=train
+    [ -z "${lm_config}" ] || lm_tag=$(basename "${lm_config}" .yaml)
+    lm_tag+=${lang_tag}_${token_tag}$(arguments_tag "${lm_args}")
+fi
+: "${lm_exp:=${expdir}/lm_${lm_tag}}"
+: "${lm_stats_dir:=${expdir}/lm_stats${lang_tag}_${token_tag}}"
+lm_train=${data_feats}/lm_train.txt
 if [ -z "${inference_tag}" ]; then
     inference_tag=inference
     [ -z "${inference_config}" ] || inference_tag=$(basename "${inference_config}" .yaml)
     inference_tag+=$(arguments_tag "${inference_args}")
+    if ${use_lm}; then
+        model_tag=${inference_lm//\//_}
+        inference_tag+=_lm_$(basename "${lm_exp}")_${model_tag%.*}
+    fi
     model_tag=${inference_asr_model//\//_}
     inference_tag+=_asr_model_${model_tag%.*}
 fi
@@ -201,6 +222,10 @@ if [ "${inference_tool}" = auto ]; then
         *) inference_tool=espnet ;;
     esac
 fi
+if ${use_lm} && [ "${inference_tool}" = ctc_greedy ]; then
+    die "--use_lm true: greedy CTC takes no language model; name a beam search with" \
+        "--inference_config, or give --use_lm false"
+fi
 # ESPnet filters training and validation sets by duration; evaluation takes all of a set.
 evaluation_dir() {
     case $1 in
@@ -208,6 +233,8 @@ evaluation_dir() {
         *) echo "${data_feats}/$1" ;;
     esac
 }
+: "${lm_dev_text:=${data_feats}/org/${valid_set}/text}"
+: "${lm_test_text:=$(evaluation_dir "${tests[0]}")/text}"
 
 # ---------------------------------------------------------------- running things
 child=
@@ -254,6 +281,8 @@ is_done() {  # options of stage_stamp check
     esac
 }
 need() { [ -e "$1" ] || die "$1 is missing: run $2 first"; }
+# Fill the array `words` with FLAG WORD FLAG WORD ...
+each() { local flag=$1 word; shift; words=(); for word in "$@"; do words+=("${flag}" "${word}"); done; }
 later() { log "Stage $1: $2 comes later; $3"; }
 
 # ---------------------------------------------------------------- stages
@@ -289,38 +318,57 @@ stage_4() {
     unlock
 }
 
-stage_5() {
-    local file texts=() arguments=()
-    if [ -z "${bpe_train_text}" ]; then
+# The text files of an option, one or several; empty: the training set's.
+text_files() {  # FILES OF THE OPTION; fills the array `texts`
+    if [ -z "$1" ]; then
         texts=("${data_feats}/${train_set}/text")
         need "${texts[0]}" "stage 4"
-    elif [ -f "${bpe_train_text}" ]; then
-        texts=("${bpe_train_text}")
+    elif [ -f "$1" ]; then
+        texts=("$1")
     else
-        read -ra texts <<<"${bpe_train_text}"
+        read -ra texts <<<"$1"
     fi
-    for file in "${texts[@]}"; do arguments+=(--text "${file}"); done
+}
+
+stage_5() {
+    local texts words
+    text_files "${bpe_train_text}"
+    each --text "${texts[@]}"
     lock "${token_listdir}" wait
-    ours make_token_list "${arguments[@]}" --output "${token_dir}" \
+    ours make_token_list "${words[@]}" --output "${token_dir}" \
         --token_type "${token_type}" --nbpe "${nbpe}" --bpemode "${bpemode}" \
         --bpe_char_cover "${bpe_char_cover}" --bpe_nlsyms "${bpe_nlsyms}" \
         --rerun "${rerun}"
     unlock
 }
 
-# Options that statistics and training share; fills the array `common`.
-common_training_options() {
+# Options that a task's statistics and training share; fills the array `common`.
+text_options() {
     common=(
         --use_preprocessor true --bpemodel "${bpemodel}" --token_type "${token_type}"
         --token_list "${token_list}" --non_linguistic_symbols "${nlsyms_txt}"
         --cleaner "${cleaner}" --g2p "${g2p}"
+    )
+}
+common_training_options() {
+    text_options
+    common+=(
         --valid_data_path_and_name_and_type "${data_feats}/${valid_set}/wav.scp,speech,sound"
         --valid_data_path_and_name_and_type "${data_feats}/${valid_set}/text,text,text"
         --train_data_path_and_name_and_type "${data_feats}/${train_set}/wav.scp,speech,sound"
         --train_data_path_and_name_and_type "${data_feats}/${train_set}/text,text,text"
     )
     [ -z "${asr_config}" ] || common+=(--config "${asr_config}")
-    common+=(--frontend_conf "fs=${fs}")
+    common+=(--frontend_conf "fs=${fs}" ${asr_words[@]+"${asr_words[@]}"})
+}
+common_lm_options() {
+    text_options
+    common+=(
+        --valid_data_path_and_name_and_type "${lm_dev_text},text,text"
+        --train_data_path_and_name_and_type "${lm_train},text,text"
+    )
+    [ -z "${lm_config}" ] || common+=(--config "${lm_config}")
+    common+=(${lm_words[@]+"${lm_words[@]}"})
 }
 # The files on which statistics and training depend; fills the array `training_files`.
 training_data_files() {
@@ -333,38 +381,143 @@ training_data_files() {
     done
     need "${token_list}" "stage 5"
 }
-each() { local flag=$1 word; shift; words=(); for word in "$@"; do words+=("${flag}" "${word}"); done; }
+
+# Statistics of a task in parallel jobs, joined; the array `common` holds its options.
+collect_statistics() {  # asr|lm FOLDER TRAINING-LIST VALIDATION-LIST [--text_only true]
+    local task=$1 folder=$2 lists=("$3" "$4") logdir=$2/logdir jobs job words=()
+    shift 4
+    rm -rf "${logdir}"
+    jobs=$("${python_cmd[@]}" -m espnet_adastride.bin.split_scp --nj "${nj}" \
+        --split "${lists[0]}" "${logdir}/train.JOB.scp" \
+        --split "${lists[1]}" "${logdir}/valid.JOB.scp")
+    log "collecting statistics in ${jobs} jobs, logs: ${logdir}/stats.*.log"
+    ours run_jobs "JOB=1:${jobs}" "${logdir}/stats.JOB.log" \
+        "${python_cmd[@]}" -m espnet_adastride.bin.run -m "espnet2.bin.${task}_train" \
+        --collect_stats true "${common[@]}" \
+        --train_shape_file "${logdir}/train.JOB.scp" \
+        --valid_shape_file "${logdir}/valid.JOB.scp" \
+        --output_dir "${logdir}/stats.JOB"
+    for job in $(seq "${jobs}"); do words+=(--input_dir "${logdir}/stats.${job}"); done
+    ours run_jobs "${logdir}/aggregate.log" \
+        "${python_cmd[@]}" -m espnet2.bin.aggregate_stats_dirs "${words[@]}" \
+        --output_dir "${logdir}/joined"
+    ours finish_statistics --input_dir "${logdir}/joined" --output_dir "${folder}" \
+        --token_type "${token_type}" --token_list "${token_list}" "$@"
+}
+
+# Train a task; the array `common` holds its options.
+train() {  # asr|lm FOLDER FURTHER-OPTION...
+    local task=$1 folder=$2 start=() trainer runner
+    shift 2
+    # ESPnet reads rank and address from the environment that torchrun sets
+    if [ "${ngpu}" -eq 0 ] && [ "${cpu_processes}" -gt 1 ]; then
+        start=(-m torch.distributed.run --standalone --nproc_per_node "${cpu_processes}")
+    fi
+    trainer=(
+        "${python_cmd[@]}" ${start[@]+"${start[@]}"}
+        -m espnet_adastride.bin.run -m "espnet2.bin.${task}_train"
+        --resume true --output_dir "${folder}" "$@" "${common[@]}"
+    )
+    log "training, log: ${folder}/train.log"
+    if [ "${ngpu}" -le 1 ] && [ "${num_nodes}" -eq 1 ]; then
+        ours run_jobs --rotate true --training_log "${folder}/train.log" \
+            "${folder}/train.log" "${trainer[@]}" --ngpu "${ngpu}" \
+            ${start[@]+--multiprocessing_distributed false --dist_backend gloo}
+    else
+        runner=${cuda_cmd}
+        if [ -z "${runner}" ]; then
+            runner=$(printf '%q ' "${python_cmd[@]}" -m espnet_adastride.bin.run_jobs)
+        fi
+        ours run_jobs --grace 20 --training_log "${folder}/train.log" \
+            "${folder}/launch.log" "${python_cmd[@]}" -m espnet2.bin.launch \
+            --cmd "${runner} --name ${folder##*/}" --log "${folder}/train.log" \
+            --ngpu "${ngpu}" --num_nodes "${num_nodes}" \
+            --init_file_prefix "${folder}/.dist_init_" \
+            --multiprocessing_distributed true -- "${trainer[@]}"
+    fi
+}
+
+stage_6() {
+    local texts words stamp common file
+    need "${token_list}" "stage 5"
+    need "${lm_dev_text}" "stage 3"
+    text_files "${lm_train_text}"
+    for file in "${texts[@]}"; do
+        [ -f "${file}" ] || die "--lm_train_text ${file}: there is no such file"
+    done
+    each --input "${texts[@]}" "${lm_dev_text}" "${token_list}"
+    [ "${bpemodel}" = none ] || words+=(--input "${bpemodel}")
+    stamp=(--stamp "${lm_stats_dir}/.stage_done")
+    lock "${lm_stats_dir}" wait
+    if ! is_done "${stamp[@]}" "${words[@]}" --option "token_type=${token_type}"; then
+        awk 'NF > 1' "${texts[@]}" >"${lm_train}.new"
+        mv "${lm_train}.new" "${lm_train}"
+        common_lm_options
+        collect_statistics lm "${lm_stats_dir}" "${lm_train}" "${lm_dev_text}" \
+            --text_only true
+        ours stage_stamp write "${stamp[@]}" --summary "${lm_stats_dir}" \
+            --output "${lm_train}" \
+            --output "${lm_stats_dir}/train/text_shape.${token_type}" \
+            --output "${lm_stats_dir}/valid/text_shape.${token_type}"
+    fi
+    unlock
+}
+
+stage_7() {
+    local words stamp common files
+    files=("${lm_train}" "${lm_dev_text}" "${token_list}"
+        "${lm_stats_dir}"/{train,valid}/"text_shape.${token_type}")
+    need "${lm_stats_dir}/.stage_done" "stage 6"
+    lock "${lm_exp}" refuse
+    each --input "${files[@]}"
+    ours check_training --action start --config "${lm_config}" --arguments "${lm_args}" \
+        --exp "${lm_exp}" "${words[@]}" --option "token_type=${token_type}"
+    stamp=(--stamp "${lm_exp}/.stage_done")
+    if ! is_done "${stamp[@]}" --input "${lm_exp}/.training.json"; then
+        common_lm_options
+        train lm "${lm_exp}" --fold_length "${lm_fold_length}" \
+            --train_shape_file "${lm_stats_dir}/train/text_shape.${token_type}" \
+            --valid_shape_file "${lm_stats_dir}/valid/text_shape.${token_type}"
+        ours stage_stamp write "${stamp[@]}" --summary "${lm_exp}: trained" \
+            --output "${lm_exp}/config.yaml" --output "${lm_exp}/*.ave.pth"
+    fi
+    unlock
+}
+
+stage_8() {
+    local output=${lm_exp}/perplexity_test model=${lm_exp}/${inference_lm}
+    need "${model}" "stage 7"
+    need "${lm_test_text}" "stage 3"
+    lock "${lm_exp}" refuse
+    if ! is_done --stamp "${output}/.stage_done" --input "${model}" \
+        --input "${lm_test_text}"; then
+        rm -f "${output}"/{ppl,*_ppl,utt2ppl,utt2*}
+        ours run_jobs "${output}/lm_calc_perplexity.log" \
+            "${python_cmd[@]}" -m espnet_adastride.bin.run \
+            -m espnet2.bin.lm_calc_perplexity --ngpu 0 \
+            --data_path_and_name_and_type "${lm_test_text},text,text" \
+            --train_config "${lm_exp}/config.yaml" --model_file "${model}" \
+            --output_dir "${output}"
+        ours stage_stamp write --stamp "${output}/.stage_done" --output "${output}/ppl" \
+            --summary "perplexity of ${lm_test_text}: $(<"${output}/ppl") per token"
+        echo "perplexity of ${lm_test_text}: $(<"${output}/ppl") per token"
+    fi
+    unlock
+}
 
 stage_10() {
-    local options logdir=${asr_stats_dir}/logdir jobs job common training_files words stamp
+    local options common training_files words stamp
     training_data_files
     options=$("${python_cmd[@]}" -m espnet_adastride.bin.check_training --action read \
-        --asr_config "${asr_config}" --asr_args "${asr_args}")
+        --config "${asr_config}" --arguments "${asr_args}")
     each --input "${training_files[@]}"
     stamp=(--stamp "${asr_stats_dir}/.stage_done")
     lock "${asr_stats_dir}" wait
     if ! is_done "${stamp[@]}" "${words[@]}" --option "fs=${fs}" \
         --option "token_type=${token_type}" --option "configuration=${options}"; then
-        rm -rf "${logdir}"
-        jobs=$("${python_cmd[@]}" -m espnet_adastride.bin.split_scp --nj "${nj}" \
-            --split "${data_feats}/${train_set}/wav.scp" "${logdir}/train.JOB.scp" \
-            --split "${data_feats}/${valid_set}/wav.scp" "${logdir}/valid.JOB.scp")
         common_training_options
-        log "collecting statistics in ${jobs} jobs, logs: ${logdir}/stats.*.log"
-        ours run_jobs "JOB=1:${jobs}" "${logdir}/stats.JOB.log" \
-            "${python_cmd[@]}" -m espnet_adastride.bin.run -m espnet2.bin.asr_train \
-            --collect_stats true "${common[@]}" \
-            --train_shape_file "${logdir}/train.JOB.scp" \
-            --valid_shape_file "${logdir}/valid.JOB.scp" \
-            --output_dir "${logdir}/stats.JOB" ${asr_words[@]+"${asr_words[@]}"}
-        words=()
-        for job in $(seq "${jobs}"); do words+=(--input_dir "${logdir}/stats.${job}"); done
-        ours run_jobs "${logdir}/aggregate.log" \
-            "${python_cmd[@]}" -m espnet2.bin.aggregate_stats_dirs "${words[@]}" \
-            --output_dir "${logdir}/joined"
-        ours finish_statistics --input_dir "${logdir}/joined" \
-            --output_dir "${asr_stats_dir}" --token_type "${token_type}" \
-            --token_list "${token_list}"
+        collect_statistics asr "${asr_stats_dir}" \
+            "${data_feats}/${train_set}/wav.scp" "${data_feats}/${valid_set}/wav.scp"
         ours stage_stamp write "${stamp[@]}" --summary "${asr_stats_dir}" \
             --output "${asr_stats_dir}/train/feats_stats.npz" \
             --output "${asr_stats_dir}/train/speech_shape" \
@@ -376,7 +529,7 @@ stage_10() {
 }
 
 stage_11() {
-    local name common training_files words stamp trainer runner start=()
+    local name common training_files words stamp options
     local speech=speech_shape text=text_shape.${token_type}
     training_data_files
     for name in {train,valid}/{"${speech}","${text}"} train/feats_stats.npz; do
@@ -385,55 +538,29 @@ stage_11() {
     training_files+=("${asr_stats_dir}/train"/{"${speech}","${text}",feats_stats.npz})
     lock "${asr_exp}" refuse
     each --input "${training_files[@]}"
-    ours check_training --action start --asr_config "${asr_config}" \
-        --asr_args "${asr_args}" --asr_exp "${asr_exp}" "${words[@]}" \
+    ours check_training --action start --config "${asr_config}" \
+        --arguments "${asr_args}" --exp "${asr_exp}" "${words[@]}" \
         --option "fs=${fs}" --option "token_type=${token_type}" \
         --option "feats_normalize=${feats_normalize}" \
         --option "pretrained_model=${pretrained_model}"
     stamp=(--stamp "${asr_exp}/.stage_done")
     if ! is_done "${stamp[@]}" --input "${asr_exp}/.training.json"; then
-        common_training_options
-        # ESPnet reads rank and address from the environment that torchrun sets
-        if [ "${ngpu}" -eq 0 ] && [ "${cpu_processes}" -gt 1 ]; then
-            start=(-m torch.distributed.run --standalone
-                --nproc_per_node "${cpu_processes}")
-        fi
-        trainer=(
-            "${python_cmd[@]}" ${start[@]+"${start[@]}"}
-            -m espnet_adastride.bin.run -m espnet2.bin.asr_train
-            "${common[@]}"
+        options=(
             --valid_shape_file "${asr_stats_dir}/valid/${speech}"
             --valid_shape_file "${asr_stats_dir}/valid/${text}"
             --train_shape_file "${asr_stats_dir}/train/${speech}"
             --train_shape_file "${asr_stats_dir}/train/${text}"
             --fold_length "$((asr_speech_fold_length * 100))"
             --fold_length "${asr_text_fold_length}"
-            --resume true --ignore_init_mismatch "${ignore_init_mismatch}"
-            --output_dir "${asr_exp}"
+            --ignore_init_mismatch "${ignore_init_mismatch}"
         )
-        [ -z "${pretrained_model}" ] || trainer+=(--init_param "${pretrained_model}")
+        [ -z "${pretrained_model}" ] || options+=(--init_param "${pretrained_model}")
         if [ "${feats_normalize}" = global_mvn ]; then
-            trainer+=(--normalize global_mvn
+            options+=(--normalize global_mvn
                 --normalize_conf "stats_file=${asr_stats_dir}/train/feats_stats.npz")
         fi
-        trainer+=(${asr_words[@]+"${asr_words[@]}"})
-        log "training, log: ${asr_exp}/train.log"
-        if [ "${ngpu}" -le 1 ] && [ "${num_nodes}" -eq 1 ]; then
-            ours run_jobs --rotate true --training_log "${asr_exp}/train.log" \
-                "${asr_exp}/train.log" "${trainer[@]}" --ngpu "${ngpu}" \
-                ${start[@]+--multiprocessing_distributed false --dist_backend gloo}
-        else
-            runner=${cuda_cmd}
-            if [ -z "${runner}" ]; then
-                runner=$(printf '%q ' "${python_cmd[@]}" -m espnet_adastride.bin.run_jobs)
-            fi
-            ours run_jobs --grace 20 --training_log "${asr_exp}/train.log" \
-                "${asr_exp}/launch.log" "${python_cmd[@]}" -m espnet2.bin.launch \
-                --cmd "${runner} --name ${asr_exp##*/}" --log "${asr_exp}/train.log" \
-                --ngpu "${ngpu}" --num_nodes "${num_nodes}" \
-                --init_file_prefix "${asr_exp}/.dist_init_" \
-                --multiprocessing_distributed true -- "${trainer[@]}"
-        fi
+        common_training_options
+        train asr "${asr_exp}" "${options[@]}"
         ours stage_stamp write "${stamp[@]}" --summary "${asr_exp}: trained" \
             --output "${asr_exp}/config.yaml" --output "${asr_exp}/*.ave.pth"
     fi
@@ -441,7 +568,7 @@ stage_11() {
 }
 
 stage_12() {
-    local name data output logdir jobs tool options=() stamp model
+    local name data output logdir jobs tool options=() stamp model lm_inputs=()
     model=${asr_exp}/${inference_asr_model}
     if [ ! -f "${model}" ]; then
         die "${model} is missing: run stage 11 first, or name with --inference_asr_model" \
@@ -454,6 +581,12 @@ stage_12() {
     [ -z "${inference_config}" ] || options+=(--config "${inference_config}")
     [ -z "${batch_size}" ] || options+=(--batch_size "${batch_size}")
     if ${gpu_inference}; then options+=(--ngpu 1); else options+=(--ngpu 0); fi
+    if ${use_lm}; then
+        need "${lm_exp}/${inference_lm}" "stage 7"
+        options+=(--lm_train_config "${lm_exp}/config.yaml"
+            --lm_file "${lm_exp}/${inference_lm}")
+        lm_inputs=(--input "${lm_exp}/config.yaml" --input "${lm_exp}/${inference_lm}")
+    fi
     lock "${asr_exp}/${inference_tag}" refuse
     for name in "${tests[@]}"; do
         data=$(evaluation_dir "${name}")
@@ -463,6 +596,7 @@ stage_12() {
         stamp=(--stamp "${output}/.decoding_done")
         if is_done "${stamp[@]}" --input "${data}/wav.scp" --input "${model}" \
             --input "${asr_exp}/config.yaml" --input "${inference_config}" \
+            ${lm_inputs[@]+"${lm_inputs[@]}"} \
             --option "inference_args=${inference_args}" \
             --option "inference_tool=${inference_tool}"; then
             continue
@@ -517,6 +651,9 @@ titles=(
     [3]="Check and format audio: data -> ${data_feats}"
     [4]="Remove long and short utterances: ${data_feats}/org -> ${data_feats}"
     [5]="Token list: ${token_list}"
+    [6]="Statistics of the language model: ${lm_stats_dir}"
+    [7]="Training of the language model: ${lm_exp}"
+    [8]="Perplexity of the language model: ${lm_test_text}"
     [10]="Statistics: ${asr_stats_dir}"
     [11]="Training: ${asr_exp}"
     [12]="Decoding: ${asr_exp}/${inference_tag} (${inference_tool})"
@@ -530,19 +667,23 @@ wanted() {
 }
 # A configuration that cannot be read should not be found after hours of preparation.
 if [ "${stage}" -le 11 ] && [ "${stop_stage}" -ge 10 ]; then
-    ours check_training --action read --asr_config "${asr_config}" \
-        --asr_args "${asr_args}" >/dev/null
+    ours check_training --action read --config "${asr_config}" \
+        --arguments "${asr_args}" >/dev/null
+fi
+if ${use_lm} && [ "${stage}" -le 7 ] && [ "${stop_stage}" -ge 6 ]; then
+    ours check_training --action read --config "${lm_config}" \
+        --arguments "${lm_args}" >/dev/null
 fi
 for current in $(seq 1 16); do
     wanted "${current}" || continue
     case ${current} in
         2) [ -z "${speed_perturb_factors}" ] || later 2 "offline speed perturbation" \
             "--speed_perturb_factors is ignored: use preprocessor_conf: data_aug_effects" ;;
-        6) ! "${use_lm}" || later "6-8" "the language model" "going on without" ;;
         9) ! "${use_ngram}" || later 9 "the n-gram model" "going on without" ;;
         14) later "14-16" "packing and uploading" \
             "until then: ${python} -m espnet_adastride.bin.run -m espnet2.bin.pack asr" ;;
-        1 | 3 | 4 | 5 | 10 | 11 | 12 | 13)
+        1 | [3-8] | 10 | 11 | 12 | 13)
+            [[ ${current} != [678] ]] || ${use_lm} || continue
             log "Stage ${current}: ${titles[current]}"
             started=${SECONDS}
             "stage_${current}"

@@ -2,6 +2,7 @@
 
     OUTPUT/LibriSpeech/train-mini/SPK/CHAP/SPK-CHAP-0000.flac ... SPK-CHAP.trans.txt
     OUTPUT/LibriSpeech/{dev-mini,test-mini}/...
+    OUTPUT/LibriSpeech/mini-lm-norm.txt text for a language model, a sentence a line
     OUTPUT/LibriSpeech/SPEAKERS.TXT     the voice, rate and pitch of each speaker
     OUTPUT/LibriSpeech/README.TXT       how it was made
     OUTPUT/LibriSpeech/mini_espeak.json the same for programs; marks the corpus as whole
@@ -9,8 +10,9 @@
 In the order of the work: a :class:`Grammar` draws sentences, :func:`plan_corpus`
 decides who says what in which part, and :func:`build_corpus` has it spoken, adds
 pauses, gains and noise, and writes the files. No sentence and no voice variant occurs
-in two parts, and every word of dev and test occurs in train: the word error rate then
-measures how well the sounds were learnt.
+in two parts, no sentence of dev and test in the language model's text, and every word
+of dev and test occurs in train: the word error rate then measures how well the sounds
+were learnt.
 
 Everything random is seeded by the corpus seed and the name of what it is drawn for:
 the same options give the same bytes, with any number of processes.
@@ -43,13 +45,15 @@ from espnet_adastride import espeak
 from espnet_adastride.espeak import Voice, synthesise
 
 GRAMMAR = Path(__file__).parent / "data" / "mini_espeak_grammar.yaml"
-FORMAT = 2  # raise when the audio made from the same options changes
+FORMAT = 3  # raise when the audio made from the same options changes
 FS = 16000  # Hz
 
 PARTS = ("train-mini", "dev-mini", "test-mini")
 DEFAULT_MINUTES = {"train-mini": 90.0, "dev-mini": 4.0, "test-mini": 8.0}
 MAX_SPEAKERS = {"train-mini": 162, "dev-mini": 8, "test-mini": 16}
 FIRST_SPEAKER = {"train-mini": 1001, "dev-mini": 2001, "test-mini": 3001}
+DEFAULT_LM_SENTENCES = 10000
+LM_TEXT = "mini-lm-norm.txt"  # LibriSpeech's is librispeech-lm-norm.txt
 MIN_SPEAKER_UTTERANCES = 8  # a small corpus has fewer speakers, not emptier ones
 CHAPTER_UTTERANCES = 20
 MIN_WORDS, MAX_WORDS = 3, 14
@@ -238,6 +242,7 @@ class Plan:
     minutes: Dict[str, float]
     speakers: Tuple[Speaker, ...]
     chapters: Tuple[Chapter, ...]
+    lm_sentences: Tuple[str, ...] = ()
 
     def sentences(self, part: str) -> List[str]:
         """All sentences of a part, in the order of their utterance ids."""
@@ -250,12 +255,14 @@ def plan_corpus(
     seed: int = 0,
     minutes: Optional[Dict[str, float]] = None,
     grammar: Optional[Grammar] = None,
+    lm_sentences: int = DEFAULT_LM_SENTENCES,
 ) -> Plan:
     """Draw the speakers and the sentences of every part.
 
     Args:
         seed: Seed of everything random.
         minutes: Length of each part, silences included; met within some per cent.
+        lm_sentences: Number of further sentences, for a language model.
         grammar: The default is the one that comes with the package.
 
     Raises:
@@ -280,11 +287,13 @@ def plan_corpus(
                 if c.part == PARTS[0]
             }
             source, allowed = grammar.restricted(trained), trained
-        drawn = _draw_sentences(part, source, seed, minutes[part] * 60, taken, allowed)
+        seconds = minutes[part] * 60
+        drawn = _draw_sentences(part, source, seed, taken, allowed, seconds=seconds)
         here = _draw_speakers(part, grammar, seed, len(drawn))
         speakers += here
         chapters += _share_out(part, here, drawn)
-    plan = Plan(seed, minutes, tuple(speakers), tuple(chapters))
+    more = _draw_sentences(LM_TEXT, source, seed, taken, allowed, number=lm_sentences)
+    plan = Plan(seed, minutes, tuple(speakers), tuple(chapters), tuple(more))
     check_disjoint(plan)
     return plan
 
@@ -293,15 +302,19 @@ def _draw_sentences(
     part: str,
     grammar: Grammar,
     seed: int,
-    seconds: float,
     taken: Set[str],
     allowed: Set[str],
+    seconds: float = math.inf,
+    number: float = math.inf,
 ) -> List[str]:
-    """New sentences that last about ``seconds``; they are added to ``taken``."""
+    """New sentences that last about ``seconds``, or at most ``number`` of them.
+
+    They are added to ``taken``.
+    """
     rng = _rng(seed, part, "sentences")
     counts: Dict[str, int] = Counter()
     drawn, total, misses = [], 0.0, 0
-    while total < seconds:
+    while total < seconds and len(drawn) < number:
         # Of several candidates, the one that holds the word heard least often so far:
         # a word that train hardly holds would measure luck.
         candidates = [grammar.draw(rng) for _ in range(5) if grammar.topics]
@@ -312,10 +325,12 @@ def _draw_sentences(
         ]
         if not candidates:
             misses += 1
+            if misses > 1000 and math.isfinite(number):
+                break  # a small grammar: as many as there are
             if misses > 1000:
                 raise MiniEspeakError(
                     f"{part}: the grammar has no more than {len(drawn)} new sentences "
-                    "for it; ask for a shorter part or a longer train-mini"
+                    "for it; ask for less of it or for a longer train-mini"
                 )
             continue
         misses = 0
@@ -384,10 +399,13 @@ def _share_out(
 def check_disjoint(plan: Plan) -> None:
     """Refuse a plan whose parts share sentences or voices, or with unknown words.
 
+    The language model's text may share nothing with any part.
+
     Raises:
         MiniEspeakError: What is shared, or which words train lacks.
     """
     texts = {p: [transcript(s) for s in plan.sentences(p)] for p in PARTS}
+    lm_texts = {transcript(s) for s in plan.lm_sentences}
     variants = {
         p: {s.voice.variant for s in plan.speakers if s.part == p} for p in PARTS
     }
@@ -396,6 +414,8 @@ def check_disjoint(plan: Plan) -> None:
         repeated = [t for t, n in Counter(texts[part]).items() if n > 1]
         if repeated:
             raise MiniEspeakError(f"{part} holds a sentence twice: {repeated[0]}")
+        if lm_texts.intersection(texts[part]):
+            raise MiniEspeakError(f"{part} and {LM_TEXT} share sentences")
         unknown = {w for t in texts[part] for w in t.split()} - train_words
         if unknown:
             raise MiniEspeakError(f"{part} holds words that train lacks: {unknown}")
@@ -519,6 +539,7 @@ def build_corpus(
     minutes: Optional[Dict[str, float]] = None,
     nj: int = 1,
     say: Callable[[str], None] = print,
+    lm_sentences: int = DEFAULT_LM_SENTENCES,
 ) -> Path:
     """Make the corpus, finish one that was interrupted, or leave a whole one alone.
 
@@ -531,6 +552,7 @@ def build_corpus(
         minutes: Length by part; the default is :data:`DEFAULT_MINUTES`.
         nj: Number of processes; the files do not depend on it.
         say: Told what happens, one line at a time.
+        lm_sentences: Number of sentences in ``mini-lm-norm.txt``.
 
     Returns:
         ``OUTPUT/LibriSpeech``.
@@ -544,11 +566,12 @@ def build_corpus(
     minutes = dict(DEFAULT_MINUTES if minutes is None else minutes)
     final = Path(output) / "LibriSpeech"
     partial = Path(output) / ".LibriSpeech.partial"
-    plan = plan_corpus(seed, minutes)
+    plan = plan_corpus(seed, minutes, lm_sentences=lm_sentences)
     made_of = {
         "format": FORMAT,
         "seed": seed,
         "minutes": minutes,
+        "lm_sentences": lm_sentences,
         "espeak_ng": espeak.version(),
         # Sentences and voices: the grammar file may have been edited.
         "plan": hashlib.sha256(repr(plan).encode()).hexdigest()[:16],
@@ -602,6 +625,8 @@ def _build(
     say(f"{output}: {_summary(plan)}, {nj} processes")
     _make_chapters(partial, plan.seed, todo, nj, len(plan.chapters), say)
 
+    lm_text = "".join(f"{transcript(s)}\n" for s in plan.lm_sentences)
+    _write(partial / LM_TEXT, lm_text)
     _write_descriptions(partial, made_of, plan)
     _check_files(partial, plan)
     stamp.unlink()
@@ -723,7 +748,8 @@ and eSpeak NG {made_of['espeak_ng']}.
 
 The sentences come from a grammar (espnet_adastride/data/mini_espeak_grammar.yaml).
 No sentence and no voice variant occurs in two parts; every word of dev and test
-occurs in train. The rate of a speaker varies by 6 % between utterances; commas are
+occurs in train. {LM_TEXT} holds {len(plan.lm_sentences)} further sentences, none of
+which is spoken in any part. The rate of a speaker varies by 6 % between utterances; commas are
 pauses of 0.1 to 0.6 s, and 0.1 to 0.5 s of silence stand at both ends.
 {NOISE_SHARE:.0%} of the utterances have white noise, pink noise or the babble of six
 voices at {SNRS[0]:.0f} to {SNRS[1]:.0f} dB SNR; all have a faint hiss. Speech levels
@@ -762,6 +788,7 @@ def _check_files(root: Path, plan: Plan) -> None:
         names = [f"{key}.flac" for key in chapter.sentences]
         names.append(f"{chapter.speaker.id}-{chapter.id}.trans.txt")
         missing += [n for n in names if not (folder / n).is_file()]
+    missing += [LM_TEXT] if not (root / LM_TEXT).is_file() else []
     if missing:
         raise MiniEspeakError(
             f"{root}: {len(missing)} files are missing ({', '.join(missing[:3])}"

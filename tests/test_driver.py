@@ -40,6 +40,19 @@ best_model_criterion: [[valid, cer_ctc, min]]
 optim_conf: {{lr: 0.002}}
 """
 
+LM_CONFIG = """\
+lm: seq_rnn
+lm_conf: {rnn_type: lstm, unit: 16, nlayers: 1}
+batch_type: folded
+batch_size: 8
+num_workers: 0
+max_epoch: 2
+keep_nbest_models: 1
+best_model_criterion: [[valid, loss, min]]
+optim: adam
+optim_conf: {lr: 0.01}
+"""
+
 
 @pytest.fixture
 def recipe(tmp_path):
@@ -99,6 +112,12 @@ def one_line(result):
         ([*SETS, "--stage", "4", "--stop_stage", "4"], "run stage 3 first"),
         ([*SETS, "--stage", "10"], "run stage 4 first"),
         ([*SETS, "--stage", "12"], "run stage 11 first"),
+        ([*SETS, "--use_lm", "true", "--stage", "6"], "run stage 5 first"),
+        ([*SETS, "--lm_config", "no.yaml"], "--lm_config no.yaml: there is no such"),
+        (
+            [*SETS, "--use_lm", "true", "--inference_tool", "ctc_greedy"],
+            "greedy CTC takes no language model",
+        ),
     ],
 )
 def test_a_wrong_option_ends_in_one_line(recipe, options, words):
@@ -129,7 +148,7 @@ def test_espnets_options_are_taken(recipe):
 
 
 def test_stages_that_come_later_say_so_and_go_on(recipe):
-    later = [("2", "--speed_perturb_factors=0.9 1.0 1.1"), ("6", "--use-lm=true")]
+    later = [("2", "--speed_perturb_factors=0.9 1.0 1.1"), ("9", "--use-ngram=true")]
     for stage, option in later:
         arguments = [f"--stage={stage}", f"--stop_stage={stage}", option]
         status, text, _ = run(recipe, *SETS, *arguments)
@@ -201,12 +220,14 @@ def test_all_stages_on_a_handful_of_utterances(recipe, tmp_path):
     folder = recipe.parent / "mini_espeak"
     (tmp_path / "tiny.yaml").write_text(CONFIG.format(input_layer="adastride"))
     minutes = "--train_minutes 0.5 --dev_minutes 0.1 --test_minutes 0.1"
+    minutes += " --lm_sentences 200"
     options = ["--local_data_opts", minutes, "--asr_config", "tiny.yaml"]
     options += ["--nbpe=40", "--ngpu=0", "--nj=2", "--inference_nj=1"]
-    options += ["--token_type=bpe", "--inference_config=decode_ctc_greedy.yaml"]
+    options += ["--token_type=bpe"]
+    greedy = ["--use_lm=false", "--inference_config=decode_ctc_greedy.yaml"]
     common = {"script": folder / "run.sh"}
 
-    status, text, errors = run(tmp_path, *options, **common)
+    status, text, errors = run(tmp_path, *options, *greedy, **common)
     assert status == 0, text + errors
     exp = folder / "exp" / "asr_tiny_raw_en_bpe40"
     stats = folder / "exp" / "asr_stats_raw_en_bpe40"
@@ -236,18 +257,47 @@ def test_all_stages_on_a_handful_of_utterances(recipe, tmp_path):
 
     # once more: everything is found done; an experiment with other options is refused
     model = (exp / "valid.cer_ctc.ave.pth").resolve().stat().st_mtime_ns
-    status, text, errors = run(tmp_path, *options, **common)
+    status, text, errors = run(tmp_path, *options, *greedy, **common)
     assert status == 0, text + errors
     for stage in (1, 3, 4, 5, 10, 11, 12, 13):
         part = text.split(f" Stage {stage}: ", 1)[1].split(f" Stage {stage}: ", 1)[0]
         assert "done and unchanged" in part, part
     assert (exp / "valid.cer_ctc.ave.pth").resolve().stat().st_mtime_ns == model
     (tmp_path / "tiny.yaml").write_text(CONFIG.format(input_layer="conv2d"))
-    line = one_line(run(tmp_path, *options, "--stage", "11", **common))
+    line = one_line(run(tmp_path, *options, *greedy, "--stage", "11", **common))
     assert "encoder_conf.input_layer was adastride, is conv2d" in line
 
     # a misspelt word ends in one line that names the log and the choices
     (tmp_path / "tiny.yaml").write_text(CONFIG.format(input_layer="adastrid"))
     bad = ["--asr_tag", "bad", "--stage", "11", "--stop_stage", "11"]
-    line = one_line(run(tmp_path, *options, *bad, **common))
+    line = one_line(run(tmp_path, *options, *greedy, *bad, **common))
     assert "exp/asr_bad/train.log" in line and "'adastrid'" in line
+
+    # a language model: trained on what is spoken and further text, then decoded with
+    (tmp_path / "tiny.yaml").write_text(CONFIG.format(input_layer="adastride"))
+    (tmp_path / "lm.yaml").write_text(LM_CONFIG)
+    beam = "--inference_args=--beam_size 1 --maxlenratio 0.2"
+    with_lm = ["--lm_config=lm.yaml", beam]
+    line = one_line(run(tmp_path, *options, *with_lm, "--stage", "7", **common))
+    assert "run stage 6 first" in line
+    skip = ["--skip_data_prep=true", "--use_lm=true"]
+    status, text, errors = run(tmp_path, *options, *with_lm, *skip, **common)
+    assert status == 0, text + errors
+    further = (folder / "data" / "local" / "other_text" / "text").read_text()
+    spoken = (folder / "dump" / "raw" / "train_mini" / "text").read_text()
+    trained_on = (folder / "dump" / "raw" / "lm_train.txt").read_text()
+    assert trained_on.splitlines() == [*spoken.splitlines(), *further.splitlines()]
+    assert not {line.split(None, 1)[1] for line in references.splitlines()} & {
+        line.split(None, 1)[1] for line in trained_on.splitlines()
+    }
+    perplexity = float(re.search(r"perplexity of .*: ([\d.]+) per token", text)[1])
+    assert 1 < perplexity < 40  # better than a guess among the 40 pieces
+    name = "decode_asr_mini*_lm_lm_lm_en_bpe40_valid.loss.ave_asr_model_*"
+    (with_model,) = exp.glob(f"{name}/test_mini/score_wer/result.txt")
+    log = (with_model.parents[1] / "logdir" / "asr_inference.1.log").read_text()
+    assert len(re.findall(r" \* 0\.4 = .* for lm\n", log)) == count  # in each score
+    status, text, errors = run(tmp_path, *options, *with_lm, *skip, **common)
+    assert status == 0, text + errors
+    for stage in (6, 7, 8, 12):
+        part = text.split(f" Stage {stage}: ", 1)[1].split(f" Stage {stage}: ", 1)[0]
+        assert "done and unchanged" in part, part

@@ -25,6 +25,9 @@ fi
     --train_set train_mini \
     --valid_set dev_mini \
     --test_sets "test_mini" \
+    --use_lm true \
+    --lm_config ../../conf/train_lm_mini.yaml \
+    --lm_train_text "data/train_mini/text data/local/other_text/text" \
     --asr_config ../../conf/train_asr_mini.yaml \
     --inference_config ../../conf/decode_asr_mini.yaml \
     --inference_asr_model valid.cer_ctc.ave.pth \

@@ -21,9 +21,9 @@ def get_parser():
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--action", choices=["read", "start"], required=True)
-    parser.add_argument("--asr_config", default="", help="Training configuration")
-    parser.add_argument("--asr_args", default="", help="Options that override it")
-    parser.add_argument("--asr_exp", help="The experiment's folder")
+    parser.add_argument("--config", default="", help="Training configuration")
+    parser.add_argument("--arguments", default="", help="Options that override it")
+    parser.add_argument("--exp", help="The experiment's folder")
     parser.add_argument(
         "--option",
         action="append",
@@ -40,13 +40,13 @@ def get_parser():
 @one_line_errors
 def main(cmd=None):
     args = get_parser().parse_args(cmd)
-    options = training_options(args.asr_config, args.asr_args)
+    options = training_options(args.config, args.arguments)
     if args.action == "read":
         print(statistics_options(options))
         return
     options.update(o.partition("=")[::2] for o in args.option)
     options.update({f"file {path}": hash_file(path) for path in args.input})
-    folder = Path(args.asr_exp)
+    folder = Path(args.exp)
     print(
         f"{folder}:",
         start_or_resume(folder / ".training.json", folder / "checkpoint.pth", options),

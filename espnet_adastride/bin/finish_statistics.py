@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Stage 10, last step: complete joined statistics and put them into their place."""
+"""Stages 6 and 10, last step: complete joined statistics and put them into their place."""
 
 import argparse
 
-from espnet_adastride.recipe.errors import one_line_errors
+from espnet_adastride.recipe.errors import one_line_errors, str2bool
 from espnet_adastride.recipe.statistics import finish
 
 
@@ -13,16 +13,27 @@ def get_parser():
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--input_dir", required=True, help="Joined statistics")
-    parser.add_argument("--output_dir", required=True, help="asr_stats_dir")
+    parser.add_argument("--output_dir", required=True, help="asr_ or lm_stats_dir")
     parser.add_argument("--token_type", required=True)
     parser.add_argument("--token_list", required=True)
+    parser.add_argument(
+        "--text_only", type=str2bool, default=False, help="A language model's"
+    )
     return parser
 
 
 @one_line_errors
 def main(cmd=None):
     args = get_parser().parse_args(cmd)
-    print(finish(args.input_dir, args.output_dir, args.token_type, args.token_list))
+    print(
+        finish(
+            args.input_dir,
+            args.output_dir,
+            args.token_type,
+            args.token_list,
+            args.text_only,
+        )
+    )
 
 
 if __name__ == "__main__":

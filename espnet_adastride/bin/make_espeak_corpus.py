@@ -3,8 +3,9 @@
 
     python -m espnet_adastride.bin.make_espeak_corpus --output downloads/mini_espeak
 
-About 1.5 h of training speech, 4 min of dev and 8 min of test, by eSpeak NG. A corpus
-that is whole is left alone, one that was interrupted is finished.
+About 1.5 h of training speech, 4 min of dev and 8 min of test, by eSpeak NG, and text
+for a language model. A corpus that is whole is left alone, one that was interrupted is
+finished.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import os
 
 from espnet_adastride.espeak import EspeakError
 from espnet_adastride.mini_espeak import (
+    DEFAULT_LM_SENTENCES,
     DEFAULT_MINUTES,
     MiniEspeakError,
     build_corpus,
@@ -37,6 +39,12 @@ def get_parser() -> argparse.ArgumentParser:
             help=f"length of {part}",
         )
     parser.add_argument(
+        "--lm_sentences",
+        type=int,
+        default=DEFAULT_LM_SENTENCES,
+        help="further sentences, as text for a language model",
+    )
+    parser.add_argument(
         "--nj",
         type=int,
         default=2,
@@ -55,7 +63,9 @@ def main(cmd=None) -> None:
     # The processes are the parallelism: no threads below them.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
-        build_corpus(args.output, args.seed, minutes, args.nj)
+        build_corpus(
+            args.output, args.seed, minutes, args.nj, lm_sentences=args.lm_sentences
+        )
     except (EspeakError, MiniEspeakError) as e:
         raise SystemExit(f"make_espeak_corpus: error: {e}") from None
     except OSError as e:

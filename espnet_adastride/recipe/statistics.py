@@ -1,6 +1,7 @@
-"""Joining the jobs' statistics into one folder (stage 10).
+"""Joining the jobs' statistics into one folder (stages 6 and 10).
 
-The files are ESPnet's: ``{train,valid}/{speech_shape,text_shape,...,feats_stats.npz}``.
+The files are ESPnet's: ``{train,valid}/{speech_shape,text_shape,...,feats_stats.npz}``;
+those of a language model are ``text_shape`` alone.
 """
 
 from pathlib import Path
@@ -30,13 +31,18 @@ def add_vocabulary_size(folder: Path, token_type: str, tokens: int) -> None:
 
 
 def finish(
-    joined: PathLike, output: PathLike, token_type: str, token_list: PathLike
+    joined: PathLike,
+    output: PathLike,
+    token_type: str,
+    token_list: PathLike,
+    text_only: bool = False,
 ) -> str:
     """Complete joined statistics and put them into their place.
 
     Args:
         joined: Folder that ``aggregate_stats_dirs`` wrote.
-        output: ``asr_stats_dir``; its ``train`` and ``valid`` are replaced.
+        output: ``asr_stats_dir`` or ``lm_stats_dir``; its ``train`` and ``valid`` are replaced.
+        text_only: The statistics of a language model: no speech, no features.
 
     Returns:
         One line on what was made.
@@ -46,14 +52,13 @@ def finish(
     counts: List[int] = []
     for mode in ("train", "valid"):
         add_vocabulary_size(joined / mode, token_type, tokens)
-        with (joined / mode / "speech_shape").open(encoding="utf-8") as file:
+        with (joined / mode / "text_shape").open(encoding="utf-8") as file:
             counts.append(sum(1 for _ in file))
-    if not (joined / "train" / "feats_stats.npz").exists():
+    if not text_only and not (joined / "train" / "feats_stats.npz").exists():
         raise RecipeError(f"{joined}/train: the jobs wrote no feats_stats.npz")
     for mode in ("train", "valid"):
         replace_dir(joined / mode, output / mode)
     joined.rmdir()
-    return (
-        f"{output}: shapes of {counts[0]} training and {counts[1]} validation "
-        "utterances, feature statistics"
+    return f"{output}: shapes of {counts[0]} training and {counts[1]} validation " + (
+        "sentences" if text_only else "utterances, feature statistics"
     )

@@ -2,7 +2,7 @@
 
 ESPnet resumes from ``checkpoint.pth`` whatever the options are, so a changed
 configuration would go on from another model's weights. The driver writes the options
-into ``<asr_exp>/.training.json`` first and refuses to go on with others.
+into ``<exp>/.training.json`` first and refuses to go on with others.
 """
 
 import json
@@ -89,7 +89,7 @@ def _add_option(options: Dict[str, str], name: str, value: str) -> None:
 
 
 def training_options(config: PathLike, arguments: str) -> Dict[str, str]:
-    """Return the options of a training: the configuration, then ``--asr_args``."""
+    """Return the options of a training: the configuration, then ``--asr_args`` or ``--lm_args``."""
     options = flatten(read_config(config)) if config else {}
     options.pop("", None)
     options.update(read_options(arguments.split()))
@@ -106,8 +106,8 @@ def start_or_resume(record: PathLike, checkpoint: PathLike, options: dict) -> st
     """Write the record of a new training, or see that an old one may go on.
 
     Args:
-        record: ``<asr_exp>/.training.json``.
-        checkpoint: ``<asr_exp>/checkpoint.pth``; without it nothing can be lost.
+        record: ``.training.json`` in the experiment's folder.
+        checkpoint: ``checkpoint.pth`` beside it; without it nothing can be lost.
         options: What the training depends on: names and values.
 
     Returns:

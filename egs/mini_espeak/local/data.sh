@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Stage 1 of the demo: synthesise the corpus (a whole one is left alone, an interrupted
-# one is finished), then prepare it as LibriSpeech is prepared.
+# one is finished), then prepare it as LibriSpeech is prepared; the language model's text
+# goes where ESPnet's librispeech recipe puts it.
 set -euo pipefail
 nj=1 python=python3 corpus_options=() data_options=()
 while [ $# -gt 0 ]; do
     case $1 in
-        --seed | --*_minutes) corpus_options+=("$1" "$2") ;;
+        --seed | --*_minutes | --lm_sentences) corpus_options+=("$1" "$2") ;;
         --download) ;;  # nothing to download
         *) data_options+=("$1" "$2")
            case $1 in --nj) nj=$2 ;; --python) python=$2 ;; esac ;;
@@ -16,6 +17,10 @@ if [ -x "${python}" ]; then py=("${python}"); else read -ra py <<<"${python}"; f
 
 "${py[@]}" -m espnet_adastride.bin.make_espeak_corpus --output corpus --nj "${nj}" \
     ${corpus_options[@]+"${corpus_options[@]}"}
+mkdir -p data/local/other_text
+awk '{ printf("mini_lng_%08d %s\n", NR, $0) }' corpus/LibriSpeech/mini-lm-norm.txt \
+    >data/local/other_text/text.new
+mv data/local/other_text/text.new data/local/other_text/text
 export LIBRISPEECH=${PWD}/corpus
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 exec bash "${here}/../../librispeech_100/local/data.sh" "${data_options[@]}"
