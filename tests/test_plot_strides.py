@@ -147,6 +147,8 @@ def test_a_recording_without_data_directory(adastride, data_dir, tmp_path, capsy
         ["strided_conv", "adastride"],
         ["adastride", "strided_conv"],
         ["avg_pool", "adastride_f"],
+        ["blur_pool", "adastride"],
+        ["softmax_pool", "blur_pool"],
         ["strided_conv", "strided_conv"],
     ],
 )

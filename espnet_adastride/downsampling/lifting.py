@@ -12,7 +12,8 @@ and loses nothing before the sum: x_even = s - U(d), x_odd = d + P(x_even). P an
 learned: convolution of ``kernel_size`` taps, ReLU, convolution of one tap, tanh. Two
 regularisers keep s like the signal and d small; the paper adds them to the loss,
 
-    C_u = |s - x_odd|,   C_p = |d|,   loss = task + update_weight C_u + predict_weight C_p
+    C_u = |s - x_odd|,    C_p = |d|
+    loss = loss of the task + update_weight C_u + predict_weight C_p
 
 Choices where the paper is for images, or leaves some open:
 

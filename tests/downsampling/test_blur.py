@@ -69,6 +69,21 @@ def test_white_noise_is_filtered_as_by_scipy(stride):
 
 
 @pytest.mark.parametrize("name", ["blur_pool", "max_blur_pool"])
+@pytest.mark.parametrize("filter_size", FILTER_SIZES)
+@pytest.mark.parametrize("stride", [2, 3])
+def test_frames_lie_where_the_filter_reads(name, filter_size, stride):
+    """Of a ramp, a frame's value is the time it stands for."""
+    middle = np.arange(60) + 0.5  # of the steps
+    layer = build_downsampler(name, 1, stride, filter_size=filter_size)
+    # the maximum reads the end of a rising window, the start of a falling one
+    rising = apply(name, middle, stride, filter_size=filter_size)
+    falling = -apply(name, -middle, stride, filter_size=filter_size)
+    read = (rising + falling)[4:-4] / 2
+    starts = np.arange(60 // stride)[4:-4] * stride + layer.frame_shift()
+    np.testing.assert_allclose(read, starts + stride / 2)
+
+
+@pytest.mark.parametrize("name", ["blur_pool", "max_blur_pool"])
 @pytest.mark.parametrize("filter_size", [1, 8, 2.5, True, "3", None])
 def test_wrong_filter_sizes(name, filter_size):
     with pytest.raises(ValueError, match="filter_size must be .* from 2 to 7, got"):
