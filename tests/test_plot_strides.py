@@ -184,6 +184,20 @@ def test_frames_lie_where_the_layer_reads(methods, trunk, monkeypatch):
         assert abs(centre.item() - middle[slot]) < 0.75, slot
 
 
+def test_boundaries_follow_a_learned_stride():
+    layer = AdaptiveSubsampling(
+        20, 8, method=["diff_stride", "adastride"], stride=4, channels=4, trunk="conv1d"
+    )
+    with torch.no_grad():
+        layer.downsamplers[0].stride_change.fill_(1.0)
+        output, _ = layer(torch.randn(1, 60, 20), None)
+    boundaries, uniform = plot_strides.encoder_boundaries(layer, layer.take_trace(), 60)
+    assert len(boundaries) == len(uniform) == output.size(1) + 1 == 11
+    # every second step of every third; the convolution-like first frame is centred
+    np.testing.assert_allclose(uniform, np.arange(11) * 6)
+    np.testing.assert_allclose(np.diff(boundaries)[1:-1], 6.0, atol=0.7)
+
+
 def test_each_utterance_of_a_batch_has_its_own_boundaries():
     layer = AdaptiveSubsampling(20, 8, stride=4, channels=4, trunk="conv1d")
     torch.nn.init.normal_(layer.downsamplers[0].score.weight)
