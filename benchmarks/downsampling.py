@@ -32,6 +32,8 @@ OUT = Path(__file__).resolve().parent / "out"
 DENSE = "dense"
 REFERENCE = "avg_pool"
 METHODS = ("copy", *available_downsamplers(), DENSE)
+#: what the targets compare, and is measured at every T
+COMPARED = ("copy", "adastride", "adastride_f", "strided_conv", REFERENCE)
 
 
 def get_parser():
@@ -55,8 +57,20 @@ def get_parser():
         default=8000,
         help="largest T for the dense form; above 2000 it is measured once",
     )
+    parser.add_argument(
+        "--others_up_to",
+        type=int,
+        default=4000,
+        help=f"largest T for methods besides {', '.join(COMPARED)} and {DENSE}",
+    )
     parser.add_argument("--output_dir", type=Path, default=OUT)
     return parser
+
+
+def methods_at(steps, args):
+    """Return the methods that are measured at T."""
+    limits = {DENSE: args.dense_up_to, **dict.fromkeys(COMPARED, math.inf)}
+    return [m for m in METHODS if steps <= limits.get(m, args.others_up_to)]
 
 
 def build(method, args):
@@ -195,7 +209,7 @@ def run_table(threads, args, peaks):
     torch.set_num_threads(threads)
     table = {}
     for steps in args.steps:
-        figures = {m: [] for m in METHODS if m != DENSE or steps <= args.dense_up_to}
+        figures = {method: [] for method in methods_at(steps, args)}
         for round_ in range(args.rounds + 1):
             for method, rows in figures.items():
                 slow = method == DENSE and steps > 2000
@@ -295,7 +309,7 @@ def main(cmd=None):
     peaks = {
         (steps, method): peak_memory(method, steps, args)
         for steps in args.steps
-        for method in METHODS
+        for method in methods_at(steps, args)
     }
     text, tables = [], {}
     for threads in args.threads:

@@ -19,12 +19,15 @@ def benchmark():
 def test_saved_bytes_and_ratios(benchmark, tmp_path, capsys):
     benchmark.main(
         "--steps 300 600 --size 32 --batch_size 2 --rounds 1 --threads 1 "
+        "--others_up_to 300 "
         f"--output_dir {tmp_path}".split()
     )
     text = (tmp_path / "downsampling.md").read_text()
     assert text.splitlines()[0] in capsys.readouterr().out
     cells = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()]
     rows = {(row[0], row[1]): row for row in cells if len(row) == 8}
+    assert {row[1] for row in rows} >= set(benchmark.METHODS)
+    assert ("300", "ada_pool") in rows and ("600", "ada_pool") not in rows
     # a convolution keeps a copy of its input, a pooling by sums keeps nothing of it
     assert float(rows["600", "strided_conv"][6]) >= 1.0
     assert float(rows["600", "avg_pool"][6]) < 0.05

@@ -147,6 +147,8 @@ def test_a_recording_without_data_directory(adastride, data_dir, tmp_path, capsy
         ["strided_conv", "adastride"],
         ["adastride", "strided_conv"],
         ["avg_pool", "adastride_f"],
+        ["blur_pool", "adastride"],
+        ["softmax_pool", "blur_pool"],
         ["strided_conv", "strided_conv"],
     ],
 )
@@ -180,6 +182,20 @@ def test_frames_lie_where_the_layer_reads(methods, trunk, monkeypatch):
         weight = grad[0].sum(dim=1).double()
         centre = (weight * (torch.arange(length) + 0.5)).sum() / weight.sum()
         assert abs(centre.item() - middle[slot]) < 0.75, slot
+
+
+def test_boundaries_follow_a_learned_stride():
+    layer = AdaptiveSubsampling(
+        20, 8, method=["diff_stride", "adastride"], stride=4, channels=4, trunk="conv1d"
+    )
+    with torch.no_grad():
+        layer.downsamplers[0].stride_change.fill_(1.0)
+        output, _ = layer(torch.randn(1, 60, 20), None)
+    boundaries, uniform = plot_strides.encoder_boundaries(layer, layer.take_trace(), 60)
+    assert len(boundaries) == len(uniform) == output.size(1) + 1 == 11
+    # every second step of every third; the convolution-like first frame is centred
+    np.testing.assert_allclose(uniform, np.arange(11) * 6)
+    np.testing.assert_allclose(np.diff(boundaries)[1:-1], 6.0, atol=0.7)
 
 
 def test_each_utterance_of_a_batch_has_its_own_boundaries():

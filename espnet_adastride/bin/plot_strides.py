@@ -26,6 +26,7 @@ from espnet2.text.build_tokenizer import build_tokenizer
 import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
 from espnet_adastride.bin.asr_inference_ctc import ctc_collapse
 from espnet_adastride.corpus import DataError, read_scp
+from espnet_adastride.downsampling import downsampled_lengths
 from espnet_adastride.plotting import (
     SPEECH_THRESHOLD_DB,
     PictureError,
@@ -80,8 +81,8 @@ def encoder_boundaries(
     adaptive: List[np.ndarray] = []
     uniform: List[np.ndarray] = []
     n = frames
-    for downsampler, stride in zip(layer.downsamplers, layer.strides):
-        m = math.ceil(n / stride)
+    for downsampler, stride in zip(layer.downsamplers, layer.current_strides()):
+        m = downsampled_lengths(n, stride)
         uniform.append(uniform_boundaries(n, m, stride))
         if isinstance(downsampler, torch.nn.Identity):
             # the trunk's convolution of kernel 3 made the stride: no trace
@@ -89,7 +90,8 @@ def encoder_boundaries(
         else:
             positions = next(entries).positions
             if positions is None:
-                adaptive.append(uniform[-1])
+                shift = downsampler.frame_shift()
+                adaptive.append(uniform_boundaries(n, m, stride, shift))
             else:
                 row = positions[index].detach().cpu().double().numpy()
                 adaptive.append(slot_boundaries(row, n, m))
@@ -244,7 +246,7 @@ def analyse(model, args, layer, recording: Recording, threshold: float):
         boundaries_in_seconds(b, step, centre - step / 2, len(wave) / rate)
         for b in (boundaries, uniform)
     )
-    stride = math.prod(layer.strides)
+    stride = math.prod(layer.current_strides())
     # one word if all stages share it
     words = layer.methods if len(set(layer.methods)) > 1 else layer.methods[:1]
     return StridePicture(

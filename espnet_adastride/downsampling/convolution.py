@@ -9,7 +9,6 @@ import torch
 from espnet_adastride.downsampling.output import (
     Downsampler,
     DownsamplingOutput,
-    downsampled_lengths,
     length_mask,
 )
 
@@ -23,6 +22,7 @@ class StridedConv(Downsampler):
     """
 
     integer_stride = True
+    unit_gain = False
 
     def __init__(self, size: int, stride: int):
         super().__init__(size, stride)
@@ -31,7 +31,10 @@ class StridedConv(Downsampler):
     def downsample(self, x, lengths, output_lengths):
         """See :meth:`Downsampler.downsample`."""
         output = self.conv(x.transpose(1, 2)).transpose(1, 2)
-        width = downsampled_lengths(x.size(1), self.stride)
         # the bias reaches the padding
-        valid = length_mask(output_lengths, width).unsqueeze(2)
+        valid = length_mask(output_lengths, output.size(1)).unsqueeze(2)
         return DownsamplingOutput(output.masked_fill(~valid, 0.0), output_lengths)
+
+    def frame_shift(self):
+        """See :meth:`Downsampler.frame_shift`: centred on step l stride."""
+        return (1 - self.stride) / 2

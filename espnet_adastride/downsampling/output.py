@@ -4,7 +4,8 @@
 and returns a :class:`DownsamplingOutput`. For every method:
 
 * output length = ceil(length / stride), of each utterance's own length
-  (:func:`downsampled_lengths`: the only place where the formula stands);
+  (:func:`downsampled_lengths`: the only place where the formula stands), with the
+  stride of :meth:`Downsampler.current_stride` where it is learned;
 * an utterance's output is the same alone and beside longer ones, whatever lies in the
   padding (NaN included);
 * the output is zero beyond its length.
@@ -12,7 +13,7 @@ and returns a :class:`DownsamplingOutput`. For every method:
 
 import math
 import numbers
-from typing import Any, Mapping, NamedTuple, Optional, Union
+from typing import Any, Dict, Mapping, NamedTuple, Optional, Union
 
 import torch
 
@@ -66,6 +67,11 @@ def zero_padding(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     return x.masked_fill(~length_mask(lengths, x.size(1)).unsqueeze(2), 0.0)
 
 
+def at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    """Return x in float32 if it is in half precision, else as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def check_stride(stride: float, integer: bool = False) -> float:
     """Return the stride if it is a real number >= 1 (and whole, if asked for).
 
@@ -81,8 +87,8 @@ def check_stride(stride: float, integer: bool = False) -> float:
         )
     if integer and stride != int(stride):
         raise ValueError(
-            f"this method takes whole strides only, got {stride}; adastride and "
-            "adastride_f take any real stride >= 1"
+            f"this method takes whole strides only, got {stride}; adastride, "
+            "adastride_f, spectral_pool and diff_stride take any real stride >= 1"
         )
     return int(stride) if stride == int(stride) else float(stride)
 
@@ -113,7 +119,8 @@ class Downsampler(torch.nn.Module):
     """Base of all methods: checks, zeroes the padding, calls :meth:`downsample`.
 
     A method subclasses it, implements :meth:`downsample`, sets ``integer_stride`` where
-    it cannot resample at a non-integer rate, and gets one line in ``registry.py``.
+    it cannot resample at a non-integer rate, and gets one line in ``registry.py``:
+    docs/adding_a_downsampler.md.
 
     Args:
         size: D, the number of features.
@@ -128,6 +135,9 @@ class Downsampler(torch.nn.Module):
     #: False: the method never reads a padded step, and is spared a copy of x without
     needs_zero_padding = True
 
+    #: False: a learned filter, which may turn a constant into another one
+    unit_gain = True
+
     #: options that the ESPnet input layer uses unless the YAML file says otherwise,
     #: where what trains best is not the published form (the constructor's default)
     training_defaults: Mapping[str, Any] = {}
@@ -139,9 +149,29 @@ class Downsampler(torch.nn.Module):
         self.size = int(size)
         self.stride = check_stride(stride, integer=self.integer_stride)
 
+    def current_stride(self) -> float:
+        """Return the stride in use: the constructor's, unless the method learns it."""
+        return self.stride
+
     def output_lengths(self, lengths):
-        """Return the output lengths for input lengths: ceil(lengths / stride)."""
-        return downsampled_lengths(lengths, self.stride)
+        """Return ceil(lengths / current stride), for an int or an integer tensor."""
+        return downsampled_lengths(lengths, self.current_stride())
+
+    def reported_stats(self) -> Dict[str, Union[float, torch.Tensor]]:
+        """Return what is worth watching in training, {name: scalar}.
+
+        Learned numbers that mean something, such as a learned stride. The names must
+        depend on the configuration alone: all processes of a training report the same.
+        """
+        return {}
+
+    def frame_shift(self) -> float:
+        """Return how far the frames lie from windows, in input steps, for pictures.
+
+        Frame l is drawn from l stride + shift to (l + 1) stride + shift. Methods with
+        positions do not need it.
+        """
+        return 0.0
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> DownsamplingOutput:
         """Downsample a padded batch.
@@ -151,7 +181,8 @@ class Downsampler(torch.nn.Module):
             lengths: (B,) integers in [0, T].
 
         Returns:
-            DownsamplingOutput: ``output`` (B, ceil(T / stride), D) in the dtype of x.
+            DownsamplingOutput: ``output`` (B, ceil(T / stride), D) in the dtype of x
+            (autocast may lower it).
 
         Raises:
             ValueError: if the shapes do not fit.

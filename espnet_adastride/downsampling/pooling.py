@@ -10,25 +10,45 @@ import torch
 from espnet_adastride.downsampling.output import (
     Downsampler,
     DownsamplingOutput,
-    downsampled_lengths,
     length_mask,
 )
 
 
-class _WindowPool(Downsampler):
-    """Cuts (B, T, D) into windows (B, T', stride, D) and their valid steps."""
+class WindowPool(Downsampler):
+    """Base of what pools windows: cuts (B, T, D) into (B, T', stride, D)."""
 
     integer_stride = True
 
-    def windows(self, x: torch.Tensor, fill: float) -> torch.Tensor:
+    def windows(self, x: torch.Tensor, fill: float = 0.0) -> torch.Tensor:
         """Return (B, T', stride, D), the time axis padded at its end with ``fill``."""
-        width = downsampled_lengths(x.size(1), self.stride)
+        width = self.output_lengths(x.size(1))
         missing = width * self.stride - x.size(1)
         x = torch.nn.functional.pad(x, (0, 0, 0, missing), value=fill)
         return x.reshape(x.size(0), width, self.stride, x.size(2))
 
+    def valid_steps(self, lengths: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
+        """Return booleans (B, T', stride, 1): which steps of the windows are valid."""
+        width = windows.size(1)
+        valid = length_mask(lengths, width * self.stride)
+        return valid.reshape(-1, width, self.stride, 1)
 
-class AvgPool(_WindowPool):
+
+def window_softmax(scores: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Return the softmax over the valid steps of each window, 0 elsewhere.
+
+    Args:
+        scores: (B, T', stride, D) or (B, T', stride, 1), float32 or float64.
+        valid: (B, T', stride, 1) booleans.
+
+    Returns:
+        Weights in the shape of ``scores``. A window without a valid step (it lies
+        beyond its utterance) gets even ones: its values are zero already.
+    """
+    some_valid = valid.any(dim=2, keepdim=True)
+    return torch.softmax(scores.masked_fill(~valid & some_valid, -torch.inf), dim=2)
+
+
+class AvgPool(WindowPool):
     """Mean over each window's valid steps.
 
     Args:
@@ -38,13 +58,13 @@ class AvgPool(_WindowPool):
 
     def downsample(self, x, lengths, output_lengths):
         """See :meth:`Downsampler.downsample`."""
-        total = self.windows(x, 0.0).sum(dim=2)
+        total = self.windows(x).sum(dim=2)
         starts = torch.arange(total.size(1), device=x.device) * self.stride
         count = (lengths.unsqueeze(1) - starts.unsqueeze(0)).clamp(1, self.stride)
         return DownsamplingOutput(total / count.unsqueeze(2).to(x), output_lengths)
 
 
-class MaxPool(_WindowPool):
+class MaxPool(WindowPool):
     """Maximum over each window's valid steps, feature by feature.
 
     Args:

@@ -1,7 +1,8 @@
 """The names of the downsampling methods: the words that YAML files use.
 
-A new method is one new file and one ``_register`` line here; contract tests, benchmarks
-and the ESPnet input layer find it through this registry.
+A new method is one new file and one ``_register`` line here (with its import): contract
+tests, benchmarks and the ESPnet input layer find it through this registry. A worked
+example: docs/adding_a_downsampler.md.
 """
 
 import difflib
@@ -9,9 +10,14 @@ import inspect
 from typing import Dict, Tuple, Type
 
 from espnet_adastride.downsampling.adastride import AdaStride, AdaStrideF
+from espnet_adastride.downsampling.blur import BlurPool, MaxBlurPool
 from espnet_adastride.downsampling.convolution import StridedConv
+from espnet_adastride.downsampling.learned import SoftmaxPool, Stack
+from espnet_adastride.downsampling.lifting import LiftPool
 from espnet_adastride.downsampling.output import Downsampler
 from espnet_adastride.downsampling.pooling import AvgPool, MaxPool
+from espnet_adastride.downsampling.soft import AdaPool, SoftPool
+from espnet_adastride.downsampling.spectral import DiffStride, SpectralPool
 
 DOWNSAMPLERS: Dict[str, Type[Downsampler]] = {}
 
@@ -27,6 +33,15 @@ _register("adastride_f", AdaStrideF)
 _register("strided_conv", StridedConv)
 _register("avg_pool", AvgPool)
 _register("max_pool", MaxPool)
+_register("blur_pool", BlurPool)
+_register("max_blur_pool", MaxBlurPool)
+_register("spectral_pool", SpectralPool)
+_register("diff_stride", DiffStride)
+_register("lift_pool", LiftPool)
+_register("soft_pool", SoftPool)
+_register("ada_pool", AdaPool)
+_register("softmax_pool", SoftmaxPool)
+_register("stack", Stack)
 
 
 def available_downsamplers() -> Tuple[str, ...]:

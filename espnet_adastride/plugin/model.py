@@ -1,12 +1,20 @@
-"""ESPnet's ASR model, with the positioning loss in its training loss.
+"""ESPnet's ASR model, with the input layer's auxiliary losses in its training loss.
 
-Stats it adds where the input layer has positions (all are watched in train.log and
-TensorBoard, and any can be a ``best_model_criterion``):
+Stats it adds (all are watched in train.log and TensorBoard, and any can be a
+``best_model_criterion``), where the input layer has positions:
 
 * ``loss_vp``: the stages' positioning losses, summed, before weighting;
 * ``empty_slots``: share of output slots that no input frame is nearest to;
 * ``largest_jump``: the largest step between neighbouring frames, in slots. When the
   strides collapse (one frame takes the whole segment) it rises from about 1 to tens.
+
+and with other methods:
+
+* ``loss_aux``: what they ask to be added to the loss (lift_pool's regularisers);
+* what they report of themselves: ``stride``, and ``stride_1`` ... of the stages, where
+  strides are learned (diff_stride); ``beta_1`` ... (ada_pool).
+
+Which of them appear depends on the configuration alone.
 """
 
 from espnet_adastride.downsampling import empty_slot_share, largest_jump
@@ -21,31 +29,41 @@ def input_layer(model):
     return layer if isinstance(layer, AdaptiveSubsampling) else None
 
 
+def position_stats(trace):
+    """Return {name: scalar} about the stages that have positions; {} if none has."""
+    trace = [stage for stage in trace if stage.positions is not None]
+    if not trace:
+        return {}
+    shares = [
+        empty_slot_share(stage.positions, stage.input_lengths, stage.output_lengths)
+        for stage in trace
+    ]
+    jumps = [largest_jump(stage.positions, stage.input_lengths) for stage in trace]
+    return {"empty_slots": sum(shares) / len(shares), "largest_jump": max(jumps)}
+
+
 class AdaStrideASRModel(ESPnetASRModel):
-    """ESPnetASRModel; the same with any input layer that has no positions."""
+    """ESPnetASRModel; the same with ESPnet's own input layers."""
 
     def forward(self, speech, speech_lengths, text, text_lengths, **kwargs):
-        """Return ESPnetASRModel's (loss, stats, weight), the positioning loss added."""
+        """Return ESPnetASRModel's (loss, stats, weight), auxiliary losses added."""
         loss, stats, weight = super().forward(
             speech, speech_lengths, text, text_lengths, **kwargs
         )
         layer = input_layer(self)
-        trace = [] if layer is None else layer.take_trace()
-        trace = [stage for stage in trace if stage.aux_loss is not None]
-        if not trace:
+        if layer is None:
             return loss, stats, weight
-        loss_vp = sum(stage.aux_loss for stage in trace)
-        loss = loss + layer.vp_weight * loss_vp
+        trace, losses = layer.take_trace(), {}
+        for stage in trace:
+            if stage.aux_loss is not None:
+                name = "loss_aux" if stage.positions is None else "loss_vp"
+                losses[name] = losses.get(name, 0.0) + stage.aux_loss
+        loss = loss + layer.vp_weight * losses.get("loss_vp", 0.0)
+        loss = loss + losses.get("loss_aux", 0.0)
+        stats.update({name: value.detach() for name, value in losses.items()})
         stats["loss"] = loss.detach()
-        stats["loss_vp"] = loss_vp.detach()
-        shares = [
-            empty_slot_share(stage.positions, stage.input_lengths, stage.output_lengths)
-            for stage in trace
-        ]
-        stats["empty_slots"] = sum(shares) / len(shares)
-        stats["largest_jump"] = max(
-            largest_jump(stage.positions, stage.input_lengths) for stage in trace
-        )
+        stats.update(position_stats(trace))
+        stats.update(layer.reported_stats())
         return force_gatherable((loss, stats, weight), loss.device)
 
     def load_state_dict(self, state_dict, strict=True, assign=False):

@@ -8,9 +8,10 @@ for the encoder's blocks (B, T', D) out, positional encoding included. With stri
 
 Output length: ceil(length / s) stage by stage, for whole strides ceil(length / stride);
 of each utterance's own length, unlike ESPnet's, whose mask is sliced from the padded
-end.
+end. Where a stage learns its stride (diff_stride), s is the one it has learned so far.
 """
 
+import math
 import numbers
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -158,7 +159,7 @@ class StageTrace(NamedTuple):
         input_lengths: (B,) frames that went in.
         output_lengths: (B,) frames that came out.
         positions: (B, T) of its input frames on its output slots, or None.
-        aux_loss: scalar positioning loss, or None.
+        aux_loss: scalar, or None: the positioning loss, where there are positions.
     """
 
     input_lengths: torch.Tensor
@@ -183,7 +184,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         trunk: ``conv2d``, ``conv1d`` or ``dwconv2d``.
         channels: of the trunk's convolutions; None means ``odim``.
         vp_weight: weight of the positioning loss in the training loss (1.0 in the
-            authors' training).
+            authors' training); other auxiliary losses have weights of their own.
         **options: the methods' own words (``sigma_square``, ``score_bound`` ...);
             what is not given takes the method's ``training_defaults``.
 
@@ -265,9 +266,31 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         conf.update({w: options[w] for w in downsampler_options(name) if w in options})
         return build_downsampler(name, size, stride, **conf)
 
+    def current_strides(self) -> List[float]:
+        """Return the stride of each stage, as learned so far where it is learned."""
+        return [
+            stride if isinstance(stage, torch.nn.Identity) else stage.current_stride()
+            for stage, stride in zip(self.downsamplers, self.strides)
+        ]
+
+    def reported_stats(self) -> Dict[str, Union[float, torch.Tensor]]:
+        """Return what the stages report of themselves, ``{name_stage: scalar}``.
+
+        Stages count from 1. Where one learns its stride (``stride_1`` ...), ``stride``
+        is that of all stages together.
+        """
+        stats = {}
+        for number, stage in enumerate(self.downsamplers, 1):
+            if not isinstance(stage, torch.nn.Identity):
+                for name, value in stage.reported_stats().items():
+                    stats[f"{name}_{number}"] = value
+        if any(name.startswith("stride_") for name in stats):
+            stats["stride"] = float(math.prod(self.current_strides()))
+        return stats
+
     def output_lengths(self, lengths):
         """Return the frames that come out for frames that go in (int or tensor)."""
-        for stride in self.strides:
+        for stride in self.current_strides():
             lengths = downsampled_lengths(lengths, stride)
         return lengths
 

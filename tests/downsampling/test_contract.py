@@ -1,4 +1,7 @@
-"""The one contract of all methods: lengths, padding, edges, precision, determinism."""
+"""The one contract of all methods: lengths, padding, edges, precision, determinism.
+
+Every name of the registry goes through all of it; a new method needs no test here.
+"""
 
 import copy
 import math
@@ -11,50 +14,85 @@ from espnet_adastride.downsampling import DOWNSAMPLERS
 from espnet_adastride.downsampling.registry import _register
 
 SIZE = 6
+WHOLE_STRIDES = [1, 2, 3, 4, 5]
+OTHER_STRIDES = [1.5, 2.7]
+
+every_method = pytest.mark.parametrize("name", available_downsamplers())
 
 
 def build(name, stride, dtype=torch.float32, **conf):
-    """Build a layer; adaptive ones get scores, or they would be uniform."""
+    """Build a layer whose learned numbers have left their neutral starting points."""
     layer = build_downsampler(name, SIZE, stride, **conf).to(dtype)
-    if hasattr(layer, "score"):
-        torch.nn.init.normal_(layer.score.weight)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter += 0.5 * torch.randn_like(parameter)
     return layer
 
 
 def strides_of(name):
-    return [1, 2, 3, 5] + ([] if DOWNSAMPLERS[name].integer_stride else [1.5, 2.7])
-
-
-every_method = pytest.mark.parametrize("name", available_downsamplers())
+    """Return the strides that the method takes; the others it must refuse by value."""
+    strides = []
+    for stride in WHOLE_STRIDES + OTHER_STRIDES:
+        try:
+            build_downsampler(name, SIZE, stride)
+        except ValueError as error:
+            assert f"got {stride}" in str(error)
+        else:
+            strides.append(stride)
+    assert set(strides) >= {1, 2, 4}
+    return strides
 
 
 @every_method
 def test_alone_equals_padded_whatever_lies_in_the_padding(name):
     for stride in strides_of(name):
         layer = build(name, stride)
-        lengths = torch.tensor([41, 40, 17, int(stride) + 1, int(stride), 2, 1, 0])
+        around = [int(stride) - 1, int(stride), int(stride) + 1]
+        lengths = torch.tensor([41, 40, 40, 17, *around, 2, 1, 0])
         x = torch.randn(len(lengths), 50, SIZE)
+        rate = layer.current_stride()  # a learned one has moved
+        expected = [math.ceil(int(n) / rate) for n in lengths]
+        singles = [layer(x[i : i + 1, :n], n[None]) for i, n in enumerate(lengths)]
         for garbage in (0.0, 1e6, math.nan, math.inf):
             padded = x.clone()
             for row, n in zip(padded, lengths):
                 row[n:] = garbage
             padded.requires_grad_()
             out = layer(padded, lengths)
-            expected = [math.ceil(int(n) / stride) for n in lengths]
             assert out.lengths.tolist() == expected
-            assert out.output.shape == (len(lengths), math.ceil(50 / stride), SIZE)
-            for row, n, m in zip(range(len(lengths)), lengths, expected):
-                assert (out.output[row, m:] == 0).all()
-                if n == 0:
-                    continue
-                alone = layer(x[row : row + 1, :n], torch.tensor([n]))
+            assert out.lengths.dtype == torch.int64
+            assert out.output.shape == (len(lengths), math.ceil(50 / rate), SIZE)
+            for row, m, alone in zip(out.output, expected, singles):
+                assert (row[m:] == 0).all()
+                assert alone.lengths.tolist() == [m]
                 torch.testing.assert_close(
-                    out.output[row, :m], alone.output[0], atol=1e-6, rtol=1e-6
+                    row[:m], alone.output[0, :m], atol=1e-6, rtol=1e-6
                 )
-            out.output.sum().backward()
+            layer.zero_grad()
+            loss = out.output.square().sum()
+            if out.aux_loss is not None:
+                assert out.aux_loss.shape == ()
+                loss = loss + out.aux_loss
+            loss.backward()
             assert padded.grad.isfinite().all()
             for row, n in zip(padded.grad, lengths):
                 assert (row[n:] == 0).all()
+            for key, parameter in layer.named_parameters():
+                assert (
+                    parameter.grad is not None and parameter.grad.isfinite().all()
+                ), key
+
+
+@every_method
+def test_auxiliary_loss_does_not_see_the_padding(name):
+    layer = build(name, 2)
+    x = torch.randn(1, 30, SIZE)
+    x[:, 21:] = math.nan
+    padded, alone = layer(x, torch.tensor([21])), layer(x[:, :21], torch.tensor([21]))
+    if padded.aux_loss is None:
+        assert alone.aux_loss is None
+    else:
+        torch.testing.assert_close(padded.aux_loss, alone.aux_loss)
 
 
 @every_method
@@ -64,14 +102,23 @@ def test_no_time_steps_and_no_utterances(name):
     assert out.output.shape == (2, 0, SIZE) and out.lengths.tolist() == [0, 0]
     out = layer(torch.zeros(0, 5, SIZE), torch.zeros(0, dtype=torch.long))
     assert out.output.size(0) == 0
+    out = layer(torch.full((2, 5, SIZE), math.nan), torch.tensor([0, 0]))
+    assert (out.output == 0).all() and out.lengths.tolist() == [0, 0]
 
 
 @every_method
 def test_gradcheck(name):
-    layer = build(name, 2, torch.float64)
-    x = torch.randn(2, 7, SIZE, dtype=torch.float64, requires_grad=True)
-    lengths = torch.tensor([7, 4])
-    assert torch.autograd.gradcheck(lambda x: layer(x, lengths).output, (x,), atol=1e-6)
+    for stride in (2, strides_of(name)[-1]):
+        layer = build(name, stride, torch.float64)
+        x = torch.randn(2, 7, SIZE, dtype=torch.float64, requires_grad=True)
+        lengths = torch.tensor([7, 4])
+        names = [key for key, _ in layer.named_parameters()]
+
+        def function(x, *parameters):
+            state = dict(zip(names, parameters))
+            return torch.func.functional_call(layer, state, (x, lengths)).output
+
+        assert torch.autograd.gradcheck(function, (x, *layer.parameters()), atol=1e-6)
 
 
 @every_method
@@ -80,23 +127,40 @@ def test_half_precision_under_autocast(name, dtype):
     layer = build(name, 2)
     x, lengths = torch.randn(2, 30, SIZE), torch.tensor([30, 13])
     exact = layer(x, lengths)
-    with torch.autocast("cpu", dtype=dtype):
-        out = layer(x, lengths)
-    assert out.lengths.tolist() == exact.lengths.tolist()
-    torch.testing.assert_close(out.output.float(), exact.output, atol=0.1, rtol=0.1)
-    assert (out.output[1, 7:] == 0).all()
+    for given in (x, x.to(dtype)):  # as it comes, and behind another layer
+        given = given.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=dtype):
+            out = layer(given, lengths)
+        assert out.lengths.tolist() == exact.lengths.tolist()
+        torch.testing.assert_close(out.output.float(), exact.output, atol=0.1, rtol=0.1)
+        assert (out.output[1, out.lengths[1] :] == 0).all()
+        out.output.float().sum().backward()
+        assert given.grad.isfinite().all()
 
 
 @every_method
-def test_state_round_trip_determinism_and_no_change_in_eval(name):
-    layer = build(name, 2).eval()
+def test_the_dtype_is_that_of_the_input(name):
+    for dtype in (torch.float32, torch.float64):
+        out = build(name, 2, dtype)(
+            torch.randn(1, 9, SIZE, dtype=dtype), torch.tensor([9])
+        )
+        assert out.output.dtype == dtype
+
+
+@every_method
+def test_state_round_trip_determinism_and_no_change_by_a_forward(name):
+    layer = build(name, 2)
     before = copy.deepcopy(layer.state_dict())
     x, lengths = torch.randn(2, 30, SIZE), torch.tensor([30, 13])
-    first, second = layer(x, lengths), layer(x, lengths)
-    assert torch.equal(first.output, second.output)
-    after = layer.state_dict()
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[key], after[key]) for key in before)
+    given = x.clone()
+    for training in (True, False):
+        layer.train(training)
+        first, second = layer(x, lengths), layer(x, lengths)
+        assert torch.equal(first.output, second.output)
+        assert torch.equal(x, given)
+        after = layer.state_dict()
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[key], after[key]) for key in before)
     other = build(name, 2).eval()
     other.load_state_dict(before)
     assert torch.equal(other(x, lengths).output, first.output)
@@ -105,21 +169,38 @@ def test_state_round_trip_determinism_and_no_change_in_eval(name):
 @every_method
 def test_constant_stays_constant_or_learns_to(name):
     """Unit gain at DC for every method that is not a learned filter."""
-    if name == "strided_conv":
+    if not DOWNSAMPLERS[name].unit_gain:
         pytest.skip("a learned filter has no gain of its own")
-    x = torch.full((1, 23, SIZE), 3.25)
-    out = build(name, 2)(x, torch.tensor([23]))
-    torch.testing.assert_close(out.output, torch.full((1, 12, SIZE), 3.25))
+    for stride in strides_of(name):
+        for n in (1, 2, 7, 23):
+            for value in (3.25, -0.5):
+                x = torch.full((1, n, SIZE), value)
+                out = build(name, stride)(x, torch.tensor([n]))
+                torch.testing.assert_close(
+                    out.output, torch.full_like(out.output, value)
+                )
 
 
 @every_method
 def test_non_integer_strides_work_or_are_refused_at_construction(name):
     if DOWNSAMPLERS[name].integer_stride:
-        with pytest.raises(ValueError, match="2.5"):
+        with pytest.raises(ValueError, match="whole strides only, got 2.5"):
             build(name, 2.5)
     else:
-        out = build(name, 2.5)(torch.randn(1, 10, SIZE), torch.tensor([10]))
-        assert out.lengths.tolist() == [4]
+        layer = build_downsampler(name, SIZE, 2.5)
+        out = layer(torch.randn(1, 11, SIZE), torch.tensor([11]))
+        assert layer.current_stride() == 2.5 and out.lengths.tolist() == [5]
+
+
+@every_method
+def test_stats_are_scalars_whatever_the_input(name):
+    layer = build(name, 2)
+    before = layer.reported_stats()
+    layer(torch.randn(1, 9, SIZE), torch.tensor([9]))
+    assert layer.reported_stats().keys() == before.keys()
+    for value in before.values():
+        assert math.isfinite(float(value))
+        assert not isinstance(value, torch.Tensor) or not value.requires_grad
 
 
 def test_pooling_by_hand():

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import math
 import os
 import subprocess
 import sys
@@ -12,8 +13,13 @@ from espnet2.tasks.asr import ASRTask, encoder_choices, model_choices
 from espnet2.utils.get_default_kwargs import get_default_kwargs
 
 import espnet_adastride.plugin
+from espnet_adastride import available_downsamplers
 from espnet_adastride.plugin.errors import CheckpointMismatchError, ConfigurationError
-from espnet_adastride.plugin.espnet import Conv2dSubsampling, TooShortUttError
+from espnet_adastride.plugin.espnet import (
+    Conv2dSubsampling,
+    ESPnetASRModel,
+    TooShortUttError,
+)
 from espnet_adastride.plugin.model import AdaStrideASRModel
 
 ENCODERS = ["conformer", "e_branchformer", "branchformer", "transformer"]
@@ -66,8 +72,19 @@ def batch():
     )
 
 
+def own_stats(word):
+    """The stats that a word adds to ESPnet's, at stride 8 (three stages)."""
+    if word in ("adastride", "adastride_f"):
+        return {"loss_vp", "empty_slots", "largest_jump"}
+    if word == "diff_stride":
+        return {"stride", "stride_1", "stride_2", "stride_3"}
+    return {"lift_pool": {"loss_aux"}, "ada_pool": {"beta_1", "beta_2", "beta_3"}}.get(
+        word, set()
+    )
+
+
 @pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("word", ["adastride", "adastride_f", "strided_conv"])
+@pytest.mark.parametrize("word", available_downsamplers())
 def test_trains_with_every_encoder(encoder, word):
     model = build(encoder, word, input_layer_conf={"stride": 8})
     loss, stats, _ = model(**batch())
@@ -75,9 +92,10 @@ def test_trains_with_every_encoder(encoder, word):
     assert loss.isfinite()
     missing = [n for n, p in model.named_parameters() if p.grad is None]
     assert not missing  # an unused parameter stops distributed training
-    has_positions = word != "strided_conv"
-    for key in ("loss_vp", "empty_slots", "largest_jump"):
-        assert (key in stats) == has_positions
+    theirs = ESPnetASRModel.forward(model, **batch())[1]
+    assert set(stats) - set(theirs) == own_stats(word)
+    _, lengths = model.encode(batch()["speech"], batch()["speech_lengths"])
+    assert lengths.tolist() == [13, 8]  # of 101 and 57 feature frames
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -107,6 +125,51 @@ def test_positioning_loss_joins_the_training_loss():
         assert 0 < stats["empty_slots"].item() < 1
         assert stats["largest_jump"].item() > 1
     assert rest[1:] == pytest.approx(rest[:1] * 2, rel=1e-5)
+
+
+def test_regularisers_of_other_methods_join_with_weights_of_their_own():
+    conf = {"method": ["lift_pool", "adastride"], "vp_weight": 3.0}
+    model = build(input_layer_conf=dict(conf, update_weight=5.0)).eval()
+    loss, stats, _ = model(**batch())
+    alone = ESPnetASRModel.forward(model, **batch())[0]
+    assert stats["loss_aux"].item() > 0.1
+    expected = alone + 3.0 * stats["loss_vp"] + stats["loss_aux"]
+    assert loss.item() == stats["loss"].item() == pytest.approx(expected.item())
+
+
+def test_the_learned_stride_moves_in_training_and_lengths_follow():
+    model = build("conformer", "diff_stride", input_layer_conf={"trunk": "conv1d"})
+    layer, data = model.encoder.embed, batch()
+    strides = [p for n, p in model.named_parameters() if "stride_change" in n]
+    assert len(strides) == 2
+    others = [p for n, p in model.named_parameters() if "stride_change" not in n]
+    optimiser = torch.optim.Adam(
+        [{"params": others, "lr": 1e-3}, {"params": strides, "lr": 0.05}]
+    )
+    seen, lengths = [], []
+    for _ in range(12):
+        optimiser.zero_grad()
+        loss, stats, _ = model(**data)
+        loss.backward()
+        optimiser.step()
+        assert loss.isfinite()
+        seen.append(stats["stride"].item())
+        assert stats.keys() >= {"stride", "stride_1", "stride_2"}
+        encoded, frames = model.encode(data["speech"], data["speech_lengths"])
+        first, second = layer.current_strides()
+        assert 1 <= first <= 4 and 1 <= second <= 4
+        expected = [math.ceil(math.ceil(n / first) / second) for n in (101, 57)]
+        assert frames.tolist() == expected and encoded.size(1) == expected[0]
+        lengths.append(expected)
+    assert seen[0] == 4.0 and abs(seen[-1] - 4.0) > 0.3
+    assert lengths[-1] != [26, 15] and len({tuple(n) for n in lengths}) > 1
+    # what was learned is kept, and decides the length of what is loaded
+    other = build("conformer", "diff_stride", input_layer_conf={"trunk": "conv1d"})
+    other.load_state_dict(model.state_dict(), strict=False)
+    other.eval()
+    with torch.no_grad():
+        _, frames = other.encode(data["speech"], data["speech_lengths"])
+    assert frames.tolist() == lengths[-1]
 
 
 def test_intermediate_ctc_and_all_hidden_states():
@@ -153,8 +216,6 @@ def test_stock_input_layers_are_untouched(encoder, word):
 
 
 def test_model_with_a_stock_layer_reports_what_espnet_reports():
-    from espnet2.asr.espnet_model import ESPnetASRModel
-
     model = build("conformer", "conv2d").eval()
     theirs = ESPnetASRModel.forward(model, **batch())
     ours = model(**batch())

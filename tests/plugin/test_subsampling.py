@@ -53,6 +53,10 @@ def test_stages_of_a_stride(stride, stages):
 @pytest.mark.parametrize("method", available_downsamplers())
 @pytest.mark.parametrize("stride", [1, 4, 6])
 def test_alone_equals_padded(method, trunk, stride):
+    if method == "lift_pool" and stride == 6:
+        with pytest.raises(ConfigurationError, match="must be a power of 2, got 3"):
+            build(method=method, trunk=trunk, stride=stride)
+        return
     layer = build(method=method, trunk=trunk, stride=stride)
     lengths = torch.tensor([60, 59, 23, 7])
     x = torch.randn(4, 66, BINS)
@@ -121,6 +125,28 @@ def test_trace_is_taken_once_and_gradients_reach_the_scores():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
+def test_lengths_and_stats_follow_learned_strides():
+    layer = build(method=["strided_conv", "diff_stride", "diff_stride"], stride=8)
+    assert layer.reported_stats() == {"stride": 8.0, "stride_2": 2.0, "stride_3": 2.0}
+    with torch.no_grad():
+        layer.downsamplers[1].stride_change.fill_(0.5)
+        layer.downsamplers[2].stride_change.fill_(-0.75)
+    assert layer.current_strides() == [2, 2.5, 1.25]
+    stats = {"stride": 6.25, "stride_2": 2.5, "stride_3": 1.25}
+    assert layer.reported_stats() == stats
+    lengths = torch.tensor([60, 23, 7])
+    with torch.no_grad():
+        out, mask = layer(torch.randn(3, 60, BINS), mask_of(lengths, 60))
+    # 60 -> 30 -> 12 -> 10, 23 -> 12 -> 5 -> 4, 7 -> 4 -> 2 -> 2
+    assert mask.sum(-1).flatten().tolist() == [10, 4, 2]
+    assert out.size(1) == mask.size(2) == layer.output_lengths(60) == 10
+    assert layer.output_lengths(lengths).tolist() == [10, 4, 2]
+    assert [s.output_lengths.tolist() for s in layer.take_trace()] == [
+        [12, 5, 2],
+        [10, 4, 2],
+    ]
+
+
 @pytest.mark.parametrize(
     "conf, message",
     [
@@ -134,6 +160,9 @@ def test_trace_is_taken_once_and_gradients_reach_the_scores():
         ({"method": ["adastride"], "stride": 8}, "method names 1 .* stride has 3"),
         ({"method": "avg_pool", "stride": 2.5}, "whole strides only, got 2.5"),
         ({"method": "strided_conv", "stride": 2.5}, "whole strides only, got 2.5"),
+        ({"method": "lift_pool", "stride": 12}, "must be a power of 2, got 3"),
+        ({"method": "diff_stride", "max_stride": 1}, "max_stride must be at least"),
+        ({"method": "blur_pool", "filter_size": 9}, "filter_size must be .* 2 to 7"),
         ({"trunk": "conv3d"}, "unknown trunk 'conv3d'.*conv1d"),
         ({"channels": 0}, "channels must be a whole number"),
         ({"vp_weight": -1}, "vp_weight must be a number at least 0, got -1"),

@@ -1,0 +1,204 @@
+"""Spectral pooling, and DiffStride, which learns its stride there.
+
+"Spectral Representations for Convolutional Neural Networks" (Rippel, Snoek & Adams,
+NeurIPS 2015): an utterance of n steps becomes m = ceil(n / stride) by cutting its
+spectrum,
+
+    X = rfft(x_1 .. x_n),    z = irfft(X_0 .. X_floor(m/2), m) m / n
+
+Without m / n a constant would be multiplied by the stride. Any real stride will do.
+
+"Learning strides in convolutional neural networks" (Riad, Teboul, Grangier & Zeghidour,
+ICLR 2022): before the cut, the spectrum is multiplied by a mask that is differentiable
+in the stride S, and the cut itself passes no gradient,
+
+    mask_f = clip((end - f) / R, 0, 1),    end = n / (2 S) + 1,    R = smoothness
+
+The published ramp begins where this one ends (end = n / (2 S) + 1 + R). Its output then
+has n / S + 2 (R + 1) steps, ten more than the stride says, however short the utterance
+is; here the ramp lies within the ceil(n / S) steps, so that the stride is what it says
+and the rate can be compared. The price is a taper over the highest R bins, at S = 1
+too, where the published layer is the identity and would learn no more.
+
+Every utterance is transformed at its own length: an FFT across the padding changes the
+valid steps. FFTs are in float32 at least.
+"""
+
+from typing import Dict, List, Optional
+
+import torch
+
+from espnet_adastride.downsampling.output import (
+    Downsampler,
+    DownsamplingOutput,
+    at_least_float32,
+    check_number,
+)
+
+
+def cut_spectrum(
+    x: torch.Tensor, m: int, mask: Optional[torch.Tensor] = None
+) -> torch.Tensor:
+    """Resample x (B, n, D) to (B, m, D), m <= n, by the lowest floor(m / 2) + 1 bins.
+
+    Args:
+        x: float32 or float64, without padding, n >= 1.
+        m: number of outputs, >= 1.
+        mask: (floor(m / 2) + 1,) factors of the bins.
+    """
+    n = x.size(1)
+    spectrum = torch.fft.rfft(x, dim=1)[:, : m // 2 + 1]
+    if mask is not None:
+        spectrum = spectrum * mask.unsqueeze(1)
+    if m % 2 == 0:
+        # the new Nyquist bin of a real signal is real; what to do with the rest of it,
+        # irfft leaves to the device
+        nyquist = torch.complex(spectrum[:, -1:].real, torch.zeros_like(x[:, :1]))
+        spectrum = torch.cat([spectrum[:, :-1], nyquist], dim=1)
+    return torch.fft.irfft(spectrum, n=m, dim=1) * (m / n)
+
+
+def rows_of_lengths(lengths: torch.Tensor) -> Dict[int, List[int]]:
+    """Return which rows have a length: {length: [rows]}; a GPU is waited for."""
+    rows: Dict[int, List[int]] = {}
+    for row, length in enumerate(lengths.tolist()):
+        rows.setdefault(length, []).append(row)
+    return rows
+
+
+class SpectralPool(Downsampler):
+    """Cuts the spectrum of every utterance to its new length.
+
+    Cost: one FFT per utterance (or per group of equal lengths), O(T log T).
+
+    Args:
+        size: D, input and output features.
+        stride: any real number >= 1.
+    """
+
+    needs_zero_padding = False
+
+    def downsample(self, x, lengths, output_lengths):
+        """See :meth:`Downsampler.downsample`."""
+        width = self.output_lengths(x.size(1))
+        outputs, order = [], []
+        for n, rows in rows_of_lengths(lengths).items():
+            # half precision has no transforms of most lengths; autocast lowers none
+            part = at_least_float32(x[rows, :n])
+            if n > 0:
+                part = self.resample(part, self.output_lengths(n))
+            missing = width - part.size(1)
+            outputs.append(torch.nn.functional.pad(part, (0, 0, 0, missing)))
+            order += rows
+        places = torch.tensor(order, device=x.device).argsort()
+        return DownsamplingOutput(
+            torch.cat(outputs)[places].to(x.dtype), output_lengths
+        )
+
+    def resample(self, x: torch.Tensor, m: int) -> torch.Tensor:
+        """Return (B, m, D) from x (B, n, D), which has no padding."""
+        return cut_spectrum(x, m)
+
+    def frame_shift(self):
+        """See :meth:`Downsampler.frame_shift`: sample l stands for step l stride."""
+        return (1 - self.current_stride()) / 2
+
+
+class _Bounded(torch.autograd.Function):
+    """Clamp whose gradient, at a bound and beyond, passes only if it leads back.
+
+    A plain clamp would never let a value return that a step of the optimiser (with
+    momentum) has carried over the bound.
+    """
+
+    @staticmethod
+    def forward(ctx, value, low, high):
+        ctx.save_for_backward(value)
+        ctx.low, ctx.high = low, high
+        return value.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (value,) = ctx.saved_tensors
+        # descent moves against the gradient
+        outward = ((value <= ctx.low) & (grad > 0)) | ((value >= ctx.high) & (grad < 0))
+        return grad.masked_fill(outward, 0.0), None, None
+
+
+def soft_mask(
+    n: int, stride: torch.Tensor, smoothness: float, bins: int
+) -> torch.Tensor:
+    """Return clip((end - f) / R, 0, 1) for the bins f = 0, 1 ..., see the file's top.
+
+    Where end < R (few steps are left), the ramp is as long as end: bin 0 keeps a factor
+    of 1, and a constant its value.
+
+    Args:
+        n: steps of the utterance.
+        stride: S, a scalar; the mask is differentiable in it.
+        smoothness: R > 0.
+        bins: how many.
+    """
+    end = n / (2.0 * stride) + 1.0
+    frequency = torch.arange(bins, device=stride.device)
+    return ((end - frequency) / end.clamp(max=smoothness)).clamp(0.0, 1.0)
+
+
+class DiffStride(SpectralPool):
+    """Spectral pooling whose stride is learned within [1, max_stride].
+
+    ``stride`` is where it starts; output lengths follow :meth:`current_stride`, which
+    is reported in training. A learned layer therefore gives ceil(length / S) steps with
+    the S of its parameters. The paper's optional penalty on the computation is left
+    out: the bound and the starting point say what is wanted.
+
+    Args:
+        size: D, input and output features.
+        stride: any real number >= 1.
+        max_stride: the largest stride it may learn, >= stride; None: twice the stride.
+        smoothness: R, length of the mask's ramp in bins, > 0 (4 in the paper).
+    """
+
+    def __init__(
+        self,
+        size: int,
+        stride: float,
+        max_stride: Optional[float] = None,
+        smoothness: float = 4.0,
+    ):
+        super().__init__(size, stride)
+        max_stride = 2 * self.stride if max_stride is None else max_stride
+        self.max_stride = check_number("max_stride", max_stride)
+        if self.max_stride < self.stride:
+            raise ValueError(
+                f"max_stride must be at least the stride {self.stride}, "
+                f"got {max_stride}"
+            )
+        self.smoothness = check_number("smoothness", smoothness)
+        # The change and not the stride itself: weight decay then leads back to the
+        # stride that was asked for, and float32 does not round that one (a stride of
+        # 1.3 would give 11 steps for 13).
+        self.stride_change = torch.nn.Parameter(torch.zeros(()))
+
+    def current_stride(self):
+        """Return the learned stride, within [1, max_stride]; a GPU is waited for."""
+        stride = self.stride + self.stride_change.item()
+        return min(max(stride, 1.0), self.max_stride)
+
+    def resample(self, x, m):
+        """See :meth:`SpectralPool.resample`."""
+        stride = self.stride + self.stride_change.to(x.dtype)
+        stride = _Bounded.apply(stride, 1.0, self.max_stride)
+        mask = soft_mask(x.size(1), stride, self.smoothness, m // 2 + 1)
+        return cut_spectrum(x, m, mask)
+
+    def reported_stats(self):
+        """See :meth:`Downsampler.reported_stats`."""
+        return {"stride": self.current_stride()}
+
+    def extra_repr(self) -> str:
+        """Show the constructor's words when the model is printed."""
+        return (
+            f"{super().extra_repr()}, max_stride={self.max_stride}, "
+            f"smoothness={self.smoothness}"
+        )
