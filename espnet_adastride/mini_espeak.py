@@ -749,8 +749,8 @@ and eSpeak NG {made_of['espeak_ng']}.
 The sentences come from a grammar (espnet_adastride/data/mini_espeak_grammar.yaml).
 No sentence and no voice variant occurs in two parts; every word of dev and test
 occurs in train. {LM_TEXT} holds {len(plan.lm_sentences)} further sentences, none of
-which is spoken in any part. The rate of a speaker varies by 6 % between utterances; commas are
-pauses of 0.1 to 0.6 s, and 0.1 to 0.5 s of silence stand at both ends.
+which is spoken in any part. The rate of a speaker varies by 6 % between utterances;
+commas are pauses of 0.1 to 0.6 s, and 0.1 to 0.5 s of silence stand at both ends.
 {NOISE_SHARE:.0%} of the utterances have white noise, pink noise or the babble of six
 voices at {SNRS[0]:.0f} to {SNRS[1]:.0f} dB SNR; all have a faint hiss. Speech levels
 are {-LEVELS[1]:.0f} to {-LEVELS[0]:.0f} dB below full scale.

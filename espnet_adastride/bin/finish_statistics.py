@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Stages 6 and 10, last step: complete joined statistics and put them into their place."""
+"""Stages 6 and 10, last step: complete joined statistics, put them into their place."""
 
 import argparse
 

@@ -41,7 +41,8 @@ def finish(
 
     Args:
         joined: Folder that ``aggregate_stats_dirs`` wrote.
-        output: ``asr_stats_dir`` or ``lm_stats_dir``; its ``train`` and ``valid`` are replaced.
+        output: ``asr_stats_dir`` or ``lm_stats_dir``; its ``train`` and ``valid`` are
+            replaced.
         text_only: The statistics of a language model: no speech, no features.
 
     Returns:

@@ -89,7 +89,7 @@ def _add_option(options: Dict[str, str], name: str, value: str) -> None:
 
 
 def training_options(config: PathLike, arguments: str) -> Dict[str, str]:
-    """Return the options of a training: the configuration, then ``--asr_args`` or ``--lm_args``."""
+    """Return the options of a training: the configuration, then what overrides it."""
     options = flatten(read_config(config)) if config else {}
     options.pop("", None)
     options.update(read_options(arguments.split()))
