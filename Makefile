@@ -1,5 +1,5 @@
 # demo: train, decode and score on synthesised speech    test: all tests, environment included
-# lint: style                                            bench: tables of benchmarks/
+# lint: style                                            bench: tables and pictures into benchmarks/out (an hour)
 #
 # The environment is .venv, made from constraints.txt once and reused. PYTHON= names the
 # interpreter it is made with (3.10 to 3.12; the pins were resolved for 3.11).
@@ -23,6 +23,8 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/downsampling.py
+	$(BIN)/python benchmarks/input_layer.py
+	$(BIN)/python benchmarks/long_input.py
 
 env: $(READY)
 

@@ -15,10 +15,8 @@ benchmarks/out/. About 20 minutes on two cores; shorter with fewer --steps.
 import argparse
 import math
 import os
-import resource
-import statistics
-import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,8 +25,8 @@ import torch
 from espnet_adastride import available_downsamplers, build_downsampler
 from espnet_adastride.downsampling import adastride as adastride_module
 from espnet_adastride.downsampling import downsampled_lengths
+from measuring import OUT, added_peak, in_child, in_turn, now, targets_head, verdict
 
-OUT = Path(__file__).resolve().parent / "out"
 DENSE = "dense"
 REFERENCE = "avg_pool"
 METHODS = ("copy", *available_downsamplers(), DENSE)
@@ -129,41 +127,35 @@ def measure(method, steps, args):
     if method == "copy":
         width = downsampled_lengths(steps, args.stride)
         z = torch.zeros(args.batch_size, width, args.size, device=args.device)
-        start = now(args)
+        start = now(args.device)
         copy_once(x.detach(), z)
-        elapsed = now(args) - start
+        elapsed = now(args.device) - start
         return elapsed, elapsed, 0
     layer = build(method, args)
-    if method != DENSE:
-        return measure_layer(layer, x, lengths, args)
-    # the whole batch would need tens of gigabytes
-    parts = [
-        measure_layer(layer, one[:, :n].detach().requires_grad_(), n[None], args)
-        for one, n in zip(x.split(1), lengths)
-    ]
+    with dense_form(method == DENSE):
+        if method != DENSE:
+            return measure_layer(layer, x, lengths, args)
+        # the whole batch would need tens of gigabytes
+        parts = [
+            measure_layer(layer, one[:, :n].detach().requires_grad_(), n[None], args)
+            for one, n in zip(x.split(1), lengths)
+        ]
     return tuple(sum(column) for column in zip(*parts))
 
 
 def measure_layer(layer, x, lengths, args):
     """Return (forward s, forward + backward s, bytes saved) for one batch."""
     with SavedBytes(x, *layer.parameters()) as saved:
-        start = now(args)
+        start = now(args.device)
         out = layer(x, lengths)
-        middle = now(args)
+        middle = now(args.device)
     loss = out.output.sum()
     if out.aux_loss is not None:
         loss = loss + out.aux_loss
-    grad_start = now(args)
+    grad_start = now(args.device)
     loss.backward()
-    end = now(args)
+    end = now(args.device)
     return middle - start, (middle - start) + (end - grad_start), saved.total()
-
-
-def now(args):
-    """Return the time in seconds, after the device has finished."""
-    if args.device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def peak_memory(method, steps, args):
@@ -181,27 +173,16 @@ def peak_memory(method, steps, args):
         before = torch.cuda.memory_allocated()
         measure_layer(layer, x, lengths, args)
         return torch.cuda.max_memory_allocated() - before
-    reading, writing = os.pipe()
-    child = os.fork()
-    if not child:
+
+    def child():
         layer = build(method, args)
         x, lengths = make_input(steps, args)
         # the pages of small and freed things are there before the counting begins
         measure_layer(layer, *make_input(min(steps, 500), args), args)
-        with open("/proc/self/statm", encoding="ascii") as file:
-            before = int(file.read().split()[1]) * resource.getpagesize()
-        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-            file.write("5")  # the peak starts anew
-        measure_layer(layer, x, lengths, args)
-        with open("/proc/self/status", encoding="ascii") as file:
-            peak = next(line for line in file if line.startswith("VmHWM"))
-        os.write(writing, str(int(peak.split()[1]) * 1024 - before).encode())
-        os._exit(0)
-    os.close(writing)
-    with open(reading, encoding="ascii") as answer:
-        text = answer.read()
-    os.waitpid(child, 0)
-    return float(text) if text else float("nan")
+        return added_peak(lambda: measure_layer(layer, x, lengths, args))
+
+    peak = in_child(child)
+    return float("nan") if peak is None else peak
 
 
 def run_table(threads, args, peaks):
@@ -209,19 +190,13 @@ def run_table(threads, args, peaks):
     torch.set_num_threads(threads)
     table = {}
     for steps in args.steps:
-        figures = {method: [] for method in methods_at(steps, args)}
-        for round_ in range(args.rounds + 1):
-            for method, rows in figures.items():
-                slow = method == DENSE and steps > 2000
-                if slow and round_ != 1:
-                    continue
-                with dense_form(method == DENSE):
-                    figure = measure(method, steps, args)
-                if round_:  # the first is the warm-up
-                    rows.append(figure)
+        measures = {
+            method: partial(measure, method, steps, args)
+            for method in methods_at(steps, args)
+        }
+        figures = in_turn(measures, args.rounds, once=[DENSE] if steps > 2000 else [])
         x_bytes = 4 * args.batch_size * steps * args.size
-        for method, rows in figures.items():
-            forward, both, saved = map(statistics.median, zip(*rows))
+        for method, (forward, both, saved) in figures.items():
             table[steps, method] = Figures(
                 forward, both, saved / x_bytes, peaks[steps, method] / x_bytes
             )
@@ -276,11 +251,10 @@ def lines_of(steps, table):
 
 def target_lines(table):
     """Return one line a target: what was asked, what was measured, met or missed."""
-    ours, lines = "adastride", ["| target | T | measured | |", "|---|---|---|---|"]
+    ours, lines = "adastride", targets_head("T")
 
-    def say(target, steps, value, limit):
-        verdict = "met" if value <= limit else "missed"
-        lines.append(f"| {target} | {steps} | {value:.3g} | {verdict} |")
+    def say(*row):
+        lines.append(verdict(*row))
 
     for steps in sorted({steps for steps, _ in table}):
         at = {method: f for (t, method), f in table.items() if t == steps}

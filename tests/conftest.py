@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,3 +30,35 @@ def golden_dir():
     if not folder.is_dir():
         pytest.skip(f"no golden cases at {folder} (set GOLDEN=)")
     return folder
+
+
+class HostWaits(TorchDispatchMode):
+    """Count what would make the host wait for a GPU."""
+
+    def __init__(self, monkeypatch):
+        super().__init__()
+        self.scalars, self.lists = [], []
+        to_list = torch.Tensor.tolist
+
+        def tolist(tensor):
+            self.lists.append(tensor.shape)
+            return to_list(tensor)
+
+        monkeypatch.setattr(torch.Tensor, "tolist", tolist)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select"):
+            self.scalars.append(name)
+        if name == "repeat_interleave" and not (kwargs or {}).get("output_size"):
+            self.scalars.append(name)
+        if name == "index":
+            masks = [i for i in args[1] if i is not None and i.dtype == torch.bool]
+            self.scalars += [name] * len(masks)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def host_waits(monkeypatch):
+    """A context manager that counts what would make the host wait for a GPU."""
+    return HostWaits(monkeypatch)

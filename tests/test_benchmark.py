@@ -1,32 +1,35 @@
-"""The benchmark runs, and what it counts is right where it can be known."""
-
-import importlib.util
-from pathlib import Path
+"""The benchmarks run, and what they count is right where it can be known."""
 
 import pytest
+import torch
 
-FILE = Path(__file__).resolve().parents[1] / "benchmarks" / "downsampling.py"
-
-
-@pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("benchmark_downsampling", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+import downsampling
+import input_layer
+import long_input
+import measuring
 
 
-def test_saved_bytes_and_ratios(benchmark, tmp_path, capsys):
-    benchmark.main(
+def rows_of(path):
+    """Return the cells of every row of the tables in a Markdown file."""
+    lines = path.read_text().splitlines()
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+
+
+def as_number(cell):
+    return float(cell) if cell else None
+
+
+def test_saved_bytes_and_ratios(tmp_path, capsys):
+    downsampling.main(
         "--steps 300 600 --size 32 --batch_size 2 --rounds 1 --threads 1 "
         "--others_up_to 300 "
         f"--output_dir {tmp_path}".split()
     )
-    text = (tmp_path / "downsampling.md").read_text()
-    assert text.splitlines()[0] in capsys.readouterr().out
-    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines()]
+    target = tmp_path / "downsampling.md"
+    assert target.read_text().splitlines()[0] in capsys.readouterr().out
+    cells = rows_of(target)
     rows = {(row[0], row[1]): row for row in cells if len(row) == 8}
-    assert {row[1] for row in rows} >= set(benchmark.METHODS)
+    assert {row[1] for row in rows} >= set(downsampling.METHODS)
     assert ("300", "ada_pool") in rows and ("600", "ada_pool") not in rows
     # a convolution keeps a copy of its input, a pooling by sums keeps nothing of it
     assert float(rows["600", "strided_conv"][6]) >= 1.0
@@ -41,9 +44,9 @@ def test_saved_bytes_and_ratios(benchmark, tmp_path, capsys):
     assert (tmp_path / "downsampling.png").stat().st_size > 5000
 
 
-def test_targets_are_judged(benchmark):
+def test_targets_are_judged():
     def figures(both):
-        return benchmark.Figures(both / 2, both, 0.1, 2.0)
+        return downsampling.Figures(both / 2, both, 0.1, 2.0)
 
     table = {
         (4000, "copy"): figures(1.0),
@@ -53,8 +56,99 @@ def test_targets_are_judged(benchmark):
         (4000, "strided_conv"): figures(30.0),
         (4000, "dense"): figures(600.0),
     }
-    said = {line.split("|")[1].strip(): line for line in benchmark.target_lines(table)}
+    lines = downsampling.target_lines(table)
+    said = {line.split("|")[1].strip(): line for line in lines}
     assert "met" in said["adastride / dense <= 1/60"]
     assert "1.25 | missed" in said["adastride / avg_pool <= 1.2"]
     assert "met" in said["adastride / strided_conv <= 0.25"]
     assert "5 | missed" in said["adastride / copy <= 4"]
+
+
+def test_methods_take_turns_after_a_warm_up():
+    calls = []
+
+    def measure(name):
+        calls.append(name)
+        return (len(calls),)
+
+    measures = {name: lambda name=name: measure(name) for name in ("a", "slow", "b")}
+    medians = measuring.in_turn(measures, 2, once=["slow"])
+    assert calls == ["a", "b", "a", "slow", "b", "a", "b"]
+    calls.clear()
+    measuring.in_turn(measures, 1, warm_up={"a": lambda: calls.append("warm-up")})
+    assert calls == ["warm-up", "a", "slow", "b"]
+    assert medians == {"a": (4.5,), "slow": (4,), "b": (6.0,)}
+
+
+def test_peaks_are_those_of_the_child():
+    def child():
+        return measuring.added_peak(lambda: torch.zeros(2**24))  # 64 MiB, and freed
+
+    assert 2**26 <= measuring.in_child(child) < 1.5 * 2**26
+    assert measuring.in_child(lambda: 1 / 0) is None
+    assert measuring.process_peak() > 2**24
+
+
+def test_a_training_step_with_every_input_layer(tmp_path, capsys):
+    input_layer.main(
+        "--batch_size 2 --accumulate 2 --seconds 2 --blocks 1 --rounds 1 --threads 1 "
+        f"--whole adastride/conv1d --output_dir {tmp_path}".split()
+    )
+    target = tmp_path / "input_layer.md"
+    assert target.read_text() in capsys.readouterr().out
+    cells = rows_of(target)
+    methods = ("conv2d", *input_layer.METHODS)
+    rows = {tuple(row[:2]): row[2:] for row in cells if len(row) == 8}
+    rows = {key: list(map(as_number, rows[key])) for key in rows if key[0] in methods}
+    assert len(rows) == len(input_layer.VARIANTS)
+    assert rows["conv2d", ""][1] == 1.0
+    macs = {key: row[5] for key, row in rows.items()}
+    # 201 frames become 99 of 39 bins, 49 of 19, of 256 channels
+    first, second, linear = 99 * 39 * 9 * 256, 49 * 19 * 9 * 256**2, 49 * 19 * 256**2
+    assert macs["conv2d", ""] == pytest.approx(
+        (first + second + linear) / 1e9, abs=0.01
+    )
+    for trunk in input_layer.TRUNKS:
+        assert rows["avg_pool", trunk][2] == 1.0
+        # the convolutions before pooling see every frame, those of strided_conv half
+        assert macs["strided_conv", trunk] < macs["avg_pool", trunk]
+        assert macs["avg_pool", trunk] <= macs["adastride", trunk]
+        assert macs["avg_pool", trunk] <= macs["adastride_f", trunk]
+    whole = [row[0] for row in cells if len(row) == 5]
+    assert whole[-2:] == ["conv2d", "adastride/conv1d"]
+    assert (tmp_path / "input_layer.png").stat().st_size > 5000
+
+
+def test_input_layer_targets_are_judged():
+    layers = {v: input_layer.Figures(10.0, 1.0, 1.0) for v in input_layer.VARIANTS}
+    wholes = {input_layer.ESPNET: (30.0, 1.0)}
+
+    def say(trunk, seconds):
+        layers[input_layer.Variant("adastride", trunk)] = input_layer.Figures(
+            seconds, 1.0, 1.0
+        )
+
+    say("conv2d", 12.0), say("conv1d", 11.0), say("dwconv2d", 14.0)
+    lines = input_layer.target_lines(layers, wholes)[2:]
+    cells = [[cell.strip() for cell in line.split("|")[2:5]] for line in lines]
+    assert cells == [
+        ["conv2d", "1.07", "missed"],
+        ["conv1d", "1.03", "met"],
+        ["dwconv2d", "1.13", "missed"],
+        ["conv1d", "1.03", "met"],
+    ]
+
+
+def test_a_long_input_in_chunks(tmp_path, monkeypatch):
+    from espnet_adastride.plugin import subsampling
+
+    monkeypatch.setattr(subsampling, "LONG_BYTES", 2**20)
+    monkeypatch.setattr(subsampling, "CHUNK_BYTES", 2**20)
+    long_input.main(
+        "--minutes 0.2 --size 16 --threads 1 --methods avg_pool adastride "
+        f"--output_dir {tmp_path}".split()
+    )
+    cells = rows_of(tmp_path / "long_input.md")
+    frames = [row[4] for row in cells if len(row) == 5]
+    assert frames[2:] == ["150"] * 6
+    assert [row[3] for row in cells if len(row) == 4][2:] == ["met"] * 6

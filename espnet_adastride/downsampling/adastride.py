@@ -14,8 +14,9 @@ with n valid steps, m = ceil(n / stride) output slots l = 0 .. m - 1. AdaStride-
 replaces 3 and 4: each step goes to the nearest slot only (the paper's scatter-add,
 computed as a gather).
 
-Positions are float64 whatever the dtype of x, and autocast does not touch them: in
-float32 the cumulative sum moves them by 5e-4 at T = 8000, in half precision by slots.
+Scores and positions are float64 whatever the dtype of x, and autocast does not touch
+them: in float32 the cumulative sum moves them by 5e-4 at T = 8000, in half precision by
+slots.
 """
 
 from typing import Optional
@@ -32,9 +33,13 @@ from espnet_adastride.downsampling.output import (
 )
 from espnet_adastride.downsampling.rows import (
     Ranges,
+    SparseRows,
     alignment_ranges,
+    build_rows,
     nearest_slot_ranges,
     resample_by_scores,
+    resample_chunks,
+    score_steps,
 )
 
 #: AdaStride applies alignments of up to so many entries (T T') densely, larger ones as
@@ -163,7 +168,10 @@ def occupied_slots(
 
 
 def empty_slot_share(
-    positions: torch.Tensor, lengths: torch.Tensor, output_lengths: torch.Tensor
+    positions: torch.Tensor,
+    lengths: torch.Tensor,
+    output_lengths: torch.Tensor,
+    max_output_length: Optional[int] = None,
 ) -> torch.Tensor:
     """Return the share of valid output slots that no step is nearest to, a scalar.
 
@@ -171,13 +179,14 @@ def empty_slot_share(
         positions: (B, T).
         lengths: (B,).
         output_lengths: (B,).
+        max_output_length: as large as any of ``output_lengths``; without it the largest
+            is looked up, for which a GPU is waited for.
     """
-    width = int(output_lengths.max())
-    if width == 0:
-        return positions.new_zeros(())
-    valid = length_mask(output_lengths, width)
-    empty = valid & ~occupied_slots(positions, lengths, width)
-    return empty.sum().to(torch.float64) / valid.sum()
+    if max_output_length is None:
+        max_output_length = max(int(output_lengths.max()), 1)
+    valid = length_mask(output_lengths, max_output_length)
+    empty = valid & ~occupied_slots(positions, lengths, max_output_length)
+    return empty.sum().to(torch.float64) / valid.sum().clamp(min=1)
 
 
 class _AdaptiveStrides(Downsampler):
@@ -237,9 +246,60 @@ class _AdaptiveStrides(Downsampler):
             self.sigma_square,
         )
 
+    def in_chunks(self, frames, length):
+        """See :meth:`Downsampler.in_chunks`: scores first, then what they place."""
+        with torch.no_grad():
+            scores = []
+            for chunk in frames():
+                with torch.autocast(device_type=chunk.device.type, enabled=False):
+                    scores.append(score_steps(chunk, self.score.weight[0]))
+                x_dtype = chunk.dtype
+            scores = torch.cat(scores, dim=1)
+            lengths = torch.tensor([length], device=scores.device)
+            output_lengths = self.output_lengths(lengths)
+            positions = self.place(scores, lengths, output_lengths)
+            dtype = torch.promote_types(x_dtype, torch.float32)
+            width = downsampled_lengths(length, self.stride)
+            ranges = self.ranges(positions, lengths, output_lengths, width, dtype)
+            loss = positioning_loss(positions, lengths).to(dtype)
+
+        def output():
+            x = (chunk.to(dtype) for chunk in frames())
+            for z in resample_chunks(x, ranges, positions, self.sigma_square):
+                yield z.to(x_dtype)
+
+        return DownsamplingOutput(output, output_lengths, positions, loss)
+
     def ranges(self, positions, lengths, output_lengths, width, dtype) -> Ranges:
         """Return the steps that matter to every slot, from positions (B, T)."""
         raise NotImplementedError
+
+    def rows(
+        self,
+        positions: torch.Tensor,
+        lengths: torch.Tensor,
+        dtype: torch.dtype = torch.float32,
+    ) -> SparseRows:
+        """Return the alignment of this layer's output, for a second tensor.
+
+        ``rows.apply(residual)`` shortens what runs beside the layer just as the layer
+        shortened x, ``rows.apply_transposed(z)`` lengthens a decoder's frames to the
+        layer's input; gradients reach the positions, and the scores through them.
+
+        Args:
+            positions: (B, T) float64, from the layer's output.
+            lengths: (B,) of the layer's input.
+            dtype: of the weights, float32 or float64.
+
+        Raises:
+            RuntimeError: if collapsed strides make the alignment too large; the layer
+                itself takes such ones in windows.
+        """
+        width = downsampled_lengths(positions.size(1), self.stride)
+        ranges = self.ranges(
+            positions, lengths, self.output_lengths(lengths), width, dtype
+        )
+        return build_rows(ranges, positions, self.sigma_square, dtype)
 
     def extra_repr(self) -> str:
         """Show the constructor's words when the model is printed."""
@@ -269,7 +329,8 @@ class AdaStride(_AdaptiveStrides):
         if x.size(1) * width > DENSE_UP_TO:
             return super().resample(x, score_weight, lengths, output_lengths)
         x = zero_padding(x, lengths)
-        positions = self.place(x @ score_weight, lengths, output_lengths)
+        scores = x.to(torch.float64) @ score_weight.to(torch.float64)
+        positions = self.place(scores, lengths, output_lengths)
         alignment = alignment_matrix(
             positions, lengths, output_lengths, self.sigma_square, width
         )

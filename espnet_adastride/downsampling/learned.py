@@ -42,7 +42,7 @@ class SoftmaxPool(WindowPool):
 
     def downsample(self, x, lengths, output_lengths):
         """See :meth:`Downsampler.downsample`."""
-        windows = self.windows(x)
+        windows = self.windows(x, lengths)
         valid = self.valid_steps(lengths, windows)
         scores = at_least_float32(self.scores).reshape(1, 1, -1, 1)
         weights = window_softmax(scores.expand(valid.shape), valid).to(x.dtype)
@@ -70,7 +70,7 @@ class Stack(WindowPool):
 
     def downsample(self, x, lengths, output_lengths):
         """See :meth:`Downsampler.downsample`."""
-        output = self.project(self.windows(x).flatten(start_dim=2))
+        output = self.project(self.windows(x, lengths).flatten(start_dim=2))
         # the bias reaches the padding
         valid = length_mask(output_lengths, output.size(1)).unsqueeze(2)
         return DownsamplingOutput(output.masked_fill(~valid, 0.0), output_lengths)

@@ -13,9 +13,12 @@ and returns a :class:`DownsamplingOutput`. For every method:
 
 import math
 import numbers
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Union
+from typing import Any, Callable, Dict, Iterable, Mapping, NamedTuple, Optional, Union
 
 import torch
+
+#: gives the consecutive chunks (1, t, D) of one utterance, anew at each call
+Frames = Callable[[], Iterable[torch.Tensor]]
 
 
 class DownsamplingOutput(NamedTuple):
@@ -211,6 +214,27 @@ class Downsampler(torch.nn.Module):
         The padding is zero already if ``needs_zero_padding``, else it holds anything.
         """
         raise NotImplementedError
+
+    def in_chunks(self, frames: Frames, length: int) -> "DownsamplingOutput":
+        """Downsample one utterance that is too long to be held, without gradients.
+
+        Args:
+            frames: gives the utterance's consecutive chunks (1, t, D), and gives them
+                again when called again: methods with positions read them twice.
+            length: n, the steps of all chunks together, >= 1.
+
+        Returns:
+            DownsamplingOutput: as for a batch of one, but ``output`` is a function that
+            gives consecutive chunks (1, t', D), as ``frames`` does. A method that has
+            no way of its own takes all chunks at once.
+        """
+
+        @torch.no_grad()
+        def output():
+            whole = torch.cat(list(frames()), dim=1)
+            yield self(whole, torch.tensor([length])).output
+
+        return DownsamplingOutput(output, torch.tensor([self.output_lengths(length)]))
 
     def extra_repr(self) -> str:
         """Show size and stride when the model is printed."""

@@ -18,13 +18,41 @@ class WindowPool(Downsampler):
     """Base of what pools windows: cuts (B, T, D) into (B, T', stride, D)."""
 
     integer_stride = True
+    needs_zero_padding = False
 
-    def windows(self, x: torch.Tensor, fill: float = 0.0) -> torch.Tensor:
-        """Return (B, T', stride, D), the time axis padded at its end with ``fill``."""
-        width = self.output_lengths(x.size(1))
-        missing = width * self.stride - x.size(1)
-        x = torch.nn.functional.pad(x, (0, 0, 0, missing), value=fill)
-        return x.reshape(x.size(0), width, self.stride, x.size(2))
+    def windows(self, x: torch.Tensor, lengths: torch.Tensor, fill: float = 0.0):
+        """Return (B, T', stride, D) with ``fill`` in place of steps that are not there.
+
+        x is copied once, to its windows' length, and the padding overwritten in the
+        copy.
+        """
+        batch, steps, size = x.shape
+        width = self.output_lengths(steps)
+        missing = width * self.stride - steps
+        x = torch.nn.functional.pad(x, (0, 0, 0, missing))
+        invalid = ~length_mask(lengths, width * self.stride).unsqueeze(2)
+        return x.masked_fill_(invalid, fill).view(batch, width, self.stride, size)
+
+    def in_chunks(self, frames, length):
+        """See :meth:`Downsampler.in_chunks`: the chunks are cut between windows."""
+
+        @torch.no_grad()
+        def output():
+            for chunk in self._whole_windows(frames()):
+                yield self(chunk, torch.tensor([chunk.size(1)])).output
+
+        return DownsamplingOutput(output, torch.tensor([self.output_lengths(length)]))
+
+    def _whole_windows(self, chunks):
+        rest = None
+        for chunk in chunks:
+            chunk = chunk if rest is None else torch.cat([rest, chunk], dim=1)
+            cut = chunk.size(1) // self.stride * self.stride
+            if cut:
+                yield chunk[:, :cut]
+            rest = chunk[:, cut:] if cut < chunk.size(1) else None
+        if rest is not None:
+            yield rest
 
     def valid_steps(self, lengths: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
         """Return booleans (B, T', stride, 1): which steps of the windows are valid."""
@@ -58,7 +86,7 @@ class AvgPool(WindowPool):
 
     def downsample(self, x, lengths, output_lengths):
         """See :meth:`Downsampler.downsample`."""
-        total = self.windows(x).sum(dim=2)
+        total = self.windows(x, lengths).sum(dim=2)
         starts = torch.arange(total.size(1), device=x.device) * self.stride
         count = (lengths.unsqueeze(1) - starts.unsqueeze(0)).clamp(1, self.stride)
         return DownsamplingOutput(total / count.unsqueeze(2).to(x), output_lengths)
@@ -74,7 +102,6 @@ class MaxPool(WindowPool):
 
     def downsample(self, x, lengths, output_lengths):
         """See :meth:`Downsampler.downsample`."""
-        valid = length_mask(lengths, x.size(1)).unsqueeze(2)
-        output = self.windows(x.masked_fill(~valid, -torch.inf), -torch.inf).amax(dim=2)
+        output = self.windows(x, lengths, -torch.inf).amax(dim=2)
         valid = length_mask(output_lengths, output.size(1)).unsqueeze(2)
         return DownsamplingOutput(output.masked_fill(~valid, 0.0), output_lengths)

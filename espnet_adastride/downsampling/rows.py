@@ -7,7 +7,10 @@ valid step with
     (l - p_t)^2 <= d_l^2 + C / sigma_square,    d_l the distance of its nearest step,
 
 all others having less than exp(-C) of the nearest one's weight. A band of fixed width
-would not do: an empty slot's nearest step can be any distance away.
+would not do: an empty slot's nearest step can be any distance away. Nor would a fixed
+C: thousands of steps tied just beyond the reach would be missed. Where an utterance has
+at most k steps between two slots, about 2 k exp(-C) is cut off on both sides of a row
+(beyond that the weights fall steeply), hence C = log(2 k / tolerance).
 
 Weights are softmax over ``-sigma_square ((l - p_t)^2 - d_l^2) <= 0``: no overflow, and
 a denominator of at least 1. ``embedding_bag`` applies the rows without an (entries, D)
@@ -15,21 +18,26 @@ tensor, and the backward gathers over the transposed ranges, so that nothing D w
 ever scattered. ``alignment_matrix`` in adastride.py is the definition this must equal.
 """
 
-from typing import Callable, List, NamedTuple, Optional, Tuple
+from typing import Callable, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 
 from espnet_adastride.downsampling.output import length_mask
 
-#: C above: what is cut off is below exp(-C) of a row's largest weight
-_CUT_OFF = {torch.float32: 18.0, torch.float64: 40.0}
+#: what may be cut off a row, relative to its largest weight
+_TOLERANCE = {torch.float32: 1e-7, torch.float64: 1e-16}
 
-#: alignments of more entries are applied in pieces (about 50 bytes an entry)
+#: alignments of more entries are applied in windows (about 50 bytes an entry)
 MAX_ENTRIES = 2**24
+
+#: where a row is longer, rows are summed in parts: of hundreds of float32 terms one
+#: after the other (half of the steps tied), the small ones would be lost
+LONG_ROW = 64
 
 
 class SparseRows(NamedTuple):
-    """A batch of alignments as contiguous ranges; build it with :func:`sparse_rows`.
+    """A batch of alignments as contiguous ranges, from :func:`sparse_rows` or a layer's
+    ``rows``.
 
     Entries stand row by row; ``columns`` and ``rows`` count over the whole batch.
 
@@ -41,6 +49,7 @@ class SparseRows(NamedTuple):
         transposed: (entries,) the entries ordered by column instead.
         column_starts: (B T,) first place of each column in ``transposed``.
         shape: (B, T', T).
+        longest: number of entries of the longest row.
     """
 
     weights: torch.Tensor
@@ -50,18 +59,23 @@ class SparseRows(NamedTuple):
     transposed: torch.Tensor
     column_starts: torch.Tensor
     shape: Tuple[int, int, int]
+    longest: int
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
-        """Return A x, (B, T', D) for x (B, T, D)."""
+        """Return A x, (B, T', D) in the dtype of x (B, T, D), whose padding is unread.
+
+        A residual branch beside the layer is shortened by it.
+        """
         batch, width, steps = self.shape
         z = _WeightedGather.apply(
             self.weights,
-            x.reshape(batch * steps, x.size(2)),
+            x.reshape(batch * steps, x.size(2)).to(self.weights.dtype),
             (self.columns, self.row_starts),
             (self.rows, self.column_starts),
             self.transposed,
+            self.longest,
         )
-        return z.view(batch, width, x.size(2))
+        return z.view(batch, width, x.size(2)).to(x.dtype)
 
     def apply_transposed(self, z: torch.Tensor) -> torch.Tensor:
         """Return A^T z, (B, T, D) for z (B, T', D): what a decoder upsamples by."""
@@ -72,12 +86,12 @@ class SparseRows(NamedTuple):
         )
         x = _WeightedGather.apply(
             self.weights[self.transposed],
-            z.reshape(batch * width, z.size(2)),
+            z.reshape(batch * width, z.size(2)).to(self.weights.dtype),
             (self.rows[self.transposed], self.column_starts),
             (self.columns[self.transposed], self.row_starts),
             inverse,
         )
-        return x.view(batch, steps, z.size(2))
+        return x.view(batch, steps, z.size(2)).to(z.dtype)
 
 
 class Ranges(NamedTuple):
@@ -95,11 +109,13 @@ class Ranges(NamedTuple):
 
 
 class Window(NamedTuple):
-    """The slots [start, stop), of all utterances, and the entries of their ranges."""
+    """The slots [start, stop), of all utterances: how many entries their ranges have
+    together, and how many the longest has."""
 
     start: int
     stop: int
     entries: int
+    longest: int
 
 
 def alignment_ranges(
@@ -111,10 +127,13 @@ def alignment_ranges(
     dtype: torch.dtype = torch.float32,
 ) -> Ranges:
     """Return the steps that AdaStride's softmax reaches; see :func:`sparse_rows`."""
-    where, slots, _, nearest_square = _nearest_step(
+    where, slots, before, _, nearest_square = _nearest_step(
         positions, lengths, max_output_length
     )
-    reach = torch.sqrt(nearest_square + _CUT_OFF[dtype] / sigma_square)
+    last = lengths.unsqueeze(1)
+    most = torch.cat([before, last], dim=1).diff(dim=1).amax(dim=1, keepdim=True)
+    cut_off = torch.log(2.0 / _TOLERANCE[dtype] * most.clamp(min=1).to(where.dtype))
+    reach = torch.sqrt(nearest_square + cut_off / sigma_square)
     # both grow with the slot: the distance of the nearest step changes by 1 at most
     first = torch.searchsorted(where, slots - reach)
     end = torch.searchsorted(where, slots + reach, right=True)
@@ -135,7 +154,7 @@ def nearest_slot_ranges(
         fill_empty: give a slot that is nobody's nearest its own nearest step; without
             it such a slot has none.
     """
-    where, slots, nearest, nearest_square = _nearest_step(
+    where, slots, _, nearest, nearest_square = _nearest_step(
         positions, lengths, max_output_length
     )
     slot_of_step = torch.round(where)
@@ -167,9 +186,12 @@ def sparse_rows(
         dtype: of the weights, float32 or float64; it also sets the cut-off C.
 
     Returns:
-        SparseRows: about 4 stride / sqrt(sigma_square) entries per row where the
+        SparseRows: about 8 stride / sqrt(sigma_square) entries per row where the
         strides are even; O(T' T) in the worst case (half of the steps at one position,
-        far from many slots), which :func:`resample_by_scores` takes in pieces.
+        far from many slots), which :func:`resample_by_scores` takes in windows.
+
+    Raises:
+        RuntimeError: in that worst case, beyond MAX_ENTRIES entries.
     """
     ranges = alignment_ranges(
         positions, lengths, output_lengths, sigma_square, max_output_length, dtype
@@ -179,16 +201,18 @@ def sparse_rows(
 
 def _nearest_step(positions, lengths, width):
     """Return the positions without their graph, and of every slot (B, T') its number,
-    the valid step whose position is nearest, and the square of their distance."""
+    the number of valid steps before it, the valid step whose position is nearest, and
+    the square of their distance."""
     where = positions.detach().contiguous()
     slots = torch.arange(width, device=where.device, dtype=where.dtype)
     slots = slots.expand(where.size(0), width).contiguous()
-    last = (lengths - 1).clamp(min=0).unsqueeze(1)
-    right = torch.minimum(torch.searchsorted(where, slots), last)
+    lengths = lengths.unsqueeze(1)
+    before = torch.minimum(torch.searchsorted(where, slots), lengths)
+    right = torch.minimum(before, (lengths - 1).clamp(min=0))
     left = (right - 1).clamp(min=0)
     left_is_nearer = slots - where.gather(1, left) <= where.gather(1, right) - slots
     nearest = torch.where(left_is_nearer, left, right)
-    return where, slots, nearest, (slots - where.gather(1, nearest)).square()
+    return where, slots, before, nearest, (slots - where.gather(1, nearest)).square()
 
 
 def _cut(first, end, nearest_square, lengths, output_lengths):
@@ -215,21 +239,28 @@ def build_rows(
         sigma_square: sharpness, > 0.
         dtype: of the weights.
         window: from :func:`slot_windows`; the other rows stay empty. Without it the
-            number of entries is counted here, where a GPU is waited for.
+            entries are counted here, where a GPU is waited for.
+
+    Raises:
+        RuntimeError: if there are more than MAX_ENTRIES entries and no window.
     """
     first, end, nearest_square = ranges
     (batch, steps), width = positions.shape, first.size(1)
+    if window is None:
+        window, *more = slot_windows(ranges, MAX_ENTRIES)
+        if more:
+            raise RuntimeError(
+                f"the alignment has more than {MAX_ENTRIES} entries: the strides have "
+                "collapsed, many slots are as far from thousands of steps"
+            )
+    start, stop, entries, longest = window
     counts = end - first
-    start, stop, entries = window or (0, width, int(counts.sum()))
     if stop - start < width:
         counts = torch.nn.functional.pad(counts[:, start:stop], (start, width - stop))
-    counts = counts.flatten()
-    row_starts = torch.cumsum(counts, 0) - counts
-    rows = torch.repeat_interleave(counts, output_size=entries)
-    entry = torch.arange(entries, device=rows.device)
-    batch_start = torch.arange(batch, device=rows.device).unsqueeze(1)
-    row_origin = (first + batch_start * steps).flatten() - row_starts
-    columns = entry + row_origin[rows]
+    batch_start = torch.arange(batch, device=first.device).unsqueeze(1)
+    columns, rows, row_starts, row_origin = _entries(
+        (first + batch_start * steps).flatten(), counts.flatten(), entries
+    )
 
     # the transposed ranges: the rows [top, bottom) of every column
     time = torch.arange(steps, device=rows.device).expand(batch, steps).contiguous()
@@ -238,21 +269,23 @@ def build_rows(
     per_column = (bottom - top).clamp(min=0).flatten()
     column_starts = torch.cumsum(per_column, 0) - per_column
     of_column = torch.repeat_interleave(per_column, output_size=entries)
-    row = entry + ((top + batch_start * width).flatten() - column_starts)[of_column]
+    row_of_column = (top + batch_start * width).flatten() - column_starts
+    row = torch.arange(entries, device=rows.device) + row_of_column[of_column]
     transposed = of_column - row_origin[row]
 
-    weights = _RowSoftmax.apply(
-        positions, columns, rows, nearest_square, sigma_square, dtype
-    )
-    return SparseRows(
-        weights,
-        columns,
-        rows,
-        row_starts,
-        transposed,
-        column_starts,
-        (batch, width, steps),
-    )
+    index = (columns, rows, row_starts, transposed, column_starts)
+    weights = _RowSoftmax.apply(positions, nearest_square, index, sigma_square, dtype)
+    return SparseRows(weights, *index, (batch, width, steps), longest)
+
+
+def _entries(first, counts, entries):
+    """Return columns and rows of all entries, of every row its first entry, and the
+    difference between its first column and that, from the rows' first columns."""
+    row_starts = torch.cumsum(counts, 0) - counts
+    rows = torch.repeat_interleave(counts, output_size=entries)
+    row_origin = first - row_starts
+    columns = torch.arange(entries, device=rows.device) + row_origin[rows]
+    return columns, rows, row_starts, row_origin
 
 
 def slot_windows(ranges: Ranges, max_entries: int) -> List[Window]:
@@ -262,16 +295,19 @@ def slot_windows(ranges: Ranges, max_entries: int) -> List[Window]:
         One window in all but the worst cases; in order, covering all slots. The only
         place where the host has to wait for a GPU.
     """
-    per_slot = (ranges.end - ranges.first).sum(dim=0).tolist()
-    if sum(per_slot) <= max_entries:
-        return [Window(0, len(per_slot), sum(per_slot))]
-    windows, start, entries = [], 0, 0
-    for slot, count in enumerate(per_slot):
-        if slot > start and entries + count > max_entries:
-            windows.append(Window(start, slot, entries))
-            start, entries = slot, 0
-        entries += count
-    return windows + [Window(start, len(per_slot), entries)]
+    counts = ranges.end - ranges.first
+    counts, most = torch.stack([counts.sum(dim=0), counts.amax(dim=0)]).tolist()
+    starts, entries = [0], 0
+    if sum(counts) > max_entries:
+        for slot, count in enumerate(counts):
+            if slot > starts[-1] and entries + count > max_entries:
+                starts.append(slot)
+                entries = 0
+            entries += count
+    return [
+        Window(start, stop, sum(counts[start:stop]), max(most[start:stop], default=0))
+        for start, stop in zip(starts, [*starts[1:], len(counts)])
+    ]
 
 
 def _first_order_only():
@@ -283,42 +319,58 @@ def _first_order_only():
         )
 
 
+def _segment_sums(values, starts):
+    """Return the sums of consecutive segments; on a GPU too in the same order twice."""
+    offsets = torch.nn.functional.pad(starts, (0, 1), value=values.numel())
+    return torch.segment_reduce(values, "sum", offsets=offsets, unsafe=True)
+
+
+def _row_terms(positions, nearest_square, columns, rows, row_starts, sharpness, dtype):
+    """Return the softmax's exponentials, at most 1, and their sums over the rows.
+
+    The sums are float64: in float32 they were half of the rows' error.
+    """
+    distance = rows.remainder(nearest_square.size(1)) - positions.flatten()[columns]
+    below = nearest_square.flatten()[rows] - distance.square()
+    terms = torch.exp((sharpness * below).to(dtype))
+    return terms, _segment_sums(terms.to(torch.float64), row_starts)
+
+
 class _RowSoftmax(torch.autograd.Function):
-    """Softmax of -sigma_square (l - p_t)^2 over each row's entries."""
+    """Softmax of -sigma_square (l - p_t)^2 over each row's entries.
+
+    ``index`` is what SparseRows has between ``weights`` and ``shape``.
+    """
 
     @staticmethod
-    def forward(ctx, positions, columns, rows, nearest_square, sigma_square, dtype):
-        width = nearest_square.size(1)
-        distance = rows.remainder(width) - positions.flatten()[columns]
-        below = nearest_square.flatten()[rows] - distance.square()
-        weights = torch.exp((sigma_square * below).to(dtype))
-        total = weights.new_zeros(nearest_square.numel()).index_add_(0, rows, weights)
-        weights = weights / total[rows]
-        ctx.save_for_backward(positions, columns, rows, weights)
-        ctx.sigma_square, ctx.width = sigma_square, width
+    def forward(ctx, positions, nearest_square, index, sigma_square, dtype):
+        terms, totals = _row_terms(
+            positions, nearest_square, *index[:3], sigma_square, dtype
+        )
+        weights = (terms / totals[index[1]]).to(dtype)
+        ctx.save_for_backward(positions, weights, *index)
+        ctx.sigma_square, ctx.width = sigma_square, nearest_square.size(1)
         return weights
 
     @staticmethod
     def backward(ctx, grad_weights):
         _first_order_only()
-        positions, columns, rows, weights = ctx.saved_tensors
-        grad = _grad_positions(
-            positions, weights, columns, rows, ctx.width, ctx.sigma_square, grad_weights
-        )
-        return grad, None, None, None, None, None
+        positions, *entries = ctx.saved_tensors
+        shape = (positions.size(0), ctx.width, positions.size(1))
+        rows = SparseRows(*entries, shape, longest=0)  # which only `apply` reads
+        grad = _grad_positions(positions, rows, ctx.sigma_square, grad_weights)
+        return grad, None, None, None, None
 
 
-def _grad_positions(
-    positions, weights, columns, rows, width, sigma_square, grad_weights
-):
+def _grad_positions(positions, rows, sigma_square, grad_weights):
     """Turn a gradient of the rows' weights into one of the positions (B, T)."""
-    product = weights * grad_weights
-    total = product.new_zeros(positions.size(0) * width).index_add_(0, rows, product)
-    grad_logits = product - weights * total[rows]
-    distance = rows.remainder(width) - positions.flatten()[columns]
+    product = rows.weights * grad_weights
+    totals = _segment_sums(product, rows.row_starts)
+    grad_logits = product - rows.weights * totals[rows.rows]
+    slots = rows.rows.remainder(rows.shape[1])
+    distance = slots - positions.flatten()[rows.columns]
     grad = 2.0 * sigma_square * distance * grad_logits
-    grad_positions = torch.zeros_like(positions).flatten().index_add_(0, columns, grad)
-    return grad_positions.view_as(positions)
+    return _segment_sums(grad[rows.transposed], rows.column_starts).view_as(positions)
 
 
 class _WeightedGather(torch.autograd.Function):
@@ -329,13 +381,15 @@ class _WeightedGather(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, weights, table, forward_index, backward_index, transposed):
+    def forward(
+        ctx, weights, table, forward_index, backward_index, transposed, longest=0
+    ):
         columns, row_starts = forward_index
         rows, column_starts = backward_index
         ctx.save_for_backward(
             weights, table, columns, row_starts, rows, column_starts, transposed
         )
-        return _bag(columns, table, row_starts, weights)
+        return _bag(columns, table, row_starts, weights, longest)
 
     @staticmethod
     def backward(ctx, grad):
@@ -349,7 +403,7 @@ class _WeightedGather(torch.autograd.Function):
             grad_weights = _dot_products(grad, table, columns, row_starts, rows)
         if ctx.needs_input_grad[1]:
             grad_table = _transposed_bag(rows, grad, column_starts, weights, transposed)
-        return grad_weights, grad_table, None, None, None
+        return grad_weights, grad_table, None, None, None, None
 
 
 def resample_by_scores(
@@ -385,12 +439,25 @@ def resample_by_scores(
     return _ScoredResample.apply(x, score_weight, lengths, place, reach, sigma_square)
 
 
+def score_steps(x: torch.Tensor, score_weight: torch.Tensor) -> torch.Tensor:
+    """Return the scores a_t = w . x_t, (B, T) float64, without gradients.
+
+    In float32 their rounding, summed over 8000 steps, would move the positions by 3e-6
+    and at sigma_square 50 the output by 2e-4. x is converted part by part, in the
+    processor's cache: that costs a fiftieth of the layer's time.
+    """
+    table, weight = x.reshape(-1, x.size(2)), score_weight.to(torch.float64)
+    rows = max((2**18 if x.device.type == "cpu" else 2**24) // x.size(2), 1)
+    parts = [part.to(torch.float64) @ weight for part in table.split(rows)]
+    return torch.cat(parts).view(x.shape[:2])
+
+
 class _ScoredResample(torch.autograd.Function):
     """See :func:`resample_by_scores`."""
 
     @staticmethod
     def forward(ctx, x, score_weight, lengths, place, reach, sigma_square):
-        scores = x @ score_weight
+        scores = score_steps(x, score_weight)
         positions = place(scores)
         ranges = reach(positions)
         table = x.reshape(-1, x.size(2))
@@ -398,12 +465,14 @@ class _ScoredResample(torch.autograd.Function):
         z = None
         for window in windows:
             rows = build_rows(ranges, positions, sigma_square, x.dtype, window)
-            part = _bag(rows.columns, table, rows.row_starts, rows.weights)
+            part = _bag(
+                rows.columns, table, rows.row_starts, rows.weights, rows.longest
+            )
             z = part if z is None else z.add_(part)
         kept = rows[:6] if len(windows) == 1 else ()
         ctx.save_for_backward(x, score_weight, lengths, scores, *kept)
         ctx.place, ctx.reach, ctx.windows = place, reach, windows
-        ctx.shape, ctx.sigma_square = rows.shape, sigma_square
+        ctx.shape_and_longest, ctx.sigma_square = rows[6:], sigma_square
         return z.view(*rows.shape[:2], x.size(2)), positions
 
     @staticmethod
@@ -420,7 +489,7 @@ class _ScoredResample(torch.autograd.Function):
 
         def all_rows():
             if kept:
-                yield SparseRows(*kept, ctx.shape)
+                yield SparseRows(*kept, *ctx.shape_and_longest)
                 return
             ranges = ctx.reach(where)
             for window in ctx.windows:
@@ -432,13 +501,7 @@ class _ScoredResample(torch.autograd.Function):
                 grad_z, table, rows.columns, rows.row_starts, rows.rows
             )
             grad_positions = grad_positions + _grad_positions(
-                where,
-                rows.weights,
-                rows.columns,
-                rows.rows,
-                rows.shape[1],
-                ctx.sigma_square,
-                grad_weights,
+                where, rows, ctx.sigma_square, grad_weights
             )
             if ctx.needs_input_grad[0]:
                 part = _transposed_bag(
@@ -448,7 +511,7 @@ class _ScoredResample(torch.autograd.Function):
         grad_scores = torch.zeros_like(scores)
         if positions.requires_grad:  # or else `place` has cut the graph
             (grad_scores,) = torch.autograd.grad(positions, scores, grad_positions)
-        grad_scores = grad_scores.flatten()
+        grad_scores = grad_scores.flatten().to(x.dtype)
         if grad_x is not None:
             grad_x = grad_x.addr_(grad_scores, score_weight).view_as(x)
         grad_score_weight = None
@@ -456,6 +519,79 @@ class _ScoredResample(torch.autograd.Function):
             valid = length_mask(lengths, x.size(1)).flatten()
             grad_score_weight = _weighted_sum(grad_scores, table, valid)
         return grad_x, grad_score_weight, None, None, None, None
+
+
+@torch.no_grad()
+def resample_chunks(
+    chunks: Iterable[torch.Tensor],
+    ranges: Ranges,
+    positions: torch.Tensor,
+    sigma_square: float,
+) -> Iterator[torch.Tensor]:
+    """Resample one utterance that comes in chunks: A x, without ever holding x.
+
+    A chunk adds its part to every slot that it reaches; a slot is given out when its
+    last step has come. What is held beside the chunk are the slots that wait: a few,
+    but up to all slots of a jump between steps of which thousands are tied.
+
+    Args:
+        chunks: consecutive parts (1, t, D) of x, float32 or float64.
+        ranges: of every slot; batch size 1.
+        positions: (1, T) float64.
+        sigma_square: sharpness, > 0.
+
+    Yields:
+        Consecutive parts (1, t', D) of the output; no gradients.
+    """
+    done = begin = 0
+    waiting = None
+    for chunk in chunks:
+        stop = begin + chunk.size(1)
+        complete = int((ranges.end <= stop).sum())
+        reached = max(complete, int((ranges.first < stop).sum()))
+        if reached > done:
+            first, end, nearest_square = (of[:, done:reached] for of in ranges)
+            part = Ranges(
+                first.clamp(min=begin) - begin,
+                end.clamp(max=stop) - begin,
+                nearest_square,
+            )
+            sums, totals = _partial_rows(
+                chunk, part, positions[:, begin:stop] - done, sigma_square
+            )
+            if waiting is not None:
+                sums[: len(waiting[0])] += waiting[0]
+                totals[: len(waiting[1])] += waiting[1]
+            ready = complete - done
+            if ready:
+                # a total is 1 at least, or 0 where AdaStride-F leaves a slot empty
+                scale = totals[:ready].clamp(min=1.0).unsqueeze(1)
+                yield sums[:ready].div_(scale.to(sums.dtype)).unsqueeze(0)
+            # copies, so that what has been given out can be freed
+            waiting = sums[ready:].clone(), totals[ready:].clone()
+        done, begin = complete, stop
+
+
+def _partial_rows(chunk, ranges, positions, sigma_square):
+    """Return, of every slot, the sum (T', D) of its steps in a chunk, not normalised,
+    and the sum (T',) of their weights."""
+    sums, totals = [], []
+    for start, stop, entries, longest in slot_windows(ranges, MAX_ENTRIES):
+        first, end, nearest_square = (of[:, start:stop] for of in ranges)
+        counts = (end - first).flatten()
+        columns, rows, row_starts, _ = _entries(first.flatten(), counts, entries)
+        terms, total = _row_terms(
+            positions - start,
+            nearest_square,
+            columns,
+            rows,
+            row_starts,
+            sigma_square,
+            chunk.dtype,
+        )
+        sums.append(_bag(columns, chunk[0], row_starts, terms, longest))
+        totals.append(total)
+    return torch.cat(sums), torch.cat(totals)
 
 
 def _weighted_sum(factors, table, valid):
@@ -471,8 +607,21 @@ def _weighted_sum(factors, table, valid):
     return total.masked_fill(~valid.any(), 0.0)
 
 
-def _bag(index, table, starts, weights):
-    """Return sums of weighted table rows, one per bag; nothing (entries, D) is made."""
+def _bag(index, table, starts, weights, longest=0):
+    """Return sums of weighted table rows, one per bag; nothing (entries, D) is made.
+
+    Bags of which one is longer than LONG_ROW are cut into parts, whose sums are summed.
+    """
+    if longest > LONG_ROW:
+        # no more parts than twice the bags, whatever the number of entries
+        size = max(LONG_ROW // 4, index.numel() // starts.numel())
+        cuts = torch.arange(0, index.numel(), size, device=starts.device)
+        part_starts = torch.cat([starts, cuts]).sort().values
+        table = _bag(index, table, part_starts, weights)
+        index = torch.arange(part_starts.numel(), device=starts.device)
+        starts = torch.searchsorted(part_starts, starts)
+        weights = torch.ones_like(index, dtype=table.dtype)
+        return _bag(index, table, starts, weights, longest // size + 2)
     return torch.nn.functional.embedding_bag(
         index, table, starts, mode="sum", per_sample_weights=weights
     )

@@ -35,7 +35,7 @@ class SoftPool(WindowPool):
 
     def downsample(self, x, lengths, output_lengths):
         """See :meth:`Downsampler.downsample`."""
-        windows = self.windows(at_least_float32(x))
+        windows = self.windows(at_least_float32(x), lengths)
         valid = self.valid_steps(lengths, windows)
         output = (window_softmax(windows, valid) * windows).sum(dim=2)
         return DownsamplingOutput(output.to(x.dtype), output_lengths)
@@ -80,7 +80,7 @@ class AdaPool(WindowPool):
 
     def downsample(self, x, lengths, output_lengths):
         """See :meth:`Downsampler.downsample`."""
-        windows = self.windows(at_least_float32(x))
+        windows = self.windows(at_least_float32(x), lengths)
         valid = self.valid_steps(lengths, windows)
         count = valid.sum(dim=2, keepdim=True).clamp(min=1)
         average = windows.sum(dim=2, keepdim=True) / count

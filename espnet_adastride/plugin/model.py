@@ -17,6 +17,8 @@ and with other methods:
 Which of them appear depends on the configuration alone.
 """
 
+import torch
+
 from espnet_adastride.downsampling import empty_slot_share, largest_jump
 from espnet_adastride.plugin.errors import CheckpointMismatchError
 from espnet_adastride.plugin.espnet import ESPnetASRModel, force_gatherable
@@ -35,11 +37,19 @@ def position_stats(trace):
     if not trace:
         return {}
     shares = [
-        empty_slot_share(stage.positions, stage.input_lengths, stage.output_lengths)
+        empty_slot_share(
+            stage.positions,
+            stage.input_lengths,
+            stage.output_lengths,
+            stage.positions.size(1),  # no stage has more slots than steps
+        )
         for stage in trace
     ]
     jumps = [largest_jump(stage.positions, stage.input_lengths) for stage in trace]
-    return {"empty_slots": sum(shares) / len(shares), "largest_jump": max(jumps)}
+    return {
+        "empty_slots": sum(shares) / len(shares),
+        "largest_jump": torch.stack(jumps).amax(),
+    }
 
 
 class AdaStrideASRModel(ESPnetASRModel):

@@ -9,10 +9,16 @@ for the encoder's blocks (B, T', D) out, positional encoding included. With stri
 Output length: ceil(length / s) stage by stage, for whole strides ceil(length / stride);
 of each utterance's own length, unlike ESPnet's, whose mask is sliced from the padded
 end. Where a stage learns its stride (diff_stride), s is the one it has learned so far.
+
+An hour of speech would need 14 GB for the first stage's output alone (conv2d, 256
+channels). One long utterance is therefore decoded in chunks of time: the same numbers,
+in bounded memory. A stage with positions reads what comes before it twice, for the
+scores and for the frames; what fits is held, the rest computed again.
 """
 
 import math
 import numbers
+from functools import partial
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
@@ -148,6 +154,13 @@ TRUNKS = {
     "dwconv2d": DepthwiseConv2dStage,
 }
 
+#: one utterance whose frames would take more bytes after a stage goes through in chunks
+#: (not in training, nor in batches); in that case: about the bytes of a chunk, and how
+#: much of the stages' outputs may be held rather than computed again
+LONG_BYTES = 2**29
+CHUNK_BYTES = 2**26
+HELD_BYTES = 2**31
+
 #: the input layer's own words in input_layer_conf; the rest are the methods' words
 OWN_WORDS = ("stride", "method", "trunk", "channels", "vp_weight")
 
@@ -166,6 +179,34 @@ class StageTrace(NamedTuple):
     output_lengths: torch.Tensor
     positions: Optional[torch.Tensor]
     aux_loss: Optional[torch.Tensor]
+
+
+def _convolve_chunks(stage, stride, frames):
+    """Yield a stage's output for consecutive chunks, as for all of them at once.
+
+    The convolution sees one frame more on both sides; chunks are held back until the
+    next has come, and the output at the edge, which saw padding, is made again.
+    """
+    held, made = None, 0  # frames from the last made output's centre on; its number
+    for chunk in frames():
+        held = chunk if held is None else torch.cat([held, chunk], dim=1)
+        ready = (held.size(1) - 2) // stride + 1  # whose right neighbours are there
+        if ready > made:
+            yield stage(held)[:, made:ready]
+            held, made = held[:, (ready - 1) * stride :].clone(), 1
+    if downsampled_lengths(held.size(1), stride) > made:
+        yield stage(held)[:, made:]
+
+
+def _joined(chunks, length):
+    """Return all chunks as one tensor, holding no more than that and a chunk."""
+    whole, start = None, 0
+    for chunk in chunks:
+        if whole is None:
+            whole = chunk.new_empty(1, length, chunk.size(2))
+        whole[:, start : start + chunk.size(1)] = chunk
+        start += chunk.size(1)
+    return whole
 
 
 class AdaptiveSubsampling(Conv2dSubsampling):
@@ -310,6 +351,8 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             lengths = torch.full((x.size(0),), x.size(1), device=x.device)
         else:
             lengths = x_mask[:, 0].sum(dim=1)
+        if self._is_long(x, x_mask):
+            return self._in_chunks(x, x_mask)
         trace = []
         x = zero_padding(x, lengths)
         for stage, downsampler, stride in zip(
@@ -331,6 +374,41 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         self._trace = tuple(trace)
         mask = None if x_mask is None else length_mask(lengths, x.size(1)).unsqueeze(1)
         return self.out(x), mask
+
+    def _is_long(self, x, x_mask) -> bool:
+        if torch.is_grad_enabled() or x.size(0) != 1:
+            return False
+        width = max(stage.width for stage in self.conv)
+        if x.size(1) * width * x.element_size() <= LONG_BYTES:
+            return False
+        return x_mask is None or bool(x_mask.all())
+
+    def _in_chunks(self, x, x_mask):
+        """Do what forward does for one long utterance, without padding or gradients."""
+        width = max(stage.width for stage in self.conv)
+        size = max(CHUNK_BYTES // (width * x.element_size()), 1)
+        frames, length, trace = partial(x.split, size, dim=1), x.size(1), []
+        held = 0
+        for stage, downsampler, stride in zip(
+            self.conv, self.downsamplers, self.current_strides()
+        ):
+            in_trunk = isinstance(downsampler, torch.nn.Identity)
+            frames = partial(_convolve_chunks, stage, stride if in_trunk else 1, frames)
+            if not in_trunk:
+                result = downsampler.in_chunks(frames, length)
+                frames = result.output
+                lengths = torch.tensor([length], device=x.device)
+                trace.append(StageTrace(lengths, *result[1:]))
+            length = downsampled_lengths(length, stride)
+            needed = length * stage.width * x.element_size()
+            if stage is not self.conv[-1] and held + needed <= HELD_BYTES:
+                frames = partial(_joined(frames(), length).split, size, dim=1)
+                held = needed  # what was held before has been read for the last time
+        self._trace = tuple(trace)
+        linear, positional_encoding = self.out
+        x = _joined(map(linear, frames()), length)
+        mask = None if x_mask is None else x_mask.new_ones(1, 1, length)
+        return positional_encoding(x), mask
 
     def take_trace(self) -> Tuple[StageTrace, ...]:
         """Return what the last forward's downsamplers reported, once.

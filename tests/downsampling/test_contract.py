@@ -11,6 +11,7 @@ import torch
 
 from espnet_adastride import available_downsamplers, build_downsampler
 from espnet_adastride.downsampling import DOWNSAMPLERS
+from espnet_adastride.downsampling import rows as rows_module
 from espnet_adastride.downsampling.registry import _register
 
 SIZE = 6
@@ -93,6 +94,34 @@ def test_auxiliary_loss_does_not_see_the_padding(name):
         assert alone.aux_loss is None
     else:
         torch.testing.assert_close(padded.aux_loss, alone.aux_loss)
+
+
+@every_method
+@pytest.mark.parametrize("jump", [False, True])
+@pytest.mark.parametrize("max_entries", [20, 2**24])
+def test_in_chunks_equals_at_once(name, jump, max_entries, monkeypatch):
+    monkeypatch.setattr(rows_module, "MAX_ENTRIES", max_entries)
+    for stride in strides_of(name):
+        layer = build(name, stride, torch.float64)
+        x = torch.randn(1, 190, SIZE, dtype=torch.float64)
+        if jump and hasattr(layer, "score"):
+            # one step takes nearly all of the way: many slots wait for many steps
+            x[0, 80] += 9 * layer.score.weight[0] / layer.score.weight.square().sum()
+        expected = layer(x, torch.tensor([190]))
+        for sizes in ([190], [1] * 190, [2, 77, 1, 1, 109]):
+            out = layer.in_chunks(lambda: x.split(sizes, dim=1), 190)
+            chunks = list(out.output())
+            assert not chunks[0].requires_grad
+            torch.testing.assert_close(
+                torch.cat(chunks, dim=1), expected.output, atol=1e-10, rtol=0
+            )
+            assert torch.equal(torch.cat(list(out.output()), 1), torch.cat(chunks, 1))
+            assert out.lengths.tolist() == expected.lengths.tolist()
+            if expected.positions is not None:
+                torch.testing.assert_close(
+                    out.positions, expected.positions, atol=1e-10, rtol=0
+                )
+                torch.testing.assert_close(out.aux_loss, expected.aux_loss)
 
 
 @every_method

@@ -172,6 +172,22 @@ def test_the_learned_stride_moves_in_training_and_lengths_follow():
     assert frames.tolist() == lengths[-1]
 
 
+def test_a_training_step_waits_for_a_gpu_once_a_stage_and_never_else(host_waits):
+    """Of all that the plugin does; what ESPnet does with a stock layer is the rest."""
+
+    def step(*args, **kwargs):
+        model = build("conformer", *args, **kwargs)
+        host_waits.scalars.clear(), host_waits.lists.clear()
+        with host_waits:
+            model(**batch())[0].backward()
+        return len(host_waits.scalars), len(host_waits.lists)
+
+    scalars, lists = step("conv2d")
+    # a second of speech is so short that AdaStride is applied densely, without a wait
+    assert step("adastride", input_layer_conf={"stride": 4}) == (scalars, lists)
+    assert step("adastride_f", input_layer_conf={"stride": 4}) == (scalars, lists + 2)
+
+
 def test_intermediate_ctc_and_all_hidden_states():
     model = build(
         "conformer",

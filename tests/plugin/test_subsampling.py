@@ -8,6 +8,7 @@ import torch
 
 from espnet_adastride import available_downsamplers
 from espnet_adastride.downsampling import AdaStride, AdaStrideF
+from espnet_adastride.plugin import subsampling
 from espnet_adastride.plugin.errors import ConfigurationError
 from espnet_adastride.plugin.subsampling import (
     TRUNKS,
@@ -16,6 +17,7 @@ from espnet_adastride.plugin.subsampling import (
 )
 
 BINS, WIDTH = 40, 8
+CLOSE = {"atol": 1e-4, "rtol": 1e-4}  # float32 scores, summed over all steps
 
 
 def build(**conf):
@@ -145,6 +147,57 @@ def test_lengths_and_stats_follow_learned_strides():
         [12, 5, 2],
         [10, 4, 2],
     ]
+
+
+@pytest.mark.parametrize("trunk", TRUNKS)
+@pytest.mark.parametrize("method", available_downsamplers())
+@pytest.mark.parametrize("stride", [1, 6, 8])
+@pytest.mark.parametrize("held_bytes", [0, 2**31])
+def test_a_long_utterance_in_chunks_equals_at_once(
+    method, trunk, stride, held_bytes, monkeypatch
+):
+    if method == "lift_pool" and stride == 6:
+        pytest.skip("stages of 2 and 3, and it takes powers of 2")
+    layer = build(method=method, trunk=trunk, stride=stride)
+    for downsampler in layer.downsamplers:
+        if hasattr(downsampler, "score"):  # or rounding the scores moves the positions
+            downsampler.score.weight.data *= 0.3
+    width = max(stage.width for stage in layer.conv)
+    monkeypatch.setattr(subsampling, "CHUNK_BYTES", 4 * width * 97)
+    monkeypatch.setattr(subsampling, "HELD_BYTES", held_bytes)
+    x = torch.randn(1, 777, BINS)
+    mask = mask_of(torch.tensor([777]), 777)
+
+    def both(x):
+        for long_bytes in (2**40, 0):
+            monkeypatch.setattr(subsampling, "LONG_BYTES", long_bytes)
+            with torch.no_grad():
+                yield (*layer(x, mask), layer.take_trace())
+
+    (at_once, its_mask, its_trace), (out, out_mask, trace) = both(x)
+    torch.testing.assert_close(out, at_once, atol=1e-5, rtol=1e-5)
+    assert torch.equal(out_mask, its_mask)
+    for ours, theirs in zip(trace, its_trace, strict=True):
+        assert ours.output_lengths.tolist() == theirs.output_lengths.tolist()
+        assert (ours.positions is None) == (theirs.positions is None)
+        if ours.positions is not None:
+            torch.testing.assert_close(ours.positions, theirs.positions, **CLOSE)
+            torch.testing.assert_close(ours.aux_loss, theirs.aux_loss, **CLOSE)
+    layer.double()
+    (at_once, *_), (out, *_) = both(x.double())
+    torch.testing.assert_close(out, at_once, atol=1e-10, rtol=1e-10)
+
+
+def test_chunks_are_for_one_long_utterance_without_gradients(monkeypatch):
+    monkeypatch.setattr(subsampling, "LONG_BYTES", 0)
+    layer = build(method="adastride")
+    monkeypatch.setattr(layer, "_in_chunks", lambda x, mask: ("in chunks", mask))
+    assert layer(torch.randn(1, 70, BINS), None)[0] != "in chunks"  # gradients
+    with torch.no_grad():
+        assert layer(torch.randn(1, 70, BINS), None)[0] == "in chunks"
+        assert layer(torch.randn(2, 70, BINS), None)[0] != "in chunks"
+        padded = mask_of(torch.tensor([60]), 70)
+        assert layer(torch.randn(1, 70, BINS), padded)[0] != "in chunks"
 
 
 @pytest.mark.parametrize(
