@@ -307,7 +307,7 @@ def main(cmd=None):
 
 
 def draw(table, path):
-    """Draw time and peak memory over T."""
+    """Draw time and peak memory over T; methods that no target names in grey."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -318,6 +318,7 @@ def draw(table, path):
         "forward + backward (ms)": lambda figures: 1e3 * figures.both,
         "peak memory / bytes of x": lambda figures: figures.peak,
     }
+    drawn = (*COMPARED, DENSE)
     for axis, (label, value) in zip(axes, shown.items()):
         for method in METHODS:
             points = [
@@ -325,13 +326,15 @@ def draw(table, path):
                 for (steps, name), figures in table.items()
                 if name == method and not math.isnan(value(figures))
             ]
-            if points:
-                axis.plot(*zip(*points), marker="o", markersize=3, label=method)
-        axis.set(xlabel="T (time steps)", ylabel=label, xscale="log")
+            if points and method in drawn:
+                style = {"marker": "o", "markersize": 3, "label": method}
+                axis.plot(*zip(*points), color=f"C{drawn.index(method)}", **style)
+            elif points:
+                axis.plot(*zip(*points), color="0.8", linewidth=0.8, zorder=1)
+                axis.annotate(method, points[-1], fontsize=5, color="0.5")
+        axis.set(xlabel="T (time steps)", ylabel=label, xscale="log", yscale="log")
         axis.grid(alpha=0.3)
-    axes[0].set_yscale("log")
-    axes[1].set_ylim(bottom=0)
-    axes[0].legend()
+    axes[0].legend(fontsize=8)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
