@@ -222,7 +222,9 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         pos_enc: positional encoding module.
         method: a word of ``available_downsamplers()``, or one word per stage.
         stride: overall stride, or one per stage; see :func:`stage_strides`.
-        trunk: ``conv2d``, ``conv1d`` or ``dwconv2d``.
+        trunk: ``conv1d``, ``conv2d`` or ``dwconv2d``. A convolution before a
+            downsampler sees every frame: at full rate the two-dimensional ones cost
+            more than they save behind them (RESULTS.md, "In the model").
         channels: of the trunk's convolutions; None means ``odim``.
         vp_weight: weight of the positioning loss in the training loss (1.0 in the
             authors' training); other auxiliary losses have weights of their own.
@@ -241,7 +243,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         pos_enc: Optional[torch.nn.Module] = None,
         method: Union[str, Sequence[str]] = "adastride",
         stride: Union[float, Sequence[float]] = 4,
-        trunk: str = "conv2d",
+        trunk: str = "conv1d",
         channels: Optional[int] = None,
         vp_weight: float = 1.0,
         **options: Any,
