@@ -72,6 +72,8 @@ class MaxPool(WindowPool):
         stride: whole number >= 1.
     """
 
+    adapts_to = "values in the window"
+
     def downsample(self, x, lengths, output_lengths):
         """See :meth:`Downsampler.downsample`."""
         valid = length_mask(lengths, x.size(1)).unsqueeze(2)
