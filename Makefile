@@ -1,5 +1,5 @@
 # demo: train, decode and score on synthesised speech    test: all tests, environment included
-# lint: style                                            bench: tables of benchmarks/
+# lint: style                                            bench: tables and pictures into benchmarks/out
 #
 # The environment is .venv, made from constraints.txt once and reused. PYTHON= names the
 # interpreter it is made with (3.10 to 3.12; the pins were resolved for 3.11).
@@ -22,6 +22,7 @@ lint: $(READY)
 	$(BIN)/flake8 .
 
 bench: $(READY)
+	$(BIN)/python benchmarks/methods.py
 	$(BIN)/python benchmarks/downsampling.py
 
 env: $(READY)

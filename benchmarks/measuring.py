@@ -20,7 +20,7 @@ def now(device="cpu"):
     return time.perf_counter()
 
 
-def in_turn(measures, rounds, once=()):
+def in_turn(measures, rounds, once=(), warm_up=None):
     """Call every measure in turn, ``rounds`` times after a warm-up.
 
     Methods that take turns share what the machine does meanwhile: compare the ratios.
@@ -29,13 +29,15 @@ def in_turn(measures, rounds, once=()):
         measures: {name: function that returns a tuple of numbers}.
         rounds: how often; the call before them is not counted.
         once: names that are called once and without a warm-up, being slow.
+        warm_up: what is called first, in the place of the measures.
 
     Returns:
         {name: medians of the numbers}.
     """
     results = {name: [] for name in measures}
     for round_ in range(rounds + 1):
-        for name, measure in measures.items():
+        turns = measures if round_ or warm_up is None else warm_up
+        for name, measure in turns.items():
             if name in once and round_ != 1:
                 continue
             result = measure()
