@@ -22,6 +22,7 @@ lint: $(READY)
 	$(BIN)/flake8 .
 
 bench: $(READY)
+	$(BIN)/python benchmarks/methods.py
 	$(BIN)/python benchmarks/downsampling.py
 	$(BIN)/python benchmarks/input_layer.py
 	$(BIN)/python benchmarks/long_input.py

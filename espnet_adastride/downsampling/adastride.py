@@ -201,6 +201,7 @@ class _AdaptiveStrides(Downsampler):
     """
 
     needs_zero_padding = False
+    adapts_to = "the utterance: where frames are"
     training_defaults = {"score_bound": 1.0}
 
     def __init__(

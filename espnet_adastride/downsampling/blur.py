@@ -113,6 +113,7 @@ class MaxBlurPool(BlurPool):
     """
 
     needs_zero_padding = False
+    adapts_to = "values nearby"
 
     def downsample(self, x, lengths, output_lengths):
         """See :meth:`Downsampler.downsample`."""

@@ -120,6 +120,7 @@ class LiftPool(Downsampler):
 
     integer_stride = True
     unit_gain = False
+    adapts_to = "values nearby"
 
     def __init__(
         self,

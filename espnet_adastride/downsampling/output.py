@@ -141,6 +141,10 @@ class Downsampler(torch.nn.Module):
     #: False: a learned filter, which may turn a constant into another one
     unit_gain = True
 
+    #: what in an utterance changes the weights that its frames are made with, for
+    #: tables; "nothing": the output is linear in x, up to a constant
+    adapts_to = "nothing"
+
     #: options that the ESPnet input layer uses unless the YAML file says otherwise,
     #: where what trains best is not the published form (the constructor's default)
     training_defaults: Mapping[str, Any] = {}

@@ -100,6 +100,8 @@ class MaxPool(WindowPool):
         stride: whole number >= 1.
     """
 
+    adapts_to = "values in the window"
+
     def downsample(self, x, lengths, output_lengths):
         """See :meth:`Downsampler.downsample`."""
         output = self.windows(x, lengths, -torch.inf).amax(dim=2)

@@ -33,6 +33,8 @@ class SoftPool(WindowPool):
         stride: whole number >= 1.
     """
 
+    adapts_to = "values in the window"
+
     def downsample(self, x, lengths, output_lengths):
         """See :meth:`Downsampler.downsample`."""
         windows = self.windows(at_least_float32(x), lengths)
@@ -68,6 +70,8 @@ class AdaPool(WindowPool):
         size: D, input and output features.
         stride: whole number >= 1.
     """
+
+    adapts_to = "values in the window"
 
     def __init__(self, size: int, stride: int):
         super().__init__(size, stride)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from espnet_adastride import available_downsamplers, build_downsampler
-from espnet_adastride.downsampling import DOWNSAMPLERS
+from espnet_adastride.downsampling import DOWNSAMPLERS, Downsampler
 from espnet_adastride.downsampling import rows as rows_module
 from espnet_adastride.downsampling.registry import _register
 
@@ -208,6 +208,16 @@ def test_constant_stays_constant_or_learns_to(name):
                 torch.testing.assert_close(
                     out.output, torch.full_like(out.output, value)
                 )
+
+
+@every_method
+def test_says_what_it_adapts_to_or_is_linear(name):
+    """Up to a constant (a bias): z(a + b) - z(a) - z(b) + z(0) = 0."""
+    layer, lengths = build(name, 2, torch.float64), torch.tensor([20])
+    a, b = torch.randn(2, 1, 20, SIZE, dtype=torch.float64)
+    both, alone, other, zero = (layer(x, lengths).output for x in (a + b, a, b, 0 * a))
+    linear = (both - alone - other + zero).abs().max() < 1e-9
+    assert linear == (DOWNSAMPLERS[name].adapts_to == Downsampler.adapts_to)
 
 
 @every_method
