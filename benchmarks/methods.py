@@ -100,6 +100,9 @@ def get_parser():
     parser.add_argument("--size", type=int, default=256, help="D")
     parser.add_argument("--stride", type=int, default=2, help="of cost and aliasing")
     parser.add_argument("--rates", type=int, nargs="+", default=[4, 8])
+    parser.add_argument(
+        "--score_scale", type=float, default=1.0, help="of the fitted scores"
+    )
     parser.add_argument("--context", type=int, default=4, help="even number")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
@@ -559,7 +562,7 @@ def local_strides(layer, utterances):
 def measure(rows, features, args):
     """Return {row: Figures}."""
     fit, held_out = split(features)
-    weight = fit_scores(fit)
+    weight = args.score_scale * fit_scores(fit)
     track = score_track(held_out, weight, max(args.steps, TONE_STEPS))
     print("cost", flush=True)
     cost = costs(rows, track, args)
