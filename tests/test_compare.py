@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from espnet_adastride.bin import compare
 from espnet_adastride.bin.compare import main
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.grid import (
@@ -152,6 +153,15 @@ def test_a_table_of_what_is_finished(recipe, capsys):
     assert calls(recipe) == []
     text = (recipe / "exp" / "part.md").read_text()
     assert "Not finished, 4 of 8: strided_conv 4x seed 2" in text
+
+
+def test_runs_of_different_code_are_told(recipe, monkeypatch):
+    monkeypatch.setattr(compare, "code_state", lambda: "abc")
+    compare.main(options(recipe, "--seeds", "0"))
+    monkeypatch.setattr(compare, "code_state", lambda: "def")
+    compare.main(options(recipe))
+    text = (recipe / "exp" / "comparison.md").read_text()
+    assert "different states of the code**: abc (4 runs), def (4 runs)" in text
 
 
 def test_an_interrupted_grid_goes_on(recipe):

@@ -19,7 +19,9 @@ import argparse
 import datetime
 import os
 import shlex
+import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 
@@ -185,10 +187,28 @@ def write_table(args, grid: Grid, scores: Scores, runs: Sequence[Run]) -> str:
     )
     if missing:
         text += f"Not finished, {len(missing)} of {len(runs)}: {shorten(missing)}.\n\n"
+    codes = Counter(grid.code(run) for run in done)
+    if len(codes) > 1:
+        each = ", ".join(f"{code or 'unknown'} ({n} runs)" for code, n in codes.items())
+        text += f"**The runs are of different states of the code**: {each}.\n\n"
     text += format_comparison(results, scores.test_set(), args.baseline, args.resamples)
     path = grid.recipe / "exp" / f"{args.name}.md"
     write_text(path, text)
     return f"{text}\n{path}"
+
+
+def code_state() -> str:
+    """Commit of this checkout, with + where files differ from it; empty: unknown."""
+    try:
+        return subprocess.run(
+            ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def check_methods(args) -> None:
@@ -238,7 +258,8 @@ def main(cmd=None):
                 who = f"process {os.getpid()}"
                 lock(file.fileno(), folder / ".lock", False, who)
                 failures = run_all(args, grid, scores, runs, folder)
-        print(write_table(args, grid, scores, runs))
+        if len(failures) < len(runs):
+            print(write_table(args, grid, scores, runs))
     except DataError as error:
         raise RecipeError(str(error)) from None
     except Interrupted:
@@ -269,6 +290,7 @@ def run_all(args, grid, scores, runs, folder) -> List[str]:
             f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {line}", flush=True
         ),
         environment,
+        code_state(),
     )
 
 

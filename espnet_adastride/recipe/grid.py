@@ -214,9 +214,13 @@ class Grid:
         """Return whether a run has succeeded with these very options and data."""
         return self._stamp(run).why_not_done(self._work(run)) is None
 
-    def mark_done(self, run: Run) -> None:
-        """Declare that a run has succeeded."""
-        self._stamp(run).write(self._work(run), [self.decoded(run)], str(run))
+    def mark_done(self, run: Run, code: str = "") -> None:
+        """Declare that a run has succeeded, with this state of the code."""
+        self._stamp(run).write(self._work(run), [self.decoded(run)], code)
+
+    def code(self, run: Run) -> str:
+        """The state of the code that a finished run was started with."""
+        return (self._stamp(run).read() or {}).get("summary", "")
 
     def stats(self, run: Run) -> Dict[str, float]:
         """What the last epoch reported of the input layer; minutes of all epochs."""
@@ -315,6 +319,7 @@ def run_grid(
     describe: Callable[[Run], str] = str,
     say: Callable[[str], None] = print,
     environment: Optional[dict] = None,
+    code: str = "",
     interval: float = 0.2,
 ) -> List[str]:
     """Do the runs that are not done, ``limit`` at a time.
@@ -327,6 +332,7 @@ def run_grid(
         describe: A finished run in words; it may raise if there is nothing to say.
         say: Takes lines on the progress.
         environment: Of the runs.
+        code: State of the code, to be remembered: it is no reason to do a run again.
 
     Returns:
         One line on every run that failed; the others went on.
@@ -343,7 +349,7 @@ def run_grid(
         if problem is None:
             try:
                 words = describe(run)
-                grid.mark_done(run)
+                grid.mark_done(run, code)
             except (RecipeError, DataError) as error:
                 problem = str(error)
         if problem is None:
