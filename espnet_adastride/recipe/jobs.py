@@ -11,8 +11,9 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, List, NamedTuple, Optional
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.logs import last_error
@@ -88,6 +89,37 @@ def rotate(log: Path) -> None:
         os.replace(newer, older)
 
 
+def _start(job: Job, environment: Optional[dict]) -> subprocess.Popen:
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with job.log.open("wb") as log:
+        try:
+            return subprocess.Popen(
+                job.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+                preexec_fn=_prepare_child,
+            )
+        except OSError as error:
+            raise RecipeError(f"cannot start {job.command[0]}: {error}") from None
+
+
+@contextmanager
+def _handling_signals(processes: List[subprocess.Popen], grace: float):
+    """Turn signals into Interrupted; at the end, stop what still runs."""
+    old = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number in old:
+            signal.signal(number, _raise_interrupted)
+        yield
+    finally:
+        _stop(processes, grace)
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
 def run_jobs(
     jobs: List[Job],
     poll: Optional[Callable[[], None]] = None,
@@ -112,25 +144,10 @@ def run_jobs(
     """
     processes: List[subprocess.Popen] = []
     seconds = [0.0] * len(jobs)
-    old = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        for number in old:
-            signal.signal(number, _raise_interrupted)
+    with _handling_signals(processes, grace):
         start = time.monotonic()
         for job in jobs:
-            job.log.parent.mkdir(parents=True, exist_ok=True)
-            with job.log.open("wb") as log:
-                processes.append(
-                    subprocess.Popen(
-                        job.command,
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                        env=environment,
-                        start_new_session=True,
-                        preexec_fn=_prepare_child,
-                    )
-                )
+            processes.append(_start(job, environment))
         waiting = set(range(len(jobs)))
         while waiting:
             time.sleep(interval)
@@ -146,10 +163,55 @@ def run_jobs(
                     raise RecipeError(describe_failure(status, jobs[index].log))
             if poll:
                 poll()
-        return seconds
-    except OSError as error:
-        raise RecipeError(f"cannot start {jobs[0].command[0]}: {error}") from None
-    finally:
-        _stop(processes, grace)
-        for number, handler in old.items():
-            signal.signal(number, handler)
+    return seconds
+
+
+def run_queue(
+    jobs: Sequence[Job],
+    limit: int,
+    ended: Callable[[int, float, Optional[str]], None],
+    poll: Optional[Callable[[List[int]], None]] = None,
+    interval: float = 0.2,
+    environment: Optional[dict] = None,
+    grace: float = 30.0,
+) -> None:
+    """Run jobs in their order, at most ``limit`` at once; a failed one stops no other.
+
+    Args:
+        jobs: What to run.
+        limit: How many may run at once.
+        ended: Called with a job's index, its wall-clock seconds and what went wrong
+            (None: nothing).
+        poll: Called every ``interval`` seconds with the indices of the running jobs.
+        environment: Environment of the jobs; default is this process's.
+        grace: Seconds that stopped jobs get to end by themselves.
+
+    Raises:
+        RecipeError: A command cannot be started (the others are stopped).
+        Interrupted: A signal came; all jobs are stopped.
+    """
+    alive: List[subprocess.Popen] = []
+    running: Dict[int, Tuple[subprocess.Popen, float]] = {}
+    waiting = list(range(len(jobs)))
+    with _handling_signals(alive, grace):
+        while running or waiting:
+            while waiting and len(running) < limit:
+                index = waiting.pop(0)
+                alive.append(_start(jobs[index], environment))
+                running[index] = alive[-1], time.monotonic()
+            if poll:
+                poll(list(running))
+            time.sleep(interval)
+            for index, (process, start) in list(running.items()):
+                status = process.poll()
+                if status is None:
+                    continue
+                # what outlived it must not take a core from the next; and its number
+                # may be another's by the time that all jobs are done
+                _signal_group(process, signal.SIGKILL)
+                alive.remove(process)
+                del running[index]
+                problem = None
+                if status != 0:
+                    problem = describe_failure(status, jobs[index].log)
+                ended(index, time.monotonic() - start, problem)

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# The grid of RESULTS.md: methods x rates x seeds, then exp/comparison.md.
+#
+#   FSDD=/path/to/free-spoken-digit-dataset ./compare.sh --nj 2 [--option value]...
+#
+# Options given here override those below (`--help` lists all); PYTHON= is the python to
+# use. An interrupted grid goes on with the same command.
+set -euo pipefail
+recipe=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "${recipe}/../.." && pwd)
+export PYTHONPATH="${root}${PYTHONPATH:+:${PYTHONPATH}}"
+if [ -z "${PYTHON:-}" ]; then
+    PYTHON=python3
+    [ ! -x "${root}/.venv/bin/python" ] || PYTHON=${root}/.venv/bin/python
+fi
+
+exec "${PYTHON}" -W ignore -m espnet_adastride.bin.compare \
+    --recipe "${recipe}" \
+    --asr_config "${root}/conf/train_digits.yaml" \
+    --methods strided_conv avg_pool blur_pool diff_stride adastride adastride_f \
+    --rates 4 8 12 \
+    --seeds 0 1 2 \
+    "$@"

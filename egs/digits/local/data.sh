@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Stage 1: connected digits from the Free Spoken Digit Dataset, data/{train,dev,test}.
+# Called by egs/asr.sh in the recipe's folder, with FSDD from db.sh; further options
+# (--local_data_opts) are those of espnet_adastride.bin.prepare_digits.
+set -euo pipefail
+sets= python=python3 rerun=false options=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --sets | --python | --rerun) printf -v "${1#--}" %s "$2"; shift 2 ;;
+        --fs | --nj | --download) shift 2 ;;  # stage 3 resamples; seconds; by hand
+        *) options+=("$1"); shift ;;
+    esac
+done
+if [ -x "${python}" ]; then py=("${python}"); else read -ra py <<<"${python}"; fi
+
+for name in ${sets}; do
+    case ${name} in
+        train | dev | test) ;;
+        *) echo "error: there is no set ${name}: digits has train, dev and test" >&2
+           exit 1 ;;
+    esac
+done
+corpus=${FSDD:?set FSDD to the data set, or write it into db.sh}
+if [ ! -d "${corpus}" ]; then
+    echo "error: ${corpus} does not exist; say where the Free Spoken Digit Dataset lies" \
+        "(FSDD=/path or db.sh), or get it: git clone" \
+        "https://github.com/Jakobovski/free-spoken-digit-dataset ${corpus}" >&2
+    exit 1
+fi
+outputs=()
+for name in train dev test; do
+    for file in wav.scp text utt2spk spk2utt utt2recordings; do
+        outputs+=(--output "data/${name}/${file}")
+    done
+done
+"${py[@]}" -m espnet_adastride.bin.stage_stamp run --rerun "${rerun}" \
+    --stamp data/.digits_done --tree "${corpus}" --option "options=${options[*]-}" \
+    "${outputs[@]}" --summary "data/{train,dev,test} from ${corpus}" -- \
+    "${py[@]}" -m espnet_adastride.bin.prepare_digits --corpus "${corpus}" \
+    --output data --audio corpus ${options[@]+"${options[@]}"}

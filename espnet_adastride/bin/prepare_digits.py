@@ -1,0 +1,72 @@
+#!/usr/bin/env python3
+"""Make connected digits from the Free Spoken Digit Dataset (stage 1 of egs/digits).
+
+    python -m espnet_adastride.bin.prepare_digits \
+        --corpus /path/to/free-spoken-digit-dataset --output data --audio corpus
+
+writes ``corpus/{train,dev,test}/*.flac`` and the data directories
+``data/{train,dev,test}``; ``utt2recordings`` in them says what an utterance is made of.
+A recording that cannot be used is refused by name.
+"""
+
+import argparse
+import time
+
+from espnet_adastride.corpus import DataError
+from espnet_adastride.digits import build_digits, find_recordings, plan_digits
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Build the command's argument parser."""
+    parser = argparse.ArgumentParser(
+        prog="prepare_digits",
+        description="Make connected digits from the Free Spoken Digit Dataset.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--corpus", required=True, help="the data set: the folder above recordings/"
+    )
+    parser.add_argument(
+        "--output", required=True, help="will hold the data directories, e.g. data"
+    )
+    parser.add_argument(
+        "--audio", required=True, help="will hold the recordings that are made"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other data")
+    parser.add_argument(
+        "--train_minutes", type=float, default=78.0, help="length of train"
+    )
+    parser.add_argument(
+        "--dev_utterances", type=int, default=200, help="number of utterances in dev"
+    )
+    parser.add_argument(
+        "--test_utterances", type=int, default=1100, help="number of utterances in test"
+    )
+    parser.add_argument(
+        "--test_speakers", nargs="+", default=["jackson"], help="held out for the test"
+    )
+    parser.add_argument(
+        "--dev_takes",
+        type=int,
+        default=5,
+        help="how many of the other speakers' recordings of a digit are for dev",
+    )
+    return parser
+
+
+def main(cmd=None) -> None:
+    """Run the command; bad input ends in one line."""
+    options = vars(get_parser().parse_args(cmd))
+    corpus, output, audio = (options.pop(k) for k in ("corpus", "output", "audio"))
+    started = time.time()
+    try:
+        lines = build_digits(
+            plan_digits(find_recordings(corpus), **options), output, audio
+        )
+    except (DataError, OSError) as e:
+        raise SystemExit(f"prepare_digits: error: {e}") from None
+    print("\n".join(lines) + f" [{time.time() - started:.1f} s]")
+
+
+if __name__ == "__main__":
+    main()
