@@ -29,6 +29,7 @@ setup(
             "espnet==202511",
             "jiwer",
             "matplotlib",
+            "pyyaml",
             "sentencepiece",
             "soundfile",
             "tensorboard",

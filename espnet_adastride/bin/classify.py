@@ -1,0 +1,212 @@
+#!/usr/bin/env python3
+"""Train a classifier of spoken words with every downsampling method, and compare them.
+
+    python -m espnet_adastride.bin.classify --corpus /path/to/speech_commands \
+        --config conf/train_speech_commands.yaml --exp exp/speech_commands \
+        --methods strided_conv avg_pool adastride --seeds 0 1 2 --nj 2
+
+A method may carry options of its own, and every stride a method of its own:
+``adastride:sigma_square=0.5``, ``strided_conv+strided_conv+adastride``.
+
+A run is a method and a seed. Finished runs (``EXP/*/result.json``, a line of JSON) are
+kept, interrupted ones go on after their last epoch. At the end: ``EXP/RESULTS.md``, the
+table of all runs in the folder, and ``EXP/confusion_METHOD.png``.
+"""
+
+import argparse
+import multiprocessing
+import multiprocessing.connection
+import re
+import shlex
+from pathlib import Path
+
+import torch
+
+from espnet_adastride import available_downsamplers
+from espnet_adastride.classification import (
+    Classifier,
+    claim_experiment,
+    describe_clips,
+    find_clips,
+    load_features,
+    parse_method,
+    read_options,
+    run_name,
+    train_all,
+)
+from espnet_adastride.classification_results import (
+    compare,
+    format_table,
+    plot_confusion,
+    read_runs,
+)
+from espnet_adastride.plotting import save_figure
+from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
+from espnet_adastride.recipe.files import write_text
+from espnet_adastride.recipe.jobs import die_with_parent
+
+
+def get_parser():
+    """Return the command's parser."""
+    parser = argparse.ArgumentParser(
+        description="Train and compare classifiers of spoken words",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--corpus", help="Speech Commands: WORD/HASH_nohash_N.wav")
+    parser.add_argument("--config", help="YAML file of all hyper-parameters")
+    parser.add_argument("--exp", required=True, help="Folder of the experiment")
+    parser.add_argument("--feats", help="Folder of the features; default: EXP/feats")
+    parser.add_argument(
+        "--methods", nargs="+", default=["all"], help="METHOD[:WORD=VALUE,...], or all"
+    )
+    parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"], help="Numbers")
+    parser.add_argument("--nj", type=int, default=1, help="Runs at a time, a core each")
+    parser.add_argument(
+        "--reference",
+        default="strided_conv",
+        help="Method that others are tested against",
+    )
+    parser.add_argument(
+        "--confusion", default="adastride", help="Method whose confusions are drawn"
+    )
+    parser.add_argument(
+        "--train", type=str2bool, default=True, help="false: the table of what is there"
+    )
+    return parser
+
+
+def read_lists(args):
+    """Return the methods and seeds asked for; lists may be one word with spaces.
+
+    Raises:
+        RecipeError: a seed is no whole number, or --nj is below 1.
+    """
+    words = [word for part in args.methods for word in part.split()]
+    if words == ["all"]:
+        words = list(available_downsamplers())
+    seeds = [word for part in args.seeds for word in part.split()]
+    for seed in seeds:
+        if not re.fullmatch(r"\d{1,6}", seed):
+            raise RecipeError(f"--seeds {seed}: give whole numbers, e.g. 0 1 2")
+    if args.nj < 1:
+        raise RecipeError(f"--nj {args.nj}: give at least 1")
+    if not words or not seeds:
+        raise RecipeError("--methods and --seeds: give one at least")
+    methods = [parse_method(word) for word in dict.fromkeys(words)]
+    return methods, [int(seed) for seed in dict.fromkeys(seeds)]
+
+
+def train(args, methods, seeds):
+    """Train what is not finished, in this process or in several.
+
+    Raises:
+        RecipeError: bad input, or a run that failed.
+    """
+    for name in ("corpus", "config"):
+        if not getattr(args, name):
+            say = ", or set SPEECH_COMMANDS=" if name == "corpus" else ""
+            raise RecipeError(f"give --{name}{say} (or --train false)")
+    options = read_options(args.config)
+    for method in methods:  # a wrong word should not be found after an hour
+        try:
+            Classifier(2, options.features.n_mels, options.network, method)
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"{method.word}: {error}") from None
+    clips = find_clips(args.corpus)
+    described = describe_clips(clips, options.data.split, seeds)
+    claim_experiment(args.exp, options, clips)
+    feats = args.feats or Path(args.exp) / "feats"
+    data = load_features(clips, options.features, feats)
+    print(described, flush=True)
+    command = ["python", "-m", "espnet_adastride.bin.classify", "--corpus", args.corpus]
+    command += ["--config", args.config, "--exp", args.exp]
+
+    def command_of(method, seed):
+        return shlex.join([*command, "--methods", method.word, "--seeds", str(seed)])
+
+    def say(line):
+        print(line, flush=True)
+
+    def work():
+        train_all(data, options, methods, seeds, args.exp, command_of, say)
+
+    if args.nj == 1:
+        work()
+    else:
+        train_in_workers(args.nj, work)
+
+
+def train_in_workers(number, work):
+    """Call ``work`` in so many forked processes; all end when one fails.
+
+    Forked, because the features are in memory already. Each computes on one thread.
+
+    Raises:
+        SystemExit: a process failed, having said why.
+        RecipeError: a process was killed.
+    """
+
+    def task():
+        die_with_parent()
+        try:
+            work()
+        except RecipeError as error:
+            raise SystemExit(f"error: {error}") from None
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+
+    # the first optimiser imports a compiler, for seconds: here, not in every process
+    torch.optim.Adam([torch.zeros((), requires_grad=True)])
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=task) for _ in range(number)]
+    for process in processes:
+        process.start()
+    try:
+        running = list(processes)
+        while running:
+            multiprocessing.connection.wait([process.sentinel for process in running])
+            for process in [p for p in running if p.exitcode is not None]:
+                running.remove(process)
+                if process.exitcode < 0:
+                    raise RecipeError(
+                        f"a training process was ended by signal {-process.exitcode}"
+                        " (out of memory?)"
+                    )
+                if process.exitcode:
+                    raise SystemExit(process.exitcode)
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+
+
+def report(args, methods, seeds):
+    """Write and print the table, and draw the confusions."""
+    runs = read_runs(args.exp)
+    table = format_table(compare(runs, args.reference), runs, args.reference)
+    write_text(Path(args.exp) / "RESULTS.md", table)
+    print("\n" + table)
+    if args.confusion in runs:
+        name = run_name(args.confusion, 0).rpartition("_seed")[0]
+        picture = Path(args.exp) / f"confusion_{name}.png"
+        save_figure(plot_confusion(runs, args.confusion), picture)
+        print(f"Confusions of {args.confusion}: {picture}")
+    missing = sum(seed not in runs.get(m.word, {}) for m in methods for seed in seeds)
+    if args.train and missing:
+        print(f"{missing} runs are not finished: another process is at them")
+
+
+@one_line_errors
+def main(cmd=None):
+    """Run the command; bad input ends in one line."""
+    args = get_parser().parse_args(cmd)
+    torch.set_num_threads(1)
+    methods, seeds = read_lists(args)
+    if args.train:
+        train(args, methods, seeds)
+    report(args, methods, seeds)
+
+
+if __name__ == "__main__":
+    main()
