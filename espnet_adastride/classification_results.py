@@ -26,6 +26,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from espnet_adastride.comparison import holm
 from espnet_adastride.downsampling.registry import unknown_word
 from espnet_adastride.recipe.errors import RecipeError
 
@@ -153,16 +154,6 @@ def sign_test(differences: np.ndarray) -> Tuple[int, int, float]:
     number = better + worse
     tail = sum(math.comb(number, k) for k in range(min(better, worse) + 1))
     return better, worse, min(1.0, 2 * tail / 2**number)
-
-
-def holm(p_values: Sequence[float]) -> List[float]:
-    """Return p-values corrected for their number (Holm, 1979), in the same order."""
-    order = np.argsort(p_values, kind="stable")
-    corrected, largest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * p_values[index]))
-        corrected[index] = largest
-    return corrected
 
 
 def compare(runs: Dict[str, Runs], reference: str) -> List[Row]:
