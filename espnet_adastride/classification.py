@@ -124,7 +124,8 @@ def read_options(path) -> Options:
             allowed = (int, float) if wanted is float else wanted
             if isinstance(value, bool) or not isinstance(value, allowed):
                 raise RecipeError(
-                    f"{path}: {name}.{word} must be a {wanted.__name__}, got {value!r}"
+                    f"{path}: {name}.{word} must be of type {wanted.__name__}, "
+                    f"got {value!r}"
                 )
             if wanted in (int, float) and value < 0:
                 raise RecipeError(f"{path}: {name}.{word} must not be below 0")

@@ -11,11 +11,11 @@ and a last relu(norm(x)) behind the blocks. The downsampler stands after the
 non-linearity, as in the ESPnet input layer's trunk.
 
 **Branch and shortcut are resampled by one alignment.** Both go through one downsampler
-as one tensor of twice the width, so that what decides (the places that maxima are taken
-from aside) is decided once: AdaStride's positions, DiffStride's stride, AdaPool's beta.
-AdaStride's scores read the branch alone, the layer's own input in the paper; the
-shortcut is resampled "by the same A". What has parameters for every feature has them
-for twice the width; ``stack`` (8 width^2) projects both at once.
+as one tensor of twice the width: AdaStride's positions, DiffStride's stride, AdaPool's
+beta are the same for both. AdaStride's scores read the branch alone: it is the layer's
+own input in the paper, where the shortcut is resampled "by the same A". Methods that
+work feature by feature do so on both (maxima, SoftPool's weights, LiftPool's filters);
+``stack`` projects both at once, with 8 width^2 parameters.
 
 **strided_conv** is the usual strided block: the stride is in the block's first
 convolution, and the shortcut is a convolution of one tap with the same stride.

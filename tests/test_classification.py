@@ -524,7 +524,11 @@ def test_other_hyper_parameters_or_clips_want_another_folder(corpus, config, tmp
     "before, after, words",
     [
         ("lr:", "lrr:", "unknown word of training 'lrr' (did you mean 'lr'?)"),
-        ("epochs: 8", "epochs: many", "training.epochs must be a int, got 'many'"),
+        (
+            "epochs: 8",
+            "epochs: many",
+            "training.epochs must be of type int, got 'many'",
+        ),
         ("epochs: 8", "epochs: 0", "training.epochs must be at least 1"),
         ("  dropout: 0.1\n", "", "word of network is missing: dropout"),
         ("split: rotating", "split: random", "unknown split 'random'"),
