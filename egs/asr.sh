@@ -485,22 +485,23 @@ stage_7() {
 }
 
 stage_8() {
-    local output=${lm_exp}/perplexity_test model=${lm_exp}/${inference_lm}
+    local output=${lm_exp}/perplexity_test model=${lm_exp}/${inference_lm} summary
     need "${model}" "stage 7"
     need "${lm_test_text}" "stage 3"
     lock "${lm_exp}" refuse
     if ! is_done --stamp "${output}/.stage_done" --input "${model}" \
         --input "${lm_test_text}"; then
-        rm -f "${output}"/{ppl,*_ppl,utt2ppl,utt2*}
+        rm -f "${output}"/*  # not the pending stamp, .stage_done.pending
         ours run_jobs "${output}/lm_calc_perplexity.log" \
             "${python_cmd[@]}" -m espnet_adastride.bin.run \
             -m espnet2.bin.lm_calc_perplexity --ngpu 0 \
             --data_path_and_name_and_type "${lm_test_text},text,text" \
             --train_config "${lm_exp}/config.yaml" --model_file "${model}" \
             --output_dir "${output}"
+        summary="perplexity of ${lm_test_text}: $(<"${output}/ppl") per token"
         ours stage_stamp write --stamp "${output}/.stage_done" --output "${output}/ppl" \
-            --summary "perplexity of ${lm_test_text}: $(<"${output}/ppl") per token"
-        echo "perplexity of ${lm_test_text}: $(<"${output}/ppl") per token"
+            --summary "${summary}"
+        echo "${summary}"
     fi
     unlock
 }

@@ -31,15 +31,19 @@ from torch.nn.utils.rnn import pad_sequence
 
 from espnet_adastride.atomic_save import atomic
 from espnet_adastride.downsampling import (
-    empty_slot_share,
-    largest_jump,
     length_mask,
 )
 from espnet_adastride.downsampling.registry import unknown_word
+from espnet_adastride.downsampling.stages import (
+    StageTrace,
+    add_auxiliary_losses,
+    auxiliary_losses,
+    position_stats,
+)
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.files import write_text
 from espnet_adastride.recipe.training import flatten, read_config
-from espnet_adastride.resnet import ResNet, Stage, auxiliary_loss
+from espnet_adastride.resnet import ResNet
 
 PARTS = ("train", "valid", "test")
 RESULT = "result.json"
@@ -424,7 +428,7 @@ class Classified(NamedTuple):
 
     logits: torch.Tensor
     lengths: torch.Tensor
-    stages: Tuple[Stage, ...]
+    stages: Tuple[StageTrace, ...]
 
 
 class Classifier(torch.nn.Module):
@@ -533,7 +537,7 @@ def evaluate(network: Classifier, data: Features, indices) -> Dict[str, Any]:
     network.eval()
     predictions, stats = {}, {}
     frames_in = frames_out = 0
-    jumps, shares = [], []
+    placed = []
     for some in indices.split(128):
         x, lengths, _ = data.batch(some)
         out = network(x, lengths)
@@ -541,16 +545,11 @@ def evaluate(network: Classifier, data: Features, indices) -> Dict[str, Any]:
             predictions[data.clips[index].id] = data.words[label]
         frames_in += int(lengths.sum())
         frames_out += int(out.lengths.sum())
-        for positions, before, after in (
-            (s.positions, s.input_lengths, s.output_lengths)
-            for s in out.stages
-            if s.positions is not None
-        ):
-            jumps.append(float(largest_jump(positions, before)))
-            shares.append(float(empty_slot_share(positions, before, after)))
+        placed.append(position_stats(out.stages))
     stats.update(network.encoder.reported_stats())
-    if jumps:
-        stats["largest_jump"] = max(jumps)
+    if any(placed):
+        stats["largest_jump"] = max(float(one["largest_jump"]) for one in placed)
+        shares = [float(one["empty_slots"]) for one in placed]
         stats["empty_slots"] = sum(shares) / len(shares)
     correct = sum(key.split("/")[0] == word for key, word in predictions.items())
     return {
@@ -673,7 +672,7 @@ def _train_epoch(network, optimiser, data, own, o, seed, epoch) -> float:
         loss = torch.nn.functional.cross_entropy(
             out.logits, labels, label_smoothing=o.label_smoothing
         )
-        loss = loss + auxiliary_loss(out.stages, o.vp_weight)
+        loss = add_auxiliary_losses(loss, auxiliary_losses(out.stages), o.vp_weight)
         optimiser.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), o.grad_clip)

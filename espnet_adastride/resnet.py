@@ -34,30 +34,16 @@ from espnet_adastride.downsampling import (
     available_downsamplers,
     build_downsampler,
     downsampled_lengths,
-    downsampler_class,
     length_mask,
 )
 from espnet_adastride.downsampling.output import check_stride, zero_padding
-from espnet_adastride.downsampling.registry import downsampler_options, unknown_word
-
-#: the method whose stride is put into the block's own convolution
-STRIDED_CONV = "strided_conv"
-
-
-class Stage(NamedTuple):
-    """What one downsampler reported of a batch.
-
-    Attributes:
-        input_lengths: (B,) frames that went in.
-        output_lengths: (B,) frames that came out.
-        positions: (B, T) of its input frames on its output slots, or None.
-        aux_loss: scalar, or None: the positioning loss, where there are positions.
-    """
-
-    input_lengths: torch.Tensor
-    output_lengths: torch.Tensor
-    positions: Optional[torch.Tensor]
-    aux_loss: Optional[torch.Tensor]
+from espnet_adastride.downsampling.registry import (
+    STRIDED_CONV,
+    downsampler_options,
+    stage_options,
+    unknown_word,
+)
+from espnet_adastride.downsampling.stages import StageTrace
 
 
 class Encoded(NamedTuple):
@@ -71,25 +57,7 @@ class Encoded(NamedTuple):
 
     output: torch.Tensor
     lengths: torch.Tensor
-    stages: Tuple[Stage, ...]
-
-
-def auxiliary_loss(
-    stages: Sequence[Stage], vp_weight: float
-) -> Union[float, torch.Tensor]:
-    """Return what the stages ask to be added to the loss; 0.0 if none asks.
-
-    Args:
-        stages: of :class:`Encoded`.
-        vp_weight: weight of the positioning losses (1.0 in the paper); other methods'
-            losses have weights of their own.
-    """
-    total: Union[float, torch.Tensor] = 0.0
-    for stage in stages:
-        if stage.aux_loss is not None:
-            weight = 1.0 if stage.positions is None else vp_weight
-            total = total + weight * stage.aux_loss
-    return total
+    stages: Tuple[StageTrace, ...]
 
 
 class FrameNorm(torch.nn.BatchNorm1d):
@@ -167,10 +135,10 @@ class SharedAlignment(torch.nn.Module):
 
     def forward(
         self, branch: torch.Tensor, shortcut: torch.Tensor, lengths: torch.Tensor
-    ) -> Tuple[torch.Tensor, torch.Tensor, Stage]:
+    ) -> Tuple[torch.Tensor, torch.Tensor, StageTrace]:
         both = self.downsampler(torch.cat([branch, shortcut], dim=2), lengths)
         branch, shortcut = both.output.chunk(2, dim=2)
-        stage = Stage(lengths, both.lengths, both.positions, both.aux_loss)
+        stage = StageTrace(lengths, both.lengths, both.positions, both.aux_loss)
         return branch, shortcut, stage
 
 
@@ -203,7 +171,7 @@ class ResidualBlock(torch.nn.Module):
         self.conv2 = TimeConv(width, width, kernel_size)
 
     def forward(self, x, frames: "_Frames"):
-        """Return x and its frames behind the block, and the Stage (None without)."""
+        """Return x and its frames behind the block, and its StageTrace if any."""
         stage = None
         branch = self.conv1(torch.relu(self.norm1(x, frames.valid)))
         if self.projection is not None:
@@ -270,7 +238,7 @@ class ResNet(torch.nn.Module):
         blocks, waiting = [], iter(methods)
         for stride in strides:
             name = next(waiting) if stride > 1 else None
-            own = {} if name is None else self._options(name, options)
+            own = {} if name is None else stage_options(name, options)
             blocks.append(ResidualBlock(width, kernel_size, stride, name, own))
         self.blocks = torch.nn.ModuleList(blocks)
         self.norm = FrameNorm(width)
@@ -289,12 +257,6 @@ class ResNet(torch.nn.Module):
             if name not in available_downsamplers():
                 raise ValueError(unknown_word("method", name, available_downsamplers()))
         return methods
-
-    @staticmethod
-    def _options(name, options) -> Dict[str, Any]:
-        conf = dict(downsampler_class(name).training_defaults)
-        conf.update({w: options[w] for w in downsampler_options(name) if w in options})
-        return conf
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> Encoded:
         """Encode a padded batch.

@@ -2,6 +2,7 @@
 lie."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,20 @@ def golden_dir():
     if not folder.is_dir():
         pytest.skip(f"no golden cases at {folder} (set GOLDEN=)")
     return folder
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A copy of the recipes, of code and configurations; its path holds a space."""
+    repo = tmp_path / "a clone"
+    shutil.copytree(
+        ROOT / "egs",
+        repo / "egs",
+        ignore=shutil.ignore_patterns("data", "dump", "exp", "corpus", "downloads"),
+    )
+    for name in ("espnet_adastride", "conf"):
+        (repo / name).symlink_to(ROOT / name)
+    return repo
 
 
 class HostWaits(TorchDispatchMode):

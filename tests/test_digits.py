@@ -285,21 +285,12 @@ def test_bad_input_ends_in_one_line(fsdd, tmp_path, damage, options, words):
 # --------------------------------------------------------------------------- the recipe
 
 
-def test_stage_1_of_the_recipe(fsdd, tmp_path):
-    repo = tmp_path / "a clone"
-    shutil.copytree(
-        ROOT / "egs",
-        repo / "egs",
-        ignore=shutil.ignore_patterns("data", "dump", "exp", "corpus", "downloads"),
-    )
-    for name in ("espnet_adastride", "conf"):
-        (repo / name).symlink_to(ROOT / name)
-
+def test_stage_1_of_the_recipe(fsdd, clone, tmp_path):
     def stage_1(corpus):
         return subprocess.run(
             ["bash", "egs/digits/run.sh", "--python", sys.executable]
             + ["--stop_stage", "1", "--local_data_opts", " ".join(SMALL)],
-            cwd=repo,
+            cwd=clone,
             env={**os.environ, "FSDD": str(corpus)},
             capture_output=True,
             text=True,
@@ -308,7 +299,7 @@ def test_stage_1_of_the_recipe(fsdd, tmp_path):
     first = stage_1(fsdd)
     assert first.returncode == 0, first.stderr
     assert "7 utterances" in first.stdout
-    data = repo / "egs" / "digits" / "data"
+    data = clone / "egs" / "digits" / "data"
     assert len(read_data_dir(data / "test")) == 7
     assert "done and unchanged" in stage_1(fsdd).stdout
     missing = stage_1(tmp_path / "nowhere")

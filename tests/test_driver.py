@@ -5,7 +5,6 @@ Each test works in a copy of ``egs`` whose path holds a space.
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -55,17 +54,9 @@ optim_conf: {lr: 0.01}
 
 
 @pytest.fixture
-def recipe(tmp_path):
+def recipe(clone):
     """A recipe's folder of its own, beside a copy of egs/asr.sh."""
-    repo = tmp_path / "a clone"
-    shutil.copytree(
-        ROOT / "egs",
-        repo / "egs",
-        ignore=shutil.ignore_patterns("data", "dump", "exp", "corpus", "downloads"),
-    )
-    for name in ("espnet_adastride", "conf"):
-        (repo / name).symlink_to(ROOT / name)
-    folder = repo / "egs" / "mine"
+    folder = clone / "egs" / "mine"
     (folder / "local").mkdir(parents=True)
     return folder
 

@@ -27,6 +27,7 @@ import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
 from espnet_adastride.bin.asr_inference_ctc import ctc_collapse
 from espnet_adastride.corpus import DataError, read_scp
 from espnet_adastride.downsampling import downsampled_lengths
+from espnet_adastride.downsampling.stages import StageTrace
 from espnet_adastride.plotting import (
     SPEECH_THRESHOLD_DB,
     PictureError,
@@ -39,7 +40,7 @@ from espnet_adastride.plotting import (
 from espnet_adastride.plugin.errors import ConfigurationError, PluginError
 from espnet_adastride.plugin.espnet import TooShortUttError
 from espnet_adastride.plugin.model import input_layer
-from espnet_adastride.plugin.subsampling import AdaptiveSubsampling, StageTrace
+from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
 from espnet_adastride.recipe.datadir import parse_rate
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.strides import (

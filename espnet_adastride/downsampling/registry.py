@@ -7,7 +7,7 @@ example: docs/adding_a_downsampler.md.
 
 import difflib
 import inspect
-from typing import Dict, Tuple, Type
+from typing import Any, Dict, Mapping, Tuple, Type
 
 from espnet_adastride.downsampling.adastride import AdaStride, AdaStrideF
 from espnet_adastride.downsampling.blur import BlurPool, MaxBlurPool
@@ -20,6 +20,11 @@ from espnet_adastride.downsampling.soft import AdaPool, SoftPool
 from espnet_adastride.downsampling.spectral import DiffStride, SpectralPool
 
 DOWNSAMPLERS: Dict[str, Type[Downsampler]] = {}
+
+#: networks put this method's stride into a convolution that they have anyway (the
+#: trunk's, as ESPnet's conv2d does; the residual block's): it is the fair baseline, not
+#: a convolution more
+STRIDED_CONV = "strided_conv"
 
 
 def _register(name: str, method: Type[Downsampler]) -> None:
@@ -72,6 +77,19 @@ def downsampler_options(name: str) -> Tuple[str, ...]:
     """Return the method's own words: its constructor's less ``size`` and ``stride``."""
     words = list(inspect.signature(downsampler_class(name)).parameters)
     return tuple(word for word in words if word not in ("size", "stride"))
+
+
+def stage_options(name: str, options: Mapping[str, Any]) -> Dict[str, Any]:
+    """Return the words to build a method with as one stage of a network.
+
+    Args:
+        name: the method.
+        options: what the user gave for all stages; each method takes the words that it
+            knows, and its ``training_defaults`` for what is not given.
+    """
+    conf = dict(downsampler_class(name).training_defaults)
+    conf.update({w: options[w] for w in downsampler_options(name) if w in options})
+    return conf
 
 
 def build_downsampler(name: str, size: int, stride: float, **conf) -> Downsampler:

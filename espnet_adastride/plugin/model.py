@@ -17,9 +17,11 @@ and with other methods:
 Which of them appear depends on the configuration alone.
 """
 
-import torch
-
-from espnet_adastride.downsampling import empty_slot_share, largest_jump
+from espnet_adastride.downsampling.stages import (
+    add_auxiliary_losses,
+    auxiliary_losses,
+    position_stats,
+)
 from espnet_adastride.plugin.errors import CheckpointMismatchError
 from espnet_adastride.plugin.espnet import ESPnetASRModel, force_gatherable
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
@@ -29,27 +31,6 @@ def input_layer(model):
     """Return the model's AdaptiveSubsampling, or None if it has another input layer."""
     layer = getattr(model.encoder, "embed", None)
     return layer if isinstance(layer, AdaptiveSubsampling) else None
-
-
-def position_stats(trace):
-    """Return {name: scalar} about the stages that have positions; {} if none has."""
-    trace = [stage for stage in trace if stage.positions is not None]
-    if not trace:
-        return {}
-    shares = [
-        empty_slot_share(
-            stage.positions,
-            stage.input_lengths,
-            stage.output_lengths,
-            stage.positions.size(1),  # no stage has more slots than steps
-        )
-        for stage in trace
-    ]
-    jumps = [largest_jump(stage.positions, stage.input_lengths) for stage in trace]
-    return {
-        "empty_slots": sum(shares) / len(shares),
-        "largest_jump": torch.stack(jumps).amax(),
-    }
 
 
 class AdaStrideASRModel(ESPnetASRModel):
@@ -63,13 +44,9 @@ class AdaStrideASRModel(ESPnetASRModel):
         layer = input_layer(self)
         if layer is None:
             return loss, stats, weight
-        trace, losses = layer.take_trace(), {}
-        for stage in trace:
-            if stage.aux_loss is not None:
-                name = "loss_aux" if stage.positions is None else "loss_vp"
-                losses[name] = losses.get(name, 0.0) + stage.aux_loss
-        loss = loss + layer.vp_weight * losses.get("loss_vp", 0.0)
-        loss = loss + losses.get("loss_aux", 0.0)
+        trace = layer.take_trace()
+        losses = auxiliary_losses(trace)
+        loss = add_auxiliary_losses(loss, losses, layer.vp_weight)
         stats.update({name: value.detach() for name, value in losses.items()})
         stats["loss"] = loss.detach()
         stats.update(position_stats(trace))

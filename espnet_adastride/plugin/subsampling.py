@@ -19,7 +19,7 @@ scores and for the frames; what fits is held, the rest computed again.
 import math
 import numbers
 from functools import partial
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 
@@ -27,7 +27,6 @@ from espnet_adastride.downsampling import (
     available_downsamplers,
     build_downsampler,
     downsampled_lengths,
-    downsampler_class,
     length_mask,
 )
 from espnet_adastride.downsampling.output import (
@@ -35,13 +34,15 @@ from espnet_adastride.downsampling.output import (
     check_stride,
     zero_padding,
 )
-from espnet_adastride.downsampling.registry import downsampler_options, unknown_word
+from espnet_adastride.downsampling.registry import (
+    STRIDED_CONV,
+    downsampler_options,
+    stage_options,
+    unknown_word,
+)
+from espnet_adastride.downsampling.stages import StageTrace
 from espnet_adastride.plugin.errors import ConfigurationError
 from espnet_adastride.plugin.espnet import Conv2dSubsampling
-
-#: this method's stride is put into the trunk's own convolution, as ESPnet's conv2d
-#: does: it is the fair baseline, not a convolution more
-STRIDED_CONV = "strided_conv"
 
 
 def stage_strides(stride: Union[float, Sequence[float]]) -> List[float]:
@@ -165,22 +166,6 @@ HELD_BYTES = 2**31
 OWN_WORDS = ("stride", "method", "trunk", "channels", "vp_weight")
 
 
-class StageTrace(NamedTuple):
-    """What one stage's downsampler reported in the last forward.
-
-    Attributes:
-        input_lengths: (B,) frames that went in.
-        output_lengths: (B,) frames that came out.
-        positions: (B, T) of its input frames on its output slots, or None.
-        aux_loss: scalar, or None: the positioning loss, where there are positions.
-    """
-
-    input_lengths: torch.Tensor
-    output_lengths: torch.Tensor
-    positions: Optional[torch.Tensor]
-    aux_loss: Optional[torch.Tensor]
-
-
 def _convolve_chunks(stage, stride, frames):
     """Yield a stage's output for consecutive chunks, as for all of them at once.
 
@@ -273,7 +258,9 @@ class AdaptiveSubsampling(Conv2dSubsampling):
                 downsamplers.append(
                     torch.nn.Identity()
                     if in_trunk
-                    else self._downsampler(name, stage.width, rate, options)
+                    else build_downsampler(
+                        name, stage.width, rate, **stage_options(name, options)
+                    )
                 )
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"encoder_conf: input_layer_conf: {error}")
@@ -302,12 +289,6 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             if word not in known:
                 choices = list(OWN_WORDS) + sorted(set(known))
                 raise ValueError(unknown_word("key", word, choices))
-
-    @staticmethod
-    def _downsampler(name, size, stride, options: Dict[str, Any]):
-        conf = dict(downsampler_class(name).training_defaults)
-        conf.update({w: options[w] for w in downsampler_options(name) if w in options})
-        return build_downsampler(name, size, stride, **conf)
 
     def current_strides(self) -> List[float]:
         """Return the stride of each stage, as learned so far where it is learned."""

@@ -1,0 +1,79 @@
+"""What the stages of a network report of a batch, and what training makes of it.
+
+Shared by everything that puts downsamplers behind one another: the ESPnet input layer
+and the residual network.
+"""
+
+from typing import Dict, NamedTuple, Optional, Sequence
+
+import torch
+
+from espnet_adastride.downsampling.adastride import empty_slot_share, largest_jump
+
+
+class StageTrace(NamedTuple):
+    """What one stage's downsampler reported of a batch.
+
+    Attributes:
+        input_lengths: (B,) frames that went in.
+        output_lengths: (B,) frames that came out.
+        positions: (B, T) of its input frames on its output slots, or None.
+        aux_loss: scalar, or None: the positioning loss, where there are positions.
+    """
+
+    input_lengths: torch.Tensor
+    output_lengths: torch.Tensor
+    positions: Optional[torch.Tensor]
+    aux_loss: Optional[torch.Tensor]
+
+
+def auxiliary_losses(stages: Sequence[StageTrace]) -> Dict[str, torch.Tensor]:
+    """Return the stages' losses, summed and before weighting; {} if none asks for one.
+
+    ``loss_vp`` are the positioning losses, ``loss_aux`` those of methods without
+    positions, which have weights of their own.
+    """
+    losses: Dict[str, torch.Tensor] = {}
+    for stage in stages:
+        if stage.aux_loss is not None:
+            name = "loss_aux" if stage.positions is None else "loss_vp"
+            losses[name] = losses.get(name, 0.0) + stage.aux_loss
+    return losses
+
+
+def add_auxiliary_losses(
+    loss: torch.Tensor, losses: Dict[str, torch.Tensor], vp_weight: float
+) -> torch.Tensor:
+    """Return a task's loss with the stages' losses added.
+
+    Args:
+        loss: scalar.
+        losses: of :func:`auxiliary_losses`.
+        vp_weight: weight of the positioning losses (1.0 in the authors' training).
+    """
+    loss = loss + vp_weight * losses.get("loss_vp", 0.0)
+    return loss + losses.get("loss_aux", 0.0)
+
+
+def position_stats(stages: Sequence[StageTrace]) -> Dict[str, torch.Tensor]:
+    """Return {name: scalar} about the stages that have positions; {} if none has.
+
+    ``empty_slots`` is the mean of their shares, ``largest_jump`` the largest.
+    """
+    stages = [stage for stage in stages if stage.positions is not None]
+    if not stages:
+        return {}
+    shares = [
+        empty_slot_share(
+            stage.positions,
+            stage.input_lengths,
+            stage.output_lengths,
+            stage.positions.size(1),  # no stage has more slots than steps
+        )
+        for stage in stages
+    ]
+    jumps = [largest_jump(stage.positions, stage.input_lengths) for stage in stages]
+    return {
+        "empty_slots": sum(shares) / len(shares),
+        "largest_jump": torch.stack(jumps).amax(),
+    }
