@@ -277,6 +277,86 @@ def confusion(runs: Runs) -> Tuple[List[str], np.ndarray]:
     return words, counts
 
 
+def option_curve(rows: Sequence[Row], option: str) -> Dict[str, List]:
+    """Return the rows in which one option was varied: {method: [(value, row), ...]}.
+
+    A row belongs to it whose word is ``METHOD:OPTION=VALUE`` with a number and nothing
+    else; a method is kept if there are two values at least.
+    """
+    curves: Dict[str, List] = {}
+    for row in rows:
+        method, _, rest = row.method.partition(":")
+        word, _, value = rest.partition("=")
+        if word != option:
+            continue
+        try:
+            curves.setdefault(method, []).append((float(value), row))
+        except ValueError:  # several options, or a word
+            continue
+    return {m: sorted(c, key=lambda p: p[0]) for m, c in curves.items() if len(c) > 1}
+
+
+def plot_option(rows: Sequence[Row], option: str, reference: str) -> Figure:
+    """Draw accuracy over the values of an option, with the reference's as a band.
+
+    Lines are means over the seeds, dots are the seeds, bars the bootstrap intervals.
+
+    Args:
+        rows: of :func:`compare`.
+        option: a word of the method, such as ``sigma_square``; its axis is logarithmic
+            where all values are above 0.
+        reference: the method of the band; not among the rows: no band.
+
+    Returns:
+        A figure for ``plotting.save_figure``.
+
+    Raises:
+        RecipeError: no method has two values of it.
+    """
+    curves = option_curve(rows, option)
+    if not curves:
+        raise RecipeError(
+            f"{option}: no method has finished runs with two values of it; train "
+            f"METHOD:{option}=VALUE for some"
+        )
+    with matplotlib.rc_context({"font.size": 10}):
+        figure = Figure(figsize=(6.4, 4.0), facecolor="white", layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        for row in rows:
+            if row.method == reference:
+                axes.axhspan(*row.interval, color="0.92", lw=0)
+                label = f"{reference}, 95 % interval"
+                axes.axhline(np.mean(row.accuracies), color="0.55", lw=1.2, label=label)
+        for index, (method, points) in enumerate(curves.items()):
+            colour = f"C{index}"
+            values = [value for value, _ in points]
+            means = np.array([np.mean(row.accuracies) for _, row in points])
+            ends = np.array([row.interval for _, row in points])
+            reach = np.abs(ends.T - means)
+            axes.errorbar(
+                values,
+                means,
+                reach,
+                color=colour,
+                marker="o",
+                capsize=3,
+                label=f"{method}, mean and 95 % interval",
+            )
+            for value, row in points:
+                one = [value] * len(row.accuracies)
+                axes.plot(one, row.accuracies, ".", color=colour, alpha=0.45)
+        if min(value for points in curves.values() for value, _ in points) > 0:
+            axes.set_xscale("log")
+        ticks = sorted({value for points in curves.values() for value, _ in points})
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
+        axes.minorticks_off()
+        axes.set_xlabel(option)
+        axes.set_ylabel("accuracy, %")
+        axes.legend(frameon=False, loc="lower center", ncols=1)
+    return figure
+
+
 def plot_confusion(runs: Dict[str, Runs], method: str) -> Figure:
     """Draw what a method takes for what, in percent of a word's clips, all seeds.
 

@@ -37,6 +37,8 @@ from espnet_adastride.classification_results import (
     confusion,
     format_table,
     holm,
+    option_curve,
+    plot_option,
     read_runs,
     sign_test,
     speaker_interval,
@@ -448,6 +450,34 @@ def test_a_table_without_the_reference_compares_nothing():
     words, counts = confusion(runs["better"])
     assert words == ["no", "up", "yes"]
     assert counts.tolist() == [[10, 0, 0], [0, 0, 0], [0, 2, 8]]
+
+
+def test_a_curve_over_an_option():
+    answers = {0: "1111100000", 1: "1111111000"}
+    runs = fake_runs(
+        {
+            "strided_conv": answers,
+            "adastride": answers,
+            "adastride:sigma_square=20": answers,
+            "adastride:sigma_square=0.5": {0: "1000000000", 1: "1110000000"},
+            "adastride:sigma_square=5,score_bound=null": answers,
+            "adastride_f:sigma_square=5": answers,
+        }
+    )
+    rows = compare(runs, "strided_conv")
+    (method, points), *rest = option_curve(rows, "sigma_square").items()
+    assert method == "adastride" and not rest  # adastride_f has one value
+    assert [value for value, _ in points] == [0.5, 20.0]
+    axes = plot_option(rows, "sigma_square", "strided_conv").axes[0]
+    lines = {line.get_label(): line for line in axes.lines}
+    means = lines["strided_conv, 95 % interval"].get_ydata()
+    assert set(means) == {60.0} and axes.get_xscale() == "log"
+    curve = next(line for line in axes.lines if list(line.get_xdata()) == [0.5, 20.0])
+    assert list(curve.get_ydata()) == [20.0, 60.0]
+    seeds = [line for line in axes.lines if list(line.get_xdata()) == [0.5, 0.5]]
+    assert list(seeds[0].get_ydata()) == [10.0, 30.0]
+    with pytest.raises(RecipeError, match="sigma: no method has finished runs"):
+        plot_option(rows, "sigma", "strided_conv")
 
 
 # ------------------------------------------------------------------ bad input

@@ -4,7 +4,8 @@
 #   SPEECH_COMMANDS=/path/to/speech_commands ./run.sh [--option value]...
 #
 #   ./run.sh --methods "strided_conv avg_pool adastride" --seeds "0 1 2" --nj 2
-#   ./run.sh --methods "adastride:sigma_square=0.5 adastride:sigma_square=50"
+#   ./run.sh --methods "adastride:sigma_square=0.5 adastride:sigma_square=50" \
+#       --curve sigma_square                     (and a picture of what the option does)
 #   ./run.sh --methods "strided_conv+strided_conv+adastride"    (a method for each stride)
 #   ./run.sh --train false                                      (the table of what is there)
 #   ./run.sh --help

@@ -10,7 +10,8 @@ A method may carry options of its own, and every stride a method of its own:
 
 A run is a method and a seed. Finished runs (``EXP/*/result.json``, a line of JSON) are
 kept, interrupted ones go on after their last epoch. At the end: ``EXP/RESULTS.md``, the
-table of all runs in the folder, and ``EXP/confusion_METHOD.png``.
+table of all runs in the folder, and ``EXP/confusion_METHOD.png``; with ``--curve
+sigma_square`` also ``EXP/sigma_square.png``, accuracy over the option's values.
 """
 
 import argparse
@@ -38,6 +39,7 @@ from espnet_adastride.classification_results import (
     compare,
     format_table,
     plot_confusion,
+    plot_option,
     read_runs,
 )
 from espnet_adastride.plotting import save_figure
@@ -68,6 +70,9 @@ def get_parser():
     )
     parser.add_argument(
         "--confusion", default="adastride", help="Method whose confusions are drawn"
+    )
+    parser.add_argument(
+        "--curve", help="Option whose values are drawn against accuracy"
     )
     parser.add_argument(
         "--train", type=str2bool, default=True, help="false: the table of what is there"
@@ -184,7 +189,8 @@ def train_in_workers(number, work):
 def report(args, methods, seeds):
     """Write and print the table, and draw the confusions."""
     runs = read_runs(args.exp)
-    table = format_table(compare(runs, args.reference), runs, args.reference)
+    rows = compare(runs, args.reference)
+    table = format_table(rows, runs, args.reference)
     write_text(Path(args.exp) / "RESULTS.md", table)
     print("\n" + table)
     if args.confusion in runs:
@@ -192,6 +198,10 @@ def report(args, methods, seeds):
         picture = Path(args.exp) / f"confusion_{name}.png"
         save_figure(plot_confusion(runs, args.confusion), picture)
         print(f"Confusions of {args.confusion}: {picture}")
+    if args.curve:
+        picture = Path(args.exp) / f"{args.curve}.png"
+        save_figure(plot_option(rows, args.curve, args.reference), picture)
+        print(f"Accuracy over {args.curve}: {picture}")
     missing = sum(seed not in runs.get(m.word, {}) for m in methods for seed in seeds)
     if args.train and missing:
         print(f"{missing} runs are not finished: another process is at them")
