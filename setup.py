@@ -24,16 +24,19 @@ setup(
     install_requires=["torch>=2.1"],
     extras_require={
         # what the recipes need beside the layer itself; espnet 202511 pins
-        # setuptools<74, which the newest torch cannot be installed with
+        # setuptools<74, which the newest torch cannot be installed with; six is what
+        # espnetez imports undeclared, torcheval what the task cls does
         "espnet": [
             "espnet==202511",
             "jiwer",
             "matplotlib",
             "pyyaml",
             "sentencepiece",
+            "six",
             "soundfile",
             "tensorboard",
             "torchaudio",
+            "torcheval",
             "tqdm",
         ],
         "demo": ["espeakng-loader", "pyyaml", "soundfile", "soxr"],

@@ -9,7 +9,11 @@ from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from espnet2.asr.espnet_model import ESPnetASRModel
-from espnet2.tasks import asr as asr_task
+from espnet2.cls.espnet_model import ESPnetClassificationModel
+from espnet2.s2t.espnet_model import ESPnetS2TModel
+from espnet2.slu.espnet_model import ESPnetSLUModel
+from espnet2.st.espnet_model import ESPnetSTModel
+from espnet2.tasks import asr, cls, s2t, slu, st
 from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet.nets.pytorch_backend.transformer.subsampling import (
     Conv2dSubsampling,
@@ -22,8 +26,16 @@ __all__ = [
     "Conv2dSubsampling",
     "EBranchformerEncoder",
     "ESPnetASRModel",
+    "ESPnetClassificationModel",
+    "ESPnetS2TModel",
+    "ESPnetSLUModel",
+    "ESPnetSTModel",
     "TooShortUttError",
     "TransformerEncoder",
-    "asr_task",
+    "asr",
+    "cls",
     "force_gatherable",
+    "s2t",
+    "slu",
+    "st",
 ]

@@ -1,4 +1,4 @@
-"""ESPnet's ASR model, with the input layer's auxiliary losses in its training loss.
+"""ESPnet's models, with the input layer's auxiliary losses in their training loss.
 
 Stats it adds (all are watched in train.log and TensorBoard, and any can be a
 ``best_model_criterion``), where the input layer has positions:
@@ -22,8 +22,9 @@ from espnet_adastride.downsampling.stages import (
     auxiliary_losses,
     position_stats,
 )
+from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.errors import CheckpointMismatchError
-from espnet_adastride.plugin.espnet import ESPnetASRModel, force_gatherable
+from espnet_adastride.plugin.espnet import force_gatherable
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
 
 
@@ -33,14 +34,15 @@ def input_layer(model):
     return layer if isinstance(layer, AdaptiveSubsampling) else None
 
 
-class AdaStrideASRModel(ESPnetASRModel):
-    """ESPnetASRModel; the same with ESPnet's own input layers."""
+class DownsamplingModel:
+    """Mixin before an ESPnet model that has an ``encoder``.
 
-    def forward(self, speech, speech_lengths, text, text_lengths, **kwargs):
-        """Return ESPnetASRModel's (loss, stats, weight), auxiliary losses added."""
-        loss, stats, weight = super().forward(
-            speech, speech_lengths, text, text_lengths, **kwargs
-        )
+    With ESPnet's own input layers nothing changes.
+    """
+
+    def forward(self, *args, **kwargs):
+        """Return the ESPnet model's (loss, stats, weight), auxiliary losses added."""
+        loss, stats, weight = super().forward(*args, **kwargs)
         layer = input_layer(self)
         if layer is None:
             return loss, stats, weight
@@ -90,3 +92,23 @@ class AdaStrideASRModel(ESPnetASRModel):
                 f"it was trained with. Parameters {'; '.join(problems)}"
             )
         return super().load_state_dict(state_dict, strict=strict, assign=assign)
+
+
+class AdaStrideASRModel(DownsamplingModel, espnet.ESPnetASRModel):
+    """ESPnet's ``asr`` model."""
+
+
+class AdaStrideSTModel(DownsamplingModel, espnet.ESPnetSTModel):
+    """ESPnet's ``st`` (speech translation) model."""
+
+
+class AdaStrideSLUModel(DownsamplingModel, espnet.ESPnetSLUModel):
+    """ESPnet's ``slu`` (spoken language understanding) model."""
+
+
+class AdaStrideS2TModel(DownsamplingModel, espnet.ESPnetS2TModel):
+    """ESPnet's ``s2t`` (OWSM) model."""
+
+
+class AdaStrideCLSModel(DownsamplingModel, espnet.ESPnetClassificationModel):
+    """ESPnet's ``cls`` (audio classification) model."""

@@ -3,11 +3,13 @@
 ESPnet reads no entry points: whoever wants the plugin imports
 ``espnet_adastride.plugin``, or runs ESPnet's tools through ``python -m
 espnet_adastride.bin.run``.
+
+The tasks are those with an encoder that reads frames of speech and one of the encoders
+below: asr (its transducer decoder included), st, slu, s2t and cls. The task
+``asr_transducer`` builds its encoder from blocks of its own and is left alone.
 """
 
-from espnet_adastride.plugin import encoders
-from espnet_adastride.plugin.espnet import asr_task
-from espnet_adastride.plugin.model import AdaStrideASRModel
+from espnet_adastride.plugin import encoders, espnet, model
 
 ENCODERS = {
     "conformer": encoders.ConformerEncoder,
@@ -16,12 +18,25 @@ ENCODERS = {
     "transformer": encoders.TransformerEncoder,
 }
 
+#: ESPnet's task, its model and ours
+MODELS = (
+    (espnet.asr, espnet.ESPnetASRModel, model.AdaStrideASRModel),
+    (espnet.st, espnet.ESPnetSTModel, model.AdaStrideSTModel),
+    (espnet.slu, espnet.ESPnetSLUModel, model.AdaStrideSLUModel),
+    (espnet.s2t, espnet.ESPnetS2TModel, model.AdaStrideS2TModel),
+    (espnet.cls, espnet.ESPnetClassificationModel, model.AdaStrideCLSModel),
+)
+
 
 def register() -> None:
-    """Let ESPnet's asr task build the plugin's encoders and model; idempotent.
+    """Let ESPnet's tasks build the plugin's encoders and models; idempotent.
 
-    ``ASRTask.build_model`` reads these module-level registries, so they are changed in
-    place; it must happen before ``ASRTask.get_parser()``.
+    The tasks' ``build_model`` read these module-level names, so they are changed in
+    place; it must happen before ``get_parser()``.
     """
-    asr_task.encoder_choices.classes.update(ENCODERS)
-    asr_task.model_choices.classes["espnet"] = AdaStrideASRModel
+    for task, stock, ours in MODELS:
+        task.encoder_choices.classes.update(ENCODERS)
+        if hasattr(task, "model_choices"):
+            task.model_choices.classes["espnet"] = ours
+        if task in (espnet.st, espnet.cls):  # they name the class itself
+            setattr(task, stock.__name__, ours)

@@ -1,0 +1,161 @@
+"""The examples train for an epoch on tones; all tasks report the positioning loss."""
+
+import importlib
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import torchaudio
+import yaml
+
+import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SMALL = {"output_size": 16, "attention_heads": 2, "linear_units": 16, "num_blocks": 1}
+WORDS = ["<blank>", "<unk>", "low", "high", "<sos/eos>"]
+S2T_WORDS = [
+    "<blank>",
+    "<unk>",
+    "<na>",
+    "<en>",
+    "<asr>",
+    "<notimestamps>",
+    "low",
+    "high",
+]
+S2T_WORDS += [f"<{0.02 * i:.2f}>" for i in range(76)] + ["<sos>", "<eos>", "<sop>"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Eight tones with every text that a task may want, and token lists."""
+    folder = tmp_path_factory.mktemp("tones")
+    lines = {"wav.scp": [], "text": [], "label": [], "owsm": [], "na": []}
+    for index in range(8):
+        word = WORDS[2 + index % 2]
+        tone = 200.0 * (1 + 3 * (index % 2))
+        steps = np.arange(12000 + 800 * index) / 16000
+        soundfile.write(
+            folder / f"{index}.wav", 0.3 * np.sin(steps * tone * 6.3), 16000
+        )
+        lines["wav.scp"].append(f"u{index} {folder / f'{index}.wav'}")
+        lines["text"].append(f"u{index} {word} {word}")
+        lines["label"].append(f"u{index} {word}")
+        lines["owsm"].append(f"u{index} x <en> <asr> <0.00> {word} <0.50>")
+        lines["na"].append(f"u{index} <na>")
+    for name, content in lines.items():
+        (folder / name).write_text("\n".join(content) + "\n")
+    (folder / "tokens").write_text("\n".join(WORDS) + "\n")
+    (folder / "s2t_tokens").write_text("\n".join(S2T_WORDS) + "\n")
+    (folder / "classes").write_text("low\nhigh\n<unk>\n")
+    (folder / "shape").write_text(
+        "".join(f"u{i} {12000 + 800 * i}\n" for i in range(8))
+    )
+    return folder
+
+
+def small(config, folder):
+    """Write the example's configuration with smaller layers; return its path."""
+    conf = yaml.safe_load((EXAMPLES / config).read_text())
+    assert conf["encoder_conf"]["input_layer"] == "adastride"
+    conf["encoder_conf"].update(SMALL)
+    if conf["decoder"] == "transformer":
+        conf["decoder_conf"] = {"linear_units": 16, "num_blocks": 1}
+    if conf["decoder"] == "transducer":
+        conf["decoder_conf"]["hidden_size"] = 16
+        conf["joint_net_conf"]["joint_space_size"] = 16
+    if config == "s2t.yaml":
+        conf["preprocessor_conf"]["speech_length"] = 1.5
+        conf["preprocessor_conf"]["last_time_symbol"] = "<1.50>"
+    path = folder / config
+    path.write_text(yaml.safe_dump(conf))
+    return path
+
+
+TASKS = {
+    "asr_rnnt": ("asr_train", "tokens", {"text": "text"}),
+    "st": ("st_train", "tokens", {"text": "text"}),
+    "slu": ("slu_train", "tokens", {"text": "text"}),
+    "s2t": (
+        "s2t_train",
+        "s2t_tokens",
+        {"text": "owsm", "text_prev": "na", "text_ctc": "text"},
+    ),
+    "cls": ("cls_train", "classes", {"label": "label"}),
+}
+
+
+class RNNTLoss:
+    """warprnnt_pytorch's, computed by torchaudio: ESPnet imports nothing else of it."""
+
+    def __init__(self, blank, fastemit_lambda):
+        self.blank = blank
+
+    def __call__(self, logits, targets, frames, lengths):
+        return torchaudio.functional.rnnt_loss(
+            logits, targets.int(), frames.int(), lengths.int(), blank=self.blank
+        )
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_trains(name, data, tmp_path, monkeypatch):
+    if name == "asr_rnnt":
+        stand_in = types.ModuleType("warprnnt_pytorch")
+        stand_in.RNNTLoss = RNNTLoss
+        monkeypatch.setitem(sys.modules, "warprnnt_pytorch", stand_in)
+    tool, tokens, texts = TASKS[name]
+    command = ["--config", str(small(f"{name}.yaml", tmp_path)), "--max_epoch", "1"]
+    command += ["--output_dir", str(tmp_path / "exp"), "--token_type", "word"]
+    command += ["--token_list", str(data / tokens), "--ngpu", "0", "--num_workers", "0"]
+    command += ["--batch_bins", "60000", "--use_tensorboard", "false"]
+    if name == "st":
+        command += ["--src_token_type", "word"]
+        command += ["--src_token_list", str(data / tokens)]
+    for part in ("train", "valid"):
+        command += [f"--{part}_shape_file", str(data / "shape")]
+        flag = f"--{part}_data_path_and_name_and_type"
+        command += [flag, f"{data / 'wav.scp'},speech,sound"]
+        for entry, file in texts.items():
+            command += [flag, f"{data / file},{entry},text"]
+    importlib.import_module(f"espnet2.bin.{tool}").main(command)
+    saved = torch.load(tmp_path / "exp" / "checkpoint.pth", weights_only=False)
+    stats = saved["reporter"]["stats"][1]["train"]
+    assert stats["loss_vp"] >= 0 and 0 < stats["largest_jump"] < 2
+    assert np.isfinite(stats["loss"])
+    scores = [v for k, v in saved["model"].items() if k.endswith("score.weight")]
+    # the scores start at 0, and have learned
+    assert len(scores) == 2 and all(one.abs().max() > 0 for one in scores)
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_espnetez_trains_and_speech2text_recognises(
+    data, tmp_path, capsys, monkeypatch
+):
+    for part in ("train", "valid"):
+        (tmp_path / part).mkdir()
+        for name in ("wav.scp", "text"):
+            (tmp_path / part / name).write_text((data / name).read_text())
+    conf = yaml.safe_load(small("asr.yaml", tmp_path).read_text())
+    options = [
+        f"{k}={yaml.safe_dump(conf[k], default_flow_style=True).strip()}"
+        for k in ("encoder_conf", "decoder_conf")
+    ]
+    options += ["max_epoch=2", "use_tensorboard=false", "batch_bins=60000"]
+    exp = tmp_path / "exp"
+    load("espnetez_train").main(str(tmp_path), str(data / "tokens"), str(exp), *options)
+    load("recognise").main(str(exp / "model"), str(data / "0.wav"), str(data / "1.wav"))
+    lines = capsys.readouterr().out.splitlines()
+    said = [line for line in lines if line.startswith(str(data))]
+    assert len(said) == 2
+    words = {word for line in said for word in line.partition(": ")[2].split()}
+    assert words <= {"low", "high", "<unk>"}
