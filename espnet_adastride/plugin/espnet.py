@@ -11,6 +11,10 @@ from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks import asr as asr_task
 from espnet2.torch_utils.device_funcs import force_gatherable
+from espnet.nets.pytorch_backend.transformer.attention import (
+    RelPositionMultiHeadedAttention,
+)
+from espnet.nets.pytorch_backend.transformer.embedding import RelPositionalEncoding
 from espnet.nets.pytorch_backend.transformer.subsampling import (
     Conv2dSubsampling,
     TooShortUttError,
@@ -22,6 +26,8 @@ __all__ = [
     "Conv2dSubsampling",
     "EBranchformerEncoder",
     "ESPnetASRModel",
+    "RelPositionMultiHeadedAttention",
+    "RelPositionalEncoding",
     "TooShortUttError",
     "TransformerEncoder",
     "asr_task",

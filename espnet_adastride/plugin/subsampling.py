@@ -42,7 +42,14 @@ from espnet_adastride.downsampling.registry import (
 )
 from espnet_adastride.downsampling.stages import StageTrace
 from espnet_adastride.plugin.errors import ConfigurationError
-from espnet_adastride.plugin.espnet import Conv2dSubsampling
+from espnet_adastride.plugin.espnet import Conv2dSubsampling, RelPositionalEncoding
+from espnet_adastride.plugin.timing import (
+    TrueTimeEncoding,
+    log_strides,
+    slot_steps,
+    times_at,
+    uniform_steps,
+)
 
 
 def stage_strides(stride: Union[float, Sequence[float]]) -> List[float]:
@@ -163,7 +170,15 @@ CHUNK_BYTES = 2**26
 HELD_BYTES = 2**31
 
 #: the input layer's own words in input_layer_conf; the rest are the methods' words
-OWN_WORDS = ("stride", "method", "trunk", "channels", "vp_weight")
+OWN_WORDS = (
+    "stride",
+    "method",
+    "trunk",
+    "channels",
+    "vp_weight",
+    "tell_strides",
+    "true_times",
+)
 
 
 def _convolve_chunks(stage, stride, frames):
@@ -213,6 +228,9 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         channels: of the trunk's convolutions; None means ``odim``.
         vp_weight: weight of the positioning loss in the training loss (1.0 in the
             authors' training); other auxiliary losses have weights of their own.
+        tell_strides: add a learned vector times the log of every frame's local stride.
+        true_times: give the relative positional encoding the frames' true times, in
+            mean output frames; see :mod:`espnet_adastride.plugin.timing`.
         **options: the methods' own words (``sigma_square``, ``score_bound`` ...);
             what is not given takes the method's ``training_defaults``.
 
@@ -231,6 +249,8 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         trunk: str = "conv1d",
         channels: Optional[int] = None,
         vp_weight: float = 1.0,
+        tell_strides: bool = False,
+        true_times: bool = False,
         **options: Any,
     ):
         # the smallest Conv2dSubsampling, for its ``out`` and ``__getitem__``; its parts
@@ -267,7 +287,23 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         self.conv = torch.nn.ModuleList(stages)
         self.downsamplers = torch.nn.ModuleList(downsamplers)
         self.out[0] = torch.nn.Linear(stages[-1].width, odim)
+        self.stride_vector = (
+            torch.nn.Parameter(torch.zeros(odim)) if tell_strides else None
+        )
+        self.true_times = true_times
+        if true_times:
+            self._use_true_times()
         self._trace: Tuple[StageTrace, ...] = ()
+
+    def _use_true_times(self):
+        given = self.out[1]
+        if type(given) is not RelPositionalEncoding:
+            raise ConfigurationError(
+                "encoder_conf: input_layer_conf: true_times is for rel_pos_type: latest "
+                "with pos_enc_layer_type: rel_pos and selfattention_layer_type: "
+                "rel_selfattn"
+            )
+        self.out[1] = TrueTimeEncoding(given.d_model, given.dropout.p)
 
     @staticmethod
     def _stage_methods(method, stages) -> List[str]:
@@ -337,13 +373,16 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         if self._is_long(x, x_mask):
             return self._in_chunks(x, x_mask)
         trace = []
+        times = self._start_times(x)
         x = zero_padding(x, lengths)
         for stage, downsampler, stride in zip(
             self.conv, self.downsamplers, self.strides
         ):
             x = stage(x)
             if isinstance(downsampler, torch.nn.Identity):
-                lengths = downsampled_lengths(lengths, stride)
+                shorter = downsampled_lengths(lengths, stride)
+                times = self._next_times(times, None, lengths, shorter, x.size(1))
+                lengths = shorter
                 x = zero_padding(x, lengths)  # the bias reached the padding
             else:
                 result = downsampler(x, lengths)
@@ -353,10 +392,40 @@ class AdaptiveSubsampling(Conv2dSubsampling):
                         lengths, result.lengths, result.positions, result.aux_loss
                     )
                 )
-                x, lengths = result.output, result.lengths
+                x = result.output
+                times = self._next_times(
+                    times, result.positions, lengths, result.lengths, x.size(1)
+                )
+                lengths = result.lengths
         self._trace = tuple(trace)
         mask = None if x_mask is None else length_mask(lengths, x.size(1)).unsqueeze(1)
-        return self.out(x), mask
+        return self._finish(self.out[0](x), times, lengths), mask
+
+    def _start_times(self, x):
+        """Return the frames' times (B, T), in frames; None if nobody asks."""
+        if self.stride_vector is None and not self.true_times:
+            return None
+        times = torch.arange(x.size(1), device=x.device, dtype=torch.float64)
+        return times.expand(x.size(0), -1)
+
+    def _next_times(self, times, positions, lengths, output_lengths, width):
+        """Return the times behind a stage."""
+        if times is None:
+            return None
+        if positions is None:
+            steps = uniform_steps(lengths, output_lengths, width)
+        else:
+            steps = slot_steps(positions, lengths, output_lengths, width)
+        return times_at(times, steps)
+
+    def _finish(self, x, times, lengths):
+        """Tell of the strides, encode positions."""
+        if self.stride_vector is not None:
+            told = log_strides(times, lengths).to(x.dtype)
+            x = x + told.unsqueeze(2) * self.stride_vector
+        if self.true_times:
+            return self.out[1](x, times / math.prod(self.current_strides()))
+        return self.out[1](x)
 
     def _is_long(self, x, x_mask) -> bool:
         if torch.is_grad_enabled() or x.size(0) != 1:
@@ -371,7 +440,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         width = max(stage.width for stage in self.conv)
         size = max(CHUNK_BYTES // (width * x.element_size()), 1)
         frames, length, trace = partial(x.split, size, dim=1), x.size(1), []
-        held = 0
+        held, times = 0, self._start_times(x)
         for stage, downsampler, stride in zip(
             self.conv, self.downsamplers, self.current_strides()
         ):
@@ -382,16 +451,19 @@ class AdaptiveSubsampling(Conv2dSubsampling):
                 frames = result.output
                 lengths = torch.tensor([length], device=x.device)
                 trace.append(StageTrace(lengths, *result[1:]))
+            before = torch.tensor([length], device=x.device)
             length = downsampled_lengths(length, stride)
+            after = torch.tensor([length], device=x.device)
+            positions = None if in_trunk else result.positions
+            times = self._next_times(times, positions, before, after, length)
             needed = length * stage.width * x.element_size()
             if stage is not self.conv[-1] and held + needed <= HELD_BYTES:
                 frames = partial(_joined(frames(), length).split, size, dim=1)
                 held = needed  # what was held before has been read for the last time
         self._trace = tuple(trace)
-        linear, positional_encoding = self.out
-        x = _joined(map(linear, frames()), length)
+        x = _joined(map(self.out[0], frames()), length)
         mask = None if x_mask is None else x_mask.new_ones(1, 1, length)
-        return positional_encoding(x), mask
+        return self._finish(x, times, after), mask
 
     def take_trace(self) -> Tuple[StageTrace, ...]:
         """Return what the last forward's downsamplers reported, once.
