@@ -85,6 +85,13 @@ class DownsamplingEncoder:
         )
         if self.embed.true_times:
             self._use_true_times()
+        if self.embed.later:
+            if kwargs.get("layer_drop_rate"):
+                raise ConfigurationError(
+                    "encoder_conf: layer_drop_rate would drop a stage of "
+                    "input_layer_conf: after_blocks with its block; set it to 0"
+                )
+            self.embed.connect(self.encoders)
 
     def _use_true_times(self):
         blocks = [

@@ -176,6 +176,7 @@ OWN_WORDS = (
     "trunk",
     "channels",
     "vp_weight",
+    "after_blocks",
     "tell_strides",
     "true_times",
 )
@@ -209,6 +210,43 @@ def _joined(chunks, length):
     return whole
 
 
+class LaterStage(torch.nn.Module):
+    """A downsampler behind a block of the encoder, where features mean more.
+
+    Args:
+        block: number of the block, from 1.
+        downsampler: of the encoder's width.
+    """
+
+    def __init__(self, block: int, downsampler: torch.nn.Module):
+        super().__init__()
+        self.block, self.downsampler = block, downsampler
+        self.trace: Tuple[StageTrace, ...] = ()
+
+    def listen(self, blocks: torch.nn.ModuleList, positional_encoding) -> None:
+        """From now on shorten what the block gives.
+
+        As a hook: the encoder's blocks keep their numbers, in its own code and in
+        checkpoints.
+        """
+        # in a tuple, so that the encoding is not registered here, too
+        self._positional_encoding = (positional_encoding,)
+        blocks[self.block - 1].register_forward_hook(self._shorten)
+
+    def _shorten(self, block, inputs, outputs):
+        frames, mask = outputs
+        x, *place = frames if isinstance(frames, tuple) else (frames,)
+        lengths = mask[:, 0].sum(dim=1)
+        result = self.downsampler(x, lengths)
+        self.trace = (StageTrace(lengths, *result[1:]),)
+        x = result.output
+        mask = length_mask(result.lengths, x.size(1)).unsqueeze(1)
+        if not place:
+            return x, mask
+        _, place = self._positional_encoding[0](x)  # of fewer frames; x has had its own
+        return (x, place), mask
+
+
 class AdaptiveSubsampling(Conv2dSubsampling):
     """Trunk, downsamplers, linear, positional encoding: in Conv2dSubsampling's place.
 
@@ -228,6 +266,9 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         channels: of the trunk's convolutions; None means ``odim``.
         vp_weight: weight of the positioning loss in the training loss (1.0 in the
             authors' training); other auxiliary losses have weights of their own.
+        after_blocks: the encoder's block behind which each stage stands, such as
+            ``[0, 0, 2]``; 0 is this layer. A stage behind a block has no convolution
+            of the trunk. The encoder connects them (:class:`LaterStage`).
         tell_strides: add a learned vector times the log of every frame's local stride.
         true_times: give the relative positional encoding the frames' true times, in
             mean output frames; see :mod:`espnet_adastride.plugin.timing`.
@@ -249,6 +290,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         trunk: str = "conv1d",
         channels: Optional[int] = None,
         vp_weight: float = 1.0,
+        after_blocks: Optional[Sequence[int]] = None,
         tell_strides: bool = False,
         true_times: bool = False,
         **options: Any,
@@ -260,15 +302,22 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             self.strides = stage_strides(stride)
             self.methods = self._stage_methods(method, len(self.strides))
             self._check_options(options)
+            after_blocks = self._checked_blocks(after_blocks)
             if trunk not in TRUNKS:
                 raise ValueError(unknown_word("trunk", trunk, TRUNKS))
             self.vp_weight = check_number("vp_weight", vp_weight, inclusive=True)
             channels = odim if channels is None else channels
             if not isinstance(channels, numbers.Integral) or channels < 1:
                 raise ValueError(f"channels must be a whole number, got {channels!r}")
-            stages, downsamplers = [], []
+            stages, downsamplers, later = [], [], []
             maps, bins = 1, idim
-            for name, rate in zip(self.methods, self.strides):
+            for name, rate, block in zip(self.methods, self.strides, after_blocks):
+                if block:
+                    stage = build_downsampler(
+                        name, odim, rate, **stage_options(name, options)
+                    )
+                    later.append(LaterStage(block, stage))
+                    continue
                 in_trunk = name == STRIDED_CONV
                 if in_trunk:
                     rate = check_stride(rate, integer=True)
@@ -286,11 +335,17 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             raise ConfigurationError(f"encoder_conf: input_layer_conf: {error}")
         self.conv = torch.nn.ModuleList(stages)
         self.downsamplers = torch.nn.ModuleList(downsamplers)
+        self.later = torch.nn.ModuleList(later)
         self.out[0] = torch.nn.Linear(stages[-1].width, odim)
         self.stride_vector = (
             torch.nn.Parameter(torch.zeros(odim)) if tell_strides else None
         )
         self.true_times = true_times
+        if later and (tell_strides or true_times):
+            raise ConfigurationError(
+                "encoder_conf: input_layer_conf: after_blocks does not go with "
+                "tell_strides and true_times, which speak of this layer's strides alone"
+            )
         if true_times:
             self._use_true_times()
         self._trace: Tuple[StageTrace, ...] = ()
@@ -299,9 +354,8 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         given = self.out[1]
         if type(given) is not RelPositionalEncoding:
             raise ConfigurationError(
-                "encoder_conf: input_layer_conf: true_times is for rel_pos_type: latest "
-                "with pos_enc_layer_type: rel_pos and selfattention_layer_type: "
-                "rel_selfattn"
+                "encoder_conf: input_layer_conf: true_times needs rel_pos_type: latest,"
+                " pos_enc_layer_type: rel_pos and rel_selfattn"
             )
         self.out[1] = TrueTimeEncoding(given.d_model, given.dropout.p)
 
@@ -318,6 +372,42 @@ class AdaptiveSubsampling(Conv2dSubsampling):
                 raise ValueError(unknown_word("method", name, available_downsamplers()))
         return methods
 
+    def _checked_blocks(self, after_blocks) -> List[int]:
+        """Return the block of each stage, 0 for this layer."""
+        if after_blocks is None:
+            return [0] * len(self.strides)
+        given = after_blocks if isinstance(after_blocks, (list, tuple)) else ()
+        whole = all(isinstance(b, int) and not isinstance(b, bool) for b in given)
+        if len(given) != len(self.strides) or not whole:
+            raise ValueError(
+                f"after_blocks must be a list of {len(self.strides)} whole numbers, "
+                f"one for each stage of {self.strides}, got {after_blocks!r}"
+            )
+        if given[0] != 0 or list(given) != sorted(given):
+            raise ValueError(
+                f"after_blocks must begin with 0, this layer, and not decrease, got "
+                f"{after_blocks!r}"
+            )
+        return list(given)
+
+    def connect(self, blocks: torch.nn.ModuleList) -> None:
+        """Put the stages of ``after_blocks`` behind the encoder's blocks.
+
+        Raises:
+            ConfigurationError: if the encoder has no such block.
+        """
+        for stage in self.later:
+            if stage.block > len(blocks):
+                raise ConfigurationError(
+                    f"encoder_conf: input_layer_conf: after_blocks names block "
+                    f"{stage.block} and the encoder has {len(blocks)}"
+                )
+            stage.listen(blocks, self.out[1])
+
+    def stages(self) -> List[torch.nn.Module]:
+        """Return all downsamplers; Identity where the trunk's convolution is one."""
+        return [*self.downsamplers, *(stage.downsampler for stage in self.later)]
+
     def _check_options(self, options) -> None:
         """Refuse words that no stage's method knows."""
         known = [w for name in set(self.methods) for w in downsampler_options(name)]
@@ -330,7 +420,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         """Return the stride of each stage, as learned so far where it is learned."""
         return [
             stride if isinstance(stage, torch.nn.Identity) else stage.current_stride()
-            for stage, stride in zip(self.downsamplers, self.strides)
+            for stage, stride in zip(self.stages(), self.strides)
         ]
 
     def reported_stats(self) -> Dict[str, Union[float, torch.Tensor]]:
@@ -340,7 +430,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         is that of all stages together.
         """
         stats = {}
-        for number, stage in enumerate(self.downsamplers, 1):
+        for number, stage in enumerate(self.stages(), 1):
             if not isinstance(stage, torch.nn.Identity):
                 for name, value in stage.reported_stats().items():
                     stats[f"{name}_{number}"] = value
@@ -466,10 +556,12 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         return self._finish(x, times, after), mask
 
     def take_trace(self) -> Tuple[StageTrace, ...]:
-        """Return what the last forward's downsamplers reported, once.
+        """Return what the last forward's downsamplers reported, once, in order.
 
         ESPnet's encoders return nothing but frames, so the model asks here for the
         positioning losses; taking them away keeps no graph alive until the next batch.
         """
         trace, self._trace = self._trace, ()
+        for stage in self.later:
+            trace, stage.trace = trace + stage.trace, ()
         return trace

@@ -1,4 +1,4 @@
-"""Where in time the frames behind adaptive strides lie, and what the encoder hears of it.
+"""Where in time the frames behind adaptive strides lie; how the encoder is told.
 
 Behind adaptive strides neighbouring frames are no longer equally far apart, and nothing
 in the frames says so. Two options of ``input_layer_conf`` tell the encoder:
@@ -101,7 +101,7 @@ def log_strides(times: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
 
 
 def time_encoding(times: torch.Tensor, size: int) -> torch.Tensor:
-    """Return ESPnet's sinusoids (B, T', size) at times (B, T') that need not be whole."""
+    """Return ESPnet's sinusoids (B, T', size) at times (B, T'), whole or not."""
     even = torch.arange(0, size, 2, device=times.device, dtype=torch.float64)
     frequencies = torch.pow(10000.0, -even / size)
     angles = times.to(torch.float64).unsqueeze(2) * frequencies

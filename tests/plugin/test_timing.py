@@ -1,4 +1,4 @@
-"""The encoder is told where in time frames lie: known answers, and ESPnet's at t = i."""
+"""What tells the encoder where in time frames lie: known answers, ESPnet at t = i."""
 
 import math
 
