@@ -82,7 +82,7 @@ def encoder_boundaries(
     adaptive: List[np.ndarray] = []
     uniform: List[np.ndarray] = []
     n = frames
-    for downsampler, stride in zip(layer.downsamplers, layer.current_strides()):
+    for downsampler, stride in zip(layer.stages(), layer.current_strides()):
         m = downsampled_lengths(n, stride)
         uniform.append(uniform_boundaries(n, m, stride))
         if isinstance(downsampler, torch.nn.Identity):

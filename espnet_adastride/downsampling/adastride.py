@@ -198,6 +198,9 @@ class _AdaptiveStrides(Downsampler):
         sigma_square: sharpness of the weights, > 0 (5.0 in the paper's code).
         score_bound: keep scores within +-score_bound (:func:`bound_scores`); None is
             the published, unbounded form.
+        score_rate: factor on what ``score`` gives. The weights start at 0, so that
+            under Adam and its like this is the learning rate of the scores relative
+            to the rest; 1 is the published form.
     """
 
     needs_zero_padding = False
@@ -210,8 +213,10 @@ class _AdaptiveStrides(Downsampler):
         stride: float,
         sigma_square: float = 5.0,
         score_bound: Optional[float] = None,
+        score_rate: float = 1.0,
     ):
         super().__init__(size, stride)
+        self.score_rate = check_number("score_rate", score_rate)
         self.sigma_square = check_number("sigma_square", sigma_square)
         self.score_bound = (
             None if score_bound is None else check_number("score_bound", score_bound)
@@ -225,10 +230,15 @@ class _AdaptiveStrides(Downsampler):
         dtype = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(device_type=x.device.type, enabled=False):
             output, positions = self.resample(
-                x.to(dtype), self.score.weight.to(dtype)[0], lengths, output_lengths
+                x.to(dtype), self.score_weight(dtype), lengths, output_lengths
             )
             loss = positioning_loss(positions, lengths).to(dtype)
         return DownsamplingOutput(output.to(x.dtype), output_lengths, positions, loss)
+
+    def score_weight(self, dtype):
+        """Return w (D,) of a_t = w . x_t."""
+        weight = self.score.weight[0].to(dtype)
+        return weight if self.score_rate == 1 else self.score_rate * weight
 
     def place(self, scores, lengths, output_lengths):
         """Return the positions (B, T) of scores (B, T), bounded if asked for."""
@@ -253,7 +263,7 @@ class _AdaptiveStrides(Downsampler):
             scores = []
             for chunk in frames():
                 with torch.autocast(device_type=chunk.device.type, enabled=False):
-                    scores.append(score_steps(chunk, self.score.weight[0]))
+                    scores.append(score_steps(chunk, self.score_weight(chunk.dtype)))
                 x_dtype = chunk.dtype
             scores = torch.cat(scores, dim=1)
             lengths = torch.tensor([length], device=scores.device)
@@ -306,7 +316,7 @@ class _AdaptiveStrides(Downsampler):
         """Show the constructor's words when the model is printed."""
         return (
             f"{super().extra_repr()}, sigma_square={self.sigma_square}, "
-            f"score_bound={self.score_bound}"
+            f"score_bound={self.score_bound}, score_rate={self.score_rate}"
         )
 
 
@@ -355,7 +365,7 @@ class AdaStrideF(_AdaptiveStrides):
         size: D, the number of features.
         stride: overall rate, any real number >= 1.
         sigma_square: sharpness of the weights within a slot, > 0.
-        score_bound: see :func:`bound_scores`.
+        score_bound, score_rate: as in AdaStride.
         empty_slots: ``"zeros"`` or ``"nearest"``.
     """
 
@@ -369,8 +379,9 @@ class AdaStrideF(_AdaptiveStrides):
         sigma_square: float = 5.0,
         score_bound: Optional[float] = None,
         empty_slots: str = "zeros",
+        score_rate: float = 1.0,
     ):
-        super().__init__(size, stride, sigma_square, score_bound)
+        super().__init__(size, stride, sigma_square, score_bound, score_rate)
         if empty_slots not in self.EMPTY_SLOTS:
             raise ValueError(
                 f"empty_slots must be one of {', '.join(self.EMPTY_SLOTS)}, "

@@ -13,6 +13,7 @@ from espnet_adastride.downsampling.registry import unknown_word
 from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.errors import ConfigurationError
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
+from espnet_adastride.plugin.timing import TrueTimeAttention
 
 #: what ESPnet's encoders call their own input layers, for the message on a wrong one
 ESPNET_WORDS = ("conv2d", "conv2d1", "conv2d2", "conv2d6", "conv2d8", "linear", "embed")
@@ -82,6 +83,30 @@ class DownsamplingEncoder:
             self.embed[-1],
             **conf,
         )
+        if self.embed.true_times:
+            self._use_true_times()
+        if self.embed.later:
+            if kwargs.get("layer_drop_rate"):
+                raise ConfigurationError(
+                    "encoder_conf: layer_drop_rate would drop a stage of "
+                    "input_layer_conf: after_blocks with its block; set it to 0"
+                )
+            self.embed.connect(self.encoders)
+
+    def _use_true_times(self):
+        blocks = [
+            module
+            for module in self.modules()
+            if type(module) is espnet.RelPositionMultiHeadedAttention
+        ]
+        for attention in blocks:
+            if attention.zero_triu:
+                raise ConfigurationError(
+                    "encoder_conf: zero_triu has no meaning with input_layer_conf: "
+                    "true_times; leave it out"
+                )
+            # the same parameters, read in another way
+            attention.__class__ = TrueTimeAttention
 
 
 class ConformerEncoder(DownsamplingEncoder, espnet.ConformerEncoder):

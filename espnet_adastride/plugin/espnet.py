@@ -15,6 +15,10 @@ from espnet2.slu.espnet_model import ESPnetSLUModel
 from espnet2.st.espnet_model import ESPnetSTModel
 from espnet2.tasks import asr, cls, s2t, slu, st
 from espnet2.torch_utils.device_funcs import force_gatherable
+from espnet.nets.pytorch_backend.transformer.attention import (
+    RelPositionMultiHeadedAttention,
+)
+from espnet.nets.pytorch_backend.transformer.embedding import RelPositionalEncoding
 from espnet.nets.pytorch_backend.transformer.subsampling import (
     Conv2dSubsampling,
     TooShortUttError,
@@ -30,6 +34,8 @@ __all__ = [
     "ESPnetS2TModel",
     "ESPnetSLUModel",
     "ESPnetSTModel",
+    "RelPositionMultiHeadedAttention",
+    "RelPositionalEncoding",
     "TooShortUttError",
     "TransformerEncoder",
     "asr",

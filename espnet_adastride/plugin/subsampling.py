@@ -42,7 +42,14 @@ from espnet_adastride.downsampling.registry import (
 )
 from espnet_adastride.downsampling.stages import StageTrace
 from espnet_adastride.plugin.errors import ConfigurationError
-from espnet_adastride.plugin.espnet import Conv2dSubsampling
+from espnet_adastride.plugin.espnet import Conv2dSubsampling, RelPositionalEncoding
+from espnet_adastride.plugin.timing import (
+    TrueTimeEncoding,
+    log_strides,
+    slot_steps,
+    times_at,
+    uniform_steps,
+)
 
 
 def stage_strides(stride: Union[float, Sequence[float]]) -> List[float]:
@@ -163,7 +170,16 @@ CHUNK_BYTES = 2**26
 HELD_BYTES = 2**31
 
 #: the input layer's own words in input_layer_conf; the rest are the methods' words
-OWN_WORDS = ("stride", "method", "trunk", "channels", "vp_weight")
+OWN_WORDS = (
+    "stride",
+    "method",
+    "trunk",
+    "channels",
+    "vp_weight",
+    "after_blocks",
+    "tell_strides",
+    "true_times",
+)
 
 
 def _convolve_chunks(stage, stride, frames):
@@ -194,6 +210,43 @@ def _joined(chunks, length):
     return whole
 
 
+class LaterStage(torch.nn.Module):
+    """A downsampler behind a block of the encoder, where features mean more.
+
+    Args:
+        block: number of the block, from 1.
+        downsampler: of the encoder's width.
+    """
+
+    def __init__(self, block: int, downsampler: torch.nn.Module):
+        super().__init__()
+        self.block, self.downsampler = block, downsampler
+        self.trace: Tuple[StageTrace, ...] = ()
+
+    def listen(self, blocks: torch.nn.ModuleList, positional_encoding) -> None:
+        """From now on shorten what the block gives.
+
+        As a hook: the encoder's blocks keep their numbers, in its own code and in
+        checkpoints.
+        """
+        # in a tuple, so that the encoding is not registered here, too
+        self._positional_encoding = (positional_encoding,)
+        blocks[self.block - 1].register_forward_hook(self._shorten)
+
+    def _shorten(self, block, inputs, outputs):
+        frames, mask = outputs
+        x, *place = frames if isinstance(frames, tuple) else (frames,)
+        lengths = mask[:, 0].sum(dim=1)
+        result = self.downsampler(x, lengths)
+        self.trace = (StageTrace(lengths, *result[1:]),)
+        x = result.output
+        mask = length_mask(result.lengths, x.size(1)).unsqueeze(1)
+        if not place:
+            return x, mask
+        _, place = self._positional_encoding[0](x)  # of fewer frames; x has had its own
+        return (x, place), mask
+
+
 class AdaptiveSubsampling(Conv2dSubsampling):
     """Trunk, downsamplers, linear, positional encoding: in Conv2dSubsampling's place.
 
@@ -213,6 +266,12 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         channels: of the trunk's convolutions; None means ``odim``.
         vp_weight: weight of the positioning loss in the training loss (1.0 in the
             authors' training); other auxiliary losses have weights of their own.
+        after_blocks: the encoder's block behind which each stage stands, such as
+            ``[0, 0, 2]``; 0 is this layer. A stage behind a block has no convolution
+            of the trunk. The encoder connects them (:class:`LaterStage`).
+        tell_strides: add a learned vector times the log of every frame's local stride.
+        true_times: give the relative positional encoding the frames' true times, in
+            mean output frames; see :mod:`espnet_adastride.plugin.timing`.
         **options: the methods' own words (``sigma_square``, ``score_bound`` ...);
             what is not given takes the method's ``training_defaults``.
 
@@ -231,6 +290,9 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         trunk: str = "conv1d",
         channels: Optional[int] = None,
         vp_weight: float = 1.0,
+        after_blocks: Optional[Sequence[int]] = None,
+        tell_strides: bool = False,
+        true_times: bool = False,
         **options: Any,
     ):
         # the smallest Conv2dSubsampling, for its ``out`` and ``__getitem__``; its parts
@@ -240,15 +302,22 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             self.strides = stage_strides(stride)
             self.methods = self._stage_methods(method, len(self.strides))
             self._check_options(options)
+            after_blocks = self._checked_blocks(after_blocks)
             if trunk not in TRUNKS:
                 raise ValueError(unknown_word("trunk", trunk, TRUNKS))
             self.vp_weight = check_number("vp_weight", vp_weight, inclusive=True)
             channels = odim if channels is None else channels
             if not isinstance(channels, numbers.Integral) or channels < 1:
                 raise ValueError(f"channels must be a whole number, got {channels!r}")
-            stages, downsamplers = [], []
+            stages, downsamplers, later = [], [], []
             maps, bins = 1, idim
-            for name, rate in zip(self.methods, self.strides):
+            for name, rate, block in zip(self.methods, self.strides, after_blocks):
+                if block:
+                    stage = build_downsampler(
+                        name, odim, rate, **stage_options(name, options)
+                    )
+                    later.append(LaterStage(block, stage))
+                    continue
                 in_trunk = name == STRIDED_CONV
                 if in_trunk:
                     rate = check_stride(rate, integer=True)
@@ -266,8 +335,29 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             raise ConfigurationError(f"encoder_conf: input_layer_conf: {error}")
         self.conv = torch.nn.ModuleList(stages)
         self.downsamplers = torch.nn.ModuleList(downsamplers)
+        self.later = torch.nn.ModuleList(later)
         self.out[0] = torch.nn.Linear(stages[-1].width, odim)
+        self.stride_vector = (
+            torch.nn.Parameter(torch.zeros(odim)) if tell_strides else None
+        )
+        self.true_times = true_times
+        if later and (tell_strides or true_times):
+            raise ConfigurationError(
+                "encoder_conf: input_layer_conf: after_blocks does not go with "
+                "tell_strides and true_times, which speak of this layer's strides alone"
+            )
+        if true_times:
+            self._use_true_times()
         self._trace: Tuple[StageTrace, ...] = ()
+
+    def _use_true_times(self):
+        given = self.out[1]
+        if type(given) is not RelPositionalEncoding:
+            raise ConfigurationError(
+                "encoder_conf: input_layer_conf: true_times needs rel_pos_type: latest,"
+                " pos_enc_layer_type: rel_pos and rel_selfattn"
+            )
+        self.out[1] = TrueTimeEncoding(given.d_model, given.dropout.p)
 
     @staticmethod
     def _stage_methods(method, stages) -> List[str]:
@@ -282,6 +372,42 @@ class AdaptiveSubsampling(Conv2dSubsampling):
                 raise ValueError(unknown_word("method", name, available_downsamplers()))
         return methods
 
+    def _checked_blocks(self, after_blocks) -> List[int]:
+        """Return the block of each stage, 0 for this layer."""
+        if after_blocks is None:
+            return [0] * len(self.strides)
+        given = after_blocks if isinstance(after_blocks, (list, tuple)) else ()
+        whole = all(isinstance(b, int) and not isinstance(b, bool) for b in given)
+        if len(given) != len(self.strides) or not whole:
+            raise ValueError(
+                f"after_blocks must be a list of {len(self.strides)} whole numbers, "
+                f"one for each stage of {self.strides}, got {after_blocks!r}"
+            )
+        if given[0] != 0 or list(given) != sorted(given):
+            raise ValueError(
+                f"after_blocks must begin with 0, this layer, and not decrease, got "
+                f"{after_blocks!r}"
+            )
+        return list(given)
+
+    def connect(self, blocks: torch.nn.ModuleList) -> None:
+        """Put the stages of ``after_blocks`` behind the encoder's blocks.
+
+        Raises:
+            ConfigurationError: if the encoder has no such block.
+        """
+        for stage in self.later:
+            if stage.block > len(blocks):
+                raise ConfigurationError(
+                    f"encoder_conf: input_layer_conf: after_blocks names block "
+                    f"{stage.block} and the encoder has {len(blocks)}"
+                )
+            stage.listen(blocks, self.out[1])
+
+    def stages(self) -> List[torch.nn.Module]:
+        """Return all downsamplers; Identity where the trunk's convolution is one."""
+        return [*self.downsamplers, *(stage.downsampler for stage in self.later)]
+
     def _check_options(self, options) -> None:
         """Refuse words that no stage's method knows."""
         known = [w for name in set(self.methods) for w in downsampler_options(name)]
@@ -294,7 +420,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         """Return the stride of each stage, as learned so far where it is learned."""
         return [
             stride if isinstance(stage, torch.nn.Identity) else stage.current_stride()
-            for stage, stride in zip(self.downsamplers, self.strides)
+            for stage, stride in zip(self.stages(), self.strides)
         ]
 
     def reported_stats(self) -> Dict[str, Union[float, torch.Tensor]]:
@@ -304,7 +430,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         is that of all stages together.
         """
         stats = {}
-        for number, stage in enumerate(self.downsamplers, 1):
+        for number, stage in enumerate(self.stages(), 1):
             if not isinstance(stage, torch.nn.Identity):
                 for name, value in stage.reported_stats().items():
                     stats[f"{name}_{number}"] = value
@@ -337,13 +463,16 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         if self._is_long(x, x_mask):
             return self._in_chunks(x, x_mask)
         trace = []
+        times = self._start_times(x)
         x = zero_padding(x, lengths)
         for stage, downsampler, stride in zip(
             self.conv, self.downsamplers, self.strides
         ):
             x = stage(x)
             if isinstance(downsampler, torch.nn.Identity):
-                lengths = downsampled_lengths(lengths, stride)
+                shorter = downsampled_lengths(lengths, stride)
+                times = self._next_times(times, None, lengths, shorter, x.size(1))
+                lengths = shorter
                 x = zero_padding(x, lengths)  # the bias reached the padding
             else:
                 result = downsampler(x, lengths)
@@ -353,10 +482,40 @@ class AdaptiveSubsampling(Conv2dSubsampling):
                         lengths, result.lengths, result.positions, result.aux_loss
                     )
                 )
-                x, lengths = result.output, result.lengths
+                x = result.output
+                times = self._next_times(
+                    times, result.positions, lengths, result.lengths, x.size(1)
+                )
+                lengths = result.lengths
         self._trace = tuple(trace)
         mask = None if x_mask is None else length_mask(lengths, x.size(1)).unsqueeze(1)
-        return self.out(x), mask
+        return self._finish(self.out[0](x), times, lengths), mask
+
+    def _start_times(self, x):
+        """Return the frames' times (B, T), in frames; None if nobody asks."""
+        if self.stride_vector is None and not self.true_times:
+            return None
+        times = torch.arange(x.size(1), device=x.device, dtype=torch.float64)
+        return times.expand(x.size(0), -1)
+
+    def _next_times(self, times, positions, lengths, output_lengths, width):
+        """Return the times behind a stage."""
+        if times is None:
+            return None
+        if positions is None:
+            steps = uniform_steps(lengths, output_lengths, width)
+        else:
+            steps = slot_steps(positions, lengths, output_lengths, width)
+        return times_at(times, steps)
+
+    def _finish(self, x, times, lengths):
+        """Tell of the strides, encode positions."""
+        if self.stride_vector is not None:
+            told = log_strides(times, lengths).to(x.dtype)
+            x = x + told.unsqueeze(2) * self.stride_vector
+        if self.true_times:
+            return self.out[1](x, times / math.prod(self.current_strides()))
+        return self.out[1](x)
 
     def _is_long(self, x, x_mask) -> bool:
         if torch.is_grad_enabled() or x.size(0) != 1:
@@ -371,7 +530,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         width = max(stage.width for stage in self.conv)
         size = max(CHUNK_BYTES // (width * x.element_size()), 1)
         frames, length, trace = partial(x.split, size, dim=1), x.size(1), []
-        held = 0
+        held, times = 0, self._start_times(x)
         for stage, downsampler, stride in zip(
             self.conv, self.downsamplers, self.current_strides()
         ):
@@ -382,22 +541,27 @@ class AdaptiveSubsampling(Conv2dSubsampling):
                 frames = result.output
                 lengths = torch.tensor([length], device=x.device)
                 trace.append(StageTrace(lengths, *result[1:]))
+            before = torch.tensor([length], device=x.device)
             length = downsampled_lengths(length, stride)
+            after = torch.tensor([length], device=x.device)
+            positions = None if in_trunk else result.positions
+            times = self._next_times(times, positions, before, after, length)
             needed = length * stage.width * x.element_size()
             if stage is not self.conv[-1] and held + needed <= HELD_BYTES:
                 frames = partial(_joined(frames(), length).split, size, dim=1)
                 held = needed  # what was held before has been read for the last time
         self._trace = tuple(trace)
-        linear, positional_encoding = self.out
-        x = _joined(map(linear, frames()), length)
+        x = _joined(map(self.out[0], frames()), length)
         mask = None if x_mask is None else x_mask.new_ones(1, 1, length)
-        return positional_encoding(x), mask
+        return self._finish(x, times, after), mask
 
     def take_trace(self) -> Tuple[StageTrace, ...]:
-        """Return what the last forward's downsamplers reported, once.
+        """Return what the last forward's downsamplers reported, once, in order.
 
         ESPnet's encoders return nothing but frames, so the model asks here for the
         positioning losses; taking them away keeps no graph alive until the next batch.
         """
         trace, self._trace = self._trace, ()
+        for stage in self.later:
+            trace, stage.trace = trace + stage.trace, ()
         return trace

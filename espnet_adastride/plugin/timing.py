@@ -1,0 +1,157 @@
+"""Where in time the frames behind adaptive strides lie; how the encoder is told.
+
+Behind adaptive strides neighbouring frames are no longer equally far apart, and nothing
+in the frames says so. Two options of ``input_layer_conf`` tell the encoder:
+
+* ``tell_strides``: the logarithm of every frame's local stride becomes a feature;
+* ``true_times``: the relative positional encoding takes differences of true times
+  instead of differences of indices.
+
+Time t(l) of output frame l is where the positions of vector positioning reach l:
+``p(t(l)) = l``, linear between steps. It is exact under uniform strides, and composes
+over the stages of an input layer. Gradients do not pass: the encoder is told about the
+strides, it does not move them by listening.
+"""
+
+import torch
+
+from espnet_adastride.downsampling import length_mask
+from espnet_adastride.plugin.espnet import (
+    RelPositionalEncoding,
+    RelPositionMultiHeadedAttention,
+)
+
+#: local strides are told within these factors of the mean one
+STRIDE_RANGE = (1 / 16, 16.0)
+
+
+def slot_steps(
+    positions: torch.Tensor,
+    lengths: torch.Tensor,
+    output_lengths: torch.Tensor,
+    width: int,
+) -> torch.Tensor:
+    """Return where every output slot lies among a layer's input steps.
+
+    Args:
+        positions: (B, T), non-decreasing, from 0 to output_lengths - 1.
+        lengths: (B,) valid input steps.
+        output_lengths: (B,) valid slots.
+        width: T', slots with padding.
+
+    Returns:
+        (B, T') float64 in [0, lengths - 1], non-decreasing; slots in the padding repeat
+        the last valid one's.
+    """
+    positions = positions.detach().to(torch.float64).contiguous()
+    slots = torch.arange(width, device=positions.device, dtype=torch.float64)
+    last = (output_lengths - 1).clamp(min=0).unsqueeze(1)
+    slots = torch.minimum(slots.unsqueeze(0), last.to(torch.float64)).contiguous()
+    last_step = (lengths - 1).clamp(min=0).unsqueeze(1)
+    # the first step at or beyond the slot, and the one before it
+    after = torch.minimum(torch.searchsorted(positions, slots), last_step)
+    before = (after - 1).clamp(min=0)
+    p_before, p_after = positions.gather(1, before), positions.gather(1, after)
+    gap = p_after - p_before
+    share = torch.where(gap > 0, (slots - p_before) / gap.clamp(min=1e-300), 1.0)
+    return before + share.clamp(0.0, 1.0) * (after - before)
+
+
+def uniform_steps(
+    lengths: torch.Tensor, output_lengths: torch.Tensor, width: int
+) -> torch.Tensor:
+    """Return the same for a method without positions: equal steps from end to end."""
+    slots = torch.arange(width, device=lengths.device, dtype=torch.float64)
+    last = (output_lengths - 1).clamp(min=0).unsqueeze(1).to(torch.float64)
+    span = (lengths - 1).clamp(min=0).unsqueeze(1).to(torch.float64)
+    return torch.minimum(slots.unsqueeze(0), last) * span / last.clamp(min=1.0)
+
+
+def times_at(times: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    """Return times (B, T), one a step, at fractional steps (B, T'), linear between."""
+    below = steps.floor().to(torch.int64).clamp(0, times.size(1) - 1)
+    above = (below + 1).clamp(max=times.size(1) - 1)
+    start = times.gather(1, below)
+    return start + (steps - below) * (times.gather(1, above) - start)
+
+
+def log_strides(times: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Return the logarithm of every frame's local stride over the utterance's mean.
+
+    The local stride is half the time between a frame's two neighbours (at the ends:
+    the time to the only one).
+
+    Args:
+        times: (B, T'), any unit.
+        lengths: (B,) valid frames.
+
+    Returns:
+        (B, T'), 0 under uniform strides, in the padding and for fewer than two frames.
+    """
+    steps = torch.arange(times.size(1), device=times.device).unsqueeze(0)
+    last = (lengths - 1).clamp(min=0).unsqueeze(1)
+    right = torch.minimum(steps + 1, last)
+    left = torch.minimum((steps - 1).clamp(min=0), last)
+    spans = times.gather(1, right) - times.gather(1, left)
+    local = spans / (right - left).clamp(min=1)
+    mean = (times.gather(1, last) - times[:, :1]) / last.clamp(min=1)
+    ratio = (local / mean.clamp(min=1e-12)).clamp(*STRIDE_RANGE)
+    told = length_mask(lengths, times.size(1)) & (lengths > 1).unsqueeze(1)
+    return torch.where(told, ratio.log(), 0.0)
+
+
+def time_encoding(times: torch.Tensor, size: int) -> torch.Tensor:
+    """Return ESPnet's sinusoids (B, T', size) at times (B, T'), whole or not."""
+    even = torch.arange(0, size, 2, device=times.device, dtype=torch.float64)
+    frequencies = torch.pow(10000.0, -even / size)
+    angles = times.to(torch.float64).unsqueeze(2) * frequencies
+    return torch.stack([angles.sin(), angles.cos()], dim=3).flatten(2)
+
+
+class TrueTimeEncoding(RelPositionalEncoding):
+    """ESPnet's relative positional encoding, for frames at true times.
+
+    With ``times`` it gives the sinusoids at these, for :class:`TrueTimeAttention`.
+    """
+
+    def forward(self, x, times=None):
+        """Return x (B, T', D), scaled, and the encoding (B, T', D) of times (B, T')."""
+        encoding = time_encoding(times, self.d_model).to(x.dtype)
+        return self.dropout(x * self.xscale), self.dropout(encoding)
+
+
+class TrueTimeAttention(RelPositionMultiHeadedAttention):
+    """ESPnet's attention, with relative positions that need not be whole numbers.
+
+    ESPnet looks up the sinusoids of i - j and shifts rows into place. Here frame i is
+    at time t_i, and the sinusoids of t_i - t_j follow from those of t_i and of t_j:
+    with u the query in the sinusoids' basis,
+
+        u_s sin w(t_i - t_j) + u_c cos w(t_i - t_j)
+            = (u_c cos w t_i + u_s sin w t_i) cos w t_j
+            + (u_c sin w t_i - u_s cos w t_i) sin w t_j
+
+    so that nothing of size T x T x D is formed. The parameters are ESPnet's; at
+    t_i = i the result is ESPnet's.
+    """
+
+    def forward(self, query, key, value, pos_emb, mask):
+        """Return (B, T, D); pos_emb (B, T, D) is :func:`time_encoding` at the times."""
+        q, k, v = self.forward_qkv(query, key, value)  # (B, H, T, d_k)
+        bias_u, bias_v = self.pos_bias_u.unsqueeze(1), self.pos_bias_v.unsqueeze(1)
+        content = torch.matmul(q + bias_u, k.transpose(-2, -1))
+        basis = self.linear_pos.weight.view(self.h, self.d_k, -1)
+        u = torch.matmul(q + bias_v, basis)  # (B, H, T, D)
+        u_sine, u_cosine = u[..., 0::2], u[..., 1::2]
+        sine, cosine = pos_emb[:, None, :, 0::2], pos_emb[:, None, :, 1::2]
+        rotated = torch.cat(
+            [
+                u_cosine * cosine + u_sine * sine,
+                u_cosine * sine - u_sine * cosine,
+            ],
+            dim=-1,
+        )
+        keys = torch.cat([cosine, sine], dim=-1)
+        place = torch.matmul(rotated, keys.transpose(-2, -1))
+        scores = (content + place) / self.d_k**0.5
+        return self.forward_attention(v, scores, mask)
