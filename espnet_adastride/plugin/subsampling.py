@@ -177,6 +177,7 @@ OWN_WORDS = (
     "channels",
     "vp_weight",
     "after_blocks",
+    "train_strides",
     "tell_strides",
     "true_times",
 )
@@ -264,6 +265,10 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             downsampler sees every frame: at full rate the two-dimensional ones cost
             more than they save behind them (RESULTS.md, "In the model").
         channels: of the trunk's convolutions; None means ``odim``.
+        train_strides: (lowest, highest) overall stride of a training batch, drawn
+            anew for every batch, its logarithm evenly; ``stride`` is that of
+            validation and decoding. One model then serves all rates between
+            (:meth:`set_stride`).
         vp_weight: weight of the positioning loss in the training loss (1.0 in the
             authors' training); other auxiliary losses have weights of their own.
         after_blocks: the encoder's block behind which each stage stands, such as
@@ -290,6 +295,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         trunk: str = "conv1d",
         channels: Optional[int] = None,
         vp_weight: float = 1.0,
+        train_strides: Optional[Sequence[float]] = None,
         after_blocks: Optional[Sequence[int]] = None,
         tell_strides: bool = False,
         true_times: bool = False,
@@ -337,6 +343,8 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         self.downsamplers = torch.nn.ModuleList(downsamplers)
         self.later = torch.nn.ModuleList(later)
         self.out[0] = torch.nn.Linear(stages[-1].width, odim)
+        self.train_strides = self._checked_range(train_strides)
+        self._decoding_stride = math.prod(self.strides)
         self.stride_vector = (
             torch.nn.Parameter(torch.zeros(odim)) if tell_strides else None
         )
@@ -424,7 +432,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         ]
 
     def set_stride(self, stride: float) -> None:
-        """Resample at another overall rate from now on, for decoding.
+        """Resample at another overall rate from now on.
 
         The change is spread evenly, as a factor, over the stages that take any real
         stride (adastride, adastride_f, spectral_pool), starting from the strides the
@@ -438,13 +446,17 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             ConfigurationError: if no stage takes it, or the other stages alone are
                 above it.
         """
+        self._decoding_stride = self._spread(stride)
+
+    def _spread(self, stride: float) -> float:
+        """Set the stages' strides; return the overall stride."""
         try:
             wanted = check_stride(stride)
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
         free = [
             index
-            for index, stage in enumerate(self.downsamplers)
+            for index, stage in enumerate(self.stages())
             if not isinstance(stage, torch.nn.Identity) and stage.takes_any_stride()
         ]
         names = ", ".join(self.methods)
@@ -474,7 +486,40 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             new = max(self.strides[i] * factor, 1.0) if i in moving else 1.0
             # a factor of 1 gives the very strides that it was built with
             new = self.strides[i] if math.isclose(new, self.strides[i]) else new
-            self.downsamplers[i].set_stride(new)
+            self.stages()[i].set_stride(new)
+        return wanted
+
+    def _checked_range(self, train_strides) -> Optional[Tuple[float, float]]:
+        """Return (lowest, highest); refuse what the stages cannot follow."""
+        if train_strides is None:
+            return None
+        where = "encoder_conf: input_layer_conf: train_strides"
+        try:
+            low, high = (check_stride(one) for one in train_strides)
+        except (TypeError, ValueError):
+            low, high = 1.0, 0.0
+        if low > high:
+            raise ConfigurationError(
+                f"{where} must be the lowest and the highest stride, such as [4, 12], "
+                f"got {train_strides!r}"
+            )
+        try:
+            for stride in (low, high, math.prod(self.strides)):
+                self._spread(stride)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{where}: {error}") from None
+        return low, high
+
+    def _draw_stride(self) -> None:
+        """Take a training batch's stride, or go back to the decoding one."""
+        if self.train_strides is None:
+            return
+        if self.training:
+            low, high = map(math.log, self.train_strides)
+            share = torch.rand(()).item()  # on the CPU: no device is waited for
+            self._spread(math.exp(low + share * (high - low)))
+        elif not math.isclose(math.prod(self.current_strides()), self._decoding_stride):
+            self._spread(self._decoding_stride)
 
     def reported_stats(self) -> Dict[str, Union[float, torch.Tensor]]:
         """Return what the stages report of themselves, ``{name_stage: scalar}``.
@@ -509,6 +554,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             the positional embedding for rel_pos; and the mask (B, 1, T'), None for
             None.
         """
+        self._draw_stride()
         if x_mask is None:
             lengths = torch.full((x.size(0),), x.size(1), device=x.device)
         else:
