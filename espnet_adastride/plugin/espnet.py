@@ -13,7 +13,11 @@ from espnet2.cls.espnet_model import ESPnetClassificationModel
 from espnet2.s2t.espnet_model import ESPnetS2TModel
 from espnet2.slu.espnet_model import ESPnetSLUModel
 from espnet2.st.espnet_model import ESPnetSTModel
-from espnet2.tasks import asr, cls, s2t, slu, st
+from espnet2.tasks import asr as asr_task
+from espnet2.tasks import cls as cls_task
+from espnet2.tasks import s2t as s2t_task
+from espnet2.tasks import slu as slu_task
+from espnet2.tasks import st as st_task
 from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet.nets.pytorch_backend.transformer.attention import (
     RelPositionMultiHeadedAttention,
@@ -38,10 +42,10 @@ __all__ = [
     "RelPositionalEncoding",
     "TooShortUttError",
     "TransformerEncoder",
-    "asr",
-    "cls",
+    "asr_task",
+    "cls_task",
     "force_gatherable",
-    "s2t",
-    "slu",
-    "st",
+    "s2t_task",
+    "slu_task",
+    "st_task",
 ]

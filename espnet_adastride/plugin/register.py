@@ -20,11 +20,11 @@ ENCODERS = {
 
 #: ESPnet's task, its model and ours
 MODELS = (
-    (espnet.asr, espnet.ESPnetASRModel, model.AdaStrideASRModel),
-    (espnet.st, espnet.ESPnetSTModel, model.AdaStrideSTModel),
-    (espnet.slu, espnet.ESPnetSLUModel, model.AdaStrideSLUModel),
-    (espnet.s2t, espnet.ESPnetS2TModel, model.AdaStrideS2TModel),
-    (espnet.cls, espnet.ESPnetClassificationModel, model.AdaStrideCLSModel),
+    (espnet.asr_task, espnet.ESPnetASRModel, model.AdaStrideASRModel),
+    (espnet.st_task, espnet.ESPnetSTModel, model.AdaStrideSTModel),
+    (espnet.slu_task, espnet.ESPnetSLUModel, model.AdaStrideSLUModel),
+    (espnet.s2t_task, espnet.ESPnetS2TModel, model.AdaStrideS2TModel),
+    (espnet.cls_task, espnet.ESPnetClassificationModel, model.AdaStrideCLSModel),
 )
 
 
@@ -38,5 +38,5 @@ def register() -> None:
         task.encoder_choices.classes.update(ENCODERS)
         if hasattr(task, "model_choices"):
             task.model_choices.classes["espnet"] = ours
-        if task in (espnet.st, espnet.cls):  # they name the class itself
+        if task in (espnet.st_task, espnet.cls_task):  # they name the class itself
             setattr(task, stock.__name__, ours)
