@@ -96,6 +96,9 @@ option asr_stats_dir "" "Folder of the statistics"
 option feats_normalize global_mvn "global_mvn, or utterance_mvn"
 option pretrained_model "" "Model to start from (espnet's --init_param)"
 option ignore_init_mismatch false "Take of pretrained_model what fits"
+option plan true "Plan the training first: what is too short, CTC, batches, cost (plan.md)"
+option max_unalignable 0.1 "Refuse if CTC cannot align a larger share of the training set"
+option plan_seconds 20 "Seconds that the plan may measure training steps; 0: count only"
 option asr_speech_fold_length 800 "For batch_type folded"
 option asr_text_fold_length 150 "For batch_type folded"
 section "Decoding"
@@ -136,7 +139,7 @@ for name in nj inference_nj num_nodes cpu_processes; do
     [ "${!name}" -ge 1 ] || die "--${name} ${!name}: give at least 1"
 done
 for name in skip_data_prep skip_train skip_eval rerun gpu_inference download use_lm \
-    use_ngram ignore_init_mismatch; do
+    use_ngram ignore_init_mismatch plan; do
     [[ ${!name} =~ ^(true|false)$ ]] || die "--${name} ${!name}: give true or false"
 done
 one_of() { [[ " $2 " == *" ${!1} "* ]] || die "--$1 '${!1}': choose one of $2"; }
@@ -529,6 +532,28 @@ stage_10() {
     unlock
 }
 
+# What the training will meet, as a page; refuses what cannot work. With the options of
+# the training; the array `common` holds the others.
+plan_training() {
+    local page=${asr_exp}/plan.md stamp=(--stamp "${asr_exp}/.plan_done") processes
+    processes=$((ngpu * num_nodes))
+    [ "${ngpu}" -gt 0 ] || processes=${cpu_processes}
+    if ! is_done "${stamp[@]}" --input "${asr_exp}/.training.json" \
+        --option "ngpu=${ngpu}" --option "processes=${processes}" \
+        --option "max_unalignable=${max_unalignable}" \
+        --option "plan_seconds=${plan_seconds}"; then
+        log "planning the training, log: ${asr_exp}/plan.log"
+        ours run_jobs "${asr_exp}/plan.log" \
+            "${python_cmd[@]}" -m espnet_adastride.bin.run \
+            -m espnet_adastride.bin.plan_training --plan "${page}" \
+            --processes "${processes}" --max_unalignable "${max_unalignable}" \
+            --plan_seconds "${plan_seconds}" --ngpu "${ngpu}" \
+            --output_dir "${asr_exp}" "$@" "${common[@]}"
+        cat "${page}"
+        ours stage_stamp write "${stamp[@]}" --summary "${page}" --output "${page}"
+    fi
+}
+
 stage_11() {
     local name common training_files words stamp options
     local speech=speech_shape text=text_shape.${token_type}
@@ -561,6 +586,7 @@ stage_11() {
                 --normalize_conf "stats_file=${asr_stats_dir}/train/feats_stats.npz")
         fi
         common_training_options
+        ! "${plan}" || plan_training "${options[@]}"
         train asr "${asr_exp}" "${options[@]}"
         ours stage_stamp write "${stamp[@]}" --summary "${asr_exp}: trained" \
             --output "${asr_exp}/config.yaml" --output "${asr_exp}/*.ave.pth"

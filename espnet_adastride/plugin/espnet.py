@@ -9,11 +9,13 @@ from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.samplers.build_batch_sampler import build_batch_sampler
 from espnet2.tasks import asr as asr_task
 from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet.nets.pytorch_backend.transformer.subsampling import (
     Conv2dSubsampling,
     TooShortUttError,
+    check_short_utt,
 )
 
 __all__ = [
@@ -25,5 +27,7 @@ __all__ = [
     "TooShortUttError",
     "TransformerEncoder",
     "asr_task",
+    "build_batch_sampler",
+    "check_short_utt",
     "force_gatherable",
 ]
