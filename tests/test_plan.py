@@ -162,8 +162,8 @@ def test_the_page(tmp_path):
         "- multiply-accumulates a second of audio: 2 G, 667 M of them in the input "
         "layer (forward of an utterance of 1.5 s; FLOPs are twice that)",
         "- a median batch, 4 s of audio: 1.00 s, 1.00 GiB (measured)",
-        "- the largest batch, 8 s of audio: 2.00 s, 2.00 GiB (extrapolated from 25 % of "
-        "it)",
+        "- the largest batch, 8 s of audio: 2.00 s, 2.00 GiB (extrapolated from "
+        "25 % of it)",
         "- warning: take care",
     ):
         assert line in text.splitlines()

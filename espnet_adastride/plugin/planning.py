@@ -75,10 +75,8 @@ class ModelLengths:
         self.mels = model.frontend.output_size()
         self.exact = embed if isinstance(embed, AdaptiveSubsampling) else None
         self.masked = None
-        if (
-            self.exact is None
-            and "x_mask" in inspect.signature(embed.forward).parameters
-        ):
+        parameters = inspect.signature(embed.forward).parameters
+        if self.exact is None and "x_mask" in parameters:
             self.masked = copy.deepcopy(embed).to("meta")
             for name in ("out", "pos_enc"):  # positions are of no use here
                 if hasattr(self.masked, name):
@@ -124,9 +122,7 @@ class Texts:
         """Return an utterance's token ids."""
         text = self.texts.get(key)
         if text is None:
-            raise RecipeError(
-                f"{key} has a shape, but no text: run the statistics again"
-            )
+            raise RecipeError(f"{key} has a shape, but no text: run stage 10 again")
         if text not in self._ids:  # speed-perturbed copies share it
             if self.process is None:
                 self._ids[text] = [int(word) for word in text.split()]
@@ -136,7 +132,7 @@ class Texts:
 
 
 def batch_options(args, mode: str) -> Tuple[str, int, int]:
-    """Return ``batch_type``, ``batch_size``, ``batch_bins`` of ``train`` or ``valid``."""
+    """Return batch_type, batch_size and batch_bins of ``train`` or ``valid``."""
     options = args.batch_type, args.batch_size, args.batch_bins
     if mode == "train":
         return options
@@ -178,8 +174,8 @@ def espnet_batches(args, mode: str, processes: int) -> List[Tuple[str, ...]]:
     if len(small) < processes:
         raise RecipeError(
             f"a batch of the {mode} set holds {len(small)} utterances and {processes} "
-            "processes share it: use fewer processes (--ngpu, --cpu_processes) or larger "
-            "batches"
+            "processes share it: use fewer processes (--ngpu, --cpu_processes) or "
+            "larger batches"
         )
     return batches
 

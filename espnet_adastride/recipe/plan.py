@@ -106,6 +106,14 @@ def _some(keys: Sequence[str], say) -> str:
     return words + (", ..." if len(keys) > NAMED else "")
 
 
+def _some_short(lengths: SetLengths, keys: Sequence[str]) -> str:
+    return _some(keys, lambda key: f"{lengths.features[key]} frames")
+
+
+def _some_unalignable(lengths: SetLengths, frames, keys: Sequence[str]) -> str:
+    return _some(keys, lambda key: f"{frames[key]} of {lengths.needed[key]}")
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
@@ -131,9 +139,9 @@ def refuse_what_cannot_work(
         longest = max(lengths.samples[k] for k in short) / lengths.rate
         raise RecipeError(
             f"{len(short)} {lengths.name} utterances are too short for the input layer "
-            f"({limit} frames) and fill {len(fatal)} of {len(lengths.batches)} batches, "
-            "at which ESPnet stops: "
-            f"{_some(short, lambda k: f'{lengths.features[k]} frames')}; leave them out: "
+            f"({limit} frames) and fill {len(fatal)} of {len(lengths.batches)} "
+            f"batches, at which ESPnet stops: {_some_short(lengths, short)}; leave "
+            "them out: "
             f"--min_wav_duration {math.ceil(longest * 1000) / 1000:g}"
         )
     bad = lengths.unalignable()
@@ -152,13 +160,10 @@ def refuse_what_cannot_work(
         raise RecipeError(
             f"CTC cannot align {len(bad)} of {count} {lengths.name} utterances "
             f"({_percent(len(bad) / count)}; {_percent(allowed)} may be): at 1/"
-            f"{lengths.downsampling():.3g} of the frames they have fewer than labels and "
-            f"repeats need: {_some(bad, _frames_needed(lengths, lengths.frames))}; {mend}"
+            f"{lengths.downsampling():.3g} of the frames they have fewer than labels "
+            f"and repeats need: {_some_unalignable(lengths, lengths.frames, bad)}; "
+            f"{mend}"
         )
-
-
-def _frames_needed(lengths, frames):
-    return lambda key: f"{frames[key]} of {lengths.needed[key]}"
 
 
 def utterance_bins(shapes: Sequence[Dict[str, Sequence[int]]], kind: str) -> Dict:
@@ -195,8 +200,8 @@ def refuse_batch_bins(name: str, bins: Dict[str, int], batch_bins: int) -> None:
     if large:
         raise RecipeError(
             f"{len(large)} of {len(bins)} {name} utterances are larger than a batch "
-            f"(batch_bins {batch_bins}): {_some(large, bins.get)}; raise batch_bins, or "
-            "leave long ones out (--max_wav_duration)"
+            f"(batch_bins {batch_bins}): {_some(large, bins.get)}; raise batch_bins, "
+            "or leave long ones out (--max_wav_duration)"
         )
 
 
@@ -211,8 +216,8 @@ def vocabulary_warning(path: PathLike, shapes: Dict, tokens: int) -> Optional[st
         return None
     found = "no vocabulary size" if () in sizes else f"another size {min(sizes)}"
     return (
-        f"{path} has {found} behind the lengths (there are {tokens} tokens): batch_bins "
-        "of published recipes count it, so batches would have another size; give "
+        f"{path} has {found} behind the lengths (there are {tokens} tokens): "
+        "batch_bins of published recipes count it, so batches get another size; give "
         "text_shape.<token_type>, as stage 10 writes it"
     )
 
@@ -224,24 +229,23 @@ def set_warnings(lengths: SetLengths, limit: int) -> List[str]:
     if short:
         lines.append(
             f"{len(short)} {lengths.name} utterances have fewer than {limit} frames, "
-            "beside longer ones: "
-            f"{_some(short, lambda k: f'{lengths.features[k]} frames')}; alone they "
-            "cannot be decoded (--min_wav_duration leaves them out)"
+            f"beside longer ones: {_some_short(lengths, short)}; alone they cannot be "
+            "decoded (--min_wav_duration leaves them out)"
         )
     bad = lengths.unalignable()
     if bad:
         lines.append(
             f"CTC's loss is silently zero for {len(bad)} {lengths.name} utterances, "
             "which have fewer frames than labels and repeats need: "
-            f"{_some(bad, _frames_needed(lengths, lengths.frames))}; all can be aligned "
-            f"at a stride of {math.floor(10 * lengths.largest_stride(0)) / 10:g}"
+            f"{_some_unalignable(lengths, lengths.frames, bad)}; all can be aligned at "
+            f"a stride of {math.floor(10 * lengths.largest_stride(0)) / 10:g}"
         )
     if lengths.fastest is not None:
         sped = lengths.unalignable(lengths.fastest)
         if len(sped) > len(bad):
             lines.append(
                 f"sped up on the fly, {len(sped)} {lengths.name} utterances cannot be "
-                f"aligned: {_some(sped, _frames_needed(lengths, lengths.fastest))}"
+                f"aligned: {_some_unalignable(lengths, lengths.fastest, sped)}"
             )
     if lengths.padding() > MUCH_PADDING:
         lines.append(
@@ -380,9 +384,10 @@ def cost_lines(
         f"{_count(model.layer_parameters)} of them in the input layer"
     ]
     if model.macs is not None:
+        whole, layer = (n / model.seconds for n in (model.macs, model.layer_macs))
         lines.append(
-            f"- multiply-accumulates a second of audio: {_count(model.macs / model.seconds)}"
-            f", {_count(model.layer_macs / model.seconds)} of them in the input layer "
+            f"- multiply-accumulates a second of audio: {_count(whole)}, "
+            f"{_count(layer)} of them in the input layer "
             f"(forward of an utterance of {model.seconds:.1f} s; FLOPs are twice that)"
         )
     if not steps:

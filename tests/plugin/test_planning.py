@@ -169,8 +169,8 @@ def test_the_page_has_the_models_parameters_and_products(experiment, conf, capsy
     assert f", {own} of them in the input layer" in page
     assert "| utterances | 6 | 2 |" in page
     assert "not measured (not asked for)" in page and "warning" not in page
-    # 101, 108, 131, 201, 212, 91 features: ceil(n / 8) is 109 in 8.38 s; conv2d's mask is
-    # cut from the padded end: 26, 27, 32, 51, 52, 23
+    # 101, 108, 131, 201, 212, 91 features: ceil(n / 8) is 109 in 8.38 s; conv2d's mask
+    # is cut from the padded end: 26, 27, 32, 51, 52, 23
     rates = "25.2 | 25.2" if "conv2d" in conf else "13.0 | 12.8"
     assert f"| frames a second behind the input layer | {rates} |" in page
 
