@@ -2,9 +2,10 @@
 # The recipe driver: from a corpus on disk to a table of word error rates, with ESPnet's
 # stage numbers, option names and folders, without Kaldi and sclite.
 #
-#   1  data preparation (local/data.sh)   6-8  language model   12  decoding
-#   3  check and format audio              10  statistics       13  scoring
-#   4  remove long and short utterances    11  training
+#   1  data preparation (local/data.sh)   6-8  language model   13  scoring
+#   2  speed perturbation                  10  statistics       14  packing
+#   3  check and format audio              11  training
+#   4  remove long and short utterances    12  decoding
 #   5  token list
 #
 # It is called by a recipe's run.sh, in the recipe's folder; `run.sh --help` lists the
@@ -58,7 +59,7 @@ option test_sets "" "Test sets, separated by spaces (required)"
 option local_data_opts "" "Further options for local/data.sh"
 option download false "Let stage 1 download the corpus if it is not there"
 option lang noinfo "Language, for names of folders"
-option speed_perturb_factors "" "Stage 2 comes later; see conf/ for on-the-fly perturbation"
+option speed_perturb_factors "" "Speeds at which to copy the training set, e.g. 0.9 1.0 1.1"
 option feats_type raw "raw only"
 option audio_format flac "Format of resampled audio; flac only"
 option fs 16k "Sampling rate"
@@ -172,12 +173,21 @@ set -f  # split at spaces, no file name patterns
 # shellcheck disable=SC2206
 asr_words=(${asr_args}) lm_words=(${lm_args}) inference_words=(${inference_args})
 # shellcheck disable=SC2206
-data_words=(${local_data_opts}) tests=(${test_sets})
-sets=()
-for name in "${train_set}" "${valid_set}" "${tests[@]}"; do
-    [[ " ${sets[*]-} " == *" ${name} "* ]] || sets+=("${name}")
-done
+data_words=(${local_data_opts}) tests=(${test_sets}) factors=(${speed_perturb_factors})
 set +f
+unique() {  # fills the array `sets`
+    local name
+    sets=()
+    for name in "$@"; do [[ " ${sets[*]-} " == *" ${name} "* ]] || sets+=("${name}"); done
+}
+unique "${train_set}" "${valid_set}" "${tests[@]}"
+prepared_sets=${sets[*]}
+# From stage 3 on, the training set is the one with the perturbed copies.
+spoken_set=${train_set} sp_tag=
+if [ ${#factors[@]} -gt 0 ]; then
+    train_set+=_sp sp_tag=_sp
+    unique "${train_set}" "${valid_set}" "${tests[@]}"
+fi
 
 # ---------------------------------------------------------------- ESPnet's names
 data_feats=${dumpdir}/raw
@@ -196,10 +206,10 @@ arguments_tag() { sed -e 's/--/_/g' -e 's/[ |=/]//g' <<<"$1"; }
 if [ -z "${asr_tag}" ]; then
     asr_tag=train
     [ -z "${asr_config}" ] || asr_tag=$(basename "${asr_config}" .yaml)
-    asr_tag+=_${feats_type}${lang_tag}_${token_tag}$(arguments_tag "${asr_args}")
+    asr_tag+=_${feats_type}${lang_tag}_${token_tag}$(arguments_tag "${asr_args}")${sp_tag}
 fi
 : "${asr_exp:=${expdir}/asr_${asr_tag}}"
-: "${asr_stats_dir:=${expdir}/asr_stats_${feats_type}${lang_tag}_${token_tag}}"
+: "${asr_stats_dir:=${expdir}/asr_stats_${feats_type}${lang_tag}_${token_tag}${sp_tag}}"
 if [ -z "${lm_tag}" ]; then
     lm_tag=train
     [ -z "${lm_config}" ] || lm_tag=$(basename "${lm_config}" .yaml)
@@ -292,15 +302,26 @@ later() { log "Stage $1: $2 comes later; $3"; }
 stage_1() {
     [ -f local/data.sh ] || die "${PWD}/local/data.sh is missing: each recipe has one"
     lock data wait
-    run bash local/data.sh --sets "${sets[*]}" --fs "${fs}" --nj "${nj}" \
+    run bash local/data.sh --sets "${prepared_sets}" --fs "${fs}" --nj "${nj}" \
         --python "${python}" --download "${download}" --rerun "${rerun}" \
         ${data_words[@]+"${data_words[@]}"}
+    unlock
+}
+
+stage_2() {
+    need "data/${spoken_set}/wav.scp" "stage 1"
+    lock data wait
+    ours perturb_speed --source "data/${spoken_set}" --output "data/${train_set}" \
+        --nj "${nj}" --rerun "${rerun}" --factors "${factors[@]}"
     unlock
 }
 
 stage_3() {
     local name arguments=()
     for name in "${sets[@]}"; do
+        if [ "${name}" = "${train_set}" ] && [ -n "${sp_tag}" ]; then
+            need "data/${name}/.stage_done" "stage 2"
+        fi
         need "data/${name}/wav.scp" "stage 1"
         arguments+=(--set "data/${name}" "$(evaluation_dir "${name}")")
     done
@@ -321,9 +342,13 @@ stage_4() {
     unlock
 }
 
-# The text files of an option, one or several; empty: the training set's.
+# The text files of an option, one or several; empty: the training set's, of perturbed
+# copies each sentence once.
 text_files() {  # FILES OF THE OPTION; fills the array `texts`
-    if [ -z "$1" ]; then
+    if [ -z "$1" ] && [ -n "${sp_tag}" ]; then
+        texts=("data/${spoken_set}/text")
+        need "${texts[0]}" "stage 1"
+    elif [ -z "$1" ]; then
         texts=("${data_feats}/${train_set}/text")
         need "${texts[0]}" "stage 4"
     elif [ -f "$1" ]; then
@@ -674,7 +699,8 @@ stage_13() {
 
 # ---------------------------------------------------------------- main
 titles=(
-    [1]="Data preparation: data/{${sets[*]}}"
+    [1]="Data preparation: data/{${prepared_sets}}"
+    [2]="Speed perturbation: data/${spoken_set} -> data/${train_set}"
     [3]="Check and format audio: data -> ${data_feats}"
     [4]="Remove long and short utterances: ${data_feats}/org -> ${data_feats}"
     [5]="Token list: ${token_list}"
@@ -704,13 +730,12 @@ fi
 for current in $(seq 1 16); do
     wanted "${current}" || continue
     case ${current} in
-        2) [ -z "${speed_perturb_factors}" ] || later 2 "offline speed perturbation" \
-            "--speed_perturb_factors is ignored: use preprocessor_conf: data_aug_effects" ;;
         9) ! "${use_ngram}" || later 9 "the n-gram model" "going on without" ;;
         14) later "14-16" "packing and uploading" \
             "until then: ${python} -m espnet_adastride.bin.run -m espnet2.bin.pack asr" ;;
-        1 | [3-8] | 10 | 11 | 12 | 13)
+        [1-8] | 10 | 11 | 12 | 13)
             [[ ${current} != [678] ]] || ${use_lm} || continue
+            [ "${current}" -ne 2 ] || [ -n "${sp_tag}" ] || continue
             log "Stage ${current}: ${titles[current]}"
             started=${SECONDS}
             "stage_${current}"
