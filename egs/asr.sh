@@ -41,6 +41,7 @@ option stop_stage 10000 "Last stage to run"
 option skip_data_prep false "Skip stages 1-5"
 option skip_train false "Skip stages 6-11"
 option skip_eval false "Skip stages 12-13"
+option skip_packing false "Skip stage 14"
 option rerun false "Run stages even if they are done and unchanged"
 option ngpu "${gpus}" "GPUs per node for training; 0: CPU"
 option num_nodes 1 "Nodes for training"
@@ -89,7 +90,7 @@ option lm_fold_length 150 "For batch_type folded"
 option inference_lm valid.loss.ave.pth "Model file in the language model's folder"
 option use_ngram false "Use an n-gram model (stage 9 comes later)"
 section "Training"
-option asr_config "" "Configuration (YAML)"
+option asr_config "" "Configuration (YAML); of several files later ones override"
 option asr_args "" "Options that override it, split at spaces"
 option asr_tag "" "Suffix of the experiment's folder; empty: from the configuration"
 option asr_exp "" "The experiment's folder; overrides asr_tag"
@@ -110,6 +111,8 @@ option inference_asr_model valid.acc.ave.pth "Model file in the experiment's fol
 option inference_tool auto "espnet (asr_inference), ctc_greedy (batched greedy CTC)," \
     "or auto: ctc_greedy if inference_config's file name starts with decode_ctc_greedy"
 option batch_size "" "Utterances decoded at once; empty: as the configuration says"
+section "Packing"
+option model_license cc-by-4.0 "License of the packed model, for its card"
 
 while [ $# -gt 0 ]; do
     case $1 in
@@ -139,7 +142,7 @@ done
 for name in nj inference_nj num_nodes cpu_processes; do
     [ "${!name}" -ge 1 ] || die "--${name} ${!name}: give at least 1"
 done
-for name in skip_data_prep skip_train skip_eval rerun gpu_inference download use_lm \
+for name in skip_data_prep skip_train skip_eval skip_packing rerun gpu_inference download use_lm \
     use_ngram ignore_init_mismatch plan; do
     [[ ${!name} =~ ^(true|false)$ ]] || die "--${name} ${!name}: give true or false"
 done
@@ -152,18 +155,35 @@ one_of feats_normalize "global_mvn utterance_mvn"
 one_of inference_tool "auto espnet ctc_greedy"
 
 # A configuration is looked up in the recipe's folder, where the caller stood, in conf/.
-find_config() {  # NAME OF OPTION
-    local file=${!1} place
-    [ -n "${file}" ] || return 0
+look_up() {  # FILE; sets `found`
+    local place
     for place in "" "${ADASTRIDE_CALLER_DIR:-.}/" "${root}/" "${root}/conf/"; do
-        if [ -f "${place}${file}" ]; then
-            printf -v "$1" %s "${place}${file}"
-            return
-        fi
+        found=${place}$1
+        [ ! -f "${found}" ] || return 0
     done
-    die "--$1 ${file}: there is no such file"
+    return 1
 }
-find_config asr_config
+find_config() {  # NAME OF OPTION
+    [ -z "${!1}" ] || look_up "${!1}" || die "--$1 ${!1}: there is no such file"
+    [ -z "${!1}" ] || printf -v "$1" %s "${found}"
+}
+# Several files are merged into one before they are used.
+asr_configs=() config_tag=train
+find_training_config() {
+    local word words
+    [ -n "${asr_config}" ] || return 0
+    words=("${asr_config}")
+    look_up "${asr_config}" || read -ra words <<<"${asr_config}"
+    config_tag=
+    for word in "${words[@]}"; do
+        look_up "${word}" || die "--asr_config ${word}: there is no such file"
+        asr_configs+=("${found}")
+        config_tag+=${config_tag:+_}$(basename "${word}" .yaml)
+    done
+    asr_config=${found}
+    [ ${#asr_configs[@]} -eq 1 ] || asr_config=${expdir}/conf/${config_tag}.yaml
+}
+find_training_config
 find_config lm_config
 find_config inference_config
 
@@ -204,9 +224,7 @@ lang_tag=
 arguments_tag() { sed -e 's/--/_/g' -e 's/[ |=/]//g' <<<"$1"; }
 
 if [ -z "${asr_tag}" ]; then
-    asr_tag=train
-    [ -z "${asr_config}" ] || asr_tag=$(basename "${asr_config}" .yaml)
-    asr_tag+=_${feats_type}${lang_tag}_${token_tag}$(arguments_tag "${asr_args}")${sp_tag}
+    asr_tag=${config_tag}_${feats_type}${lang_tag}_${token_tag}$(arguments_tag "${asr_args}")${sp_tag}
 fi
 : "${asr_exp:=${expdir}/asr_${asr_tag}}"
 : "${asr_stats_dir:=${expdir}/asr_stats_${feats_type}${lang_tag}_${token_tag}${sp_tag}}"
@@ -619,13 +637,18 @@ stage_11() {
     unlock
 }
 
+need_model() {
+    if [ ! -f "${asr_exp}/${inference_asr_model}" ]; then
+        die "${asr_exp}/${inference_asr_model} is missing: run stage 11 first, or name" \
+            "with --inference_asr_model one of:" \
+            "$(cd "${asr_exp}" 2>/dev/null && echo ./*.pth)"
+    fi
+}
+
 stage_12() {
     local name data output logdir jobs tool options=() stamp model lm_inputs=()
+    need_model
     model=${asr_exp}/${inference_asr_model}
-    if [ ! -f "${model}" ]; then
-        die "${model} is missing: run stage 11 first, or name with --inference_asr_model" \
-            "one of: $(cd "${asr_exp}" 2>/dev/null && echo ./*.pth)"
-    fi
     case ${inference_tool} in
         ctc_greedy) tool=(-m espnet_adastride.bin.asr_inference_ctc) ;;
         espnet) tool=(-m espnet_adastride.bin.run -m espnet2.bin.asr_inference) ;;
@@ -697,7 +720,47 @@ stage_13() {
     ours score --results "${asr_exp}"
 }
 
+stage_14() {
+    local stamp files options=() words
+    need_model
+    files=("${asr_exp}/config.yaml" "${asr_exp}/${inference_asr_model}")
+    options=(--asr_train_config "${files[0]}" --asr_model_file "${files[1]}")
+    if ${use_lm}; then
+        need "${lm_exp}/${inference_lm}" "stage 7"
+        files+=("${lm_exp}/config.yaml" "${lm_exp}/${inference_lm}")
+        options+=(--lm_train_config "${lm_exp}/config.yaml"
+            --lm_file "${lm_exp}/${inference_lm}")
+    fi
+    each --option
+    for file in "${bpemodel}" "${nlsyms_txt}"; do
+        [ "${file}" = none ] || words+=(--option "${file}")
+    done
+    [ "${feats_normalize}" != global_mvn ] ||
+        words+=(--option "${asr_stats_dir}/train/feats_stats.npz")
+    if [ -f "${asr_exp}/RESULTS.md" ]; then
+        files+=("${asr_exp}/RESULTS.md")
+        options+=(--results "${asr_exp}/RESULTS.md")
+        words+=(--option "${asr_exp}/RESULTS.md")
+    fi
+    options+=(${words[@]+"${words[@]}"})
+    lock "${asr_exp}" refuse
+    each --input "${files[@]}"
+    stamp=(--stamp "${asr_exp}/.packing_done")
+    if ! is_done "${stamp[@]}" "${words[@]}" --option "license=${model_license}" \
+        --option "archive=${packed_model}"; then
+        ours run_jobs "${asr_exp}/pack.log" \
+            "${python_cmd[@]}" -m espnet_adastride.bin.run \
+            -m espnet_adastride.bin.pack_model "${options[@]}" \
+            --license "${model_license}" --lang "${lang}" --outpath "${packed_model}"
+        tail -n 1 "${asr_exp}/pack.log"
+        ours stage_stamp write "${stamp[@]}" --summary "${packed_model}" \
+            --output "${packed_model}" --output "${asr_exp}/README.md"
+    fi
+    unlock
+}
+
 # ---------------------------------------------------------------- main
+packed_model=${asr_exp}/${asr_exp##*/}_${inference_asr_model%.*}.zip
 titles=(
     [1]="Data preparation: data/{${prepared_sets}}"
     [2]="Speed perturbation: data/${spoken_set} -> data/${train_set}"
@@ -711,15 +774,21 @@ titles=(
     [11]="Training: ${asr_exp}"
     [12]="Decoding: ${asr_exp}/${inference_tag} (${inference_tool})"
     [13]="Scoring: ${asr_exp}/RESULTS.md"
+    [14]="Packing: ${packed_model}"
 )
 wanted() {
     [ "${stage}" -le "$1" ] && [ "$1" -le "${stop_stage}" ] || return 1
     if [ "$1" -le 5 ]; then ! "${skip_data_prep}"
     elif [ "$1" -le 11 ]; then ! "${skip_train}"
-    else ! "${skip_eval}"; fi
+    elif [ "$1" -le 13 ]; then ! "${skip_eval}"
+    else ! "${skip_packing}"; fi
 }
 # A configuration that cannot be read should not be found after hours of preparation.
 if [ "${stage}" -le 11 ] && [ "${stop_stage}" -ge 10 ]; then
+    if [ ${#asr_configs[@]} -gt 1 ]; then
+        ours check_training --action merge --config "${asr_configs[@]}" \
+            --output "${asr_config}"
+    fi
     ours check_training --action read --config "${asr_config}" \
         --arguments "${asr_args}" >/dev/null
 fi
@@ -727,13 +796,11 @@ if ${use_lm} && [ "${stage}" -le 7 ] && [ "${stop_stage}" -ge 6 ]; then
     ours check_training --action read --config "${lm_config}" \
         --arguments "${lm_args}" >/dev/null
 fi
-for current in $(seq 1 16); do
+for current in $(seq 1 14); do
     wanted "${current}" || continue
     case ${current} in
         9) ! "${use_ngram}" || later 9 "the n-gram model" "going on without" ;;
-        14) later "14-16" "packing and uploading" \
-            "until then: ${python} -m espnet_adastride.bin.run -m espnet2.bin.pack asr" ;;
-        [1-8] | 10 | 11 | 12 | 13)
+        [1-8] | 1[0-4])
             [[ ${current} != [678] ]] || ${use_lm} || continue
             [ "${current}" -ne 2 ] || [ -n "${sp_tag}" ] || continue
             log "Stage ${current}: ${titles[current]}"
