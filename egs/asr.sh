@@ -721,7 +721,7 @@ stage_13() {
 }
 
 stage_14() {
-    local stamp files options=() words
+    local stamp files options=() words file
     need_model
     files=("${asr_exp}/config.yaml" "${asr_exp}/${inference_asr_model}")
     options=(--asr_train_config "${files[0]}" --asr_model_file "${files[1]}")
@@ -738,7 +738,8 @@ stage_14() {
     [ "${feats_normalize}" != global_mvn ] ||
         words+=(--option "${asr_stats_dir}/train/feats_stats.npz")
     if [ -f "${asr_exp}/RESULTS.md" ]; then
-        files+=("${asr_exp}/RESULTS.md")
+        # RESULTS.md itself tells when it was written
+        for file in "${asr_exp}"/*/*/score_wer/result.txt; do files+=("${file}"); done
         options+=(--results "${asr_exp}/RESULTS.md")
         words+=(--option "${asr_exp}/RESULTS.md")
     fi
