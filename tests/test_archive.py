@@ -184,6 +184,15 @@ def test_yaml_and_arrays_with_code_are_refused(tmp_path):
     for name in ("meta.yaml", "exp/asr/config.yaml"):
         path = write_zip(tmp_path / "evil.zip", members(**{name: code}))
         assert f"{name} is no plain YAML" in refused(path, tmp_path)
+    lines = ["l0: &l0 [a, a]"] + [
+        f"l{i}: &l{i} [*l{i - 1}, *l{i - 1}]" for i in range(1, 60)
+    ]
+    bomb = "\n".join(lines).encode()
+    path = write_zip(tmp_path / "evil.zip", members(**{"exp/asr/config.yaml": bomb}))
+    assert "config.yaml is no plain YAML: it has aliases" in refused(path, tmp_path)
+    deep = b"a: " + b"[" * 600 + b"]" * 600
+    path = write_zip(tmp_path / "evil.zip", members(**{"exp/asr/config.yaml": deep}))
+    assert "config.yaml is no plain YAML" in refused(path, tmp_path)
     objects = arrays(count=np.array([{"a": 1}], dtype=object))
     path = write_zip(
         tmp_path / "evil.zip", members(**{"exp/stats/feats_stats.npz": objects})

@@ -133,9 +133,14 @@ def _copy(archive: Path, member: Member, target: Path) -> None:
 
 
 def _read_yaml(archive: Path, path: Path, name: str) -> dict:
+    loader = yaml.SafeLoader  # libyaml's could be made to exhaust the stack
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(text, loader)):
+            # a few lines of them can stand for more than fits into memory
+            raise _refuse(archive, f"{name} is no plain YAML: it has aliases")
+        content = yaml.load(text, loader)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise _refuse(archive, f"{name} is no plain YAML: {reason}") from None
     if not isinstance(content, dict):
