@@ -27,7 +27,7 @@ def test_the_header_is_yaml_and_the_snippet_runs_up_to_the_model():
         "license": "cc-by-4.0",
         "language": "en",
     }
-    assert "`adastride` {'stride': 8}, 38.5 M parameters,\n4 bpe tokens" in text
+    assert "`adastride`, 38.5 M parameters, 4 bpe\ntokens, audio of 16k" in text
     assert "unpack_model a_v.zip model" in text
     snippet = text.split("```python\n")[1].split("```")[0]
     compile(snippet, "card", "exec")

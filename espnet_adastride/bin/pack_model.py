@@ -25,6 +25,7 @@ from espnet_adastride.recipe.archive import check_weights
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors
 from espnet_adastride.recipe.files import write_text
 from espnet_adastride.recipe.model_card import model_card
+from espnet_adastride.recipe.plan import short_count
 from espnet_adastride.recipe.training import read_config
 
 CONFIGS = ("asr_train_config", "lm_train_config")
@@ -142,7 +143,7 @@ def pack_model(args: argparse.Namespace) -> str:
     write_text(out.with_name("README.md"), card)
     size = out.stat().st_size / 2**20
     return (
-        f"{out}: {parameters / 1e6:.1f} M parameters, {size:.1f} MiB; card: README.md"
+        f"{out}: {short_count(parameters)} parameters, {size:.1f} MiB; card: README.md"
     )
 
 

@@ -458,8 +458,7 @@ def measure_steps(
         steps.append(step._replace(padded=whole))
     name = torch.cuda.get_device_name() if device == "cuda" else "this CPU"
     if device == "cpu":
-        threads = torch.get_num_threads()
-        name += f", {threads} thread{'s' if threads > 1 else ''}"
+        name += f" (threads: {torch.get_num_threads()})"
     if processes > 1:
-        name += f", {processes} processes that do not slow each other down"
+        name += f" in {processes} processes, of which one was measured alone"
     return steps, name

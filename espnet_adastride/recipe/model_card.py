@@ -7,6 +7,7 @@ from typing import Dict, Optional
 import yaml
 
 from espnet_adastride.recipe.files import PathLike
+from espnet_adastride.recipe.plan import short_count
 
 # ESPnet's paper, the method's, and its published follow-up
 CITATION = """\
@@ -92,8 +93,8 @@ def model_card(
 # {name}
 
 Speech recognition with ESPnet: encoder `{config.get("encoder")}`, input layer
-`{layer}` {encoder.get("input_layer_conf") or ""}, {parameters / 1e6:.1f} M parameters,
-{tokens} {config.get("token_type")} tokens, audio of {rate} samples a second.
+`{layer}`, {short_count(parameters)} parameters, {tokens} {config.get("token_type")}
+tokens, audio of {rate} samples a second.
 
 ## Use
 

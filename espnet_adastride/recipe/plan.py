@@ -313,7 +313,8 @@ class ModelCost(NamedTuple):
     seconds: float = 1.0
 
 
-def _count(number: float) -> str:
+def short_count(number: float) -> str:
+    """Return e.g. ``38.5 M``."""
     for size, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
         if number >= size:
             return f"{number / size:.3g}{unit}"
@@ -380,14 +381,14 @@ def cost_lines(
         batches: Training batches an epoch, if not all (``num_iters_per_epoch``).
     """
     lines = [
-        f"- model: {model.words}: {_count(model.parameters)} parameters, "
-        f"{_count(model.layer_parameters)} of them in the input layer"
+        f"- model: {model.words}: {short_count(model.parameters)} parameters, "
+        f"{short_count(model.layer_parameters)} of them in the input layer"
     ]
     if model.macs is not None:
         whole, layer = (n / model.seconds for n in (model.macs, model.layer_macs))
         lines.append(
-            f"- multiply-accumulates a second of audio: {_count(whole)}, "
-            f"{_count(layer)} of them in the input layer "
+            f"- multiply-accumulates a second of audio: {short_count(whole)}, "
+            f"{short_count(layer)} of them in the input layer "
             f"(forward of an utterance of {model.seconds:.1f} s; FLOPs are twice that)"
         )
     if not steps:

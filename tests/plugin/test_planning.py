@@ -186,7 +186,7 @@ def test_multiply_accumulates_are_those_by_hand():
 def test_steps_are_measured_and_the_epoch_follows_from_them(experiment):
     page = experiment.plan("--plan_seconds", "60")
     assert page.count("(measured)") == 2
-    assert "- an epoch: about " in page and "on this CPU, 1 thread" in page
+    assert "- an epoch: about " in page and "on this CPU (threads: 1)" in page
 
 
 def test_a_batch_beyond_the_time_is_extrapolated(experiment):
