@@ -114,7 +114,7 @@ speech, rate = soundfile.read("speech.flac")
 text = recognise(speech)[0][0]
 ```
 
-Without the import ESPnet does not know the input layer, and refuses the configuration.
+Without the import ESPnet stops with "unexpected keyword argument 'input_layer_conf'".
 On the command line, `python -m espnet_adastride.bin.run -m espnet2.bin.asr_inference`
 does the same.
 
