@@ -353,11 +353,17 @@ def test_all_stages_on_a_handful_of_utterances(recipe, tmp_path):
 
     # a misspelt word ends in one line that names the log and the choices
     (tmp_path / "tiny.yaml").write_text(CONFIG.format(input_layer="adastrid"))
-    bad = ["--asr_tag", "bad", "--stage", "11", "--stop_stage", "11"]
+    bad = ["--asr_tag", "bad", "--stage", "11", "--stop_stage", "11", "--plan=false"]
     line = one_line(run(tmp_path, *options, *greedy, *bad, **common))
-    assert "exp/asr_bad/plan.log" in line and "'adastrid'" in line
-    line = one_line(run(tmp_path, *options, *greedy, *bad, "--plan=false", **common))
     assert "exp/asr_bad/train.log" in line and "'adastrid'" in line
+
+    # the plan refuses what cannot work, naming utterances and the mend
+    (tmp_path / "tiny.yaml").write_text(CONFIG.format(input_layer="avg_pool"))
+    small = ["--asr_tag", "small", "--stage", "11", "--asr_args", "--batch_bins 20000"]
+    line = one_line(run(tmp_path, *options, *greedy, *small, **common))
+    assert "exp/asr_small/plan.log" in line and "larger than a batch" in line
+    assert "raise batch_bins" in line
+    assert not (folder / "exp" / "asr_small" / "train.log").exists()
 
     # a language model: trained on what is spoken and further text, then decoded with
     (tmp_path / "tiny.yaml").write_text(CONFIG.format(input_layer="adastride"))

@@ -3,9 +3,11 @@
 import os
 
 import pytest
+import soundfile
 import torch
 import yaml
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from espnet2.bin.asr_inference import Speech2Text
 from espnet2.tasks.asr import ASRTask
 
 import espnet_adastride.plugin  # noqa: F401  (registers the words)
@@ -27,9 +29,11 @@ decoder_conf: {attention_heads: 2, linear_units: 16, num_blocks: 1}
 model_conf: {ctc_weight: 0.5}
 frontend_conf: {n_fft: 512, hop_length: 160, n_mels: 40, fs: 16k}
 normalize: utterance_mvn
-token_list: [<blank>, <unk>, a, b, <sos/eos>]
 token_type: char
-"""
+token_list: [<blank>, <unk>, {letters}, <sos/eos>]
+""".replace(
+    "{letters}", ", ".join("abcdefghijklmopqrstuvwxz")  # a beam of 20 needs so many
+)
 
 
 def options(config, weights, archive, *more):
@@ -96,6 +100,26 @@ def test_files_behind_links_and_absolute_ones_reach_another_machine(
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
         ["README.md", f"model.{suffix}"]
     )
+
+
+def test_the_cards_snippet_recognises_what_the_model_did(
+    experiment, tmp_path, monkeypatch
+):
+    archive = tmp_path / "model.zip"
+    further = ["--option", tmp_path / "disk/symbols.txt"]
+    pack_model.main(options("exp/config.yaml", "exp/ave.pth", archive, *further))
+    before = Speech2Text("exp/config.yaml", "exp/ave.pth")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    unpack(archive, "model")
+    speech = 0.1 * torch.randn(8000)
+    soundfile.write("speech.flac", speech.numpy(), 16000)
+    card = (elsewhere / "model" / "README.md").read_text()
+    scope = {}
+    exec(card.split("```python\n")[1].split("```")[0], scope)
+    text, _, ids, _ = before(scope["speech"])[0]
+    assert scope["text"] == text and len(ids) > 0
 
 
 def test_what_does_not_load_is_not_packed(experiment, tmp_path):
