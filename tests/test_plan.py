@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from espnet_adastride.recipe import plan
 from espnet_adastride.recipe.errors import RecipeError
-from espnet_adastride.recipe.plan import SetLengths, StepCost
+from espnet_adastride.recipe.plan import Measured, SetLengths, StepCost
 
 
 @pytest.mark.parametrize(
@@ -141,13 +141,32 @@ def test_an_epoch_by_the_line_through_two_steps():
     assert plan.epoch_seconds([100, 300], one) == pytest.approx(4)
 
 
+def test_a_part_of_a_batch_and_one_utterance_tell_the_whole():
+    # 0.5 s and 1000 bytes, and a second and 10 bytes for every 100 samples
+    small, part = StepCost(100, 1.5, 1010, 1.0), StepCost(300, 3.5, 1030, 1.0)
+    assert plan.extrapolate(small, part, 1000) == StepCost(1000, 10.5, 1100, 0.3)
+    assert plan.extrapolate(small, part, 300) == part
+    assert plan.extrapolate(small, small, 400) == StepCost(400, 6.0, 4040, 0.25)
+    unknown = plan.extrapolate(small, part._replace(peak=None), 1000)
+    assert unknown.peak is None and unknown.seconds == 10.5
+
+
+def test_more_memory_than_there_is_is_warned_of():
+    steps = [StepCost(1, 1.0, 2**30, 1.0), StepCost(2, 2.0, 3 * 2**30, 1.0)]
+    assert plan.memory_warning(Measured(steps, "x", 3 * 2**30)) is None
+    assert plan.memory_warning(Measured(steps, "x")) is None
+    line = plan.memory_warning(Measured(steps, "x", 2 * 2**30))
+    assert line.startswith("the largest batch needs about 3.00 GiB and there are 2.00")
+    assert "batch_bins" in line
+
+
 def test_the_page(tmp_path):
     train = lengths([10, 5, 2, 2], [9, 6, 1, 1], [("a", "b"), ("c", "d")])
     valid = lengths([10], [9], name="validation")
     cost = plan.ModelCost("conformer, input layer conv2d", 38.4e6, 2.1e6, 3e9, 1e9, 1.5)
     steps = [StepCost(64000, 1.0, 2**30, 1.0), StepCost(128000, 2.0, 2**31, 0.25)]
     table = plan.set_table([train, valid], 7)
-    costs = plan.cost_lines([train, valid], cost, steps, "this CPU")
+    costs = plan.cost_lines([train, valid], cost, Measured(steps, "this CPU"))
     text = plan.write_plan(tmp_path / "plan.md", "exp/a", table, costs, ["take care"])
     assert (tmp_path / "plan.md").read_text() == text
     for line in (
@@ -167,4 +186,5 @@ def test_the_page(tmp_path):
         "- warning: take care",
     ):
         assert line in text.splitlines()
-    assert "not measured (no GPU)" in plan.cost_lines([train], cost, [], "no GPU")[-1]
+    none = plan.cost_lines([train], cost, Measured([], "no GPU"))
+    assert "not measured (no GPU)" in none[-1]

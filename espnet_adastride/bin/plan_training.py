@@ -108,14 +108,15 @@ def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
     middle = sorted(sets[0].samples, key=sets[0].samples.get)[len(sets[0].samples) // 2]
     typical = planning.make_batch(sets[0], texts, [middle])
     cost = planning.model_cost(args, model, typical, sets[0].rate)
-    steps, device = planning.measure_steps(
+    measured = planning.measure_steps(
         args, model, sets[0], texts, own.processes, own.plan_seconds
     )
+    warnings.append(plan.memory_warning(measured))
     return plan.write_plan(
         own.plan,
         args.output_dir or "a training",
         plan.set_table(sets, lengths_of.limit),
-        plan.cost_lines(sets, cost, steps, device, args.num_iters_per_epoch),
+        plan.cost_lines(sets, cost, measured, args.num_iters_per_epoch),
         [line for line in warnings if line],
     )
 

@@ -25,10 +25,12 @@ from espnet_adastride.recipe.datadir import parse_rate, read_table
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.files import PathLike
 from espnet_adastride.recipe.plan import (
+    Measured,
     ModelCost,
     SetLengths,
     StepCost,
     ctc_frames_needed,
+    extrapolate,
 )
 
 Shapes = Dict[str, Tuple[int, ...]]
@@ -335,7 +337,9 @@ class StepMeter:
     """Takes training steps on noise and measures them.
 
     On a CPU, memory is that of this whole process, as a training process takes it; on a
-    GPU, what PyTorch allocates there.
+    GPU, what PyTorch allocates there. A batch that would take too long, or too much, is
+    extrapolated by the line through one utterance and a part of it: gradients and the
+    optimizer cost the same for any batch.
 
     Args:
         args: the options of a training; its optimizer and clipping are used.
@@ -350,7 +354,8 @@ class StepMeter:
         self.optimizer = asr_task.ASRTask.build_optimizers(args, self.model)[0]
         self.scaler = torch.amp.GradScaler(device, enabled=self.amp)
         self.left = seconds
-        self.base = self.rate = self.memory_rate = None
+        self.small: Optional[StepCost] = None  # one utterance
+        self.base: Optional[int] = None  # bytes between steps
 
     def _start(self) -> None:
         if self.device == "cuda":
@@ -375,6 +380,12 @@ class StepMeter:
             return torch.cuda.mem_get_info()[0]
         return _proc("/proc/meminfo", "MemAvailable")
 
+    def memory(self) -> Optional[int]:
+        """Return the bytes that the device has in all; None: unknown."""
+        if self.device == "cuda":
+            return torch.cuda.mem_get_info()[1]
+        return _proc("/proc/meminfo", "MemTotal")
+
     def step(self, batch: Batch) -> Tuple[float, Optional[int]]:
         """Take one step; return its seconds and the peak of memory."""
         tensors = batch.tensors(self.device)
@@ -393,12 +404,10 @@ class StepMeter:
 
     def warm_up(self, batch: Batch) -> None:
         """Take two steps of a small batch, for what larger ones will cost."""
-        first, peak = self.step(batch)  # also allocates the optimizer's state
+        first, _ = self.step(batch)  # also allocates the optimizer's state
         self.base = self._current()
         second, peak = self.step(batch)
-        self.rate = second / batch.padded()
-        if peak is not None and self.base is not None:
-            self.memory_rate = max(0, peak - self.base) / batch.padded()
+        self.small = StepCost(batch.padded(), second, peak, 1.0)
         self.left -= first + second
 
     def _current(self) -> Optional[int]:
@@ -413,21 +422,22 @@ class StepMeter:
             seconds: that it may take.
         """
         count, free = len(batch.samples), self._free()
-        room = seconds / self.rate
-        if free is not None and self.memory_rate:
-            room = min(room, MEMORY_SHARE * free / self.memory_rate)
-        part = batch.first(max(1, min(count, int(room / max(batch.samples)))))
+        room = seconds / self.small.seconds
+        if None not in (free, self.small.peak, self.base):
+            needed = max(1, self.small.peak - self.base)
+            room = min(room, MEMORY_SHARE * free / needed)
+        room *= self.small.padded / max(batch.samples)
+        part = batch.first(max(1, min(count, int(room))))
         spent, peak = self.step(part)
         self.left -= spent
-        share = part.padded() / batch.padded()
-        if peak is not None and self.base is not None:
-            peak = int(self.base + max(0, peak - self.base) / share)
-        return StepCost(batch.padded(), spent / share, peak, share)
+        return extrapolate(
+            self.small, StepCost(part.padded(), spent, peak, 1.0), batch.padded()
+        )
 
 
 def measure_steps(
     args, model, lengths: SetLengths, texts: Texts, processes: int, seconds: float
-) -> Tuple[List[StepCost], str]:
+) -> Measured:
     """Measure a step of a median and of the largest training batch.
 
     Args:
@@ -438,29 +448,31 @@ def measure_steps(
         seconds: that it may take, about; 0: nothing is measured.
 
     Returns:
-        The steps (their ``padded`` is the whole batch's), and the device in words; no
-        steps, and why not.
+        Measured: ``padded`` of its steps is that of all processes' batch.
     """
     if seconds <= 0:
-        return [], "not asked for"
+        return Measured([], "not asked for")
     device = "cpu"
     if args.ngpu > 0:
         if not torch.cuda.is_available():
-            return [], f"ngpu is {args.ngpu} and there is no GPU here"
+            return Measured([], f"ngpu is {args.ngpu} and there is no GPU here")
         device = "cuda"
     order = sorted(zip(lengths.padded(), lengths.batches))
     chosen = [order[len(order) // 2][1], order[-1][1]]
     parts = [make_batch(lengths, texts, keys[::processes]) for keys in chosen]
-    meter = StepMeter(args, model, device, seconds)
-    meter.warm_up(parts[0].first(1))
     steps = []
-    for left, (keys, part) in zip((2, 1), zip(chosen, parts)):
-        step = meter.measure(part, meter.left / left)
-        whole = len(keys) * max(lengths.samples[k] for k in keys)
-        steps.append(step._replace(padded=whole))
+    try:
+        meter = StepMeter(args, model, device, seconds)
+        meter.warm_up(parts[0].first(1))
+        for left, (keys, part) in zip((2, 1), zip(chosen, parts)):
+            step = meter.measure(part, meter.left / left)
+            whole = len(keys) * max(lengths.samples[k] for k in keys)
+            steps.append(step._replace(padded=whole))
+    except torch.OutOfMemoryError:
+        return Measured([], "the GPU's memory is too small, or is used by others")
     name = torch.cuda.get_device_name() if device == "cuda" else "this CPU"
     if device == "cpu":
         name += f" (threads: {torch.get_num_threads()})"
     if processes > 1:
         name += f" in {processes} processes, of which one was measured alone"
-    return steps, name
+    return Measured(steps, name, meter.memory())

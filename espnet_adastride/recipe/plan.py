@@ -273,6 +273,54 @@ class StepCost(NamedTuple):
     measured: float
 
 
+class Measured(NamedTuple):
+    """What the steps of a median and of the largest batch cost.
+
+    Attributes:
+        steps: Empty: nothing was measured.
+        device: What on, in words; where nothing was measured, why.
+        memory: Bytes that the device has; None: unknown.
+    """
+
+    steps: List[StepCost]
+    device: str
+    memory: Optional[int] = None
+
+
+def extrapolate(small: StepCost, part: StepCost, padded: int) -> StepCost:
+    """Return what a batch costs, by the line through two steps of less of it.
+
+    Args:
+        small: Of the least, e.g. of one utterance.
+        part: Of a part of the batch, or of all of it.
+        padded: Samples of the batch, padding included.
+    """
+    more = padded - part.padded
+    between = part.padded - small.padded
+    share = part.padded / padded
+
+    def line(a: float, b: float) -> float:
+        if between <= 0:  # only as much as one utterance: all of it counts as cost
+            return b / share
+        return b + max(0.0, b - a) / between * more
+
+    peak = None
+    if part.peak is not None and small.peak is not None:
+        peak = int(line(small.peak, part.peak))
+    return StepCost(padded, line(small.seconds, part.seconds), peak, share)
+
+
+def memory_warning(measured: Measured) -> Optional[str]:
+    """Return a warning if the largest batch needs more memory than there is."""
+    peaks = [step.peak for step in measured.steps if step.peak is not None]
+    if not peaks or measured.memory is None or max(peaks) <= measured.memory:
+        return None
+    return (
+        f"the largest batch needs about {_memory(max(peaks))} and there are "
+        f"{_memory(measured.memory)}: halve batch_bins and double accum_grad"
+    )
+
+
 def epoch_seconds(padded: Iterable[int], steps: Sequence[StepCost]) -> float:
     """Return how long batches take, by the line through the measured steps.
 
@@ -368,16 +416,14 @@ def set_table(sets: Sequence[SetLengths], limit: int) -> List[str]:
 def cost_lines(
     sets: Sequence[SetLengths],
     model: ModelCost,
-    steps: Sequence[StepCost],
-    device: str,
+    measured: Measured,
     batches: Optional[int] = None,
 ) -> List[str]:
     """Return the lines on the model and on what a step and an epoch cost.
 
     Args:
         sets: Training, then validation.
-        steps: Of a median and of the largest batch; empty: nothing was measured.
-        device: What they were measured on; where nothing was, why.
+        measured: The steps.
         batches: Training batches an epoch, if not all (``num_iters_per_epoch``).
     """
     lines = [
@@ -391,8 +437,9 @@ def cost_lines(
             f"{short_count(layer)} of them in the input layer "
             f"(forward of an utterance of {model.seconds:.1f} s; FLOPs are twice that)"
         )
+    steps = measured.steps
     if not steps:
-        lines.append(f"- time and memory: not measured ({device})")
+        lines.append(f"- time and memory: not measured ({measured.device})")
         return lines
     for words, step in zip(("a median batch", "the largest batch"), steps):
         how = "measured"
@@ -407,8 +454,9 @@ def cost_lines(
         train *= batches / len(sets[0].batches)
     whole = train + sum(epoch_seconds(s.padded(), steps) for s in sets[1:]) / 3
     lines.append(
-        f"- an epoch: about {format_span(whole)} on {device} (by the line through "
-        "these steps, validation at a third of them; reading of data not counted)"
+        f"- an epoch: about {format_span(whole)} on {measured.device} (by the line "
+        "through these steps, validation at a third of them; reading of data not "
+        "counted)"
     )
     return lines
 

@@ -195,11 +195,16 @@ def test_a_batch_beyond_the_time_is_extrapolated(experiment):
     meter = planning.StepMeter(args, model, "cpu", 60)
     batch = planning.Batch([16000] * 8, [[2, 3]] * 8)
     meter.warm_up(batch.first(1))
-    meter.rate = 1.0  # a second a sample: 40,000 s are for two utterances
-    cost = meter.measure(batch, 40000)
+    # if one utterance took 4 s, 9 s are for two of the eight
+    meter.small = meter.small._replace(seconds=4.0)
+    cost = meter.measure(batch, 9.0)
     assert cost.measured == 0.25 and cost.padded == 8 * 16000
-    meter.rate = 1e-9
-    assert meter.measure(batch, 1).measured == 1.0
+    meter.small = meter.small._replace(seconds=1e-9)
+    assert meter.measure(batch, 1.0).measured == 1.0
+    # nor does it take more memory than is free
+    meter._free = lambda: 3 * (meter.small.peak - meter.base) / planning.MEMORY_SHARE
+    meter.small = meter.small._replace(peak=meter.base + 2**20)
+    assert meter.measure(batch, 1.0).measured == 3 / 8
 
 
 # ------------------------------------------------------------------ refusals
