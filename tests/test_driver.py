@@ -71,7 +71,7 @@ def run(folder, *options, script="../asr.sh", **settings):
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=900,
         **settings,
     )
     return done.returncode, done.stdout, done.stderr
