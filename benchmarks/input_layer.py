@@ -34,9 +34,9 @@ from typing import NamedTuple, Optional
 
 import numpy
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 import espnet_adastride.plugin  # noqa: F401  (registers the words of input_layer)
+from espnet_adastride.macs import macs_by_module
 from espnet_adastride.plugin.espnet import asr_task
 from espnet_adastride.plugin.model import input_layer
 from espnet_adastride.plugin.subsampling import TRUNKS
@@ -240,27 +240,6 @@ def step_peak(variant, args):
         return added_peak(lambda: step(batch))
 
     return in_child(child) or math.nan
-
-
-def row_macs(table, index, *_, **__):
-    """Count an embedding_bag: an addition of a weighted table row for every index."""
-    return 2 * index[0] * table[1]
-
-
-COUNTED = {
-    torch.ops.aten._embedding_bag: row_macs,
-    torch.ops.aten._embedding_bag_forward_only: row_macs,
-    torch.ops.aten.mv: lambda matrix, *_, **__: 2 * matrix[0] * matrix[1],
-}
-
-
-def macs_by_module(model, *inputs, **named):
-    """Return {module: multiply-accumulates} of a forward; "Global" is all of it."""
-    with FlopCounterMode(display=False, custom_mapping=COUNTED) as counter:
-        with torch.no_grad():
-            model(*inputs, **named)
-    counts = counter.get_flop_counts()
-    return {name: sum(ops.values()) / 2 for name, ops in counts.items()}
 
 
 def macs_of_the_rest(args):

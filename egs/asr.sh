@@ -2,9 +2,10 @@
 # The recipe driver: from a corpus on disk to a table of word error rates, with ESPnet's
 # stage numbers, option names and folders, without Kaldi and sclite.
 #
-#   1  data preparation (local/data.sh)   6-8  language model   12  decoding
-#   3  check and format audio              10  statistics       13  scoring
-#   4  remove long and short utterances    11  training
+#   1  data preparation (local/data.sh)   6-8  language model   13  scoring
+#   2  speed perturbation                  10  statistics       14  packing
+#   3  check and format audio              11  training
+#   4  remove long and short utterances    12  decoding
 #   5  token list
 #
 # It is called by a recipe's run.sh, in the recipe's folder; `run.sh --help` lists the
@@ -40,6 +41,7 @@ option stop_stage 10000 "Last stage to run"
 option skip_data_prep false "Skip stages 1-5"
 option skip_train false "Skip stages 6-11"
 option skip_eval false "Skip stages 12-13"
+option skip_packing false "Skip stage 14"
 option rerun false "Run stages even if they are done and unchanged"
 option ngpu "${gpus}" "GPUs per node for training; 0: CPU"
 option num_nodes 1 "Nodes for training"
@@ -58,7 +60,7 @@ option test_sets "" "Test sets, separated by spaces (required)"
 option local_data_opts "" "Further options for local/data.sh"
 option download false "Let stage 1 download the corpus if it is not there"
 option lang noinfo "Language, for names of folders"
-option speed_perturb_factors "" "Stage 2 comes later; see conf/ for on-the-fly perturbation"
+option speed_perturb_factors "" "Speeds at which to copy the training set, e.g. 0.9 1.0 1.1"
 option feats_type raw "raw only"
 option audio_format flac "Format of resampled audio; flac only"
 option fs 16k "Sampling rate"
@@ -88,7 +90,7 @@ option lm_fold_length 150 "For batch_type folded"
 option inference_lm valid.loss.ave.pth "Model file in the language model's folder"
 option use_ngram false "Use an n-gram model (stage 9 comes later)"
 section "Training"
-option asr_config "" "Configuration (YAML)"
+option asr_config "" "Configuration (YAML); of several files later ones override"
 option asr_args "" "Options that override it, split at spaces"
 option asr_tag "" "Suffix of the experiment's folder; empty: from the configuration"
 option asr_exp "" "The experiment's folder; overrides asr_tag"
@@ -96,6 +98,9 @@ option asr_stats_dir "" "Folder of the statistics"
 option feats_normalize global_mvn "global_mvn, or utterance_mvn"
 option pretrained_model "" "Model to start from (espnet's --init_param)"
 option ignore_init_mismatch false "Take of pretrained_model what fits"
+option plan true "Plan the training first: what is too short, CTC, batches, cost (plan.md)"
+option max_unalignable 0.1 "Refuse if CTC cannot align a larger share of the training set"
+option plan_seconds 20 "Seconds that the plan may measure training steps; 0: count only"
 option asr_speech_fold_length 800 "For batch_type folded"
 option asr_text_fold_length 150 "For batch_type folded"
 section "Decoding"
@@ -106,6 +111,8 @@ option inference_asr_model valid.acc.ave.pth "Model file in the experiment's fol
 option inference_tool auto "espnet (asr_inference), ctc_greedy (batched greedy CTC)," \
     "or auto: ctc_greedy if inference_config's file name starts with decode_ctc_greedy"
 option batch_size "" "Utterances decoded at once; empty: as the configuration says"
+section "Packing"
+option model_license cc-by-4.0 "License of the packed model, for its card"
 
 while [ $# -gt 0 ]; do
     case $1 in
@@ -135,8 +142,8 @@ done
 for name in nj inference_nj num_nodes cpu_processes; do
     [ "${!name}" -ge 1 ] || die "--${name} ${!name}: give at least 1"
 done
-for name in skip_data_prep skip_train skip_eval rerun gpu_inference download use_lm \
-    use_ngram ignore_init_mismatch; do
+for name in skip_data_prep skip_train skip_eval skip_packing rerun gpu_inference download use_lm \
+    use_ngram ignore_init_mismatch plan; do
     [[ ${!name} =~ ^(true|false)$ ]] || die "--${name} ${!name}: give true or false"
 done
 one_of() { [[ " $2 " == *" ${!1} "* ]] || die "--$1 '${!1}': choose one of $2"; }
@@ -148,18 +155,35 @@ one_of feats_normalize "global_mvn utterance_mvn"
 one_of inference_tool "auto espnet ctc_greedy"
 
 # A configuration is looked up in the recipe's folder, where the caller stood, in conf/.
-find_config() {  # NAME OF OPTION
-    local file=${!1} place
-    [ -n "${file}" ] || return 0
+look_up() {  # FILE; sets `found`
+    local place
     for place in "" "${ADASTRIDE_CALLER_DIR:-.}/" "${root}/" "${root}/conf/"; do
-        if [ -f "${place}${file}" ]; then
-            printf -v "$1" %s "${place}${file}"
-            return
-        fi
+        found=${place}$1
+        [ ! -f "${found}" ] || return 0
     done
-    die "--$1 ${file}: there is no such file"
+    return 1
 }
-find_config asr_config
+find_config() {  # NAME OF OPTION
+    [ -z "${!1}" ] || look_up "${!1}" || die "--$1 ${!1}: there is no such file"
+    [ -z "${!1}" ] || printf -v "$1" %s "${found}"
+}
+# Several files are merged into one before they are used.
+asr_configs=() config_tag=train
+find_training_config() {
+    local word words
+    [ -n "${asr_config}" ] || return 0
+    words=("${asr_config}")
+    look_up "${asr_config}" || read -ra words <<<"${asr_config}"
+    config_tag=
+    for word in "${words[@]}"; do
+        look_up "${word}" || die "--asr_config ${word}: there is no such file"
+        asr_configs+=("${found}")
+        config_tag+=${config_tag:+_}$(basename "${word}" .yaml)
+    done
+    asr_config=${found}
+    [ ${#asr_configs[@]} -eq 1 ] || asr_config=${expdir}/conf/${config_tag}.yaml
+}
+find_training_config
 find_config lm_config
 find_config inference_config
 
@@ -169,12 +193,21 @@ set -f  # split at spaces, no file name patterns
 # shellcheck disable=SC2206
 asr_words=(${asr_args}) lm_words=(${lm_args}) inference_words=(${inference_args})
 # shellcheck disable=SC2206
-data_words=(${local_data_opts}) tests=(${test_sets})
-sets=()
-for name in "${train_set}" "${valid_set}" "${tests[@]}"; do
-    [[ " ${sets[*]-} " == *" ${name} "* ]] || sets+=("${name}")
-done
+data_words=(${local_data_opts}) tests=(${test_sets}) factors=(${speed_perturb_factors})
 set +f
+unique() {  # fills the array `sets`
+    local name
+    sets=()
+    for name in "$@"; do [[ " ${sets[*]-} " == *" ${name} "* ]] || sets+=("${name}"); done
+}
+unique "${train_set}" "${valid_set}" "${tests[@]}"
+prepared_sets=${sets[*]}
+# From stage 3 on, the training set is the one with the perturbed copies.
+spoken_set=${train_set} sp_tag=
+if [ ${#factors[@]} -gt 0 ]; then
+    train_set+=_sp sp_tag=_sp
+    unique "${train_set}" "${valid_set}" "${tests[@]}"
+fi
 
 # ---------------------------------------------------------------- ESPnet's names
 data_feats=${dumpdir}/raw
@@ -191,12 +224,10 @@ lang_tag=
 arguments_tag() { sed -e 's/--/_/g' -e 's/[ |=/]//g' <<<"$1"; }
 
 if [ -z "${asr_tag}" ]; then
-    asr_tag=train
-    [ -z "${asr_config}" ] || asr_tag=$(basename "${asr_config}" .yaml)
-    asr_tag+=_${feats_type}${lang_tag}_${token_tag}$(arguments_tag "${asr_args}")
+    asr_tag=${config_tag}_${feats_type}${lang_tag}_${token_tag}$(arguments_tag "${asr_args}")${sp_tag}
 fi
 : "${asr_exp:=${expdir}/asr_${asr_tag}}"
-: "${asr_stats_dir:=${expdir}/asr_stats_${feats_type}${lang_tag}_${token_tag}}"
+: "${asr_stats_dir:=${expdir}/asr_stats_${feats_type}${lang_tag}_${token_tag}${sp_tag}}"
 if [ -z "${lm_tag}" ]; then
     lm_tag=train
     [ -z "${lm_config}" ] || lm_tag=$(basename "${lm_config}" .yaml)
@@ -289,15 +320,26 @@ later() { log "Stage $1: $2 comes later; $3"; }
 stage_1() {
     [ -f local/data.sh ] || die "${PWD}/local/data.sh is missing: each recipe has one"
     lock data wait
-    run bash local/data.sh --sets "${sets[*]}" --fs "${fs}" --nj "${nj}" \
+    run bash local/data.sh --sets "${prepared_sets}" --fs "${fs}" --nj "${nj}" \
         --python "${python}" --download "${download}" --rerun "${rerun}" \
         ${data_words[@]+"${data_words[@]}"}
+    unlock
+}
+
+stage_2() {
+    need "data/${spoken_set}/wav.scp" "stage 1"
+    lock data wait
+    ours perturb_speed --source "data/${spoken_set}" --output "data/${train_set}" \
+        --nj "${nj}" --rerun "${rerun}" --factors "${factors[@]}"
     unlock
 }
 
 stage_3() {
     local name arguments=()
     for name in "${sets[@]}"; do
+        if [ "${name}" = "${train_set}" ] && [ -n "${sp_tag}" ]; then
+            need "data/${name}/.stage_done" "stage 2"
+        fi
         need "data/${name}/wav.scp" "stage 1"
         arguments+=(--set "data/${name}" "$(evaluation_dir "${name}")")
     done
@@ -318,9 +360,13 @@ stage_4() {
     unlock
 }
 
-# The text files of an option, one or several; empty: the training set's.
+# The text files of an option, one or several; empty: the training set's, of perturbed
+# copies each sentence once.
 text_files() {  # FILES OF THE OPTION; fills the array `texts`
-    if [ -z "$1" ]; then
+    if [ -z "$1" ] && [ -n "${sp_tag}" ]; then
+        texts=("data/${spoken_set}/text")
+        need "${texts[0]}" "stage 1"
+    elif [ -z "$1" ]; then
         texts=("${data_feats}/${train_set}/text")
         need "${texts[0]}" "stage 4"
     elif [ -f "$1" ]; then
@@ -529,6 +575,28 @@ stage_10() {
     unlock
 }
 
+# What the training will meet, as a page; refuses what cannot work. With the options of
+# the training; the array `common` holds the others.
+plan_training() {
+    local page=${asr_exp}/plan.md stamp=(--stamp "${asr_exp}/.plan_done") processes
+    processes=$((ngpu * num_nodes))
+    [ "${ngpu}" -gt 0 ] || processes=${cpu_processes}
+    if ! is_done "${stamp[@]}" --input "${asr_exp}/.training.json" \
+        --option "ngpu=${ngpu}" --option "processes=${processes}" \
+        --option "max_unalignable=${max_unalignable}" \
+        --option "plan_seconds=${plan_seconds}"; then
+        log "planning the training, log: ${asr_exp}/plan.log"
+        ours run_jobs "${asr_exp}/plan.log" \
+            "${python_cmd[@]}" -m espnet_adastride.bin.run \
+            -m espnet_adastride.bin.plan_training --plan "${page}" \
+            --processes "${processes}" --max_unalignable "${max_unalignable}" \
+            --plan_seconds "${plan_seconds}" --ngpu "${ngpu}" \
+            --output_dir "${asr_exp}" "$@" "${common[@]}"
+        cat "${page}"
+        ours stage_stamp write "${stamp[@]}" --summary "${page}" --output "${page}"
+    fi
+}
+
 stage_11() {
     local name common training_files words stamp options
     local speech=speech_shape text=text_shape.${token_type}
@@ -561,6 +629,7 @@ stage_11() {
                 --normalize_conf "stats_file=${asr_stats_dir}/train/feats_stats.npz")
         fi
         common_training_options
+        ! "${plan}" || plan_training "${options[@]}"
         train asr "${asr_exp}" "${options[@]}"
         ours stage_stamp write "${stamp[@]}" --summary "${asr_exp}: trained" \
             --output "${asr_exp}/config.yaml" --output "${asr_exp}/*.ave.pth"
@@ -568,13 +637,18 @@ stage_11() {
     unlock
 }
 
+need_model() {
+    if [ ! -f "${asr_exp}/${inference_asr_model}" ]; then
+        die "${asr_exp}/${inference_asr_model} is missing: run stage 11 first, or name" \
+            "with --inference_asr_model one of:" \
+            "$(cd "${asr_exp}" 2>/dev/null && echo ./*.pth)"
+    fi
+}
+
 stage_12() {
     local name data output logdir jobs tool options=() stamp model lm_inputs=()
+    need_model
     model=${asr_exp}/${inference_asr_model}
-    if [ ! -f "${model}" ]; then
-        die "${model} is missing: run stage 11 first, or name with --inference_asr_model" \
-            "one of: $(cd "${asr_exp}" 2>/dev/null && echo ./*.pth)"
-    fi
     case ${inference_tool} in
         ctc_greedy) tool=(-m espnet_adastride.bin.asr_inference_ctc) ;;
         espnet) tool=(-m espnet_adastride.bin.run -m espnet2.bin.asr_inference) ;;
@@ -646,9 +720,51 @@ stage_13() {
     ours score --results "${asr_exp}"
 }
 
+stage_14() {
+    local stamp files options=() words file
+    need_model
+    files=("${asr_exp}/config.yaml" "${asr_exp}/${inference_asr_model}")
+    options=(--asr_train_config "${files[0]}" --asr_model_file "${files[1]}")
+    if ${use_lm}; then
+        need "${lm_exp}/${inference_lm}" "stage 7"
+        files+=("${lm_exp}/config.yaml" "${lm_exp}/${inference_lm}")
+        options+=(--lm_train_config "${lm_exp}/config.yaml"
+            --lm_file "${lm_exp}/${inference_lm}")
+    fi
+    each --option
+    for file in "${bpemodel}" "${nlsyms_txt}"; do
+        [ "${file}" = none ] || words+=(--option "${file}")
+    done
+    [ "${feats_normalize}" != global_mvn ] ||
+        words+=(--option "${asr_stats_dir}/train/feats_stats.npz")
+    if [ -f "${asr_exp}/RESULTS.md" ]; then
+        # RESULTS.md itself tells when it was written
+        for file in "${asr_exp}"/*/*/score_wer/result.txt; do files+=("${file}"); done
+        options+=(--results "${asr_exp}/RESULTS.md")
+        words+=(--option "${asr_exp}/RESULTS.md")
+    fi
+    options+=(${words[@]+"${words[@]}"})
+    lock "${asr_exp}" refuse
+    each --input "${files[@]}"
+    stamp=(--stamp "${asr_exp}/.packing_done")
+    if ! is_done "${stamp[@]}" "${words[@]}" --option "license=${model_license}" \
+        --option "archive=${packed_model}"; then
+        ours run_jobs "${asr_exp}/pack.log" \
+            "${python_cmd[@]}" -m espnet_adastride.bin.run \
+            -m espnet_adastride.bin.pack_model "${options[@]}" \
+            --license "${model_license}" --lang "${lang}" --outpath "${packed_model}"
+        tail -n 1 "${asr_exp}/pack.log"
+        ours stage_stamp write "${stamp[@]}" --summary "${packed_model}" \
+            --output "${packed_model}" --output "${asr_exp}/README.md"
+    fi
+    unlock
+}
+
 # ---------------------------------------------------------------- main
+packed_model=${asr_exp}/${asr_exp##*/}_${inference_asr_model%.*}.zip
 titles=(
-    [1]="Data preparation: data/{${sets[*]}}"
+    [1]="Data preparation: data/{${prepared_sets}}"
+    [2]="Speed perturbation: data/${spoken_set} -> data/${train_set}"
     [3]="Check and format audio: data -> ${data_feats}"
     [4]="Remove long and short utterances: ${data_feats}/org -> ${data_feats}"
     [5]="Token list: ${token_list}"
@@ -659,15 +775,21 @@ titles=(
     [11]="Training: ${asr_exp}"
     [12]="Decoding: ${asr_exp}/${inference_tag} (${inference_tool})"
     [13]="Scoring: ${asr_exp}/RESULTS.md"
+    [14]="Packing: ${packed_model}"
 )
 wanted() {
     [ "${stage}" -le "$1" ] && [ "$1" -le "${stop_stage}" ] || return 1
     if [ "$1" -le 5 ]; then ! "${skip_data_prep}"
     elif [ "$1" -le 11 ]; then ! "${skip_train}"
-    else ! "${skip_eval}"; fi
+    elif [ "$1" -le 13 ]; then ! "${skip_eval}"
+    else ! "${skip_packing}"; fi
 }
 # A configuration that cannot be read should not be found after hours of preparation.
 if [ "${stage}" -le 11 ] && [ "${stop_stage}" -ge 10 ]; then
+    if [ ${#asr_configs[@]} -gt 1 ]; then
+        ours check_training --action merge --config "${asr_configs[@]}" \
+            --output "${asr_config}"
+    fi
     ours check_training --action read --config "${asr_config}" \
         --arguments "${asr_args}" >/dev/null
 fi
@@ -675,16 +797,13 @@ if ${use_lm} && [ "${stage}" -le 7 ] && [ "${stop_stage}" -ge 6 ]; then
     ours check_training --action read --config "${lm_config}" \
         --arguments "${lm_args}" >/dev/null
 fi
-for current in $(seq 1 16); do
+for current in $(seq 1 14); do
     wanted "${current}" || continue
     case ${current} in
-        2) [ -z "${speed_perturb_factors}" ] || later 2 "offline speed perturbation" \
-            "--speed_perturb_factors is ignored: use preprocessor_conf: data_aug_effects" ;;
         9) ! "${use_ngram}" || later 9 "the n-gram model" "going on without" ;;
-        14) later "14-16" "packing and uploading" \
-            "until then: ${python} -m espnet_adastride.bin.run -m espnet2.bin.pack asr" ;;
-        1 | [3-8] | 10 | 11 | 12 | 13)
+        [1-8] | 1[0-4])
             [[ ${current} != [678] ]] || ${use_lm} || continue
+            [ "${current}" -ne 2 ] || [ -n "${sp_tag}" ] || continue
             log "Stage ${current}: ${titles[current]}"
             started=${SECONDS}
             "stage_${current}"

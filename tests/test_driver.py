@@ -11,7 +11,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = ["--train_set", "train", "--valid_set", "dev", "--test_sets", "test"]
@@ -68,7 +71,7 @@ def run(folder, *options, script="../asr.sh", **settings):
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=900,
         **settings,
     )
     return done.returncode, done.stdout, done.stderr
@@ -103,6 +106,15 @@ def one_line(result):
         ([*SETS, "--stage", "4", "--stop_stage", "4"], "run stage 3 first"),
         ([*SETS, "--stage", "10"], "run stage 4 first"),
         ([*SETS, "--stage", "12"], "run stage 11 first"),
+        ([*SETS, "--stage", "14"], "run stage 11 first"),
+        (
+            [*SETS, "--stage", "2", "--speed_perturb_factors", "0.9 1.0"],
+            "data/train/wav.scp is missing: run stage 1 first",
+        ),
+        (
+            [*SETS, "--stage", "12", "--speed_perturb_factors=0.9 1.0"],
+            "exp/asr_train_raw_bpe30_sp/valid.acc.ave.pth is missing",
+        ),
         ([*SETS, "--use_lm", "true", "--stage", "6"], "run stage 5 first"),
         ([*SETS, "--lm_config", "no.yaml"], "--lm_config no.yaml: there is no such"),
         (
@@ -138,14 +150,10 @@ def test_espnets_options_are_taken(recipe):
     assert [w for w in words if f"  --{w} " not in text] == []
 
 
-def test_stages_that_come_later_say_so_and_go_on(recipe):
-    later = [("2", "--speed_perturb_factors=0.9 1.0 1.1"), ("9", "--use-ngram=true")]
-    for stage, option in later:
-        arguments = [f"--stage={stage}", f"--stop_stage={stage}", option]
-        status, text, _ = run(recipe, *SETS, *arguments)
-        assert status == 0 and "comes later" in text and len(text.splitlines()) == 1
-    status, text, _ = run(recipe, *SETS, "--stage", "14")
-    assert status == 0 and "espnet2.bin.pack" in text
+def test_a_stage_that_comes_later_says_so_and_goes_on(recipe):
+    arguments = ["--stage=9", "--stop_stage=9", "--use-ngram=true"]
+    status, text, _ = run(recipe, *SETS, *arguments)
+    assert status == 0 and "comes later" in text and len(text.splitlines()) == 1
 
 
 def test_a_configuration_is_found_where_the_caller_stands(recipe, tmp_path):
@@ -154,6 +162,56 @@ def test_a_configuration_is_found_where_the_caller_stands(recipe, tmp_path):
     options = [*SETS, "--stage", "11", "--asr_config", "mine.yaml"]
     line = one_line(run(recipe, *options, env=environment))
     assert f"{tmp_path}/mine.yaml: must hold 'option: value' lines" in line
+
+
+def test_configurations_are_laid_over_each_other(recipe, tmp_path):
+    (tmp_path / "mine.yaml").write_text("encoder_conf: {num_blocks: 3}\n")
+    environment = {**os.environ, "ADASTRIDE_CALLER_DIR": str(tmp_path)}
+    files = "train_asr_conformer.yaml adastride_8x.yaml mine.yaml"
+    options = [*SETS, "--stage=11", "--asr_config", files]
+    line = one_line(run(recipe, *options, env=environment))
+    assert "run stage 4 first" in line
+    name = "train_asr_conformer_adastride_8x_mine"
+    merged = yaml.safe_load((recipe / "exp" / "conf" / f"{name}.yaml").read_text())
+    layer = merged["encoder_conf"].pop("input_layer")
+    assert layer == "adastride" and merged["encoder_conf"]["num_blocks"] == 3
+    assert merged["encoder_conf"]["input_layer_conf"]["stride"] == 8
+    assert merged["encoder_conf"]["output_size"] == 256
+    line = one_line(run(recipe, *SETS, "--stage=14", "--asr_config", files))
+    assert "mine.yaml: there is no such file" in line
+    line = one_line(run(recipe, *options, "--stage=14", env=environment))
+    assert f"exp/asr_{name}_raw_bpe30/valid.acc.ave.pth is missing" in line
+
+
+def test_speed_perturbation_through_the_stages(recipe):
+    """Copies reach the training set alone; sentences are counted once."""
+    for key in ("u1", "u2"):
+        wave = 0.1 * np.random.default_rng(1).standard_normal(16000)
+        soundfile.write(recipe / f"{key}.flac", wave, 16000)
+    tables = "wav.scp", "text", "utt2spk"
+    lines = ["for key in u1 u2; do echo $key $PWD/$key.flac; done"]
+    lines += ["echo u1 A B; echo u2 A B C", "echo u1 s; echo u2 t"]
+    script = "for name in train dev test; do mkdir -p data/$name\n"
+    for name, line in zip(tables, lines):
+        script += f"( {line} ) > data/$name/{name}\n"
+    (recipe / "local" / "data.sh").write_text(script + "done\n")
+    options = [*SETS, "--token_type=char", "--stop_stage=5", "--nj=2"]
+    options.append("--speed_perturb_factors=0.9 1.0 1.1")
+    status, text, errors = run(recipe, *options)
+    assert status == 0, text + errors
+    keys = (recipe / "dump/raw/train_sp/utt2num_samples").read_text().split()
+    assert dict(zip(keys[::2], keys[1::2])) == {
+        **{"u1": "16000", "u2": "16000", "sp0.9-u1": "17778", "sp0.9-u2": "17778"},
+        **{"sp1.1-u1": "14546", "sp1.1-u2": "14546"},
+    }
+    speakers = (recipe / "dump/raw/train_sp/utt2spk").read_text()
+    assert "sp1.1-u2 sp1.1-t\n" in speakers and "u1 s\n" in speakers
+    assert not (recipe / "dump/raw/train").exists()
+    assert len((recipe / "dump/raw/dev/text").read_text().splitlines()) == 2
+    tokens = (recipe / "data/token_list/char/tokens.txt").read_text().split()
+    assert sorted(tokens[2:-1]) == ["<space>", "A", "B", "C"]
+    status, text, errors = run(recipe, *options)
+    assert status == 0 and text.count("done and unchanged") == 7, text + errors
 
 
 # ------------------------------------------------------------------ interruptions
@@ -246,11 +304,46 @@ def test_all_stages_on_a_handful_of_utterances(recipe, tmp_path):
     row = f"test_mini|{count}|{words - count}|"
     assert row in (exp / "RESULTS.md").read_text() and row in text
 
+    page = (exp / "plan.md").read_text()
+    assert page in text and "| utterances | " in page and "(measured)" in page
+    utterances = len((folder / "dump/raw/train_mini/text").read_text().splitlines())
+    assert f"| utterances | {utterances} | " in page and "- an epoch: about" in page
+
+    # packed, unpacked elsewhere and decoded there: the same hypotheses
+    archive = exp / f"{exp.name}_valid.cer_ctc.ave.zip"
+    away = tmp_path / "far away"
+    away.mkdir()
+    command = [sys.executable, "-m", "espnet_adastride.bin.unpack_model"]
+    unpacked = subprocess.run(
+        [*command, archive, "model"], cwd=away, capture_output=True, text=True
+    )
+    assert unpacked.returncode == 0, unpacked.stderr
+    card = (away / "model" / "README.md").read_text()
+    assert card == (exp / "README.md").read_text()
+    assert "license: cc-by-4.0" in card and row in card
+    assert "import espnet_adastride.plugin" in card and "@inproceedings" in card
+    options_file = dict(line[2:].split(" ", 1) for line in unpacked.stdout.splitlines())
+    config = yaml.safe_load((away / options_file["asr_train_config"]).read_text())
+    assert config["bpemodel"].startswith("model/")
+    subprocess.run(
+        [sys.executable, "-m", "espnet_adastride.bin.asr_inference_ctc"]
+        + [word for k, v in options_file.items() for word in (f"--{k}", v)]
+        + ["--data_path_and_name_and_type"]
+        + [f"{folder}/dump/raw/test_mini/wav.scp,speech,sound"]
+        + ["--output_dir", "decoded", "--num_workers", "0"],
+        cwd=away,
+        check=True,
+        capture_output=True,
+    )
+    again = (away / "decoded" / "1best_recog" / "text").read_text().splitlines()
+    before = (decoded / "text").read_text().splitlines()
+    assert sorted(map(str.split, again)) == sorted(map(str.split, before))
+
     # once more: everything is found done; an experiment with other options is refused
     model = (exp / "valid.cer_ctc.ave.pth").resolve().stat().st_mtime_ns
     status, text, errors = run(tmp_path, *options, *greedy, **common)
     assert status == 0, text + errors
-    for stage in (1, 3, 4, 5, 10, 11, 12, 13):
+    for stage in (1, 3, 4, 5, 10, 11, 12, 13, 14):
         part = text.split(f" Stage {stage}: ", 1)[1].split(f" Stage {stage}: ", 1)[0]
         assert "done and unchanged" in part, part
     assert (exp / "valid.cer_ctc.ave.pth").resolve().stat().st_mtime_ns == model
@@ -260,9 +353,17 @@ def test_all_stages_on_a_handful_of_utterances(recipe, tmp_path):
 
     # a misspelt word ends in one line that names the log and the choices
     (tmp_path / "tiny.yaml").write_text(CONFIG.format(input_layer="adastrid"))
-    bad = ["--asr_tag", "bad", "--stage", "11", "--stop_stage", "11"]
+    bad = ["--asr_tag", "bad", "--stage", "11", "--stop_stage", "11", "--plan=false"]
     line = one_line(run(tmp_path, *options, *greedy, *bad, **common))
     assert "exp/asr_bad/train.log" in line and "'adastrid'" in line
+
+    # the plan refuses what cannot work, naming utterances and the mend
+    (tmp_path / "tiny.yaml").write_text(CONFIG.format(input_layer="avg_pool"))
+    small = ["--asr_tag", "small", "--stage", "11", "--asr_args", "--batch_bins 20000"]
+    line = one_line(run(tmp_path, *options, *greedy, *small, **common))
+    assert "exp/asr_small/plan.log" in line and "larger than a batch" in line
+    assert "raise batch_bins" in line
+    assert not (folder / "exp" / "asr_small" / "train.log").exists()
 
     # a language model: trained on what is spoken and further text, then decoded with
     (tmp_path / "tiny.yaml").write_text(CONFIG.format(input_layer="adastride"))

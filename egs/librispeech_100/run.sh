@@ -14,8 +14,6 @@ fi
 cd "$(dirname "${BASH_SOURCE[0]}")"
 . ./db.sh
 
-# ESPnet trains on 3x speed-perturbed copies; here perturbation is a matter of the
-# configuration (preprocessor_conf: data_aug_effects), on the fly.
 exec ../asr.sh \
     --lang en \
     --nbpe 5000 \
@@ -24,6 +22,7 @@ exec ../asr.sh \
     --train_set train_clean_100 \
     --valid_set dev \
     --test_sets "test_clean test_other dev_clean dev_other" \
-    --asr_config ../../conf/train_asr_conformer_adastride.yaml \
+    --speed_perturb_factors "0.9 1.0 1.1" \
+    --asr_config "train_asr_conformer.yaml adastride_4x.yaml" \
     --inference_config ../../conf/decode_asr.yaml \
     "$@"

@@ -11,6 +11,7 @@ from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.cls.espnet_model import ESPnetClassificationModel
 from espnet2.s2t.espnet_model import ESPnetS2TModel
+from espnet2.samplers.build_batch_sampler import build_batch_sampler
 from espnet2.slu.espnet_model import ESPnetSLUModel
 from espnet2.st.espnet_model import ESPnetSTModel
 from espnet2.tasks import asr as asr_task
@@ -26,6 +27,7 @@ from espnet.nets.pytorch_backend.transformer.embedding import RelPositionalEncod
 from espnet.nets.pytorch_backend.transformer.subsampling import (
     Conv2dSubsampling,
     TooShortUttError,
+    check_short_utt,
 )
 
 __all__ = [
@@ -43,6 +45,8 @@ __all__ = [
     "TooShortUttError",
     "TransformerEncoder",
     "asr_task",
+    "build_batch_sampler",
+    "check_short_utt",
     "cls_task",
     "force_gatherable",
     "s2t_task",

@@ -1,5 +1,6 @@
 """What the recipe driver ``egs/asr.sh`` does with data, stamps, jobs and logs.
 
-Plain Python: no ESPnet, no torch. The commands in ``espnet_adastride/bin`` that the
-driver calls are thin wrappers of these modules.
+Plain Python: no ESPnet, and torch only inside the functions that resample audio or look
+into a model's file. The commands in ``espnet_adastride/bin`` that the driver calls are
+thin wrappers of these modules.
 """

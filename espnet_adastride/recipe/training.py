@@ -7,7 +7,7 @@ into ``<exp>/.training.json`` first and refuses to go on with others.
 
 import json
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, Iterable, List
 
 import yaml
 
@@ -47,6 +47,21 @@ def read_config(path: PathLike) -> dict:
     if not isinstance(config, dict):
         raise RecipeError(f"{path}: must hold 'option: value' lines")
     return config
+
+
+def merge_configs(configs: Iterable[dict]) -> dict:
+    """Return configurations laid over each other: later ones override.
+
+    Mappings are merged option by option, everything else is replaced.
+    """
+    merged: dict = {}
+    for config in configs:
+        for key, value in config.items():
+            before = merged.get(key)
+            if isinstance(before, dict) and isinstance(value, dict):
+                value = merge_configs([before, value])
+            merged[key] = value
+    return merged
 
 
 def flatten(config: object, prefix: str = "") -> Dict[str, str]:

@@ -1,0 +1,164 @@
+#!/usr/bin/env python3
+"""Stage 14: pack a trained model with its card, by ``espnet2.bin.pack``.
+
+    python -m espnet_adastride.bin.pack_model \
+        --asr_train_config exp/asr_x/config.yaml \
+        --asr_model_file exp/asr_x/valid.acc.ave.pth \
+        --option data/en_token_list/bpe_unigram5000/bpe.model \
+        --results exp/asr_x/RESULTS.md --outpath exp/asr_x/asr_x.zip
+
+What is packed must load: the model is built first. ESPnet's tool keeps names relative
+to the folder where it runs, and absolute ones of files that lie (or are linked)
+elsewhere, which no other machine can unpack; therefore the files are copied into one
+folder first. ``unpack_model`` is the way back.
+"""
+
+import argparse
+import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Dict, List
+
+from espnet_adastride.recipe.archive import check_weights
+from espnet_adastride.recipe.errors import RecipeError, one_line_errors
+from espnet_adastride.recipe.files import write_text
+from espnet_adastride.recipe.model_card import model_card
+from espnet_adastride.recipe.plan import short_count
+from espnet_adastride.recipe.training import read_config
+
+CONFIGS = ("asr_train_config", "lm_train_config")
+WEIGHTS = ("asr_model_file", "lm_file")
+
+
+def get_parser():
+    """Return the parser; ``espnet2.bin.pack asr``'s options and the card's."""
+    parser = argparse.ArgumentParser(
+        prog="pack_model",
+        description="Pack a trained model with its card",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--asr_train_config", required=True, help="config.yaml")
+    parser.add_argument("--asr_model_file", required=True, help="Parameters")
+    parser.add_argument("--lm_train_config", help="The language model's config.yaml")
+    parser.add_argument("--lm_file", help="The language model's parameters")
+    parser.add_argument(
+        "--option", action="append", default=[], help="A further file to pack"
+    )
+    parser.add_argument("--results", help="RESULTS.md, for the card")
+    parser.add_argument("--license", default="cc-by-4.0", help="The model's license")
+    parser.add_argument("--lang", default="noinfo", help="Its language, e.g. en")
+    parser.add_argument("--outpath", required=True, help="The archive: .zip, .tgz ...")
+    return parser
+
+
+def archive_name(path: str) -> str:
+    """Return a file's name in the archive: below the folder where we are, if it is."""
+    name = os.path.relpath(os.path.abspath(path))
+    if name.startswith(".."):
+        name = os.path.abspath(path).lstrip("/")
+    return name
+
+
+def _renamed(value, names: Dict[str, str]):
+    """Return a configuration in which files have their names of the archive."""
+    if isinstance(value, dict):
+        return {key: _renamed(one, names) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_renamed(one, names) for one in value]
+    if isinstance(value, str):
+        return names.get(os.path.abspath(value), value) if "/" in value else value
+    return value
+
+
+@contextmanager
+def _working_in(folder: str):
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def count_parameters(config: str, weights: str) -> int:
+    """Build the model and load its parameters, as decoding will; count them."""
+    from espnet_adastride.plugin.espnet import asr_task
+
+    model, _ = asr_task.ASRTask.build_model_from_file(config, weights, "cpu")
+    return sum(p.numel() for p in model.parameters())
+
+
+def pack_model(args: argparse.Namespace) -> str:
+    """Write the archive and, beside it, the card; return one line on it.
+
+    Raises:
+        RecipeError: A file is missing, or the model does not load.
+    """
+    import yaml
+    from espnet2.bin.pack import main as espnets_pack
+
+    named = {k: getattr(args, k) for k in (*CONFIGS, *WEIGHTS) if getattr(args, k)}
+    paths: List[str] = [*named.values(), *args.option]
+    for path in paths:
+        if not Path(path).is_file():
+            raise RecipeError(f"{path} is missing: train first (stages 6-11)")
+    for key in WEIGHTS:
+        if key in named:
+            check_weights(named[key])
+    out = Path(args.outpath).absolute()
+    names = {os.path.abspath(path): archive_name(path) for path in paths}
+    parameters = count_parameters(args.asr_train_config, args.asr_model_file)
+    card = model_card(
+        name=out.stem,
+        config=read_config(args.asr_train_config),
+        parameters=parameters,
+        files={k: names[os.path.abspath(v)] for k, v in named.items()},
+        results=args.results,
+        license_name=args.license,
+        language=args.lang,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".pack", dir=out.parent) as folder:
+        for path in paths:
+            target = Path(folder, names[os.path.abspath(path)])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+        for key in CONFIGS:
+            if key in named:
+                config = _renamed(read_config(named[key]), names)
+                text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+                target = Path(folder, names[os.path.abspath(named[key])])
+                target.write_text(text, encoding="utf-8")
+        write_text(Path(folder, "README.md"), card)
+        words = ["asr"]
+        for key, path in named.items():
+            words += [f"--{key}", names[os.path.abspath(path)]]
+        for path in ("README.md", *(names[os.path.abspath(p)] for p in args.option)):
+            words += ["--option", path]
+        with _working_in(folder):
+            espnets_pack([*words, "--outpath", out.name])
+        os.replace(Path(folder, out.name), out)
+    write_text(out.with_name("README.md"), card)
+    size = out.stat().st_size / 2**20
+    return (
+        f"{out}: {short_count(parameters)} parameters, {size:.1f} MiB; card: README.md"
+    )
+
+
+@one_line_errors
+def main(cmd=None):
+    """Run the command; a model that does not load ends it in one line."""
+    args = get_parser().parse_args(cmd)
+    import espnet_adastride.plugin  # noqa: F401  (registers the words of input_layer)
+    from espnet_adastride.plugin.errors import PluginError
+
+    try:
+        print(pack_model(args))
+    except PluginError as error:
+        raise RecipeError(error) from None
+
+
+if __name__ == "__main__":
+    main()

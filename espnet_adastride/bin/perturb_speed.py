@@ -1,0 +1,63 @@
+#!/usr/bin/env python3
+"""Stage 2: a set, and copies of it played faster and slower.
+
+    python -m espnet_adastride.bin.perturb_speed --source data/train_clean_100 \
+        --output data/train_clean_100_sp --factors 0.9 1.0 1.1
+
+Copies are 16-bit FLAC below ``<output>/perturbed``; utterances and speakers get the
+prefix ``sp0.9-`` and so on. An interrupted run is taken up again.
+"""
+
+import argparse
+from pathlib import Path
+
+from espnet_adastride.bin.stage_stamp import add_rerun_option, check
+from espnet_adastride.recipe.datadir import TABLES, audio_files
+from espnet_adastride.recipe.errors import one_line_errors
+from espnet_adastride.recipe.perturb import RECORD, parse_factors, perturb_data_dir
+from espnet_adastride.recipe.stamps import Stamp, fingerprint, hash_listing
+
+
+def get_parser():
+    parser = argparse.ArgumentParser(
+        description="Speed perturbation of a data folder",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--source", required=True, help="A data folder")
+    parser.add_argument("--output", required=True, help="The data folder to make")
+    parser.add_argument(
+        "--factors",
+        nargs="+",
+        required=True,
+        help="Speeds, e.g. 0.9 1.0 1.1; 1.0 is the set as it lies",
+    )
+    parser.add_argument("--nj", type=int, default=4, help="Threads")
+    add_rerun_option(parser)
+    return parser
+
+
+@one_line_errors
+def main(cmd=None):
+    args = get_parser().parse_args(cmd)
+    parse_factors(args.factors)  # a mistake is no reason to remove a stamp
+    output = Path(args.output)
+    stamp = Stamp(output / ".stage_done")
+    # the audio counts by name, size and time: reading it all would take minutes
+    options = {
+        "speed_perturb_factors": " ".join(args.factors),
+        "audio": hash_listing(audio_files(args.source)),
+    }
+    work = fingerprint([Path(args.source) / t for t in TABLES], options=options)
+    if not all(Path(path).exists() for path in audio_files(output)):
+        stamp.clear()
+    if check(stamp, work, args.rerun, str(output)):
+        return
+    if args.rerun:
+        (output / RECORD).unlink(missing_ok=True)
+    summary = perturb_data_dir(args.source, output, args.factors, args.nj, work)
+    stamp.write(work, [output / t for t in (*TABLES, "spk2utt")], summary)
+    print(summary)
+
+
+if __name__ == "__main__":
+    main()

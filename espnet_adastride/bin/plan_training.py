@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""Say what a training will meet, before it starts; refuse what cannot work.
+
+    python -m espnet_adastride.bin.plan_training --plan exp/asr_train/plan.md \
+        --config conf/train_asr_conformer.yaml --token_list ... \
+        --train_shape_file ... --valid_shape_file ... \
+        --train_data_path_and_name_and_type ...
+
+It takes the options of ``espnet2.bin.asr_train`` and its own, in any order, and prints
+a page: utterances that are too short, or that CTC cannot align at this rate; padding
+and batches; parameters and multiply-accumulates; time and memory of a step, measured.
+``--input_layer`` may be any of ESPnet's or of the plugin's. Refused, in one line: a
+batch of too short utterances, too large a share that CTC cannot align, an utterance
+larger than a batch. The first shape file must be that of the speech, the second that of
+the text, as in ESPnet's recipes.
+"""
+
+import argparse
+import logging
+
+from espnet_adastride.recipe.errors import RecipeError, one_line_errors
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command's own options."""
+    parser = argparse.ArgumentParser(
+        prog="plan_training",
+        description="Plan a training: lengths, CTC, batches, cost",
+        epilog="All other options are those of espnet2.bin.asr_train.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--plan", help="Write the page there (Markdown)")
+    parser.add_argument(
+        "--max_unalignable",
+        type=float,
+        default=0.1,
+        help="Refuse if CTC cannot align a larger share of the training utterances",
+    )
+    parser.add_argument(
+        "--plan_seconds",
+        type=float,
+        default=20.0,
+        help="Seconds that steps may be measured for, about; larger batches are "
+        "extrapolated; 0: count only",
+    )
+    parser.add_argument(
+        "--processes", type=int, default=1, help="Training processes in all"
+    )
+    return parser
+
+
+def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
+    """Return the page, and write it to ``own.plan``.
+
+    Args:
+        own: the options of :func:`get_parser`.
+        args: the options of a training, as ``ASRTask.get_parser()`` reads them.
+
+    Raises:
+        RecipeError: the training cannot work.
+        NotPlanned: its lengths are not known here.
+        PluginError: a wrong word in the configuration.
+    """
+    from espnet_adastride.plugin import planning
+    from espnet_adastride.plugin.espnet import asr_task
+    from espnet_adastride.recipe import plan
+
+    if not 0 <= own.max_unalignable <= 1:
+        raise RecipeError(
+            f"--max_unalignable {own.max_unalignable}: give a share from 0 to 1"
+        )
+    if args.iterator_type != "sequence":
+        raise planning.NotPlanned(f"iterator_type {args.iterator_type}")
+    for mode in ("train", "valid"):
+        if len(getattr(args, f"{mode}_shape_file")) < 2:
+            raise RecipeError(f"give --{mode}_shape_file twice: speech, then text")
+    warnings = []
+    for mode, name in (("train", "training"), ("valid", "validation")):
+        kind, _, limit = planning.batch_options(args, mode)
+        if kind not in ("numel", "length"):
+            continue
+        files = getattr(args, f"{mode}_shape_file")
+        shapes = [planning.read_shapes(path) for path in files]
+        bins = plan.utterance_bins(shapes, kind)
+        try:
+            plan.refuse_batch_bins(name, bins, limit)
+        except RecipeError as error:
+            if mode == "train" or limit <= 0:
+                raise
+            warnings.append(str(error))  # a batch of one works
+        if kind == "numel" and mode == "train":
+            tokens = planning.count_tokens(args.token_list)
+            warnings.append(plan.vocabulary_warning(files[1], shapes[1], tokens))
+
+    model = asr_task.ASRTask.build_model(args)
+    lengths_of = planning.ModelLengths(model)
+    with_ctc = getattr(model, "ctc", None) is not None
+    sets = [
+        planning.set_lengths(args, mode, lengths_of, own.processes, with_ctc)
+        for mode in ("train", "valid")
+    ]
+    for one in sets:
+        plan.refuse_what_cannot_work(one, lengths_of.limit, own.max_unalignable)
+        warnings += plan.set_warnings(one, lengths_of.limit)
+
+    texts = planning.Texts(args, args.train_data_path_and_name_and_type)
+    middle = sorted(sets[0].samples, key=sets[0].samples.get)[len(sets[0].samples) // 2]
+    typical = planning.make_batch(sets[0], texts, [middle])
+    cost = planning.model_cost(args, model, typical, sets[0].rate)
+    measured = planning.measure_steps(
+        args, model, sets[0], texts, own.processes, own.plan_seconds
+    )
+    warnings.append(plan.memory_warning(measured))
+    return plan.write_plan(
+        own.plan,
+        args.output_dir or "a training",
+        plan.set_table(sets, lengths_of.limit),
+        plan.cost_lines(sets, cost, measured, args.num_iters_per_epoch),
+        [line for line in warnings if line],
+    )
+
+
+@one_line_errors
+def main(cmd=None):
+    """Run the command: print the page, or one line that says why not."""
+    own, rest = get_parser().parse_known_args(cmd)
+    import espnet_adastride.plugin  # noqa: F401  (registers the words of input_layer)
+    from espnet_adastride.plugin.errors import PluginError
+    from espnet_adastride.plugin.espnet import asr_task
+    from espnet_adastride.plugin.planning import NotPlanned
+    from espnet_adastride.recipe.plan import write_plan
+
+    args = asr_task.ASRTask.get_parser().parse_args(rest)
+    logging.basicConfig(level="WARNING")
+    try:
+        text = make_plan(own, args)
+    except NotPlanned as reason:
+        text = write_plan(
+            own.plan,
+            args.output_dir or "a training",
+            [],
+            [f"- not planned: lengths and batches of {reason} are not known"],
+            [],
+        )
+    except PluginError as error:
+        raise RecipeError(error) from None
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+#!/usr/bin/env python3
+"""Unpack a packed model, also one from strangers; say how to decode with it.
+
+    python -m espnet_adastride.bin.unpack_model MODEL.zip FOLDER
+
+Nothing is written outside the folder and no code of the archive is run: links, paths
+that point elsewhere, pickles that hold more than tensors and broken files are refused,
+and the folder is then not made.
+"""
+
+import argparse
+
+from espnet_adastride.recipe.archive import unpack
+from espnet_adastride.recipe.errors import one_line_errors
+
+
+def get_parser():
+    parser = argparse.ArgumentParser(
+        prog="unpack_model", description="Unpack a packed model safely"
+    )
+    parser.add_argument("archive", help="zip or tar, as espnet2.bin.pack writes it")
+    parser.add_argument("folder", help="A new (or empty) folder")
+    return parser
+
+
+@one_line_errors
+def main(cmd=None):
+    args = get_parser().parse_args(cmd)
+    for option, path in unpack(args.archive, args.folder).items():
+        print(f"--{option} {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""The card of a packed model: what it is, how to use it, its results, its terms."""
+
+import re
+from pathlib import Path
+from typing import Dict, Optional
+
+import yaml
+
+from espnet_adastride.recipe.files import PathLike
+from espnet_adastride.recipe.plan import short_count
+
+# ESPnet's paper, the method's, and its published follow-up
+CITATION = """\
+```bibtex
+@inproceedings{watanabe2018espnet,
+  author = {Shinji Watanabe and Takaaki Hori and Shigeki Karita and Tomoki Hayashi and
+    Jiro Nishitoba and Yuya Unno and Nelson {Enrique Yalta Soplin} and Jahn Heymann and
+    Matthew Wiesner and Nanxin Chen and Adithya Renduchintala and Tsubasa Ochiai},
+  title = {{ESPnet}: End-to-End Speech Processing Toolkit},
+  booktitle = {Proceedings of Interspeech},
+  year = {2018},
+  pages = {2207--2211},
+}
+@misc{adastride2022,
+  author = {Anonymous},
+  title = {{AdaStride}: Using Adaptive Strides in Sequential Data for Effective
+    Downsampling},
+  note = {Submitted to ICLR 2023, OpenReview 7RBvBi3p3Et},
+  year = {2022},
+}
+@inproceedings{lee2023tadastride,
+  author = {Yoonhyung Lee and others},
+  title = {{TadaStride}: Using time adaptive strides in audio data for effective
+    downsampling},
+  booktitle = {Proceedings of Interspeech},
+  year = {2023},
+}
+```"""
+
+
+def _results(path: Optional[PathLike]) -> str:
+    """Return RESULTS.md below a heading of the card; what there is if there is none."""
+    if not path or not Path(path).is_file():
+        return "Not scored yet."
+    text = Path(path).read_text(encoding="utf-8")
+    text = re.sub(r"<!--.*?-->\n?", "", text, flags=re.DOTALL)
+    text = re.sub(r"^# RESULTS\s*\n", "", text)
+    return re.sub(r"^#", "##", text, flags=re.MULTILINE).strip()
+
+
+def model_card(
+    name: str,
+    config: dict,
+    parameters: int,
+    files: Dict[str, str],
+    results: Optional[PathLike],
+    license_name: str,
+    language: str,
+) -> str:
+    """Return the card (Markdown, with the header that model hubs read).
+
+    Args:
+        name: The model's name, e.g. its experiment's folder.
+        config: Its configuration, as ESPnet wrote it.
+        parameters: How many numbers were trained.
+        files: {option of the inference tool: name in the archive}.
+        results: RESULTS.md of the experiment, or None.
+        license_name: E.g. ``cc-by-4.0``.
+        language: E.g. ``en``; ``noinfo`` is left out.
+    """
+    encoder = config.get("encoder_conf") or {}
+    layer = encoder.get("input_layer", "conv2d")
+    head = {
+        "tags": ["espnet", "audio", "automatic-speech-recognition"],
+        "library_name": "espnet",
+        "license": license_name,
+    }
+    if language != "noinfo":
+        head["language"] = language
+    rate = str((config.get("frontend_conf") or {}).get("fs", "16k"))
+    arguments = ", ".join(f'{k}="model/{v}"' for k, v in sorted(files.items()))
+    parts = {
+        key: config[key]
+        for key in ("encoder", "encoder_conf", "decoder", "decoder_conf", "model_conf")
+        if config.get(key)
+    }
+    tokens = len(config.get("token_list") or [])
+    return f"""\
+---
+{yaml.safe_dump(head, sort_keys=False).strip()}
+---
+
+# {name}
+
+Speech recognition with ESPnet: encoder `{config.get("encoder")}`, input layer
+`{layer}`, {short_count(parameters)} parameters, {tokens} {config.get("token_type")}
+tokens, audio of {rate} samples a second.
+
+## Use
+
+Needs `espnet==202511` and `espnet_adastride`.
+
+```
+python -m espnet_adastride.bin.unpack_model {name}.zip model
+```
+
+```python
+import espnet_adastride.plugin  # noqa: F401  (teaches ESPnet the word `{layer}`)
+import soundfile
+from espnet2.bin.asr_inference import Speech2Text
+
+recognise = Speech2Text({arguments})
+speech, rate = soundfile.read("speech.flac")
+text = recognise(speech)[0][0]
+```
+
+Without the import ESPnet stops with "unexpected keyword argument 'input_layer_conf'".
+On the command line, `python -m espnet_adastride.bin.run -m espnet2.bin.asr_inference`
+does the same.
+
+## Results
+
+{_results(results)}
+
+## Configuration
+
+```yaml
+{yaml.safe_dump(parts, sort_keys=False).strip()}
+```
+
+## License and citation
+
+{license_name}. Please cite:
+
+{CITATION}
+"""
