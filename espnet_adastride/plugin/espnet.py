@@ -13,7 +13,19 @@ from espnet2.tasks import asr as asr_task
 from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet.nets.pytorch_backend.transformer.subsampling import (
     Conv2dSubsampling,
+    Conv2dSubsampling1,
+    Conv2dSubsampling2,
+    Conv2dSubsampling6,
+    Conv2dSubsampling8,
     TooShortUttError,
+)
+
+STOCK_SUBSAMPLINGS = (
+    Conv2dSubsampling,
+    Conv2dSubsampling1,
+    Conv2dSubsampling2,
+    Conv2dSubsampling6,
+    Conv2dSubsampling8,
 )
 
 __all__ = [
@@ -22,6 +34,7 @@ __all__ = [
     "Conv2dSubsampling",
     "EBranchformerEncoder",
     "ESPnetASRModel",
+    "STOCK_SUBSAMPLINGS",
     "TooShortUttError",
     "TransformerEncoder",
     "asr_task",
