@@ -156,9 +156,29 @@ class Downsampler(torch.nn.Module):
         self.size = int(size)
         self.stride = check_stride(stride, integer=self.integer_stride)
 
+    #: True: the stride is a parameter, and not to be set
+    learns_stride = False
+
     def current_stride(self) -> float:
         """Return the stride in use: the constructor's, unless the method learns it."""
         return self.stride
+
+    def takes_any_stride(self) -> bool:
+        """Return whether :meth:`set_stride` takes every real number >= 1."""
+        return not (self.integer_stride or self.learns_stride)
+
+    def set_stride(self, stride: float) -> None:
+        """Resample at another rate from now on; the parameters stay as they are.
+
+        Raises:
+            ValueError: if the stride is below 1, or the method is tied to its own.
+        """
+        if not self.takes_any_stride():
+            raise ValueError(
+                f"{type(self).__name__} is tied to the stride it was built or trained "
+                "with; adastride, adastride_f and spectral_pool take another one"
+            )
+        self.stride = check_stride(stride)
 
     def output_lengths(self, lengths):
         """Return ceil(lengths / current stride), for an int or an integer tensor."""

@@ -159,6 +159,8 @@ class DiffStride(SpectralPool):
         smoothness: R, length of the mask's ramp in bins, > 0 (4 in the paper).
     """
 
+    learns_stride = True
+
     def __init__(
         self,
         size: int,

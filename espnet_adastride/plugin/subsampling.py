@@ -297,6 +297,59 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             for stage, stride in zip(self.downsamplers, self.strides)
         ]
 
+    def set_stride(self, stride: float) -> None:
+        """Resample at another overall rate from now on, for decoding.
+
+        The change is spread evenly, as a factor, over the stages that take any real
+        stride (adastride, adastride_f, spectral_pool), starting from the strides the
+        layer was built with; a stage that would come below 1 stays at 1 and leaves its
+        part to the others. The parameters stay as they are.
+
+        Args:
+            stride: overall, a real number >= 1.
+
+        Raises:
+            ConfigurationError: if no stage takes it, or the other stages alone are
+                above it.
+        """
+        try:
+            wanted = check_stride(stride)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from None
+        free = [
+            index
+            for index, stage in enumerate(self.downsamplers)
+            if not isinstance(stage, torch.nn.Identity) and stage.takes_any_stride()
+        ]
+        names = ", ".join(self.methods)
+        if not free:
+            raise ConfigurationError(
+                f"stride {wanted:g}: the stages of this model ({names}) are tied to "
+                f"theirs, {math.prod(self.current_strides()):g} together; adastride "
+                "and adastride_f take any"
+            )
+        current = self.current_strides()
+        tied = math.prod(s for i, s in enumerate(current) if i not in free)
+        if wanted < tied:
+            raise ConfigurationError(
+                f"stride {wanted:g}: the stages of this model ({names}) that are tied "
+                f"to their strides make {tied:g} alone; ask for {tied:g} or more"
+            )
+        moving = list(free)
+        while True:
+            built = math.prod(self.strides[i] for i in moving)
+            factor = (wanted / tied / built) ** (1 / len(moving))
+            # log-even water filling: what is held at 1 is taken out and the rest redone
+            held = [i for i in moving if self.strides[i] * factor < 1]
+            if not held or len(held) == len(moving):
+                break
+            moving = [i for i in moving if i not in held]
+        for i in free:
+            new = max(self.strides[i] * factor, 1.0) if i in moving else 1.0
+            # a factor of 1 gives the very strides that it was built with
+            new = self.strides[i] if math.isclose(new, self.strides[i]) else new
+            self.downsamplers[i].set_stride(new)
+
     def reported_stats(self) -> Dict[str, Union[float, torch.Tensor]]:
         """Return what the stages report of themselves, ``{name_stage: scalar}``.
 
