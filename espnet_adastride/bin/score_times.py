@@ -79,8 +79,8 @@ def format_table(results: dict) -> str:
     ]
     for ctm, row in results.items():
         numbers = "".join(
-            f" {row[edge]['median']:7.0f}{row[edge]['p90']:7.0f}{row[edge]['bias']:+8.0f}"
-            for edge in ("start", "end")
+            f" {one['median']:7.0f}{one['p90']:7.0f}{one['bias']:+8.0f}"
+            for one in (row["start"], row["end"])
         )
         lines.append(f"{ctm:{width}} {row['words']:7d}{numbers}")
     return "\n".join(lines)
