@@ -246,7 +246,7 @@ def read_parameters(path: Path) -> Dict[str, torch.Tensor]:
             f"{path}: not loaded: it is damaged or holds more than parameters "
             f"({first[:80]}); copy it again, or save the model's state_dict alone"
         ) from None
-    except (OSError, EOFError, RuntimeError, ValueError) as error:
+    except Exception as error:  # whatever a damaged file makes the unpickler trip over
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(f"{path}: cannot be read as a model ({first[:80]})") from None
     if isinstance(state, dict) and isinstance(state.get("module"), dict):
