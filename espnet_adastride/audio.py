@@ -8,7 +8,7 @@ import io
 import os
 import sys
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Sequence, Tuple, Union
+from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -137,8 +137,9 @@ def find_audio(paths: Sequence[str]) -> Tuple[List[Source], int]:
     out. Files that are named are taken whatever they are called, existing or not:
     reading tells.
     """
-    sources, skipped = [], 0
-    for path in paths:
+    sources: List[Source] = []
+    skipped = 0
+    for path in dict.fromkeys(paths):
         if path == STDIN:
             sources.append(Source(STDIN, "stdin", "stdin"))
         elif not os.path.isdir(path):
@@ -149,7 +150,10 @@ def find_audio(paths: Sequence[str]) -> Tuple[List[Source], int]:
                     sources.append(_source(str(file), file.relative_to(path)))
                 else:
                     skipped += 1
-    return sources, skipped
+    once: Dict[str, Source] = {}
+    for source in sources:  # a file may be named beside its folder
+        once.setdefault(os.path.normpath(source.path), source)
+    return list(once.values()), skipped
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -14,10 +14,12 @@ nobody. A word lasts from its first token to its last one.
 """
 
 import math
-from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:  # commands that only read and write times start without it
+    import torch
 
 
 class Timed(NamedTuple):
@@ -54,7 +56,7 @@ def needed_frames(ids: Sequence[int]) -> int:
 
 
 def force_align(
-    log_probs: torch.Tensor, ids: Sequence[int], blank: int = 0
+    log_probs: "torch.Tensor", ids: Sequence[int], blank: int = 0
 ) -> Tuple[List[int], List[float]]:
     """Return the most probable CTC path that says the tokens.
 
@@ -81,6 +83,7 @@ def force_align(
         )
     if not ids:
         return [blank] * frames, log_probs[:, blank].tolist()
+    import torch
     from torchaudio.functional import forced_align
 
     # -inf in a score would make all paths alike

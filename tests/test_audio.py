@@ -110,6 +110,9 @@ def test_folders_are_walked_and_other_files_counted(tmp_path):
         ("b/a", "b/a.MP3"), ("b/x", "b/x.wav"), ("any", "any.thing"), ("e", "e.wav"),
         ("stdin", "stdin"),
     ]  # fmt: skip
+    # once, however often it is named
+    again = find_audio([str(tmp_path), f"{tmp_path}/b//x.wav", "any", "any"])[0]
+    assert [s.name for s in again] == ["b/a", "b/x", "any"]
     assert skipped == 1 and found[0].path == str(tmp_path / "b" / "a.MP3")
 
 

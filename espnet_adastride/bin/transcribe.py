@@ -32,6 +32,8 @@ from espnet_adastride.recipe.quiet import quiet_imports
 from espnet_adastride.transcripts import FORMATS, Transcript, to_dict
 
 NAME = "transcribe"
+BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s, {remaining} left{postfix}"
+BAR_WITHOUT_END = "{n:.0f} s, {elapsed}{postfix}"
 
 
 class UsageError(Exception):
@@ -229,8 +231,7 @@ def transcribe(args: argparse.Namespace) -> int:
         unit="s",
         disable=not terminal,
         file=sys.stderr,
-        bar_format="{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s, "
-        "{remaining} left{postfix}",
+        bar_format=BAR if total else BAR_WITHOUT_END,
     ) as bar:
 
         def progress(seconds):
@@ -245,7 +246,8 @@ def transcribe(args: argparse.Namespace) -> int:
                 source = job.source
                 try:
                     wave = read_audio(source.path, recognise.trained.rate)
-                    transcript = recognise.transcribe(wave, source.path, progress)
+                    name = "stdin" if source.path == STDIN else source.path
+                    transcript = recognise.transcribe(wave, name, progress)
                     if transcript.silent:
                         with tqdm.external_write_mode(sys.stderr):
                             _say(f"{source.path}: nothing but silence; no words")
