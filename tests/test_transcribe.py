@@ -2,6 +2,7 @@
 known: what is written, what is refused, and in which words."""
 
 import json
+import logging
 import os
 import zipfile
 from types import SimpleNamespace
@@ -27,6 +28,7 @@ from espnet_adastride.plugin.errors import (  # noqa: E402
 )
 from espnet_adastride.plugin.frame_times import FrameTimes  # noqa: E402
 from espnet_adastride.plugin.greedy import CTCGreedy  # noqa: E402
+from espnet_adastride.recipe.tokens import train_bpe  # noqa: E402
 from espnet_adastride.transcribe import Transcriber  # noqa: E402
 from espnet_adastride.transcripts import read_ctm  # noqa: E402
 from tiny_models import RATE, TOKENS, make_experiment  # noqa: E402
@@ -40,6 +42,14 @@ def noise(seconds, seed=0):
     # loud and faint parts in turn: the strides follow the energy
     level = np.where(np.sin(2 * np.pi * time) > 0, 0.2, 0.002)
     return (rng.standard_normal(len(time)) * level).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def log_level():
+    """The commands set it for their process, which is the tests'."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
 
 
 @pytest.fixture(scope="module")
@@ -222,6 +232,36 @@ def test_a_packed_model(exp, transcriber, tmp_path, monkeypatch):
     with zipfile.ZipFile(archive) as file:
         file.extractall(tmp_path / "unpacked")
     assert Transcriber(tmp_path / "unpacked")(wave).words == transcriber(wave).words
+
+
+def test_a_packed_model_with_pieces_of_words(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sentences = ["THE CATS SAT", "THE MAT THAT SAT", "A CAT AT THE MATS"] * 4
+    pieces = train_bpe(sentences, tmp_path, 16, "unigram", 1.0)
+    make_experiment(
+        tmp_path / "exp" / "asr",
+        token_type="bpe",
+        bpemodel="bpe.model",
+        token_list=["<blank>", "<unk>", *pieces, "<sos/eos>"],
+    )
+    pack(
+        {"asr_model_file": "exp/asr/" + MODEL},
+        {"asr_train_config": "exp/asr/config.yaml"},
+        tmp_path / "model.zip",
+        ["bpe.model"],
+    )
+    monkeypatch.chdir("/")
+    (tmp_path / "bpe.model").unlink()  # the one in the package is used
+    transcriber = Transcriber(tmp_path / "model.zip")
+    wave = noise(2.0)
+    segment = transcriber.align(wave, "THE CATS SAT")
+    assert [w.text for w in segment.words] == ["THE", "CATS", "SAT"]
+    spoken = "".join(t.text for t in segment.tokens)
+    assert spoken == "▁THE▁CATS▁SAT" and segment.words[0].start == segment.tokens[0][1]
+    result = transcriber(wave)
+    assert result.text == " ".join(w.text for w in result.words)
+    with pytest.raises(ModelError, match="2 of 2 tokens are unknown to the model"):
+        transcriber.align(wave, "the cats")
 
 
 @pytest.mark.parametrize("name", ["../evil.txt", "/evil.txt", "a/../../evil", "link"])

@@ -36,12 +36,12 @@ def make_experiment(folder, input_layer="adastride", conf=None, **options):
         "token_list": TOKENS,
         **options,
     }
-    folder.mkdir()
+    folder.mkdir(parents=True)
     (folder / "training.yaml").write_text(yaml.safe_dump(settings))
     args = ASRTask.get_parser().parse_args(
         ["--config", str(folder / "training.yaml"), "--output_dir", str(folder)]
     )
-    args.token_list = TOKENS
+    args.token_list = settings["token_list"]
     (folder / "config.yaml").write_text(yaml.safe_dump(vars(args)))
     model = ASRTask.build_model(argparse.Namespace(**vars(args)))
     for name, value in model.named_parameters():

@@ -1,7 +1,7 @@
 """A trained model as it lies on the disk: an experiment's folder, or a packed .zip.
 
-It is loaded with ``weights_only``, and a package is unpacked into a temporary folder
-and nowhere else: a model from a stranger runs no code.
+Parameters are loaded with ``weights_only``, so that they run no code, and a package is
+unpacked into a temporary folder and nowhere else.
 """
 
 import inspect
@@ -36,6 +36,9 @@ COMMAND_OPTIONS = (
     "allow_variable_data_keys batch_size config data_path_and_name_and_type key_file "
     "log_level ngpu num_workers output_dir seed"
 ).split()
+
+#: options that name files, which may lie in the folder that they were named in
+FILE_OPTIONS = ("bpemodel", "stats_file", "token_list", "non_linguistic_symbols")
 
 
 class ModelFiles(NamedTuple):
@@ -209,19 +212,20 @@ def read_options(path: Path, roots: Sequence[Path]) -> Dict[str, Any]:
     if not isinstance(options, dict):
         raise ModelError(f"{path}: holds no options; give a training's config.yaml")
 
-    def mend(value):
+    def mend(key, value):
         if isinstance(value, dict):
-            return {key: mend(v) for key, v in value.items()}
-        if isinstance(value, str) and "/" in value and not Path(value).is_absolute():
-            found = (root / value for root in roots)
-            return next((str(p) for p in found if p.is_file()), value)
-        if isinstance(value, str) and "/" in value and not Path(value).is_file():
-            # packed by its full name
-            found = (_within(root, value) for root in roots[:1])
-            return next((str(p) for p in found if p is not None), value)
-        return value
+            return {name: mend(name, v) for name, v in value.items()}
+        if not isinstance(value, str) or not ("/" in value or key in FILE_OPTIONS):
+            return value
+        if not Path(value).is_absolute():
+            places = (root / value for root in roots)
+        elif Path(value).is_file():
+            return value
+        else:  # packed by its full name
+            places = (_within(root, value) for root in roots[:1])
+        return next((str(p) for p in places if p is not None and p.is_file()), value)
 
-    options = {key: mend(value) for key, value in options.items()}
+    options = mend("", options)
     statistics = (options.get("normalize_conf") or {}).get("stats_file")
     for name in (statistics, options.get("bpemodel")):
         if isinstance(name, str) and not Path(name).is_file():
@@ -499,7 +503,12 @@ class TrainedModel:
             tokens += pieces
             owners += [index] * len(pieces)
         ids = self.converter.tokens2ids(tokens)
-        spoken = [i for i, owner in zip(ids, owners) if owner is not None]
+        # neither a space nor SentencePiece's mark of a word's beginning says a thing
+        spoken = [
+            i
+            for i, token, owner in zip(ids, tokens, owners)
+            if owner is not None and token != "\u2581"
+        ]
         unknown = sum(i == self.converter.unk_id for i in spoken)
         if 2 * unknown > len(spoken):
             some = [t for t in self.model.token_list if not t.startswith("<")][:5]
