@@ -388,7 +388,7 @@ def loaded(transcriber, monkeypatch):
 def test_a_folder_to_files(loaded, exp, recordings, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["--model", exp, "--output_dir", out, "--format"]
-    command += ["txt", "json", "srt", "vtt", "ctm", "--", recordings]
+    command += ["txt,json,srt,vtt,ctm", recordings]
     status, printed, said = run(capsys, *command)
     assert (status, printed) == (0, "")
     assert "1 file that is not audio left out" in said and "2 recordings, 2.5 s" in said
@@ -449,7 +449,7 @@ def test_bad_recordings_are_named_and_the_rest_go_on(
     ):
         (line,) = [line for line in lines if str(tmp_path / name) in line]
         assert words in line
-    assert lines[-1] == "transcribe: 3 of 5 recordings failed"
+    assert lines[-1] == "adastride-transcribe: 3 of 5 recordings failed"
     assert sorted(os.listdir(tmp_path / "out")) == ["a.txt", "silence.txt"]
     assert (tmp_path / "out" / "silence.txt").read_text() == "\n"
 
@@ -474,15 +474,15 @@ def test_an_interruption_keeps_what_is_written(
 def test_mistakes_are_told_before_a_model_is_loaded(recordings, tmp_path, capsys):
     def said(*words, model=recordings):
         status, _, line = run(capsys, "--model", model, *words)
-        assert status == 1 and line.startswith("transcribe: error: ")
+        assert status == 1 and line.startswith("adastride-transcribe: error: ")
         return line
 
     a, b = recordings / "a.wav", recordings / "in" / "b.flac"
     assert "no such file or folder" in said(a, model=tmp_path / "none")
-    assert "several formats at once need --output_dir" in said(
-        a, "--format", "txt", "srt"
-    )
+    assert "several formats at once need --output_dir" in said(a, "--format", "txt,srt")
     assert "2 recordings as srt need --output_dir" in said(a, b, "--format", "srt")
+    status, _, complaint = run(capsys, "--model", "x", a, "--format", "doc")
+    assert status == 2 and "'doc' is none of txt, json, srt, vtt, ctm" in complaint
     assert "--max_segment 0: give" in said(a, "--max_segment", "0")
     assert "--ngpu 2: give 0 or 1" in said(a, "--ngpu", "2")
     (tmp_path / "empty").mkdir()

@@ -33,7 +33,6 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=NAME,
         description="Say when the words of given transcripts were spoken.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
         "--model",
@@ -52,10 +51,15 @@ def get_parser() -> argparse.ArgumentParser:
         "--times",
         default="positions",
         choices=("positions", "uniform"),
-        help="where frames are: as the input layer placed them, or at a constant rate",
+        help="where frames are: as the input layer placed them (default), or at a "
+        "constant rate",
     )
-    parser.add_argument("--stride", type=float, help="overall rate of the input layer")
-    parser.add_argument("--ngpu", type=int, default=0, help="0: CPU, 1: one GPU")
+    parser.add_argument(
+        "--stride", type=float, help="overall rate (default: as trained)"
+    )
+    parser.add_argument(
+        "--ngpu", type=int, default=0, help="0: CPU (default), 1: one GPU"
+    )
     return parser
 
 

@@ -2,7 +2,7 @@
 """Transcribe recordings with a trained model, with times.
 
     adastride-transcribe --model exp/asr_train_... talk.mp3
-    adastride-transcribe --model model.zip --output_dir out --format txt srt folder/
+    adastride-transcribe --model model.zip --output_dir out --format txt,srt folder/
 
 Files, folders (recursively) and ``-`` (standard input), in any format, rate and number
 of channels that libsndfile reads. Without ``--output_dir``, the result is printed. A
@@ -31,7 +31,7 @@ from espnet_adastride.recipe.errors import RecipeError, str2bool
 from espnet_adastride.recipe.quiet import quiet_imports
 from espnet_adastride.transcripts import FORMATS, Transcript, to_dict
 
-NAME = "transcribe"
+NAME = "adastride-transcribe"
 BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s, {remaining} left{postfix}"
 BAR_WITHOUT_END = "{n:.0f} s, {elapsed}{postfix}"
 
@@ -47,12 +47,22 @@ class Job(NamedTuple):
     outputs: Dict[str, Path]
 
 
+def read_formats(words: str) -> List[str]:
+    """Read ``txt,srt``."""
+    formats = list(dict.fromkeys(words.split(",")))
+    for word in formats:
+        if word not in FORMATS:
+            raise argparse.ArgumentTypeError(
+                f"{word!r} is none of {', '.join(FORMATS)}"
+            )
+    return formats
+
+
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
     parser = argparse.ArgumentParser(
-        prog="adastride-transcribe",
+        prog=NAME,
         description="Transcribe recordings with a trained model, with times.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
         "audio", nargs="+", help="files, folders (recursively), or - for stdin"
@@ -77,25 +87,26 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output_dir", help="folder to write to (default: print)")
     parser.add_argument(
         "--format",
-        nargs="+",
+        type=read_formats,
         default=["txt"],
-        choices=sorted(FORMATS),
-        help="one or more",
+        help=f"{', '.join(sorted(FORMATS))}, or several: txt,srt (default: txt)",
     )
     parser.add_argument(
         "--overwrite",
         type=str2bool,
         default=False,
         metavar="true|false",
-        help="transcribe again what has been written before",
+        help="transcribe again what has been written before (default: false)",
     )
     parser.add_argument(
         "--max_segment",
         type=float,
         default=20.0,
-        help="seconds; longer recordings are cut at pauses",
+        help="seconds; longer recordings are cut at pauses (default: 20)",
     )
-    parser.add_argument("--ngpu", type=int, default=0, help="0: CPU, 1: one GPU")
+    parser.add_argument(
+        "--ngpu", type=int, default=0, help="0: CPU (default), 1: one GPU"
+    )
     return parser
 
 
@@ -129,7 +140,6 @@ def plan(sources: Sequence[Source], output_dir, formats: Sequence[str]) -> List[
 
 def _check(args: argparse.Namespace) -> List[Job]:
     """Return what is to be done; all that can be told before the model is loaded."""
-    args.format = list(dict.fromkeys(args.format))
     if args.ngpu not in (0, 1):
         raise UsageError(f"--ngpu {args.ngpu}: give 0 or 1")
     if not args.max_segment >= 1:
