@@ -20,6 +20,11 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["espnet_adastride", "espnet_adastride.*"]),
     package_data={"espnet_adastride": ["data/*"]},
+    entry_points={
+        "console_scripts": [
+            "adastride-transcribe = espnet_adastride.bin.transcribe:main"
+        ]
+    },
     python_requires=">=3.10",
     install_requires=["torch>=2.1"],
     extras_require={
@@ -34,6 +39,7 @@ setup(
             "sentencepiece",
             "six",
             "soundfile",
+            "soxr",
             "tensorboard",
             "torchaudio",
             "torcheval",

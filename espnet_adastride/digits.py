@@ -3,7 +3,8 @@
     FSDD/recordings/DIGIT_SPEAKER_TAKE.wav     3,000 digits, 6 speakers, 8 kHz
 
     find_recordings -> plan_digits (who says what, in which part) -> build_digits:
-    AUDIO/{train,dev,test}/ID.flac and data directories with utt2recordings beside text
+    AUDIO/{train,dev,test}/ID.flac and data directories with utt2recordings beside
+    text, and words.ctm: when each digit is spoken
 
 An utterance is 3 to 8 recordings of one speaker, no recording twice, with silences
 between and around them and a faint hiss throughout. No part shares a recording with
@@ -35,12 +36,15 @@ from espnet_adastride.corpus import (
     DataError,
     PathLike,
     Utterance,
+    atomic_open,
     check_audio,
     shorten,
     write_data_dir,
     write_lines,
 )
 from espnet_adastride.recipe.files import fresh_dir, replace_dir
+from espnet_adastride.times import Timed
+from espnet_adastride.transcripts import ctm_lines
 
 FS = 8000  # Hz
 PARTS = ("train", "dev", "test")
@@ -116,6 +120,16 @@ class DigitSequence:
         for recording, silence in zip(self.recordings, self.silences[1:]):
             words += [recording.name, str(silence)]
         return " ".join(words)
+
+    @property
+    def word_times(self) -> List[Timed]:
+        """When each digit's recording begins and ends, in seconds."""
+        times, begin = [], self.silences[0]
+        for recording, silence in zip(self.recordings, self.silences[1:]):
+            end = begin + recording.samples
+            times.append(Timed(WORDS[recording.digit], begin / FS, end / FS, 1.0))
+            begin = end + silence
+        return times
 
 
 # --------------------------------------------------------------------------- recordings
@@ -366,6 +380,9 @@ def build_digits(
         write_lines(
             output / part / "utt2recordings", {s.id: s.parts for s in sequences}
         )
+        with atomic_open(output / part / "words.ctm") as file:
+            for s in sequences:
+                file.writelines(f"{x}\n" for x in ctm_lines(s.id, s.word_times))
         write_data_dir(
             output / part,
             [

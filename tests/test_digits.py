@@ -26,6 +26,7 @@ from espnet_adastride.digits import (
     plan_digits,
     speak,
 )
+from espnet_adastride.transcripts import read_ctm
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = (
@@ -152,19 +153,23 @@ def test_a_plan_that_shares_is_refused(made_once):
 def test_text_is_what_was_put_together(prepared, made_once):
     for part in PARTS:
         recordings = made_of(prepared / "data" / part)
+        times = read_ctm(prepared / "data" / part / "words.ctm")
         for key, utterance in read_data_dir(prepared / "data" / part).items():
             names, silences = recordings[key]
             assert utterance.text.split() == [WORDS[int(n[0])] for n in names]
             wave, rate = soundfile.read(utterance.audio)
             assert rate == FS
             start, edge = silences[0], round(FADE * FS)
-            for name, silence in zip(names, silences[1:]):
+            assert [w.text for w in times[key]] == utterance.text.split()
+            for name, silence, word in zip(names, silences[1:], times[key]):
                 speech, _ = soundfile.read(made_once / "recordings" / f"{name}.wav")
                 piece = wave[start : start + len(speech)]
                 inner = slice(edge, -edge)
                 # the hiss alone differs: at most -55 dB
                 assert np.abs(piece[inner] - speech[inner]).max() < 0.01
+                assert word.start == pytest.approx(start / FS, abs=0.0006)
                 start += len(speech)
+                assert word.end == pytest.approx(start / FS, abs=0.0006)
                 assert np.abs(wave[start : start + silence]).max() < 0.01
                 start += silence
             assert start == len(wave) == utterance.samples

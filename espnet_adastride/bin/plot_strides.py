@@ -14,20 +14,16 @@ import argparse
 import math
 import pickle
 from pathlib import Path
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple, Optional
 
 import numpy as np
 import soundfile
 import torch
 import yaml
 from espnet2.tasks.asr import ASRTask
-from espnet2.text.build_tokenizer import build_tokenizer
 
 import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
-from espnet_adastride.bin.asr_inference_ctc import ctc_collapse
 from espnet_adastride.corpus import DataError, read_scp
-from espnet_adastride.downsampling import downsampled_lengths
-from espnet_adastride.downsampling.stages import StageTrace
 from espnet_adastride.plotting import (
     SPEECH_THRESHOLD_DB,
     PictureError,
@@ -39,16 +35,12 @@ from espnet_adastride.plotting import (
 )
 from espnet_adastride.plugin.errors import ConfigurationError, PluginError
 from espnet_adastride.plugin.espnet import TooShortUttError
+from espnet_adastride.plugin.frame_times import encoder_boundaries
+from espnet_adastride.plugin.greedy import CTCGreedy, main_frames
 from espnet_adastride.plugin.model import input_layer
-from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
 from espnet_adastride.recipe.datadir import parse_rate
 from espnet_adastride.recipe.errors import RecipeError
-from espnet_adastride.strides import (
-    boundaries_in_seconds,
-    compose_boundaries,
-    slot_boundaries,
-    uniform_boundaries,
-)
+from espnet_adastride.strides import boundaries_in_seconds
 
 #: seconds; the utterance nearest to it is drawn
 GOOD_LENGTH = 5.0
@@ -61,43 +53,6 @@ class Recording(NamedTuple):
     id: str
     audio: str
     text: Optional[str]
-
-
-def encoder_boundaries(
-    layer: AdaptiveSubsampling, trace: Sequence[StageTrace], frames: int, index: int = 0
-) -> Tuple[np.ndarray, np.ndarray]:
-    """Return where the encoder's frames of one utterance lie, in feature frames.
-
-    Args:
-        layer: the model's input layer.
-        trace: what ``layer.take_trace()`` returned for the batch.
-        frames: feature frames of the utterance.
-        index: of the utterance in the batch.
-
-    Returns:
-        (m + 1,) boundaries as the layer made them, and as pooling with the same
-        strides would have.
-    """
-    entries = iter(trace)
-    adaptive: List[np.ndarray] = []
-    uniform: List[np.ndarray] = []
-    n = frames
-    for downsampler, stride in zip(layer.stages(), layer.current_strides()):
-        m = downsampled_lengths(n, stride)
-        uniform.append(uniform_boundaries(n, m, stride))
-        if isinstance(downsampler, torch.nn.Identity):
-            # the trunk's convolution of kernel 3 made the stride: no trace
-            adaptive.append(uniform_boundaries(n, m, stride, shift=(1 - stride) / 2))
-        else:
-            positions = next(entries).positions
-            if positions is None:
-                shift = downsampler.frame_shift()
-                adaptive.append(uniform_boundaries(n, m, stride, shift))
-            else:
-                row = positions[index].detach().cpu().double().numpy()
-                adaptive.append(slot_boundaries(row, n, m))
-        n = m
-    return compose_boundaries(adaptive), compose_boundaries(uniform)
 
 
 def load_model(asr_exp: Path, asr_model_file: str):
@@ -268,12 +223,8 @@ def greedy_text(model, args, frames) -> Optional[str]:
     """Return the greedy CTC text of one utterance's frames, None without CTC."""
     if model.ctc is None:
         return None
-    if isinstance(frames, tuple):  # intermediate CTC
-        frames = frames[0]
-    path = model.ctc.log_softmax(frames)[0].argmax(dim=1).tolist()
-    tokens = [model.token_list[i] for i in ctc_collapse(path, model.blank_id)]
-    bpe = {"bpemodel": args.bpemodel} if args.token_type == "bpe" else {}
-    return build_tokenizer(token_type=args.token_type, **bpe).tokens2text(tokens)
+    path = model.ctc.log_softmax(main_frames(frames))[0].argmax(dim=1).tolist()
+    return CTCGreedy(model, args).read(path)[0]
 
 
 def get_parser() -> argparse.ArgumentParser:

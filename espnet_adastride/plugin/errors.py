@@ -11,3 +11,7 @@ class ConfigurationError(PluginError):
 
 class CheckpointMismatchError(PluginError):
     """A checkpoint whose parameters are not those of the configured model."""
+
+
+class ModelError(PluginError):
+    """A trained model that cannot be found, read or used as asked."""

@@ -26,8 +26,20 @@ from espnet.nets.pytorch_backend.transformer.attention import (
 from espnet.nets.pytorch_backend.transformer.embedding import RelPositionalEncoding
 from espnet.nets.pytorch_backend.transformer.subsampling import (
     Conv2dSubsampling,
+    Conv2dSubsampling1,
+    Conv2dSubsampling2,
+    Conv2dSubsampling6,
+    Conv2dSubsampling8,
     TooShortUttError,
     check_short_utt,
+)
+
+STOCK_SUBSAMPLINGS = (
+    Conv2dSubsampling,
+    Conv2dSubsampling1,
+    Conv2dSubsampling2,
+    Conv2dSubsampling6,
+    Conv2dSubsampling8,
 )
 
 __all__ = [
@@ -42,6 +54,7 @@ __all__ = [
     "ESPnetSTModel",
     "RelPositionMultiHeadedAttention",
     "RelPositionalEncoding",
+    "STOCK_SUBSAMPLINGS",
     "TooShortUttError",
     "TransformerEncoder",
     "asr_task",

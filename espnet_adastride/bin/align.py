@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+"""Say when the words of given transcripts were spoken.
+
+    python -m espnet_adastride.bin.align --model exp/asr_train_... \
+        --data_dir dump/raw/test_clean --output_dir alignment
+    python -m espnet_adastride.bin.align --model model.zip \
+        --audio talk.flac --text "SO IT BEGINS" --output_dir alignment
+
+It writes ``words.ctm``, ``tokens.ctm`` and ``alignment.json``. Times come from the CTC
+branch, through the positions of every stage of the input layer: with adaptive strides
+frames are no constant apart. ``--times uniform`` assumes that they are, as ESPnet's
+asr_align does, to see what that costs (``score_times``).
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Dict, List, Tuple
+
+from espnet_adastride.audio import AudioError, read_audio
+from espnet_adastride.corpus import DataError, atomic_open, read_scp, shorten
+from espnet_adastride.recipe.errors import RecipeError
+from espnet_adastride.recipe.quiet import quiet_imports
+from espnet_adastride.times import AlignmentError
+from espnet_adastride.transcripts import Segment, Transcript, ctm_lines, to_dict
+
+NAME = "align"
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Build the command's argument parser."""
+    parser = argparse.ArgumentParser(
+        prog=NAME,
+        description="Say when the words of given transcripts were spoken.",
+    )
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="folder of an experiment (exp/asr_...), or a .zip of espnet2.bin.pack",
+    )
+    parser.add_argument(
+        "--asr_model_file", help="parameters in the folder (default: valid.*.ave.pth)"
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data_dir", help="folder with wav.scp and text")
+    source.add_argument("--audio", help="one recording, with --text")
+    parser.add_argument("--text", help="its transcript, or a file that holds it")
+    parser.add_argument("--output_dir", required=True, help="folder to write to")
+    parser.add_argument(
+        "--times",
+        default="positions",
+        choices=("positions", "uniform"),
+        help="where frames are: as the input layer placed them (default), or at a "
+        "constant rate",
+    )
+    parser.add_argument(
+        "--stride", type=float, help="overall rate (default: as trained)"
+    )
+    parser.add_argument(
+        "--ngpu", type=int, default=0, help="0: CPU (default), 1: one GPU"
+    )
+    return parser
+
+
+def read_jobs(args: argparse.Namespace) -> Dict[str, Tuple[str, str]]:
+    """Return (audio, transcript) by utterance.
+
+    Raises:
+        DataError: for files that are missing or do not fit together.
+    """
+    if args.audio is not None:
+        if args.text is None:
+            raise DataError("--audio needs --text: its transcript")
+        text = args.text
+        if len(text) < 256 and Path(text).is_file():
+            try:
+                text = Path(text).read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError):
+                raise DataError(f"--text {text}: cannot be read as UTF-8") from None
+        return {Path(args.audio).stem: (args.audio, " ".join(text.split()))}
+    if args.text is not None:
+        raise DataError("--text is for --audio; --data_dir has a file of that name")
+    folder = Path(args.data_dir)
+    if (folder / "segments").exists():
+        raise DataError(
+            f"{folder}/segments is not supported: cut the audio into utterances"
+        )
+    waves = read_scp(folder / "wav.scp")
+    texts = read_scp(folder / "text", allow_empty=True)
+    missing = sorted(set(waves) ^ set(texts))
+    if missing:
+        raise DataError(
+            f"{folder}: wav.scp and text hold different utterances: {shorten(missing)}"
+        )
+    return {key: (waves[key], texts[key]) for key in sorted(waves)}
+
+
+def write(folder: Path, aligned: Dict[str, Segment], times: str) -> None:
+    """Write words.ctm, tokens.ctm and alignment.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for what in ("words", "tokens"):
+        with atomic_open(folder / f"{what}.ctm") as file:
+            for key, segment in aligned.items():
+                for line in ctm_lines(key, getattr(segment, what)):
+                    file.write(line + "\n")
+    utterances = [
+        to_dict(Transcript(key, s.end, s.text, s.words, [s]))
+        for key, s in aligned.items()
+    ]
+    with atomic_open(folder / "alignment.json") as file:
+        content = {"times": times, "utterances": utterances}
+        file.write(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+
+
+def align(args: argparse.Namespace) -> List[str]:
+    """Align all utterances and write the results; return those that failed."""
+    jobs = read_jobs(args)
+    # ESPnet takes seconds to import: mistakes above are told at once
+    with quiet_imports():
+        from espnet_adastride.plugin.errors import ModelError, PluginError
+        from espnet_adastride.transcribe import Transcriber
+
+    try:
+        recognise = Transcriber(
+            args.model,
+            args.asr_model_file,
+            device="cuda" if args.ngpu else "cpu",
+            stride=args.stride,
+        )
+    except (PluginError, RecipeError) as error:
+        raise DataError(str(error)) from None
+    if recognise.trained.model.ctc is None:
+        raise DataError(f"{args.model}: no CTC branch, which alignment needs")
+    aligned: Dict[str, Segment] = {}
+    failed = []
+    for key, (audio, text) in jobs.items():
+        try:
+            if audio.endswith("|"):
+                raise AudioError(f"{audio}: a pipe; give an audio file")
+            wave = read_audio(audio, recognise.trained.rate)
+            uniform = args.times == "uniform"
+            aligned[key] = recognise.align(wave, text, uniform, audio)
+        except (AudioError, AlignmentError, ModelError) as error:
+            failed.append(key)
+            print(f"{NAME}: {key}: {error}", file=sys.stderr)
+    write(Path(args.output_dir), aligned, args.times)
+    words = sum(len(segment.words) for segment in aligned.values())
+    print(f"{len(aligned)} utterances, {words} words: {args.output_dir}/words.ctm")
+    return failed
+
+
+def main(cmd=None) -> None:
+    """Run the command; bad input ends in one line, status 1."""
+    args = get_parser().parse_args(cmd)
+    try:
+        failed = align(args)
+    except (DataError, OSError) as error:
+        raise SystemExit(f"{NAME}: error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    if failed:
+        raise SystemExit(f"{NAME}: {len(failed)} utterances failed: {shorten(failed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""Compare word times with published ones: how far are starts and ends off?
+
+    python -m espnet_adastride.bin.score_times --ctm adaptive/words.ctm \
+        uniform/words.ctm --ref librispeech_alignments
+
+The reference is a folder of ``UTTERANCE.TextGrid`` files (with a tier ``words``, as the
+LibriSpeech alignments have) or another CTM. Utterances whose words differ from the
+reference's are left out and counted. Several CTMs are compared over the utterances that
+all of them have.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from espnet_adastride.corpus import DataError, atomic_open, shorten
+from espnet_adastride.transcripts import (
+    compare_times,
+    read_ctm,
+    read_reference,
+    summarise_errors,
+)
+
+NAME = "score_times"
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Build the command's argument parser."""
+    parser = argparse.ArgumentParser(
+        prog=NAME,
+        description="Compare word times with published ones.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--ctm", nargs="+", required=True, help="one or more, of words")
+    parser.add_argument("--ref", required=True, help="folder of TextGrids, or a CTM")
+    parser.add_argument("--output", help="JSON file for the numbers")
+    return parser
+
+
+def score(ctms, ref) -> dict:
+    """Return {ctm: numbers}; times in ms."""
+    reference = read_reference(ref)
+    all_words = {ctm: read_ctm(ctm) for ctm in ctms}
+    errors = {ctm: compare_times(words, reference) for ctm, words in all_words.items()}
+    usable = set.intersection(
+        *(
+            set(words) - set(errors[ctm].different) - set(errors[ctm].missing)
+            for ctm, words in all_words.items()
+        )
+    )
+    results = {}
+    for ctm, words in all_words.items():
+        whole = errors[ctm]
+        common = compare_times({k: words[k] for k in sorted(usable)}, reference)
+        if not common.words:
+            raise DataError(
+                f"{ctm}: no utterance with the words of {ref} "
+                f"(other words: {shorten(whole.different) or 'none'}; "
+                f"without reference: {shorten(whole.missing) or 'none'})"
+            )
+        results[ctm] = {
+            "utterances": len(usable),
+            "words": common.words,
+            "start": summarise_errors(common.starts),
+            "end": summarise_errors(common.ends),
+            "different": whole.different,
+            "missing": whole.missing,
+        }
+    return results
+
+
+def format_table(results: dict) -> str:
+    """Return the numbers as a table, one CTM a row."""
+    width = max(len(ctm) for ctm in results)
+    lines = [
+        f"{'':{width}}          starts, ms             ends, ms",
+        f"{'':{width}}   words  median   90 %    bias  median   90 %    bias",
+    ]
+    for ctm, row in results.items():
+        numbers = "".join(
+            f" {one['median']:7.0f}{one['p90']:7.0f}{one['bias']:+8.0f}"
+            for one in (row["start"], row["end"])
+        )
+        lines.append(f"{ctm:{width}} {row['words']:7d}{numbers}")
+    return "\n".join(lines)
+
+
+def main(cmd=None) -> None:
+    """Run the command; bad input ends in one line."""
+    args = get_parser().parse_args(cmd)
+    try:
+        results = score(args.ctm, args.ref)
+        if args.output:
+            Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+            with atomic_open(args.output) as file:
+                file.write(json.dumps(results, indent=1) + "\n")
+    except (DataError, OSError) as error:
+        raise SystemExit(f"{NAME}: error: {error}") from None
+    print(format_table(results))
+    for ctm, row in results.items():
+        for what, keys in (
+            ("have other words than the reference", row["different"]),
+            ("have no reference", row["missing"]),
+        ):
+            if keys:
+                print(f"{ctm}: {len(keys)} utterances {what}: {shorten(keys)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,519 @@
+"""A trained model as it lies on the disk: an experiment's folder, or a packed .zip.
+
+Parameters are loaded with ``weights_only``, so that they run no code, and a package is
+unpacked into a temporary folder and nowhere else.
+"""
+
+import inspect
+import pickle
+import shutil
+import stat
+import tempfile
+import zipfile
+from pathlib import Path, PurePosixPath
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import torch
+import yaml
+from espnet2.tasks.asr import ASRTask
+from espnet2.text.build_tokenizer import build_tokenizer
+from espnet2.text.token_id_converter import TokenIDConverter
+
+from espnet_adastride.audio import AudioError
+from espnet_adastride.downsampling.registry import unknown_word
+from espnet_adastride.plugin.errors import ConfigurationError, ModelError
+from espnet_adastride.plugin.espnet import TooShortUttError
+from espnet_adastride.plugin.frame_times import FrameTimes, frame_times
+from espnet_adastride.plugin.greedy import main_frames
+from espnet_adastride.plugin.model import input_layer
+from espnet_adastride.recipe.datadir import parse_rate
+
+PathLike = Union[str, Path]
+
+#: options of asr_inference's command that do not concern one utterance's decoding
+COMMAND_OPTIONS = (
+    "allow_variable_data_keys batch_size config data_path_and_name_and_type key_file "
+    "log_level ngpu num_workers output_dir seed"
+).split()
+
+#: options that name files, which may lie in the folder that they were named in
+FILE_OPTIONS = ("bpemodel", "stats_file", "token_list", "non_linguistic_symbols")
+
+
+class ModelFiles(NamedTuple):
+    """Where the parts of a model are.
+
+    Attributes:
+        config: config.yaml of the training.
+        parameters: of the model.
+        roots: folders that the config's relative names may start from, best first.
+        lm_config: of a language model, or None.
+        lm_parameters: or None.
+    """
+
+    config: Path
+    parameters: Path
+    roots: Tuple[Path, ...]
+    lm_config: Optional[Path] = None
+    lm_parameters: Optional[Path] = None
+
+
+# ------------------------------------------------------------------ finding
+
+
+def unpack(archive: PathLike, folder: Path) -> None:
+    """Unpack a .zip; a name that leads out of the folder is refused, as is a link.
+
+    Raises:
+        ModelError: naming the archive and what is wrong with it.
+    """
+    try:
+        with zipfile.ZipFile(archive) as file:
+            members = file.infolist()
+            for member in members:
+                # zipfile has turned the other separator into this one
+                path = PurePosixPath(member.filename)
+                link = stat.S_ISLNK(member.external_attr >> 16)
+                if link or path.is_absolute() or ".." in path.parts or ":" in str(path):
+                    raise ModelError(
+                        f"{archive}: not unpacked, because {member.filename!r} in it "
+                        "would lie outside of its folder; get it from a source you know"
+                    )
+            size = sum(member.file_size for member in members)
+            free = shutil.disk_usage(folder).free
+            if size > free:
+                raise ModelError(
+                    f"{archive}: {size / 1e9:.1f} GB unpacked, and {free / 1e9:.1f} GB "
+                    f"are free in {folder}; set TMPDIR to a larger disk"
+                )
+            file.extractall(folder, members)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise ModelError(
+            f"{archive}: not a .zip that can be read ({error}); pack or copy it again"
+        ) from None
+    except (OSError, EOFError) as error:
+        raise ModelError(f"{archive}: cannot be unpacked ({error})") from None
+
+
+def _within(root: Path, name: object) -> Optional[Path]:
+    """Return the file of that name below root, None if there is none."""
+    if not isinstance(name, str) or not name:
+        return None
+    path = (root / name.lstrip("/")).resolve()
+    inside = path.is_relative_to(root.resolve())
+    return path if inside and path.is_file() else None
+
+
+def _packed_files(root: Path, shown: PathLike) -> ModelFiles:
+    try:
+        meta = yaml.safe_load((root / "meta.yaml").read_text(encoding="utf-8"))
+        names = {**meta["yaml_files"], **meta["files"]}
+    except (OSError, KeyError, TypeError, UnicodeDecodeError, yaml.YAMLError):
+        raise ModelError(
+            f"{shown}: no meta.yaml that espnet2.bin.pack writes; pack the model with "
+            "python -m espnet2.bin.pack asr"
+        ) from None
+    found = {key: _within(root, name) for key, name in names.items()}
+    for key in ("asr_train_config", "asr_model_file"):
+        if found.get(key) is None:
+            raise ModelError(
+                f"{shown}: its meta.yaml names no {key} that is in it; pack an ASR "
+                "model with python -m espnet2.bin.pack asr"
+            )
+    return ModelFiles(
+        found["asr_train_config"],
+        found["asr_model_file"],
+        (root,),
+        found.get("lm_train_config"),
+        found.get("lm_file"),
+    )
+
+
+def _choose_parameters(folder: Path, wanted: Optional[str]) -> Path:
+    if wanted is not None:
+        for path in (folder / wanted, Path(wanted)):
+            if path.is_file():
+                return path
+    there = sorted(folder.glob("valid.*.ave.pth"))
+    usual = folder / "valid.acc.ave.pth"
+    if wanted is None and usual in there:
+        return usual
+    if wanted is None and len(there) == 1:
+        return there[0]
+    names = ", ".join(sorted(p.name for p in folder.glob("*.pth"))) or "none"
+    if wanted is not None:
+        problem = f"{wanted} is not there"
+    elif there:
+        problem = "several averaged models"
+    else:
+        problem = "no averaged model (valid.*.ave.pth): train it to the end"
+    raise ModelError(
+        f"{folder}: {problem}; name one with --asr_model_file (there: {names})"
+    )
+
+
+def find_files(model: PathLike, asr_model_file: Optional[str], scratch: Path):
+    """Return the ModelFiles of a folder, a .pth file in it, or a package.
+
+    Args:
+        model: an experiment's folder, one of its parameter files, a .zip of
+            ``espnet2.bin.pack``, or the folder that it was unpacked to.
+        asr_model_file: parameters in the folder; None: the averaged ones.
+        scratch: folder to unpack to.
+
+    Raises:
+        ModelError: in one line.
+    """
+    path = Path(model)
+    if path.is_file() and path.suffix == ".pth":
+        path, asr_model_file = path.parent, path.name
+    if path.is_dir():
+        if (path / "config.yaml").is_file():
+            parameters = _choose_parameters(path, asr_model_file)
+            # a recipe's folder is two above its experiment's, or some more
+            parents = path.resolve().parents
+            above = [*parents[1:4], parents[0], path.resolve()]
+            return ModelFiles(path / "config.yaml", parameters, (*above, Path.cwd()))
+        if (path / "meta.yaml").is_file():
+            return _packed_files(path, model)
+        raise ModelError(
+            f"{model}: no config.yaml in it; give an experiment's folder "
+            "(exp/asr_...) or a packed .zip"
+        )
+    if not path.exists():
+        raise ModelError(
+            f"{model}: no such file or folder; give an experiment's folder "
+            "(exp/asr_...) or a packed .zip"
+        )
+    if path.suffix == ".zip":
+        unpack(path, scratch)
+        return _packed_files(scratch, model)
+    raise ModelError(
+        f"{model}: neither a folder nor a .zip; give an experiment's folder "
+        "(exp/asr_...) or a packed .zip"
+    )
+
+
+# ------------------------------------------------------------------ loading
+
+
+def read_options(path: Path, roots: Sequence[Path]) -> Dict[str, Any]:
+    """Return a config.yaml's options; files that it names are found below the roots.
+
+    Raises:
+        ModelError: if it cannot be read, or a file that the model needs is missing.
+    """
+    try:
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        first = str(error).splitlines()[0]
+        raise ModelError(f"{path}: cannot be read as YAML ({first})") from None
+    if not isinstance(options, dict):
+        raise ModelError(f"{path}: holds no options; give a training's config.yaml")
+
+    def mend(key, value):
+        if isinstance(value, dict):
+            return {name: mend(name, v) for name, v in value.items()}
+        if not isinstance(value, str) or not ("/" in value or key in FILE_OPTIONS):
+            return value
+        if not Path(value).is_absolute():
+            places = (root / value for root in roots)
+        elif Path(value).is_file():
+            return value
+        else:  # packed by its full name
+            places = (_within(root, value) for root in roots[:1])
+        return next((str(p) for p in places if p is not None and p.is_file()), value)
+
+    options = mend("", options)
+    statistics = (options.get("normalize_conf") or {}).get("stats_file")
+    for name in (statistics, options.get("bpemodel")):
+        if isinstance(name, str) and not Path(name).is_file():
+            raise ModelError(
+                f"{path} names {name}, which is not there: copy it with the model, or "
+                "pack both with espnet2.bin.pack (--option)"
+            )
+    return options
+
+
+def read_parameters(path: Path) -> Dict[str, torch.Tensor]:
+    """Return the parameters in a file, refusing anything that is not a tensor.
+
+    Raises:
+        ModelError: if it cannot be read, or holds more than parameters.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        first = str(error).splitlines()[0]
+        raise ModelError(
+            f"{path}: not loaded: it is damaged or holds more than parameters "
+            f"({first[:80]}); copy it again, or save the model's state_dict alone"
+        ) from None
+    except Exception as error:  # whatever a damaged file makes the unpickler trip over
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{path}: cannot be read as a model ({first[:80]})") from None
+    if isinstance(state, dict) and isinstance(state.get("module"), dict):
+        state = state["module"]  # deepspeed's
+    if not isinstance(state, dict) or not all(
+        isinstance(value, torch.Tensor) for value in state.values()
+    ):
+        raise ModelError(f"{path}: holds no model's parameters; give valid.*.ave.pth")
+    return state
+
+
+def read_inference_config(source) -> Dict[str, Any]:
+    """Return options of ESPnet's Speech2Text from a YAML file, or a dict of them.
+
+    Raises:
+        ConfigurationError: naming a wrong key and the choices.
+    """
+    from espnet2.bin.asr_inference import Speech2Text
+
+    where = source if isinstance(source, (str, Path)) else "inference_config"
+    if isinstance(source, (str, Path)):
+        try:
+            options = yaml.safe_load(Path(source).read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            first = str(error).splitlines()[0]
+            raise ConfigurationError(f"{source}: cannot be read ({first})") from None
+    else:
+        options = source
+    if not isinstance(options, dict):
+        raise ConfigurationError(f"{where}: give options such as beam_size: 10")
+    own = ("self", "asr_train_config", "asr_model_file", "device", "nbest")
+    known = [
+        w for w in inspect.signature(Speech2Text.__init__).parameters if w not in own
+    ]
+    for word in options:
+        if word not in known and word not in COMMAND_OPTIONS and word not in own:
+            raise ConfigurationError(f"{where}: {unknown_word('key', word, known)}")
+    for word in ("quantize_asr_model", "quantize_lm", "streaming", "multi_asr"):
+        if options.get(word):
+            raise ConfigurationError(f"{where}: {word} is not supported here")
+    return {
+        word: value
+        for word, value in options.items()
+        if word in known and word not in COMMAND_OPTIONS
+    }
+
+
+class Encoded(NamedTuple):
+    """An utterance as the encoder sees it.
+
+    Attributes:
+        frames: (T', D).
+        log_probs: (T', V) of the CTC branch, on the CPU; None if there is none.
+        times: when the frames are.
+    """
+
+    frames: torch.Tensor
+    log_probs: Optional[torch.Tensor]
+    times: FrameTimes
+
+
+class TrainedModel:
+    """A trained ESPnet ASR model, this plugin's or stock.
+
+    Args:
+        model: an experiment's folder, or a packed .zip; see :func:`find_files`.
+        asr_model_file: parameters in the folder; None: the averaged ones.
+        device: ``cpu`` or ``cuda``.
+        inference_config: YAML file or options of a beam search (``beam_size`` ...);
+            None: no beam search, unless the model has no CTC branch.
+        stride: overall rate of the input layer, for AdaStride's layers; None: as
+            trained.
+
+    Attributes:
+        model: ESPnetASRModel, in evaluation mode.
+        args: its options.
+        rate: samples per second that it wants.
+        search: ESPnet's Speech2Text, or None: greedy CTC.
+
+    Raises:
+        ModelError: for a model that cannot be found or read.
+        ConfigurationError: for a configuration that does not suit it.
+    """
+
+    def __init__(
+        self,
+        model: PathLike,
+        asr_model_file: Optional[str] = None,
+        device: str = "cpu",
+        inference_config: Union[None, PathLike, Dict[str, Any]] = None,
+        stride: Optional[float] = None,
+    ):
+        if device != "cpu" and not torch.cuda.is_available():
+            raise ConfigurationError(f"device {device}: there is no GPU; use cpu")
+        self.device, self.search = device, None
+        # lives as long as the model: tokenizers open their files late
+        self._scratch = tempfile.TemporaryDirectory(prefix="adastride-")
+        scratch = Path(self._scratch.name)
+        files = find_files(model, asr_model_file, scratch)
+        options = read_options(files.config, files.roots)
+        if "encoder" not in options or not options.get("token_list"):
+            raise ModelError(
+                f"{files.config}: not of an ASR model (no encoder, or no token_list)"
+            )
+        state = read_parameters(files.parameters)
+        has_ctc = any(key.startswith("ctc.") for key in state)
+        if inference_config is None and not has_ctc:
+            inference_config = {"ctc_weight": 0.0, "beam_size": 10}
+        config = scratch / "mended_config.yaml"
+        config.write_text(yaml.safe_dump(options), encoding="utf-8")
+        # parameters are not loaded by ESPnet, which would run code in them
+        if inference_config is None:
+            self.model, self.args = ASRTask.build_model_from_file(config, None, device)
+        else:
+            self.search = self._build_search(config, files, inference_config)
+            self.model, self.args = (
+                self.search.asr_model,
+                self.search.asr_train_args,
+            )
+        self.model.load_state_dict(state, strict=False)
+        self.model.eval()
+        self.layer = input_layer(self.model)
+        fs = (self.args.frontend_conf or {}).get("fs", 16000)
+        self.rate = parse_rate(str(fs))
+        if stride is not None:
+            self.set_stride(stride)
+        self._prepare_text()
+
+    def _build_search(self, config: Path, files: ModelFiles, inference_config):
+        from espnet2.bin.asr_inference import Speech2Text
+
+        options = read_inference_config(inference_config)
+        lm_config = options.pop("lm_train_config", None) or files.lm_config
+        lm_parameters = options.pop("lm_file", None) or files.lm_parameters
+        if lm_config is not None and options.get("lm_weight", 1.0) != 0:
+            if lm_parameters is None or not Path(lm_parameters).is_file():
+                raise ModelError(f"{lm_config}: its parameters (lm_file) are missing")
+            lm_options = read_options(Path(lm_config), files.roots)
+            mended = config.with_name("mended_lm_config.yaml")
+            mended.write_text(yaml.safe_dump(lm_options), encoding="utf-8")
+            options["lm_train_config"] = str(mended)
+        search = Speech2Text(
+            asr_train_config=str(config), device=self.device, nbest=1, **options
+        )
+        if "lm_train_config" in options:
+            if search.beam_search is None:
+                lm = search.beam_search_transducer.lm
+            else:
+                lm = search.beam_search.scorers.get("lm")
+            if lm is not None:
+                state = read_parameters(Path(lm_parameters))
+                lm.load_state_dict(
+                    {k[3:]: v for k, v in state.items() if k.startswith("lm.")}
+                )
+        return search
+
+    def _prepare_text(self) -> None:
+        preprocess = ASRTask.build_preprocess_fn(self.args, False)
+        self._preprocess = preprocess
+        self.tokenizer = getattr(preprocess, "tokenizer", None)
+        if self.tokenizer is None:
+            bpemodel = self.args.bpemodel if self.args.token_type == "bpe" else None
+            self.tokenizer = build_tokenizer(self.args.token_type, bpemodel)
+        self.converter = TokenIDConverter(token_list=self.model.token_list)
+
+    def set_stride(self, stride: float) -> None:
+        """Change the overall rate of the input layer for decoding.
+
+        Raises:
+            ConfigurationError: if the input layer's stages do not allow it.
+        """
+        if self.layer is None:
+            word = (self.args.encoder_conf or {}).get("input_layer", "conv2d")
+            raise ConfigurationError(
+                f"stride {stride:g}: this model's input_layer is {word}, whose rate is "
+                "fixed; adastride and adastride_f take any"
+            )
+        self.layer.set_stride(stride)
+
+    @torch.no_grad()
+    def encode(self, wave: np.ndarray, name: str = "the recording") -> Encoded:
+        """Encode one utterance.
+
+        Args:
+            wave: (samples,) float32 at ``self.rate``.
+            name: for messages.
+
+        Raises:
+            AudioError: if it is too short for the model.
+        """
+        stft = getattr(self.model.frontend, "stft", None)
+        if stft is not None:
+            least = stft.n_fft // 2 + 1 if stft.center else stft.n_fft
+            if len(wave) < least:  # cannot be padded by reflection
+                raise AudioError(
+                    f"{name}: too short for this model: {len(wave)} samples at "
+                    f"{self.rate} Hz, and {least} are needed"
+                )
+        speech = torch.from_numpy(self.prepare_wave(wave)).unsqueeze(0).to(self.device)
+        lengths = torch.tensor([len(wave)], device=self.device)
+        try:
+            frames, frame_lengths = self.model.encode(speech, lengths)
+        except TooShortUttError as error:
+            raise AudioError(
+                f"{name}: too short for this model: {error.actual_size} frames, and "
+                f"{error.limit} are needed"
+            ) from None
+        frames = main_frames(frames)[:, : int(frame_lengths[0])]
+        trace = () if self.layer is None else self.layer.take_trace()
+        times = frame_times(
+            self.model, trace, len(wave), self.rate, int(frame_lengths[0])
+        )
+        log_probs = None
+        if self.model.ctc is not None:
+            log_probs = self.model.ctc.log_softmax(frames)[0].float().cpu()
+        return Encoded(frames[0], log_probs, times)
+
+    def prepare_wave(self, wave: np.ndarray) -> np.ndarray:
+        """Return the samples as training saw them (``speech_volume_normalize``)."""
+        volume = getattr(self._preprocess, "speech_volume_normalize", None)
+        peak = float(np.abs(wave).max()) if volume is not None else 0.0
+        return wave if peak == 0 else (wave * volume / peak).astype(np.float32)
+
+    def to_text(self, tokens: Sequence[str]) -> str:
+        """Return the text of tokens."""
+        return self.tokenizer.tokens2text(list(tokens))
+
+    def tokens_of_words(
+        self, text: str
+    ) -> Tuple[List[str], List[int], List[Optional[int]]]:
+        """Return the words of a transcript, its token ids, and each token's word.
+
+        Words are cut into tokens one by one; where the model has a token for spaces,
+        one stands between words and belongs to none.
+
+        Raises:
+            ModelError: if most tokens are not known to the model.
+        """
+        cleaner = getattr(self._preprocess, "text_cleaner", None)
+        words = (text if cleaner is None else cleaner(text)).split()
+        space = getattr(self.tokenizer, "space_symbol", None)
+        between = self.args.token_type == "char" and space in self.model.token_list
+        tokens: List[str] = []
+        owners: List[Optional[int]] = []
+        for index, word in enumerate(words):
+            if index and between:
+                tokens.append(space)
+                owners.append(None)
+            pieces = self.tokenizer.text2tokens(word)
+            tokens += pieces
+            owners += [index] * len(pieces)
+        ids = self.converter.tokens2ids(tokens)
+        # neither a space nor SentencePiece's mark of a word's beginning says a thing
+        spoken = [
+            i
+            for i, token, owner in zip(ids, tokens, owners)
+            if owner is not None and token != "\u2581"
+        ]
+        unknown = sum(i == self.converter.unk_id for i in spoken)
+        if 2 * unknown > len(spoken):
+            some = [t for t in self.model.token_list if not t.startswith("<")][:5]
+            raise ModelError(
+                f"{unknown} of {len(spoken)} tokens are unknown to the model, whose "
+                f"tokens are like {' '.join(some)}: write the transcript in that way"
+            )
+        return words, ids, owners

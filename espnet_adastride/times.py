@@ -1,0 +1,205 @@
+"""When tokens and words were spoken: from CTC's frames to seconds.
+
+CTC names a token in the frames where it is the best, or where the best path through a
+given transcript has it. The frames' own times come from ``strides.py``: with adaptive
+strides they are not a constant apart.
+
+1. a transcript's best path through the frames      force_align
+2. runs of a path                                   path_spans
+3. runs to tokens in seconds                        timed_tokens
+4. tokens to words                                  words_of_tokens, timed_words
+
+A token lasts for the frames that are labelled with it: blanks around it belong to
+nobody. A word lasts from its first token to its last one.
+"""
+
+import math
+from typing import TYPE_CHECKING, Callable, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+if TYPE_CHECKING:  # commands that only read and write times start without it
+    import torch
+
+
+class Timed(NamedTuple):
+    """A token or word and when it was spoken.
+
+    Attributes:
+        text: the token, or the word.
+        start: in seconds.
+        end: in seconds, >= start.
+        score: mean probability of its frames, 0 to 1.
+    """
+
+    text: str
+    start: float
+    end: float
+    score: float
+
+
+class Span(NamedTuple):
+    """Frames [first, end) of a path that carry one token."""
+
+    token: int
+    first: int
+    end: int
+
+
+class AlignmentError(ValueError):
+    """The frames are too few for the tokens."""
+
+
+def needed_frames(ids: Sequence[int]) -> int:
+    """Return the fewest frames that CTC can say the tokens in: repeats need a blank."""
+    return len(ids) + sum(a == b for a, b in zip(ids, ids[1:]))
+
+
+def force_align(
+    log_probs: "torch.Tensor", ids: Sequence[int], blank: int = 0
+) -> Tuple[List[int], List[float]]:
+    """Return the most probable CTC path that says the tokens.
+
+    Args:
+        log_probs: (T, V) of one utterance.
+        ids: token ids, without blanks; may be empty.
+        blank: id of the blank.
+
+    Returns:
+        The label of each frame (T,), and its log probability (T,).
+
+    Raises:
+        AlignmentError: if the tokens need more than T frames.
+        ValueError: for an id that is the blank, or none of the V.
+    """
+    frames, vocabulary = log_probs.shape
+    for token in ids:
+        if token == blank or not 0 <= token < vocabulary:
+            raise ValueError(f"token id {token} cannot be aligned (blank is {blank})")
+    if needed_frames(ids) > frames:
+        raise AlignmentError(
+            f"{frames} frames are too few for {len(ids)} tokens, which need "
+            f"{needed_frames(ids)}"
+        )
+    if not ids:
+        return [blank] * frames, log_probs[:, blank].tolist()
+    import torch
+    from torchaudio.functional import forced_align
+
+    # -inf in a score would make all paths alike
+    log_probs = log_probs.detach().float().clamp(min=-1e4).cpu()
+    path, scores = forced_align(
+        log_probs[None].contiguous(), torch.tensor([list(ids)]), blank=blank
+    )
+    return path[0].tolist(), scores[0].tolist()
+
+
+def path_spans(path: Sequence[int], blank: int = 0) -> List[Span]:
+    """Return the runs of a CTC path that are not blank, in order.
+
+    >>> path_spans([0, 5, 5, 0, 5])
+    [Span(token=5, first=1, end=3), Span(token=5, first=4, end=5)]
+    """
+    spans, first = [], 0
+    for frame in range(1, len(path) + 1):
+        if frame == len(path) or path[frame] != path[first]:
+            if path[first] != blank:
+                spans.append(Span(path[first], first, frame))
+            first = frame
+    return spans
+
+
+def timed_tokens(
+    spans: Sequence[Span],
+    scores: Sequence[float],
+    boundaries: np.ndarray,
+    names: Sequence[str],
+) -> List[Timed]:
+    """Give spans of frames their times.
+
+    Args:
+        spans: of :func:`path_spans`.
+        scores: (T,) log probability of each frame's label.
+        boundaries: (T + 1,) seconds at which the frames begin and end.
+        names: of all tokens, by id.
+    """
+    return [
+        Timed(
+            names[span.token],
+            float(boundaries[span.first]),
+            float(boundaries[span.end]),
+            math.exp(sum(scores[span.first : span.end]) / (span.end - span.first)),
+        )
+        for span in spans
+    ]
+
+
+def words_of_tokens(
+    tokens: Sequence[str], to_text: Callable[[Sequence[str]], str]
+) -> Tuple[List[str], List[Optional[int]]]:
+    """Return the words that tokens make, and which word each token is a part of.
+
+    Works with any tokenizer: a token belongs to the word that was the last one when
+    the text had grown by it. One that adds no character (a space) belongs to none.
+
+    Args:
+        tokens: of one utterance.
+        to_text: the tokenizer's way from tokens to text.
+
+    Returns:
+        Words; and (len(tokens),) indices of words, None for spaces.
+    """
+    words = to_text(list(tokens)).split()
+    owners: List[Optional[int]] = []
+    letters = 0
+    for count in range(1, len(tokens) + 1):
+        so_far = to_text(list(tokens[:count])).split()
+        now = sum(map(len, so_far))
+        grown = now > letters and so_far
+        owners.append(min(len(so_far), len(words)) - 1 if grown else None)
+        letters = now
+    return words, owners
+
+
+def timed_words(
+    words: Sequence[str], owners: Sequence[Optional[int]], tokens: Sequence[Timed]
+) -> List[Timed]:
+    """Return the words with the times of their tokens.
+
+    Args:
+        words: in order.
+        owners: for each token the index of its word, non-decreasing, or None.
+        tokens: as long as ``owners``.
+
+    Returns:
+        One per word. A word without a token lies, without length and with score 0,
+        where the word before it ends.
+    """
+    parts: List[List[Timed]] = [[] for _ in words]
+    for owner, token in zip(owners, tokens):
+        if owner is not None:
+            parts[owner].append(token)
+    result: List[Timed] = []
+    for word, own in zip(words, parts):
+        if own:
+            score = sum(t.score for t in own) / len(own)
+            result.append(Timed(word, own[0].start, own[-1].end, score))
+        else:
+            here = result[-1].end if result else 0.0
+            result.append(Timed(word, here, here, 0.0))
+    return result
+
+
+def spread_words(words: Sequence[str], start: float, end: float) -> List[Timed]:
+    """Return words without known times, by their letters over [start, end] seconds."""
+    letters = np.cumsum([0] + [len(word) for word in words])
+    edges = start + (end - start) * letters / max(letters[-1], 1)
+    return [
+        Timed(word, float(a), float(b), 0.0)
+        for word, a, b in zip(words, edges, edges[1:])
+    ]
+
+
+def shifted(items: Sequence[Timed], seconds: float) -> List[Timed]:
+    """Return tokens or words, so much later."""
+    return [i._replace(start=i.start + seconds, end=i.end + seconds) for i in items]

@@ -1,0 +1,351 @@
+"""Transcripts with times, and the files they are written to and compared with.
+
+text, JSON, subtitles (SRT, WebVTT) and NIST's CTM, one word a line::
+
+    RECORDING CHANNEL START DURATION WORD CONFIDENCE
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Callable, Dict, Iterable, List, NamedTuple, Sequence, Tuple, Union
+
+import numpy as np
+
+from espnet_adastride.audio import AUDIO_SUFFIXES
+from espnet_adastride.corpus import DataError
+from espnet_adastride.times import Timed
+
+PathLike = Union[str, Path]
+
+#: a subtitle holds so many characters, in two lines, and lasts so many seconds at most;
+#: a pause of so many seconds ends it
+SUBTITLE_LINE = 42
+SUBTITLE_SECONDS = 6.0
+SUBTITLE_PAUSE = 0.8
+#: and is shown so many seconds at least, unless the next one comes earlier
+SUBTITLE_SHORTEST = 1.0
+
+
+class Segment(NamedTuple):
+    """A part of a recording that was decoded on its own.
+
+    Attributes:
+        start: in seconds.
+        end: in seconds.
+        text: what was said.
+        words: with times in the recording.
+        tokens: the same in the model's tokens.
+        times: where the words' times are from: ``ctc``; or ``spread``, by letters over
+            the segment, where the CTC branch is missing or cannot say the words.
+    """
+
+    start: float
+    end: float
+    text: str
+    words: List[Timed]
+    tokens: List[Timed]
+    times: str
+
+
+class Transcript(NamedTuple):
+    """What was said in a recording.
+
+    Attributes:
+        name: of the recording.
+        duration: in seconds.
+        text: of all segments, joined by spaces.
+        words: of all segments.
+        segments: in order; together they cover the recording.
+        silent: whether there was nothing to hear.
+    """
+
+    name: str
+    duration: float
+    text: str
+    words: List[Timed]
+    segments: List[Segment]
+    silent: bool = False
+
+
+def join_segments(
+    name: str, duration: float, segments: Sequence[Segment], silent: bool = False
+) -> Transcript:
+    """Return the transcript that segments make."""
+    text = " ".join(s.text for s in segments if s.text)
+    words = [word for segment in segments for word in segment.words]
+    return Transcript(name, duration, text, words, list(segments), silent)
+
+
+def _timed_json(items: Iterable[Timed], what: str) -> List[dict]:
+    return [
+        {
+            what: item.text,
+            "start": round(item.start, 3),
+            "end": round(item.end, 3),
+            "score": round(item.score, 4),
+        }
+        for item in items
+    ]
+
+
+def to_text(transcript: Transcript) -> str:
+    """Return the words in one line."""
+    return transcript.text + "\n"
+
+
+def to_dict(transcript: Transcript) -> dict:
+    """Return all there is, as what JSON can hold; times in seconds."""
+    return {
+        "name": transcript.name,
+        "duration": round(transcript.duration, 3),
+        "text": transcript.text,
+        "segments": [
+            {
+                "start": round(segment.start, 3),
+                "end": round(segment.end, 3),
+                "text": segment.text,
+                "times": segment.times,
+                "words": _timed_json(segment.words, "word"),
+                "tokens": _timed_json(segment.tokens, "token"),
+            }
+            for segment in transcript.segments
+        ],
+    }
+
+
+def to_json(transcript: Transcript) -> str:
+    """Return :func:`to_dict` as one indented JSON object."""
+    return json.dumps(to_dict(transcript), ensure_ascii=False, indent=1) + "\n"
+
+
+def recording_id(name: str) -> str:
+    """Return a file's name without folder and suffix, and without white space."""
+    path = Path(name)
+    stem = path.stem if path.suffix.lower() in AUDIO_SUFFIXES else path.name
+    return re.sub(r"\s", "_", stem) or "-"
+
+
+def ctm_lines(name: str, items: Iterable[Timed]) -> List[str]:
+    """Return one line per word (or token) of a recording."""
+    name = recording_id(name)
+    lines = []
+    for item in items:
+        # the end is what must not move by rounding twice
+        start, end = round(item.start, 3), round(item.end, 3)
+        word = re.sub(r"\s", "_", item.text) or "_"
+        lines.append(f"{name} 1 {start:.3f} {end - start:.3f} {word} {item.score:.4f}")
+    return lines
+
+
+def to_ctm(transcript: Transcript) -> str:
+    """Return one line per word, nothing for silence."""
+    return "".join(f"{x}\n" for x in ctm_lines(transcript.name, transcript.words))
+
+
+def clock(seconds: float, comma: str) -> str:
+    """Return ``01:02:03,456``, with the separator of SRT (``,``) or WebVTT (``.``)."""
+    milliseconds = round(seconds * 1000)
+    minutes, rest = divmod(milliseconds, 60000)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}{comma}{rest % 1000:03d}"
+
+
+def subtitles(transcript: Transcript) -> List[Tuple[float, float, List[str]]]:
+    """Return (start, end, lines) of each subtitle, in order, without overlap."""
+    groups: List[List[Timed]] = []
+    for segment in transcript.segments:
+        group: List[Timed] = []
+        for word in segment.words:
+            if group and (
+                word.start - group[-1].end >= SUBTITLE_PAUSE
+                or word.end - group[0].start > SUBTITLE_SECONDS
+                or len(_lines(group + [word])) > 2
+            ):
+                groups.append(group)
+                group = []
+            group = group + [word]
+        if group:
+            groups.append(group)
+    shown = []
+    for index, group in enumerate(groups):
+        start, end = group[0].start, group[-1].end
+        free = (
+            groups[index + 1][0].start
+            if index + 1 < len(groups)
+            else max(transcript.duration, end)
+        )
+        end = max(end, min(start + SUBTITLE_SHORTEST, free))
+        shown.append((start, end, _lines(group)))
+    return shown
+
+
+def _lines(words: Sequence[Timed]) -> List[str]:
+    lines: List[str] = []
+    for word in words:
+        if lines and len(lines[-1]) + 1 + len(word.text) <= SUBTITLE_LINE:
+            lines[-1] += " " + word.text
+        else:
+            lines.append(word.text)
+    return lines
+
+
+def to_srt(transcript: Transcript) -> str:
+    """Return SubRip subtitles."""
+    return "\n".join(
+        f"{number}\n{clock(start, ',')} --> {clock(end, ',')}\n" + _block(lines)
+        for number, (start, end, lines) in enumerate(subtitles(transcript), 1)
+    )
+
+
+def to_vtt(transcript: Transcript) -> str:
+    """Return WebVTT subtitles."""
+    shown = "".join(
+        f"\n{clock(start, '.')} --> {clock(end, '.')}\n"
+        # these three would be read as markup
+        + _block(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        for start, end, lines in subtitles(transcript)
+    )
+    return "WEBVTT\n" + shown
+
+
+def _block(lines: Sequence[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+#: how a transcript becomes a file, by the file's ending
+FORMATS: Dict[str, Callable[[Transcript], str]] = {
+    "txt": to_text,
+    "json": to_json,
+    "srt": to_srt,
+    "vtt": to_vtt,
+    "ctm": to_ctm,
+}
+
+# -------------------------------------------------------- reading and comparing
+
+
+def read_ctm(path: PathLike) -> Dict[str, List[Timed]]:
+    """Return the words of each recording, in order of time.
+
+    Raises:
+        DataError: no such file, or a line that is not CTM; names file and line.
+    """
+    try:
+        content = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise DataError(f"{path}: cannot be read ({reason})") from None
+    words: Dict[str, List[Timed]] = {}
+    for number, line in enumerate(content.splitlines(), 1):
+        if not line.strip() or line.startswith(";;"):
+            continue
+        fields = line.split()
+        try:
+            start, length = float(fields[2]), float(fields[3])
+            score = float(fields[5]) if len(fields) > 5 else 1.0
+            word = Timed(fields[4], start, round(start + length, 6), score)
+        except (IndexError, ValueError):
+            raise DataError(
+                f"{path}:{number}: not CTM (RECORDING CHANNEL START DURATION WORD): "
+                f"{line.strip()!r}"
+            ) from None
+        words.setdefault(fields[0], []).append(word)
+    for timed in words.values():
+        timed.sort(key=lambda w: (w.start, w.end))
+    return words
+
+
+def read_textgrid(path: PathLike) -> List[Timed]:
+    """Return the words of a TextGrid's tier ``words``; empty intervals are silence.
+
+    Raises:
+        DataError: if it cannot be read or has no such tier.
+    """
+    try:
+        content = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise DataError(f"{path}: cannot be read ({reason})") from None
+    tiers = re.split(r"item\s*\[\d+\]\s*:", content)[1:]
+    for tier in tiers:
+        if re.search(r'name\s*=\s*"words"', tier):
+            intervals = re.findall(
+                r"xmin\s*=\s*([\d.eE+-]+)\s+xmax\s*=\s*([\d.eE+-]+)\s+"
+                r'text\s*=\s*"((?:[^"]|"")*)"',
+                tier,
+            )
+            return [
+                Timed(text.strip().replace('""', '"'), float(a), float(b), 1.0)
+                for a, b, text in intervals
+                if text.strip()
+            ]
+    raise DataError(f'{path}: no tier named "words"; is it a TextGrid of words?')
+
+
+def read_reference(path: PathLike) -> Dict[str, List[Timed]]:
+    """Return the words of each utterance of a CTM, or of a folder of TextGrids.
+
+    TextGrids are called ``UTTERANCE.TextGrid`` and may lie in folders within.
+    """
+    if not Path(path).is_dir():
+        return read_ctm(path)
+    files = sorted(Path(path).rglob("*.TextGrid"))
+    if not files:
+        raise DataError(f"{path}: no *.TextGrid in it; give word alignments or a CTM")
+    return {file.stem: read_textgrid(file) for file in files}
+
+
+class TimeErrors(NamedTuple):
+    """How far word times lie from a reference, in ms.
+
+    Attributes:
+        words: compared.
+        starts: (words,) start less the reference's start; late is positive.
+        ends: the same for ends.
+        different: utterances whose words differ from the reference's: left out.
+        missing: utterances without a reference: left out.
+    """
+
+    words: int
+    starts: np.ndarray
+    ends: np.ndarray
+    different: List[str]
+    missing: List[str]
+
+
+def compare_times(
+    words: Dict[str, List[Timed]], reference: Dict[str, List[Timed]]
+) -> TimeErrors:
+    """Return the errors of word boundaries, over utterances with the same words.
+
+    Case does not matter.
+    """
+    starts: List[float] = []
+    ends: List[float] = []
+    different, missing = [], []
+    for key, ours in words.items():
+        if key not in reference:
+            missing.append(key)
+            continue
+        theirs = reference[key]
+        if [w.text.lower() for w in ours] != [w.text.lower() for w in theirs]:
+            different.append(key)
+            continue
+        starts += [1000 * (a.start - b.start) for a, b in zip(ours, theirs)]
+        ends += [1000 * (a.end - b.end) for a, b in zip(ours, theirs)]
+    return TimeErrors(len(starts), np.array(starts), np.array(ends), different, missing)
+
+
+def summarise_errors(errors: np.ndarray) -> Dict[str, float]:
+    """Return median and 90th percentile of the absolute errors, and the median error.
+
+    Args:
+        errors: (n,) in ms, n >= 1.
+    """
+    size = np.abs(errors)
+    return {
+        "median": float(np.median(size)),
+        "p90": float(np.percentile(size, 90)),
+        "bias": float(np.median(errors)),
+    }

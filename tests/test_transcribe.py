@@ -1,0 +1,551 @@
+"""Transcribing and aligning with tiny untrained models, and with one whose frames are
+known: what is written, what is refused, and in which words."""
+
+import json
+import logging
+import os
+import zipfile
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+
+pytest.importorskip("espnet2")
+
+from espnet2.main_funcs.pack_funcs import pack  # noqa: E402
+from espnet2.tasks.asr import ASRTask  # noqa: E402
+
+from espnet_adastride.audio import AudioError  # noqa: E402
+from espnet_adastride.bin import align, transcribe  # noqa: E402
+from espnet_adastride.plugin import trained  # noqa: E402
+from espnet_adastride.plugin.errors import (  # noqa: E402
+    ConfigurationError,
+    ModelError,
+    PluginError,
+)
+from espnet_adastride.plugin.frame_times import FrameTimes  # noqa: E402
+from espnet_adastride.plugin.greedy import CTCGreedy  # noqa: E402
+from espnet_adastride.recipe.tokens import train_bpe  # noqa: E402
+from espnet_adastride.transcribe import Transcriber  # noqa: E402
+from espnet_adastride.transcripts import read_ctm  # noqa: E402
+from tiny_models import RATE, TOKENS, make_experiment  # noqa: E402
+
+MODEL = "valid.acc.ave.pth"
+
+
+def noise(seconds, seed=0):
+    rng = np.random.default_rng(seed)
+    time = np.arange(round(seconds * RATE)) / RATE
+    # loud and faint parts in turn: the strides follow the energy
+    level = np.where(np.sin(2 * np.pi * time) > 0, 0.2, 0.002)
+    return (rng.standard_normal(len(time)) * level).astype(np.float32)
+
+
+@pytest.fixture(autouse=True)
+def log_level():
+    """The commands set it for their process, which is the tests'."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def exp(tmp_path_factory):
+    return make_experiment(tmp_path_factory.mktemp("recipe") / "exp")
+
+
+@pytest.fixture(scope="module")
+def transcriber(exp):
+    return Transcriber(exp)
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    folder = tmp_path / "some recordings"
+    (folder / "in").mkdir(parents=True)
+    soundfile.write(folder / "a.wav", noise(2.0), RATE)
+    stereo = np.stack([noise(1.0, 1)] * 2, axis=1)
+    soundfile.write(folder / "in" / "b.flac", stereo, 2 * RATE)
+    (folder / "notes.txt").write_text("no audio")
+    return folder
+
+
+class Known(trained.TrainedModel):
+    """A model that hears what it is told, frame by frame."""
+
+    def __init__(self, path, boundaries, search=None):
+        self.rate, self.search, self.path = RATE, search, path
+        self.boundaries = np.array(boundaries)
+        self.model = SimpleNamespace(blank_id=0, token_list=TOKENS, ctc=True)
+        self.args = SimpleNamespace(token_type="char")
+        self.tokenizer = trained.build_tokenizer("char")
+        self.converter = trained.TokenIDConverter(TOKENS)
+        self._preprocess = None
+
+    def encode(self, wave, name=""):
+        log_probs = torch.full((len(self.path), len(TOKENS)), -9.0)
+        log_probs[range(len(self.path)), self.path] = -0.5
+        uniform = np.linspace(0, self.boundaries[-1], len(self.boundaries))
+        return trained.Encoded(None, log_probs, FrameTimes(self.boundaries, uniform))
+
+
+# ------------------------------------------------------------ what is returned
+
+
+def test_words_and_times_of_known_frames():
+    # _ A A B <space> _ B, at times that are no constant apart
+    model = Known([0, 3, 3, 4, 2, 0, 4], [0.0, 0.1, 0.15, 0.3, 0.7, 1.0, 1.1, 2.0])
+    result = Transcriber(model)(noise(2.0), name="x")
+    assert (result.text, result.duration, result.silent) == ("AB B", 2.0, False)
+    assert [w[:3] for w in result.words] == [("AB", 0.1, 0.7), ("B", 1.1, 2.0)]
+    assert result.words[0].score == pytest.approx(np.exp(-0.5))
+    (segment,) = result.segments
+    assert [t.text for t in segment.tokens] == ["A", "B", "<space>", "B"]
+    assert segment.times == "ctc"
+
+
+def test_segments_follow_one_another_in_time():
+    model = Known([3, 0], [0.0, 0.5, 1.0])
+    wave = np.concatenate([noise(3.0), np.zeros(5 * RATE, np.float32)])
+    result = Transcriber(model, max_segment=2.0)(wave)
+    assert result.segments[0].start == 0 and result.segments[-1].end == 8.0
+    assert all(a.end == b.start for a, b in zip(result.segments, result.segments[1:]))
+    heard = [s for s in result.segments if s.text]
+    assert [w.start for w in result.words] == [s.start for s in heard]
+    # what is digitally silent is not decoded
+    assert len(heard) < len(result.segments) and result.segments[-1].words == []
+    assert result.text == " ".join(["A"] * len(heard))
+    assert Transcriber(model)(np.zeros(RATE)).silent
+
+
+def test_a_search_is_timed_by_forced_alignment_or_says_that_it_is_not():
+    def search(tokens):
+        return lambda wave: [("ignored", tokens, None, None)]
+
+    path, boundaries = [3, 0, 2, 4], [0.0, 0.5, 1.0, 1.5, 2.0]
+    model = Known(path, boundaries, search(["A", "<space>", "B"]))
+    result = Transcriber(model)(noise(2.0))
+    assert [w[:3] for w in result.words] == [("A", 0.0, 0.5), ("B", 1.5, 2.0)]
+    # five tokens do not fit in four frames
+    model = Known(path, boundaries, search(["A", "B", "A", "<space>", "B"]))
+    result = Transcriber(model)(noise(2.0))
+    assert result.text == "ABA B" and result.segments[0].times == "spread"
+    assert [w[:3] for w in result.words] == [("ABA", 0.0, 1.5), ("B", 1.5, 2.0)]
+
+
+def test_alignment_of_known_frames():
+    model = Known([0, 3, 0, 2, 4, 0], [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 1.2])
+    segment = Transcriber(model).align(noise(1.2), "A  B")
+    assert [w[:3] for w in segment.words] == [("A", 0.1, 0.2), ("B", 0.4, 0.5)]
+    segment = Transcriber(model).align(noise(1.2), "A B", uniform=True)
+    assert [w.start for w in segment.words] == pytest.approx([0.2, 0.8])
+    with pytest.raises(ModelError, match="2 of 3 tokens are unknown.* like A B"):
+        Transcriber(model).align(noise(1.2), "Abc")
+
+
+def test_the_same_as_greedy_ctc_decoding(exp, transcriber):
+    model, args = ASRTask.build_model_from_file(exp / "config.yaml", exp / MODEL)
+    wave = noise(2.0)
+    ((text, tokens, _, _),) = CTCGreedy(model, args)(
+        torch.from_numpy(wave)[None], torch.tensor([len(wave)])
+    )
+    result = transcriber(wave)
+    assert result.text == " ".join(text.split()) or result.text == text.strip()
+    assert [t.text for t in result.segments[0].tokens] == tokens and tokens
+    ends = [t.end for t in result.segments[0].tokens]
+    assert ends == sorted(ends) and ends[-1] <= 2.0
+
+
+def test_paths_arrays_and_rates_are_alike(transcriber, tmp_path):
+    wave = noise(1.0)
+    soundfile.write(tmp_path / "x.wav", wave, RATE, subtype="FLOAT")
+    one, two = transcriber(tmp_path / "x.wav"), transcriber(wave)
+    assert one.words == two.words and one.name == str(tmp_path / "x.wav")
+    assert transcriber(np.repeat(wave, 2), rate=2 * RATE).duration == 1.0
+    with pytest.raises(AudioError, match="too short for this model: 3 frames.* 7"):
+        transcriber(noise(200 / RATE), name="x")
+    with pytest.raises(AudioError, match="x: too short for this model: 100 samples"):
+        transcriber(noise(100 / RATE), name="x")
+    with pytest.raises(ValueError, match="max_segment"):
+        Transcriber(transcriber.trained, max_segment=0)
+
+
+def test_another_stride(exp, transcriber):
+    other = Transcriber(exp, stride=7.5)
+    wave = noise(2.0)  # 201 feature frames
+    frames = [len(t.trained.encode(wave).log_probs) for t in (transcriber, other)]
+    assert frames == [51, 28]  # 2 sqrt(7.5 / 4) a stage: 201 -> 74 -> 28
+    times = other.trained.encode(wave).times
+    assert len(times.boundaries) == 29 and times.boundaries[-1] == 2.0
+
+
+# ------------------------------------------------------------ which models
+
+
+def test_models_without_positions_and_without_ctc(tmp_path):
+    stock = make_experiment(tmp_path / "stock", "conv2d")
+    result = Transcriber(stock)(noise(1.0))
+    assert result.segments[0].times == "ctc" and result.duration == 1.0
+    with pytest.raises(ConfigurationError, match="input_layer is conv2d, whose rate"):
+        Transcriber(stock, stride=6)
+    attention = make_experiment(tmp_path / "attention", model_conf={"ctc_weight": 0.0})
+    search = {"ctc_weight": 0.0, "beam_size": 1, "maxlenratio": 0.2}
+    result = Transcriber(attention, inference_config=search)(noise(0.5))
+    assert result.segments[0].times == "spread"
+    assert Transcriber(attention).trained.search is not None
+    with pytest.raises(SystemExit, match="no CTC branch"):
+        soundfile.write(tmp_path / "x.wav", noise(0.5), RATE)
+        align.main(
+            ["--model", str(attention), "--audio", str(tmp_path / "x.wav"), "--text"]
+            + ["A", "--output_dir", str(tmp_path / "out")]
+        )
+
+
+def test_beam_search(exp, tmp_path):
+    config = tmp_path / "decode.yaml"
+    config.write_text("{beam_size: 2, ctc_weight: 0.5, maxlenratio: 0.3, ngpu: 0}")
+    result = Transcriber(exp, inference_config=config)(noise(0.5))
+    assert result.segments[0].times in ("ctc", "spread")
+    config.write_text("beam_siz: 2")
+    with pytest.raises(ConfigurationError, match="decode.yaml: unknown key 'beam_siz'"):
+        Transcriber(exp, inference_config=config)
+    config.write_text("[1]")
+    with pytest.raises(ConfigurationError, match="give options"):
+        Transcriber(exp, inference_config=config)
+
+
+def test_a_packed_model(exp, transcriber, tmp_path, monkeypatch):
+    monkeypatch.chdir(exp.parent)
+    archive = tmp_path / "model.zip"
+    pack(
+        {"asr_model_file": exp / MODEL}, {"asr_train_config": exp / "config.yaml"},
+        archive,
+    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    before = sorted(os.listdir(tmp_path))
+    wave = noise(1.0)
+    assert Transcriber(archive)(wave).words == transcriber(wave).words
+    assert sorted(os.listdir(tmp_path)) == before
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(tmp_path / "unpacked")
+    assert Transcriber(tmp_path / "unpacked")(wave).words == transcriber(wave).words
+
+
+def test_a_packed_model_with_pieces_of_words(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sentences = ["THE CATS SAT", "THE MAT THAT SAT", "A CAT AT THE MATS"] * 4
+    pieces = train_bpe(sentences, tmp_path, 16, "unigram", 1.0)
+    make_experiment(
+        tmp_path / "exp" / "asr",
+        token_type="bpe",
+        bpemodel="bpe.model",
+        token_list=["<blank>", "<unk>", *pieces, "<sos/eos>"],
+    )
+    pack(
+        {"asr_model_file": "exp/asr/" + MODEL},
+        {"asr_train_config": "exp/asr/config.yaml"},
+        tmp_path / "model.zip",
+        ["bpe.model"],
+    )
+    monkeypatch.chdir("/")
+    (tmp_path / "bpe.model").unlink()  # the one in the package is used
+    transcriber = Transcriber(tmp_path / "model.zip")
+    wave = noise(2.0)
+    segment = transcriber.align(wave, "THE CATS SAT")
+    assert [w.text for w in segment.words] == ["THE", "CATS", "SAT"]
+    spoken = "".join(t.text for t in segment.tokens)
+    assert spoken == "▁THE▁CATS▁SAT" and segment.words[0].start == segment.tokens[0][1]
+    result = transcriber(wave)
+    assert result.text == " ".join(w.text for w in result.words)
+    with pytest.raises(ModelError, match="2 of 2 tokens are unknown to the model"):
+        transcriber.align(wave, "the cats")
+
+
+@pytest.mark.parametrize("name", ["../evil.txt", "/evil.txt", "a/../../evil", "link"])
+def test_a_strange_archive_writes_nothing(name, tmp_path):
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
+        file.writestr("meta.yaml", "{}")
+        info = zipfile.ZipInfo(name)
+        if name == "link":
+            info.external_attr = 0o120777 << 16
+        file.writestr(info, "/etc")
+    with pytest.raises(ModelError, match="x.zip: not unpacked, because .*outside"):
+        trained.unpack(tmp_path / "x.zip", tmp_path / "in")
+    assert os.listdir(tmp_path / "in") == []
+    assert sorted(os.listdir(tmp_path)) == ["in", "x.zip"]
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("evil",)
+
+
+def test_parameters_run_no_code(exp, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"x": Evil()}, tmp_path / "x.pth")
+    with pytest.raises(ModelError, match="x.pth: not loaded: .*more than parameters"):
+        trained.read_parameters(tmp_path / "x.pth")
+    assert os.listdir(tmp_path) == ["x.pth"]
+    (tmp_path / "x.pth").write_bytes(b"half a fi")
+    with pytest.raises(ModelError, match="x.pth"):
+        trained.read_parameters(tmp_path / "x.pth")
+    torch.save([1], tmp_path / "x.pth")
+    with pytest.raises(ModelError, match="holds no model's parameters"):
+        trained.read_parameters(tmp_path / "x.pth")
+
+
+def test_wrong_models_are_named_in_one_line(exp, tmp_path):
+    def said(path, **options):
+        with pytest.raises(PluginError) as error:
+            Transcriber(path, **options)
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    def folder(name, config, *files):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(config)
+        for file in files:
+            os.link(exp / MODEL, tmp_path / name / file)
+        return tmp_path / name
+
+    good = (exp / "config.yaml").read_text()
+    assert "no such file or folder" in said(tmp_path / "none")
+    assert "no config.yaml in it" in said(tmp_path)
+    (tmp_path / "x.tar").touch()
+    assert "neither a folder nor a .zip" in said(tmp_path / "x.tar")
+    (tmp_path / "x.zip").write_text("no archive")
+    assert "not a .zip that can be read" in said(tmp_path / "x.zip")
+    with zipfile.ZipFile(tmp_path / "y.zip", "w") as file:
+        file.writestr("meta.yaml", "files: {}\nyaml_files: {}\n")
+    assert "names no asr_train_config" in said(tmp_path / "y.zip")
+    assert "no averaged model" in said(folder("a", good, "1epoch.pth"))
+    two = folder("b", good, "valid.loss.ave.pth", "valid.cer.ave.pth")
+    assert "several averaged models; name one with --asr_model_file" in said(two)
+    assert Transcriber(two, asr_model_file="valid.cer.ave.pth").trained.rate == RATE
+    assert Transcriber(two / "valid.cer.ave.pth").trained.rate == RATE
+    assert "x.pth is not there" in said(two, asr_model_file="x.pth")
+    assert "not of an ASR model" in said(folder("c", "lm: seq_rnn", MODEL))
+    assert "cannot be read as YAML" in said(folder("d", "a: [", MODEL))
+    assert "holds no options" in said(folder("e", "[]", MODEL))
+    options = yaml.safe_load(good)
+    options["encoder_conf"]["output_size"] = 8
+    assert "does not fit" in said(folder("f", yaml.safe_dump(options), MODEL))
+
+
+def test_files_that_a_config_names_are_found_from_anywhere(tmp_path, monkeypatch):
+    exp = tmp_path / "recipe" / "exp" / "asr_x"
+    (tmp_path / "recipe" / "data").mkdir(parents=True)
+    exp.mkdir(parents=True)
+    (exp / "config.yaml").write_text("bpemodel: data/bpe.model\nencoder: conformer\n")
+    for folder in ("recipe", "."):  # the recipe's own, not that of where we stand
+        (tmp_path / folder / "data").mkdir(exist_ok=True)
+        (tmp_path / folder / "data" / "bpe.model").write_text(folder)
+    (exp / MODEL).touch()
+    monkeypatch.chdir(tmp_path)
+    files = trained.find_files(exp, None, tmp_path)
+    options = trained.read_options(files.config, files.roots)
+    assert options["bpemodel"] == str(tmp_path / "recipe" / "data" / "bpe.model")
+    (exp / "config.yaml").write_text("normalize_conf: {stats_file: exp/stats.npz}\n")
+    with pytest.raises(ModelError, match="names exp/stats.npz, which is not there"):
+        trained.read_options(files.config, files.roots)
+
+
+# ------------------------------------------------------------ the commands
+
+
+def run(capsys, *words, command=transcribe):
+    """Run a command; return its status and what it said, or its one line."""
+    status = 0
+    try:
+        command.main([str(w) for w in words])
+    except SystemExit as error:
+        if isinstance(error.code, str):
+            assert "\n" not in error.code
+            capsys.readouterr()
+            return 1, "", error.code
+        status = error.code
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+@pytest.fixture
+def loaded(transcriber, monkeypatch):
+    """The model is loaded once; its options are those of the first test."""
+    import espnet_adastride.transcribe
+
+    monkeypatch.setattr(
+        espnet_adastride.transcribe,
+        "Transcriber",
+        lambda *a: Transcriber(transcriber.trained, max_segment=a[-1]),
+    )
+    return transcriber
+
+
+def test_a_folder_to_files(loaded, exp, recordings, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["--model", exp, "--output_dir", out, "--format"]
+    command += ["txt,json,srt,vtt,ctm", recordings]
+    status, printed, said = run(capsys, *command)
+    assert (status, printed) == (0, "")
+    assert "1 file that is not audio left out" in said and "2 recordings, 2.5 s" in said
+    names = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
+    kinds = ("txt", "json", "srt", "vtt", "ctm")
+    assert names == {f"{n}.{k}" for n in ("a", "in/b") for k in kinds}
+    found = json.loads((out / "a.json").read_text())
+    wave, _ = soundfile.read(recordings / "a.wav", dtype="float32")
+    assert found["text"] + "\n" == (out / "a.txt").read_text()
+    expected = loaded(wave)
+    assert found["text"] == expected.text
+    ctm = read_ctm(out / "a.ctm").get("a", [])
+    assert [w.text for w in ctm] == [w.text for w in expected.words]
+
+    # what is there is not done again, but what is missing is
+    stamp = os.stat(out / "a.txt").st_mtime_ns
+    (out / "in" / "b.srt").unlink()
+    status, _, said = run(capsys, *command)
+    assert status == 0 and "1 of 2 recordings were done before" in said
+    assert os.stat(out / "a.txt").st_mtime_ns == stamp
+    assert (out / "in" / "b.srt").exists()
+    status, _, said = run(capsys, "--overwrite", "true", *command)
+    assert status == 0 and os.stat(out / "a.txt").st_mtime_ns > stamp
+
+
+def test_printed_results(loaded, exp, recordings, capsys):
+    a, b = recordings / "a.wav", recordings / "in" / "b.flac"
+    text = loaded(a).text
+    assert run(capsys, "--model", exp, a) == (0, text + "\n", "")
+    status, printed, _ = run(capsys, "--model", exp, a, b)
+    assert printed.splitlines()[0] == f"{a}\t{text}" and len(printed.splitlines()) == 2
+    status, printed, _ = run(capsys, "--model", exp, a, b, "--format", "json")
+    assert [json.loads(line)["name"] for line in printed.splitlines()] == [
+        str(a), str(b),
+    ]  # fmt: skip
+    status, printed, _ = run(capsys, "--model", exp, a, "--format", "vtt")
+    assert printed.startswith("WEBVTT\n")
+
+
+def test_bad_recordings_are_named_and_the_rest_go_on(
+    loaded, exp, recordings, tmp_path, capsys
+):
+    soundfile.write(tmp_path / "silence.wav", np.zeros(RATE), RATE)
+    soundfile.write(tmp_path / "short.wav", noise(0.025), RATE)
+    (tmp_path / "text.wav").write_text("no audio")
+    files = [tmp_path / n for n in ("text.wav", "silence.wav", "short.wav", "no.wav")]
+    status, printed, said = run(
+        capsys, "--model", exp, *files, recordings / "a.wav", "--output_dir",
+        tmp_path / "out",
+    )  # fmt: skip
+    assert status == 1
+    lines = said.splitlines()
+    for name, words in (
+        ("text.wav", "not audio that can be read"),
+        ("silence.wav", "nothing but silence"),
+        ("short.wav", "too short for this model: 3 frames, and 7 are needed"),
+        ("no.wav", "no such file"),
+    ):
+        (line,) = [line for line in lines if str(tmp_path / name) in line]
+        assert words in line
+    assert lines[-1] == "adastride-transcribe: 3 of 5 recordings failed"
+    assert sorted(os.listdir(tmp_path / "out")) == ["a.txt", "silence.txt"]
+    assert (tmp_path / "out" / "silence.txt").read_text() == "\n"
+
+
+def test_an_interruption_keeps_what_is_written(
+    loaded, exp, recordings, tmp_path, capsys, monkeypatch
+):
+    read = transcribe.read_audio
+
+    def interrupted(path, rate):
+        if path.endswith("b.flac"):
+            raise KeyboardInterrupt
+        return read(path, rate)
+
+    monkeypatch.setattr(transcribe, "read_audio", interrupted)
+    command = ["--model", exp, recordings, "--output_dir", tmp_path / "out"]
+    status, _, said = run(capsys, *command)
+    assert status == 130 and "interrupted: 1 of 2 recordings done and kept" in said
+    assert [p.name for p in (tmp_path / "out").rglob("*")] == ["a.txt"]
+
+
+def test_mistakes_are_told_before_a_model_is_loaded(recordings, tmp_path, capsys):
+    def said(*words, model=recordings):
+        status, _, line = run(capsys, "--model", model, *words)
+        assert status == 1 and line.startswith("adastride-transcribe: error: ")
+        return line
+
+    a, b = recordings / "a.wav", recordings / "in" / "b.flac"
+    assert "no such file or folder" in said(a, model=tmp_path / "none")
+    assert "several formats at once need --output_dir" in said(a, "--format", "txt,srt")
+    assert "2 recordings as srt need --output_dir" in said(a, b, "--format", "srt")
+    status, _, complaint = run(capsys, "--model", "x", a, "--format", "doc")
+    assert status == 2 and "'doc' is none of txt, json, srt, vtt, ctm" in complaint
+    assert "--max_segment 0: give" in said(a, "--max_segment", "0")
+    assert "--ngpu 2: give 0 or 1" in said(a, "--ngpu", "2")
+    (tmp_path / "empty").mkdir()
+    assert "no audio in it (.aif" in said(tmp_path / "empty")
+    assert "would both be written to" in said(
+        a, recordings.parent / "a.wav", "--output_dir", tmp_path / "out"
+    )
+    # the suffix tells these two apart
+    sources = transcribe.find_audio(["x/a.wav", "x/a.mp3", "b.wav"])[0]
+    jobs = transcribe.plan(sources, "out", ["txt"])
+    assert [str(job.outputs["txt"]) for job in jobs] == [
+        "out/a.wav.txt", "out/a.mp3.txt", "out/b.txt",
+    ]  # fmt: skip
+    assert "no config.yaml in it" in said(a)  # found out last
+
+
+def test_aligning_a_data_directory(loaded, exp, recordings, tmp_path, capsys):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "wav.scp").write_text(
+        f"u1 {recordings}/a.wav\nu2 {recordings}/in/b.flac\nu3 {recordings}/no.wav\n"
+        f"u4 {recordings}/in/b.flac\n"
+    )
+    (data / "text").write_text("u1 AB B\nu2 A\nu3 A\nu4 " + "AB" * 40 + "\n")
+    command = ["--model", exp, "--data_dir", data, "--output_dir"]
+    import espnet_adastride.transcribe as module
+
+    module.Transcriber = lambda *a, **k: loaded
+    status, _, line = run(capsys, *command, tmp_path / "p", command=align)
+    assert status == 1 and line == "align: 2 utterances failed: u3, u4"
+    words = read_ctm(tmp_path / "p" / "words.ctm")
+    assert {key: [w.text for w in found] for key, found in words.items()} == {
+        "u1": ["AB", "B"], "u2": ["A"],
+    }  # fmt: skip
+    tokens = read_ctm(tmp_path / "p" / "tokens.ctm")
+    assert [t.text for t in tokens["u1"]] == ["A", "B", "<space>", "B"]
+    assert tokens["u1"][0].start == words["u1"][0].start
+    run(capsys, *command, tmp_path / "u", "--times", "uniform", command=align)
+    uniform = json.loads((tmp_path / "u" / "alignment.json").read_text())
+    assert uniform["times"] == "uniform"
+    starts = [w["start"] for w in uniform["utterances"][0]["segments"][0]["words"]]
+    # frames of 40 ms, centred on multiples of that
+    assert all(round((s / 0.04) % 1, 3) == 0.5 or s == 0 for s in starts)
+    assert starts != [round(w.start, 3) for w in words["u1"]]
+
+
+def test_one_recording_and_wrong_options_of_align(exp, recordings, tmp_path, capsys):
+    def said(*words):
+        common = ["--model", exp, "--output_dir", tmp_path / "o"]
+        status, _, line = run(capsys, *common, *words, command=align)
+        assert status == 1
+        return line
+
+    a = recordings / "a.wav"
+    assert "--audio needs --text" in said("--audio", a)
+    assert "--text is for --audio" in said("--data_dir", tmp_path, "--text", "A")
+    assert "wav.scp: no such file" in said("--data_dir", tmp_path)
+    (tmp_path / "wav.scp").write_text(f"u {a}\n")
+    (tmp_path / "text").write_text("v A\n")
+    assert "hold different utterances: u, v" in said("--data_dir", tmp_path)
+    (tmp_path / "a.txt").write_text("A\nB\n")
+    args = align.get_parser().parse_args(
+        ["--model", "m", "--output_dir", "o", "--audio", str(a), "--text"]
+        + [str(tmp_path / "a.txt")]
+    )
+    assert align.read_jobs(args) == {"a": (str(a), "A B")}
