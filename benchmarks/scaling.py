@@ -165,8 +165,8 @@ def corpus_table(results, args, name="Conformer"):
     lines += [
         "",
         f"One core decodes {decoded:,.0f} s of 16 kHz flac a second (noise, the "
-        f"hardest to compress). Gradients of the {name}: {4 * parameters / 1e6:.0f} MB, "
-        f"{1000 * exchange:.0f} ms an exchange at {args.network:g} GB/s.",
+        f"hardest to compress). Gradients of the {name}: {4 * parameters / 1e6:.0f} "
+        f"MB, {1000 * exchange:.0f} ms an exchange at {args.network:g} GB/s.",
     ]
     return lines
 
