@@ -264,17 +264,14 @@ def test_a_packed_model_with_pieces_of_words(tmp_path, monkeypatch):
         transcriber.align(wave, "the cats")
 
 
-@pytest.mark.parametrize("name", ["../evil.txt", "/evil.txt", "a/../../evil", "link"])
-def test_a_strange_archive_writes_nothing(name, tmp_path):
+def test_a_strange_archive_writes_nothing(tmp_path):
+    # what is refused, and why: tests/test_archive.py
     (tmp_path / "in").mkdir()
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
         file.writestr("meta.yaml", "{}")
-        info = zipfile.ZipInfo(name)
-        if name == "link":
-            info.external_attr = 0o120777 << 16
-        file.writestr(info, "/etc")
-    with pytest.raises(ModelError, match="x.zip: not unpacked, because .*outside"):
-        trained.unpack(tmp_path / "x.zip", tmp_path / "in")
+        file.writestr("../evil.txt", "evil")
+    with pytest.raises(ModelError, match="x.zip is not unpacked: .*points outside"):
+        trained.find_files(tmp_path / "x.zip", None, tmp_path / "in")
     assert os.listdir(tmp_path / "in") == []
     assert sorted(os.listdir(tmp_path)) == ["in", "x.zip"]
 
@@ -316,9 +313,9 @@ def test_wrong_models_are_named_in_one_line(exp, tmp_path):
     assert "no such file or folder" in said(tmp_path / "none")
     assert "no config.yaml in it" in said(tmp_path)
     (tmp_path / "x.tar").touch()
-    assert "neither a folder nor a .zip" in said(tmp_path / "x.tar")
+    assert "no zip and no tar" in said(tmp_path / "x.tar")
     (tmp_path / "x.zip").write_text("no archive")
-    assert "not a .zip that can be read" in said(tmp_path / "x.zip")
+    assert "no zip and no tar" in said(tmp_path / "x.zip")
     with zipfile.ZipFile(tmp_path / "y.zip", "w") as file:
         file.writestr("meta.yaml", "files: {}\nyaml_files: {}\n")
     assert "names no asr_train_config" in said(tmp_path / "y.zip")

@@ -6,6 +6,7 @@ import re
 import torch
 import yaml
 from espnet2.tasks.asr import ASRTask
+from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 
 import espnet_adastride.plugin  # noqa: F401
 
@@ -42,7 +43,8 @@ def make_experiment(folder, input_layer="adastride", conf=None, **options):
         ["--config", str(folder / "training.yaml"), "--output_dir", str(folder)]
     )
     args.token_list = settings["token_list"]
-    (folder / "config.yaml").write_text(yaml.safe_dump(vars(args)))
+    # as ESPnet writes it: without aliases, which unpacking refuses
+    (folder / "config.yaml").write_text(yaml_no_alias_safe_dump(vars(args)))
     model = ASRTask.build_model(argparse.Namespace(**vars(args)))
     for name, value in model.named_parameters():
         if re.match(r"encoder\.embed\.conv\.\d+\.conv\.weight", name):

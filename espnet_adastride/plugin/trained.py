@@ -1,16 +1,13 @@
-"""A trained model as it lies on the disk: an experiment's folder, or a packed .zip.
+"""A trained model as it lies on the disk: an experiment's folder, or a package.
 
 Parameters are loaded with ``weights_only``, so that they run no code, and a package is
-unpacked into a temporary folder and nowhere else.
+unpacked into a temporary folder and nowhere else (``recipe/archive.py``).
 """
 
 import inspect
 import pickle
-import shutil
-import stat
 import tempfile
-import zipfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -27,7 +24,9 @@ from espnet_adastride.plugin.espnet import TooShortUttError
 from espnet_adastride.plugin.frame_times import FrameTimes, frame_times
 from espnet_adastride.plugin.greedy import main_frames
 from espnet_adastride.plugin.model import input_layer
+from espnet_adastride.recipe.archive import unpack
 from espnet_adastride.recipe.datadir import parse_rate
+from espnet_adastride.recipe.errors import RecipeError
 
 PathLike = Union[str, Path]
 
@@ -60,40 +59,6 @@ class ModelFiles(NamedTuple):
 
 
 # ------------------------------------------------------------------ finding
-
-
-def unpack(archive: PathLike, folder: Path) -> None:
-    """Unpack a .zip; a name that leads out of the folder is refused, as is a link.
-
-    Raises:
-        ModelError: naming the archive and what is wrong with it.
-    """
-    try:
-        with zipfile.ZipFile(archive) as file:
-            members = file.infolist()
-            for member in members:
-                # zipfile has turned the other separator into this one
-                path = PurePosixPath(member.filename)
-                link = stat.S_ISLNK(member.external_attr >> 16)
-                if link or path.is_absolute() or ".." in path.parts or ":" in str(path):
-                    raise ModelError(
-                        f"{archive}: not unpacked, because {member.filename!r} in it "
-                        "would lie outside of its folder; get it from a source you know"
-                    )
-            size = sum(member.file_size for member in members)
-            free = shutil.disk_usage(folder).free
-            if size > free:
-                raise ModelError(
-                    f"{archive}: {size / 1e9:.1f} GB unpacked, and {free / 1e9:.1f} GB "
-                    f"are free in {folder}; set TMPDIR to a larger disk"
-                )
-            file.extractall(folder, members)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise ModelError(
-            f"{archive}: not a .zip that can be read ({error}); pack or copy it again"
-        ) from None
-    except (OSError, EOFError) as error:
-        raise ModelError(f"{archive}: cannot be unpacked ({error})") from None
 
 
 def _within(root: Path, name: object) -> Optional[Path]:
@@ -157,8 +122,8 @@ def find_files(model: PathLike, asr_model_file: Optional[str], scratch: Path):
     """Return the ModelFiles of a folder, a .pth file in it, or a package.
 
     Args:
-        model: an experiment's folder, one of its parameter files, a .zip of
-            ``espnet2.bin.pack``, or the folder that it was unpacked to.
+        model: an experiment's folder, one of its parameter files, a package of
+            ``espnet2.bin.pack`` (zip or tar), or the folder that it was unpacked to.
         asr_model_file: parameters in the folder; None: the averaged ones.
         scratch: folder to unpack to.
 
@@ -186,13 +151,13 @@ def find_files(model: PathLike, asr_model_file: Optional[str], scratch: Path):
             f"{model}: no such file or folder; give an experiment's folder "
             "(exp/asr_...) or a packed .zip"
         )
-    if path.suffix == ".zip":
-        unpack(path, scratch)
-        return _packed_files(scratch, model)
-    raise ModelError(
-        f"{model}: neither a folder nor a .zip; give an experiment's folder "
-        "(exp/asr_...) or a packed .zip"
-    )
+    try:
+        unpack(path, scratch / "model")
+    except RecipeError as error:
+        raise ModelError(
+            f"{error}; give an experiment's folder, or a package"
+        ) from None
+    return _packed_files(scratch / "model", model)
 
 
 # ------------------------------------------------------------------ loading
@@ -316,7 +281,7 @@ class TrainedModel:
     """A trained ESPnet ASR model, this plugin's or stock.
 
     Args:
-        model: an experiment's folder, or a packed .zip; see :func:`find_files`.
+        model: an experiment's folder, or a package; see :func:`find_files`.
         asr_model_file: parameters in the folder; None: the averaged ones.
         device: ``cpu`` or ``cuda``.
         inference_config: YAML file or options of a beam search (``beam_size`` ...);
