@@ -19,7 +19,7 @@ from espnet2.main_funcs.pack_funcs import pack  # noqa: E402
 from espnet2.tasks.asr import ASRTask  # noqa: E402
 
 from espnet_adastride.audio import AudioError  # noqa: E402
-from espnet_adastride.bin import align, transcribe  # noqa: E402
+from espnet_adastride.bin import align, asr_inference_ctc, transcribe  # noqa: E402
 from espnet_adastride.plugin import trained  # noqa: E402
 from espnet_adastride.plugin.errors import (  # noqa: E402
     ConfigurationError,
@@ -171,6 +171,33 @@ def test_paths_arrays_and_rates_are_alike(transcriber, tmp_path):
         transcriber(noise(100 / RATE), name="x")
     with pytest.raises(ValueError, match="max_segment"):
         Transcriber(transcriber.trained, max_segment=0)
+
+
+def test_greedy_decoding_at_another_stride(exp, tmp_path, capsys):
+    wave = noise(2.0)
+    soundfile.write(tmp_path / "a.wav", wave, RATE, subtype="FLOAT")
+    (tmp_path / "wav.scp").write_text(f"a {tmp_path / 'a.wav'}\n")
+
+    def decoded(name, *words):
+        asr_inference_ctc.main(
+            ["--asr_train_config", str(exp / "config.yaml")]
+            + ["--asr_model_file", str(exp / MODEL), "--num_workers", "0"]
+            + ["--data_path_and_name_and_type", f"{tmp_path}/wav.scp,speech,sound"]
+            + ["--output_dir", str(tmp_path / name), *words]
+        )
+        score = tmp_path / name / "1best_recog" / "score"
+        return float(score.read_text().split()[1])
+
+    # the score is a sum over frames: it tells how many there were, and which
+    at_six = Transcriber(exp, stride=6).trained
+    speech = torch.from_numpy(at_six.prepare_wave(wave))[None]
+    (_, _, _, score), *_ = CTCGreedy(at_six.model, at_six.args)(
+        speech, torch.tensor([len(wave)])
+    )
+    assert decoded("six", "--stride", "6") == pytest.approx(score, rel=1e-4)
+    assert decoded("own") != pytest.approx(score, rel=1e-2)
+    with pytest.raises(SystemExit, match="error: .*stride must"):
+        decoded("none", "--stride", "0.5")
 
 
 def test_another_stride(exp, transcriber):

@@ -8,6 +8,9 @@ search, and shows what the encoder's frames are worth without a decoder's help.
 Batches larger than 1 are faster on a GPU. The default is 1, because ESPnet's Conformer
 lets padding reach the valid frames in its convolution module: results in a padded batch
 differ a little from those alone.
+
+``--stride`` decodes at another rate than the model's own (adastride, adastride_f and
+spectral_pool), best with a model that was trained with ``train_strides``.
 """
 
 import argparse
@@ -24,6 +27,7 @@ import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
 from espnet_adastride.plugin.errors import ConfigurationError, PluginError
 from espnet_adastride.plugin.espnet import TooShortUttError
 from espnet_adastride.plugin.greedy import CTCGreedy
+from espnet_adastride.plugin.model import set_stride
 
 
 def get_parser():
@@ -49,6 +53,7 @@ def get_parser():
     parser.add_argument("--allow_variable_data_keys", type=str2bool, default=False)
     parser.add_argument("--asr_train_config", type=str_or_none)
     parser.add_argument("--asr_model_file", type=str_or_none)
+    parser.add_argument("--stride", type=float, help="Overall rate; default: its own")
     return parser
 
 
@@ -65,6 +70,8 @@ def inference(args: argparse.Namespace) -> None:
     model, options = ASRTask.build_model_from_file(
         args.asr_train_config, args.asr_model_file, device
     )
+    if args.stride is not None:
+        set_stride(model, options, args.stride)
     decode = CTCGreedy(model, options, device)
     loader = ASRTask.build_streaming_iterator(
         args.data_path_and_name_and_type,

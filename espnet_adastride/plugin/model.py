@@ -23,7 +23,7 @@ from espnet_adastride.downsampling.stages import (
     position_stats,
 )
 from espnet_adastride.plugin import espnet
-from espnet_adastride.plugin.errors import CheckpointMismatchError
+from espnet_adastride.plugin.errors import CheckpointMismatchError, ConfigurationError
 from espnet_adastride.plugin.espnet import force_gatherable
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
 
@@ -32,6 +32,27 @@ def input_layer(model):
     """Return the model's AdaptiveSubsampling, or None if it has another input layer."""
     layer = getattr(model.encoder, "embed", None)
     return layer if isinstance(layer, AdaptiveSubsampling) else None
+
+
+def set_stride(model, args, stride: float) -> None:
+    """Let a trained model downsample at another overall rate from now on.
+
+    Args:
+        model: an ESPnet model.
+        args: its options, for the message.
+        stride: overall, a real number >= 1.
+
+    Raises:
+        ConfigurationError: if its input layer, or a stage of it, is tied to its stride.
+    """
+    layer = input_layer(model)
+    if layer is None:
+        word = getattr(args, "encoder_conf", {}).get("input_layer", "ESPnet's own")
+        raise ConfigurationError(
+            f"stride {stride:g}: this model's input_layer is {word}, whose rate is "
+            "fixed; adastride and adastride_f take any"
+        )
+    layer.set_stride(stride)
 
 
 class DownsamplingModel:

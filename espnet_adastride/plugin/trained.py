@@ -23,7 +23,7 @@ from espnet_adastride.plugin.errors import ConfigurationError, ModelError
 from espnet_adastride.plugin.espnet import TooShortUttError
 from espnet_adastride.plugin.frame_times import FrameTimes, frame_times
 from espnet_adastride.plugin.greedy import main_frames
-from espnet_adastride.plugin.model import input_layer
+from espnet_adastride.plugin.model import input_layer, set_stride
 from espnet_adastride.recipe.archive import unpack
 from espnet_adastride.recipe.datadir import parse_rate
 from espnet_adastride.recipe.errors import RecipeError
@@ -382,18 +382,8 @@ class TrainedModel:
         self.converter = TokenIDConverter(token_list=self.model.token_list)
 
     def set_stride(self, stride: float) -> None:
-        """Change the overall rate of the input layer for decoding.
-
-        Raises:
-            ConfigurationError: if the input layer's stages do not allow it.
-        """
-        if self.layer is None:
-            word = (self.args.encoder_conf or {}).get("input_layer", "conv2d")
-            raise ConfigurationError(
-                f"stride {stride:g}: this model's input_layer is {word}, whose rate is "
-                "fixed; adastride and adastride_f take any"
-            )
-        self.layer.set_stride(stride)
+        """Downsample at another overall rate from now on: ``model.set_stride``."""
+        set_stride(self.model, self.args, stride)
 
     @torch.no_grad()
     def encode(self, wave: np.ndarray, name: str = "the recording") -> Encoded:
