@@ -287,32 +287,39 @@ class Measured(NamedTuple):
     memory: Optional[int] = None
 
 
-def extrapolate(small: StepCost, part: StepCost, padded: int) -> StepCost:
+def extrapolate(
+    small: StepCost, part: StepCost, padded: int, base: int = 0
+) -> StepCost:
     """Return what a batch costs, by the line through two steps of less of it.
 
     Args:
         small: Of the least, e.g. of one utterance.
         part: Of a part of the batch, or of all of it.
         padded: Samples of the batch, padding included.
+        base: Bytes that any batch takes, for a part that is no more than ``small``.
     """
     more = padded - part.padded
     between = part.padded - small.padded
     share = part.padded / padded
 
-    def line(a: float, b: float) -> float:
-        if between <= 0:  # only as much as one utterance: all of it counts as cost
-            return b / share
+    def line(a: float, b: float, start: float) -> float:
+        if between <= 0:  # no second point: the line through the start
+            return start + max(0.0, b - start) / share
         return b + max(0.0, b - a) / between * more
 
     peak = None
     if part.peak is not None and small.peak is not None:
-        peak = int(line(small.peak, part.peak))
-    return StepCost(padded, line(small.seconds, part.seconds), peak, share)
+        peak = int(line(small.peak, part.peak, base))
+    return StepCost(padded, line(small.seconds, part.seconds, 0.0), peak, share)
 
 
 def memory_warning(measured: Measured) -> Optional[str]:
-    """Return a warning if the largest batch needs more memory than there is."""
-    peaks = [step.peak for step in measured.steps if step.peak is not None]
+    """Return a warning if the largest batch needs more memory than there is.
+
+    What was extrapolated from little of a batch is too rough for that.
+    """
+    steps = [step for step in measured.steps if step.measured >= 0.1]
+    peaks = [step.peak for step in steps if step.peak is not None]
     if not peaks or measured.memory is None or max(peaks) <= measured.memory:
         return None
     return (
