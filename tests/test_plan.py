@@ -146,9 +146,8 @@ def test_a_part_of_a_batch_and_one_utterance_tell_the_whole():
     small, part = StepCost(100, 1.5, 1010, 1.0), StepCost(300, 3.5, 1030, 1.0)
     assert plan.extrapolate(small, part, 1000) == StepCost(1000, 10.5, 1100, 0.3)
     assert plan.extrapolate(small, part, 300) == part
-    assert plan.extrapolate(small, small, 400) == StepCost(400, 6.0, 4040, 0.25)
-    based = plan.extrapolate(small, small, 400, base=1000)
-    assert based == StepCost(400, 6.0, 1040, 0.25)
+    assert plan.extrapolate(small, small, 400) == StepCost(400, 6.0, None, 0.25)
+    assert plan.extrapolate(small, small, 100) == small
     unknown = plan.extrapolate(small, part._replace(peak=None), 1000)
     assert unknown.peak is None and unknown.seconds == 10.5
 

@@ -355,7 +355,7 @@ class StepMeter:
         self.scaler = torch.amp.GradScaler(device, enabled=self.amp)
         self.left = seconds
         self.small: Optional[StepCost] = None  # one utterance
-        self.base: Optional[int] = None  # bytes that any batch takes
+        self.base: Optional[int] = None  # bytes between steps
 
     def _start(self) -> None:
         if self.device == "cuda":
@@ -405,9 +405,7 @@ class StepMeter:
     def warm_up(self, batch: Batch) -> None:
         """Take two steps of a small batch, for what larger ones will cost."""
         first, _ = self.step(batch)  # also allocates the optimizer's state
-        gradients = sum(p.numel() * p.element_size() for p in self.model.parameters())
-        between = self._current()
-        self.base = None if between is None else between + gradients
+        self.base = self._current()
         second, peak = self.step(batch)
         self.small = StepCost(batch.padded(), second, peak, 1.0)
         self.left -= first + second
@@ -436,7 +434,6 @@ class StepMeter:
             self.small,
             StepCost(part.padded(), spent, peak, 1.0),
             batch.padded(),
-            self.base or 0,
         )
 
 

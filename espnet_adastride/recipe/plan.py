@@ -287,30 +287,31 @@ class Measured(NamedTuple):
     memory: Optional[int] = None
 
 
-def extrapolate(
-    small: StepCost, part: StepCost, padded: int, base: int = 0
-) -> StepCost:
+def extrapolate(small: StepCost, part: StepCost, padded: int) -> StepCost:
     """Return what a batch costs, by the line through two steps of less of it.
 
     Args:
         small: Of the least, e.g. of one utterance.
         part: Of a part of the batch, or of all of it.
         padded: Samples of the batch, padding included.
-        base: Bytes that any batch takes, for a part that is no more than ``small``.
+
+    Returns:
+        StepCost: its ``peak`` is None where one step of a little part is all there is:
+        what any batch takes cannot be told from what grows with it then.
     """
     more = padded - part.padded
     between = part.padded - small.padded
     share = part.padded / padded
 
-    def line(a: float, b: float, start: float) -> float:
-        if between <= 0:  # no second point: the line through the start
-            return start + max(0.0, b - start) / share
+    def line(a: float, b: float) -> float:
+        if between <= 0:  # no second point: the line through the origin
+            return b / share
         return b + max(0.0, b - a) / between * more
 
     peak = None
-    if part.peak is not None and small.peak is not None:
-        peak = int(line(small.peak, part.peak, base))
-    return StepCost(padded, line(small.seconds, part.seconds, 0.0), peak, share)
+    if None not in (part.peak, small.peak) and (between > 0 or share == 1):
+        peak = int(line(small.peak, part.peak))
+    return StepCost(padded, line(small.seconds, part.seconds), peak, share)
 
 
 def memory_warning(measured: Measured) -> Optional[str]:
@@ -377,7 +378,7 @@ def short_count(number: float) -> str:
 
 
 def _memory(number: Optional[float]) -> str:
-    return "unknown" if number is None else f"{number / 2**30:.2f} GiB"
+    return "memory unknown" if number is None else f"{number / 2**30:.2f} GiB"
 
 
 def set_table(sets: Sequence[SetLengths], limit: int) -> List[str]:
