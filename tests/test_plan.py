@@ -146,7 +146,8 @@ def test_a_part_of_a_batch_and_one_utterance_tell_the_whole():
     small, part = StepCost(100, 1.5, 1010, 1.0), StepCost(300, 3.5, 1030, 1.0)
     assert plan.extrapolate(small, part, 1000) == StepCost(1000, 10.5, 1100, 0.3)
     assert plan.extrapolate(small, part, 300) == part
-    assert plan.extrapolate(small, small, 400) == StepCost(400, 6.0, 4040, 0.25)
+    assert plan.extrapolate(small, small, 400) == StepCost(400, 6.0, None, 0.25)
+    assert plan.extrapolate(small, small, 100) == small
     unknown = plan.extrapolate(small, part._replace(peak=None), 1000)
     assert unknown.peak is None and unknown.seconds == 10.5
 
@@ -158,6 +159,8 @@ def test_more_memory_than_there_is_is_warned_of():
     line = plan.memory_warning(Measured(steps, "x", 2 * 2**30))
     assert line.startswith("the largest batch needs about 3.00 GiB and there are 2.00")
     assert "batch_bins" in line
+    rough = [step._replace(measured=0.02) for step in steps]
+    assert plan.memory_warning(Measured(rough, "x", 2 * 2**30)) is None
 
 
 def test_the_page(tmp_path):

@@ -431,7 +431,9 @@ class StepMeter:
         spent, peak = self.step(part)
         self.left -= spent
         return extrapolate(
-            self.small, StepCost(part.padded(), spent, peak, 1.0), batch.padded()
+            self.small,
+            StepCost(part.padded(), spent, peak, 1.0),
+            batch.padded(),
         )
 
 

@@ -294,25 +294,33 @@ def extrapolate(small: StepCost, part: StepCost, padded: int) -> StepCost:
         small: Of the least, e.g. of one utterance.
         part: Of a part of the batch, or of all of it.
         padded: Samples of the batch, padding included.
+
+    Returns:
+        StepCost: its ``peak`` is None where one step of a little part is all there is:
+        what any batch takes cannot be told from what grows with it then.
     """
     more = padded - part.padded
     between = part.padded - small.padded
     share = part.padded / padded
 
     def line(a: float, b: float) -> float:
-        if between <= 0:  # only as much as one utterance: all of it counts as cost
+        if between <= 0:  # no second point: the line through the origin
             return b / share
         return b + max(0.0, b - a) / between * more
 
     peak = None
-    if part.peak is not None and small.peak is not None:
+    if None not in (part.peak, small.peak) and (between > 0 or share == 1):
         peak = int(line(small.peak, part.peak))
     return StepCost(padded, line(small.seconds, part.seconds), peak, share)
 
 
 def memory_warning(measured: Measured) -> Optional[str]:
-    """Return a warning if the largest batch needs more memory than there is."""
-    peaks = [step.peak for step in measured.steps if step.peak is not None]
+    """Return a warning if the largest batch needs more memory than there is.
+
+    What was extrapolated from little of a batch is too rough for that.
+    """
+    steps = [step for step in measured.steps if step.measured >= 0.1]
+    peaks = [step.peak for step in steps if step.peak is not None]
     if not peaks or measured.memory is None or max(peaks) <= measured.memory:
         return None
     return (
@@ -370,7 +378,7 @@ def short_count(number: float) -> str:
 
 
 def _memory(number: Optional[float]) -> str:
-    return "unknown" if number is None else f"{number / 2**30:.2f} GiB"
+    return "memory unknown" if number is None else f"{number / 2**30:.2f} GiB"
 
 
 def set_table(sets: Sequence[SetLengths], limit: int) -> List[str]:
