@@ -186,6 +186,7 @@ class Grid:
             *("--asr_args", run.asr_args),
             *("--inference_tag", self.inference_tag),
             *("--inference_nj", "1"),
+            *("--plan", "false"),  # of the same data, for every run again
         ]
 
     def _command(self, first: str, last: str) -> List[str]:
