@@ -26,6 +26,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/downsampling.py
 	$(BIN)/python benchmarks/input_layer.py
 	$(BIN)/python benchmarks/long_input.py
+	$(BIN)/python benchmarks/scaling.py
 
 env: $(READY)
 
