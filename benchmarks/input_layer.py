@@ -51,10 +51,9 @@ from measuring import (
     verdict,
     write,
 )
+from published import TOKENS, TOKENS_PER_SECOND, read_configuration
 
-CONFIG = Path(__file__).resolve().parents[1] / "conf" / "train_asr_conformer.yaml"
 MELS, HOP, RATE = 80, 160, 16000
-TOKENS, TOKENS_PER_SECOND = 5000, 4  # BPE pieces of read English
 METHODS = ("strided_conv", "avg_pool", "adastride", "adastride_f")
 
 
@@ -107,10 +106,7 @@ def get_parser():
 @lru_cache
 def recipe():
     """Return the recipe's configuration."""
-    conf = asr_task.ASRTask.get_parser().parse_args(["--config", str(CONFIG)])
-    pieces = [str(piece) for piece in range(TOKENS - 3)]
-    conf.token_list = ["<blank>", "<unk>", *pieces, "<sos/eos>"]
-    return conf
+    return read_configuration("train_asr_conformer.yaml")
 
 
 def configuration(variant, args):

@@ -26,8 +26,8 @@ import espnet_adastride.plugin  # noqa: F401  (registers the words of input_laye
 from espnet_adastride.plugin.espnet import asr_task
 from espnet_adastride.plugin.planning import Batch, model_cost
 from measuring import OUT, now, write
+from published import TOKENS, TOKENS_PER_SECOND, read_configuration
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
 MODELS = {
     "Conformer": "train_asr_conformer.yaml",
     "E-Branchformer": "train_asr_e_branchformer.yaml",
@@ -39,7 +39,7 @@ LAYERS = {
     "`conv2d8` 8x": {"input_layer": "conv2d8"},
     "`adastride` 8x": {"input_layer": "adastride", "input_layer_conf": {"stride": 8}},
 }
-RATE, TOKENS, TOKENS_PER_SECOND = 16000, 5000, 4
+RATE = 16000
 #: hours, passes over them (fewer, the more there is)
 CORPORA = ((960, 100), (10_000, 20), (100_000, 4))
 
@@ -63,9 +63,7 @@ def get_parser():
 
 def build(config, layer, seconds):
     """Return the model, its options and a batch of one random utterance."""
-    conf = asr_task.ASRTask.get_parser().parse_args(["--config", str(CONF / config)])
-    pieces = [str(piece) for piece in range(TOKENS - 3)]
-    conf.token_list = ["<blank>", "<unk>", *pieces, "<sos/eos>"]
+    conf = read_configuration(config)
     conf.normalize = "utterance_mvn"  # global_mvn reads the statistics of a corpus
     conf.encoder_conf.update(layer)
     torch.manual_seed(0)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from espnet_adastride.recipe import plan
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.plan import Measured, SetLengths, StepCost
+from espnet_adastride.times import needed_frames
 
 
 @pytest.mark.parametrize(
@@ -17,7 +18,7 @@ from espnet_adastride.recipe.plan import Measured, SetLengths, StepCost
     [([], 0), ([5], 1), ([5, 6], 2), ([5, 5], 3), ([5, 5, 5, 7], 6), ([1, 2, 1, 2], 4)],
 )
 def test_frames_that_ctc_needs(labels, frames):
-    assert plan.ctc_frames_needed(labels) == frames
+    assert needed_frames(labels) == frames
 
 
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=6), st.integers(1, 12))
@@ -29,7 +30,7 @@ def test_torchs_ctc_loss_is_infinite_just_below_what_is_needed(labels, frames):
         torch.tensor([len(labels)]),
         reduction="sum",
     )
-    assert loss.isinf() == (frames < plan.ctc_frames_needed(labels))
+    assert loss.isinf() == (frames < needed_frames(labels))
 
 
 def lengths(frames, needed=None, batches=None, name="training", factor=4, **more):

@@ -21,6 +21,7 @@ from typing import Dict, List, Tuple
 from espnet_adastride.audio import AudioError, read_audio
 from espnet_adastride.corpus import DataError, atomic_open, read_scp, shorten
 from espnet_adastride.recipe.errors import RecipeError
+from espnet_adastride.recipe.model_options import add_model_options
 from espnet_adastride.recipe.quiet import quiet_imports
 from espnet_adastride.times import AlignmentError
 from espnet_adastride.transcripts import Segment, Transcript, ctm_lines, to_dict
@@ -34,14 +35,7 @@ def get_parser() -> argparse.ArgumentParser:
         prog=NAME,
         description="Say when the words of given transcripts were spoken.",
     )
-    parser.add_argument(
-        "--model",
-        required=True,
-        help="folder of an experiment (exp/asr_...), or a .zip of espnet2.bin.pack",
-    )
-    parser.add_argument(
-        "--asr_model_file", help="parameters in the folder (default: valid.*.ave.pth)"
-    )
+    add_model_options(parser)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data_dir", help="folder with wav.scp and text")
     source.add_argument("--audio", help="one recording, with --text")
@@ -53,12 +47,6 @@ def get_parser() -> argparse.ArgumentParser:
         choices=("positions", "uniform"),
         help="where frames are: as the input layer placed them (default), or at a "
         "constant rate",
-    )
-    parser.add_argument(
-        "--stride", type=float, help="overall rate (default: as trained)"
-    )
-    parser.add_argument(
-        "--ngpu", type=int, default=0, help="0: CPU (default), 1: one GPU"
     )
     return parser
 

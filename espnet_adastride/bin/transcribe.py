@@ -28,6 +28,7 @@ from espnet_adastride.audio import (
 )
 from espnet_adastride.corpus import atomic_open
 from espnet_adastride.recipe.errors import RecipeError, str2bool
+from espnet_adastride.recipe.model_options import add_model_options
 from espnet_adastride.recipe.quiet import quiet_imports
 from espnet_adastride.transcripts import FORMATS, Transcript, to_dict
 
@@ -67,22 +68,10 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "audio", nargs="+", help="files, folders (recursively), or - for stdin"
     )
-    parser.add_argument(
-        "--model",
-        required=True,
-        help="folder of an experiment (exp/asr_...), or a .zip of espnet2.bin.pack",
-    )
-    parser.add_argument(
-        "--asr_model_file", help="parameters in the folder (default: valid.*.ave.pth)"
-    )
+    add_model_options(parser)
     parser.add_argument(
         "--inference_config",
         help="YAML of ESPnet's beam search (default: greedy CTC, which is faster)",
-    )
-    parser.add_argument(
-        "--stride",
-        type=float,
-        help="overall rate of the input layer, for AdaStride's (default: as trained)",
     )
     parser.add_argument("--output_dir", help="folder to write to (default: print)")
     parser.add_argument(
@@ -103,9 +92,6 @@ def get_parser() -> argparse.ArgumentParser:
         type=float,
         default=20.0,
         help="seconds; longer recordings are cut at pauses (default: 20)",
-    )
-    parser.add_argument(
-        "--ngpu", type=int, default=0, help="0: CPU (default), 1: one GPU"
     )
     return parser
 

@@ -8,12 +8,12 @@ from espnet2.text.token_id_converter import TokenIDConverter
 from espnet2.torch_utils.device_funcs import to_device
 
 from espnet_adastride.plugin.errors import ConfigurationError
+from espnet_adastride.times import path_spans
 
 
 def ctc_collapse(path: List[int], blank: int) -> List[int]:
     """Merge repeats, then drop blanks: [0, 5, 5, 0, 5] -> [5, 5] with blank 0."""
-    merged = [t for i, t in enumerate(path) if i == 0 or t != path[i - 1]]
-    return [token for token in merged if token != blank]
+    return [span.token for span in path_spans(path, blank)]
 
 
 def main_frames(frames) -> torch.Tensor:

@@ -29,9 +29,9 @@ from espnet_adastride.recipe.plan import (
     ModelCost,
     SetLengths,
     StepCost,
-    ctc_frames_needed,
     extrapolate,
 )
+from espnet_adastride.times import needed_frames
 
 Shapes = Dict[str, Tuple[int, ...]]
 MEMORY_SHARE = 0.6  # of what is free on the machine, that measuring may take
@@ -236,7 +236,7 @@ def set_lengths(
     needed = {}
     if with_ctc:
         texts = Texts(args, getattr(args, f"{mode}_data_path_and_name_and_type"))
-        needed = {k: ctc_frames_needed(texts.ids(k)) for k in features}
+        needed = {k: needed_frames(texts.ids(k)) for k in features}
     return SetLengths(
         name={"train": "training", "valid": "validation"}[mode],
         batches=batches,

@@ -454,9 +454,10 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             wanted = check_stride(stride)
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
+        stages = self.stages()
         free = [
             index
-            for index, stage in enumerate(self.stages())
+            for index, stage in enumerate(stages)
             if not isinstance(stage, torch.nn.Identity) and stage.takes_any_stride()
         ]
         names = ", ".join(self.methods)
@@ -486,7 +487,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             new = max(self.strides[i] * factor, 1.0) if i in moving else 1.0
             # a factor of 1 gives the very strides that it was built with
             new = self.strides[i] if math.isclose(new, self.strides[i]) else new
-            self.stages()[i].set_stride(new)
+            stages[i].set_stride(new)
         return wanted
 
     def _checked_range(self, train_strides) -> Optional[Tuple[float, float]]:
@@ -514,12 +515,12 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         """Take a training batch's stride, or go back to the decoding one."""
         if self.train_strides is None:
             return
+        stride = self._decoding_stride
         if self.training:
             low, high = map(math.log, self.train_strides)
             share = torch.rand(()).item()  # on the CPU: no device is waited for
-            self._spread(math.exp(low + share * (high - low)))
-        elif not math.isclose(math.prod(self.current_strides()), self._decoding_stride):
-            self._spread(self._decoding_stride)
+            stride = math.exp(low + share * (high - low))
+        self._spread(stride)
 
     def reported_stats(self) -> Dict[str, Union[float, torch.Tensor]]:
         """Return what the stages report of themselves, ``{name_stage: scalar}``.
@@ -569,10 +570,8 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         ):
             x = stage(x)
             if isinstance(downsampler, torch.nn.Identity):
-                shorter = downsampled_lengths(lengths, stride)
-                times = self._next_times(times, None, lengths, shorter, x.size(1))
-                lengths = shorter
-                x = zero_padding(x, lengths)  # the bias reached the padding
+                positions, shorter = None, downsampled_lengths(lengths, stride)
+                x = zero_padding(x, shorter)  # the bias reached the padding
             else:
                 result = downsampler(x, lengths)
                 # the output itself is not kept: the trace must not hold the activations
@@ -581,11 +580,9 @@ class AdaptiveSubsampling(Conv2dSubsampling):
                         lengths, result.lengths, result.positions, result.aux_loss
                     )
                 )
-                x = result.output
-                times = self._next_times(
-                    times, result.positions, lengths, result.lengths, x.size(1)
-                )
-                lengths = result.lengths
+                x, positions, shorter = result.output, result.positions, result.lengths
+            times = self._next_times(times, positions, lengths, shorter, x.size(1))
+            lengths = shorter
         self._trace = tuple(trace)
         mask = None if x_mask is None else length_mask(lengths, x.size(1)).unsqueeze(1)
         return self._finish(self.out[0](x), times, lengths), mask
@@ -630,21 +627,21 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         size = max(CHUNK_BYTES // (width * x.element_size()), 1)
         frames, length, trace = partial(x.split, size, dim=1), x.size(1), []
         held, times = 0, self._start_times(x)
+        lengths = torch.tensor([length], device=x.device)
         for stage, downsampler, stride in zip(
             self.conv, self.downsamplers, self.current_strides()
         ):
             in_trunk = isinstance(downsampler, torch.nn.Identity)
             frames = partial(_convolve_chunks, stage, stride if in_trunk else 1, frames)
+            positions = None
             if not in_trunk:
                 result = downsampler.in_chunks(frames, length)
-                frames = result.output
-                lengths = torch.tensor([length], device=x.device)
+                frames, positions = result.output, result.positions
                 trace.append(StageTrace(lengths, *result[1:]))
-            before = torch.tensor([length], device=x.device)
             length = downsampled_lengths(length, stride)
-            after = torch.tensor([length], device=x.device)
-            positions = None if in_trunk else result.positions
-            times = self._next_times(times, positions, before, after, length)
+            shorter = torch.tensor([length], device=x.device)
+            times = self._next_times(times, positions, lengths, shorter, length)
+            lengths = shorter
             needed = length * stage.width * x.element_size()
             if stage is not self.conv[-1] and held + needed <= HELD_BYTES:
                 frames = partial(_joined(frames(), length).split, size, dim=1)
@@ -652,7 +649,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         self._trace = tuple(trace)
         x = _joined(map(self.out[0], frames()), length)
         mask = None if x_mask is None else x_mask.new_ones(1, 1, length)
-        return self._finish(x, times, after), mask
+        return self._finish(x, times, lengths), mask
 
     def take_trace(self) -> Tuple[StageTrace, ...]:
         """Return what the last forward's downsamplers reported, once, in order.

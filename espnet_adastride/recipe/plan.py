@@ -1,6 +1,6 @@
 """What a training will meet, said before it starts: lengths, CTC, batches, cost.
 
-1. what a set's batches hold           SetLengths, ctc_frames_needed
+1. what a set's batches hold           SetLengths
 2. what cannot work                    refuse_what_cannot_work, refuse_batch_bins
 3. what works, but is worth knowing    set_warnings
 4. how long an epoch takes             epoch_seconds
@@ -21,19 +21,6 @@ from espnet_adastride.recipe.logs import format_span
 
 NAMED = 3  # utterances that a message names
 MUCH_PADDING = 0.2
-
-
-def count_repeats(labels: Sequence) -> int:
-    """Return how many labels equal the one before them: [5, 5, 5, 7] has 2."""
-    return sum(a == b for a, b in zip(labels, labels[1:]))
-
-
-def ctc_frames_needed(labels: Sequence) -> int:
-    """Return the fewest frames in which CTC can place the labels.
-
-    One frame a label, and one for the blank between equal neighbours.
-    """
-    return len(labels) + count_repeats(labels)
 
 
 @dataclass(frozen=True)
