@@ -1,16 +1,15 @@
-"""Classification of short recordings: Speech Commands, with any downsampling method.
+"""Classification of short recordings, with any downsampling method.
 
-    WORD/HASH_nohash_N.wav -> clips -> log-mel -> stem, residual blocks (resnet.py)
-        -> mean over valid frames -> linear -> word
+    recordings -> clips (clips.py) -> log-mel -> stem, residual blocks (resnet.py)
+        -> mean over valid frames -> linear -> class
 
-Top down: :func:`find_clips` reads the corpus' layout, :func:`split_clips` splits it by
-speaker, :func:`load_features` computes log-mel frames once, :class:`Classifier` is the
+Top down: :func:`load_features` computes log-mel frames once, :class:`Classifier` is the
 network, :func:`train` one run (a method and a seed): deterministic, going on where it
 was interrupted, and written down as one line of JSON when it is finished.
 ``classification_results.py`` reads those. Every number comes from a YAML file
 (:func:`read_options`).
 
-No ESPnet; torch, torchaudio and soundfile.
+No ESPnet; torch and torchaudio.
 """
 
 import dataclasses
@@ -23,13 +22,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-import soundfile
 import torch
 import torchaudio
 import yaml
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_adastride.atomic_save import atomic
+from espnet_adastride.audio import AudioError, read_audio
+from espnet_adastride.clips import (
+    LAYOUTS,
+    SPLITS,
+    Clip,
+    folds_in_a_round,
+    split_clips,
+)
 from espnet_adastride.downsampling import (
     length_mask,
 )
@@ -45,7 +51,6 @@ from espnet_adastride.recipe.files import write_text
 from espnet_adastride.recipe.training import flatten, read_config
 from espnet_adastride.resnet import ResNet
 
-PARTS = ("train", "valid", "test")
 RESULT = "result.json"
 CHECKPOINT = "checkpoint.pth"
 
@@ -57,8 +62,9 @@ save = atomic(torch.save)
 
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
-    """``data:`` of the YAML file; see :data:`SPLITS`."""
+    """``data:`` of the YAML file; words of ``clips.LAYOUTS`` and ``clips.SPLITS``."""
 
+    layout: str
     split: str
 
 
@@ -135,10 +141,10 @@ def read_options(path) -> Options:
                 raise RecipeError(f"{path}: {name}.{word} must not be below 0")
         sections[name] = kind(**section)
     options = Options(**sections)
-    if options.data.split not in SPLITS:
-        raise RecipeError(
-            f"{path}: {unknown_word('split', options.data.split, SPLITS)}"
-        )
+    for word, choices in (("layout", LAYOUTS), ("split", SPLITS)):
+        given = getattr(options.data, word)
+        if given not in choices:
+            raise RecipeError(f"{path}: {unknown_word(word, given, choices)}")
     for word in ("epochs", "batch_size"):
         if getattr(options.training, word) < 1:
             raise RecipeError(f"{path}: training.{word} must be at least 1")
@@ -187,131 +193,6 @@ def parse_method(word: str) -> Method:
     return Method(word, tuple(names.split("+")), options)
 
 
-# ----------------------------------------------------------------------------- corpus
-
-
-class Clip(NamedTuple):
-    """One recording: ``id`` is WORD/NAME; the speaker is the HASH of its name."""
-
-    id: str
-    path: Path
-    word: str
-    speaker: str
-
-
-def rotating_split(speaker: str, seed: int) -> str:
-    """Return the part that a speaker has in the runs of a seed.
-
-    SHA-256 of the speaker's name modulo 10 gives ten folds. Seed k tests on fold k,
-    validates on fold k + 5 and trains on the other eight (modulo 10): every seed up to
-    ten is tested by further speakers, and what is chosen by the validation of seeds 0
-    to 4 is tested by speakers who had no part in the choice. It depends on nothing
-    else: any part of the corpus has speakers of all folds.
-    """
-    fold = int(hashlib.sha256(speaker.encode()).hexdigest(), 16) % 10
-    return {seed % 10: "test", (seed + 5) % 10: "valid"}.get(fold, "train")
-
-
-def fixed_split(speaker: str, seed: int) -> str:
-    """Return the same for every seed: what :func:`rotating_split` says of seed 0."""
-    return rotating_split(speaker, 0)
-
-
-def published_split(speaker: str, seed: int) -> str:
-    """Return the part of a speaker by the rule of the corpus' README, for every seed.
-
-    SHA-1 modulo 2^27, as a percentage: below 10 valid, below 20 test. It gives
-    ``validation_list.txt`` and ``testing_list.txt``.
-    """
-    most = 2**27 - 1
-    number = int(hashlib.sha1(speaker.encode()).hexdigest(), 16) % (most + 1)
-    percent = number * (100.0 / most)
-    return "valid" if percent < 10 else "test" if percent < 20 else "train"
-
-
-SPLITS: Dict[str, Callable[[str, int], str]] = {
-    "rotating": rotating_split,
-    "fixed": fixed_split,
-    "published": published_split,
-}
-
-
-def find_clips(folder) -> List[Clip]:
-    """Find the recordings of a folder in Speech Commands' layout, sorted by id.
-
-    Args:
-        folder: holds WORD/HASH_nohash_N.wav, or a folder ``speech_commands`` that does;
-            folders whose names begin with _ (``_background_noise_``) are left alone.
-
-    Raises:
-        RecipeError: no such folder, no recordings, or a name without a speaker.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise RecipeError(
-            f"{folder}: no such folder; say where Speech Commands lies (--corpus, or "
-            "SPEECH_COMMANDS=)"
-        )
-    if (folder / "speech_commands").is_dir():
-        folder = folder / "speech_commands"
-    clips = []
-    for path in sorted(folder.glob("[!_.]*/*.wav")):
-        found = re.fullmatch(r"([^_]+)_nohash_\d+", path.stem)
-        if not found:
-            raise RecipeError(
-                f"{path}: not named HASH_nohash_N.wav, it does not tell who speaks"
-            )
-        word = path.parent.name
-        clips.append(Clip(f"{word}/{path.stem}", path, word, found[1]))
-    if not clips:
-        raise RecipeError(f"{folder}: no WORD/*.wav in it; is it Speech Commands?")
-    return clips
-
-
-def split_clips(clips: List[Clip], split: str, seed: int) -> Dict[str, List[int]]:
-    """Return the indices of the clips of every part, for the runs of a seed.
-
-    Args:
-        split: a word of :data:`SPLITS`.
-
-    Raises:
-        RecipeError: a part stays empty.
-    """
-    parts: Dict[str, List[int]] = {part: [] for part in PARTS}
-    for index, clip in enumerate(clips):
-        parts[SPLITS[split](clip.speaker, seed)].append(index)
-    for part, indices in parts.items():
-        if not indices:
-            others = " or ".join(name for name in SPLITS if name != split)
-            raise RecipeError(
-                f"data.split: {split} leaves no {part} clips among {len(clips)} (seed "
-                f"{seed}); for a part of the corpus {others} may do"
-            )
-    return parts
-
-
-def describe_clips(clips: List[Clip], split: str, seeds: List[int]) -> str:
-    """Return one line: how many clips, words and speakers, and how they are split.
-
-    Raises:
-        RecipeError: see :func:`split_clips`.
-    """
-    words = {clip.word for clip in clips}
-    speakers = {clip.speaker for clip in clips}
-    numbers: Dict[str, List[int]] = {}
-    for seed in seeds:
-        parts = split_clips(clips, split, seed)
-        key = "/".join(str(len(parts[part])) for part in PARTS)
-        numbers.setdefault(key, []).append(seed)
-    told = "; ".join(
-        f"{key} (seed {', '.join(map(str, own))})" for key, own in numbers.items()
-    )
-    return (
-        f"{len(clips)} clips of {len(words)} words by {len(speakers)} speakers; "
-        f"{'/'.join(PARTS)}: {told}"
-    )
-
-
 # --------------------------------------------------------------------------- features
 
 
@@ -333,24 +214,15 @@ class LogMel(torch.nn.Module):
 
 
 def read_wave(path, sample_rate: int) -> torch.Tensor:
-    """Read a recording's samples (N,), in [-1, 1].
+    """Return a recording's samples (N,) in [-1, 1], mixed down and resampled.
 
     Raises:
-        RecipeError: it does not decode, is empty, has another rate or is not mono.
+        RecipeError: see :func:`espnet_adastride.audio.read_audio`.
     """
     try:
-        wave, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise RecipeError(f"{path}: cannot be decoded ({reason})") from None
-    if len(wave) == 0:
-        raise RecipeError(f"{path}: the recording is empty")
-    if rate != sample_rate or wave.shape[1] != 1:
-        raise RecipeError(
-            f"{path}: {wave.shape[1]} channels at {rate} Hz; features.sample_rate asks "
-            f"for one channel at {sample_rate} Hz"
-        )
-    return torch.from_numpy(wave[:, 0])
+        return torch.from_numpy(read_audio(path, sample_rate))
+    except AudioError as error:
+        raise RecipeError(str(error)) from None
 
 
 class Features:
@@ -362,16 +234,16 @@ class Features:
         lengths: (clips,) frames of each.
 
     Attributes:
-        words: the classes, sorted.
-        labels: (clips,) indices into ``words``.
+        classes: their names, sorted.
+        labels: (clips,) indices into ``classes``.
     """
 
     def __init__(self, clips: List[Clip], frames: torch.Tensor, lengths: torch.Tensor):
         self.clips, self.frames, self.lengths = clips, frames, lengths
         self.ends = lengths.cumsum(0).tolist()
-        self.words = sorted({clip.word for clip in clips})
-        number = {word: index for index, word in enumerate(self.words)}
-        self.labels = torch.tensor([number[clip.word] for clip in clips])
+        self.classes = sorted({clip.label for clip in clips})
+        number = {name: index for index, name in enumerate(self.classes)}
+        self.labels = torch.tensor([number[clip.label] for clip in clips])
 
     def batch(self, indices) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return x (B, T, F), zeros in its padding, lengths (B,) and labels (B,)."""
@@ -530,7 +402,7 @@ def evaluate(network: Classifier, data: Features, indices) -> Dict[str, Any]:
     """Classify some clips.
 
     Returns:
-        ``accuracy`` (percent), ``predictions`` {clip id: word}, ``rate`` (frames in by
+        ``accuracy`` (percent), ``predictions`` {clip id: class}, ``rate`` (frames in by
         frames out) and ``stats``: what the downsamplers have learned, and of positions
         the share of empty slots and the largest jump.
     """
@@ -542,7 +414,7 @@ def evaluate(network: Classifier, data: Features, indices) -> Dict[str, Any]:
         x, lengths, _ = data.batch(some)
         out = network(x, lengths)
         for index, label in zip(some.tolist(), out.logits.argmax(dim=1).tolist()):
-            predictions[data.clips[index].id] = data.words[label]
+            predictions[data.clips[index].id] = data.classes[label]
         frames_in += int(lengths.sum())
         frames_out += int(out.lengths.sum())
         placed.append(position_stats(out.stages))
@@ -551,7 +423,7 @@ def evaluate(network: Classifier, data: Features, indices) -> Dict[str, Any]:
         stats["largest_jump"] = max(float(one["largest_jump"]) for one in placed)
         shares = [float(one["empty_slots"]) for one in placed]
         stats["empty_slots"] = sum(shares) / len(shares)
-    correct = sum(key.split("/")[0] == word for key, word in predictions.items())
+    correct = sum(key.split("/")[0] == name for key, name in predictions.items())
     return {
         "accuracy": 100.0 * correct / len(predictions),
         "predictions": predictions,
@@ -593,7 +465,9 @@ def train(
         return json.loads((folder / RESULT).read_text(encoding="utf-8"))
     o = options.training
     torch.manual_seed(seed)
-    network = Classifier(len(data.words), data.frames.size(1), options.network, method)
+    network = Classifier(
+        len(data.classes), data.frames.size(1), options.network, method
+    )
     parts = split_clips(data.clips, options.data.split, seed)
     own = {part: torch.tensor(indices) for part, indices in parts.items()}
     network.set_statistics(*data.statistics(own["train"]))
@@ -636,6 +510,7 @@ def train(
     result = {
         "method": method.word,
         "seed": seed,
+        "round": seed // folds_in_a_round(data.clips, options.data.split),
         "accuracy": tested["accuracy"],
         "valid_accuracy": history[-1]["valid_accuracy"],
         "parameters": sum(p.numel() for p in network.parameters()),
@@ -647,6 +522,7 @@ def train(
         "command": command,
         "torch": torch.__version__,
         "predictions": tested["predictions"],
+        "groups": {data.clips[i].id: data.clips[i].group for i in parts["test"]},
     }
     save(network.state_dict(), folder / "model.pth")
     write_text(folder / RESULT, json.dumps(result) + "\n")
@@ -714,7 +590,7 @@ def claim_experiment(folder, options: Options, clips: List[Clip]) -> None:
         RecipeError: the folder holds runs (also interrupted ones) of another
             configuration or of other clips.
     """
-    ids = "\n".join(clip.id for clip in clips)
+    ids = "\n".join("\t".join((c.id, c.group, c.fold, c.part)) for c in clips)
     digest = hashlib.sha256(ids.encode()).hexdigest()[:16]
     config = {**dataclasses.asdict(options), "clips": f"{len(clips)}, hash {digest}"}
     path = Path(folder) / "config.yaml"

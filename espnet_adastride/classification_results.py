@@ -1,25 +1,27 @@
 """Methods side by side: what a folder of classification runs says, and what it cannot.
 
-* **accuracy**: mean over the seeds of a method, and their standard deviation, which
-  holds the chance of the training and, where seeds are tested by different speakers
-  (``split: rotating``), that of the speakers;
-* **95 % interval**: bootstrap over the test *speakers*, a clip that several seeds were
-  tested on counting once, with their mean;
+* **accuracy**: mean over the rounds of a method, and their standard deviation. A round
+  is a seed, or in a cross-validation (``split: folds``, ``leave_one_out``) the seeds
+  that test every clip once. The deviation holds the chance of the training and, where
+  rounds are tested on different groups (``split: rotating``), that of the groups;
+* **95 % interval**: bootstrap over the test *groups* (speakers; source recordings), a
+  clip that several seeds were tested on counting once, with their mean;
 * **paired test** against a reference method: for every test clip, in how many seeds
   each of the two was right; the sign test over the clips in which they differ, exact
   and two-sided. Where every clip belongs to one seed that is McNemar's exact test.
   Answers of several seeds to one clip are pooled first: they are not several clips;
 * **Holm's correction** of its p for as many methods as are compared.
 
-What the intervals and the test speak of is these trained networks on further speakers.
-The clips of a speaker resemble each other, which the sign test does not know and the
-intervals do: where the two disagree, believe the wider one.
+What the intervals and the test speak of is these trained networks on further groups.
+The clips of a group resemble each other, which the sign test does not know and the
+intervals do: where the two disagree, believe the wider one. Of a handful of groups no
+interval can be believed; the notes below the table say how many there are.
 """
 
 import json
 import math
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import matplotlib
 import numpy as np
@@ -40,7 +42,8 @@ class Row(NamedTuple):
     Attributes:
         method: its word.
         seeds: of its runs.
-        accuracies: percent, one a seed.
+        accuracies: percent, one a round.
+        valid_accuracy: percent, mean over the runs: what options are chosen by.
         interval: (low, high) percent.
         parameters: trained numbers of the network.
         rate: input frames by output frames, mean over the seeds.
@@ -51,6 +54,7 @@ class Row(NamedTuple):
     method: str
     seeds: Tuple[int, ...]
     accuracies: Tuple[float, ...]
+    valid_accuracy: float
     interval: Tuple[float, float]
     parameters: int
     rate: float
@@ -86,12 +90,17 @@ def read_runs(folder) -> Dict[str, Runs]:
     """Read the finished runs of an experiment: {method: {seed: result}}.
 
     Raises:
-        RecipeError: there is none, or runs of one seed were tested on different clips.
+        RecipeError: there is none, runs of one seed were tested on different clips, or
+            one was written by an earlier version.
     """
     runs: Dict[str, Runs] = {}
     clips: Dict[int, set] = {}
     for path in sorted(Path(folder).glob("*/result.json")):
         run = json.loads(path.read_text(encoding="utf-8"))
+        if "groups" not in run:
+            raise RecipeError(
+                f"{path}: written by an earlier version; train it anew in another --exp"
+            )
         seed = run["seed"]
         if clips.setdefault(seed, set(run["predictions"])) != set(run["predictions"]):
             raise RecipeError(f"{path}: tested on other clips than the runs beside it")
@@ -102,9 +111,9 @@ def read_runs(folder) -> Dict[str, Runs]:
 
 
 def right_answers(run: Dict[str, Any]) -> Dict[str, int]:
-    """Return {clip: 1 if the word before the slash was recognised, else 0}."""
+    """Return {clip: 1 if the class before the slash was recognised, else 0}."""
     answers = run["predictions"].items()
-    return {clip: int(clip.split("/")[0] == word) for clip, word in answers}
+    return {clip: int(clip.split("/")[0] == name) for clip, name in answers}
 
 
 def pool(values: List[Dict[str, int]]) -> Tuple[List[str], np.ndarray, np.ndarray]:
@@ -118,22 +127,27 @@ def pool(values: List[Dict[str, int]]) -> Tuple[List[str], np.ndarray, np.ndarra
     return clips, sums, sums / [len(pooled[clip]) for clip in clips]
 
 
-def speakers_of(clips: Sequence[str]) -> List[str]:
-    """Return who spoke each clip, WORD/SPEAKER_nohash_N."""
-    return [clip.split("/")[1].split("_")[0] for clip in clips]
+def groups_of(runs: Iterable[Dict[str, Any]]) -> Dict[str, str]:
+    """Return {clip: its group} of all test clips of some runs."""
+    return {clip: group for run in runs for clip, group in run["groups"].items()}
 
 
-def speaker_interval(
-    values: np.ndarray, speakers: Sequence[str], draws: int = DRAWS
+def group_interval(
+    values: np.ndarray, groups: Sequence[str], draws: int = DRAWS
 ) -> Tuple[float, float]:
-    """Return the 95 % percentile interval of the mean, speakers drawn with replacement.
+    """Return the 95 % percentile interval of the mean, groups drawn with replacement.
 
     Args:
         values: (clips,).
-        speakers: (clips,) who spoke each.
+        groups: (clips,) what each belongs to.
         draws: of the bootstrap; its random numbers are always the same.
+
+    Returns:
+        (low, high), not-a-number where there is one group alone.
     """
-    names, who = np.unique(speakers, return_inverse=True)
+    names, who = np.unique(groups, return_inverse=True)
+    if len(names) < 2:
+        return math.nan, math.nan
     sums = np.bincount(who, weights=values)
     counts = np.bincount(who)
     generator = np.random.default_rng(0)
@@ -142,6 +156,14 @@ def speaker_interval(
     means = (times @ sums) / (times @ counts)
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
+
+
+def round_accuracies(runs: Runs) -> Tuple[float, ...]:
+    """Return the accuracy of every round, in percent, over all of its test clips."""
+    rounds: Dict[int, List[int]] = {}
+    for run in runs.values():
+        rounds.setdefault(run["round"], []).extend(right_answers(run).values())
+    return tuple(100.0 * float(np.mean(rounds[number])) for number in sorted(rounds))
 
 
 def sign_test(differences: np.ndarray) -> Tuple[int, int, float]:
@@ -167,6 +189,7 @@ def compare(runs: Dict[str, Runs], reference: str) -> List[Row]:
     for method, own in runs.items():
         right = {seed: right_answers(run) for seed, run in sorted(own.items())}
         clips, _, means = pool(list(right.values()))
+        groups = groups_of(own.values())
         comparison = None
         if method != reference and set(own) & set(runs.get(reference, {})):
             comparison = _compare_two(own, runs[reference])
@@ -174,8 +197,9 @@ def compare(runs: Dict[str, Runs], reference: str) -> List[Row]:
             Row(
                 method,
                 tuple(right),
-                tuple(100.0 * np.mean(list(r.values())) for r in right.values()),
-                speaker_interval(100.0 * means, speakers_of(clips)),
+                round_accuracies(own),
+                float(np.mean([run["valid_accuracy"] for run in own.values()])),
+                group_interval(100.0 * means, [groups[clip] for clip in clips]),
                 max(run["parameters"] for run in own.values()),
                 float(np.mean([run["rate"] for run in own.values()])),
                 float(np.mean([run["cpu_seconds"] for run in own.values()])),
@@ -197,7 +221,8 @@ def _compare_two(ours: Runs, theirs: Runs) -> Comparison:
         mine, other = right_answers(ours[seed]), right_answers(theirs[seed])
         differences.append({clip: mine[clip] - other[clip] for clip in mine})
     clips, sums, means = pool(differences)
-    interval = speaker_interval(100.0 * means, speakers_of(clips))
+    groups = groups_of(ours.values())
+    interval = group_interval(100.0 * means, [groups[clip] for clip in clips])
     return Comparison(100.0 * float(means.mean()), interval, *sign_test(sums))
 
 
@@ -210,27 +235,37 @@ def format_table(rows: List[Row], runs: Dict[str, Runs], reference: str) -> str:
     head.append("CPU s")
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
-        spread = np.std(row.accuracies, ddof=1) if len(row.seeds) > 1 else None
-        accuracy = f"{np.mean(row.accuracies):.1f}"
-        accuracy += "" if spread is None else f" +- {spread:.1f}"
-        cells = [f"`{row.method}`", f"{row.parameters:,}", f"{row.rate:.1f}", accuracy]
-        cells.append("{:.1f} to {:.1f}".format(*row.interval))
+        cells = [f"`{row.method}`", f"{row.parameters:,}", f"{row.rate:.1f}"]
+        cells.append(format_accuracy(row))
+        cells.append(_format_interval(row.interval))
         if with_reference:
             cells += _comparison_cells(row.comparison)
         lines.append("| " + " | ".join([*cells, f"{row.cpu_seconds:.0f}"]) + " |")
     return "\n".join([*lines, "", *_notes(rows, runs, reference)]) + "\n"
 
 
+def format_accuracy(row: Row) -> str:
+    """Return mean and standard deviation over the rounds, in percent."""
+    mean = f"{np.mean(row.accuracies):.1f}"
+    if len(row.accuracies) < 2:
+        return mean
+    return f"{mean} +- {np.std(row.accuracies, ddof=1):.1f}"
+
+
 def _comparison_cells(comparison: Optional[Comparison]) -> List[str]:
     if comparison is None:
         return ["", "", "", ""]
-    low, high = comparison.interval
     return [
-        f"{comparison.difference:+.1f} ({low:+.1f} to {high:+.1f})",
+        f"{comparison.difference:+.1f} ({_format_interval(comparison.interval, '+')})",
         f"{comparison.better} / {comparison.worse}",
         _format_p(comparison.p),
         _format_p(comparison.p_holm),
     ]
+
+
+def _format_interval(interval: Tuple[float, float], sign: str = "") -> str:
+    low, high = interval
+    return "one group" if math.isnan(low) else f"{low:{sign}.1f} to {high:{sign}.1f}"
 
 
 def _format_p(p: float) -> str:
@@ -238,15 +273,16 @@ def _format_p(p: float) -> str:
 
 
 def _notes(rows, runs, reference) -> List[str]:
-    clips = {
-        c for own in runs.values() for run in own.values() for c in run["predictions"]
-    }
+    every = [run for own in runs.values() for run in own.values()]
+    groups = groups_of(every)
     seeds = sorted({row.seeds for row in rows})
     named = "; or ".join(", ".join(map(str, one)) for one in seeds)
+    a_round = max(len({r["round"] for r in own.values()}) for own in runs.values())
+    over = "seeds" if a_round == max(map(len, runs.values())) else "rounds"
     lines = [
-        f"{len(clips)} test clips of {len(set(speakers_of(clips)))} speakers; seeds "
-        f"{named}. Accuracy: mean +- standard deviation over the seeds; intervals: "
-        "bootstrap over the speakers."
+        f"{len(groups)} test clips in {len(set(groups.values()))} groups; seeds "
+        f"{named}. Accuracy: mean +- standard deviation over the {over}; intervals: "
+        "bootstrap over the groups."
     ]
     compared = [row for row in rows if row.comparison]
     if compared:
@@ -262,19 +298,17 @@ def _notes(rows, runs, reference) -> List[str]:
 
 
 def confusion(runs: Runs) -> Tuple[List[str], np.ndarray]:
-    """Return the words, and counts (words, words): spoken by recognised, all seeds."""
-    words = sorted(
-        {clip.split("/")[0] for r in runs.values() for clip in r["predictions"]}
+    """Return the classes, and counts (classes, classes): true by recognised."""
+    spoken = {clip.split("/")[0] for r in runs.values() for clip in r["predictions"]}
+    names = sorted(
+        {*spoken, *(n for r in runs.values() for n in r["predictions"].values())}
     )
-    words = sorted(
-        {*words, *(w for r in runs.values() for w in r["predictions"].values())}
-    )
-    place = {word: index for index, word in enumerate(words)}
-    counts = np.zeros((len(words), len(words)), dtype=int)
+    place = {name: index for index, name in enumerate(names)}
+    counts = np.zeros((len(names), len(names)), dtype=int)
     for run in runs.values():
         for clip, answer in run["predictions"].items():
             counts[place[clip.split("/")[0]], place[answer]] += 1
-    return words, counts
+    return names, counts
 
 
 def option_curve(rows: Sequence[Row], option: str) -> Dict[str, List]:
@@ -294,6 +328,63 @@ def option_curve(rows: Sequence[Row], option: str) -> Dict[str, List]:
         except ValueError:  # several options, or a word
             continue
     return {m: sorted(c, key=lambda p: p[0]) for m, c in curves.items() if len(c) > 1}
+
+
+def choose_option(rows: Sequence[Row], option: str) -> Dict[str, Row]:
+    """Return {method: the row of its best value} of an option, chosen by validation.
+
+    The test clips have no say. Of equal values the smallest is taken.
+    """
+    curves = option_curve(rows, option)
+    return {
+        method: max(points, key=lambda point: (point[1].valid_accuracy, -point[0]))[1]
+        for method, points in curves.items()
+    }
+
+
+def format_data_sets(
+    tables: Dict[str, Sequence[Row]], reference: str, option: str = ""
+) -> str:
+    """Return the Markdown table methods x data sets.
+
+    Args:
+        tables: {data set: rows of :func:`compare`}.
+        reference: the method that they were compared with.
+        option: if given, a row more for every method of which it was varied: the value
+            chosen for each data set by its validation clips.
+
+    A star: different from the reference on that data set after Holm's correction.
+    """
+    cells: Dict[str, Dict[str, str]] = {}
+    for data_set, rows in tables.items():
+        plain = [row for row in rows if ":" not in row.method]
+        for row in plain:
+            cells.setdefault(f"`{row.method}`", {})[data_set] = _starred(row)
+        if option:
+            for method, row in choose_option(rows, option).items():
+                value = row.method.rpartition("=")[2]
+                cells.setdefault(f"`{method}`, {option} by validation", {})[
+                    data_set
+                ] = f"{_starred(row)} ({value})"
+    lines = [
+        "| method | " + " | ".join(tables) + " |",
+        "|---" * (len(tables) + 1) + "|",
+    ]
+    for name, own in cells.items():
+        line = [name, *(own.get(data_set, "") for data_set in tables)]
+        lines.append("| " + " | ".join(line) + " |")
+    lines += [
+        "",
+        "Accuracy in percent, mean +- standard deviation over the rounds. *: different "
+        f"from `{reference}` at {LEVEL}, sign test over clips, after Holm's correction "
+        "within the data set.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _starred(row: Row) -> str:
+    apart = row.comparison is not None and row.comparison.p_holm < LEVEL
+    return format_accuracy(row) + ("*" if apart else "")
 
 
 def plot_option(rows: Sequence[Row], option: str, reference: str) -> Figure:
@@ -358,7 +449,7 @@ def plot_option(rows: Sequence[Row], option: str, reference: str) -> Figure:
 
 
 def plot_confusion(runs: Dict[str, Runs], method: str) -> Figure:
-    """Draw what a method takes for what, in percent of a word's clips, all seeds.
+    """Draw what a method takes for what, in percent of a class' clips, all seeds.
 
     Returns:
         A figure for ``plotting.save_figure``.
@@ -368,19 +459,19 @@ def plot_confusion(runs: Dict[str, Runs], method: str) -> Figure:
     """
     if method not in runs:
         raise RecipeError(unknown_word("method", method, runs))
-    words, counts = confusion(runs[method])
+    names, counts = confusion(runs[method])
     share = 100.0 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-    size = 1.6 + 0.5 * len(words)
+    size = 1.6 + 0.5 * len(names)
     with matplotlib.rc_context({"font.size": 10}):
         figure = Figure(figsize=(size, size), facecolor="white", layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
-        places = range(len(words))
-        axes.set_xticks(places, words, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(places, words)
+        places = range(len(names))
+        axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(places, names)
         axes.set_xlabel("recognised")
-        axes.set_ylabel("spoken")
+        axes.set_ylabel("true class")
         for row, column in np.argwhere(counts > 0):
             value = share[row, column]
             axes.text(
@@ -396,7 +487,7 @@ def plot_confusion(runs: Dict[str, Runs], method: str) -> Figure:
         right = 100.0 * np.trace(counts) / counts.sum()
         axes.set_title(
             f"{method}: {right:.1f} % right, {seeds} seed{'s' if seeds > 1 else ''}\n"
-            "percent of a word's test clips",
+            "percent of a class' test clips",
             size=10,
         )
     return figure

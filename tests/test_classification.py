@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -18,31 +19,29 @@ import torch
 import yaml
 
 from espnet_adastride import available_downsamplers, downsampled_lengths
-from espnet_adastride.bin import classify
+from espnet_adastride.bin import classify, download_corpus
 from espnet_adastride.classification import (
     Classifier,
-    find_clips,
     learning_rate,
     load_features,
     parse_method,
-    published_split,
     random_mask,
     read_options,
-    rotating_split,
-    split_clips,
     train,
 )
 from espnet_adastride.classification_results import (
     compare,
     confusion,
+    format_data_sets,
     format_table,
+    group_interval,
     holm,
     option_curve,
     plot_option,
     read_runs,
     sign_test,
-    speaker_interval,
 )
+from espnet_adastride.clips import find_clips, split_clips
 from espnet_adastride.downsampling import alignment_matrix
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.resnet import ResidualBlock, ResNet, SharedAlignment, _Frames
@@ -89,52 +88,13 @@ def config(tmp_path_factory):
 @pytest.fixture(scope="session")
 def data(corpus, config, tmp_path_factory):
     options = read_options(config)
-    clips = find_clips(corpus)
+    clips = find_clips(corpus, "speech_commands")
     return load_features(clips, options.features, tmp_path_factory.mktemp("feats"))
-
-
-# ------------------------------------------------------------------ corpus
-def test_the_split_is_by_speaker_and_never_changes(corpus):
-    clips = find_clips(corpus)
-    assert len(clips) == 120 and {clip.word for clip in clips} == set(TONES)
-    tested = []
-    for seed in (0, 1, 2):
-        parts = split_clips(clips, "rotating", seed)
-        assert sorted(sum(parts.values(), [])) == list(range(120))
-        speakers = {
-            part: {clips[index].speaker for index in indices}
-            for part, indices in parts.items()
-        }
-        assert not speakers["train"] & speakers["test"]
-        assert not speakers["valid"] & (speakers["test"] | speakers["train"])
-        assert not any(speakers["test"] & before for before in tested)
-        assert split_clips(clips, "fixed", seed) == split_clips(clips, "rotating", 0)
-        tested.append(speakers["test"])
-    # SHA-256 modulo 10 is 9, 0 and 6
-    parts = [(9, "00000075"), (0, "0000008b"), (6, "00176480")]
-    for fold, speaker in parts:
-        found = [rotating_split(speaker, seed) for seed in range(10)]
-        assert found.index("test") == fold and found.index("valid") == (fold + 5) % 10
-        assert found.count("train") == 8
-    many = [rotating_split(f"{number:08x}", 3) for number in range(5000)]
-    assert 0.79 < many.count("train") / 5000 < 0.81
-    assert 0.09 < many.count("test") / 5000 < 0.11
-
-
-def test_the_published_rule_gives_the_published_lists():
-    parts = {
-        "valid": ("026290a7", "060cd039"),  # of validation_list.txt
-        "test": ("0c40e715", "0ea0e2f4"),  # of testing_list.txt
-        "train": ("00176480",),
-    }
-    for part, speakers in parts.items():
-        for speaker in speakers:
-            assert published_split(speaker, 0) == published_split(speaker, 1) == part
 
 
 def test_features_are_computed_once_and_follow_their_files(corpus, config, tmp_path):
     options = read_options(config).features
-    clips = find_clips(corpus.parent)  # the folder above will do
+    clips = find_clips(corpus.parent, "speech_commands")  # the folder above will do
     said = []
     first = load_features(clips[:3], options, tmp_path, said.append)
     again = load_features(clips[:3], options, tmp_path, said.append)
@@ -327,14 +287,14 @@ def test_the_command_trains_compares_and_skips_what_is_done(
     command += ["--confusion", "adastride:sigma_square=20"]
     classify.main(command)
     first = capsys.readouterr().out
-    assert "120 clips of 3 words by 40 speakers; train/valid/test: " in first
+    assert "120 clips of 3 classes in 40 groups; train/valid/test: " in first
     runs = {path.parent.name: path for path in exp.glob("*/result.json")}
     assert set(runs) == {"strided_conv_seed0", "adastride_sigma_square=20_seed0"}
     for path in runs.values():
         lines = path.read_text().splitlines()
         run = json.loads(lines[0])
         assert len(lines) == 1 and run["accuracy"] > 95 and run["seconds"] > 0
-        clips = find_clips(corpus)
+        clips = find_clips(corpus, "speech_commands")
         test = [clips[index].id for index in split_clips(clips, "rotating", 0)["test"]]
         assert list(run["predictions"]) == test
         assert f"--methods {run['method']} --seeds 0" in run["command"]
@@ -367,14 +327,57 @@ def test_the_recipe_shares_the_runs_among_processes(corpus, config, tmp_path):
     assert "| `avg_pool` |" in done.stdout and "not finished" not in done.stdout
 
 
+def test_a_recipe_says_where_its_corpus_is_to_be_named(tmp_path):
+    environment = {**os.environ, "PYTHON": sys.executable}
+    for name in ("FSDD", "ESC10", "SPEECH_COMMANDS"):
+        environment.pop(name, None)
+
+    def run(recipe, *options):
+        command = ["bash", str(ROOT / "egs" / recipe / "run.sh"), *options]
+        return subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    if not (ROOT / "egs" / "esc10" / "downloads").is_dir():
+        done = run("esc10")
+        line = "error: say where the corpus lies: ESC10=/path/to/esc10 ./run.sh"
+        assert done.returncode == 2 and done.stderr.startswith(line)
+    done = run("fsdd", "--download", "yes")
+    assert done.returncode == 2 and "--download yes: give true or false" in done.stderr
+
+
+def test_a_corpus_is_downloaded_and_unpacked(tmp_path):
+    archive = tmp_path / "master.tar.gz"
+    source = tmp_path / "free-spoken-digit-dataset-master"
+    (source / "recordings").mkdir(parents=True)
+    (source / "recordings" / "0_ann_0.wav").write_bytes(b"RIFF")
+    (source / "recordings" / "1_ann_0.wav").write_bytes(b"RIFF")
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(source, source.name)
+    folder = tmp_path / "downloads" / "fsdd"
+    url = ["--url", archive.as_uri()]
+    download_corpus.main(["--name", "fsdd", "--corpus", str(folder), *url])
+    assert len(find_clips(folder, "fsdd")) == 2
+    assert [path.name for path in folder.parent.iterdir()] == ["fsdd"]
+    archive.write_bytes(archive.read_bytes()[:60])  # an archive cut off
+    download_corpus.main(["--name", "fsdd", "--corpus", str(folder), *url])  # is there
+    shutil.rmtree(folder)
+    for _ in range(2):
+        with pytest.raises(SystemExit) as caught:
+            download_corpus.main(["--name", "fsdd", "--corpus", str(folder), *url])
+        line = str(caught.value)
+        assert "cannot be unpacked" in line and "delete it" in line and "\n" not in line
+    assert not folder.exists()
+
+
 # ------------------------------------------------------------------ comparison
 def fake_runs(right):
     """Runs whose answers are given: {method: {seed: "110..."}}, a speaker a clip."""
-    return {
+    runs = {
         method: {
             seed: {
                 "method": method,
                 "seed": seed,
+                "round": seed,
+                "valid_accuracy": 50.0,
                 "parameters": 1000,
                 "rate": 8.0,
                 "cpu_seconds": 10.0,
@@ -389,6 +392,10 @@ def fake_runs(right):
         }
         for method, seeds in right.items()
     }
+    for own in runs.values():
+        for run in own.values():
+            run["groups"] = {clip: clip.split("/")[1] for clip in run["predictions"]}
+    return runs
 
 
 def test_statistics_by_hand():
@@ -400,11 +407,12 @@ def test_statistics_by_hand():
     assert holm([]) == [] and holm([0.9, 0.8]) == [1.0, 1.0]
     # clips of one speaker count as one: the interval is that of two values, not of 200
     values = np.repeat([0.0, 1.0], 100)
-    assert speaker_interval(values, ["a"] * 100 + ["b"] * 100) == (0.0, 1.0)
-    low, high = speaker_interval(values, [str(i) for i in range(200)])
+    assert group_interval(values, ["a"] * 100 + ["b"] * 100) == (0.0, 1.0)
+    low, high = group_interval(values, [str(i) for i in range(200)])
     assert low == pytest.approx(0.43, abs=0.01) and high == pytest.approx(
         0.57, abs=0.01
     )
+    assert all(map(math.isnan, group_interval(values, ["a"] * 200)))
 
 
 def test_a_clips_seeds_are_pooled():
@@ -436,11 +444,46 @@ def test_a_clips_seeds_are_pooled():
         further = fake_runs({method: {1: answers}})[method][1]
         answers = further["predictions"].items()
         further["predictions"] = {key.replace("/0", "/1"): a for key, a in answers}
+        further["groups"] = {key: key for key in further["predictions"]}
         runs[method][1] = further
     first, row = compare(runs, "strided_conv")
     assert first.accuracies == (50.0, 50.0) and row.accuracies == (100.0, 100.0)
     assert row.comparison[2:5] == (4, 0, 0.125)
-    assert "8 test clips of 8 speakers" in format_table([first, row], runs, "none")
+    assert "8 test clips in 8 groups" in format_table([first, row], runs, "none")
+
+
+def test_a_round_is_all_folds_of_a_cross_validation():
+    runs = fake_runs({"a": {0: "1100", 1: "11", 2: "1110", 3: "00"}})
+    for seed, run in runs["a"].items():
+        run["round"] = seed // 2
+    (row,) = compare(runs, "none")
+    assert row.accuracies == pytest.approx((400 / 6, 50.0))  # 4 of 6, 3 of 6
+    table = format_table([row], runs, "none")
+    assert "| 58.3 +- 11.8 |" in table and "deviation over the rounds" in table
+
+
+def test_an_option_is_chosen_by_the_validation_clips():
+    words = {"adastride:sigma_square=1": "0000", "adastride:sigma_square=20": "1111"}
+    digits = {**words, "strided_conv": "1100", "adastride": "1110"}
+    sounds = {**words, "strided_conv": "00000000", "adastride": "11111111"}
+    tables = {}
+    for name, answers in (("digits", digits), ("sounds", sounds)):
+        runs = fake_runs({method: {0: one} for method, one in answers.items()})
+        runs["adastride:sigma_square=1"][0]["valid_accuracy"] = 60.0
+        if name == "sounds":
+            runs["adastride:sigma_square=20"][0]["valid_accuracy"] = 70.0
+            for method in words:  # the clips of strided_conv
+                runs[method][0].update(
+                    {k: runs["adastride"][0][k] for k in ("predictions", "groups")}
+                )
+        tables[name] = compare(runs, "strided_conv")
+    table = format_data_sets(tables, "strided_conv", "sigma_square").splitlines()
+    assert table[0] == "| method | digits | sounds |"
+    assert "| `strided_conv` | 50.0 | 0.0 |" in table
+    assert "| `adastride` | 75.0 | 100.0* |" in table  # 2 / 2^8, times 3
+    # the worst on the digits' test clips
+    line = "| `adastride`, sigma_square by validation | 0.0 (1) | 100.0* (20) |"
+    assert line in table
 
 
 def test_a_table_without_the_reference_compares_nothing():
@@ -496,7 +539,7 @@ def test_bad_input_ends_in_one_line(corpus, config, tmp_path):
     known = ["--corpus", corpus, *common]
     assert "give --corpus" in failure(*common)
     assert "no such folder" in failure("--corpus", tmp_path / "none", *common)
-    assert "no WORD/*.wav" in failure("--corpus", empty, *common)
+    assert "no WORD/*.wav of Speech Commands" in failure("--corpus", empty, *common)
     line = failure(*known, "--methods", "adastrid")
     assert "did you mean 'adastride'?" in line and "avg_pool" in line
     line = failure(*known, "--methods", "avg_pool:sigma_square=2")
@@ -515,9 +558,9 @@ def test_bad_input_ends_in_one_line(corpus, config, tmp_path):
 @pytest.mark.parametrize(
     "name, content, words",
     [
-        ("00000001_nohash_1.wav", b"", "cannot be decoded"),
-        ("00000001_nohash_1.wav", np.zeros(0), "the recording is empty"),
-        ("00000001_nohash_1.wav", np.zeros((9, 2)), "2 channels at 16000 Hz"),
+        ("00000001_nohash_1.wav", b"", "an empty file"),
+        ("00000001_nohash_1.wav", b"RIFF", "not audio that can be read"),
+        ("00000001_nohash_1.wav", np.zeros(0), "no samples"),
         ("hello.wav", np.zeros(9), "does not tell who speaks"),
     ],
 )
@@ -562,6 +605,7 @@ def test_other_hyper_parameters_or_clips_want_another_folder(corpus, config, tmp
         ("epochs: 8", "epochs: 0", "training.epochs must be at least 1"),
         ("  dropout: 0.1\n", "", "word of network is missing: dropout"),
         ("split: rotating", "split: random", "unknown split 'random'"),
+        ("layout: speech", "layout: esc", "unknown layout 'esc_commands'"),
         ("decay:", "- decay:", "not YAML"),
     ],
 )
@@ -575,6 +619,15 @@ def test_a_bad_configuration_is_named(config, tmp_path, before, after, words):
     assert words in str(caught.value) and str(path) in str(caught.value)
 
 
+def test_runs_of_an_earlier_version_are_told(tmp_path):
+    run = fake_runs({"a": {0: "11"}})["a"][0]
+    del run["groups"]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "result.json").write_text(json.dumps(run))
+    with pytest.raises(RecipeError, match="earlier version"):
+        read_runs(tmp_path)
+
+
 def test_runs_of_other_clips_are_not_compared(tmp_path):
     runs = fake_runs({"a": {0: "11"}, "b": {0: "111"}})
     for method in runs:
@@ -585,8 +638,12 @@ def test_runs_of_other_clips_are_not_compared(tmp_path):
         read_runs(tmp_path)
 
 
-def test_the_shipped_configuration_is_whole():
-    options = read_options(CONFIG)
-    network = Classifier(9, 80, options.network, parse_method("adastride"))
+@pytest.mark.parametrize(
+    "name, classes", [("speech_commands", 9), ("fsdd", 10), ("esc10", 10)]
+)
+def test_the_shipped_configurations_are_whole(name, classes):
+    options = read_options(ROOT / "conf" / f"train_{name}.yaml")
+    assert options.data.layout == name
+    network = Classifier(classes, 80, options.network, parse_method("adastride"))
     assert math.prod(options.network.strides) == 8
     assert sum(p.numel() for p in network.parameters()) < 200_000

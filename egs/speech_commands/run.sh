@@ -3,6 +3,7 @@
 #
 #   SPEECH_COMMANDS=/path/to/speech_commands ./run.sh [--option value]...
 #
+#   ./run.sh --download true                                    (2.3 GB, all 35 words)
 #   ./run.sh --methods "strided_conv avg_pool adastride" --seeds "0 1 2" --nj 2
 #   ./run.sh --methods "adastride:sigma_square=0.5 adastride:sigma_square=50" \
 #       --curve sigma_square                     (and a picture of what the option does)
@@ -23,20 +24,4 @@
 set -euo pipefail
 caller=${PWD}
 cd "$(dirname "${BASH_SOURCE[0]}")"
-root=$(cd ../.. && pwd)
-export PYTHONPATH="${root}${PYTHONPATH:+:${PYTHONPATH}}"
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-
-python=${PYTHON:-python3}
-if [ -z "${PYTHON:-}" ] && [ -x "${root}/.venv/bin/python" ]; then
-    python=${root}/.venv/bin/python
-fi
-corpus=${SPEECH_COMMANDS:-}
-if [ -n "${corpus}" ] && [ "${corpus:0:1}" != / ]; then corpus=${caller}/${corpus}; fi
-
-exec "${python}" -W ignore -m espnet_adastride.bin.classify \
-    --config ../../conf/train_speech_commands.yaml \
-    --exp exp/speech_commands \
-    --nj "$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)" \
-    ${corpus:+--corpus "${corpus}"} \
-    "$@"
+exec ../classify.sh speech_commands "${SPEECH_COMMANDS:-}" "${caller}" "$@"

@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
-"""Train a classifier of spoken words with every downsampling method, and compare them.
+"""Train a classifier of recordings with every downsampling method, and compare them.
 
     python -m espnet_adastride.bin.classify --corpus /path/to/speech_commands \
         --config conf/train_speech_commands.yaml --exp exp/speech_commands \
         --methods strided_conv avg_pool adastride --seeds 0 1 2 --nj 2
+
+The corpus is Speech Commands, spoken digits (FSDD), ESC-10, or any folder of recordings
+with a table ``labels.csv`` of the columns file and label (``data.layout`` of the
+configuration; espnet_adastride/clips.py).
 
 A method may carry options of its own, and every stride a method of its own:
 ``adastride:sigma_square=0.5``, ``strided_conv+strided_conv+adastride``.
@@ -12,6 +16,12 @@ A run is a method and a seed. Finished runs (``EXP/*/result.json``, a line of JS
 kept, interrupted ones go on after their last epoch. At the end: ``EXP/RESULTS.md``, the
 table of all runs in the folder, and ``EXP/confusion_METHOD.png``; with ``--curve
 sigma_square`` also ``EXP/sigma_square.png``, accuracy over the option's values.
+
+    python -m espnet_adastride.bin.classify --train false --curve sigma_square \
+        --exp exp/speech_commands --beside ../fsdd/exp/fsdd ../esc10/exp/esc10
+
+also prints methods x data sets, and with the option's value chosen for each by its
+validation clips.
 """
 
 import argparse
@@ -27,8 +37,6 @@ from espnet_adastride import available_downsamplers
 from espnet_adastride.classification import (
     Classifier,
     claim_experiment,
-    describe_clips,
-    find_clips,
     load_features,
     parse_method,
     read_options,
@@ -37,11 +45,13 @@ from espnet_adastride.classification import (
 )
 from espnet_adastride.classification_results import (
     compare,
+    format_data_sets,
     format_table,
     plot_confusion,
     plot_option,
     read_runs,
 )
+from espnet_adastride.clips import describe_clips, find_clips
 from espnet_adastride.plotting import save_figure
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
 from espnet_adastride.recipe.files import write_text
@@ -51,10 +61,10 @@ from espnet_adastride.recipe.jobs import die_with_parent
 def get_parser():
     """Return the command's parser."""
     parser = argparse.ArgumentParser(
-        description="Train and compare classifiers of spoken words",
+        description="Train and compare classifiers of recordings",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--corpus", help="Speech Commands: WORD/HASH_nohash_N.wav")
+    parser.add_argument("--corpus", help="Folder of the corpus")
     parser.add_argument("--config", help="YAML file of all hyper-parameters")
     parser.add_argument("--exp", required=True, help="Folder of the experiment")
     parser.add_argument("--feats", help="Folder of the features; default: EXP/feats")
@@ -73,6 +83,9 @@ def get_parser():
     )
     parser.add_argument(
         "--curve", help="Option whose values are drawn against accuracy"
+    )
+    parser.add_argument(
+        "--beside", nargs="+", default=[], help="Experiments on other data sets"
     )
     parser.add_argument(
         "--train", type=str2bool, default=True, help="false: the table of what is there"
@@ -109,15 +122,14 @@ def train(args, methods, seeds):
     """
     for name in ("corpus", "config"):
         if not getattr(args, name):
-            say = ", or set SPEECH_COMMANDS=" if name == "corpus" else ""
-            raise RecipeError(f"give --{name}{say} (or --train false)")
+            raise RecipeError(f"give --{name} (or --train false)")
     options = read_options(args.config)
     for method in methods:  # a wrong word should not be found after an hour
         try:
             Classifier(2, options.features.n_mels, options.network, method)
         except (TypeError, ValueError) as error:
             raise RecipeError(f"{method.word}: {error}") from None
-    clips = find_clips(args.corpus)
+    clips = find_clips(args.corpus, options.data.layout)
     described = describe_clips(clips, options.data.split, seeds)
     claim_experiment(args.exp, options, clips)
     feats = args.feats or Path(args.exp) / "feats"
@@ -202,6 +214,15 @@ def report(args, methods, seeds):
         picture = Path(args.exp) / f"{args.curve}.png"
         save_figure(plot_option(rows, args.curve, args.reference), picture)
         print(f"Accuracy over {args.curve}: {picture}")
+    if args.beside:
+        tables = {
+            Path(exp).name: compare(read_runs(exp), args.reference)
+            for exp in args.beside
+        }
+        tables = {Path(args.exp).name: rows, **tables}
+        if len(tables) != 1 + len(args.beside):
+            raise RecipeError("--beside: two experiments' folders have the same name")
+        print("\n" + format_data_sets(tables, args.reference, args.curve or ""))
     missing = sum(seed not in runs.get(m.word, {}) for m in methods for seed in seeds)
     if args.train and missing:
         print(f"{missing} runs are not finished: another process is at them")

@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+"""Download a corpus of classified recordings from its publisher and unpack it.
+
+    python -m espnet_adastride.bin.download_corpus --name fsdd --corpus downloads/fsdd
+
+A folder that is there is left alone; an archive is unpacked beside its place and moved
+there when whole. The publishers give no checksums: what gzip can tell is checked.
+"""
+
+import argparse
+import os
+import shutil
+import tarfile
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from espnet_adastride.bin.download_librispeech import fetch
+from espnet_adastride.corpus import DataError
+
+
+class Corpus(NamedTuple):
+    """Where a corpus is published.
+
+    Attributes:
+        url: of a .tar.gz.
+        size: for the user, before it is fetched.
+        top: the archive's only folder is stripped off.
+    """
+
+    url: str
+    size: str
+    top: bool
+
+
+CORPORA = {
+    "speech_commands": Corpus(
+        "https://storage.googleapis.com/download.tensorflow.org/data/"
+        "speech_commands_v0.02.tar.gz",
+        "2.3 GB",
+        False,
+    ),
+    "fsdd": Corpus(
+        "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/heads/"
+        "master.tar.gz",
+        "20 MB",
+        True,
+    ),
+    "esc10": Corpus(
+        "https://github.com/karolpiczak/ESC-50/archive/refs/heads/master.tar.gz",
+        "600 MB",
+        True,
+    ),
+}
+
+
+def download_corpus(name: str, folder, url: str = "", tries: int = 5) -> Path:
+    """Make ``folder`` hold a corpus.
+
+    Args:
+        name: a word of :data:`CORPORA`.
+        folder: to be made; left alone if it is there.
+        url: of another .tar.gz, e.g. a mirror's.
+        tries: connections in a row that may bring nothing before giving up.
+
+    Raises:
+        DataError: no connection, no space, or an archive that cannot be unpacked.
+    """
+    corpus, folder = CORPORA[name], Path(folder).expanduser().absolute()
+    if folder.is_dir():
+        print(f"{name}: already in {folder}")
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    archive = folder.with_name(f"{folder.name}.tar.gz.part")
+    print(f"{name}: {corpus.size} from {url or corpus.url}")
+    fetch(url or corpus.url, archive, tries)
+    staging = folder.with_name(f".{folder.name}.unpacking")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        staging.mkdir()
+        with tarfile.open(archive, "r:gz") as tar:
+            for member in tqdm(tar, desc=f"unpacking {name}", unit="file"):
+                # "data" refuses absolute paths, "..", devices and links outside
+                tar.extract(member, staging, filter="data")
+        inside = list(staging.iterdir())
+        if corpus.top and len(inside) != 1:
+            raise DataError(f"{archive}: {len(inside)} folders instead of one in it")
+        os.replace(inside[0] if corpus.top else staging, folder)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise DataError(
+            f"{archive}: cannot be unpacked ({error}); delete it and run again"
+        ) from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    archive.unlink()
+    print(f"{name}: in {folder}")
+    return folder
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = argparse.ArgumentParser(
+        prog="download_corpus",
+        description="Download a corpus of classified recordings and unpack it.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--name", required=True, choices=list(CORPORA))
+    parser.add_argument("--corpus", required=True, help="Folder that will hold it")
+    parser.add_argument("--url", default="", help="Another .tar.gz, e.g. a mirror's")
+    return parser
+
+
+def main(cmd=None) -> None:
+    """Run the command; bad input ends in one line."""
+    args = get_parser().parse_args(cmd)
+    try:
+        download_corpus(args.name, args.corpus, args.url)
+    except (DataError, OSError) as error:
+        raise SystemExit(f"download_corpus: error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()
