@@ -4,6 +4,7 @@ The names are those of ESPnet 202511; later versions move ``espnet.nets`` to
 ``espnet2.legacy.nets``.
 """
 
+from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.encoder.branchformer_encoder import BranchformerEncoder
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
@@ -43,6 +44,7 @@ STOCK_SUBSAMPLINGS = (
 )
 
 __all__ = [
+    "AbsEncoder",
     "BranchformerEncoder",
     "ConformerEncoder",
     "Conv2dSubsampling",

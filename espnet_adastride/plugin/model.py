@@ -25,6 +25,7 @@ from espnet_adastride.downsampling.stages import (
 from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.errors import CheckpointMismatchError, ConfigurationError
 from espnet_adastride.plugin.espnet import force_gatherable
+from espnet_adastride.plugin.resnet_encoder import ResNetEncoder
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
 
 
@@ -32,6 +33,16 @@ def input_layer(model):
     """Return the model's AdaptiveSubsampling, or None if it has another input layer."""
     layer = getattr(model.encoder, "embed", None)
     return layer if isinstance(layer, AdaptiveSubsampling) else None
+
+
+def reporting_part(model):
+    """Return the part that downsamples and reports of it, or None if there is none.
+
+    It has ``take_trace()``, ``reported_stats()`` and ``vp_weight``: the input layer, or
+    the encoder ``resnet`` itself.
+    """
+    encoder = model.encoder
+    return encoder if isinstance(encoder, ResNetEncoder) else input_layer(model)
 
 
 def set_stride(model, args, stride: float) -> None:
@@ -64,7 +75,7 @@ class DownsamplingModel:
     def forward(self, *args, **kwargs):
         """Return the ESPnet model's (loss, stats, weight), auxiliary losses added."""
         loss, stats, weight = super().forward(*args, **kwargs)
-        layer = input_layer(self)
+        layer = reporting_part(self)
         if layer is None:
             return loss, stats, weight
         trace = layer.take_trace()
@@ -90,7 +101,7 @@ class DownsamplingModel:
         own = self.state_dict()
         if strict or any("lora_" in key for key in own):
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
-        watched = "" if input_layer(self) is not None else "encoder.embed."
+        watched = "" if reporting_part(self) is not None else "encoder.embed."
         missing = [k for k in own if k not in state_dict and k.startswith(watched)]
         extra = [k for k in state_dict if k not in own and k.startswith(watched)]
         shapes = [

@@ -10,6 +10,7 @@ below: asr (its transducer decoder included), st, slu, s2t and cls. The task
 """
 
 from espnet_adastride.plugin import encoders, espnet, model
+from espnet_adastride.plugin.resnet_encoder import ResNetEncoder
 
 ENCODERS = {
     "conformer": encoders.ConformerEncoder,
@@ -36,6 +37,8 @@ def register() -> None:
     """
     for task, stock, ours in MODELS:
         task.encoder_choices.classes.update(ENCODERS)
+        if task is espnet.cls_task:
+            task.encoder_choices.classes["resnet"] = ResNetEncoder
         if hasattr(task, "model_choices"):
             task.model_choices.classes["espnet"] = ours
         if task in (espnet.st_task, espnet.cls_task):  # they name the class itself
