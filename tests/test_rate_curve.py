@@ -1,0 +1,111 @@
+"""WER over rate: points, intervals, table, curve; one model at many rates on disk."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from espnet_adastride.bin import rate_curve
+from espnet_adastride.rates import Point, format_table, intervals, plot_rates
+from tests.tiny_models import RATE, make_experiment
+
+
+def point(model, stride, errors, own=False, seconds=2.0):
+    return Point(model, stride, own, errors, [2.0] * len(errors), seconds, 100.0)
+
+
+def test_points_by_hand():
+    one = point("any", 4.0, [1, 0, 1, 2], own=True)
+    assert one.wer == 50.0 and one.rtf == 0.02
+    points = [point("any", 8.0, [2, 2, 2, 2], seconds=1.0), one, point("c", 8, [0] * 4)]
+    units = ["u1", "u2", "u3", "u4"]
+    ends = intervals(points, units)
+    assert ends[0] == (100.0, 100.0) and ends[2] == (0.0, 0.0)
+    assert ends[1][0] < 50 < ends[1][1]
+    rows = format_table(points, units).splitlines()[2:]
+    assert rows[0].startswith("| `any` | 4x, its own | 50.0 | ")
+    assert rows[0].endswith("| 0.0200 | 1.00 |")
+    assert rows[1] == "| `any` | 8x | 100.0 | 100.0 to 100.0 | 0.0100 | 0.50 |"
+    assert rows[2].startswith("| `c` | 8x | 0.0 |")
+    # of two utterances that are one speaker's there is one draw alone
+    assert intervals([one], ["s", "s", "s", "s"]) == [(50.0, 50.0)]
+
+
+def test_the_curve_shows_every_point():
+    units = ["u1", "u2"]
+    points = [
+        point("any", 8.0, [1, 0], seconds=1.0),
+        point("any", 4.0, [1, 1], own=True),
+        point("conv", 8.0, [2, 0], own=True),
+    ]
+    left, right = plot_rates(points, units).axes
+    lines = [(list(a.get_xdata()), list(a.get_ydata())) for a in left.lines]
+    assert ([4.0, 8.0], [50.0, 25.0]) in lines and ([8.0], [50.0]) in lines
+    lines = [(list(a.get_xdata()), list(a.get_ydata())) for a in right.lines]
+    assert ([20.0, 10.0], [50.0, 25.0]) in lines
+    assert [t.get_text() for t in left.get_xticklabels()] == ["4x", "8x"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rates")
+    random = np.random.default_rng(0)
+    names = []
+    for index in range(3):
+        path = folder / f"{index}.wav"
+        soundfile.write(path, 0.1 * random.standard_normal(RATE), RATE)
+        names.append(f"u{index} {path}\n")
+    soundfile.write(folder / "short.wav", np.zeros(300), RATE)
+    names.append(f"u3 {folder / 'short.wav'}\n")
+    (folder / "wav.scp").write_text("".join(names))
+    (folder / "text").write_text("u0 AB A\nu1 A\nu2 B B\nu3 A\nu9 not there\n")
+    make_experiment(folder / "any")
+    conf = {"stride": 8, "channels": 4, "trunk": "conv1d"}
+    make_experiment(folder / "fixed", "strided_conv", conf)
+    return folder
+
+
+def test_one_model_at_many_rates_beside_one_of_its_own(data, tmp_path, capsys):
+    command = ["--model", f"any={data / 'any'}", "--model", str(data / "fixed")]
+    command += ["--data_dir", str(data), "--output_dir", str(tmp_path / "out")]
+    command += ["--strides", "2.5", "8"]
+    rate_curve.main(command)
+    said = capsys.readouterr().out
+    rows = [line for line in said.splitlines() if line.startswith("| `")]
+    assert [row.split("|")[1:3] for row in rows] == [
+        [" `any` ", " 2.5x "],
+        [" `any` ", " 4x, its own "],
+        [" `any` ", " 8x "],
+        [" `fixed` ", " 8x, its own "],
+    ]
+    assert (tmp_path / "out" / "rates.png").read_bytes().startswith(b"\x89PNG")
+    saved = json.loads((tmp_path / "out" / "any_2.5x.json").read_text())
+    # a word each for four utterances and two of them a second one
+    assert saved["point"]["words"] == [2, 1, 2, 1] and saved["point"]["seconds"] > 0
+    assert saved["point"]["audio"] == pytest.approx(3 + 300 / RATE)
+    assert len(saved["hypotheses"]) == 4
+
+    rate_curve.main([*command, "--strides", "2.5", "8", "16"])
+    again = capsys.readouterr().out
+    assert "any at 16x: WER" in again and "any at 8x: WER" not in again
+    assert all(row in again for row in rows[3:])
+
+
+def test_bad_input_is_one_line(data, tmp_path):
+    def failure(*more):
+        base = ["--data_dir", str(data), "--output_dir", str(tmp_path / "out")]
+        with pytest.raises(SystemExit) as caught:
+            rate_curve.main([*base, *more])
+        line = str(caught.value)
+        assert line.startswith("error: ") and "\n" not in line
+        return line
+
+    any_model = ["--model", str(data / "any")]
+    assert "--strides 0.5: give numbers" in failure(*any_model, "--strides", "0.5")
+    assert "a second any" in failure(*any_model, *any_model)
+    assert "no such" in failure("--model", str(tmp_path / "none"))
+    (tmp_path / "wav.scp").write_text("")
+    (tmp_path / "text").write_text("")
+    line = failure(*any_model, "--data_dir", str(tmp_path))
+    assert "no utterance with audio and text" in line
