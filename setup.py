@@ -22,7 +22,9 @@ setup(
     package_data={"espnet_adastride": ["data/*"]},
     entry_points={
         "console_scripts": [
-            "adastride-transcribe = espnet_adastride.bin.transcribe:main"
+            "adastride-plot = espnet_adastride.bin.plot:main",
+            "adastride-report = espnet_adastride.bin.report:main",
+            "adastride-transcribe = espnet_adastride.bin.transcribe:main",
         ]
     },
     python_requires=">=3.10",
@@ -33,6 +35,7 @@ setup(
         # espnetez imports undeclared, torcheval what the task cls does
         "espnet": [
             "espnet==202511",
+            "jinja2",
             "jiwer",
             "matplotlib",
             "pyyaml",
@@ -46,6 +49,6 @@ setup(
             "tqdm",
         ],
         "demo": ["espeakng-loader", "pyyaml", "soundfile", "soxr"],
-        "test": ["black", "flake8", "hypothesis", "isort", "pytest"],
+        "test": ["black", "flake8", "hypothesis", "isort", "pytest", "selenium"],
     },
 )

@@ -3,7 +3,9 @@
 From top to bottom, all over the same seconds::
 
     id, reference, hypothesis
-    log-mel spectrogram, a thin line where one output frame ends and the next begins
+    the words and phones, where their times are known
+    log-mel spectrogram, a line where one output frame ends and the next begins,
+        coloured by the local stride
     two strips of frames coloured by their length: uniform (average pooling), adaptive
     the local stride as a curve, the signal's energy faintly behind it
 
@@ -15,17 +17,24 @@ import os
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional, Tuple, Union
+from typing import List, Optional, Sequence, Tuple, Union
 
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
-from matplotlib.colors import FuncNorm, ListedColormap, Normalize
+from matplotlib.colors import (
+    FuncNorm,
+    LinearSegmentedColormap,
+    ListedColormap,
+    Normalize,
+)
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from espnet_adastride.strides import share_of_frames
+from espnet_adastride.times import Timed
 
 #: seconds between the columns of the spectrogram and the frames of the energy
 HOP = 0.005
@@ -38,7 +47,6 @@ SPEECH_THRESHOLD_DB = 30.0
 #: digital silence; a recording that never exceeds it has no speech
 SILENCE_DB = -90.0
 
-BOUNDARY_COLOUR = "#0b5fa5"
 CURVE_COLOUR = "#1a1a1a"
 ENERGY_COLOUR = "#dcdcdc"
 SPEECH_COLOUR = "#7a7a7a"
@@ -46,8 +54,20 @@ SPEECH_COLOUR = "#7a7a7a"
 STRIDE_MAP = ListedColormap(
     matplotlib.colormaps["PuOr_r"](np.linspace(0.06, 0.94, 256)), "strides"
 )
+#: the same for lines on a light spectrogram: dark where uniform, not white
+BOUNDARY_MAP = LinearSegmentedColormap.from_list(
+    "boundaries", ["#4b1a92", "#7a5fae", "#4d4d4d", "#d07f2c", "#a34a00"]
+)
+#: of words and phones above the spectrogram
+LABEL_ROWS = 3
+LABEL_SIZE = 9.0
 FONT_SIZE = 10.0
 TEXT_WIDTH = 104  # characters of a line above the picture
+#: of the figure's width
+LEFT, RIGHT = 0.085, 0.925
+WIDTH = 10.0  # inches
+#: width of the axes over time; the colour bar takes the rest
+AXES_POINTS = 72 * WIDTH * (RIGHT - LEFT) * 60 / (61 + 0.03 * 61 / 2)
 DPI = 150
 PICTURE_KINDS = ("png", "svg", "pdf")
 
@@ -71,6 +91,9 @@ class StridePicture:
         reference: transcript, None if not known.
         hypothesis: what the model recognises, None if not known.
         threshold: speech is what is at most so many dB below the loudest frame.
+        words: with their times in seconds.
+        phones: the same.
+        times_from: where the words' times are from, e.g. ``CTC``.
     """
 
     utterance: str
@@ -83,6 +106,9 @@ class StridePicture:
     reference: Optional[str] = None
     hypothesis: Optional[str] = None
     threshold: float = SPEECH_THRESHOLD_DB
+    words: Sequence[Timed] = ()
+    phones: Sequence[Timed] = ()
+    times_from: str = ""
 
     @property
     def duration(self) -> float:
@@ -221,18 +247,26 @@ def plot_strides(picture: StridePicture) -> Figure:
 
 def _draw(picture: StridePicture) -> Figure:
     words, numbers = _text(picture)
-    text_height = 0.46 + 0.19 * (len(words) + len(numbers))  # inches
+    lanes = [
+        (name, items, place_labels(items, picture.duration, AXES_POINTS))
+        for name, items in (("words", picture.words), ("phones", picture.phones))
+        if items
+    ]
+    # inches: the rows of labels and the line of spans below them
+    lane_heights = [0.12 + 0.17 * (1 + max(rows)) for _, _, rows in lanes]
+    lanes_height = sum(lane_heights) + 0.06 * len(lanes)
+    text_height = 0.46 + 0.19 * (len(words) + len(numbers)) + lanes_height
     heights = (2.3, 0.72, 1.35)
     height = text_height + sum(heights) + 0.95
-    figure = Figure(figsize=(10.0, height), facecolor="white", dpi=DPI)
+    figure = Figure(figsize=(WIDTH, height), facecolor="white", dpi=DPI)
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(
         3,
         2,
         height_ratios=heights,
         width_ratios=(60, 1),
-        left=0.085,
-        right=0.925,
+        left=LEFT,
+        right=RIGHT,
         top=1 - text_height / height,
         bottom=0.52 / height,
         hspace=0.11,
@@ -242,7 +276,7 @@ def _draw(picture: StridePicture) -> Figure:
     strips = figure.add_subplot(grid[1, 0], sharex=spectrogram)
     curve = figure.add_subplot(grid[2, 0], sharex=spectrogram)
     scale = stride_scale(picture)
-    draw_spectrogram(spectrogram, picture)
+    draw_spectrogram(spectrogram, picture, scale)
     colours = draw_strips(strips, picture, scale)
     draw_local_stride(curve, picture)
     _draw_colour_bar(figure, figure.add_subplot(grid[1:, 1]), colours, picture, scale)
@@ -251,7 +285,14 @@ def _draw(picture: StridePicture) -> Figure:
     curve.set_xlim(0, picture.duration)
     curve.set_xlabel("time (s)", labelpad=2)
     figure.align_ylabels([spectrogram, curve])
-    place = dict(x=0.085, va="top", linespacing=1.4, parse_math=False)
+    box = spectrogram.get_position()
+    bottom = box.y1 + 0.04 / height
+    for (name, items, rows), inches in reversed(list(zip(lanes, lane_heights))):
+        axes = figure.add_axes((box.x0, bottom, box.width, inches / height))
+        axes.set_xlim(0, picture.duration)
+        draw_labels(axes, name, items, rows)
+        bottom += (inches + 0.06) / height
+    place = dict(x=LEFT, va="top", linespacing=1.4, parse_math=False)
     figure.text(
         y=1 - 0.09 / height,
         s=f"{picture.utterance}   {picture.method}",
@@ -285,11 +326,89 @@ def _text(picture: StridePicture) -> Tuple[List[str], List[str]]:
             )
     for line in summary(picture):
         numbers += textwrap.wrap(line, TEXT_WIDTH + 26)
+    if picture.words and picture.times_from:
+        numbers.append(f"times of the words: {picture.times_from}")
     return words, numbers
 
 
-def draw_spectrogram(axes, picture: StridePicture) -> None:
-    """Draw the log-mel spectrogram in grey and the boundaries as thin lines."""
+def label_width(text: str, size: float = LABEL_SIZE) -> float:
+    """Return how wide a label is, in points."""
+    shown = text.strip().replace("$", r"\$")
+    return TextPath((0, 0), shown, size=size).get_extents().width if shown else 0.0
+
+
+def place_labels(
+    items: Sequence[Timed], duration: float, width: float, rows: int = LABEL_ROWS
+) -> List[int]:
+    """Return the row of each label so that none overlaps another.
+
+    A label is centred on its span and stands in the lowest row that is free there.
+
+    Args:
+        items: in order of time.
+        duration: seconds that the axes show.
+        width: of the axes, in points.
+        rows: at most.
+
+    Returns:
+        (len(items),) rows from 0, or -1 for a label that finds no place.
+    """
+    ends = [-np.inf] * rows
+    placed = []
+    for item in items:
+        size = label_width(item.text)
+        middle = _label_middle(item, size, duration, width)
+        row = next((r for r in range(rows) if ends[r] <= middle - size / 2), -1)
+        if row >= 0:
+            ends[row] = middle + size / 2 + 4.0  # points between two labels
+        placed.append(row)
+    return placed
+
+
+def _label_middle(item: Timed, size: float, duration: float, width: float) -> float:
+    """Return where a label's middle is, in points, moved into the axes at the ends."""
+    middle = (item.start + item.end) / 2 / duration * width
+    return float(np.clip(middle, size / 2, max(width - size / 2, size / 2)))
+
+
+def draw_labels(axes, name: str, items: Sequence[Timed], rows: Sequence[int]) -> None:
+    """Draw labels over the bars of their spans; a label without a place is left out."""
+    duration = axes.get_xlim()[1]
+    top = 1 + max(rows)
+    for index, (item, row) in enumerate(zip(items, rows)):
+        # neighbours that touch are told apart
+        colour = "#1a1a1a" if index % 2 else "#8c8c8c"
+        axes.plot(
+            [item.start, item.end],
+            [-0.35, -0.35],
+            color=colour,
+            linewidth=3.0,
+            solid_capstyle="butt",
+        )
+        if row >= 0:
+            middle = _label_middle(item, label_width(item.text), duration, AXES_POINTS)
+            axes.text(
+                middle / AXES_POINTS * duration,
+                row + 0.42,
+                item.text,
+                ha="center",
+                va="center",
+                size=LABEL_SIZE,
+                parse_math=False,
+            )
+    axes.set_ylim(-0.7, top)
+    axes.set_yticks([top / 2], [name])
+    axes.tick_params(axis="both", length=0, labelbottom=False)
+    for side in ("top", "right", "left", "bottom"):
+        axes.spines[side].set_visible(False)
+    axes.patch.set_visible(False)
+
+
+def draw_spectrogram(axes, picture: StridePicture, scale: Normalize) -> None:
+    """Draw the log-mel spectrogram in grey and the boundaries by the local stride.
+
+    A boundary has the colour of the mean length of the frames on either side.
+    """
     image = log_mel(picture.wave, picture.rate)
     top = image.max()
     edges = frame_edges(picture.wave, picture.rate)
@@ -304,13 +423,14 @@ def draw_spectrogram(axes, picture: StridePicture) -> None:
         interpolation="nearest",
     )
     height = mel(picture.rate / 2)
+    width = np.diff(picture.boundaries)
     axes.add_collection(
         LineCollection(
             [[(x, 0), (x, height)] for x in picture.boundaries[1:-1]],
-            colors=BOUNDARY_COLOUR,
+            colors=BOUNDARY_MAP(scale(1000 * (width[1:] + width[:-1]) / 2)),
             # finer and fainter where there are many: speech is seen between them
-            linewidths=np.clip(100 / len(picture.boundaries), 0.4, 0.8),
-            alpha=np.clip(150 / len(picture.boundaries), 0.35, 1.0),
+            linewidths=np.clip(140 / len(picture.boundaries), 0.5, 1.2),
+            alpha=np.clip(200 / len(picture.boundaries), 0.45, 1.0),
             snap=False,
         ),
         autolim=False,
@@ -354,7 +474,9 @@ def draw_local_stride(axes, picture: StridePicture) -> None:
     time = np.stack([begin, end], axis=1).ravel()
     uniform = picture.uniform_width / picture.step
     low = min(0.8 * stride.min(), uniform / 2)
+    # room for the legend above the curve
     high = max(1.15 * stride.max(), uniform * 2)
+    high *= (high / low) ** 0.15
 
     energy = energy_db(picture.wave, picture.rate)
     edges = frame_edges(picture.wave, picture.rate)

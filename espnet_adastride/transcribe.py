@@ -125,6 +125,10 @@ class Transcriber:
             return self._greedy(encoded, wave, start)
         return self._beam(encoded, wave, start)
 
+    def recognise(self, encoded: Encoded, wave: np.ndarray) -> Segment:
+        """Return what the CTC branch hears in one encoded utterance, with times."""
+        return self._greedy(encoded, wave, 0.0)
+
     def _greedy(self, encoded: Encoded, wave, start: float) -> Segment:
         scores, path = encoded.log_probs.max(dim=1)
         return self._timed(encoded, path.tolist(), scores.tolist(), wave, start)

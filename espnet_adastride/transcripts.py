@@ -256,8 +256,12 @@ def read_ctm(path: PathLike) -> Dict[str, List[Timed]]:
     return words
 
 
-def read_textgrid(path: PathLike) -> List[Timed]:
-    """Return the words of a TextGrid's tier ``words``; empty intervals are silence.
+def read_textgrid(path: PathLike, tier: str = "words") -> List[Timed]:
+    """Return what a tier of a TextGrid holds; empty intervals are silence.
+
+    Args:
+        path: the file.
+        tier: ``words``, or ``phones``.
 
     Raises:
         DataError: if it cannot be read or has no such tier.
@@ -268,19 +272,19 @@ def read_textgrid(path: PathLike) -> List[Timed]:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise DataError(f"{path}: cannot be read ({reason})") from None
     tiers = re.split(r"item\s*\[\d+\]\s*:", content)[1:]
-    for tier in tiers:
-        if re.search(r'name\s*=\s*"words"', tier):
+    for content in tiers:
+        if re.search(rf'name\s*=\s*"{tier}"', content):
             intervals = re.findall(
                 r"xmin\s*=\s*([\d.eE+-]+)\s+xmax\s*=\s*([\d.eE+-]+)\s+"
                 r'text\s*=\s*"((?:[^"]|"")*)"',
-                tier,
+                content,
             )
             return [
                 Timed(text.strip().replace('""', '"'), float(a), float(b), 1.0)
                 for a, b, text in intervals
                 if text.strip()
             ]
-    raise DataError(f'{path}: no tier named "words"; is it a TextGrid of words?')
+    raise DataError(f'{path}: no tier named "{tier}"; is it a TextGrid of {tier}?')
 
 
 def read_reference(path: PathLike) -> Dict[str, List[Timed]]:

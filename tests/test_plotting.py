@@ -11,13 +11,16 @@ from espnet_adastride.plotting import (
     energy_db,
     frame_edges,
     is_speech,
+    label_width,
     log_mel,
     mel,
+    place_labels,
     plot_strides,
     save_figure,
     stride_scale,
     summary,
 )
+from espnet_adastride.times import Timed
 
 RATE = 16000
 
@@ -157,6 +160,42 @@ def test_everything_written_lies_within_the_picture(picture):
             box = text.get_window_extent()
             assert box.x0 >= 0 and box.y0 >= 0, text.get_text()
             assert box.x1 <= width and box.y1 <= height, text.get_text()
+
+
+def test_labels_do_not_overlap():
+    words = [Timed("EXTRAORDINARY", 0.1 * i, 0.1 * (i + 1), 1.0) for i in range(12)]
+    rows = place_labels(words, 2.0, 500.0)
+    assert rows[:4] == [0, 1, 2, -1] and max(rows) == 2
+    for row in range(3):
+        ends = []
+        for word, own in zip(words, rows):
+            if own == row:
+                size = label_width(word.text)
+                middle = max((word.start + word.end) / 2 / 2.0 * 500, size / 2)
+                ends += [middle - size / 2, middle + size / 2]
+        assert ends == sorted(ends) and len(ends) >= 4
+    assert place_labels(words[::5], 2.0, 500.0) == [0, 0, 0]
+
+
+def test_words_and_phones_stand_above_the_spectrogram(picture):
+    picture.words = [Timed("ONE", 0.5, 0.9, 1.0), Timed("$2", 1.0, 1.5, 1.0)]
+    picture.phones = [Timed("W", 0.5, 0.6, 1.0)]
+    picture.times_from = "a friend"
+    figure = plot_strides(picture)
+    spectrogram = figure.axes[0].get_position()
+    phones, words = figure.axes[-2:]
+    assert words.get_position().y0 > phones.get_position().y1 - 1e-9
+    assert phones.get_position().y0 > spectrogram.y1
+    assert [t.get_text() for t in words.texts] == ["ONE", "$2"]
+    assert words.get_xlim() == figure.axes[0].get_xlim()
+    assert [list(x.get_xdata()) for x in words.lines] == [[0.5, 0.9], [1.0, 1.5]]
+    assert "times of the words: a friend" in texts(figure)
+
+
+def test_boundaries_have_the_colour_of_their_frames(picture):
+    lines = plot_strides(picture).axes[0].collections[0].get_colors()
+    # quiet frames are long: more red than blue; those of the tone the other way round
+    assert lines[1][0] > lines[1][2] and lines[15][0] < lines[15][2]
 
 
 def test_frames_of_no_width_are_drawn(picture):

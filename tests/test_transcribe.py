@@ -89,7 +89,9 @@ class Known(trained.TrainedModel):
         log_probs = torch.full((len(self.path), len(TOKENS)), -9.0)
         log_probs[range(len(self.path)), self.path] = -0.5
         uniform = np.linspace(0, self.boundaries[-1], len(self.boundaries))
-        return trained.Encoded(None, log_probs, FrameTimes(self.boundaries, uniform))
+        return trained.Encoded(
+            None, log_probs, FrameTimes(self.boundaries, uniform, uniform)
+        )
 
 
 # ------------------------------------------------------------ what is returned

@@ -4,11 +4,36 @@
 #
 #   ./run.sh [--stage 10] [--option value]...        (`--help` lists all)
 #   ./run.sh --local_data_opts "--train_minutes 5"   (a smaller corpus)
+#   ./run.sh --say "the doctor is in paris"          (your own words, at the end)
 #
-# Without options it ends with a picture of one test utterance's strides, exp/strides.png.
+# Without options, or with --say alone, it ends with a picture of one test utterance's
+# strides (exp/strides.png), the transcripts of that utterance and of a sentence that is
+# said on the spot, and a report on the experiment (exp/report.html).
 set -euo pipefail
 export ADASTRIDE_CALLER_DIR=${PWD}
 cd "$(dirname "${BASH_SOURCE[0]}")"
+
+say="the captain is late and the train to paris leaves at seven"
+options=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --say) [ $# -ge 2 ] || { echo "error: option --say needs a sentence" >&2; exit 1; }
+               say=$2; shift 2 ;;
+        --say=*) say=${1#*=}; shift ;;
+        *) options+=("$1"); shift ;;
+    esac
+done
+python=python3
+[ ! -x ../../.venv/bin/python ] || python=../../.venv/bin/python
+ours() {
+    local tool=$1
+    shift
+    PYTHONPATH=../..${PYTHONPATH:+:${PYTHONPATH}} \
+        "${python}" -W ignore -m "espnet_adastride.bin.${tool}" "$@"
+}
+said=exp/said.wav
+# A sentence that cannot be said is told of now, not after the training.
+[ ${#options[@]} -gt 0 ] || ours say "${say}" --output "${said}" >/dev/null
 
 # Where the CPU multiplies in bfloat16, training takes 3/4 of the time.
 if grep -qs avx512_bf16 /proc/cpuinfo; then
@@ -31,19 +56,33 @@ fi
     --asr_config ../../conf/train_asr_mini.yaml \
     --inference_config ../../conf/decode_asr_mini.yaml \
     --inference_asr_model valid.cer_ctc.ave.pth \
-    "$@"
+    ${options[@]+"${options[@]}"}
 
-if [ $# -eq 0 ]; then
-    python=python3
-    [ ! -x ../../.venv/bin/python ] || python=../../.venv/bin/python
-    # ESPnet's imports write about optional packages; the log keeps that
-    if ! "${python}" -W ignore -m espnet_adastride.bin.plot_strides \
-        --asr_exp exp/asr_train_asr_mini_raw_en_char \
-        --asr_model_file valid.cer_ctc.ave.pth \
-        --data_dir dump/raw/test_mini --utt_id 3008-300800-0000 \
-        --output exp/strides.png 2>exp/strides.log; then
-        tail -n 1 exp/strides.log >&2
+[ ${#options[@]} -eq 0 ] || exit 0
+model=exp/asr_train_asr_mini_raw_en_char
+utterance=3008-300800-0000
+# The packed model has its language model with it.
+packed=${model}/${model##*/}_valid.cer_ctc.ave.zip
+# ESPnet's imports write about optional packages; the log keeps that
+step() {
+    if ! ours "$@" 2>exp/demo.log; then
+        tail -n 1 exp/demo.log >&2
         exit 1
     fi
-    echo "The strides of one test utterance: ${PWD}/exp/strides.png"
-fi
+}
+of() { awk -v key="${utterance}" '$1 == key { sub(/^[^ ]+ /, ""); print }' "dump/raw/test_mini/$1"; }
+hear() {
+    step transcribe --model "${packed}" --inference_config ../../conf/decode_asr_mini.yaml "$1"
+}
+heard=$(hear "$(of wav.scp)")
+printf '\nOne utterance of the test set:\n  said:  %s\n  heard: %s\n' "$(of text)" "${heard}"
+told=$(ours say "${say}" --output "${said}" --vocabulary data/train_mini/text)
+heard=$(hear "${said}")
+printf 'A sentence of your own (--say "..."):\n'
+printf '%s\n' "${told}" | sed 's/^/  /'
+printf '  heard: %s\n\n' "${heard}"
+step plot utterance --model "${model}" --asr_model_file valid.cer_ctc.ave.pth \
+    --data_dir dump/raw/test_mini --utt_id "${utterance}" --output exp/strides.png
+step report "${model}" --asr_model_file valid.cer_ctc.ave.pth --output exp/report.html
+echo "The strides of one test utterance: ${PWD}/exp/strides.png"
+echo "The report, for a browser: ${PWD}/exp/report.html"

@@ -11,8 +11,10 @@ from espnet_adastride.downsampling.adastride import (
     alignment_matrix,
     empty_slot_share,
     largest_jump,
+    largest_stride,
     position_steps,
     positioning_loss,
+    stride_entropy,
 )
 from espnet_adastride.downsampling.output import (
     Downsampler,
@@ -40,7 +42,9 @@ __all__ = [
     "downsampler_class",
     "empty_slot_share",
     "largest_jump",
+    "largest_stride",
     "length_mask",
     "position_steps",
     "positioning_loss",
+    "stride_entropy",
 ]

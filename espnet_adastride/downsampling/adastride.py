@@ -161,10 +161,52 @@ def occupied_slots(
     positions: torch.Tensor, lengths: torch.Tensor, max_output_length: int
 ) -> torch.Tensor:
     """Return (B, T') booleans: is the slot the nearest one of a valid step?"""
+    return _slot_counts(positions, lengths, max_output_length) > 0
+
+
+def _slot_counts(
+    positions: torch.Tensor, lengths: torch.Tensor, max_output_length: int
+) -> torch.Tensor:
+    """Return (B, T') how many valid steps each slot is the nearest one of."""
     slots = torch.round(positions.detach()).to(torch.int64)
     valid = length_mask(lengths, positions.size(1)).to(torch.int64)
     counts = valid.new_zeros(positions.size(0), max_output_length)
-    return counts.scatter_add(1, slots.clamp(max=max_output_length - 1), valid) > 0
+    return counts.scatter_add(1, slots.clamp(max=max_output_length - 1), valid)
+
+
+def largest_stride(positions: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Return the most steps that one slot of the batch is nearest to, a scalar.
+
+    Args:
+        positions: (B, T).
+        lengths: (B,).
+    """
+    if not positions.numel():
+        return positions.new_zeros(())
+    counts = _slot_counts(positions, lengths, positions.size(1))
+    return counts.max().to(positions.dtype)
+
+
+def stride_entropy(positions: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Return how evenly the steps share the segment, a scalar from 0 to 1.
+
+    The entropy of the shares (p_t - p_{t-1}) / (p_n - p_1), over that of equal ones,
+    log(n - 1): 1 where strides are uniform, 0 where one step takes the whole segment.
+    The mean over the utterances with two steps or more to share it; 1 if none has.
+
+    Args:
+        positions: (B, T).
+        lengths: (B,).
+    """
+    jumps = _jumps(positions.detach(), lengths).clamp(min=0).to(torch.float64)
+    total = jumps.sum(dim=1)
+    usable = (lengths > 2) & (total > 0)
+    shares = jumps / total.clamp(min=1e-12)[:, None]
+    entropy = -torch.special.xlogy(shares, shares).sum(dim=1)
+    entropy = entropy / torch.log((lengths - 1).clamp(min=2).to(torch.float64))
+    kept = torch.where(usable, entropy, torch.zeros_like(entropy)).sum()
+    number = usable.sum()
+    return torch.where(number > 0, kept / number.clamp(min=1), torch.ones_like(kept))
 
 
 def empty_slot_share(

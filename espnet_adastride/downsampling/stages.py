@@ -8,7 +8,12 @@ from typing import Dict, NamedTuple, Optional, Sequence
 
 import torch
 
-from espnet_adastride.downsampling.adastride import empty_slot_share, largest_jump
+from espnet_adastride.downsampling.adastride import (
+    empty_slot_share,
+    largest_jump,
+    largest_stride,
+    stride_entropy,
+)
 
 
 class StageTrace(NamedTuple):
@@ -58,7 +63,8 @@ def add_auxiliary_losses(
 def position_stats(stages: Sequence[StageTrace]) -> Dict[str, torch.Tensor]:
     """Return {name: scalar} about the stages that have positions; {} if none has.
 
-    ``empty_slots`` is the mean of their shares, ``largest_jump`` the largest.
+    ``empty_slots`` and ``stride_entropy`` are means over the stages, ``largest_jump``
+    and ``largest_stride`` the largest.
     """
     stages = [stage for stage in stages if stage.positions is not None]
     if not stages:
@@ -72,8 +78,10 @@ def position_stats(stages: Sequence[StageTrace]) -> Dict[str, torch.Tensor]:
         )
         for stage in stages
     ]
-    jumps = [largest_jump(stage.positions, stage.input_lengths) for stage in stages]
+    given = [(stage.positions, stage.input_lengths) for stage in stages]
     return {
         "empty_slots": sum(shares) / len(shares),
-        "largest_jump": torch.stack(jumps).amax(),
+        "largest_jump": torch.stack([largest_jump(*one) for one in given]).amax(),
+        "largest_stride": torch.stack([largest_stride(*one) for one in given]).amax(),
+        "stride_entropy": sum(stride_entropy(*one) for one in given) / len(given),
     }

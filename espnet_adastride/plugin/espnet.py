@@ -21,6 +21,7 @@ from espnet2.tasks import s2t as s2t_task
 from espnet2.tasks import slu as slu_task
 from espnet2.tasks import st as st_task
 from espnet2.torch_utils.device_funcs import force_gatherable
+from espnet2.train.trainer import Trainer
 from espnet.nets.pytorch_backend.transformer.attention import (
     RelPositionMultiHeadedAttention,
 )
@@ -58,6 +59,7 @@ __all__ = [
     "RelPositionalEncoding",
     "STOCK_SUBSAMPLINGS",
     "TooShortUttError",
+    "Trainer",
     "TransformerEncoder",
     "asr_task",
     "build_batch_sampler",

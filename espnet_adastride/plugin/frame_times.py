@@ -29,10 +29,13 @@ class FrameTimes(NamedTuple):
             from 0 to the duration.
         uniform: the same for one constant frame rate: frame l is centred at l times the
             overall stride, which is what ``espnet2.bin.asr_align`` assumes.
+        windows: the same for pooling with the same strides: what the local strides are
+            compared with; the boundaries themselves where strides are uniform.
     """
 
     boundaries: np.ndarray
     uniform: np.ndarray
+    windows: np.ndarray
 
 
 def encoder_boundaries(
@@ -123,22 +126,27 @@ def frame_times(
     stft = getattr(model.frontend, "stft", None)
     duration = samples / rate
     inner: Optional[np.ndarray] = None
+    pooled: Optional[np.ndarray] = None
     if stft is not None and model.preencoder is None:
         count = samples if stft.center else samples - stft.n_fft
         features = 1 + count // stft.hop_length
         if isinstance(embed, AdaptiveSubsampling):
-            inner, _ = encoder_boundaries(embed, trace, features)
+            inner, pooled = encoder_boundaries(embed, trace, features)
         elif isinstance(embed, STOCK_SUBSAMPLINGS):
             inner = convolution_boundaries(embed, features)
     if inner is None or len(inner) - 1 != frames:
         # another frontend, or something behind the input layer shortens the frames too:
         # all that is known is how many there are
         even = np.linspace(0.0, duration, frames + 1)
-        return FrameTimes(even, even)
+        return FrameTimes(even, even, even)
     step = stft.hop_length / rate
     # frame t of a centred STFT is centred at t hops, of another at half a window later
     centre = 0.0 if stft.center else stft.n_fft / 2 / rate
-    boundaries = boundaries_in_seconds(inner, step, centre - step / 2, duration)
+    boundaries, windows = (
+        boundaries_in_seconds(edges, step, centre - step / 2, duration)
+        for edges in (inner, inner if pooled is None else pooled)
+    )
     stride = _overall_stride(embed) * step
     even = (np.arange(frames + 1) - 0.5) * stride
-    return FrameTimes(boundaries, boundaries_in_seconds(even, 1.0, 0.0, duration))
+    uniform = boundaries_in_seconds(even, 1.0, 0.0, duration)
+    return FrameTimes(boundaries, uniform, windows)

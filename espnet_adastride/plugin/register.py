@@ -11,6 +11,7 @@ below: asr (its transducer decoder included), st, slu, s2t and cls. The task
 
 from espnet_adastride.plugin import encoders, espnet, model
 from espnet_adastride.plugin.resnet_encoder import ResNetEncoder
+from espnet_adastride.plugin.trainer import StrideTrainer
 
 ENCODERS = {
     "conformer": encoders.ConformerEncoder,
@@ -18,6 +19,15 @@ ENCODERS = {
     "branchformer": encoders.BranchformerEncoder,
     "transformer": encoders.TransformerEncoder,
 }
+
+#: the tasks' classes, which name their trainer
+TASKS = (
+    espnet.asr_task.ASRTask,
+    espnet.st_task.STTask,
+    espnet.slu_task.SLUTask,
+    espnet.s2t_task.S2TTask,
+    espnet.cls_task.CLSTask,
+)
 
 #: ESPnet's task, its model and ours
 MODELS = (
@@ -30,11 +40,15 @@ MODELS = (
 
 
 def register() -> None:
-    """Let ESPnet's tasks build the plugin's encoders and models; idempotent.
+    """Let ESPnet's tasks build the plugin's encoders and models, and draw strides.
+
+    It is idempotent.
 
     The tasks' ``build_model`` read these module-level names, so they are changed in
     place; it must happen before ``get_parser()``.
     """
+    for task_class in TASKS:
+        task_class.trainer = StrideTrainer
     for task, stock, ours in MODELS:
         task.encoder_choices.classes.update(ENCODERS)
         if task is espnet.cls_task:

@@ -423,6 +423,34 @@ class TrainedModel:
             log_probs = self.model.ctc.log_softmax(frames)[0].float().cpu()
         return Encoded(frames[0], log_probs, times)
 
+    @property
+    def step(self) -> float:
+        """Seconds from one feature frame to the next; of models with an STFT alone."""
+        return self.model.frontend.stft.hop_length / self.rate
+
+    def why_uniform(self) -> Optional[str]:
+        """Say why there are no adaptive strides to look at; None if there are."""
+        if self.layer is None:
+            word = (self.args.encoder_conf or {}).get("input_layer", "conv2d")
+            return f"input_layer is {word}, whose strides are uniform"
+        if not any(name.startswith("adastride") for name in self.layer.methods):
+            names = ", ".join(dict.fromkeys(self.layer.methods))
+            return f"its strides are uniform ({names}): there are no positions"
+        if not hasattr(self.model.frontend, "stft"):
+            return (
+                "it does not compute log-mel frames from audio (frontend: default): "
+                "the times of its frames are not known"
+            )
+        return None
+
+    def describe_strides(self) -> str:
+        """Return methods and overall rate, e.g. ``adastride, 8x``."""
+        # one word if all stages share it
+        words = self.layer.methods
+        words = words if len(set(words)) > 1 else words[:1]
+        stride = float(np.prod(self.layer.current_strides()))
+        return f"{', '.join(words)}, {stride:g}x"
+
     def prepare_wave(self, wave: np.ndarray) -> np.ndarray:
         """Return the samples as training saw them (``speech_volume_normalize``)."""
         volume = getattr(self._preprocess, "speech_volume_normalize", None)

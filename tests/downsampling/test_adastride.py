@@ -18,7 +18,12 @@ from espnet_adastride import (
     position_steps,
     positioning_loss,
 )
-from espnet_adastride.downsampling import empty_slot_share, largest_jump
+from espnet_adastride.downsampling import (
+    empty_slot_share,
+    largest_jump,
+    largest_stride,
+    stride_entropy,
+)
 from espnet_adastride.downsampling.rows import build_rows
 
 CASES = [
@@ -323,3 +328,27 @@ def test_length_formula_of_ints_and_tensors(n, stride):
     expected = math.ceil(n / stride)
     assert downsampled_lengths(n, stride) == expected
     assert downsampled_lengths(torch.tensor([n]), stride).tolist() == [expected]
+
+
+def test_largest_stride_counts_the_steps_of_a_slot():
+    positions = torch.tensor([[0.0, 0.1, 0.4, 1.0, 1.9, 2.0], [0.0, 1.0, 2.0, 9, 9, 9]])
+    assert largest_stride(positions, torch.tensor([6, 3])).item() == 3
+    # padding does not count
+    assert largest_stride(positions[1:], torch.tensor([3])).item() == 1
+
+
+def test_stride_entropy_by_hand():
+    def of(*rows, lengths=None):
+        lengths = lengths or [len(row) for row in rows]
+        positions = torch.tensor(rows, dtype=torch.float64)
+        return stride_entropy(positions, torch.tensor(lengths)).item()
+
+    assert of([0, 0.5, 1.0, 1.5, 2.0]) == pytest.approx(1.0)
+    assert of([0, 0, 2.0, 2.0, 2.0]) == pytest.approx(0.0)
+    # two of four steps share the segment: log 2 over log 4
+    assert of([0, 1.0, 2.0, 2.0, 2.0]) == pytest.approx(0.5)
+    # the mean over utterances; padding does not count
+    mean = of([0, 1.0, 2.0, 2.0, 2.0], [0, 1.0, 2.0, 7, 7], lengths=[5, 3])
+    assert mean == pytest.approx(0.75)
+    # one step, or none, shares nothing
+    assert of([0.0, 1.0]) == of([0.0]) == 1.0

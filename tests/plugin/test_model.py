@@ -75,7 +75,13 @@ def batch():
 def own_stats(word):
     """The stats that a word adds to ESPnet's, at stride 8 (three stages)."""
     if word in ("adastride", "adastride_f"):
-        return {"loss_vp", "empty_slots", "largest_jump"}
+        return {
+            "loss_vp",
+            "empty_slots",
+            "largest_jump",
+            "largest_stride",
+            "stride_entropy",
+        }
     if word == "diff_stride":
         return {"stride", "stride_1", "stride_2", "stride_3"}
     return {"lift_pool": {"loss_aux"}, "ada_pool": {"beta_1", "beta_2", "beta_3"}}.get(

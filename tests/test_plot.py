@@ -1,5 +1,6 @@
-"""The command that draws strides, on tiny untrained models and a synthetic signal."""
+"""The command that draws, on tiny untrained models and a synthetic signal."""
 
+import json
 import os
 import re
 
@@ -7,12 +8,13 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-import yaml
 
 pytest.importorskip("espnet2")
 
-from espnet_adastride.bin import plot_strides  # noqa: E402
+from espnet_adastride import plotting  # noqa: E402
+from espnet_adastride.bin import plot  # noqa: E402
 from espnet_adastride.downsampling import adastride as library  # noqa: E402
+from espnet_adastride.plugin.frame_times import encoder_boundaries  # noqa: E402
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling  # noqa: E402
 from tiny_models import RATE, make_experiment  # noqa: E402
 
@@ -42,7 +44,7 @@ def data_dir(tmp_path_factory):
 def run(capsys, *words):
     """Run the command; return what it printed, or its one line of complaint."""
     try:
-        plot_strides.main([str(w) for w in words])
+        plot.main([str(w) for w in words])
     except SystemExit as error:
         assert isinstance(error.code, str) and "\n" not in error.code
         return error.code
@@ -55,7 +57,9 @@ def test_the_picture_of_a_model(method, adastride, data_dir, tmp_path, capsys):
     if method != "adastride":
         exp = make_experiment(tmp_path / "exp", method)
     output = tmp_path / "pictures" / "strides.png"
-    printed = run(capsys, "--asr_exp", exp, "--data_dir", data_dir, "--output", output)
+    printed = run(
+        capsys, "utterance", "--model", exp, "--data_dir", data_dir, "--output", output
+    )
     assert output.read_bytes().startswith(b"\x89PNG")
     assert os.listdir(output.parent) == ["strides.png"]
     # 4.8 s in 481 frames of 10 ms, to ceil(481 / 2) = 241, to 121
@@ -68,11 +72,11 @@ def test_the_picture_of_a_model(method, adastride, data_dir, tmp_path, capsys):
 
 def test_what_is_drawn(adastride, data_dir, monkeypatch, tmp_path, capsys):
     pictures = []
-    monkeypatch.setattr(plot_strides, "plot_strides", pictures.append)
-    monkeypatch.setattr(plot_strides, "save_figure", lambda *_: None)
+    monkeypatch.setattr(plotting, "plot_strides", pictures.append)
+    monkeypatch.setattr(plot, "save", lambda *_: None)
     run(
         capsys,
-        *("--asr_exp", adastride, "--output", tmp_path / "x.png"),
+        *("utterance", "--model", adastride, "--output", tmp_path / "x.png"),
         *("--data_dir", data_dir, "--utt_id", "utt1"),
     )
     (picture,) = pictures
@@ -89,7 +93,15 @@ def test_a_recording_without_data_directory(adastride, data_dir, tmp_path, capsy
     output = tmp_path / "strides.svg"
     printed = run(
         capsys,
-        *("--asr_exp", adastride, "--wav", data_dir / "utt1.wav", "--output", output),
+        *(
+            "utterance",
+            "--model",
+            adastride,
+            "--audio",
+            data_dir / "utt1.wav",
+            "--output",
+            output,
+        ),
     )
     assert printed.startswith("utt1: 51 frames") and output.exists()
 
@@ -125,9 +137,7 @@ def test_frames_lie_where_the_layer_reads(methods, trunk, monkeypatch):
     x[:, 30:60] += 1.0  # what is louder gets shorter strides
     x.requires_grad_()
     output, _ = layer(x, None)
-    boundaries, uniform = plot_strides.encoder_boundaries(
-        layer, layer.take_trace(), length
-    )
+    boundaries, uniform = encoder_boundaries(layer, layer.take_trace(), length)
     assert len(boundaries) == len(uniform) == output.size(1) + 1
     middle = (boundaries[1:] + boundaries[:-1]) / 2
     if "adastride" in "".join(methods):
@@ -146,7 +156,7 @@ def test_boundaries_follow_a_learned_stride():
     with torch.no_grad():
         layer.downsamplers[0].stride_change.fill_(1.0)
         output, _ = layer(torch.randn(1, 60, 20), None)
-    boundaries, uniform = plot_strides.encoder_boundaries(layer, layer.take_trace(), 60)
+    boundaries, uniform = encoder_boundaries(layer, layer.take_trace(), 60)
     assert len(boundaries) == len(uniform) == output.size(1) + 1 == 11
     # every second step of every third; the convolution-like first frame is centred
     np.testing.assert_allclose(uniform, np.arange(11) * 6)
@@ -163,8 +173,8 @@ def test_each_utterance_of_a_batch_has_its_own_boundaries():
         both = layer.take_trace()
         layer(x[1:, :41], None)
         alone = layer.take_trace()
-    here, _ = plot_strides.encoder_boundaries(layer, both, 41, index=1)
-    there, _ = plot_strides.encoder_boundaries(layer, alone, 41)
+    here, _ = encoder_boundaries(layer, both, 41, index=1)
+    there, _ = encoder_boundaries(layer, alone, 41)
     np.testing.assert_allclose(here, there, atol=1e-4)
     assert here[-1] == 41
 
@@ -172,7 +182,7 @@ def test_each_utterance_of_a_batch_has_its_own_boundaries():
 @pytest.mark.parametrize(
     "input_layer, conf, words",
     [
-        ("conv2d", None, "input_layer: conv2d, which has no positions"),
+        ("conv2d", None, "input_layer is conv2d, whose strides are uniform"),
         ("strided_conv", {"stride": 4, "channels": 4}, "strides are uniform"),
     ],
 )
@@ -180,7 +190,15 @@ def test_models_without_positions(input_layer, conf, words, data_dir, tmp_path, 
     exp = make_experiment(tmp_path / "exp", input_layer, conf)
     said = run(
         capsys,
-        *("--asr_exp", exp, "--data_dir", data_dir, "--output", tmp_path / "x.png"),
+        *(
+            "utterance",
+            "--model",
+            exp,
+            "--data_dir",
+            data_dir,
+            "--output",
+            tmp_path / "x.png",
+        ),
     )
     assert words in said and "choose a model with adastride" in said
     assert not (tmp_path / "x.png").exists()
@@ -190,7 +208,7 @@ def test_a_model_without_ctc_has_no_hypothesis(data_dir, tmp_path, capsys):
     exp = make_experiment(tmp_path / "exp", model_conf={"ctc_weight": 0.0})
     run(
         capsys,
-        *("--asr_exp", exp, "--wav", data_dir / "utt1.wav"),
+        *("utterance", "--model", exp, "--audio", data_dir / "utt1.wav"),
         *("--output", tmp_path / "x.svg"),
     )
     assert (tmp_path / "x.svg").exists()
@@ -198,40 +216,111 @@ def test_a_model_without_ctc_has_no_hypothesis(data_dir, tmp_path, capsys):
 
 def test_mistakes_end_in_one_line(adastride, data_dir, tmp_path, capsys):
     def said(**changes):
-        options = {"asr_exp": adastride, "data_dir": data_dir, "output": "x.png"}
+        options = {"model": adastride, "data_dir": data_dir, "output": "x.png"}
         options.update(changes)
         options["output"] = tmp_path / options["output"]
         words = [w for k, v in options.items() if v is not None for w in (f"--{k}", v)]
-        return run(capsys, *words)
+        return run(capsys, "utterance", *words)
 
     def wave(name, samples, rate=RATE):
         soundfile.write(tmp_path / name, samples, rate)
-        return {"data_dir": None, "wav": tmp_path / name}
+        return {"data_dir": None, "audio": tmp_path / name}
 
     rng = np.random.default_rng(0)
-    assert "config.yaml is missing: train the model" in said(asr_exp=tmp_path)
-    assert "models in" in said(asr_model_file="valid.loss.best.pth")
-    assert "--utt_id utt9 is not in" in said(utt_id="utt9")
+    assert "no config.yaml in it" in said(model=tmp_path)
+    assert "no such file or folder" in said(model=tmp_path / "exp" / "none")
+    assert "valid.loss.best.pth is not there" in said(
+        asr_model_file="valid.loss.best.pth"
+    )
+    assert "--utt_id uttt1 is not in" in said(utt_id="uttt1")
+    assert "did you mean utt1?" in said(utt_id="uttt1")
     assert "wav.scp: no such file" in said(data_dir=tmp_path)
-    assert "must end in .png, .svg, .pdf" in said(output="strides.jpg")
+    assert "must end in .png, .svg, .pdf, .html" in said(output="strides.jpg")
     assert "give dB > 0" in said(speech_threshold="-3")
-    assert "cannot be read" in said(data_dir=None, wav=tmp_path / "none.wav")
+    assert "no such file" in said(data_dir=None, audio=tmp_path / "none.wav")
     (tmp_path / "text.wav").write_text("no audio")
-    assert "cannot be read" in said(data_dir=None, wav=tmp_path / "text.wav")
-    assert "2 channels" in said(**wave("stereo.wav", np.zeros((RATE, 2))))
-    assert "16000 Hz, the model wants 8000" in said(**wave("x.wav", np.zeros(9), 16000))
+    assert "not audio" in said(data_dir=None, audio=tmp_path / "text.wav")
     assert "no samples" in said(**wave("empty.wav", np.zeros(0)))
     assert "too short" in said(**wave("tiny.wav", rng.standard_normal(100)))
-    assert "too short for the encoder: 3 frames" in said(
+    assert "too short for this model: 3 frames" in said(
         **wave("short.wav", rng.standard_normal(200) * 0.1)
     )
-    damaged = tmp_path / "damaged"
-    damaged.mkdir()
-    (damaged / "config.yaml").write_text((adastride / "config.yaml").read_text())
-    (damaged / "valid.acc.ave.pth").write_bytes(b"half a fi")
-    assert "cannot be read as a model" in said(asr_exp=damaged)
-    config = yaml.safe_load((adastride / "config.yaml").read_text())
-    config["bpemodel"] = "data/en_token_list/bpe.model"
-    (damaged / "config.yaml").write_text(yaml.safe_dump(config))
-    assert "run this command in the recipe's folder" in said(asr_exp=damaged)
+    (tmp_path / "words.ctm").write_text("utt9 1 0.1 0.2 A\nutt8 1 0.1 0.2 A\n")
+    assert "words.ctm has no utterance utt2" in said(ref=tmp_path / "words.ctm")
     assert not (tmp_path / "x.png").exists()
+
+
+def test_words_and_phones_of_a_textgrid(adastride, data_dir, monkeypatch, tmp_path):
+    tier = """    item [{n}]:
+        class = "IntervalTier"
+        name = "{name}"
+        intervals [1]:
+            xmin = 0.50
+            xmax = 1.00
+            text = "{text}"
+"""
+    folder = tmp_path / "grids"
+    folder.mkdir()
+    (folder / "utt1.TextGrid").write_text(
+        tier.format(n=1, name="words", text="ABBA")
+        + tier.format(n=2, name="phones", text="AE1")
+    )
+    pictures = []
+    monkeypatch.setattr(plotting, "plot_strides", pictures.append)
+    monkeypatch.setattr(plot, "save", lambda *_: None)
+    words = ["utterance", "--model", adastride, "--data_dir", data_dir]
+    words += ["--utt_id", "utt1", "--ref", folder, "--output", tmp_path / "x.png"]
+    plot.main([str(w) for w in words])
+    (picture,) = pictures
+    assert [(w.text, w.start, w.end) for w in picture.words] == [("ABBA", 0.5, 1.0)]
+    assert [p.text for p in picture.phones] == ["AE1"]
+    assert picture.times_from == "grids"
+
+
+def test_a_corpus(adastride, data_dir, tmp_path, capsys):
+    # the noise is the word; its frames are shorter
+    (tmp_path / "words.ctm").write_text(
+        "utt1 1 0.5 0.5 A\nutt2 1 1.2 1.2 B\nutt9 1 0 1 A\n"
+    )
+    page = tmp_path / "corpus.html"
+    words = ["corpus", "--model", adastride, "--data_dir", data_dir, "--output", page]
+    words += ["--ref", tmp_path / "words.ctm", "--json", tmp_path / "n.json"]
+    printed = run(capsys, *words)
+    numbers = json.loads((tmp_path / "n.json").read_text())
+    assert numbers["utterances"] == 2 and numbers["frames"] == 51 + 121
+    assert numbers["seconds"] == pytest.approx(6.8)
+    assert numbers["groups"]["speech"]["share"] == pytest.approx(0.25, abs=0.003)
+    relation = numbers["relations"]["speech"]
+    assert relation["auc"] > 0.8 and relation["low"] <= relation["auc"]
+    assert f"AUC {relation['auc']:.3f}" in printed
+    assert "1 left out: utt3 (the first: not in --ref)" in printed
+    assert f"AUC {relation['auc']:.3f}" in page.read_text()
+    # without a reference, speech is where the energy is
+    words = ["corpus", "--model", adastride, "--data_dir", data_dir]
+    printed = run(capsys, *words, "--utterances", 1, "--output", tmp_path / "c.svg")
+    assert "1 utterances, 2 s" in printed and "energy within 30 dB" in printed
+    assert (tmp_path / "c.svg").exists()
+    (tmp_path / "other.ctm").write_text("utt9 1 0 1 A\n")
+    assert "none of the utterances" in run(
+        capsys, *words, "--ref", tmp_path / "other.ctm", "--output", tmp_path / "c.svg"
+    )
+
+
+def test_training_curves(tmp_path, capsys):
+    exp = tmp_path / "asr_x"
+    exp.mkdir()
+    output = tmp_path / "t.png"
+    assert "no train.log with a finished epoch" in run(
+        capsys, "training", exp, "--output", output
+    )
+    assert "no such folder" in run(capsys, "training", "none", "--output", output)
+    line = (
+        "[h] 2026-01-01 00:00:00,0 (trainer:394) INFO: {n}epoch results: [train] "
+        "loss={a}, stride_entropy=0.9, time=1 second, total_count=3, [valid] "
+        "loss={b}, stride_entropy={e}, loss_att=nan, time=1 second, total_count=3\n"
+    )
+    log = line.format(n=1, a=9, b=8, e=0.95) + line.format(n=2, a=5, b=4.5, e=0.75)
+    (exp / "train.log").write_text(log)
+    printed = run(capsys, "training", exp, "--output", output)
+    assert "asr_x: 2 epochs, at the end loss 4.5, stride_entropy 0.75" in printed
+    assert output.read_bytes().startswith(b"\x89PNG")

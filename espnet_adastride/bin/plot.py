@@ -1,0 +1,513 @@
+#!/usr/bin/env python3
+"""Draw where a model's frames go: in one utterance, in a corpus, and over a training.
+
+    adastride-plot utterance --model exp/asr_... --data_dir dump/raw/test --output x.png
+    adastride-plot utterance --model exp/asr_... --audio talk.flac --output x.html
+    adastride-plot corpus --model exp/asr_... --data_dir dump/raw/test \
+        --ref words.ctm --output corpus.png
+    adastride-plot training exp/asr_... exp/asr_... --output training.svg
+
+``--output`` is a picture (.png, .svg, .pdf) or a page that holds it (.html).
+
+utterance: the spectrogram, where frames begin and end, their lengths and the energy;
+without ``--utt_id`` the utterance whose length is nearest to 5 s. The words' times come
+from ``--ref`` (a CTM, or TextGrids, which may have phones), else from the CTC branch,
+through the positions of every stage: of the transcript, or of what is recognised.
+
+corpus: how local strides are distributed in speech and silence, or by phone class, and
+how much they tell of speech and of word boundaries (``--json`` for the numbers).
+
+training: what the plugin reported every epoch, from the experiments' train.log.
+"""
+
+import argparse
+import io
+import json
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+from espnet_adastride.audio import AudioError, read_audio
+from espnet_adastride.corpus import DataError, atomic_open, read_scp, shorten
+from espnet_adastride.recipe.errors import RecipeError
+from espnet_adastride.recipe.model_options import add_model_options
+from espnet_adastride.recipe.quiet import quiet_imports
+from espnet_adastride.times import AlignmentError, Timed
+from espnet_adastride.transcripts import read_reference, read_textgrid
+
+NAME = "adastride-plot"
+#: seconds; the utterance nearest to it is drawn
+GOOD_LENGTH = 5.0
+MEND = "choose a model with adastride or adastride_f"
+OUTPUTS = ("png", "svg", "pdf", "html")
+
+
+class Recording(NamedTuple):
+    """One utterance to draw: id, audio file, transcript (None if not known)."""
+
+    id: str
+    audio: str
+    text: Optional[str]
+
+
+class Reference(NamedTuple):
+    """Words and phones by utterance, and where they are from."""
+
+    words: Dict[str, List[Timed]]
+    phones: Dict[str, List[Timed]]
+    source: str
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Build the command's argument parser."""
+    from espnet_adastride.plotting import SPEECH_THRESHOLD_DB
+
+    parser = argparse.ArgumentParser(
+        prog=NAME,
+        description="Draw where a model's frames go.",
+        epilog=f"{NAME} MODE --help lists the options of a mode",
+    )
+    modes = parser.add_subparsers(dest="mode", required=True, metavar="MODE")
+    one = modes.add_parser("utterance", help="one utterance over its spectrogram")
+    add_model_options(one)
+    source = one.add_mutually_exclusive_group(required=True)
+    source.add_argument("--audio", help="a recording to draw")
+    source.add_argument("--data_dir", help="folder with wav.scp, and text if there is")
+    one.add_argument(
+        "--utt_id", help=f"default: the utterance nearest to {GOOD_LENGTH:g} s"
+    )
+    one.add_argument("--text", help="transcript of --audio")
+    one.add_argument(
+        "--ref",
+        help="a CTM, or a TextGrid or a folder of them, for the times of words and "
+        "phones (default: from the CTC branch)",
+    )
+    many = modes.add_parser("corpus", help="local strides of many utterances")
+    add_model_options(many)
+    many.add_argument("--data_dir", required=True, help="folder with wav.scp")
+    many.add_argument(
+        "--ref",
+        help="a CTM, or a folder of TextGrids, which says where words (and phones) are "
+        "(default: speech is where the energy is)",
+    )
+    many.add_argument(
+        "--utterances", type=int, default=0, help="the first N alone (default: all)"
+    )
+    many.add_argument("--json", help="file for the numbers")
+    for mode in (one, many):
+        mode.add_argument(
+            "--speech_threshold",
+            type=float,
+            default=SPEECH_THRESHOLD_DB,
+            help="speech is what is at most so many dB below the loudest moment, where "
+            f"no --ref says it (default: {SPEECH_THRESHOLD_DB:g})",
+        )
+    curves = modes.add_parser("training", help="what was reported over the epochs")
+    curves.add_argument("experiments", nargs="+", help="folders exp/asr_...")
+    for mode in (one, many, curves):
+        mode.add_argument("--output", required=True, help=".png, .svg, .pdf or .html")
+    return parser
+
+
+# ------------------------------------------------------------------ the input
+
+
+def choose(args: argparse.Namespace) -> Recording:
+    """Return the utterance that the options ask for.
+
+    Raises:
+        DataError: for an unknown id, or a folder that cannot be read.
+    """
+    if args.audio is not None:
+        text = None if args.text is None else " ".join(args.text.split())
+        return Recording(args.utt_id or Path(args.audio).stem, args.audio, text)
+    if args.text is not None:
+        raise DataError("--text is for --audio; --data_dir has a file of that name")
+    folder = Path(args.data_dir)
+    waves = read_scp(folder / "wav.scp")
+    key = args.utt_id
+    if key is None:
+        key = nearest(waves, GOOD_LENGTH)
+    elif key not in waves:
+        raise DataError(f"--utt_id {key} is not in {folder}/wav.scp{_like(key, waves)}")
+    text = None
+    if (folder / "text").exists():
+        text = read_scp(folder / "text", allow_empty=True).get(key)
+    return Recording(key, waves[key], text)
+
+
+def _like(word: str, choices) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(word, list(choices), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def nearest(waves: Dict[str, str], seconds: float) -> str:
+    """Return the id of the recording whose length is nearest, the first among equals.
+
+    Raises:
+        DataError: for a recording that cannot be read.
+    """
+    import soundfile
+
+    def distance(key):
+        try:
+            info = soundfile.info(waves[key])
+        except (OSError, soundfile.SoundFileError) as error:
+            reason = getattr(error, "error_string", None) or str(error)
+            raise DataError(
+                f"{waves[key]}: cannot be read ({reason.strip(' .')})"
+            ) from None
+        return abs(info.frames / info.samplerate - seconds)
+
+    return min(sorted(waves), key=distance)
+
+
+def read_words(path: str) -> Reference:
+    """Return the words, and the phones if there are, of a CTM or of TextGrids.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    if Path(path).suffix == ".TextGrid":
+        files = [Path(path)]
+        words = {files[0].stem: read_textgrid(path)}
+    else:
+        words = read_reference(path)
+        files = sorted(Path(path).rglob("*.TextGrid")) if Path(path).is_dir() else []
+    phones = {}
+    for file in files:
+        try:
+            phones[file.stem] = read_textgrid(file, "phones")
+        except DataError:  # a tier that not every TextGrid has
+            pass
+    silent = ("<eps>", "sil", "sp", "spn", "<sil>")
+    words = {
+        k: [w for w in v if w.text.lower() not in silent] for k, v in words.items()
+    }
+    return Reference(words, phones, Path(path).name)
+
+
+def load(args: argparse.Namespace):
+    """Return the model as a Transcriber.
+
+    Raises:
+        DataError: for a model without adaptive strides, or one that cannot be read.
+    """
+    if not Path(args.model).exists():
+        raise DataError(
+            f"--model {args.model}: no such file or folder; give an experiment's "
+            "folder (exp/asr_...) or a packed .zip"
+        )
+    # ESPnet takes seconds to import: other mistakes have been told by now
+    with quiet_imports():
+        from espnet_adastride.plugin.errors import PluginError
+        from espnet_adastride.transcribe import Transcriber
+    try:
+        transcriber = Transcriber(
+            args.model,
+            args.asr_model_file,
+            device="cuda" if args.ngpu else "cpu",
+            stride=args.stride,
+        )
+    except (PluginError, RecipeError) as error:
+        raise DataError(str(error)) from None
+    problem = transcriber.trained.why_uniform()
+    if problem:
+        raise DataError(f"{args.model}: {problem}; {MEND}")
+    return transcriber
+
+
+def load_wave(recording: Recording, rate: int):
+    """Return (samples,) at the model's rate.
+
+    Raises:
+        DataError: if the recording cannot be read.
+    """
+    if recording.audio.endswith("|"):
+        raise DataError(f"{recording.audio}: a pipe; give an audio file")
+    try:
+        return read_audio(recording.audio, rate)
+    except AudioError as error:
+        raise DataError(str(error)) from None
+
+
+def check_times(times) -> None:
+    """Refuse frames of which it is only known how many there are.
+
+    Raises:
+        DataError: saying why.
+    """
+    if times.windows is times.boundaries:
+        raise DataError(
+            "the encoder made another number of frames than its input layer: what "
+            "shortens them behind it has no known times"
+        )
+
+
+# ------------------------------------------------------------------ the modes
+
+
+def analyse(
+    transcriber,
+    recording: Recording,
+    threshold: float,
+    reference: Optional[Reference] = None,
+):
+    """Encode a recording and return its StridePicture.
+
+    Raises:
+        DataError: if the recording does not suit the model.
+    """
+    from espnet_adastride.plotting import StridePicture
+
+    trained = transcriber.trained
+    wave = load_wave(recording, trained.rate)
+    try:
+        encoded = trained.encode(wave, recording.id)
+    except AudioError as error:
+        raise DataError(str(error)) from None
+    check_times(encoded.times)
+    hypothesis, words, source = None, [], ""
+    if encoded.log_probs is not None:
+        heard = transcriber.recognise(encoded, wave)
+        hypothesis = heard.text
+        words, source = heard.words, "CTC's, of the hypothesis"
+        if recording.text:
+            try:
+                words = transcriber.align(wave, recording.text).words
+                source = "CTC's best path through the reference"
+            except (AlignmentError, ValueError):  # too few frames, or unknown tokens
+                pass
+    phones: Sequence[Timed] = []
+    if reference is not None:
+        key = recording.id
+        if key not in reference.words and len(reference.words) == 1:
+            key = next(iter(reference.words))
+        if key not in reference.words:
+            raise DataError(f"--ref {reference.source} has no utterance {key}")
+        words, source = reference.words[key], reference.source
+        phones = reference.phones.get(key, [])
+    return StridePicture(
+        utterance=recording.id,
+        wave=wave,
+        rate=trained.rate,
+        step=trained.step,
+        boundaries=encoded.times.boundaries,
+        uniform=encoded.times.windows,
+        method=trained.describe_strides(),
+        reference=recording.text,
+        hypothesis=hypothesis,
+        threshold=threshold,
+        words=words,
+        phones=phones,
+        times_from=source,
+    )
+
+
+def draw_utterance(args: argparse.Namespace) -> List[str]:
+    """Draw one utterance; return what is to be printed."""
+    from espnet_adastride.plotting import plot_strides, summary
+
+    recording = choose(args)
+    reference = None if args.ref is None else read_words(args.ref)
+    picture = analyse(load(args), recording, args.speech_threshold, reference)
+    lines = summary(picture)
+    sound = picture.wave, picture.rate
+    save(plot_strides(picture), args.output, picture.utterance, lines, sound)
+    return [f"{recording.id}: {'; '.join(lines)}"]
+
+
+def collect(
+    transcriber,
+    recordings: Sequence[Recording],
+    reference: Optional[Reference],
+    threshold: float,
+):
+    """Return the StrideStatistics of recordings, and (id, reason) of those left out."""
+    from espnet_adastride.plotting import energy_db, frame_edges, is_speech
+    from espnet_adastride.stride_statistics import StrideStatistics
+
+    trained = transcriber.trained
+    source = (
+        f"energy within {threshold:g} dB of the loudest"
+        if reference is None
+        else reference.source
+    )
+    statistics = StrideStatistics(trained.describe_strides(), trained.step, source)
+    left_out: List[Tuple[str, str]] = []
+    every_phone = reference is not None and all(
+        r.id in reference.phones for r in recordings if r.id in reference.words
+    )
+    for recording in recordings:
+        words = phones = None
+        if reference is not None:
+            words = reference.words.get(recording.id)
+            if words is None:
+                left_out.append((recording.id, "not in --ref"))
+                continue
+            phones = reference.phones.get(recording.id) if every_phone else None
+        try:
+            wave = load_wave(recording, trained.rate)
+            times = trained.encode(wave, recording.id).times
+        except (AudioError, DataError) as error:
+            left_out.append((recording.id, str(error)))
+            continue
+        check_times(times)
+        speech = None
+        if words is None:
+            speech = (
+                frame_edges(wave, trained.rate),
+                is_speech(energy_db(wave, trained.rate), threshold),
+            )
+        statistics.add(times.boundaries, words, phones, speech)
+    return statistics, left_out
+
+
+def draw_corpus(args: argparse.Namespace) -> List[str]:
+    """Draw a corpus; return what is to be printed."""
+    from espnet_adastride.charts import corpus_lines, plot_corpus
+
+    if args.utterances < 0:
+        raise DataError(f"--utterances {args.utterances}: give a number, or 0 for all")
+    waves = read_scp(Path(args.data_dir) / "wav.scp")
+    reference = None if args.ref is None else read_words(args.ref)
+    keys = sorted(waves)[: args.utterances or None]
+    if reference is not None and not any(key in reference.words for key in keys):
+        raise DataError(f"--ref {args.ref}: none of the utterances of {args.data_dir}")
+    recordings = [Recording(key, waves[key], None) for key in keys]
+    statistics, left_out = collect(
+        load(args), recordings, reference, args.speech_threshold
+    )
+    if not statistics.strides:
+        key, reason = left_out[0]
+        raise DataError(f"no utterance could be used; the first: {key}: {reason}")
+    numbers = statistics.numbers()
+    lines = corpus_lines(numbers)
+    if args.json:
+        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
+        with atomic_open(args.json) as file:
+            file.write(json.dumps(numbers, indent=1) + "\n")
+    title = f"{numbers['method']}: local strides"
+    save(plot_corpus(statistics, numbers), args.output, title, lines)
+    told = [
+        f"{numbers['method']}: {numbers['utterances']} utterances, "
+        f"{numbers['seconds']:.0f} s, {numbers['frames']} frames",
+        *lines,
+    ]
+    if left_out:
+        names = shorten([key for key, _ in left_out])
+        reason = left_out[0][1]
+        told.append(f"{len(left_out)} left out: {names} (the first: {reason})")
+    return told
+
+
+def draw_training(args: argparse.Namespace) -> List[str]:
+    """Draw trainings; return what is to be printed."""
+    from espnet_adastride.charts import plot_training
+    from espnet_adastride.learning import curves, read_epochs
+
+    runs, lines = {}, []
+    for folder in map(Path, args.experiments):
+        if not folder.is_dir():
+            raise DataError(
+                f"{folder}: no such folder; give an experiment (exp/asr_...)"
+            )
+        epochs = read_epochs(folder)
+        if not epochs:
+            raise DataError(
+                f"{folder}: no train.log with a finished epoch in it; give an "
+                "experiment (exp/asr_...) whose training has begun"
+            )
+        name = folder.resolve().name
+        name = name if name not in runs else str(folder)
+        runs[name] = curves(epochs)
+        lines.append(f"{name}: {len(epochs)} epochs{_last(runs[name])}")
+    save(plot_training(runs), args.output, "Training", lines)
+    return lines
+
+
+def _last(stats) -> str:
+    found = []
+    for stat in ("loss", "stride_entropy", "empty_slots", "largest_stride"):
+        phases = stats.get(stat, {})
+        curve = phases.get("valid", phases.get("train"))
+        if curve is not None:
+            found.append(f"{stat} {curve.values[-1]:g}")
+    return f", at the end {', '.join(found)}" if found else ""
+
+
+def save(figure, output: str, title: str, lines: Sequence[str], sound=None) -> None:
+    """Write a figure as a picture, or as a page with what is said of it.
+
+    Args:
+        figure: of matplotlib.
+        output: file; its ending decides.
+        title: of the page.
+        lines: of text below the picture.
+        sound: (samples, rate) to listen to, or None.
+    """
+    from espnet_adastride.plotting import save_figure
+
+    if Path(output).suffix.lower() != ".html":
+        save_figure(figure, output)
+        return
+    from espnet_adastride.pages import data_uri, encode_audio, render
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    audio = None if sound is None else encode_audio(*sound)
+    page = render(
+        "picture.html.j2",
+        title=title,
+        picture=data_uri(buffer.getvalue(), "image/png"),
+        lines=lines,
+        audio=audio,
+    )
+    with atomic_open(output) as file:
+        file.write(page)
+
+
+def check_output(output: str) -> None:
+    """Refuse endings that no picture has, before anything is computed.
+
+    Raises:
+        DataError: naming the choices.
+    """
+    if Path(output).suffix[1:].lower() not in OUTPUTS:
+        raise DataError(
+            f"--output {output}: the name must end in "
+            f"{', '.join('.' + kind for kind in OUTPUTS)}"
+        )
+
+
+MODES = {
+    "utterance": draw_utterance,
+    "corpus": draw_corpus,
+    "training": draw_training,
+}
+
+
+def main(cmd=None) -> None:
+    """Run the command; bad input ends in one line, status 1."""
+    args = get_parser().parse_args(cmd)
+    try:
+        check_output(args.output)
+        if not getattr(args, "speech_threshold", 1.0) > 0:
+            raise DataError(
+                f"--speech_threshold {args.speech_threshold:g}: give dB > 0"
+            )
+        if getattr(args, "ngpu", 0) not in (0, 1):
+            raise DataError(f"--ngpu {args.ngpu}: give 0 or 1")
+        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+        for line in MODES[args.mode](args):
+            print(line)
+    except (DataError, OSError) as error:
+        raise SystemExit(f"{NAME}: error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    print(args.output)
+
+
+if __name__ == "__main__":
+    main()

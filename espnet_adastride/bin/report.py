@@ -1,0 +1,215 @@
+#!/usr/bin/env python3
+"""Write one page on one or more experiments, to be opened in a browser.
+
+    adastride-report exp/asr_train_...                       # EXPERIMENT/report.html
+    adastride-report exp/asr_a exp/asr_b --output report.html
+
+It holds word error rates with intervals, paired differences between the experiments,
+learning curves, pictures of adaptive strides, and the worst utterances with their
+errors and recordings: in one file, which needs no network. Experiments are folders of
+this recipe or of ESPnet's, with adaptive strides or without.
+"""
+
+import argparse
+import datetime
+import io
+from pathlib import Path
+from typing import List, Tuple
+
+from espnet_adastride.corpus import DataError, atomic_open
+from espnet_adastride.version import __version__
+
+NAME = "adastride-report"
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Build the command's argument parser."""
+    parser = argparse.ArgumentParser(
+        prog=NAME,
+        description="Write one page on one or more experiments.",
+    )
+    parser.add_argument("experiments", nargs="+", help="folders exp/asr_...")
+    parser.add_argument(
+        "--output", help="the page (default: report.html in the first experiment)"
+    )
+    parser.add_argument(
+        "--data_dir",
+        nargs="+",
+        default=[],
+        help="folders with wav.scp where recordings are looked for (default: the "
+        "recipe's dump/raw/SET)",
+    )
+    parser.add_argument(
+        "--worst", type=int, default=10, help="utterances shown of a set (default: 10)"
+    )
+    parser.add_argument(
+        "--pictures",
+        type=int,
+        default=2,
+        help="pictures of strides per experiment, 0: none, which is faster "
+        "(default: 2)",
+    )
+    parser.add_argument("--asr_model_file", help="parameters for the pictures")
+    parser.add_argument(
+        "--audio_seconds",
+        type=float,
+        default=20.0,
+        help="of a recording in the page, 0: none (default: 20)",
+    )
+    parser.add_argument(
+        "--resamples",
+        type=int,
+        default=2000,
+        help="test sets of the bootstrap (default: 2000)",
+    )
+    return parser
+
+
+class Pictures:
+    """Draws strides for a report.
+
+    Args:
+        number: of utterances of each experiment.
+        asr_model_file: parameters in its folder, or None.
+        seconds: of a recording to listen to.
+    """
+
+    def __init__(self, number: int, asr_model_file, seconds: float):
+        self.number, self.asr_model_file = number, asr_model_file
+        self.seconds = seconds
+
+    def __call__(self, experiment, systems, find) -> Tuple[List[dict], List[str]]:
+        """Return pictures and notes, for :func:`espnet_adastride.report.make_report`.
+
+        What hinders the pictures of one experiment is a note: the rest of the report
+        does not need them.
+        """
+        if not systems:
+            return [], []
+        decoded = systems[0].decoded
+        waves = find(decoded)
+        name = experiment.name
+        if not waves:
+            note = f"{name}: no pictures of strides: the recordings were not found."
+            return [], [note]
+        from espnet_adastride.bin import plot
+        from espnet_adastride.report import worst_of
+
+        try:
+            if not _adaptive(experiment.folder):
+                return [], [f"{name}: its strides are uniform: no pictures of them."]
+            transcriber = plot.load(
+                argparse.Namespace(
+                    model=str(experiment.folder),
+                    asr_model_file=self.asr_model_file,
+                    ngpu=0,
+                    stride=None,
+                )
+            )
+            typical = plot.nearest(waves, plot.GOOD_LENGTH)
+            chosen = {typical: f"{typical}, of usual length"}
+            for a in worst_of(systems[0].aligned, len(systems[0].aligned)):
+                if len(chosen) >= self.number:
+                    break
+                if a.id in waves:
+                    why = f"{a.id}, among the worst ({a.counts.errors} errors)"
+                    chosen.setdefault(a.id, why)
+            drawn = [
+                self._draw(plot, transcriber, experiment, decoded, waves, key, why)
+                for key, why in list(chosen.items())[: self.number]
+            ]
+        except (DataError, OSError) as error:
+            return [], [f"{name}: no pictures of strides: {error}."]
+        return drawn, []
+
+    def _draw(self, plot, transcriber, experiment, decoded, waves, key, why) -> dict:
+        from espnet_adastride.pages import data_uri, encode_audio
+        from espnet_adastride.plotting import (
+            SPEECH_THRESHOLD_DB,
+            plot_strides,
+            summary,
+        )
+
+        recording = plot.Recording(key, waves[key], decoded.ref[key])
+        picture = plot.analyse(transcriber, recording, SPEECH_THRESHOLD_DB)
+        buffer = io.BytesIO()
+        figure = plot_strides(picture)
+        figure.savefig(buffer, format="png", dpi=130)
+        audio = None
+        if self.seconds > 0:
+            audio = encode_audio(picture.wave, picture.rate, self.seconds)
+        return {
+            "experiment": experiment.name,
+            "utterance": key,
+            "why": why,
+            "lines": summary(picture),
+            "uri": data_uri(buffer.getvalue(), "image/png"),
+            "audio": audio,
+        }
+
+
+def _adaptive(folder: Path) -> bool:
+    """Whether the configuration names adaptive strides: no model is loaded for less."""
+    return "adastride" in (folder / "config.yaml").read_text(encoding="utf-8")
+
+
+def report(args: argparse.Namespace) -> Path:
+    """Write the page; return its path."""
+    for name, least in (("worst", 0), ("pictures", 0), ("resamples", 100)):
+        if getattr(args, name) < least:
+            raise DataError(f"--{name} {getattr(args, name)}: give {least} or more")
+    if not args.audio_seconds >= 0:
+        raise DataError(f"--audio_seconds {args.audio_seconds:g}: give 0 or more")
+    for folder in args.data_dir:
+        if not (Path(folder) / "wav.scp").is_file():
+            raise DataError(f"--data_dir {folder}: no wav.scp in it")
+    output = Path(args.output or Path(args.experiments[0]) / "report.html")
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise DataError(f"--output {output}: the name must end in .html")
+    from espnet_adastride.report import make_report, read_experiment
+
+    paths = list(dict.fromkeys(Path(e).resolve() for e in args.experiments))
+    shown = {Path(e).resolve(): e for e in args.experiments}
+    experiments = [read_experiment(shown[path]) for path in paths]
+    names = [e.name for e in experiments]
+    for experiment in experiments:
+        if names.count(experiment.name) > 1:
+            parent = experiment.folder.resolve().parents[1].name
+            experiment.name = f"{parent}: {experiment.name}"
+    page = make_report(
+        experiments,
+        f"espnet_adastride {__version__}, {datetime.date.today()}",
+        args.worst,
+        args.resamples,
+        args.data_dir,
+        args.audio_seconds,
+        (
+            Pictures(args.pictures, args.asr_model_file, args.audio_seconds)
+            if args.pictures
+            else None
+        ),
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_open(output) as file:
+        file.write(page)
+    for experiment in experiments:
+        if not experiment.decoded:
+            print(f"{experiment.name}: no scored set yet; learning curves alone")
+    return output
+
+
+def main(cmd=None) -> None:
+    """Run the command; bad input ends in one line, status 1."""
+    args = get_parser().parse_args(cmd)
+    try:
+        output = report(args)
+    except (DataError, OSError) as error:
+        raise SystemExit(f"{NAME}: error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    size = output.stat().st_size / 1e6
+    print(f"{output} ({size:.1f} MB): open it in a browser")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""Say a sentence with eSpeak NG, for a model to be tried on one's own words.
+
+    python -m espnet_adastride.bin.say "THE TRAIN TO PARIS IS LATE" --output said.wav \
+        --vocabulary data/train_mini/text
+
+The voice is one that the demo's training has not heard. With ``--vocabulary`` it names
+the words that do not occur there: a model that has never met a word can at best spell
+it by its sounds, and a language model of other words pulls it away from that.
+"""
+
+import argparse
+import re
+from pathlib import Path
+from typing import List, Sequence, Set
+
+from espnet_adastride.corpus import DataError, read_text
+from espnet_adastride.espeak import EspeakError, Voice, synthesise
+
+NAME = "say"
+RATE = 16000
+#: of the demo's test voices
+VOICE = Voice("en-us", "f4", rate=150)
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Build the command's argument parser."""
+    parser = argparse.ArgumentParser(
+        prog=NAME,
+        description="Say a sentence with eSpeak NG.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("text", help="what to say, in English words")
+    parser.add_argument("--output", required=True, help=".wav or .flac")
+    parser.add_argument("--vocabulary", help="text of a training set, 'id words'")
+    parser.add_argument("--variant", default=VOICE.variant, help="eSpeak NG's voice")
+    return parser
+
+
+def spoken_words(text: str) -> List[str]:
+    """Return the words of a text as the demo's transcripts have them.
+
+    Raises:
+        DataError: if there is none, or one that is not made of letters.
+    """
+    words = re.sub(
+        r"[.,;:!?\"()\u201c\u201d-]", " ", text.replace("\u2019", "'")
+    ).split()
+    if not words:
+        raise DataError("no word to say: give a sentence")
+    for word in words:
+        if not re.fullmatch(r"[A-Za-z']+", word):
+            raise DataError(
+                f"{word!r} cannot be said and compared: write it in English letters "
+                "(numbers as words: seven)"
+            )
+    return [word.upper() for word in words]
+
+
+def unknown_words(words: Sequence[str], vocabulary: Set[str]) -> List[str]:
+    """Return the words that the vocabulary lacks, each once, in their order."""
+    return [word for word in dict.fromkeys(words) if word not in vocabulary]
+
+
+def say(args: argparse.Namespace) -> List[str]:
+    """Write the recording; return what is to be printed."""
+    import soundfile
+
+    words = spoken_words(args.text)
+    vocabulary = None
+    if args.vocabulary is not None:
+        texts = read_text(args.vocabulary)
+        vocabulary = {word for text in texts.values() for word in text.upper().split()}
+    voice = Voice(VOICE.accent, args.variant, VOICE.rate)
+    samples = synthesise(" ".join(words).lower(), voice, RATE)
+    # half a second around it, as nothing in the corpus ends abruptly
+    import numpy as np
+
+    pause = np.zeros(RATE // 4, dtype=samples.dtype)
+    output = Path(args.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        soundfile.write(output, np.concatenate([pause, samples, pause]), RATE)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise DataError(f"--output {output}: {error}; name a .wav") from None
+    lines = [f"said ({voice.name}): {' '.join(words)}"]
+    if vocabulary is not None:
+        unknown = unknown_words(words, vocabulary)
+        if unknown:
+            lines.append(
+                f"not among the {len(vocabulary)} words of the training, so not to be "
+                f"expected right: {' '.join(unknown)}"
+            )
+        else:
+            lines.append(f"all among the {len(vocabulary)} words of the training")
+    return lines
+
+
+def main(cmd=None) -> None:
+    """Run the command; bad input ends in one line, status 1."""
+    args = get_parser().parse_args(cmd)
+    try:
+        lines = say(args)
+    except (DataError, EspeakError, OSError) as error:
+        raise SystemExit(f"{NAME}: error: {error}") from None
+    for line in lines:
+        print(line)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Stride pictures during training, beside ESPnet's pictures of attention.
+
+ESPnet's tasks name their trainer in a class attribute (``ASRTask.trainer``), and its
+``plot_attention`` is a class method that is given the model, a few validation
+utterances (``num_att_plot``, 3 by default), the output folder and TensorBoard's writer
+after every epoch. The plugin's trainer adds its pictures there, in the same places:
+``att_ws/UTTERANCE/strides.Nep.png``, and ``strides_UTTERANCE`` in TensorBoard. Nothing
+of ESPnet's own is replaced. No pictures where ESPnet draws no attention either: with
+``num_att_plot: 0``, ``use_matplotlib: false`` or DeepSpeed (which brings a trainer of
+its own).
+"""
+
+import logging
+
+import torch
+
+from espnet_adastride.plugin.espnet import Trainer
+from espnet_adastride.plugin.frame_times import frame_times
+from espnet_adastride.plugin.greedy import main_frames
+from espnet_adastride.plugin.model import input_layer
+
+
+class StrideTrainer(Trainer):
+    """ESPnet's trainer; where attention is drawn, strides are drawn, too."""
+
+    @classmethod
+    def plot_attention(
+        cls, model, output_dir, summary_writer, iterator, reporter, options
+    ):
+        """Draw attention as ESPnet does, then the strides of the same utterances."""
+        batches = list(iterator)  # num_att_plot utterances, which ESPnet caches anyway
+        super().plot_attention(
+            model, output_dir, summary_writer, iter(batches), reporter, options
+        )
+        if options.no_forward_run or not has_adaptive_strides(model):
+            return
+        for ids, batch in batches:
+            for index, key in enumerate(ids):
+                try:
+                    picture = draw(model, key, batch, index)
+                except Exception as error:  # no picture is worth a training
+                    logging.warning(f"no picture of the strides of {key}: {error!r}")
+                    continue
+                if picture is None:
+                    continue
+                epoch = reporter.get_epoch()
+                if output_dir is not None:
+                    from espnet_adastride.plotting import save_figure
+
+                    folder = output_dir / key
+                    folder.mkdir(parents=True, exist_ok=True)
+                    save_figure(picture, folder / f"strides.{epoch}ep.png", dpi=100)
+                if summary_writer is not None:
+                    summary_writer.add_figure(f"strides_{key}", picture, epoch)
+
+
+def has_adaptive_strides(model) -> bool:
+    """Return whether the model has positions over a spectrogram of audio."""
+    layer = input_layer(model)
+    if layer is None or getattr(model.frontend, "stft", None) is None:
+        return False
+    return any(name.startswith("adastride") for name in layer.methods)
+
+
+@torch.no_grad()
+def draw(model, key, batch, index):
+    """Return the figure of one utterance of a batch, as the model places it now.
+
+    Args:
+        model: in evaluation mode.
+        key: its id.
+        batch: of ESPnet's collate function: ``speech`` (B, samples) and lengths.
+        index: of the utterance.
+
+    Returns:
+        None where it cannot be drawn; training goes on.
+    """
+    from espnet_adastride.plotting import StridePicture, plot_strides
+
+    length = int(batch["speech_lengths"][index])
+    speech = batch["speech"][index : index + 1, :length]
+    if speech.dim() != 2:  # several channels
+        return None
+    device = next(model.parameters()).device
+    frames, lengths = model.encode(
+        speech.to(device), torch.tensor([length], device=device)
+    )[:2]
+    layer = input_layer(model)
+    trace = layer.take_trace()
+    frontend = model.frontend
+    rate = int(frontend.logmel.mel_options["sr"])
+    count = int(main_frames(frames)[:, : int(lengths[0])].size(1))
+    times = frame_times(model, trace, length, rate, count)
+    if times.windows is times.boundaries:  # their times are not known
+        return None
+    words = layer.methods if len(set(layer.methods)) > 1 else layer.methods[:1]
+    stride = torch.tensor(layer.current_strides()).prod().item()
+    return plot_strides(
+        StridePicture(
+            utterance=key,
+            wave=speech[0].float().cpu().numpy(),
+            rate=rate,
+            step=frontend.hop_length / rate,
+            boundaries=times.boundaries,
+            uniform=times.windows,
+            method=f"{', '.join(words)}, {stride:g}x",
+        )
+    )

@@ -1,0 +1,347 @@
+"""The report: its numbers by hand, its page in a real browser."""
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+
+from espnet_adastride import report
+from espnet_adastride.bin import report as command
+from espnet_adastride.corpus import DataError
+from espnet_adastride.scoring import score
+
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+RATE = 8000
+NASTY = "<script>document.title='OWNED'</script>"
+EPOCH = (
+    "[h] 2026-01-01 00:00:00,0 (trainer:394) INFO: {n}epoch results: [train] "
+    "loss={loss}, stride_entropy=0.9, time=1 second, total_count=3, [valid] "
+    "loss={loss}, cer_ctc=0.5, stride_entropy=0.8, time=1 second, total_count=3\n"
+)
+REFERENCES = {
+    "s1-u1": "A B C D",
+    "s1-u2": "A B",
+    "s2-u3": f"A {NASTY} C",
+    "s2-u4": "A",
+}
+
+
+def make_experiment(recipe, name, hypotheses, sets=("test",)):
+    """Write what the report reads of exp/NAME: configuration, log, scored sets."""
+    folder = recipe / "exp" / name
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("encoder_conf: {input_layer: conv2d}\n")
+    log = "".join(EPOCH.format(n=n, loss=9 / n) for n in (1, 2, 3))
+    (folder / "train.log").write_text(log)
+    for test in sets:
+        data = recipe / "dump" / "raw" / test
+        output = folder / "decode_x" / test
+        output.mkdir(parents=True)
+        with (output / "text").open("w") as file:
+            file.writelines(f"{k} {hypotheses[k]}\n" for k in REFERENCES)
+        score(data / "text", output / "text", output)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """A recipe's folder with a test set and two experiments; names are hostile."""
+    recipe = tmp_path_factory.mktemp("a recipe & more")
+    data = recipe / "dump" / "raw" / "test"
+    data.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for key in REFERENCES:
+        wave = 0.1 * rng.standard_normal(RATE)
+        soundfile.write(recipe / f"{key}.flac", wave, RATE)
+    waves = "".join(f"{key} {key}.flac\n" for key in REFERENCES)  # as recipes name them
+    (data / "wav.scp").write_text(waves)
+    (data / "text").write_text("".join(f"{k} {v}\n" for k, v in REFERENCES.items()))
+    speakers = "".join(f"{k} {k.split('-')[0]}\n" for k in REFERENCES)
+    (data / "utt2spk").write_text(speakers)
+    make_experiment(
+        recipe,
+        "asr_one",
+        {"s1-u1": "A B X C D", "s1-u2": "A", "s2-u3": "A C", "s2-u4": "A"},
+    )
+    make_experiment(
+        recipe,
+        "asr_two<b>",
+        {"s1-u1": "B", "s1-u2": "B A", "s2-u3": "X Y Z", "s2-u4": "B"},
+    )
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def page(recipe):
+    """The report on both experiments."""
+    output = recipe / "out" / "report.html"
+    folders = [str(recipe / "exp" / name) for name in ("asr_one", "asr_two<b>")]
+    command.main([*folders, "--output", str(output), "--pictures", "0"])
+    return output
+
+
+def systems(recipe, *names):
+    return report.read_systems(
+        [report.read_experiment(recipe / "exp" / name) for name in names]
+    )
+
+
+def test_rates_by_hand(recipe):
+    (row,) = report.rate_rows(systems(recipe, "asr_one"), 200)
+    # 10 words: an insertion in u1, deletions in u2 and u3
+    assert row["wer"] == pytest.approx(30.0)
+    assert (row["ins"], row["dele"], row["sub"]) == pytest.approx((10.0, 20.0, 0.0))
+    assert row["wrong"] == 75.0 and row["utterances"] == 4 and row["words"] == 10
+    assert row["low"] < 30.0 < row["high"]
+    assert row["speaker_interval"] is None and row["speakers"] == 2
+
+
+def test_intervals_of_rates():
+    errors, tokens = np.array([1.0, 0.0] * 50), np.full(100, 2.0)
+    one = report.rate_interval(errors, tokens, np.arange(100), 4000)
+    # 25 % of 200 words; an utterance's rate has a deviation of 25 points
+    assert one.value == 25.0
+    assert (one.low, one.high) == pytest.approx((20.1, 29.9), abs=0.8)
+    same = report.rate_interval(np.ones(9), np.full(9, 4.0), np.arange(9), 200)
+    assert same.low == same.high == same.value == 25.0
+
+
+def test_differences(recipe):
+    both = systems(recipe, "asr_one", "asr_two<b>")
+    rows, notes, by_speaker = report.difference_rows(both, 500)
+    (row,) = rows
+    # u1 3, u2 2, u3 3, u4 1 against 1, 1, 1, 0 of 10 words
+    assert (row["system"], row["baseline"]) == ("asr_two<b>", "asr_one")
+    assert row["value"] == pytest.approx(60.0) and not notes and not by_speaker
+    assert row["verdict"] == "worse"
+    rows, _, _ = report.difference_rows([both[0], both[0]], 500)
+    assert rows[0]["value"] == 0 and rows[0]["verdict"] == "no difference shown"
+    other = report.read_systems([report.read_experiment(recipe / "exp" / "asr_two<b>")])
+    other[0].decoded.ref["s2-u4"] = "B"
+    rows, notes, _ = report.difference_rows([both[0], *other], 500)
+    assert not rows and "not compared" in notes[0]
+
+
+def test_the_worst_come_first(recipe):
+    (system,) = systems(recipe, "asr_two<b>")
+    worst = report.worst_of(system.aligned, 3)
+    assert [a.id for a in worst] == ["s2-u3", "s1-u1", "s1-u2"]
+    (system,) = systems(recipe, "asr_one")
+    assert "s2-u4" not in [a.id for a in report.worst_of(system.aligned, 9)]
+
+
+def test_names_in_trn_files():
+    ids = {"00-1", "jackson-00-1"}
+    assert report.split_name("jackson-00-jackson-00-1", ids) == (
+        "jackson-00-1",
+        "jackson-00",
+    )
+    assert report.split_name("jackson-00-1", ids) == ("jackson-00-1", "")
+    assert report.split_name("x-y", ids) == ("x-y", "")
+
+
+def test_every_text_is_escaped(page):
+    text = page.read_text(encoding="utf-8")
+    assert NASTY not in text and "&lt;script&gt;document.title" in text
+    assert "asr_two<b>" not in text and "asr_two&lt;b&gt;" in text
+    # our one script alone, and nothing from elsewhere
+    assert text.count("<script") == 1
+    for address in re.findall(r'(?:src|href|url)\s*[=(]\s*["\']?([^"\'\s>)]+)', text):
+        assert address.startswith(("data:", "#")), address
+
+
+def test_what_is_no_experiment_is_refused(recipe, tmp_path):
+    def said(*words):
+        with pytest.raises(SystemExit) as end:
+            command.main([str(w) for w in words])
+        assert "\n" not in end.value.code
+        return end.value.code
+
+    exp = recipe / "exp" / "asr_one"
+    assert "no such folder" in said(tmp_path / "none")
+    assert "no config.yaml in it" in said(tmp_path)
+    assert "give one of those in it: asr_one" in said(recipe / "exp")
+    assert "a file, not a folder" in said(exp / "train.log")
+    empty = tmp_path / "asr_empty"
+    empty.mkdir()
+    (empty / "config.yaml").write_text("{}")
+    assert "nothing to report" in said(empty)
+    assert "must end in .html" in said(exp, "--output", tmp_path / "report.pdf")
+    assert "no wav.scp in it" in said(exp, "--data_dir", tmp_path)
+    assert "give 100 or more" in said(exp, "--resamples", 1)
+    bad = tmp_path / "bad.trn"
+    bad.write_text("A B C\n")
+    with pytest.raises(DataError, match="bad.trn:1"):
+        report.read_trn(bad)
+
+
+def test_an_experiment_without_results(recipe, tmp_path, capsys):
+    exp = tmp_path / "exp" / "asr_new"
+    exp.mkdir(parents=True)
+    for name in ("config.yaml", "train.log"):
+        shutil.copy(recipe / "exp" / "asr_one" / name, exp)
+    command.main([str(exp), "--output", str(tmp_path / "r.html")])
+    assert "asr_new: no scored set yet" in capsys.readouterr().out
+    text = (tmp_path / "r.html").read_text()
+    assert "No set has been decoded and scored yet" in text and "<svg" in text
+
+
+def test_pictures_of_an_adaptive_model(recipe, tmp_path, capsys):
+    pytest.importorskip("espnet2")
+    import tiny_models
+
+    exp = tiny_models.make_experiment(tmp_path / "exp" / "asr_tiny")
+    source = recipe / "exp" / "asr_one" / "decode_x"
+    shutil.copytree(source, exp / "decode_x")
+    data = tmp_path / "data" / "test"
+    data.mkdir(parents=True)
+    for key in REFERENCES:
+        shutil.copy(recipe / f"{key}.flac", data / f"{key}.flac")
+    (data / "wav.scp").write_text(
+        "".join(f"{key} {data}/{key}.flac\n" for key in REFERENCES)
+    )
+    command.main([str(exp), "--output", str(tmp_path / "r.html"), "--worst", "1"])
+    text = (tmp_path / "r.html").read_text()
+    assert text.count('src="data:image/png') == 2
+    assert "s1-u2, among the worst" in text or "s2-u3, among the worst" in text
+
+
+# ------------------------------------------------------------------ in a browser
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A headless Chromium that fetches nothing."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    if BROWSER is None or DRIVER is None:
+        pytest.skip(
+            "no chromium and chromedriver found (apt-get install chromium-driver)"
+        )
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in (
+        "--headless=new --no-sandbox --disable-gpu --no-first-run "
+        "--disable-background-networking --disable-component-update --disable-sync"
+    ).split():
+        options.add_argument(flag)
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    # both paths are given, so that selenium looks for none elsewhere
+    service = webdriver.ChromeService(executable_path=DRIVER)
+    driver = webdriver.Chrome(options=options, service=service)
+    yield driver
+    driver.quit()
+
+
+def show(browser, page, width=1200, dark=False):
+    """Open the page at a width, in the light or in the dark."""
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1}
+    size["mobile"] = width < 500
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    browser.get(page.as_uri())
+
+
+def column(browser, table, number):
+    return browser.execute_script(
+        "return [...document.querySelectorAll(arguments[0] + ' tbody tr')]"
+        ".map(row => row.cells[arguments[1]].textContent.trim())",
+        table,
+        number,
+    )
+
+
+def test_the_page_opens_without_a_complaint(browser, page):
+    show(browser, page)
+    assert browser.title == "2 experiments"  # no text became a script
+    assert browser.get_log("browser") == []
+
+
+def test_tables_are_sorted_by_mouse_and_keys(browser, page):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    show(browser, page)
+    assert column(browser, "#rates-table", 2) == ["30.00", "90.00"]
+    heads = browser.find_elements(By.CSS_SELECTOR, "#rates-table th")
+    button = heads[2].find_element(By.TAG_NAME, "button")
+    button.click()
+    assert heads[2].get_attribute("aria-sort") == "ascending"
+    assert column(browser, "#rates-table", 2) == ["30.00", "90.00"]
+    button.send_keys(Keys.ENTER)
+    assert heads[2].get_attribute("aria-sort") == "descending"
+    assert column(browser, "#rates-table", 2) == ["90.00", "30.00"]
+    heads[0].find_element(By.TAG_NAME, "button").send_keys(Keys.SPACE)
+    assert column(browser, "#rates-table", 0) == ["asr_one", "asr_two<b>"]
+    assert heads[2].get_attribute("aria-sort") is None
+    # numbers as numbers, and the rest of the row goes with them
+    worst = "details:last-of-type .worst"
+    browser.execute_script("document.querySelectorAll('details').forEach(d=>d.open=1)")
+    errors = browser.find_elements(By.CSS_SELECTOR, f"{worst} th button")[1]
+    errors.click()
+    assert column(browser, worst, 1) == ["1", "2", "3", "3"]
+    assert column(browser, worst, 0)[0].startswith("s2-u4")
+
+
+def test_nothing_overflows_on_a_phone(browser, page):
+    show(browser, page, width=360)
+    script = "return [document.documentElement.scrollWidth, innerWidth]"
+    assert browser.execute_script(script) == [360, 360]
+    # what is wider scrolls in its box, which keys can reach
+    boxes = browser.execute_script(
+        "return [...document.querySelectorAll('.scroll')].map(b => "
+        "[b.scrollWidth > b.clientWidth, getComputedStyle(b).overflowX, b.tabIndex])"
+    )
+    assert any(wide for wide, _, _ in boxes)
+    assert all(style == "auto" and index == 0 for _, style, index in boxes)
+
+
+CONTRAST = """
+const parse = c => c.match(/[\\d.]+/g).map(Number);
+const light = c => { const [r, g, b] = c.slice(0, 3).map(v => { v /= 255;
+  return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; });
+  return .2126 * r + .7152 * g + .0722 * b; };
+const back = e => { for (; e; e = e.parentElement) {
+  const c = parse(getComputedStyle(e).backgroundColor);
+  if (c.length < 4 || c[3] > 0) return c; } return [255, 255, 255]; };
+const found = [];
+for (const e of document.querySelectorAll('main *')) {
+  const own = [...e.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+  if (!own || !e.getClientRects().length || e.closest('[aria-hidden]')) continue;
+  const style = getComputedStyle(e);
+  const ink = parse(e.closest('svg') ? style.fill : style.color);
+  const a = light(ink), b = light(back(e));
+  found.push([(Math.max(a, b) + .05) / (Math.min(a, b) + .05),
+              e.tagName + ' ' + e.textContent.trim().slice(0, 30)]);
+}
+return found;
+"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_all_text_is_readable(browser, page, dark):
+    show(browser, page, dark=dark)
+    ground = browser.execute_script(
+        "return getComputedStyle(document.body).backgroundColor"
+    )
+    assert (max(map(int, re.findall(r"\d+", ground)[:3])) < 60) == dark
+    found = browser.execute_script(CONTRAST)
+    assert len(found) > 50
+    assert not [one for one in found if one[0] < 4.5]  # WCAG AA
+
+
+def test_recordings_can_be_played(browser, page):
+    show(browser, page)
+    browser.execute_script("document.querySelectorAll('details').forEach(d=>d.open=1)")
+    browser.set_script_timeout(20)
+    lengths = browser.execute_async_script(
+        "const done = arguments[0], all = [...document.querySelectorAll('audio')];"
+        "Promise.all(all.map(a => a.readyState ? 0 : new Promise(r => {"
+        "a.onloadedmetadata = a.onerror = r; a.load(); })))"
+        ".then(() => done(all.map(a => a.readyState ? a.duration : 0)))"
+    )
+    assert len(lengths) == 3 + 4
+    assert all(length == pytest.approx(1.0, abs=0.2) for length in lengths)
