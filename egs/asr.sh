@@ -297,7 +297,9 @@ ours() { local tool=$1; shift; run "${python_cmd[@]}" -m "espnet_adastride.bin.$
 lock() {  # FOLDER: wait|refuse; held until unlock or the end of this process
     local wait=true
     [ "$2" = wait ] || wait=false
-    mkdir -p "$1"
+    { mkdir -p "$1" && : >>"$1/.lock"; } 2>/dev/null ||
+        die "$1 cannot be written: make it writable or its disk larger, or work elsewhere" \
+            "(--dumpdir, --expdir)"
     exec 9>>"$1/.lock"
     ours lock_folder --wait "${wait}" 9 "$1/.lock"
 }
@@ -377,14 +379,19 @@ text_files() {  # FILES OF THE OPTION; fills the array `texts`
 }
 
 stage_5() {
-    local texts words
+    local texts words name checks=()
     text_files "${bpe_train_text}"
     each --text "${texts[@]}"
+    for name in "${sets[@]}"; do
+        [ "${name}" != "${train_set}" ] || continue
+        [ ! -f "$(evaluation_dir "${name}")/text" ] ||
+            checks+=(--check_text "$(evaluation_dir "${name}")/text")
+    done
     lock "${token_listdir}" wait
     ours make_token_list "${words[@]}" --output "${token_dir}" \
         --token_type "${token_type}" --nbpe "${nbpe}" --bpemode "${bpemode}" \
         --bpe_char_cover "${bpe_char_cover}" --bpe_nlsyms "${bpe_nlsyms}" \
-        --rerun "${rerun}"
+        ${checks[@]+"${checks[@]}"} --rerun "${rerun}"
     unlock
 }
 

@@ -1,12 +1,22 @@
-"""``torch.save`` that writes a file whole or not at all.
+"""``torch.save`` that writes a file whole or not at all; ``torch.load`` that names it.
 
 ESPnet overwrites ``checkpoint.pth`` in place after every epoch: a training that is
 stopped while it writes can neither resume nor go back. :func:`install` makes
 ``torch.save`` write to a temporary name beside the file and rename it.
+
+ESPnet writes ``<N>epoch.pth`` after ``checkpoint.pth``: stopped between the two, the
+training would resume behind epoch N, and fail in the end, when it averages the best
+epochs' models. ``torch.load`` therefore completes epoch N from the checkpoint.
+
+A full disk and a file that is cut off are PyTorch's riddles (``unexpected pos 64 vs
+0``, ``failed finding central directory``); here they are errors with the file's name.
 """
 
+import errno
 import functools
 import os
+import pickle
+import shutil
 
 import torch
 
@@ -23,6 +33,16 @@ def atomic(save):
         try:
             save(obj, temporary, *args, **kwargs)
             os.replace(temporary, path)
+        except RuntimeError as error:
+            if "PytorchStreamWriter" not in str(error) and "pos" not in str(error):
+                raise
+            free = shutil.disk_usage(os.path.dirname(path)).free // 2**20
+            raise OSError(
+                errno.ENOSPC,
+                f"not written whole; {free} MiB are free on its disk: make room there, "
+                "then give the same command again; what was saved before is kept",
+                str(f),
+            ) from error
         finally:
             if os.path.exists(temporary):
                 os.unlink(temporary)
@@ -31,7 +51,49 @@ def atomic(save):
     return wrapper
 
 
+def naming(load):
+    """Return ``load`` changed so that an unreadable file is named; see the top."""
+
+    @functools.wraps(load)
+    def wrapper(f, *args, **kwargs):
+        if not isinstance(f, (str, os.PathLike)):
+            return load(f, *args, **kwargs)
+        try:
+            content = load(f, *args, **kwargs)
+        except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
+            if isinstance(error, RuntimeError) and "PytorchStream" not in str(error):
+                raise
+            reason = " ".join(str(error).split())[:200] or "it ends too early"
+            raise OSError(
+                f"{f} is cut off, or is no file of PyTorch's ({reason}): take another "
+                "model, or have it made again"
+            ) from error
+        complete_epoch(f, content)
+        return content
+
+    wrapper.is_naming = True
+    return wrapper
+
+
+def complete_epoch(path, content) -> None:
+    """Write the model of a checkpoint's epoch, if the training did not come to it.
+
+    Args:
+        path: The file that was loaded; any but a trainer's checkpoint is let be.
+        content: What is in it.
+    """
+    folder, name = os.path.split(path)
+    if name != "checkpoint.pth" or not isinstance(content, dict):
+        return
+    epoch = content.get("reporter", {}).get("epoch")
+    model = os.path.join(folder, f"{epoch}epoch.pth")
+    if isinstance(epoch, int) and "model" in content and not os.path.exists(model):
+        torch.save(content["model"], model)
+
+
 def install() -> None:
-    """Replace ``torch.save``; calling it again changes nothing."""
+    """Replace ``torch.save`` and ``torch.load``; again, it changes nothing."""
     if not getattr(torch.save, "is_atomic", False):
         torch.save = atomic(torch.save)
+    if not getattr(torch.load, "is_naming", False):
+        torch.load = naming(torch.load)

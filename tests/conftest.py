@@ -2,12 +2,15 @@
 lie."""
 
 import os
-import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from tests import warm_python as warm_python_module
+from tests.tiny_recipe import copy_recipes
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,15 +39,22 @@ def golden_dir():
 @pytest.fixture
 def clone(tmp_path):
     """A copy of the recipes, of code and configurations; its path holds a space."""
-    repo = tmp_path / "a clone"
-    shutil.copytree(
-        ROOT / "egs",
-        repo / "egs",
-        ignore=shutil.ignore_patterns("data", "dump", "exp", "corpus", "downloads"),
-    )
-    for name in ("espnet_adastride", "conf"):
-        (repo / name).symlink_to(ROOT / name)
-    return repo
+    return copy_recipes(tmp_path / "a clone")
+
+
+@pytest.fixture(scope="session")
+def warm_python(tmp_path_factory):
+    """A command that takes what python takes, ESPnet imported already."""
+    import espnet2.bin.asr_inference  # noqa: F401
+    import espnet2.bin.asr_train  # noqa: F401
+
+    import espnet_adastride.bin.asr_inference_ctc  # noqa: F401
+    import espnet_adastride.bin.pack_model  # noqa: F401
+    import espnet_adastride.plugin  # noqa: F401
+
+    with tempfile.TemporaryDirectory() as name:  # a socket's name must be short
+        with warm_python_module.serving(Path(name)) as command:
+            yield command
 
 
 class HostWaits(TorchDispatchMode):

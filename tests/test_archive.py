@@ -234,11 +234,25 @@ def test_an_archive_of_something_else_is_refused(tmp_path):
         tmp_path / "other.zip", members(**{"meta.yaml": yaml.safe_dump(meta).encode()})
     )
     assert "meta.yaml names '/etc/passwd'" in refused(path, tmp_path)
-    with tarfile.open(tmp_path / "twice.tar", "w") as archive:
-        for _ in range(2):
-            info = tarfile.TarInfo("a")
-            archive.addfile(info, io.BytesIO())
-    assert "'a' is in it twice" in refused(tmp_path / "twice.tar", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "first, second", [(b"ab", b"ac"), (b"a", b"ab"), (b"ab", b"a")]
+)
+def test_a_name_may_stand_twice_for_the_same_file_alone(first, second, tmp_path):
+    """As ESPnet's asr.sh packs RESULTS.md."""
+    for contents in ((first, second), (first, first)):
+        path = write_tar(tmp_path / "twice.tar", members())
+        with tarfile.open(path, "a") as archive:
+            for content in contents:
+                info = tarfile.TarInfo("exp/RESULTS.md")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+        if contents[0] != contents[1]:
+            line = refused(path, tmp_path)
+            assert "'exp/RESULTS.md' is in it twice, and differs" in line
+    unpack(path, tmp_path / "target")
+    assert (tmp_path / "target" / "exp" / "RESULTS.md").read_bytes() == first
 
 
 def test_more_than_the_disk_holds_is_refused(tmp_path):

@@ -301,6 +301,14 @@ HOST = "[host] 2026-01-01 10:00:00,000 (trainer:394) INFO: "
             "ValueError: no GPUs found!",
         ),
         ("starting\nSegmentation fault\n\n", "Segmentation fault"),
+        (
+            "RuntimeError: Connection closed by peer\n\nE1 failed\n"
+            "torch.multiprocessing.spawn.ProcessExitedException: process 1 terminated "
+            "with signal SIGKILL\nRuntimeError: Connection closed by peer\n",
+            "rank 1 was ended by SIGKILL (out of memory? then smaller batches, fewer "
+            "jobs); the same command goes on from what is done, a training from its "
+            "last finished epoch",
+        ),
         ("", "the log is empty"),
     ],
 )
@@ -389,7 +397,7 @@ def test_a_changed_training_is_refused_and_more_epochs_are_not(tmp_path):
     options = {"max_epoch": 3, "optim_conf.lr": 0.1, "seed": 1, "file text": "1f3c"}
     training.start_or_resume(record, checkpoint, {"seed": 0})  # no model: may change
     training.start_or_resume(record, checkpoint, options)
-    checkpoint.touch()
+    torch.save({}, checkpoint)
     training.start_or_resume(record, checkpoint, options)
     line = training.start_or_resume(record, checkpoint, {**options, "max_epoch": 5})
     assert "max_epoch 3 -> 5" in line

@@ -7,7 +7,7 @@ from pathlib import Path
 from espnet_adastride.bin.stage_stamp import add_rerun_option, check
 from espnet_adastride.recipe.errors import one_line_errors
 from espnet_adastride.recipe.stamps import Stamp, fingerprint
-from espnet_adastride.recipe.tokens import make_token_list
+from espnet_adastride.recipe.tokens import make_token_list, unseen_characters
 
 
 def get_parser():
@@ -28,6 +28,12 @@ def get_parser():
     parser.add_argument(
         "--bpe_nlsyms", default="", help="User-defined symbols, comma-separated"
     )
+    parser.add_argument(
+        "--check_text",
+        action="append",
+        default=[],
+        help="Another set's text: tell which of its characters no token has",
+    )
     add_rerun_option(parser)
     return parser
 
@@ -47,11 +53,14 @@ def main(cmd=None):
         names.append("bpe.model")
     stamp = Stamp(Path(args.output) / ".stage_done")
     work = fingerprint(args.text, options=options)
-    if check(stamp, work, args.rerun, args.output):
-        return
-    summary = make_token_list(args.text, args.output, **options)
-    stamp.write(work, [Path(args.output) / name for name in names], summary)
-    print(summary)
+    if not check(stamp, work, args.rerun, args.output):
+        summary = make_token_list(args.text, args.output, **options)
+        stamp.write(work, [Path(args.output) / name for name in names], summary)
+        print(summary)
+    for text in args.check_text:
+        line = unseen_characters(Path(args.output) / "tokens.txt", text)
+        if line:
+            print(line)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ A data folder holds ``wav.scp`` (utterance, audio file), ``text``, ``utt2spk`` a
 ``spk2utt``; each line is a key, one space, and the rest, which may hold spaces.
 """
 
+import io
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +18,7 @@ from espnet_adastride.recipe.files import (
     PathLike,
     fresh_dir,
     replace_dir,
+    write_flac,
     write_text,
 )
 
@@ -40,23 +43,33 @@ def parse_rate(word: str) -> int:
 def read_table(path: PathLike) -> Table:
     """Read ``key rest`` lines; a line with a key alone has an empty rest.
 
+    A tab may stand behind the key, CR LF at the end of a line, a byte order mark at the
+    beginning.
+
     Raises:
-        RecipeError: The file is missing, or a key stands in it twice.
+        RecipeError: The file is missing, is not UTF-8, or a key stands in it twice.
     """
     path = Path(path)
     if not path.is_file():
         raise RecipeError(f"{path} is missing: run the stage that makes it first")
     table: Table = {}
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            key, _, rest = line.strip("\r\n").partition(" ")
-            if "\t" in key:
-                key, _, rest = line.strip("\r\n").partition("\t")
-            if not key:
-                raise RecipeError(f"{path}:{number}: the line has no key")
-            if key in table:
-                raise RecipeError(f"{path}:{number}: {key} stands there twice")
-            table[key] = rest.strip()
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        number = content.count(b"\n", 0, error.start) + 1
+        raise RecipeError(
+            f"{path}:{number}: is not UTF-8: convert the file (iconv -t UTF-8)"
+        ) from None
+    for number, line in enumerate(io.StringIO(text, newline=None), 1):
+        key, _, rest = line.strip("\r\n").partition(" ")
+        if "\t" in key:
+            key, _, rest = line.strip("\r\n").partition("\t")
+        if not key:
+            raise RecipeError(f"{path}:{number}: the line has no key")
+        if key in table:
+            raise RecipeError(f"{path}:{number}: {key} stands there twice")
+        table[key] = rest.strip()
     return table
 
 
@@ -128,7 +141,7 @@ def _resample(source: str, target: Path, rate: int) -> int:
     ratio = Fraction(rate, old_rate)
     wave = resample_poly(wave, ratio.numerator, ratio.denominator)
     wave = numpy.clip(wave, -1.0, 1.0 - 2.0**-15)
-    soundfile.write(str(target), wave, rate, subtype="PCM_16", format="FLAC")
+    write_flac(target, wave, rate)
     return len(wave)
 
 
@@ -179,6 +192,8 @@ def format_data_dir(source: PathLike, output: PathLike, rate: int, nj: int = 1) 
             "mend them or take them out of the data folder"
         )
 
+    # a tab would be a character of its own for the tokens, and no space
+    tables["text"] = {k: re.sub(r"\s", " ", v) for k, v in tables["text"].items()}
     temporary = fresh_dir(output)
     samples = {k: headers[k][0] for k in keys}
     other = [k for k in keys if headers[k][1] != rate]

@@ -1,20 +1,52 @@
 """Files written whole or not at all."""
 
+import io
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Union
+from typing import Iterator, Union
 
 PathLike = Union[str, Path]
 
 
-def write_text(path: PathLike, text: str) -> None:
-    """Write ``text`` to a temporary name beside ``path`` and rename it."""
+@contextmanager
+def written_whole(path: PathLike) -> Iterator[Path]:
+    """Give the temporary name, beside ``path``, that is renamed to it in the end.
+
+    If that fails, nothing is left, and the error names ``path`` (a full disk's does not
+    by itself).
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: PathLike, text: str) -> None:
+    """Write ``text`` to a temporary name beside ``path`` and rename it."""
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_flac(path: PathLike, wave, rate: int) -> None:
+    """Write 16-bit FLAC, whole or not at all.
+
+    By way of memory: libsndfile does not say that a disk is full.
+    """
+    import soundfile
+
+    content = io.BytesIO()
+    soundfile.write(content, wave, rate, subtype="PCM_16", format="FLAC")
+    with written_whole(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def fresh_dir(final: PathLike) -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from espnet_adastride.recipe.errors import RecipeError
-from espnet_adastride.recipe.logs import last_error
+from espnet_adastride.recipe.logs import describe_signal, last_error
 
 
 class Job(NamedTuple):
@@ -74,9 +74,8 @@ def _stop(processes: List[subprocess.Popen], grace: float) -> None:
 def describe_failure(status: int, log: Path) -> str:
     """Return one line on a failed command: its log and the last error in it."""
     if status < 0:
-        name = signal.Signals(-status).name
-        hint = " (out of memory?)" if -status == signal.SIGKILL else ""
-        return f"{log}: ended by {name}{hint}; last words: {last_error(log)}"
+        what = describe_signal(signal.Signals(-status).name)
+        return f"{log}: {what}; last words: {last_error(log)}"
     return f"{log}: {last_error(log)}"
 
 

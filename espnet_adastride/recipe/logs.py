@@ -20,6 +20,42 @@ _MESSENGER = re.compile(
 # What cannot belong to the message above it: a traceback, a log line.
 _NEXT = re.compile(r"^(?:\s*$|Traceback |During handling|[WIE]\d{4} |\[\S+\] \d{4}-)")
 _MAX_LENGTH = 600
+# How torchrun and torch.multiprocessing.spawn report a process that a signal ended.
+_KILLED = (
+    re.compile(
+        r"^ *rank +: (?P<rank>\d+).*(?:\n.*){2}"
+        r"\n *traceback +: Signal \d+ \((?P<signal>SIG\w+)\)"
+        r" received by PID (?P<pid>\d+)",
+        re.M,
+    ),
+    re.compile(r"\bprocess (?P<rank>\d+) terminated with signal (?P<signal>SIG\w+)"),
+)
+
+
+def killed_rank(text: str) -> str:
+    """Return which of several training processes a signal ended, or an empty string.
+
+    The others then fail with what they think of the lost connection: not the cause.
+    SIGTERM is how the others are ended.
+    """
+    for pattern in _KILLED:
+        for found in pattern.finditer(text):
+            words = found.groupdict()
+            if words["signal"] != "SIGTERM":
+                pid = f", process {words['pid']}," if "pid" in words else ""
+                return (
+                    f"rank {words['rank']}{pid} was {describe_signal(words['signal'])}"
+                )
+    return ""
+
+
+def describe_signal(name: str) -> str:
+    """Return words on a process that a signal ended: why, perhaps, and what to do."""
+    why = " (out of memory? then smaller batches, fewer jobs)"
+    return (
+        f"ended by {name}{why if name == 'SIGKILL' else ''}; the same command goes on "
+        "from what is done, a training from its last finished epoch"
+    )
 
 
 def last_error(log: PathLike) -> str:
@@ -27,12 +63,16 @@ def last_error(log: PathLike) -> str:
 
     Looks for the last line that is an exception's message, an argument parser's
     complaint or starts with ``error:``; one that only reports another process' failure
-    counts if there is no other. Without any, takes the last line with words.
+    counts if there is no other. Without any, takes the last line with words. If a
+    signal ended one of several processes, that is the error.
     """
     try:
         text = Path(log).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return "the log cannot be read"
+    killed = killed_rank(text)
+    if killed:
+        return killed
     lines = text.splitlines()
     patterns = (_EXCEPTION, _USAGE_ERROR, _PLAIN_ERROR)
     found = [i for i, x in enumerate(lines) if any(p.match(x) for p in patterns)]

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from espnet_adastride.recipe.datadir import read_data_dir, write_data_dir
 from espnet_adastride.recipe.errors import RecipeError
-from espnet_adastride.recipe.files import PathLike, write_text
+from espnet_adastride.recipe.files import PathLike, write_flac, write_text
 from espnet_adastride.recipe.logs import format_span
 
 AUDIO = "perturbed"  # the folder of the copies' audio, in the set's folder
@@ -109,10 +109,7 @@ def change_speed(copy: Copy) -> None:
         torch.from_numpy(wave), copy.factor.numerator, copy.factor.denominator
     )
     wave = wave[:samples].clamp(-1.0, 1.0 - 2.0**-15).numpy()
-    copy.target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = copy.target.with_name(f".{copy.target.name}.tmp")
-    soundfile.write(str(temporary), wave, rate, subtype="PCM_16", format="FLAC")
-    temporary.replace(copy.target)
+    write_flac(copy.target, wave, rate)
 
 
 def _copies(source: PathLike, output: Path, factors: Dict[str, Fraction]):

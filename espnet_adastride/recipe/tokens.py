@@ -2,9 +2,10 @@
 
 import io
 import os
+import unicodedata
 from collections import Counter
 from pathlib import Path
-from typing import Iterable, List
+from typing import Dict, Iterable, List
 
 from espnet_adastride.recipe.datadir import read_table
 from espnet_adastride.recipe.errors import RecipeError
@@ -101,3 +102,35 @@ def make_token_list(
     write_text(temporary / "tokens.txt", "".join(f"{t}\n" for t in tokens))
     replace_dir(temporary, output)
     return f"{os.path.join(output, 'tokens.txt')}: {len(tokens)} {token_type} tokens"
+
+
+def unseen_characters(tokens: PathLike, text: PathLike) -> str:
+    """Return one line on the characters of ``text`` that no token has, or ''.
+
+    They become ``<unk>``: a model can neither learn nor say them.
+
+    Args:
+        tokens: ``tokens.txt``.
+        text: Kaldi-style, of a validation or test set.
+    """
+    words = Path(tokens).read_text(encoding="utf-8").splitlines()
+    known = set("".join(w for w in words[2:-1] if w != "<space>")) | {" "}
+    found: Dict[str, str] = {}
+    sentences = read_table(text)
+    count = 0
+    for key, sentence in sentences.items():
+        unseen = set(sentence) - known
+        # compatible forms are one character for SentencePiece
+        unseen -= {c for c in unseen if set(unicodedata.normalize("NFKC", c)) <= known}
+        count += bool(unseen)
+        for character in sorted(unseen):
+            found.setdefault(character, key)
+    if not found:
+        return ""
+    some = ", ".join(f"{c!r} ({found[c]})" for c in sorted(found)[:5])
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    return (
+        f"warning: {text}: {count} of {len(sentences)} utterances have characters that "
+        f"no token has: {some}{more}; they are <unk>: mend the text, or add such text "
+        "(--bpe_train_text)"
+    )

@@ -6,6 +6,8 @@ into ``<exp>/.training.json`` first and refuses to go on with others.
 """
 
 import json
+import re
+import zipfile
 from pathlib import Path
 from typing import Dict, Iterable, List
 
@@ -117,6 +119,40 @@ def _describe_change(name: str, before: dict, after: dict) -> str:
     return f"{name} was {before.get(name, 'not set')}, is {after.get(name, 'not set')}"
 
 
+def _whole(path: Path) -> bool:
+    """Return whether a file of PyTorch's has its end, without PyTorch."""
+    with path.open("rb") as file:
+        if file.read(2) not in (b"PK", b""):  # of an older PyTorch: nothing to go by
+            return True
+    return zipfile.is_zipfile(path)
+
+
+def check_checkpoint(checkpoint: PathLike) -> None:
+    """See that a training can go on from its checkpoint.
+
+    Raises:
+        RecipeError: It is cut off; tells what is left of the training.
+    """
+    checkpoint = Path(checkpoint)
+    if _whole(checkpoint):
+        return
+    folder = checkpoint.parent
+    found = {}
+    for path in folder.glob("*epoch.pth"):
+        number = re.fullmatch(r"(\d+)epoch", path.stem)
+        if number and _whole(path):
+            found[int(number[1])] = path
+    mend = f"remove {folder}: the training starts anew"
+    if found:
+        last = found[max(found)]
+        mend = (
+            f"the newest whole model is {last}: start from it under another name, "
+            f"--asr_tag NAME --pretrained_model {last}, or remove {folder} to start "
+            "anew"
+        )
+    raise RecipeError(f"{checkpoint} is cut off, and nothing can go on from it; {mend}")
+
+
 def start_or_resume(record: PathLike, checkpoint: PathLike, options: dict) -> str:
     """Write the record of a new training, or see that an old one may go on.
 
@@ -129,13 +165,15 @@ def start_or_resume(record: PathLike, checkpoint: PathLike, options: dict) -> st
         One line on what will happen.
 
     Raises:
-        RecipeError: The folder holds a training with other options.
+        RecipeError: The folder holds a training with other options, or a checkpoint
+            that is cut off.
     """
     record, options = Path(record), {k: str(v) for k, v in options.items()}
     text = json.dumps(options, indent=1, sort_keys=True) + "\n"
     if not Path(checkpoint).exists():
         write_text(record, text)
         return "a new training"
+    check_checkpoint(checkpoint)
     try:
         before = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
