@@ -46,6 +46,7 @@ setup(
             "tqdm",
         ],
         "demo": ["espeakng-loader", "pyyaml", "soundfile", "soxr"],
+        "vqvae": ["vector-quantize-pytorch"],
         "test": ["black", "flake8", "hypothesis", "isort", "pytest"],
     },
 )
