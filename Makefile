@@ -38,7 +38,7 @@ $(READY): constraints.txt setup.py
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	@VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv pip install --quiet --constraint constraints.txt \
-	  --editable '.[espnet,demo,test]'
+	  --editable '.[espnet,demo,vqvae,test]'
 	@touch $@
 
 clean:

@@ -50,5 +50,6 @@ setup(
         ],
         "demo": ["espeakng-loader", "pyyaml", "soundfile", "soxr"],
         "test": ["black", "flake8", "hypothesis", "isort", "pytest", "selenium"],
+        "vqvae": ["vector-quantize-pytorch"],
     },
 )

@@ -354,6 +354,42 @@ class _AdaptiveStrides(Downsampler):
         )
         return build_rows(ranges, positions, self.sigma_square, dtype)
 
+    def upsample(self, z, lengths, steps, positions=None, normalised=True):
+        """Lengthen z (B, T', D') by the transposed alignment, to (B, T, D').
+
+        A's rows sum to 1, its columns do not: step t of A^T z is about 1 / stride of a
+        constant z where strides are even, less where a slot has many steps. With
+        ``normalised`` every step is divided by its column's sum,
+
+            x_t = sum_l A[l, t] z_l / sum_l A[l, t]
+
+        so that a constant stays constant and AdaStride-F repeats a slot's frame over
+        its steps; without, x = A^T z. A step that no row reaches (a large sigma_square)
+        gets the frame of its nearest slot. Gradients reach the positions.
+
+        Raises:
+            ValueError: without positions.
+            RuntimeError: see :meth:`rows`.
+        """
+        if positions is None:
+            raise ValueError("upsampling by an alignment needs the positions")
+        with torch.autocast(device_type=z.device.type, enabled=False):
+            frames = z.to(torch.promote_types(z.dtype, torch.float32))
+            rows = self.rows(positions, lengths, frames.dtype)
+            if not normalised:
+                return rows.apply_transposed(frames).to(z.dtype)
+            ones = frames.new_ones(*frames.shape[:2], 1)
+            x = rows.apply_transposed(torch.cat([frames, ones], dim=2))
+            x, mass = x[..., :-1], x[..., -1:]
+            reached = mass > torch.finfo(mass.dtype).tiny
+            nearest = positions.detach().round().to(torch.int64).unsqueeze(2)
+            nearest = frames.gather(1, nearest.expand(-1, -1, frames.size(2)))
+            # not a division by zero that is masked afterwards: its gradient is NaN
+            x = torch.where(
+                reached, x / mass.where(reached, mass.new_ones(())), nearest
+            )
+        return zero_padding(x, lengths).to(z.dtype)
+
     def extra_repr(self) -> str:
         """Show the constructor's words when the model is printed."""
         return (

@@ -70,6 +70,27 @@ def zero_padding(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     return x.masked_fill(~length_mask(lengths, x.size(1)).unsqueeze(2), 0.0)
 
 
+def repeat_slots(
+    z: torch.Tensor, lengths: torch.Tensor, steps: int, stride: float
+) -> torch.Tensor:
+    """Lengthen by repetition: every step gets the frame of its window.
+
+    Args:
+        z: (B, T', D) frames, one a window of ``stride`` steps.
+        lengths: (B,) of the result.
+        steps: T of the result.
+        stride: steps of a window, a real number >= 1.
+
+    Returns:
+        (B, T, D), step t being z[floor(t / stride)]; zero beyond ``lengths``.
+    """
+    if z.size(1) == 0:
+        return z.new_zeros(z.size(0), steps, z.size(2))
+    times = torch.arange(steps, device=z.device, dtype=torch.float64)
+    slots = (times / stride).floor().to(torch.int64).clamp(max=z.size(1) - 1)
+    return zero_padding(z.index_select(1, slots), lengths)
+
+
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:
     """Return x in float32 if it is in half precision, else as it is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -238,6 +259,31 @@ class Downsampler(torch.nn.Module):
         The padding is zero already if ``needs_zero_padding``, else it holds anything.
         """
         raise NotImplementedError
+
+    def upsample(
+        self,
+        z: torch.Tensor,
+        lengths: torch.Tensor,
+        steps: int,
+        positions: Optional[torch.Tensor] = None,
+        normalised: bool = True,
+    ) -> torch.Tensor:
+        """Lengthen frames to the steps that this layer made frames of: its inverse.
+
+        For decoders. A constant stays the constant that it is. Here, for every method
+        that has nothing more natural: repetition over the window.
+
+        Args:
+            z: (B, T', D') frames in the layer's output rate, of any width.
+            lengths: (B,) of the layer's input.
+            steps: T of the layer's input, padding included.
+            positions: (B, T) of the layer's output; methods without leave it alone.
+            normalised: see AdaStride's; others leave it alone.
+
+        Returns:
+            (B, T, D'), zero beyond ``lengths``.
+        """
+        return repeat_slots(z, lengths, steps, self.current_stride())
 
     def in_chunks(self, frames: Frames, length: int) -> "DownsamplingOutput":
         """Downsample one utterance that is too long to be held, without gradients.

@@ -58,6 +58,23 @@ def cut_spectrum(
     return torch.fft.irfft(spectrum, n=m, dim=1) * (m / n)
 
 
+def widen_spectrum(z: torch.Tensor, n: int) -> torch.Tensor:
+    """Resample z (B, m, D) to (B, n, D), n >= m: zeros above its spectrum.
+
+    The inverse of :func:`cut_spectrum` for what the cut has left.
+
+    Args:
+        z: float32 or float64, without padding, m >= 1.
+        n: number of outputs.
+    """
+    m = z.size(1)
+    spectrum = torch.fft.rfft(z, dim=1)
+    if m % 2 == 0 and n > m:
+        # the Nyquist bin stood for two, the longer spectrum has both
+        spectrum = torch.cat([spectrum[:, :-1], spectrum[:, -1:] / 2], dim=1)
+    return torch.fft.irfft(spectrum, n=n, dim=1) * (n / m)
+
+
 def rows_of_lengths(lengths: torch.Tensor) -> Dict[int, List[int]]:
     """Return which rows have a length: {length: [rows]}; a GPU is waited for."""
     rows: Dict[int, List[int]] = {}
@@ -98,6 +115,19 @@ class SpectralPool(Downsampler):
     def resample(self, x: torch.Tensor, m: int) -> torch.Tensor:
         """Return (B, m, D) from x (B, n, D), which has no padding."""
         return cut_spectrum(x, m)
+
+    def upsample(self, z, lengths, steps, positions=None, normalised=True):
+        """See :meth:`Downsampler.upsample`: every spectrum with zeros above it."""
+        outputs, order = [], []
+        for n, rows in rows_of_lengths(lengths).items():
+            m = self.output_lengths(n)
+            part = at_least_float32(z[rows, :m])
+            if n > 0:
+                part = widen_spectrum(part, n)
+            outputs.append(torch.nn.functional.pad(part, (0, 0, 0, steps - n)))
+            order += rows
+        places = torch.tensor(order, device=z.device).argsort()
+        return torch.cat(outputs)[places].to(z.dtype)
 
     def frame_shift(self):
         """See :meth:`Downsampler.frame_shift`: sample l stands for step l stride."""

@@ -20,8 +20,12 @@ from espnet2.tasks import cls as cls_task
 from espnet2.tasks import s2t as s2t_task
 from espnet2.tasks import slu as slu_task
 from espnet2.tasks import st as st_task
+from espnet2.tasks.abs_task import AbsTask
 from espnet2.torch_utils.device_funcs import force_gatherable
+from espnet2.train.abs_espnet_model import AbsESPnetModel
+from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.train.trainer import Trainer
+from espnet2.utils.nested_dict_action import NestedDictAction
 from espnet.nets.pytorch_backend.transformer.attention import (
     RelPositionMultiHeadedAttention,
 )
@@ -46,8 +50,11 @@ STOCK_SUBSAMPLINGS = (
 
 __all__ = [
     "AbsEncoder",
+    "AbsESPnetModel",
+    "AbsTask",
     "BranchformerEncoder",
     "ConformerEncoder",
+    "CommonCollateFn",
     "Conv2dSubsampling",
     "EBranchformerEncoder",
     "ESPnetASRModel",
@@ -55,6 +62,7 @@ __all__ = [
     "ESPnetS2TModel",
     "ESPnetSLUModel",
     "ESPnetSTModel",
+    "NestedDictAction",
     "RelPositionMultiHeadedAttention",
     "RelPositionalEncoding",
     "STOCK_SUBSAMPLINGS",

@@ -1,0 +1,399 @@
+#!/usr/bin/env python3
+"""Train VQ-VAEs with several downsampling methods, rates and seeds, and compare them.
+
+    python -m espnet_adastride.bin.compare_vqvae --corpus /path/to/recordings \
+        --config conf/train_vqvae.yaml --exp exp \
+        --methods strided_conv avg_pool adastride_f --rates 4 8 16 --seeds 0 1 2
+
+A method may carry options of its own, and every stage a method of its own:
+``adastride:sigma_square=2``, ``strided_conv+strided_conv+adastride_f``.
+
+A run is a method, a rate and a seed, a training of ESPnet's. Finished runs
+(``EXP/*/result.json``) are kept, interrupted ones go on after their last epoch.
+
+    EXP/data, EXP/stats             train, valid, test; shapes and feature statistics
+    EXP/METHOD_RATEx_seedN/         training.yaml, train.log, result.json, listen/
+    EXP/RESULTS.md, EXP/listen.html the table; original and reconstructions to listen to
+"""
+
+import argparse
+import contextlib
+import fcntl
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import re
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import torch
+import yaml
+
+from espnet_adastride.classification import parse_method
+from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
+from espnet_adastride.recipe.files import write_text
+from espnet_adastride.recipe.jobs import describe_failure, die_with_parent
+from espnet_adastride.recipe.quiet import quiet_imports
+from espnet_adastride.recipe.training import flatten, merge_configs, read_config
+from espnet_adastride.recordings import prepare_recordings, read_set
+
+RESULT = "result.json"
+
+
+def get_parser():
+    """Return the command's parser."""
+    parser = argparse.ArgumentParser(
+        description="Train and compare VQ-VAEs with several downsampling methods",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--corpus", help="Folder of recordings; trans.txt: NAME TEXT")
+    parser.add_argument("--config", help="YAML file of all hyper-parameters")
+    parser.add_argument("--exp", required=True, help="Folder of the experiment")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=["strided_conv", "avg_pool", "adastride_f"],
+        help="METHOD[:WORD=VALUE,...], one or, joined by +, one a stage",
+    )
+    parser.add_argument(
+        "--rates", nargs="+", default=["4", "8", "16"], help="Powers of 2"
+    )
+    parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"], help="Numbers")
+    parser.add_argument("--nj", type=int, default=1, help="Runs at a time, a core each")
+    parser.add_argument("--reference", default="strided_conv", help="To compare with")
+    parser.add_argument(
+        "--listen", type=int, default=3, help="Test recordings to listen to"
+    )
+    parser.add_argument(
+        "--train", type=str2bool, default=True, help="false: the table of what is there"
+    )
+    return parser
+
+
+def read_lists(args):
+    """Return the methods, rates and seeds; lists may be one word with spaces.
+
+    Raises:
+        RecipeError: a word that is no number, or a list that is empty.
+    """
+    methods, rates, seeds = (
+        list(dict.fromkeys(word for part in words for word in part.split()))
+        for words in (args.methods, args.rates, args.seeds)
+    )
+    for word in rates:
+        if not re.fullmatch(r"\d{1,4}", word) or bin(int(word)).count("1") != 1:
+            raise RecipeError(f"--rates {word}: give powers of 2, e.g. 4 8 16")
+    if "1" in rates:
+        raise RecipeError("--rates 1: nothing is shortened; give 2 at least")
+    for word in seeds:
+        if not re.fullmatch(r"\d{1,6}", word):
+            raise RecipeError(f"--seeds {word}: give whole numbers, e.g. 0 1 2")
+    if not (methods and rates and seeds):
+        raise RecipeError("--methods, --rates and --seeds: give one at least")
+    if args.nj < 1:
+        raise RecipeError(f"--nj {args.nj}: give at least 1")
+    return (
+        [parse_method(word) for word in methods],
+        [int(word) for word in rates],
+        [int(word) for word in seeds],
+    )
+
+
+def run_config(config, method, rate, seed):
+    """Return the configuration of a run: the file's, method, stages of 2 and seed."""
+    own = {
+        "method": method.names[0] if len(method.names) == 1 else list(method.names),
+        "strides": [2] * (rate.bit_length() - 1),
+    }
+    if method.options:
+        own["downsampler_conf"] = method.options
+    return merge_configs([config, {"network_conf": own, "seed": seed}])
+
+
+def run_name(method, rate, seed):
+    """Return the name of a run's folder."""
+    return re.sub(r"[^A-Za-z0-9_.+=,-]", "_", f"{method.word}_{rate}x_seed{seed}")
+
+
+def check_config(name, config):
+    """Build the model of a configuration: a wrong word is found before the training.
+
+    Raises:
+        RecipeError: naming the culprit.
+    """
+    from espnet_adastride.plugin.errors import PluginError
+    from espnet_adastride.plugin.vqvae_task import VQVAETask
+
+    options = argparse.Namespace(
+        features_conf=config.get("features_conf", {}),
+        network_conf=config.get("network_conf", {}),
+        stats_file=None,
+        vp_weight=1.0,
+    )
+    try:
+        return VQVAETask.build_model(options)
+    except PluginError as error:
+        raise RecipeError(f"{name}: {error}") from None
+
+
+def claim_run(folder, config):
+    """Write a run's configuration, or see that it is the one it was started with.
+
+    Raises:
+        RecipeError: naming what was changed.
+    """
+    path = Path(folder) / "training.yaml"
+    if path.is_file() and any(
+        (Path(folder) / name).exists() for name in ("checkpoint.pth", RESULT)
+    ):
+        before, after = flatten(read_config(path)), flatten(config)
+        for word in sorted({*before, *after}):
+            if before.get(word) != after.get(word):
+                raise RecipeError(
+                    f"{folder} holds a run of another configuration: {word} was "
+                    f"{before.get(word)}, is {after.get(word)}; give this one another "
+                    f"--exp, or remove {folder}"
+                )
+    write_text(path, yaml.safe_dump(config, sort_keys=False))
+
+
+# -------------------------------------------------------------------------- processes
+
+
+def in_process(task, log, name):
+    """Fork a process that does ``task()`` and writes all that it says into ``log``.
+
+    Forked, because ESPnet is imported already.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+
+    def work():
+        die_with_parent()
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for stream in (1, 2):
+            os.dup2(file, stream)
+        sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
+        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+        torch.set_num_threads(1)
+        try:
+            task()
+        except SystemExit as error:
+            if error.code:
+                print(error.code, file=sys.stderr)
+                raise SystemExit(1) from None
+        except BaseException:
+            traceback.print_exc()
+            raise SystemExit(1) from None
+
+    process = multiprocessing.get_context("fork").Process(target=work, name=name)
+    process.start()
+    return process
+
+
+def run_all(tasks, nj, say=print):
+    """Do tasks, at most ``nj`` at a time, each in a process of its own.
+
+    Args:
+        tasks: (name, log, function) of each.
+
+    Raises:
+        RecipeError: one has failed (the others are ended); names its log.
+    """
+    waiting, running = list(tasks), {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < nj:
+                name, log, task = waiting.pop(0)
+                say(f"{name}: log {log}")
+                running[in_process(task, log, name)] = log, time.monotonic()
+            multiprocessing.connection.wait([p.sentinel for p in running])
+            for process in [p for p in running if p.exitcode is not None]:
+                log, start = running.pop(process)
+                if process.exitcode:
+                    raise RecipeError(describe_failure(process.exitcode, log))
+                say(f"{process.name}: done, {(time.monotonic() - start) / 60:.1f} min")
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.join()
+
+
+@contextlib.contextmanager
+def alone(folder):
+    """Hold the experiment's lock, which goes with the process.
+
+    Raises:
+        RecipeError: another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RecipeError(
+                f"{folder}: another process is at it; wait for it, or give another "
+                "--exp"
+            ) from None
+        yield
+
+
+# ----------------------------------------------------------------------------- stages
+
+
+def data_options(exp):
+    """Return ESPnet's options that name the training data."""
+    options = []
+    for part in ("train", "valid"):
+        options += [
+            f"--{part}_data_path_and_name_and_type",
+            f"{exp / 'data' / part / 'wav.scp'},speech,sound",
+        ]
+    return options
+
+
+def collect_statistics(exp, config):
+    """Write EXP/stats by ESPnet's collect_stats, in a process of its own."""
+    from espnet_adastride.plugin.vqvae_task import VQVAETask
+
+    stats = exp / "stats"
+    wanted = yaml.safe_dump(config.get("features_conf", {}))
+    done = stats / "features_conf.yaml"
+    if done.is_file():
+        if done.read_text(encoding="utf-8") != wanted:
+            raise RecipeError(
+                f"{stats} has statistics of another features_conf; give another --exp, "
+                f"or remove {exp}"
+            )
+        return
+    path = stats / "training.yaml"
+    write_text(path, yaml.safe_dump(config))
+    command = ["--config", str(path), "--collect_stats", "true", "--ngpu", "0"]
+    command += ["--output_dir", str(stats), "--batch_type", "unsorted"]
+    command += ["--batch_size", "8", *data_options(exp)]
+    for part in ("train", "valid"):
+        command += [f"--{part}_shape_file", str(exp / "data" / part / "wav.scp")]
+    task = ("statistics", stats / "collect.log", lambda: VQVAETask.main(cmd=command))
+    run_all([task], 1, _say)
+    write_text(done, wanted)
+
+
+def train_run(exp, folder, method, rate, seed, listen):
+    """Train a run, or go on with it, and measure it; in the process of the caller."""
+    from espnet_adastride.bin.vqvae_train import main as vqvae_train
+    from espnet_adastride.plugin.vqvae_task import load_vqvae
+    from espnet_adastride.vqvae_results import listen as write_sounds
+    from espnet_adastride.vqvae_results import measure
+
+    stats = exp / "stats"
+    command = ["--config", str(folder / "training.yaml"), "--output_dir", str(folder)]
+    command += ["--ngpu", "0", "--resume", "true", *data_options(exp)]
+    command += ["--stats_file", str(stats / "train" / "feats_stats.npz")]
+    for part in ("train", "valid"):
+        command += [f"--{part}_shape_file", str(stats / part / "speech_shape")]
+    vqvae_train(command)
+    model = load_vqvae(folder)
+    test = read_set(exp / "data" / "test")
+    write_sounds(model.features, model.network, test[:listen], folder / "listen")
+    result = {
+        "method": method.word,
+        "rate": rate,
+        "seed": seed,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        **training_history(folder / "checkpoint.pth"),
+        **measure(model.features, model.network, test),
+        "stats": model.network.encoder.reported_stats(),
+        "torch": torch.__version__,
+    }
+    write_text(folder / RESULT, json.dumps(result) + "\n")
+
+
+def training_history(checkpoint):
+    """Return ``minutes`` of training and ``history``: the losses of the epochs."""
+    # ESPnet's own file, of this very training: it holds more than tensors
+    stats = torch.load(checkpoint, weights_only=False)["reporter"]["stats"]
+    seconds, history = 0.0, []
+    for epoch in sorted(stats):
+        row = {}
+        for part in ("train", "valid"):
+            own = stats[epoch].get(part, {})
+            seconds += own["time"].total_seconds() if "time" in own else 0.0
+            for name in ("loss_mse", "perplexity", "largest_jump"):
+                if name in own:
+                    row[f"{part}_{name}"] = round(float(own[name]), 4)
+        history.append(row)
+    return {"minutes": seconds / 60, "history": history}
+
+
+def train(args, methods, rates, seeds):
+    """Prepare the data and train what is not finished.
+
+    Raises:
+        RecipeError: bad input, or a run that failed.
+    """
+    for name in ("corpus", "config"):
+        if not getattr(args, name):
+            say = ", or set RECORDINGS=" if name == "corpus" else ""
+            raise RecipeError(f"give --{name}{say} (or --train false)")
+    exp = Path(args.exp)
+    config = read_config(args.config)
+    # all methods at all rates of a seed before the next seed
+    runs = [(m, r, s) for s in seeds for r in rates for m in methods]
+    for method, rate, seed in runs:
+        if seed == seeds[0]:
+            name = run_name(method, rate, seed)
+            model = check_config(name, run_config(config, method, rate, seed))
+    with alone(exp):
+        _say(prepare_recordings(args.corpus, exp / "data", model.features.fs))
+        collect_statistics(exp, config)
+        tasks = []
+        for method, rate, seed in runs:
+            folder = exp / run_name(method, rate, seed)
+            claim_run(folder, run_config(config, method, rate, seed))
+            if (folder / RESULT).is_file():
+                continue
+            own = (exp, folder, method, rate, seed, args.listen)
+            task = (folder.name, folder / "train.log", lambda own=own: train_run(*own))
+            tasks.append(task)
+        run_all(tasks, args.nj, _say)
+
+
+def report(args):
+    """Write and print the table, and write the listening page (the lowest seed's)."""
+    from espnet_adastride.vqvae_results import format_table, page, read_runs
+
+    exp = Path(args.exp)
+    runs = read_runs(exp)
+    table = format_table(runs, args.reference)
+    write_text(exp / "RESULTS.md", table)
+    first = {}
+    for run in sorted(runs, key=lambda r: r["seed"]):
+        first.setdefault((run["rate"], run["method"]), run)
+    shown = sorted(first.values(), key=lambda r: (r["rate"], r["method"]))
+    folders = [run["folder"] / "listen" for run in shown]
+    write_text(exp / "listen.html", page(shown, folders))
+    print(f"\n{table}\nTo listen to: {exp / 'listen.html'}")
+
+
+def _say(line):
+    print(line, flush=True)
+
+
+@one_line_errors
+def main(cmd=None):
+    """Run the command; bad input ends in one line."""
+    args = get_parser().parse_args(cmd)
+    torch.set_num_threads(1)
+    methods, rates, seeds = read_lists(args)
+    if args.train:
+        with quiet_imports():
+            import espnet_adastride.plugin.vqvae_task  # noqa: F401  (before forking)
+        train(args, methods, rates, seeds)
+    report(args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+"""Reconstruct recordings by a trained VQ-VAE: sounds, pictures, tokens, figures.
+
+    python -m espnet_adastride.bin.vqvae_reconstruct --model exp/adastride_f_8x_seed0 \
+        --output_dir out recordings/ talk.mp3
+
+Writes for every recording (long ones are cut at pauses) ID.wav, ID.original.wav,
+ID.vocoder.wav and ID.png, and for all of them ``result.json``: error, codebook
+perplexity, bits a second, side information (``vqvae_results.py``).
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from espnet_adastride.audio import AudioError, find_audio
+from espnet_adastride.recipe.errors import RecipeError, one_line_errors
+from espnet_adastride.recipe.files import write_text
+from espnet_adastride.recipe.quiet import quiet_imports
+from espnet_adastride.recordings import Recording, cut_recording
+
+
+def get_parser():
+    """Return the command's parser."""
+    parser = argparse.ArgumentParser(
+        description="Reconstruct recordings by a trained VQ-VAE",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("recordings", nargs="+", help="Files or folders")
+    parser.add_argument("--model", required=True, help="Folder of the training")
+    parser.add_argument("--model_file", help="Default: its best epoch")
+    parser.add_argument("--output_dir", required=True)
+    return parser
+
+
+@one_line_errors
+def main(cmd=None):
+    """Run the command; bad input ends in one line."""
+    args = get_parser().parse_args(cmd)
+    torch.set_num_threads(1)
+    with quiet_imports():
+        from espnet_adastride.plugin.errors import PluginError
+        from espnet_adastride.plugin.vqvae_task import load_vqvae
+        from espnet_adastride.vqvae_results import listen, measure
+    try:
+        model = load_vqvae(args.model, args.model_file)
+    except PluginError as error:
+        raise RecipeError(str(error)) from None
+    sources, _ = find_audio(args.recordings)
+    if not sources:
+        raise RecipeError(f"{' '.join(args.recordings)}: no recordings in it")
+    folder = Path(args.output_dir)
+    (folder / "audio").mkdir(parents=True, exist_ok=True)
+    pieces = []
+    for source in sources:
+        name = "_".join(source.name.replace("/", " ").split())
+        own = Recording(name, source.path, f"file {name}")
+        try:
+            found = cut_recording(own, folder / "audio", model.features.fs)
+        except AudioError as error:
+            raise RecipeError(str(error)) from None
+        pieces += [Recording(i, str(path), own.group) for i, path, _ in found]
+    listen(model.features, model.network, pieces, folder)
+    result = measure(model.features, model.network, pieces)
+    write_text(folder / "result.json", json.dumps(result) + "\n")
+    print(
+        f"{folder}: {len(pieces)} recordings, error {result['error']:.2f} dB, "
+        f"perplexity {result['perplexity']:.0f}, {result['tokens_per_second']:.1f} "
+        f"tokens/s, {result['bits']:.0f} + {result['side_bits']:.0f} bit/s"
+    )
+
+
+if __name__ == "__main__":
+    main()
