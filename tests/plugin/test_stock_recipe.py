@@ -3,7 +3,7 @@
     ./asr.sh --python "python3 -m espnet_adastride.bin.run" ...
 
 Stages 10 (statistics in two jobs, joined), 11 (training by espnet2.bin.launch), 12
-(decoding) and 14 (packing), and asr_align: as v.202511 writes them, ${python} and its
+(decoding) and 14 (packing), and asr_align: as asr.sh writes them, ${python} and its
 other variables filled in; run_jobs stands where run.pl does.
 """
 
@@ -184,7 +184,6 @@ def test_packing(trained, shell, tmp_path):
 
 
 def test_alignment(recipe, trained, shell):
-    pytest.importorskip("ctc_segmentation", reason="asr_align needs it")
     key, audio = sorted(datadir.read_table(recipe / "dump/raw/dev/wav.scp").items())[-1]
     (recipe / "one").write_text(f"{key}_0 A\n{key}_1 B\n")
     audio = re.sub(r'(["$`\\])', r"\\\1", audio)
