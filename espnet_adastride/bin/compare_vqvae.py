@@ -297,7 +297,10 @@ def train_run(exp, folder, method, rate, seed, listen):
     vqvae_train(command)
     model = load_vqvae(folder)
     test = read_set(exp / "data" / "test")
-    write_sounds(model.features, model.network, test[:listen], folder / "listen")
+    # different sentences, rather than readings of one
+    first = list({recording.group: recording for recording in reversed(test)}.values())
+    chosen = sorted(first)[:listen]
+    write_sounds(model.features, model.network, chosen, folder / "listen")
     result = {
         "method": method.word,
         "rate": rate,
