@@ -136,9 +136,14 @@ def find_audio(paths: Sequence[str]) -> Tuple[List[Source], int]:
     Folders are walked recursively, in order of names; what begins with a dot is left
     out. Files that are named are taken whatever they are called, existing or not:
     reading tells.
+
+    Raises:
+        AudioError: for an empty name, e.g. of a shell's variable that is not set.
     """
     sources: List[Source] = []
     skipped = 0
+    if "" in paths:
+        raise AudioError("a recording's name is empty; is a variable not set?")
     for path in dict.fromkeys(paths):
         if path == STDIN:
             sources.append(Source(STDIN, "stdin", "stdin"))

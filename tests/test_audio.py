@@ -111,6 +111,8 @@ def test_folders_are_walked_and_other_files_counted(tmp_path):
         ("stdin", "stdin"),
     ]  # fmt: skip
     # once, however often it is named
+    with pytest.raises(AudioError, match="a recording's name is empty"):
+        find_audio([str(tmp_path), ""])
     again = find_audio([str(tmp_path), f"{tmp_path}/b//x.wav", "any", "any"])[0]
     assert [s.name for s in again] == ["b/a", "b/x", "any"]
     assert skipped == 1 and found[0].path == str(tmp_path / "b" / "a.MP3")

@@ -137,7 +137,10 @@ def _check(args: argparse.Namespace) -> List[Job]:
         )
     if args.output_dir is None and len(args.format) > 1:
         raise UsageError("several formats at once need --output_dir")
-    sources, skipped = find_audio(args.audio)
+    try:
+        sources, skipped = find_audio(args.audio)
+    except AudioError as error:
+        raise UsageError(str(error)) from None
     if skipped:
         what = "file that is" if skipped == 1 else "files that are"
         _say(f"{skipped} {what} not audio left out")
