@@ -66,6 +66,9 @@ class LogMel(torch.nn.Module):
         fs: samples per second.
         n_fft, win_length, hop_length: samples.
         n_mels: F.
+
+    Raises:
+        ValueError: a mel bin would be empty.
     """
 
     def __init__(
@@ -88,6 +91,11 @@ class LogMel(torch.nn.Module):
             power=1.0,
             pad_mode="constant",
         )
+        if (self.mel.mel_scale.fb.amax(dim=0) == 0).any():
+            raise ValueError(
+                f"n_mels {n_mels}: some mel bins hold no frequency at n_fft {n_fft}; "
+                "fewer n_mels, or a larger n_fft"
+            )
 
     def forward(
         self, wave: torch.Tensor, lengths: torch.Tensor

@@ -43,7 +43,9 @@ def test_texts_stay_together(corpus, tmp_path):
     assert sorted(len(own) for own in found.values()) == [2, 2, 2]
     texts = [{r.group for r in own} for own in found.values()]
     assert all(len(own) == 1 for own in texts) and len(set.union(*texts)) == 3
-    assert {r.id for own in found.values() for r in own} == {f"r{i}" for i in range(6)}
+    assert {r.id for own in found.values() for r in own} == {
+        f"flac_r{i}" for i in range(6)
+    }
     # read where they lie; a second call changes nothing
     assert all("my recordings" in r.path for r in found["train"])
     assert prepare_recordings(corpus, tmp_path / "data", 8000) == told

@@ -45,6 +45,9 @@ def network(method, **options):
     for name, value in built.named_parameters():
         if "score" in name:
             torch.nn.init.normal_(value)
+    for module in built.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            module.momentum = None  # statistics of all steps, of three too
     x = torch.randn(2, 50, 6)
     for _ in range(3):
         built.losses(x, torch.tensor([50, 44]))
@@ -197,6 +200,8 @@ def test_wrong_words_name_the_choices():
     ):
         with pytest.raises(ValueError, match=message):
             VQVAE(6, [2], **{"method": "avg_pool", **options})
+    with pytest.raises(ValueError, match="n_mels 80: some mel bins hold no"):
+        LogMel(n_fft=256, win_length=256)
 
 
 # -------------------------------------------------------------------------- durations

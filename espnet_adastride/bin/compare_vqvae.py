@@ -38,7 +38,7 @@ from espnet_adastride.recipe.files import write_text
 from espnet_adastride.recipe.jobs import describe_failure, die_with_parent
 from espnet_adastride.recipe.quiet import quiet_imports
 from espnet_adastride.recipe.training import flatten, merge_configs, read_config
-from espnet_adastride.recordings import prepare_recordings, read_set
+from espnet_adastride.recordings import find_recordings, prepare_recordings, read_set
 
 RESULT = "result.json"
 
@@ -331,16 +331,26 @@ def training_history(checkpoint):
     return {"minutes": seconds / 60, "history": history}
 
 
+def check_inputs(args):
+    """See that there is something to train on, before ESPnet is imported.
+
+    Raises:
+        RecipeError: naming the option and the mend.
+    """
+    for name in ("corpus", "config"):
+        if not getattr(args, name):
+            say = ", or set RECORDINGS=" if name == "corpus" else ""
+            raise RecipeError(f"give --{name}{say} (or --train false)")
+    read_config(args.config)
+    find_recordings(args.corpus)
+
+
 def train(args, methods, rates, seeds):
     """Prepare the data and train what is not finished.
 
     Raises:
         RecipeError: bad input, or a run that failed.
     """
-    for name in ("corpus", "config"):
-        if not getattr(args, name):
-            say = ", or set RECORDINGS=" if name == "corpus" else ""
-            raise RecipeError(f"give --{name}{say} (or --train false)")
     exp = Path(args.exp)
     config = read_config(args.config)
     # all methods at all rates of a seed before the next seed
@@ -392,6 +402,7 @@ def main(cmd=None):
     torch.set_num_threads(1)
     methods, rates, seeds = read_lists(args)
     if args.train:
+        check_inputs(args)
         with quiet_imports():
             import espnet_adastride.plugin.vqvae_task  # noqa: F401  (before forking)
         train(args, methods, rates, seeds)
