@@ -26,15 +26,14 @@ import torch
 from espnet_adastride.audio import AudioError, read_audio
 from espnet_adastride.comparison import utterance_errors
 from espnet_adastride.plotting import save_figure
-from espnet_adastride.plugin.errors import ConfigurationError, ModelError
-from espnet_adastride.plugin.greedy import ctc_collapse
-from espnet_adastride.plugin.trained import TrainedModel
 from espnet_adastride.rates import Point, format_table, plot_rates
 from espnet_adastride.recipe.datadir import read_table
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors
 from espnet_adastride.recipe.files import write_text
+from espnet_adastride.recipe.quiet import quiet_imports
 from espnet_adastride.recipe.stamps import fingerprint
 from espnet_adastride.scoring import words
+from espnet_adastride.times import path_spans
 
 
 def get_parser():
@@ -72,7 +71,7 @@ def named_models(given):
     return models
 
 
-def own_stride(model: TrainedModel) -> float:
+def own_stride(model) -> float:
     """Return the overall rate that the model was configured with, or learned.
 
     Raises:
@@ -87,7 +86,7 @@ def own_stride(model: TrainedModel) -> float:
     return float(found[1] or 4)
 
 
-def takes_any_stride(model: TrainedModel) -> bool:
+def takes_any_stride(model) -> bool:
     """Return whether a stage of its input layer takes every real stride."""
     stages = [] if model.layer is None else model.layer.stages()
     return any(
@@ -96,7 +95,7 @@ def takes_any_stride(model: TrainedModel) -> bool:
     )
 
 
-def decode(model: TrainedModel, audio, name: str):
+def decode(model, audio, name: str):
     """Return ({utterance: hypothesis}, seconds of computing, seconds of audio)."""
     hypotheses, spent, samples = {}, 0.0, 0
     for key, path in audio.items():
@@ -110,7 +109,8 @@ def decode(model: TrainedModel, audio, name: str):
             continue
         if log_probs is None:
             raise RecipeError(f"{name}: no CTC branch; greedy decoding needs one")
-        ids = ctc_collapse(log_probs.argmax(dim=1).tolist(), model.model.blank_id)
+        best = log_probs.argmax(dim=1).tolist()
+        ids = [span.token for span in path_spans(best, model.model.blank_id)]
         spent += time.process_time() - start
         hypotheses[key] = model.to_text(model.converter.ids2tokens(ids))
     return hypotheses, spent, samples / model.rate
@@ -118,7 +118,14 @@ def decode(model: TrainedModel, audio, name: str):
 
 def measure(name, path, strides, audio, texts, args):
     """Return a model's points; those that are in the folder are read from it."""
-    model = TrainedModel(path, args.asr_model_file)
+    with quiet_imports():
+        from espnet_adastride.plugin.errors import PluginError
+        from espnet_adastride.plugin.trained import TrainedModel
+
+    try:
+        model = TrainedModel(path, args.asr_model_file)
+    except PluginError as error:
+        raise RecipeError(str(error)) from None
     own, free = own_stride(model), takes_any_stride(model)
     parameters = sum(
         float(value.double().abs().sum()) for value in model.model.state_dict().values()
@@ -134,7 +141,10 @@ def measure(name, path, strides, audio, texts, args):
                 points.append(Point(**saved["point"]))
                 continue
         if free:
-            model.set_stride(stride)
+            try:
+                model.set_stride(stride)
+            except PluginError as error:
+                raise RecipeError(f"{name}: {error}") from None
         hypotheses, seconds, length = decode(model, audio, name)
         errors, counts = utterance_errors(texts, hypotheses, words)
         point = Point(
@@ -176,7 +186,7 @@ def main(cmd=None):
     try:
         for name, path in models.items():
             points += measure(name, path, args.strides, audio, texts, args)
-    except (ModelError, ConfigurationError, AudioError) as error:
+    except AudioError as error:
         raise RecipeError(str(error)) from None
     table = format_table(points, list(texts))
     write_text(Path(args.output_dir) / "rates.md", table)
