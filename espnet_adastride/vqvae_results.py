@@ -274,7 +274,7 @@ def page(runs: List[Dict[str, Any]], folders: List[Path]) -> str:
             bits = f"{run['bits']:.0f} + {run['side_bits']:.0f} bit/s"
             parts.append(
                 f"<tr><th>{told}<td>{_audio(folder / f'{name}.wav')}<td>{bits}, "
-                f"{run['error']:.2f} dB</tr>"
+                f"{run['error']:.2f} dB over the test set</tr>"
             )
             data = base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
             shown.append(
