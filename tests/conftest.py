@@ -9,9 +9,6 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests import warm_python as warm_python_module
-from tests.tiny_recipe import copy_recipes
-
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -39,6 +36,8 @@ def golden_dir():
 @pytest.fixture
 def clone(tmp_path):
     """A copy of the recipes, of code and configurations; its path holds a space."""
+    from tests.tiny_recipe import copy_recipes
+
     return copy_recipes(tmp_path / "a clone")
 
 
@@ -51,6 +50,7 @@ def warm_python(tmp_path_factory):
     import espnet_adastride.bin.asr_inference_ctc  # noqa: F401
     import espnet_adastride.bin.pack_model  # noqa: F401
     import espnet_adastride.plugin  # noqa: F401
+    from tests import warm_python as warm_python_module
 
     with tempfile.TemporaryDirectory() as name:  # a socket's name must be short
         with warm_python_module.serving(Path(name)) as command:
