@@ -48,7 +48,7 @@ from espnet_adastride.downsampling.stages import (
 )
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.files import write_text
-from espnet_adastride.recipe.training import flatten, read_config
+from espnet_adastride.recipe.training import read_config, refuse_changes
 from espnet_adastride.resnet import ResNet
 
 RESULT = "result.json"
@@ -600,14 +600,7 @@ def claim_experiment(folder, options: Options, clips: List[Clip]) -> None:
         if not path.is_file() or not started:
             write_text(path, yaml.safe_dump(config, sort_keys=False))
             return
-        before, after = flatten(read_config(path)), flatten(config)
-        for word in sorted({*before, *after}):
-            if before.get(word) != after.get(word):
-                raise RecipeError(
-                    f"{folder} holds runs of another configuration: {word} was "
-                    f"{before.get(word)}, is {after.get(word)}; give this one another "
-                    f"--exp, or remove {folder}"
-                )
+        refuse_changes(path, config, "runs")
 
 
 def train_all(

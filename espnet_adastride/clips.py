@@ -277,29 +277,26 @@ def _leave_one_out(clips, seed):
 
 
 def _folds(clips, seed):
-    without = [clip for clip in clips if not clip.fold]
-    if without:
-        raise RecipeError(
-            f"data.split: folds, but {without[0].path} has no fold"
-            f"{_and_more(len(without))}"
-        )
-    _refuse_divided_groups(clips, [clip.fold for clip in clips], "folds")
-    return _in_turn([clip.fold for clip in clips], seed)
+    folds = _own(clips, "fold", "folds")
+    _refuse_divided_groups(clips, folds, "folds")
+    return _in_turn(folds, seed)
 
 
 def _given(clips, seed):
-    without = [clip for clip in clips if not clip.part]
+    parts = _own(clips, "part", "given", "; fill the column part")
+    _refuse_divided_groups(clips, parts, "parts")
+    return parts
+
+
+def _own(clips, column: str, split: str, mend: str = "") -> List[str]:
+    """Return what the corpus itself says of every clip; refuse one it is silent on."""
+    without = [clip for clip in clips if not getattr(clip, column)]
     if without:
+        others = f", nor have {len(without) - 1} others" if len(without) > 1 else ""
         raise RecipeError(
-            f"data.split: given, but {without[0].path} has no part"
-            f"{_and_more(len(without))}; fill the column part"
+            f"data.split: {split}, but {without[0].path} has no {column}{others}{mend}"
         )
-    _refuse_divided_groups(clips, [clip.part for clip in clips], "parts")
-    return [clip.part for clip in clips]
-
-
-def _and_more(number: int) -> str:
-    return f", nor have {number - 1} others" if number > 1 else ""
+    return [getattr(clip, column) for clip in clips]
 
 
 def _refuse_divided_groups(clips, where, kind):

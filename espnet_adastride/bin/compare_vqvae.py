@@ -18,7 +18,6 @@ A run is a method, a rate and a seed, a training of ESPnet's. Finished runs
 
 import argparse
 import contextlib
-import fcntl
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -32,12 +31,12 @@ from pathlib import Path
 import torch
 import yaml
 
-from espnet_adastride.classification import parse_method
+from espnet_adastride.classification import locked, parse_method
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
 from espnet_adastride.recipe.files import write_text
 from espnet_adastride.recipe.jobs import describe_failure, die_with_parent
 from espnet_adastride.recipe.quiet import quiet_imports
-from espnet_adastride.recipe.training import flatten, merge_configs, read_config
+from espnet_adastride.recipe.training import merge_configs, read_config, refuse_changes
 from espnet_adastride.recordings import find_recordings, prepare_recordings, read_set
 
 RESULT = "result.json"
@@ -149,14 +148,7 @@ def claim_run(folder, config):
     if path.is_file() and any(
         (Path(folder) / name).exists() for name in ("checkpoint.pth", RESULT)
     ):
-        before, after = flatten(read_config(path)), flatten(config)
-        for word in sorted({*before, *after}):
-            if before.get(word) != after.get(word):
-                raise RecipeError(
-                    f"{folder} holds a run of another configuration: {word} was "
-                    f"{before.get(word)}, is {after.get(word)}; give this one another "
-                    f"--exp, or remove {folder}"
-                )
+        refuse_changes(path, config, "a run")
     write_text(path, yaml.safe_dump(config, sort_keys=False))
 
 
@@ -229,15 +221,12 @@ def alone(folder):
     Raises:
         RecipeError: another process has it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with locked(folder / ".lock", wait=False) as free:
+        if not free:
             raise RecipeError(
                 f"{folder}: another process is at it; wait for it, or give another "
                 "--exp"
-            ) from None
+            )
         yield
 
 

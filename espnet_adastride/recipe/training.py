@@ -76,6 +76,28 @@ def flatten(config: object, prefix: str = "") -> Dict[str, str]:
     return flat
 
 
+def refuse_changes(path: PathLike, config: object, holds: str) -> None:
+    """Refuse a configuration that is not the one a folder's runs were started with.
+
+    Args:
+        path: the file in the folder that the earlier configuration was written to.
+        config: the one of now.
+        holds: what the folder has, ``runs`` or ``a run``, for the message.
+
+    Raises:
+        RecipeError: naming the first word that was changed, and the mend.
+    """
+    folder = Path(path).parent
+    before, after = flatten(read_config(path)), flatten(config)
+    for word in sorted({*before, *after}):
+        if before.get(word) != after.get(word):
+            raise RecipeError(
+                f"{folder} holds {holds} of another configuration: {word} was "
+                f"{before.get(word)}, is {after.get(word)}; give this one another "
+                f"--exp, or remove {folder}"
+            )
+
+
 def read_options(words: List[str]) -> Dict[str, str]:
     """Read command-line options as ESPnet takes them.
 
