@@ -18,6 +18,7 @@ intervals do: where the two disagree, believe the wider one. Of a handful of gro
 interval can be believed; the notes below the table say how many there are.
 """
 
+import inspect
 import json
 import math
 from pathlib import Path
@@ -29,7 +30,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from espnet_adastride.comparison import holm
-from espnet_adastride.downsampling.registry import unknown_word
+from espnet_adastride.downsampling.registry import (
+    available_downsamplers,
+    downsampler_class,
+    unknown_word,
+)
 from espnet_adastride.recipe.errors import RecipeError
 
 LEVEL = 0.05
@@ -315,19 +320,34 @@ def option_curve(rows: Sequence[Row], option: str) -> Dict[str, List]:
     """Return the rows in which one option was varied: {method: [(value, row), ...]}.
 
     A row belongs to it whose word is ``METHOD:OPTION=VALUE`` with a number and nothing
-    else; a method is kept if there are two values at least.
+    else, and the row of ``METHOD`` alone, with the value that it has by default, unless
+    that value was trained by name. A method is kept if there are two values at least.
     """
-    curves: Dict[str, List] = {}
+    curves: Dict[str, Dict[float, Row]] = {}
     for row in rows:
         method, _, rest = row.method.partition(":")
         word, _, value = rest.partition("=")
         if word != option:
             continue
         try:
-            curves.setdefault(method, []).append((float(value), row))
+            curves.setdefault(method, {})[float(value)] = row
         except ValueError:  # several options, or a word
             continue
-    return {m: sorted(c, key=lambda p: p[0]) for m, c in curves.items() if len(c) > 1}
+    for row in rows:
+        default = _default_value(row.method, option)
+        if row.method in curves and default is not None:
+            curves[row.method].setdefault(default, row)
+    return {method: sorted(c.items()) for method, c in curves.items() if len(c) > 1}
+
+
+def _default_value(method: str, option: str) -> Optional[float]:
+    """Return the number that an option of a method is by default; None: it is none."""
+    if method not in available_downsamplers():
+        return None
+    kind = downsampler_class(method)
+    parameter = inspect.signature(kind).parameters.get(option)
+    value = kind.training_defaults.get(option, parameter and parameter.default)
+    return float(value) if type(value) in (int, float) else None
 
 
 def choose_option(rows: Sequence[Row], option: str) -> Dict[str, Row]:
@@ -380,6 +400,66 @@ def format_data_sets(
         "within the data set.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def plot_data_sets(tables: Dict[str, Sequence[Row]], reference: str) -> Figure:
+    """Draw every method's difference to the reference, a panel for each data set.
+
+    Dots are means over the clips, bars the bootstrap intervals over the groups; filled:
+    different after Holm's correction. Options' variants are left out; methods are in
+    the order of their mean difference over the data sets.
+
+    Args:
+        tables: {data set: rows of :func:`compare`}.
+        reference: the method that they were compared with.
+
+    Returns:
+        A figure for ``plotting.save_figure``.
+
+    Raises:
+        RecipeError: no data set has a method beside the reference.
+    """
+    found: Dict[str, Dict[str, Row]] = {}
+    for data_set, rows in tables.items():
+        for row in rows:
+            if ":" not in row.method and row.comparison is not None:
+                found.setdefault(row.method, {})[data_set] = row
+    if not found:
+        raise RecipeError(f"no method was compared with {reference}")
+    mean = {
+        method: np.mean([row.comparison.difference for row in own.values()])
+        for method, own in found.items()
+    }
+    methods = sorted(found, key=mean.get)
+    with matplotlib.rc_context({"font.size": 10}):
+        size = (3.0 * len(tables) + 1.2, 1.1 + 0.27 * len(methods))
+        figure = Figure(figsize=size, facecolor="white", layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
+        for axes, data_set in zip(panels, tables):
+            axes.axvline(0.0, color="0.55", lw=1.2)
+            for place, method in enumerate(methods):
+                row = found[method].get(data_set)
+                if row is None:
+                    continue
+                low, high = row.comparison.interval
+                colour = "C1" if method.startswith("adastride") else "C0"
+                axes.plot([low, high], [place, place], color=colour, lw=1.6)
+                axes.plot(
+                    row.comparison.difference,
+                    place,
+                    marker="o",
+                    color=colour,
+                    fillstyle="full" if row.comparison.p_holm < LEVEL else "none",
+                    markerfacecoloralt="white",
+                )
+            axes.set_title(data_set, size=10)
+            axes.grid(axis="x", color="0.9", lw=0.7)
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right"]].set_visible(False)
+        panels[0].set_yticks(range(len(methods)), methods)
+        figure.supxlabel(f"accuracy, points above {reference}", size=10)
+    return figure
 
 
 def _starred(row: Row) -> str:

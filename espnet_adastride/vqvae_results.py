@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Dict, List, Sequence
 
+import matplotlib
 import numpy as np
 import soundfile
 import torch
@@ -374,6 +375,58 @@ def format_table(
         *_differences(cells, order, reference, resamples),
     ]
     return "\n".join(lines) + "\n"
+
+
+def plot_bits(runs: List[Dict[str, Any]]) -> Figure:
+    """Draw error over bits a second, a line for each method.
+
+    Marks are means over seeds, bars the lowest and the highest seed, numbers the rates.
+    Where the decoder must be told durations, these bits count, and a dotted line shows
+    what the tokens alone would be.
+
+    Returns:
+        A figure for ``save_figure``.
+    """
+    cells: Dict[str, Dict[float, List[Dict[str, Any]]]] = {}
+    for run in runs:
+        cells.setdefault(run["method"], {}).setdefault(run["rate"], []).append(run)
+    with matplotlib.rc_context({"font.size": 10}):
+        figure = Figure(figsize=(6.6, 4.4), facecolor="white", layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        for number, (method, rates) in enumerate(sorted(cells.items())):
+            style = {"color": f"C{number}", "marker": "osD^vP"[number % 6]}
+            errors = [[run["error"] for run in own] for own in rates.values()]
+            centre = np.array([mean(own) for own in errors])
+            reach = np.abs(np.array([[min(e), max(e)] for e in errors]).T - centre)
+            tokens = [mean(run["bits"] for run in own) for own in rates.values()]
+            side = [mean(run["side_bits"] for run in own) for own in rates.values()]
+            together = np.add(tokens, side)
+            axes.errorbar(together, centre, reach, capsize=3, label=method, **style)
+            if max(side) > 0:
+                alone = {**style, "marker": "", "ls": ":", "lw": 1.2}
+                axes.plot(tokens, centre, **alone)
+            for rate, x, y in zip(rates, together, centre):
+                axes.annotate(
+                    f"{rate:g}x",
+                    (x, y),
+                    xytext=(5, 5),
+                    textcoords="offset points",
+                    size=8,
+                    color=style["color"],
+                )
+        axes.set_xscale("log")
+        low, high = axes.get_xlim()
+        ticks = [tick for tick in 25 * 2 ** np.arange(10) if low <= tick <= high]
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel("bits a second; dotted: tokens without durations")
+        axes.set_ylabel("error of log-mels, dB")
+        axes.grid(color="0.9", lw=0.7)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    return figure
 
 
 def _differences(cells, order, reference, resamples) -> List[str]:

@@ -37,6 +37,7 @@ from espnet_adastride.classification_results import (
     group_interval,
     holm,
     option_curve,
+    plot_data_sets,
     plot_option,
     read_runs,
     sign_test,
@@ -486,6 +487,42 @@ def test_an_option_is_chosen_by_the_validation_clips():
     assert line in table
 
 
+def test_an_option_trained_by_name_goes_before_the_default():
+    words = ("adastride", "adastride:sigma_square=5", "adastride:sigma_square=2")
+    rows = compare(fake_runs({word: {0: "1100"} for word in words}), "none")
+    (points,) = option_curve(rows, "sigma_square").values()
+    assert [(v, row.method) for v, row in points] == [(2.0, words[2]), (5.0, words[1])]
+
+
+def test_the_picture_of_the_data_sets():
+    answers = {"strided_conv": "1" * 8 + "00", "adastride": "1" * 10}
+    answers.update({"avg_pool": "0" * 10, "adastride:sigma_square=2": "0" * 10})
+    digits = compare(fake_runs({k: {0: v} for k, v in answers.items()}), "strided_conv")
+    del answers["avg_pool"]
+    sounds = compare(fake_runs({k: {0: v} for k, v in answers.items()}), "strided_conv")
+    tables = {"digits": digits, "sounds": sounds}
+    figure = plot_data_sets(tables, "strided_conv")
+    left, right = figure.axes
+    assert [text.get_text() for text in left.get_yticklabels()] == [
+        *("avg_pool", "adastride")
+    ]
+    dots = {}
+    for axes in figure.axes:
+        dots[axes.get_title()] = {
+            (float(line.get_ydata()[0]), float(line.get_xdata()[0])): (
+                line.get_fillstyle()
+            )
+            for line in axes.lines
+            if line.get_marker() == "o"
+        }
+    # 8 clips worse, none better: p 0.008; corrected for three methods 0.023
+    assert dots["digits"] == {(0.0, -80.0): "full", (1.0, 20.0): "none"}
+    assert dots["sounds"] == {(1.0, 20.0): "none"}
+    alone = compare(fake_runs({"adastride": {0: "10"}}), "strided_conv")
+    with pytest.raises(RecipeError, match="was compared with strided_conv"):
+        plot_data_sets({"digits": alone}, "strided_conv")
+
+
 def test_a_table_without_the_reference_compares_nothing():
     runs = fake_runs({"better": {0: "1111111110", 1: "1111111110"}})
     alone = format_table(compare(runs, "none"), runs, "none")
@@ -510,13 +547,14 @@ def test_a_curve_over_an_option():
     rows = compare(runs, "strided_conv")
     (method, points), *rest = option_curve(rows, "sigma_square").items()
     assert method == "adastride" and not rest  # adastride_f has one value
-    assert [value for value, _ in points] == [0.5, 20.0]
+    assert [value for value, _ in points] == [0.5, 5.0, 20.0]
+    assert points[1][1].method == "adastride"  # 5 is what it has by default
     axes = plot_option(rows, "sigma_square", "strided_conv").axes[0]
     lines = {line.get_label(): line for line in axes.lines}
     means = lines["strided_conv, 95 % interval"].get_ydata()
     assert set(means) == {60.0} and axes.get_xscale() == "log"
-    curve = next(line for line in axes.lines if list(line.get_xdata()) == [0.5, 20.0])
-    assert list(curve.get_ydata()) == [20.0, 60.0]
+    curve = next(line for line in axes.lines if list(line.get_xdata()) == [0.5, 5, 20])
+    assert list(curve.get_ydata()) == [20.0, 60.0, 60.0]
     seeds = [line for line in axes.lines if list(line.get_xdata()) == [0.5, 0.5]]
     assert list(seeds[0].get_ydata()) == [10.0, 30.0]
     with pytest.raises(RecipeError, match="sigma: no method has finished runs"):

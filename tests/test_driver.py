@@ -16,6 +16,8 @@ import pytest
 import soundfile
 import yaml
 
+from tests.tiny_recipe import LM_CONFIG
+
 ROOT = Path(__file__).resolve().parents[1]
 SETS = ["--train_set", "train", "--valid_set", "dev", "--test_sets", "test"]
 
@@ -42,19 +44,6 @@ best_model_criterion: [[valid, cer_ctc, min]]
 optim_conf: {{lr: 0.002}}
 """
 
-LM_CONFIG = """\
-lm: seq_rnn
-lm_conf: {rnn_type: lstm, unit: 16, nlayers: 1}
-batch_type: folded
-batch_size: 8
-num_workers: 0
-max_epoch: 2
-keep_nbest_models: 1
-best_model_criterion: [[valid, loss, min]]
-optim: adam
-optim_conf: {lr: 0.01}
-"""
-
 
 @pytest.fixture
 def recipe(clone):
@@ -64,10 +53,10 @@ def recipe(clone):
     return folder
 
 
-def run(folder, *options, script="../asr.sh", **settings):
+def run(folder, *options, script="../asr.sh", python=sys.executable, **settings):
     """Run a driver; return its status, standard output and standard error."""
     done = subprocess.run(
-        ["bash", str(script), "--python", sys.executable, *map(str, options)],
+        ["bash", str(script), "--python", str(python), *map(str, options)],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -264,7 +253,7 @@ def test_missing_corpus_and_missing_parts_end_in_one_line(recipe, tmp_path):
 
 # ------------------------------------------------------------------ end to end
 @pytest.mark.e2e
-def test_all_stages_on_a_handful_of_utterances(recipe, tmp_path):
+def test_all_stages_on_a_handful_of_utterances(recipe, tmp_path, warm_python):
     pytest.importorskip("espeakng_loader")
     folder = recipe.parent / "mini_espeak"
     (tmp_path / "tiny.yaml").write_text(CONFIG.format(input_layer="adastride"))
@@ -340,6 +329,7 @@ def test_all_stages_on_a_handful_of_utterances(recipe, tmp_path):
     assert sorted(map(str.split, again)) == sorted(map(str.split, before))
 
     # once more: everything is found done; an experiment with other options is refused
+    common["python"] = warm_python  # from here on ESPnet is not imported every time
     model = (exp / "valid.cer_ctc.ave.pth").resolve().stat().st_mtime_ns
     status, text, errors = run(tmp_path, *options, *greedy, **common)
     assert status == 0, text + errors

@@ -23,7 +23,13 @@ from espnet_adastride.vqvae import (
     perplexity,
     with_coded_positions,
 )
-from espnet_adastride.vqvae_results import entropy, format_table, measure, page
+from espnet_adastride.vqvae_results import (
+    entropy,
+    format_table,
+    measure,
+    page,
+    plot_bits,
+)
 
 LENGTHS = torch.tensor([41, 30, 1])
 METHODS = [*available_downsamplers(), ("strided_conv", "adastride")]
@@ -359,6 +365,24 @@ def test_the_table_counts_side_information_and_pairs():
     assert "better" in table
     alone = format_table(runs[:2], "strided_conv", resamples=200)
     assert "No rate has both `strided_conv` and another" in alone
+
+
+def test_the_picture_adds_side_information_to_the_bits():
+    runs = [run("strided_conv", s, [5.0 + s]) for s in (0, 1)]
+    runs += [run("adastride_f", 0, [4.0], side=40.0)]
+    (axes,) = plot_bits(runs).axes
+    points = {}
+    for line in axes.lines:
+        x, y = float(line.get_xdata()[0]), float(line.get_ydata()[0])
+        points.setdefault(line.get_linestyle(), set()).add((x, y))
+    assert points["-"] >= {(152.5, 4.0), (112.5, 5.5)} and points[":"] == {(112.5, 4.0)}
+    (bars,) = [
+        c.get_segments()[0].tolist()
+        for c in axes.collections
+        if c.get_segments()[0][0][0] == 112.5
+    ]
+    assert bars == [[112.5, 5.0], [112.5, 6.0]]  # lowest and highest seed
+    assert [text.get_text() for text in axes.texts] == ["8x", "8x"]
 
 
 def test_the_page_escapes_and_needs_nothing_else(tmp_path):

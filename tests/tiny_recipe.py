@@ -35,6 +35,18 @@ best_model_criterion: [[valid, acc, max]]
 optim: adam
 optim_conf: {lr: 0.01}
 """
+LM_CONFIG = """\
+lm: seq_rnn
+lm_conf: {rnn_type: lstm, unit: 16, nlayers: 1}
+batch_type: folded
+batch_size: 8
+num_workers: 0
+max_epoch: 2
+keep_nbest_models: 1
+best_model_criterion: [[valid, loss, min]]
+optim: adam
+optim_conf: {lr: 0.01}
+"""
 
 
 def copy_recipes(repo):

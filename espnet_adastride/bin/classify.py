@@ -20,8 +20,8 @@ sigma_square`` also ``EXP/sigma_square.png``, accuracy over the option's values.
     python -m espnet_adastride.bin.classify --train false --curve sigma_square \
         --exp exp/speech_commands --beside ../fsdd/exp/fsdd ../esc10/exp/esc10
 
-also prints methods x data sets, and with the option's value chosen for each by its
-validation clips.
+also prints methods x data sets, with the option's value chosen for each by its
+validation clips, and draws them: ``EXP/data_sets.png``.
 """
 
 import argparse
@@ -48,6 +48,7 @@ from espnet_adastride.classification_results import (
     format_data_sets,
     format_table,
     plot_confusion,
+    plot_data_sets,
     plot_option,
     read_runs,
 )
@@ -223,6 +224,9 @@ def report(args, methods, seeds):
         if len(tables) != 1 + len(args.beside):
             raise RecipeError("--beside: two experiments' folders have the same name")
         print("\n" + format_data_sets(tables, args.reference, args.curve or ""))
+        picture = Path(args.exp) / "data_sets.png"
+        save_figure(plot_data_sets(tables, args.reference), picture)
+        print(f"Methods on the data sets: {picture}")
     missing = sum(seed not in runs.get(m.word, {}) for m in methods for seed in seeds)
     if args.train and missing:
         print(f"{missing} runs are not finished: another process is at them")

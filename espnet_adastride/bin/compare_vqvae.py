@@ -364,8 +364,9 @@ def train(args, methods, rates, seeds):
 
 
 def report(args):
-    """Write and print the table, and write the listening page (the lowest seed's)."""
-    from espnet_adastride.vqvae_results import format_table, page, read_runs
+    """Write table and picture, and the listening page (of the lowest seeds)."""
+    from espnet_adastride.plotting import save_figure
+    from espnet_adastride.vqvae_results import format_table, page, plot_bits, read_runs
 
     exp = Path(args.exp)
     runs = read_runs(exp)
@@ -377,7 +378,9 @@ def report(args):
     shown = sorted(first.values(), key=lambda r: (r["rate"], r["method"]))
     folders = [run["folder"] / "listen" for run in shown]
     write_text(exp / "listen.html", page(shown, folders))
+    save_figure(plot_bits(runs), exp / "bits.png")
     print(f"\n{table}\nTo listen to: {exp / 'listen.html'}")
+    print(f"Error over bits a second: {exp / 'bits.png'}")
 
 
 def _say(line):

@@ -17,20 +17,30 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_recipe import CONFIG, SETS, copy_recipes, write_corpus
+from tests.tiny_recipe import CONFIG, LM_CONFIG, SETS, copy_recipes, write_corpus
 from tests.warm_python import wait_idle
 
 EXP = Path("exp/asr_tiny")
+LM_EXP = Path("exp/lm_tiny")
 DECODED = EXP / "inference" / "test_x"
+SUBSETS = ("train", "valid")
 STAGES = {  # what each makes
     1: ["data/train_x", "data/dev_x", "data/test_x"],
+    2: ["data/train_x_sp"],
     3: ["dump/raw/org", "dump/raw/test_x"],
     4: ["dump/raw/train_x", "dump/raw/dev_x"],
     5: ["data/en_token_list"],
-    10: ["exp/asr_stats_raw_en_char/train", "exp/asr_stats_raw_en_char/valid"],
+    6: ["dump/raw/lm_train.txt", *(f"exp/lm_stats_en_char/{s}" for s in SUBSETS)],
+    8: [LM_EXP / "perplexity_test" / name for name in ("ppl", "utt2ppl")],
+    10: [f"exp/asr_stats_raw_en_char/{s}" for s in SUBSETS],
     12: [DECODED / name for name in ("text", "token", "token_int")],
     13: [DECODED / f"score_{kind}" for kind in ("wer", "cer")],
     14: [EXP / "asr_tiny_valid.acc.ave.zip"],
+}
+LM = ("--use_lm", "true", "--lm_config", "tiny_lm.yaml", "--lm_tag", "tiny")
+OPTIONS = {  # that one stage alone is given
+    2: ("--speed_perturb_factors", "0.9 1.0 1.1"),
+    **{stage: LM for stage in (6, 7, 8)},
 }
 pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /proc")
 
@@ -42,6 +52,7 @@ class Recipe:
         repo = copy_recipes(folder / "a clone")
         self.folder, self.python = repo / "egs" / "librispeech_100", python
         (self.folder / "tiny.yaml").write_text(CONFIG)
+        (self.folder / "tiny_lm.yaml").write_text(LM_CONFIG)
         self.environment = {
             **os.environ,
             "LIBRISPEECH": str(corpus),
@@ -119,7 +130,7 @@ class Recipe:
 
 
 def only(stage):
-    return "--stage", str(stage), "--stop_stage", str(stage)
+    return "--stage", str(stage), "--stop_stage", str(stage), *OPTIONS.get(stage, ())
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +143,7 @@ def undisturbed(tmp_path_factory, corpus, warm_python):
     """A recipe that has run all stages, and how long each took."""
     recipe = Recipe(tmp_path_factory.mktemp("undisturbed"), corpus, warm_python)
     seconds = {}
-    for stage in sorted([*STAGES, 11]):
+    for stage in sorted([*STAGES, 7, 11]):
         start = time.monotonic()
         recipe.run(*only(stage))
         seconds[stage] = time.monotonic() - start
@@ -149,7 +160,12 @@ def test_stages_killed_at_random_moments(undisturbed, killed):
     reference, seconds = undisturbed
     drawn = random.Random(2026)
     for stage, names in STAGES.items():
-        if stage == 12:  # with the same model: training is not exact to the last bit
+        if stage == 8:  # with the same model: training is not exact to the last bit
+            shutil.copytree(
+                reference.folder / LM_EXP, killed.folder / LM_EXP, symlinks=True
+            )
+            shutil.rmtree(killed.folder / LM_EXP / "perplexity_test")
+        if stage == 12:
             model = shutil.copytree(
                 reference.folder / EXP, killed.folder / EXP, symlinks=True
             )
@@ -189,27 +205,26 @@ def rank(recipe, number):
     raise AssertionError(f"there is no rank {number}")
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_killed_training_goes_on_from_its_last_epoch(undisturbed, processes):
+@pytest.mark.parametrize("task, processes", [("asr", 1), ("asr", 2), ("lm", 1)])
+def test_a_killed_training_goes_on_from_its_last_epoch(undisturbed, task, processes):
     """Also if one of two processes is killed; a second run is refused meanwhile."""
     recipe, _ = undisturbed
     name = f"killed{processes}"
-    exp, log = (
-        recipe.folder / f"exp/asr_{name}",
-        recipe.folder / f"exp/asr_{name}/train.log",
-    )
-    options = [*only(11), "--asr_tag", name, "--cpu_processes", str(processes)]
-    process = recipe.start(*options, "--asr_args", "--max_epoch 1000")
+    exp, best = recipe.folder / f"exp/{task}_{name}", {"asr": "acc", "lm": "loss"}[task]
+    log = exp / "train.log"
+    options = [*only({"asr": 11, "lm": 7}[task]), f"--{task}_tag", name]
+    options += ["--cpu_processes", str(processes), f"--{task}_args"]
+    process = recipe.start(*options, "--max_epoch 1000")
     deadline = time.monotonic() + 300
     while len(epochs_of(log)) < 2 or not (exp / "checkpoint.pth").exists():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     if processes == 1:
-        second = recipe.start(*options, "--asr_args", "--max_epoch 1000")
+        second = recipe.start(*options, "--max_epoch 1000")
         text, _ = second.communicate()
         assert second.returncode == 1
         (line,) = [line for line in text.splitlines() if line.startswith("error:")]
-        assert f"another driver works in exp/asr_{name} (process " in line
+        assert f"another driver works in exp/{task}_{name} (process " in line
         assert process.poll() is None
         recipe.kill(process)
     else:
@@ -226,9 +241,10 @@ def test_a_killed_training_goes_on_from_its_last_epoch(undisturbed, processes):
 
     done = epochs_of(log)
     last = len(done) + 2
-    text = recipe.run(*options, "--asr_args", f"--max_epoch {last}")
+    text = recipe.run(*options, f"--max_epoch {last}")
     assert "going on from the last finished epoch" in text
     again = epochs_of(log)
     # the last report may be of an epoch whose checkpoint was not written any more
     assert again in (list(range(last - 1, last + 1)), list(range(last - 2, last + 1)))
-    assert (exp / "valid.acc.ave.pth").exists() and (exp / f"{last}epoch.pth").exists()
+    assert (exp / f"valid.{best}.ave.pth").exists()
+    assert (exp / f"{last}epoch.pth").exists()
