@@ -189,6 +189,11 @@ find_config inference_config
 
 if [ -x "${python}" ]; then python_cmd=("${python}"); else read -ra python_cmd <<<"${python}"; fi
 command -v "${python_cmd[0]}" >/dev/null || die "--python ${python}: cannot be run"
+if [ -n "${cuda_cmd}" ]; then
+    command -v "${cuda_cmd%% *}" >/dev/null ||
+        die "--cuda_cmd ${cuda_cmd}: ${cuda_cmd%% *} is not found; ESPnet's and Kaldi's" \
+            "slurm.pl, queue.pl ... lie in their utils/: put that on the PATH"
+fi
 set -f  # split at spaces, no file name patterns
 # shellcheck disable=SC2206
 asr_words=(${asr_args}) lm_words=(${lm_args}) inference_words=(${inference_args})

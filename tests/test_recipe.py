@@ -309,6 +309,18 @@ HOST = "[host] 2026-01-01 10:00:00,000 (trainer:394) INFO: "
             "jobs); the same command goes on from what is done, a training from its "
             "last finished epoch",
         ),
+        (
+            "srun: error: n2: task 1: Killed\n[rank0]: RuntimeError: closed by peer\n"
+            "srun: error: n1: task 0: Exited with exit code 1\n",
+            "rank 1 on n2 was ended by SIGKILL (out of memory? then smaller batches, "
+            "fewer jobs); the same command goes on from what is done, a training from "
+            "its last finished epoch",
+        ),
+        (
+            "/opt/slurm.pl: Command line option name not described in conf/slurm.conf\n"
+            "Traceback (most recent call last):\n  File x\nRuntimeError\n",
+            "/opt/slurm.pl: Command line option name not described in conf/slurm.conf",
+        ),
         ("", "the log is empty"),
     ],
 )

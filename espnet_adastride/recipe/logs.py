@@ -12,15 +12,18 @@ _EXCEPTION = re.compile(
     r"^(?:\w+\.)*\w*(?:Error|Exception|Violation|Interrupt|Exit)\b(?::|$)"
 )
 _USAGE_ERROR = re.compile(r"^\S+(?: \S+)?: error: ")
-_PLAIN_ERROR = re.compile(r"^(?:error|Error|ERROR): ")
-# Exceptions that only report that another process failed.
+# Also "slurm.pl: ...", "/usr/bin/queue.pl: ...".
+_PLAIN_ERROR = re.compile(r"^(?:error|Error|ERROR|\S*\b(?:slurm|queue|pbs|run)\.pl): ")
+# Exceptions that only report that another process failed; launch's has no words.
 _MESSENGER = re.compile(
     r"^(?:\w+\.)*(?:ProcessExitedException|ChildFailedError|CalledProcessError)\b"
+    r"|^RuntimeError:?\s*$|^\S*\.pl: job failed with status"
 )
 # What cannot belong to the message above it: a traceback, a log line.
 _NEXT = re.compile(r"^(?:\s*$|Traceback |During handling|[WIE]\d{4} |\[\S+\] \d{4}-)")
 _MAX_LENGTH = 600
-# How torchrun and torch.multiprocessing.spawn report a process that a signal ended.
+# How torchrun, torch.multiprocessing.spawn and Slurm report a process that a signal
+# ended.
 _KILLED = (
     re.compile(
         r"^ *rank +: (?P<rank>\d+).*(?:\n.*){2}"
@@ -29,6 +32,10 @@ _KILLED = (
         re.M,
     ),
     re.compile(r"\bprocess (?P<rank>\d+) terminated with signal (?P<signal>SIG\w+)"),
+    re.compile(
+        r"^srun: error: (?P<node>\S+): task (?P<rank>\d+): (?:Killed|Out Of Memory)",
+        re.M,
+    ),
 )
 
 
@@ -40,12 +47,12 @@ def killed_rank(text: str) -> str:
     """
     for pattern in _KILLED:
         for found in pattern.finditer(text):
-            words = found.groupdict()
+            words = {"signal": "SIGKILL", **found.groupdict()}
             if words["signal"] != "SIGTERM":
-                pid = f", process {words['pid']}," if "pid" in words else ""
-                return (
-                    f"rank {words['rank']}{pid} was {describe_signal(words['signal'])}"
-                )
+                where = f", process {words['pid']}," if "pid" in words else ""
+                where += f" on {words['node']}" if "node" in words else ""
+                ended = describe_signal(words["signal"])
+                return f"rank {words['rank']}{where} was {ended}"
     return ""
 
 

@@ -48,8 +48,8 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="reads /
 class Recipe:
     """A folder of the librispeech_100 recipe, and its driver."""
 
-    def __init__(self, folder, corpus, python):
-        repo = copy_recipes(folder / "a clone")
+    def __init__(self, folder, corpus, python, name="a clone"):
+        repo = copy_recipes(folder / name)
         self.folder, self.python = repo / "egs" / "librispeech_100", python
         (self.folder / "tiny.yaml").write_text(CONFIG)
         (self.folder / "tiny_lm.yaml").write_text(LM_CONFIG)
