@@ -1,4 +1,4 @@
-"""Stand-ins for what a cluster has: ``slurm.pl`` (Kaldi's, which ESPnet brings) and Slurm.
+"""Stand-ins for a cluster: Kaldi's ``slurm.pl`` (which ESPnet brings), and Slurm.
 
 :func:`write_slurm_pl` makes a command that takes what slurm.pl takes and reads its
 ``slurm.conf`` as it does: an option that the file does not describe is refused. It
