@@ -40,6 +40,7 @@ from espnet_adastride.classification_results import (
     plot_data_sets,
     plot_option,
     read_runs,
+    round_accuracies,
     sign_test,
 )
 from espnet_adastride.clips import find_clips, split_clips
@@ -326,6 +327,59 @@ def test_the_recipe_shares_the_runs_among_processes(corpus, config, tmp_path):
     for seed in (0, 1):
         assert f"avg_pool seed {seed}: finished, test accuracy" in done.stdout
     assert "| `avg_pool` |" in done.stdout and "not finished" not in done.stdout
+
+
+def write_tones(folder, recipe):
+    """Write tones in the layout of a corpus: three speakers, or three folds."""
+    random = np.random.default_rng(0)
+    names = {  # of the class, the speaker or fold, and a number
+        "fsdd": "recordings/{0}_s{1}_{2}.wav",
+        "esc10": "00{0} - class {0}/{1}-{1}{2}{0}-A.ogg",
+    }
+    for label, hertz in enumerate(TONES.values()):
+        for group in range(1, 4):
+            for number in range(6):
+                time = np.arange(int(8000 * random.uniform(0.3, 0.5))) / 8000
+                tone = np.sin(2 * np.pi * hertz * random.uniform(0.9, 1.1) * time)
+                wave = 0.1 * tone + 0.02 * random.standard_normal(len(time))
+                path = folder / names[recipe].format(label, group, number)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                soundfile.write(path, wave, 8000)
+    return folder
+
+
+@pytest.mark.parametrize("recipe", ["fsdd", "esc10"])
+def test_a_recipe_of_cross_validation(recipe, tmp_path):
+    """Its own configuration, small; every clip is tested once, by what has not
+    heard its speaker or fold."""
+    words = yaml.safe_load((ROOT / "conf" / f"train_{recipe}.yaml").read_text())
+    words["network"].update(width=8, strides=[2, 2, 2])
+    words["features"].update(sample_rate=8000, n_fft=512, hop_length=128, n_mels=20)
+    words["training"].update(epochs=10, batch_size=6, lr=0.01, decay=0.8)
+    words["training"].update(mask_mels=2, mask_frames=2)
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(words))
+    write_tones(tmp_path / "corpus", recipe)
+    exp = tmp_path / "exp"
+    command = ["bash", ROOT / "egs" / recipe / "run.sh", "--exp", exp, "--nj", "2"]
+    command += ["--config", tmp_path / "tiny.yaml", "--seeds", "0 1 2"]
+    done = subprocess.run(
+        [*command, "--methods", "strided_conv adastride"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHON": sys.executable, recipe.upper(): "corpus"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert "54 clips of 3 classes in " in done.stdout
+    for method in ("strided_conv", "adastride"):
+        runs = read_runs(exp)[method]
+        assert [run["round"] for run in runs.values()] == [0, 0, 0]
+        clips = [clip for run in runs.values() for clip in run["predictions"]]
+        assert len(clips) == len(set(clips)) == 54
+        assert round_accuracies(runs)[0] > 80, done.stdout
+    table = (exp / "RESULTS.md").read_text()
+    assert table in done.stdout and table.count("\n| `") == 2
+    assert (exp / "confusion_adastride.png").exists()
 
 
 def test_a_recipe_says_where_its_corpus_is_to_be_named(tmp_path):
