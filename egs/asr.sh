@@ -29,8 +29,11 @@ option() {  # NAME DEFAULT HELP...
 }
 section() { help_text+=$'\n'"$1"$'\n'; }
 
-default_python=python3
-[ ! -x "${root}/.venv/bin/python" ] || default_python=${root}/.venv/bin/python
+default_python=${PYTHON:-}
+if [ -z "${default_python}" ]; then
+    default_python=python3
+    [ ! -x "${root}/.venv/bin/python" ] || default_python=${root}/.venv/bin/python
+fi
 cpus=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 gpus=0
 ! nvidia-smi -L >/dev/null 2>&1 || gpus=1
@@ -51,7 +54,7 @@ option inference_nj "${cpus}" "Parallel jobs in decoding"
 option gpu_inference false "Decode on a GPU"
 option dumpdir dump "Folder for formatted data"
 option expdir exp "Folder for experiments"
-option python "${default_python}" "The python to use"
+option python "${default_python}" "The python to use; PYTHON= says it, too"
 option cuda_cmd "" "Job runner for several GPUs or nodes (slurm.pl ...); empty: our own"
 section "Data"
 option train_set "" "Training set (required)"

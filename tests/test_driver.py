@@ -118,6 +118,19 @@ def test_a_wrong_option_ends_in_one_line(recipe, options, words):
     assert not (recipe / "exp").exists()
 
 
+def test_the_python_is_taken_from_the_environment_too(recipe):
+    done = subprocess.run(
+        ["bash", "../asr.sh", *SETS],
+        cwd=recipe,
+        env={**os.environ, "PYTHON": "no-python"},
+        capture_output=True,
+        text=True,
+    )
+    assert one_line((done.returncode, done.stdout, done.stderr)) == (
+        "error: --python no-python: cannot be run"
+    )
+
+
 def test_help_lists_every_option_with_its_default(recipe):
     status, text, _ = run(recipe, "--help")
     assert status == 0
