@@ -47,13 +47,40 @@ from espnet_adastride.downsampling.rows import (
 DENSE_UP_TO = 128 * 64
 
 
-def bound_scores(scores: torch.Tensor, bound: Optional[float]) -> torch.Tensor:
-    """Return b tanh(a / b), which keeps scores within (-b, b); None leaves them alone.
+def bound_scores(
+    scores: torch.Tensor, lengths: torch.Tensor, bound: Optional[float]
+) -> torch.Tensor:
+    """Return b tanh((a - mean a) / b), within (-b, b); None leaves the scores alone.
 
     The published method has no bound. With one, no step can get more than exp(2 b)
     times the length of another, so that a few steps cannot take the whole segment.
+
+    The mean is the utterance's own, over the steps that :func:`position_steps` looks
+    at. Without it, a constant added to the scores, which must change nothing and which
+    no gradient holds back, would drive all of them to the same bound: uniform strides
+    that learn no more.
+
+    Args:
+        scores: (B, T), any floating dtype.
+        lengths: (B,) valid lengths n.
+        bound: b, or None.
+
+    Returns:
+        (B, T); float64 with a bound. What is in the padding means nothing.
     """
-    return scores if bound is None else bound * torch.tanh(scores / bound)
+    if bound is None:
+        return scores
+    scores = scores.to(torch.float64)
+    scores = scores.masked_fill(~_moving_steps(scores, lengths), 0.0)
+    number = (lengths - 1).clamp(min=1).unsqueeze(1)
+    mean = scores.sum(dim=1, keepdim=True) / number
+    return bound * torch.tanh((scores - mean) / bound)
+
+
+def _moving_steps(scores: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Return (B, T) booleans: all valid steps but the first, which stays at 0."""
+    steps = torch.arange(scores.size(1), device=scores.device).unsqueeze(0)
+    return (steps >= 1) & (steps < lengths.unsqueeze(1))
 
 
 def position_steps(
@@ -75,8 +102,7 @@ def position_steps(
         the last valid position. All zero where n <= 1 or m <= 1.
     """
     with torch.autocast(device_type=scores.device.type, enabled=False):
-        steps = torch.arange(scores.size(1), device=scores.device).unsqueeze(0)
-        moving = (steps >= 1) & (steps < lengths.unsqueeze(1))
+        moving = _moving_steps(scores, lengths)
         scores = scores.to(torch.float64).masked_fill(~moving, -torch.inf)
         # an utterance of one step has no softmax to take: give it one that is finite
         scores = scores.masked_fill((lengths <= 1).unsqueeze(1), 0.0)
@@ -238,8 +264,8 @@ class _AdaptiveStrides(Downsampler):
         size: D, the number of features.
         stride: overall rate, any real number >= 1.
         sigma_square: sharpness of the weights, > 0 (5.0 in the paper's code).
-        score_bound: keep scores within +-score_bound (:func:`bound_scores`); None is
-            the published, unbounded form.
+        score_bound: keep scores within +-score_bound of the utterance's mean
+            (:func:`bound_scores`); None is the published, unbounded form.
         score_rate: factor on what ``score`` gives. The weights start at 0, so that
             under Adam and its like this is the learning rate of the scores relative
             to the rest; 1 is the published form.
@@ -284,7 +310,7 @@ class _AdaptiveStrides(Downsampler):
 
     def place(self, scores, lengths, output_lengths):
         """Return the positions (B, T) of scores (B, T), bounded if asked for."""
-        scores = bound_scores(scores, self.score_bound)
+        scores = bound_scores(scores, lengths, self.score_bound)
         return position_steps(scores, lengths, output_lengths)
 
     def resample(self, x, score_weight, lengths, output_lengths):

@@ -24,6 +24,7 @@ from espnet_adastride.downsampling import (
     largest_stride,
     stride_entropy,
 )
+from espnet_adastride.downsampling.adastride import bound_scores
 from espnet_adastride.downsampling.rows import build_rows
 
 CASES = [
@@ -195,6 +196,29 @@ def test_score_bound_limits_the_strides():
     assert (jumps.amax(1) / jumps.amin(1) < math.exp(2.0) * 1.001).all()
     free = set_scores(AdaStride(4, 2), 5.0)(x, lengths_of(50, 50)).positions
     assert (free[:, 1:] - free[:, :-1]).max() > 10 * jumps.max()
+
+
+def test_a_constant_in_the_scores_changes_nothing():
+    """Bounded or not; otherwise scores that drift would end as uniform strides."""
+    lengths, slots = lengths_of(30, 17, 1, 0), lengths_of(15, 9, 1, 0)
+    scores = torch.randn(4, 30, dtype=torch.float64)
+
+    def positions_and_gradient(constant, bound):
+        shifted = (scores + constant).requires_grad_()
+        bounded = bound_scores(shifted, lengths, bound)
+        positions = position_steps(bounded, lengths, slots)
+        (gradient,) = torch.autograd.grad(positions.square().sum(), shifted)
+        return positions.detach(), gradient
+
+    for bound in (None, 1.0):
+        here, there = (positions_and_gradient(c, bound) for c in (0.0, 40.0))
+        torch.testing.assert_close(here, there, atol=1e-9, rtol=1e-9)
+        assert there[1][0].abs().max() > 0.1
+
+    # by hand: the first step does not count, nor does the padding
+    two = torch.tensor([[9.0, 1.0, 3.0, torch.nan]])
+    bounded = bound_scores(two, lengths_of(3), 2.0)[0, 1:3]
+    np.testing.assert_allclose(bounded, [-2 * math.tanh(0.5), 2 * math.tanh(0.5)])
 
 
 def test_empty_slots_of_adastride_f():
