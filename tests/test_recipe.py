@@ -334,7 +334,8 @@ def test_training_log_gives_one_line_an_epoch(tmp_path):
     log = logs.TrainingLog(path)
     assert log.new_lines() == []
     line = (
-        "{0}epoch results: [train] loss_ctc=9.1, loss=8.5, acc=0.2, loss_vp=0.031, "
+        "{0}epoch results: [train] loss_ctc=9.1, loss=8.5, loss_vp=0.031, "
+        "stride_entropy=0.987, acc=0.2, "
         "time=1 hour, 2 minutes and 3.5 seconds, total_count=9, [valid] loss=7.25, "
         "cer_ctc=0.5, acc=0.3, time=6.5 seconds, total_count=3, [att_plot] "
         "time=1 minute and 50 seconds, total_count=0\n"
@@ -347,7 +348,7 @@ def test_training_log_gives_one_line_an_epoch(tmp_path):
         file.flush()
         assert log.new_lines() == [
             "epoch 1/3, loss train 8.5 valid 7.25, valid acc 0.3, valid cer_ctc 0.5, "
-            "loss_vp 0.031, 1 h 04 min, ETA 2 h 08 min"
+            "loss_vp 0.031, stride_entropy 0.987, 1 h 04 min, ETA 2 h 08 min"
         ]
         assert log.new_lines() == []
     os.replace(path, tmp_path / "train.1.log")  # a resumed training: a new log

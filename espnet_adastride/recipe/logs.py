@@ -178,7 +178,8 @@ class TrainingLog:
         for key in ("acc", "cer_ctc"):
             if key in valid:
                 parts.append(f"valid {key} {valid[key]}")
-        for key in ("loss_vp",):
+        # the second is 1 where strides are uniform
+        for key in ("loss_vp", "stride_entropy"):
             if key in train:
                 parts.append(f"{key} {train[key]}")
         parts.append(format_span(span))
