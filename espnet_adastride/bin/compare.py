@@ -75,8 +75,8 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="'NAME=METHOD WORD=VALUE ...'",
         help="a method with other words of input_layer_conf or other options",
     )
-    parser.add_argument("--rates", nargs="+", type=float, default=[8.0])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--rates", nargs="+", default=["8"])
+    parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
     parser.add_argument("--baseline", default="strided_conv")
     parser.add_argument(
         "--asr_config", default=str(ROOT / "conf" / "train_digits.yaml")
@@ -211,14 +211,23 @@ def code_state() -> str:
         return ""
 
 
-def check_methods(args) -> None:
-    """Refuse words that are no method, before anything is trained.
+def read_lists(args) -> None:
+    """Split lists that were given as one word, and make numbers of rates and seeds.
 
     Raises:
-        RecipeError: With the choices.
+        RecipeError: A word that is no method, with the choices, or no number.
     """
     from espnet_adastride.downsampling import available_downsamplers
 
+    kinds = {"methods": str, "rates": float, "seeds": int}
+    for name, kind in kinds.items():
+        values = []
+        for word in " ".join(getattr(args, name)).split():
+            try:
+                values.append(kind(word))
+            except ValueError:
+                raise RecipeError(f"--{name} {word}: give numbers, e.g. 4 8") from None
+        setattr(args, name, values)
     choices = available_downsamplers()
     for name in args.methods:
         if name not in choices:
@@ -231,7 +240,7 @@ def main(cmd=None):
     for name in ("nj", "threads", "resamples"):
         if getattr(args, name) < 1:
             raise RecipeError(f"--{name} {getattr(args, name)}: give at least 1")
-    check_methods(args)
+    read_lists(args)
     systems = [method_system(m) for m in args.methods]
     systems += [read_variant(v) for v in args.variant]
     if args.baseline not in [s.name for s in systems]:
