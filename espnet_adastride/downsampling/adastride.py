@@ -50,15 +50,18 @@ DENSE_UP_TO = 128 * 64
 def bound_scores(
     scores: torch.Tensor, lengths: torch.Tensor, bound: Optional[float]
 ) -> torch.Tensor:
-    """Return b tanh((a - mean a) / b), within (-b, b); None leaves the scores alone.
+    """Return b tanh((a - mean a) / sqrt(b^2 + var a)); None leaves the scores alone.
 
-    The published method has no bound. With one, no step can get more than exp(2 b)
-    times the length of another, so that a few steps cannot take the whole segment.
+    The published method has no bound. With one, scores stay within (-b, b), and no step
+    can get more than exp(2 b) times the length of another, so that a few steps cannot
+    take the whole segment. Small scores are themselves, less their mean.
 
-    The mean is the utterance's own, over the steps that :func:`position_steps` looks
-    at. Without it, a constant added to the scores, which must change nothing and which
-    no gradient holds back, would drive all of them to the same bound: uniform strides
-    that learn no more.
+    Mean and variance are the utterance's own, over the steps that
+    :func:`position_steps` looks at. Without the mean, a constant added to the scores,
+    which must change nothing and which no gradient holds back, would drive all of them
+    to the same bound: uniform strides that learn no more. Without the variance, scores
+    that keep growing would end at one bound or the other: strides of two lengths, and
+    again no gradient.
 
     Args:
         scores: (B, T), any floating dtype.
@@ -70,11 +73,13 @@ def bound_scores(
     """
     if bound is None:
         return scores
-    scores = scores.to(torch.float64)
-    scores = scores.masked_fill(~_moving_steps(scores, lengths), 0.0)
+    moving = _moving_steps(scores, lengths)
     number = (lengths - 1).clamp(min=1).unsqueeze(1)
-    mean = scores.sum(dim=1, keepdim=True) / number
-    return bound * torch.tanh((scores - mean) / bound)
+    scores = scores.to(torch.float64).masked_fill(~moving, 0.0)
+    scores = scores - scores.sum(dim=1, keepdim=True) / number
+    scores = scores.masked_fill(~moving, 0.0)
+    variance = scores.square().sum(dim=1, keepdim=True) / number
+    return bound * torch.tanh(scores / torch.sqrt(bound**2 + variance))
 
 
 def _moving_steps(scores: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

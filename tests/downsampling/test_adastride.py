@@ -215,10 +215,34 @@ def test_a_constant_in_the_scores_changes_nothing():
         torch.testing.assert_close(here, there, atol=1e-9, rtol=1e-9)
         assert there[1][0].abs().max() > 0.1
 
-    # by hand: the first step does not count, nor does the padding
+    # by hand: the first step does not count, nor does the padding; variance 1
     two = torch.tensor([[9.0, 1.0, 3.0, torch.nan]])
     bounded = bound_scores(two, lengths_of(3), 2.0)[0, 1:3]
-    np.testing.assert_allclose(bounded, [-2 * math.tanh(0.5), 2 * math.tanh(0.5)])
+    share = 2 * math.tanh(1 / math.sqrt(5))
+    np.testing.assert_allclose(bounded, [-share, share])
+
+
+def test_scores_that_grow_keep_their_order_and_their_gradient():
+    """Bounded, they would otherwise end at one bound or the other."""
+    lengths = lengths_of(200)
+    scores = torch.randn(1, 200, dtype=torch.float64)
+    large = bound_scores(1000 * scores, lengths, 1.0)
+    standard = (scores - scores[:, 1:].mean()) / scores[:, 1:].std(correction=0)
+    torch.testing.assert_close(
+        large[:, 1:], torch.tanh(standard)[:, 1:], atol=1e-5, rtol=0
+    )
+    small = bound_scores(1e-3 * scores, lengths, 1.0)[:, 1:]
+    plain = 1e-3 * (scores - scores[:, 1:].mean())[:, 1:]
+    torch.testing.assert_close(small, plain, atol=1e-8, rtol=1e-5)
+
+    def slope(scale):
+        moved = torch.zeros(200, dtype=torch.float64, requires_grad=True)
+        bounded = bound_scores(scale * (scores + moved), lengths, 1.0)
+        positions = position_steps(bounded, lengths, lengths_of(100))
+        (gradient,) = torch.autograd.grad(positions.square().mean(), moved)
+        return gradient.norm().item()
+
+    assert slope(1000.0) > 0.3 * slope(1.0)
 
 
 def test_empty_slots_of_adastride_f():
