@@ -350,16 +350,18 @@ def _default_value(method: str, option: str) -> Optional[float]:
     return float(value) if type(value) in (int, float) else None
 
 
-def choose_option(rows: Sequence[Row], option: str) -> Dict[str, Row]:
-    """Return {method: the row of its best value} of an option, chosen by validation.
+def choose_option(rows: Sequence[Row], option: str) -> Dict[str, Tuple[float, Row]]:
+    """Return {method: (best value, its row)} of an option, chosen by validation.
 
-    The test clips have no say. Of equal values the smallest is taken.
+    The test clips have no say. Of equal values the smallest is taken; values with fewer
+    seeds than others have are left out.
     """
-    curves = option_curve(rows, option)
-    return {
-        method: max(points, key=lambda point: (point[1].valid_accuracy, -point[0]))[1]
-        for method, points in curves.items()
-    }
+    chosen = {}
+    for method, points in option_curve(rows, option).items():
+        most = max(len(row.seeds) for _, row in points)
+        whole = [point for point in points if len(point[1].seeds) == most]
+        chosen[method] = max(whole, key=lambda p: (p[1].valid_accuracy, -p[0]))
+    return chosen
 
 
 def format_data_sets(
@@ -381,11 +383,10 @@ def format_data_sets(
         for row in plain:
             cells.setdefault(f"`{row.method}`", {})[data_set] = _starred(row)
         if option:
-            for method, row in choose_option(rows, option).items():
-                value = row.method.rpartition("=")[2]
+            for method, (value, row) in choose_option(rows, option).items():
                 cells.setdefault(f"`{method}`, {option} by validation", {})[
                     data_set
-                ] = f"{_starred(row)} ({value})"
+                ] = f"{_starred(row)} ({value:g})"
     lines = [
         "| method | " + " | ".join(tables) + " |",
         "|---" * (len(tables) + 1) + "|",

@@ -30,6 +30,7 @@ from espnet_adastride.classification import (
     train,
 )
 from espnet_adastride.classification_results import (
+    choose_option,
     compare,
     confusion,
     format_data_sets,
@@ -539,6 +540,16 @@ def test_an_option_is_chosen_by_the_validation_clips():
     # the worst on the digits' test clips
     line = "| `adastride`, sigma_square by validation | 0.0 (1) | 100.0* (20) |"
     assert line in table
+    # the default may be the best; a value with fewer seeds does not count
+    best = "adastride:sigma_square=1"
+    seeds = {0: "1100", 1: "1100"}
+    runs = fake_runs(
+        {"adastride": seeds, best: {0: "1111"}, "adastride:sigma_square=20": seeds}
+    )
+    runs["adastride"][0]["valid_accuracy"] = 55.0
+    runs[best][0]["valid_accuracy"] = 90.0
+    value, row = choose_option(compare(runs, "none"), "sigma_square")["adastride"]
+    assert (value, row.method) == (5.0, "adastride")
 
 
 def test_an_option_trained_by_name_goes_before_the_default():
