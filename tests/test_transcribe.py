@@ -406,7 +406,9 @@ def loaded(transcriber, monkeypatch):
     monkeypatch.setattr(
         espnet_adastride.transcribe,
         "Transcriber",
-        lambda *a: Transcriber(transcriber.trained, max_segment=a[-1]),
+        lambda *a, max_segment, **_: Transcriber(
+            transcriber.trained, max_segment=max_segment
+        ),
     )
     return transcriber
 

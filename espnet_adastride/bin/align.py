@@ -21,8 +21,7 @@ from typing import Dict, List, Tuple
 from espnet_adastride.audio import AudioError, read_audio
 from espnet_adastride.corpus import DataError, atomic_open, read_scp, shorten
 from espnet_adastride.recipe.errors import RecipeError
-from espnet_adastride.recipe.model_options import add_model_options
-from espnet_adastride.recipe.quiet import quiet_imports
+from espnet_adastride.recipe.model_options import add_model_options, load_transcriber
 from espnet_adastride.times import AlignmentError
 from espnet_adastride.transcripts import Segment, Transcript, ctm_lines, to_dict
 
@@ -104,20 +103,12 @@ def write(folder: Path, aligned: Dict[str, Segment], times: str) -> None:
 def align(args: argparse.Namespace) -> List[str]:
     """Align all utterances and write the results; return those that failed."""
     jobs = read_jobs(args)
-    # ESPnet takes seconds to import: mistakes above are told at once
-    with quiet_imports():
-        from espnet_adastride.plugin.errors import ModelError, PluginError
-        from espnet_adastride.transcribe import Transcriber
-
     try:
-        recognise = Transcriber(
-            args.model,
-            args.asr_model_file,
-            device="cuda" if args.ngpu else "cpu",
-            stride=args.stride,
-        )
-    except (PluginError, RecipeError) as error:
+        recognise = load_transcriber(args)
+    except RecipeError as error:
         raise DataError(str(error)) from None
+    from espnet_adastride.plugin.errors import ModelError
+
     if recognise.trained.model.ctc is None:
         raise DataError(f"{args.model}: no CTC branch, which alignment needs")
     aligned: Dict[str, Segment] = {}

@@ -29,8 +29,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 from espnet_adastride.audio import AudioError, read_audio
 from espnet_adastride.corpus import DataError, atomic_open, read_scp, shorten
 from espnet_adastride.recipe.errors import RecipeError
-from espnet_adastride.recipe.model_options import add_model_options
-from espnet_adastride.recipe.quiet import quiet_imports
+from espnet_adastride.recipe.model_options import add_model_options, load_transcriber
 from espnet_adastride.times import AlignmentError, Timed
 from espnet_adastride.transcripts import read_reference, read_textgrid
 
@@ -199,18 +198,9 @@ def load(args: argparse.Namespace):
             f"--model {args.model}: no such file or folder; give an experiment's "
             "folder (exp/asr_...) or a packed .zip"
         )
-    # ESPnet takes seconds to import: other mistakes have been told by now
-    with quiet_imports():
-        from espnet_adastride.plugin.errors import PluginError
-        from espnet_adastride.transcribe import Transcriber
     try:
-        transcriber = Transcriber(
-            args.model,
-            args.asr_model_file,
-            device="cuda" if args.ngpu else "cpu",
-            stride=args.stride,
-        )
-    except (PluginError, RecipeError) as error:
+        transcriber = load_transcriber(args)
+    except RecipeError as error:
         raise DataError(str(error)) from None
     problem = transcriber.trained.why_uniform()
     if problem:

@@ -28,8 +28,7 @@ from espnet_adastride.audio import (
 )
 from espnet_adastride.corpus import atomic_open
 from espnet_adastride.recipe.errors import RecipeError, str2bool
-from espnet_adastride.recipe.model_options import add_model_options
-from espnet_adastride.recipe.quiet import quiet_imports
+from espnet_adastride.recipe.model_options import add_model_options, load_transcriber
 from espnet_adastride.transcripts import FORMATS, Transcript, to_dict
 
 NAME = "adastride-transcribe"
@@ -202,23 +201,13 @@ def transcribe(args: argparse.Namespace) -> int:
         )
     if not todo:
         return 0
-    # ESPnet takes seconds to import: mistakes above are told at once
     from tqdm import tqdm
 
-    with quiet_imports():
-        from espnet_adastride.plugin.errors import PluginError
-        from espnet_adastride.transcribe import Transcriber
-
     try:
-        recognise = Transcriber(
-            args.model,
-            args.asr_model_file,
-            args.inference_config,
-            "cuda" if args.ngpu else "cpu",
-            args.stride,
-            args.max_segment,
+        recognise = load_transcriber(
+            args, inference_config=args.inference_config, max_segment=args.max_segment
         )
-    except (PluginError, RecipeError) as error:
+    except RecipeError as error:
         raise UsageError(str(error)) from None
 
     terminal = sys.stderr.isatty()

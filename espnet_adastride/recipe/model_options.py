@@ -2,6 +2,9 @@
 
 import argparse
 
+from espnet_adastride.recipe.errors import RecipeError
+from espnet_adastride.recipe.quiet import quiet_imports
+
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add --model, --asr_model_file, --stride and --ngpu: what TrainedModel takes."""
@@ -21,3 +24,29 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ngpu", type=int, default=0, help="0: CPU (default), 1: one GPU"
     )
+
+
+def load_transcriber(args: argparse.Namespace, **options):
+    """Return the Transcriber that these options name.
+
+    Args:
+        args: with the options of :func:`add_model_options`.
+        options: further ones of ``transcribe.Transcriber``.
+
+    Raises:
+        RecipeError: for a model that cannot be read, or does not take the options.
+    """
+    # ESPnet takes seconds to import: call this when other mistakes have been told
+    with quiet_imports():
+        from espnet_adastride.plugin.errors import PluginError
+        from espnet_adastride.transcribe import Transcriber
+    try:
+        return Transcriber(
+            args.model,
+            args.asr_model_file,
+            device="cuda" if args.ngpu else "cpu",
+            stride=args.stride,
+            **options,
+        )
+    except PluginError as error:
+        raise RecipeError(str(error)) from None
