@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from espnet_adastride.audio import AudioError, read_audio
+from espnet_adastride.bin.model_options import add_model_options, load_transcriber
 from espnet_adastride.corpus import DataError, atomic_open, read_scp, shorten
 from espnet_adastride.recipe.errors import RecipeError
-from espnet_adastride.recipe.model_options import add_model_options, load_transcriber
 from espnet_adastride.times import AlignmentError, Timed
 from espnet_adastride.transcripts import read_reference, read_textgrid
 

@@ -26,9 +26,9 @@ from espnet_adastride.audio import (
     find_audio,
     read_audio,
 )
+from espnet_adastride.bin.model_options import add_model_options, load_transcriber
 from espnet_adastride.corpus import atomic_open
 from espnet_adastride.recipe.errors import RecipeError, str2bool
-from espnet_adastride.recipe.model_options import add_model_options, load_transcriber
 from espnet_adastride.transcripts import FORMATS, Transcript, to_dict
 
 NAME = "adastride-transcribe"
