@@ -317,6 +317,14 @@ HOST = "[host] 2026-01-01 10:00:00,000 (trainer:394) INFO: "
             "its last finished epoch",
         ),
         (
+            "[rank0]: RuntimeError: closed by peer\n---------\n"
+            "mpirun noticed that process rank 1 with PID 712 on node n2 exited on "
+            "signal 9 (Killed).\n---------\n# Finished with status 137\n",
+            "rank 1 on n2 was ended by SIGKILL (out of memory? then smaller batches, "
+            "fewer jobs); the same command goes on from what is done, a training from "
+            "its last finished epoch",
+        ),
+        (
             "/opt/slurm.pl: Command line option name not described in conf/slurm.conf\n"
             "Traceback (most recent call last):\n  File x\nRuntimeError\n",
             "/opt/slurm.pl: Command line option name not described in conf/slurm.conf",

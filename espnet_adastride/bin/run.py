@@ -15,6 +15,7 @@ by spawn re-import the main module by name and nothing else.
 """
 
 import argparse
+import atexit
 import os
 import runpy
 import sys
@@ -70,23 +71,62 @@ def set_cpu_precision(precision):
         )
 
 
-def leave_together():
-    """End a distributed run in order: no process goes before the last one is done.
+def tell_rank_under_mpi(arguments):
+    """Return a tool's arguments, with the rank where ESPnet would not find it.
 
-    ESPnet leaves the process group open; a Gloo process whose peer has gone already can
-    then be aborted at exit, and the launcher calls the finished training a failure.
+    Under ``--dist_launcher mpi``, ESPnet asks MPI for a node's rank only where the node
+    has several GPUs. With one, or none, it stops.
+
+    Raises:
+        PluginError: MPI cannot be asked.
     """
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.barrier()
-        distributed.destroy_process_group()
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--dist_launcher")
+    parser.add_argument("--ngpu", type=int, default=0)
+    given, _ = parser.parse_known_args(arguments)
+    if given.dist_launcher != "mpi":
+        return arguments
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:  # RuntimeError: there is no library
+        raise PluginError(
+            f"--dist_launcher mpi: mpi4py cannot be used ({error}); pip install mpi4py "
+            "in the environment that trains, and load MPI on the nodes (path.sh)"
+        ) from None
+    if given.ngpu > 1:
+        return arguments
+    rank, size = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
+    words = ["--dist_launcher", "none", "--dist_rank", str(rank)]
+    return [*arguments, *words, "--dist_world_size", str(size)]
+
+
+def leave_together():
+    """End a distributed run in order, and the process with status 0.
+
+    ESPnet leaves the process group open: a Gloo process whose peer has gone already can
+    then be aborted, and the launcher calls the finished training a failure. So can one
+    whose Gloo threads free a tensor while the interpreter ends, and DDP keeps these
+    threads until then: the interpreter must not end.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
+    distributed.barrier()
+    distributed.destroy_process_group()
+    atexit._run_exitfuncs()
+    if "mpi4py.MPI" in sys.modules:
+        sys.modules["mpi4py.MPI"].Finalize()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def main(cmd=None):
     """Run the tool; print a user's mistake as one line and exit with 1."""
     set_cpu_precision(os.environ.get("ADASTRIDE_CPU_PRECISION", ""))
     kind, target, arguments = split_arguments(sys.argv[1:] if cmd is None else cmd)
-    sys.argv = [target if kind == "file" else sys.argv[0], *arguments]
     try:
+        arguments = tell_rank_under_mpi(arguments)
+        sys.argv = [target if kind == "file" else sys.argv[0], *arguments]
         if kind == "-m":
             # alter_sys would make the tool the main module, and spawned children would
             # re-import the tool without the plugin

@@ -1,6 +1,7 @@
 """Reading the logs of ESPnet's tools: errors, epochs, decoding speed."""
 
 import re
+import signal
 from datetime import datetime
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
@@ -22,8 +23,8 @@ _MESSENGER = re.compile(
 # What cannot belong to the message above it: a traceback, a log line.
 _NEXT = re.compile(r"^(?:\s*$|Traceback |During handling|[WIE]\d{4} |\[\S+\] \d{4}-)")
 _MAX_LENGTH = 600
-# How torchrun, torch.multiprocessing.spawn and Slurm report a process that a signal
-# ended.
+# How torchrun, torch.multiprocessing.spawn, Slurm and Open MPI report a process that a
+# signal ended.
 _KILLED = (
     re.compile(
         r"^ *rank +: (?P<rank>\d+).*(?:\n.*){2}"
@@ -34,6 +35,11 @@ _KILLED = (
     re.compile(r"\bprocess (?P<rank>\d+) terminated with signal (?P<signal>SIG\w+)"),
     re.compile(
         r"^srun: error: (?P<node>\S+): task (?P<rank>\d+): (?:Killed|Out Of Memory)",
+        re.M,
+    ),
+    re.compile(
+        r"^mpirun noticed that process rank (?P<rank>\d+) with PID \d+ on node"
+        r" (?P<node>\S+) exited on signal (?P<number>\d+)",
         re.M,
     ),
 )
@@ -48,12 +54,21 @@ def killed_rank(text: str) -> str:
     for pattern in _KILLED:
         for found in pattern.finditer(text):
             words = {"signal": "SIGKILL", **found.groupdict()}
+            if "number" in words:
+                words["signal"] = _signal_name(int(words["number"]))
             if words["signal"] != "SIGTERM":
                 where = f", process {words['pid']}," if "pid" in words else ""
                 where += f" on {words['node']}" if "node" in words else ""
                 ended = describe_signal(words["signal"])
                 return f"rank {words['rank']}{where} was {ended}"
     return ""
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # another system's
+        return f"signal {number}"
 
 
 def describe_signal(name: str) -> str:
