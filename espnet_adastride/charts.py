@@ -1,75 +1,24 @@
-"""Charts of trainings and corpora, for files and for pages.
+"""Charts of trainings and corpora, for files and for pages."""
 
-On a page (:func:`to_svg`) a chart takes the colour of the text around it, so that it is
-read in the light and in the dark. Lines differ in marker and dash, not in colour alone.
-"""
-
-import io
-import re
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from espnet_adastride.figures import (
+    COLOURS,
+    FONT_SIZE,
+    INK,
+    MARKERS,
+    drawing,
+    line_style,
+)
 from espnet_adastride.learning import PANELS, Curve
 from espnet_adastride.stride_statistics import StrideStatistics
 
-#: text and axes; replaced by the page's own colour
-INK = "#161718"
-#: told apart with every colour blindness, and on white as on black
-COLOURS = ("#2f81c7", "#d55e00", "#00936b", "#c264a0", "#a98600", "#7d7d7d")
-MARKERS = "os^Dvp"
-FONT_SIZE = 9.5
 PANEL = (4.2, 2.6)  # inches
-
-STYLE = {
-    "font.size": FONT_SIZE,
-    "axes.linewidth": 0.7,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "svg.fonttype": "none",  # text stays text
-    "svg.hashsalt": "espnet_adastride",
-    "font.sans-serif": ["DejaVu Sans"],
-}
-
-
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), facecolor="white", dpi=150)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def to_svg(figure: Figure, label: str) -> str:
-    """Return a figure as an ``<svg>`` element that needs nothing from elsewhere.
-
-    Args:
-        figure: of this module.
-        label: what is seen, for those who listen to the page; text, not markup.
-    """
-    from html import escape
-
-    buffer = io.StringIO()
-    with matplotlib.rc_context(STYLE):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = text.replace(INK, "currentColor")
-    # the page's width decides, not points
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    label = escape(label, quote=True)
-    return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
-
 
 # ------------------------------------------------------------------ training
 
@@ -90,8 +39,7 @@ def plot_panel(
         runs: ``{name: curves}``, see :func:`espnet_adastride.learning.curves`.
         panel: one of PANELS.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = _figure(*PANEL)
+    with drawing(*PANEL) as figure:
         axes = figure.add_axes((0.14, 0.2, 0.83, 0.66))
         draw_panel(axes, runs, panel)
         return figure
@@ -107,8 +55,7 @@ def draw_panel(axes, runs, panel) -> None:
             axes.plot(
                 curve.epochs,
                 curve.values,
-                color=COLOURS[index % len(COLOURS)],
-                marker=MARKERS[index % len(MARKERS)],
+                **line_style(index),
                 markersize=4 if phase == "valid" else 2.5,
                 linewidth=1.6 if phase == "valid" else 1.0,
                 linestyle="-" if phase == "valid" else (0, (4, 2)),
@@ -126,11 +73,11 @@ def draw_panel(axes, runs, panel) -> None:
         )
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
-    axes.set_title(title, fontsize=FONT_SIZE + 0.5, loc="left")
+    axes.set_title(title, loc="left")
     axes.set_xlabel("epoch")
     axes.set_xlim(0.5, longest + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
-    axes.grid(axis="y", color="#808080", alpha=0.25, linewidth=0.6)
+    axes.grid(axis="y")
 
 
 def legend(names: Sequence[str]) -> List[Tuple[str, str, str]]:
@@ -155,8 +102,7 @@ def plot_training(runs: Dict[str, Dict[str, Dict[str, Curve]]]) -> Figure:
     rows = -(-len(panels) // columns)
     top = 0.3 + 0.2 * len(runs)  # inches
     width, height = PANEL[0] * columns, PANEL[1] * rows + top
-    with matplotlib.rc_context(STYLE):
-        figure = _figure(width, height)
+    with drawing(width, height) as figure:
         for index, panel in enumerate(panels):
             row, column = divmod(index, columns)
             bottom = height - top - PANEL[1] * (row + 1) + 0.6
@@ -193,14 +139,13 @@ def plot_corpus(statistics: StrideStatistics, numbers: Optional[dict] = None) ->
     """
     numbers = numbers or statistics.numbers()
     groups = statistics.groups()
-    with matplotlib.rc_context(STYLE):
-        lines = corpus_lines(numbers)
-        rows = max(len(groups), 2)
-        above, chart = 0.8, 2.4
-        below = 0.62 + 0.2 * len(lines)
-        tall = max(chart, 0.36 * rows + 0.2)
-        height = above + tall + below
-        figure = _figure(10.0, height)
+    lines = corpus_lines(numbers)
+    rows = max(len(groups), 2)
+    above, chart = 0.8, 2.4
+    below = 0.62 + 0.2 * len(lines)
+    tall = max(chart, 0.36 * rows + 0.2)
+    height = above + tall + below
+    with drawing(10.0, height) as figure:
         left = figure.add_axes((0.065, below / height, 0.42, tall / height))
         right = figure.add_axes((0.62, below / height, 0.35, tall / height))
         _draw_histogram(left, statistics)
@@ -245,7 +190,7 @@ def _draw_histogram(axes, statistics: StrideStatistics) -> None:
             )
     _stride_axis(axes, edges[0], edges[-1])
     axes.set_ylabel("% of its time")
-    axes.set_title("distribution of the local stride", loc="left", size=FONT_SIZE + 0.5)
+    axes.set_title("distribution of the local stride", loc="left")
     axes.legend(fontsize=FONT_SIZE - 0.5, handlelength=2.2, borderaxespad=0.1)
     axes.set_ylim(0, 1.25 * axes.get_ylim()[1])
 
@@ -280,9 +225,9 @@ def _draw_groups(axes, numbers: dict) -> None:
     low = min(g["p5"] for g in groups.values()) / 1.1
     high = max(g["p95"] for g in groups.values()) * 1.1
     _stride_axis(axes, low, high)
-    axes.set_title("median, 50 % and 90 % of each", loc="left", size=FONT_SIZE + 0.5)
+    axes.set_title("median, 50 % and 90 % of each", loc="left")
     axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color="#808080", alpha=0.25, linewidth=0.6)
+    axes.grid(axis="x")
 
 
 def corpus_lines(numbers: dict) -> List[str]:

@@ -24,9 +24,7 @@ import math
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from espnet_adastride.comparison import holm
@@ -35,6 +33,7 @@ from espnet_adastride.downsampling.registry import (
     downsampler_class,
     unknown_word,
 )
+from espnet_adastride.figures import COLOURS, FONT_SIZE, GREY, drawing
 from espnet_adastride.recipe.errors import RecipeError
 
 LEVEL = 0.05
@@ -432,19 +431,17 @@ def plot_data_sets(tables: Dict[str, Sequence[Row]], reference: str) -> Figure:
         for method, own in found.items()
     }
     methods = sorted(found, key=mean.get)
-    with matplotlib.rc_context({"font.size": 10}):
-        size = (3.0 * len(tables) + 1.2, 1.1 + 0.27 * len(methods))
-        figure = Figure(figsize=size, facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
+    size = (3.0 * len(tables) + 1.2, 1.1 + 0.27 * len(methods))
+    with drawing(*size, layout="constrained") as figure:
         panels = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
         for axes, data_set in zip(panels, tables):
-            axes.axvline(0.0, color="0.55", lw=1.2)
+            axes.axvline(0.0, color=GREY, lw=1.2)
             for place, method in enumerate(methods):
                 row = found[method].get(data_set)
                 if row is None:
                     continue
                 low, high = row.comparison.interval
-                colour = "C1" if method.startswith("adastride") else "C0"
+                colour = COLOURS[method.startswith("adastride")]
                 axes.plot([low, high], [place, place], color=colour, lw=1.6)
                 axes.plot(
                     row.comparison.difference,
@@ -454,12 +451,10 @@ def plot_data_sets(tables: Dict[str, Sequence[Row]], reference: str) -> Figure:
                     fillstyle="full" if row.comparison.p_holm < LEVEL else "none",
                     markerfacecoloralt="white",
                 )
-            axes.set_title(data_set, size=10)
-            axes.grid(axis="x", color="0.9", lw=0.7)
-            axes.set_axisbelow(True)
-            axes.spines[["top", "right"]].set_visible(False)
+            axes.set_title(data_set)
+            axes.grid(axis="x")
         panels[0].set_yticks(range(len(methods)), methods)
-        figure.supxlabel(f"accuracy, points above {reference}", size=10)
+        figure.supxlabel(f"accuracy, points above {reference}", size=FONT_SIZE)
     return figure
 
 
@@ -491,17 +486,15 @@ def plot_option(rows: Sequence[Row], option: str, reference: str) -> Figure:
             f"{option}: no method has finished runs with two values of it; train "
             f"METHOD:{option}=VALUE for some"
         )
-    with matplotlib.rc_context({"font.size": 10}):
-        figure = Figure(figsize=(6.4, 4.0), facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
+    with drawing(6.4, 4.0, layout="constrained") as figure:
         axes = figure.add_subplot()
         for row in rows:
             if row.method == reference:
-                axes.axhspan(*row.interval, color="0.92", lw=0)
+                axes.axhspan(*row.interval, color=GREY, alpha=0.15, lw=0)
                 label = f"{reference}, 95 % interval"
-                axes.axhline(np.mean(row.accuracies), color="0.55", lw=1.2, label=label)
+                axes.axhline(np.mean(row.accuracies), color=GREY, lw=1.2, label=label)
         for index, (method, points) in enumerate(curves.items()):
-            colour = f"C{index}"
+            colour = COLOURS[index % len(COLOURS)]
             values = [value for value, _ in points]
             means = np.array([np.mean(row.accuracies) for _, row in points])
             ends = np.array([row.interval for _, row in points])
@@ -525,7 +518,7 @@ def plot_option(rows: Sequence[Row], option: str, reference: str) -> Figure:
         axes.minorticks_off()
         axes.set_xlabel(option)
         axes.set_ylabel("accuracy, %")
-        axes.legend(frameon=False, loc="lower center", ncols=1)
+        axes.legend(loc="lower center", ncols=1)
     return figure
 
 
@@ -543,9 +536,7 @@ def plot_confusion(runs: Dict[str, Runs], method: str) -> Figure:
     names, counts = confusion(runs[method])
     share = 100.0 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     size = 1.6 + 0.5 * len(names)
-    with matplotlib.rc_context({"font.size": 10}):
-        figure = Figure(figsize=(size, size), facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
+    with drawing(size, size, layout="constrained") as figure:
         axes = figure.add_subplot()
         axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
         places = range(len(names))
@@ -569,6 +560,5 @@ def plot_confusion(runs: Dict[str, Runs], method: str) -> Figure:
         axes.set_title(
             f"{method}: {right:.1f} % right, {seeds} seed{'s' if seeds > 1 else ''}\n"
             "percent of a class' test clips",
-            size=10,
         )
     return figure

@@ -8,12 +8,11 @@ them.
 
 from typing import Dict, List, NamedTuple, Sequence
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from espnet_adastride.comparison import Bootstrap
+from espnet_adastride.figures import drawing, line_style
 
 
 class Point(NamedTuple):
@@ -106,12 +105,10 @@ def plot_rates(points: Sequence[Point], units: Sequence[str]) -> Figure:
     curves: Dict[str, List[Point]] = {}
     for point in sorted(points, key=lambda p: (_place(points, p), p.stride)):
         curves.setdefault(point.model, []).append(point)
-    with matplotlib.rc_context({"font.size": 10}):
-        figure = Figure(figsize=(8.0, 3.8), facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
+    with drawing(8.0, 3.8, layout="constrained") as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         for number, (name, own) in enumerate(curves.items()):
-            style = {"color": f"C{number}", "marker": "osD^vP"[number % 6]}
+            style = line_style(number)
             wer = np.array([p.wer for p in own])
             reach = np.abs(np.array([ends[id(p)] for p in own]).T - wer)
             for axes, x in (
@@ -135,8 +132,6 @@ def plot_rates(points: Sequence[Point], units: Sequence[str]) -> Figure:
         right.set_xlabel("computing, ms per second of audio")
         right.set_xlim(left=0)
         for axes in (left, right):
-            axes.grid(color="0.9", lw=0.7)
-            axes.set_axisbelow(True)
-            axes.spines[["top", "right"]].set_visible(False)
-        figure.legend(loc="outside upper center", ncols=3, frameon=False)
+            axes.grid()
+        figure.legend(loc="outside upper center", ncols=3)
     return figure

@@ -23,14 +23,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, Dict, List, Sequence
 
-import matplotlib
 import numpy as np
 import soundfile
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from espnet_adastride.comparison import Bootstrap, holm, seed_interval, verdict
+from espnet_adastride.figures import drawing, line_style
 from espnet_adastride.plotting import save_figure
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.strides import (
@@ -215,28 +214,27 @@ def listen(features: LogMel, network: VQVAE, recordings, folder) -> None:
 
 def plot_reconstruction(one: Reconstruction, frame_rate: float) -> Figure:
     """Draw the recording with its tokens' boundaries over its reconstruction."""
-    figure = Figure(figsize=(9.0, 4.0), facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    upper, lower = figure.subplots(2, 1, sharex=True)
     own = one.frames.numpy() * DECIBEL
     low, high = np.percentile(own, [5, 99.8])
     extent = (0.0, len(own) / frame_rate, 0, own.shape[1])
-    for axes, values, name in (
-        (upper, own, "recording"),
-        (lower, one.rebuilt.numpy() * DECIBEL, "reconstruction"),
-    ):
-        axes.imshow(
-            values.T,
-            origin="lower",
-            aspect="auto",
-            extent=extent,
-            vmin=low,
-            vmax=high,
-            cmap="magma",
-        )
-        axes.set_ylabel(f"{name}\nmel bin")
-    upper.vlines(one.boundaries() / frame_rate, 0, own.shape[1], color="w", lw=0.6)
-    lower.set_xlabel("seconds; white: where a token begins")
+    with drawing(9.0, 4.0, layout="constrained") as figure:
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        for axes, values, name in (
+            (upper, own, "recording"),
+            (lower, one.rebuilt.numpy() * DECIBEL, "reconstruction"),
+        ):
+            axes.imshow(
+                values.T,
+                origin="lower",
+                aspect="auto",
+                extent=extent,
+                vmin=low,
+                vmax=high,
+                cmap="magma",
+            )
+            axes.set_ylabel(f"{name}\nmel bin")
+        upper.vlines(one.boundaries() / frame_rate, 0, own.shape[1], color="w", lw=0.6)
+        lower.set_xlabel("seconds; white: where a token begins")
     return figure
 
 
@@ -390,12 +388,10 @@ def plot_bits(runs: List[Dict[str, Any]]) -> Figure:
     cells: Dict[str, Dict[float, List[Dict[str, Any]]]] = {}
     for run in runs:
         cells.setdefault(run["method"], {}).setdefault(run["rate"], []).append(run)
-    with matplotlib.rc_context({"font.size": 10}):
-        figure = Figure(figsize=(6.6, 4.4), facecolor="white", layout="constrained")
-        FigureCanvasAgg(figure)
+    with drawing(6.6, 4.4, layout="constrained") as figure:
         axes = figure.add_subplot()
         for number, (method, rates) in enumerate(sorted(cells.items())):
-            style = {"color": f"C{number}", "marker": "osD^vP"[number % 6]}
+            style = line_style(number)
             errors = [[run["error"] for run in own] for own in rates.values()]
             centre = np.array([mean(own) for own in errors])
             reach = np.abs(np.array([[min(e), max(e)] for e in errors]).T - centre)
@@ -422,10 +418,8 @@ def plot_bits(runs: List[Dict[str, Any]]) -> Figure:
         axes.minorticks_off()
         axes.set_xlabel("bits a second; dotted: tokens without durations")
         axes.set_ylabel("error of log-mels, dB")
-        axes.grid(color="0.9", lw=0.7)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+        axes.grid()
+        axes.legend()
     return figure
 
 

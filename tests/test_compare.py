@@ -196,9 +196,9 @@ def test_an_interrupted_grid_goes_on(recipe):
     [
         (["--methods", "avgpool"], "--methods avgpool: choose among"),
         (["--methods", "avg_pool"], "--baseline strided_conv is not compared"),
-        (["--rates", "4 4"], "rates: 4.0 is given twice"),
+        (["--rates", "4 4.0"], "rates: 4.0 is given twice"),
         (["--rates", "4x"], "--rates 4x: give numbers"),
-        (["--seeds", "0 1.5"], "--seeds 1.5: give numbers"),
+        (["--seeds", "0 1.5"], "--seeds 1.5: give whole numbers"),
         (["--variant", "wide"], "--variant 'wide': give NAME=METHOD"),
         (["--nj", "0"], "--nj 0: give at least 1"),
         (["--recipe", "no"], "--recipe no: there is no run.sh"),

@@ -27,7 +27,6 @@ validation clips, and draws them: ``EXP/data_sets.png``.
 import argparse
 import multiprocessing
 import multiprocessing.connection
-import re
 import shlex
 from pathlib import Path
 
@@ -57,6 +56,7 @@ from espnet_adastride.plotting import save_figure
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
 from espnet_adastride.recipe.files import write_text
 from espnet_adastride.recipe.jobs import die_with_parent
+from espnet_adastride.recipe.lists import read_seeds, split_list
 
 
 def get_parser():
@@ -100,19 +100,15 @@ def read_lists(args):
     Raises:
         RecipeError: a seed is no whole number, or --nj is below 1.
     """
-    words = [word for part in args.methods for word in part.split()]
+    words = split_list(args.methods)
     if words == ["all"]:
         words = list(available_downsamplers())
-    seeds = [word for part in args.seeds for word in part.split()]
-    for seed in seeds:
-        if not re.fullmatch(r"\d{1,6}", seed):
-            raise RecipeError(f"--seeds {seed}: give whole numbers, e.g. 0 1 2")
+    seeds = read_seeds(args.seeds)
     if args.nj < 1:
         raise RecipeError(f"--nj {args.nj}: give at least 1")
-    if not words or not seeds:
-        raise RecipeError("--methods and --seeds: give one at least")
-    methods = [parse_method(word) for word in dict.fromkeys(words)]
-    return methods, [int(seed) for seed in dict.fromkeys(seeds)]
+    if not words:
+        raise RecipeError("--methods: give one at least")
+    return [parse_method(word) for word in words], seeds
 
 
 def train(args, methods, seeds):

@@ -45,6 +45,7 @@ from espnet_adastride.recipe.grid import (
     run_grid,
 )
 from espnet_adastride.recipe.jobs import Interrupted, Job, run_jobs
+from espnet_adastride.recipe.lists import read_seeds, split_list
 from espnet_adastride.recipe.lock import lock
 from espnet_adastride.scoring import characters, check_ids, percent, words
 
@@ -219,15 +220,13 @@ def read_lists(args) -> None:
     """
     from espnet_adastride.downsampling import available_downsamplers
 
-    kinds = {"methods": str, "rates": float, "seeds": int}
-    for name, kind in kinds.items():
-        values = []
-        for word in " ".join(getattr(args, name)).split():
-            try:
-                values.append(kind(word))
-            except ValueError:
-                raise RecipeError(f"--{name} {word}: give numbers, e.g. 4 8") from None
-        setattr(args, name, values)
+    args.methods = split_list(args.methods)
+    args.seeds = read_seeds(args.seeds)
+    try:
+        args.rates = [float(word) for word in split_list(args.rates)]
+    except ValueError as error:
+        word = str(error).split(": ")[-1].strip("'")
+        raise RecipeError(f"--rates {word}: give numbers, e.g. 4 8") from None
     choices = available_downsamplers()
     for name in args.methods:
         if name not in choices:

@@ -35,6 +35,7 @@ from espnet_adastride.classification import locked, parse_method
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
 from espnet_adastride.recipe.files import write_text
 from espnet_adastride.recipe.jobs import describe_failure, die_with_parent
+from espnet_adastride.recipe.lists import read_seeds, split_list
 from espnet_adastride.recipe.quiet import quiet_imports
 from espnet_adastride.recipe.training import merge_configs, read_config, refuse_changes
 from espnet_adastride.recordings import find_recordings, prepare_recordings, read_set
@@ -78,26 +79,21 @@ def read_lists(args):
     Raises:
         RecipeError: a word that is no number, or a list that is empty.
     """
-    methods, rates, seeds = (
-        list(dict.fromkeys(word for part in words for word in part.split()))
-        for words in (args.methods, args.rates, args.seeds)
-    )
+    methods, rates = split_list(args.methods), split_list(args.rates)
+    seeds = read_seeds(args.seeds)
     for word in rates:
         if not re.fullmatch(r"\d{1,4}", word) or bin(int(word)).count("1") != 1:
             raise RecipeError(f"--rates {word}: give powers of 2, e.g. 4 8 16")
     if "1" in rates:
         raise RecipeError("--rates 1: nothing is shortened; give 2 at least")
-    for word in seeds:
-        if not re.fullmatch(r"\d{1,6}", word):
-            raise RecipeError(f"--seeds {word}: give whole numbers, e.g. 0 1 2")
-    if not (methods and rates and seeds):
-        raise RecipeError("--methods, --rates and --seeds: give one at least")
+    if not (methods and rates):
+        raise RecipeError("--methods and --rates: give one at least")
     if args.nj < 1:
         raise RecipeError(f"--nj {args.nj}: give at least 1")
     return (
         [parse_method(word) for word in methods],
         [int(word) for word in rates],
-        [int(word) for word in seeds],
+        seeds,
     )
 
 

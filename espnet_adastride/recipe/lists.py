@@ -1,0 +1,24 @@
+"""Lists on a command line (methods, rates, seeds): several words, or one of several."""
+
+import re
+from typing import List, Sequence
+
+from espnet_adastride.recipe.errors import RecipeError
+
+
+def split_list(words: Sequence[str]) -> List[str]:
+    """Return ``["4", "8 12", "4"]`` as ``["4", "8", "12"]``: each once, in order."""
+    return list(dict.fromkeys(word for part in words for word in part.split()))
+
+
+def read_seeds(words: Sequence[str]) -> List[int]:
+    """Return the seeds of ``--seeds``.
+
+    Raises:
+        RecipeError: one is no whole number, or there is none.
+    """
+    seeds = split_list(words)
+    for word in seeds or ["''"]:
+        if not re.fullmatch(r"\d{1,6}", word):
+            raise RecipeError(f"--seeds {word}: give whole numbers, e.g. 0 1 2")
+    return [int(word) for word in seeds]
