@@ -8,6 +8,7 @@ killed when the command is, and the command ends as it ends. All else is run by 
 itself.
 """
 
+import atexit
 import ctypes
 import fcntl
 import json
@@ -163,6 +164,7 @@ def _become(words, environment, folder, files):
     import runpy
     import traceback
 
+    atexit._clear()  # what is to be tidied up is the tests', not this process'
     os.setsid()
     for number in files:  # out of the way first
         files[number] = os.dup2(files[number], 100 + number, inheritable=False)
