@@ -2,11 +2,12 @@
 
 A point is a model at an overall rate: its word errors on a set of utterances, greedily
 decoded one by one, and the seconds of computing per second of audio (real-time factor).
+Points of one name and rate, such as seeds, are pooled (:func:`pool`).
 :func:`format_table` and :func:`plot_rates` show points; ``bin/rate_curve.py`` makes
 them.
 """
 
-from typing import Dict, List, NamedTuple, Sequence
+from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -47,6 +48,41 @@ class Point(NamedTuple):
         return self.seconds / self.audio
 
 
+class Cell(NamedTuple):
+    """The points of one model name at one rate.
+
+    Attributes:
+        point: their mean: errors of every utterance, and seconds, averaged.
+        wers: word error rate of each in percent.
+    """
+
+    point: Point
+    wers: List[float]
+
+
+def pool(points: Sequence[Point]) -> List[Cell]:
+    """Return the cells: names in their order, rates rising.
+
+    Args:
+        points: over the same utterances.
+    """
+    names = list(dict.fromkeys(point.model for point in points))
+    groups: Dict[tuple, List[Point]] = {}
+    for point in points:
+        groups.setdefault((names.index(point.model), point.stride), []).append(point)
+    return [
+        Cell(
+            own[0]._replace(
+                own=all(point.own for point in own),
+                errors=np.mean([point.errors for point in own], axis=0),
+                seconds=float(np.mean([point.seconds for point in own])),
+            ),
+            [point.wer for point in own],
+        )
+        for _, own in sorted(groups.items())
+    ]
+
+
 def intervals(points: Sequence[Point], units: Sequence[str]) -> List[Sequence[float]]:
     """Return (low, high) of every point's WER: 95 %, bootstrap over ``units``.
 
@@ -65,55 +101,53 @@ def intervals(points: Sequence[Point], units: Sequence[str]) -> List[Sequence[fl
 
 
 def format_table(points: Sequence[Point], units: Sequence[str]) -> str:
-    """Return the Markdown table, models in their order, rates rising."""
-    lines = [
-        "| model | rate | WER, % | 95 % interval | RTF | to the first row |",
-        "|---|---|---|---|---|---|",
-    ]
-    ends = intervals(points, units)
-    rows = sorted(
-        zip(points, ends), key=lambda row: (_place(points, row[0]), row[0].stride)
-    )
-    first = rows[0][0].rtf
-    for point, (low, high) in rows:
+    """Return the Markdown table of the cells, with each run's WER if there are several.
+
+    Args:
+        points: over the same utterances.
+        units: as of :func:`intervals`.
+    """
+    cells = pool(points)
+    ends = intervals([cell.point for cell in cells], units)
+    several = any(len(cell.wers) > 1 for cell in cells)
+    names = ["model", "rate", "WER, %", *["of each"] * several]
+    names += ["95 % interval", "RTF", "to the first row"]
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    first = cells[0].point.rtf
+    for (point, wers), (low, high) in zip(cells, ends):
         rate = f"{point.stride:g}x" + (", its own" if point.own else "")
-        cells = [
-            f"`{point.model}`",
-            rate,
-            f"{point.wer:.1f}",
-            f"{low:.1f} to {high:.1f}",
-        ]
-        cells += [f"{point.rtf:.4f}", f"{point.rtf / first:.2f}"]
-        lines.append("| " + " | ".join(cells) + " |")
+        row = [f"`{point.model}`", rate, f"{point.wer:.1f}"]
+        row += [" ".join(f"{wer:.1f}" for wer in wers)] * several
+        row += [f"{low:.1f} to {high:.1f}"]
+        row += [f"{point.rtf:.4f}", f"{point.rtf / first:.2f}"]
+        lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"
-
-
-def _place(points: Sequence[Point], point: Point) -> int:
-    return list(dict.fromkeys(p.model for p in points)).index(point.model)
 
 
 def plot_rates(points: Sequence[Point], units: Sequence[str]) -> Figure:
     """Draw WER over rate, and WER over real-time factor.
 
-    A model with several rates is a line, its own rate a filled mark; bars are the
-    intervals.
+    A name with several rates is a line, a model's own rate a filled mark; bars are the
+    intervals over ``units``, small dots the runs where several were pooled.
 
     Returns:
         A figure for ``plotting.save_figure``.
     """
-    ends = dict(zip(map(id, points), intervals(points, units)))
-    curves: Dict[str, List[Point]] = {}
-    for point in sorted(points, key=lambda p: (_place(points, p), p.stride)):
-        curves.setdefault(point.model, []).append(point)
+    cells = pool(points)
+    ends = intervals([cell.point for cell in cells], units)
+    curves: Dict[str, List[Tuple[Cell, Sequence[float]]]] = {}
+    for cell, reach in zip(cells, ends):
+        curves.setdefault(cell.point.model, []).append((cell, reach))
     with drawing(8.0, 3.8, layout="constrained") as figure:
         left, right = figure.subplots(1, 2, sharey=True)
-        for number, (name, own) in enumerate(curves.items()):
+        for number, (name, line) in enumerate(curves.items()):
             style = line_style(number)
-            wer = np.array([p.wer for p in own])
-            reach = np.abs(np.array([ends[id(p)] for p in own]).T - wer)
+            own = [cell.point for cell, _ in line]
+            wer = np.array([point.wer for point in own])
+            reach = np.abs(np.array([ends for _, ends in line]).T - wer)
             for axes, x in (
-                (left, [p.stride for p in own]),
-                (right, [1000 * p.rtf for p in own]),
+                (left, [point.stride for point in own]),
+                (right, [1000 * point.rtf for point in own]),
             ):
                 label = name if axes is left else None
                 axes.errorbar(
@@ -122,6 +156,10 @@ def plot_rates(points: Sequence[Point], units: Sequence[str]) -> Figure:
                 filled = [(a, b) for a, b, p in zip(x, wer, own) if p.own]
                 if filled:
                     axes.plot(*zip(*filled), ls="", **style)
+                for place, (cell, _) in zip(x, line):
+                    if len(cell.wers) > 1:
+                        dots = {"color": style["color"], "alpha": 0.45}
+                        axes.plot([place] * len(cell.wers), cell.wers, ".", **dots)
         strides = sorted({p.stride for p in points})
         left.set_xscale("log")
         left.set_xticks(strides, [f"{s:g}x" for s in strides], minor=False)

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from espnet_adastride.bin import rate_curve
-from espnet_adastride.rates import Point, format_table, intervals, plot_rates
+from espnet_adastride.rates import Point, format_table, intervals, plot_rates, pool
 from tests.tiny_models import RATE, make_experiment
 
 
@@ -45,6 +45,30 @@ def test_the_curve_shows_every_point():
     lines = [(list(a.get_xdata()), list(a.get_ydata())) for a in right.lines]
     assert ([20.0, 10.0], [50.0, 25.0]) in lines
     assert [t.get_text() for t in left.get_xticklabels()] == ["4x", "8x"]
+
+
+def test_seeds_are_averaged_and_each_is_shown():
+    units = ["u1", "u2"]
+    points = [
+        point("any", 8.0, [1, 0], seconds=1.0),
+        point("one", 8.0, [2, 2]),
+        point("any", 8.0, [0, 2], seconds=3.0),
+        point("any", 4.0, [0, 0], own=True),
+    ]
+    cells = pool(points)
+    assert [(c.point.model, c.point.stride) for c in cells] == [
+        ("any", 4.0),
+        ("any", 8.0),
+        ("one", 8.0),
+    ]
+    assert list(cells[1].point.errors) == [0.5, 1.0] and cells[1].wers == [25.0, 50.0]
+    assert cells[1].point.wer == 37.5 and cells[1].point.rtf == 0.02
+    rows = format_table(points, units).splitlines()
+    assert rows[0].startswith("| model | rate | WER, % | of each | 95 % interval |")
+    assert rows[3].startswith("| `any` | 8x | 37.5 | 25.0 50.0 | 25.0 to 50.0 |")
+    left = plot_rates(points, units).axes[0]
+    lines = [(list(a.get_xdata()), list(a.get_ydata())) for a in left.lines]
+    assert ([4.0, 8.0], [0.0, 37.5]) in lines and ([8.0, 8.0], [25.0, 50.0]) in lines
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +116,23 @@ def test_one_model_at_many_rates_beside_one_of_its_own(data, tmp_path, capsys):
     assert all(row in again for row in rows[3:])
 
 
+def test_models_of_one_name_and_at_their_own_rate(data, tmp_path, capsys):
+    make_experiment(tmp_path / "asr_other", seed=1)
+    command = ["--fixed", f"own={data / 'any'}", "--fixed", f"own={data / 'fixed'}"]
+    command += ["--fixed", f"own={tmp_path / 'asr_other'}"]
+    command += ["--data_dir", str(data), "--output_dir", str(tmp_path / "out")]
+    rate_curve.main([*command, "--strides", "2.5", "8"])
+    said = capsys.readouterr().out
+    rows = [line.split("|")[1:5] for line in said.splitlines() if line[:3] == "| `"]
+    assert [row[:2] for row in rows] == [
+        [" `own` ", " 4x, its own "],
+        [" `own` ", " 8x, its own "],
+    ]
+    assert [len(row[3].split()) for row in rows] == [2, 1]
+    files = sorted(path.name for path in (tmp_path / "out").glob("*.json"))
+    assert files == ["own_2_8x.json", "own_3_4x.json", "own_4x.json"]
+
+
 def test_bad_input_is_one_line(data, tmp_path):
     def failure(*more):
         base = ["--data_dir", str(data), "--output_dir", str(tmp_path / "out")]
@@ -104,6 +145,9 @@ def test_bad_input_is_one_line(data, tmp_path):
     any_model = ["--model", str(data / "any")]
     assert "--strides 0.5: give numbers" in failure(*any_model, "--strides", "0.5")
     assert "a second any" in failure(*any_model, *any_model)
+    named = ["--model", f"a={data / 'any'}"]
+    assert "is given twice" in failure(*named, "--fixed", named[1])
+    assert "give --model or --fixed" in failure()
     assert "no such" in failure("--model", str(tmp_path / "none"))
     (tmp_path / "wav.scp").write_text("")
     (tmp_path / "text").write_text("")

@@ -2,14 +2,17 @@
 """Decode at many rates with one model, beside models of a fixed rate: table and curve.
 
     python -m espnet_adastride.bin.rate_curve --strides 4 6 8 10 12 \
-        --model any=exp/asr_any --model conv8=exp/asr_strided_conv_8x \
+        --model any=exp/asr_any --fixed each=exp/asr_4x --fixed each=exp/asr_8x \
         --data_dir dump/raw/test --output_dir exp/rates
 
 A model that takes any stride (adastride, adastride_f) is decoded at its own and at each
-of ``--strides``, any other at its own. Greedy CTC, one utterance after the other, on
-one thread: the same work for all, so that the real-time factors can be compared; a rate
-that was timed beside other work is told apart by decoding again (``--output_dir`` of
-its own). Finished points are kept: the same command goes on.
+of ``--strides``; any other, and those of ``--fixed``, at their own alone. Models of one
+name make one line; those of one rate, too, such as seeds, are averaged.
+
+Greedy CTC, one utterance after the other, on one thread: the same work for all, so that
+the real-time factors can be compared; a rate that was timed beside other work is told
+apart by decoding again (``--output_dir`` of its own). Finished points are kept: the
+same command goes on.
 
 Writes ``rates.md``, ``rates.png`` and a file of every point into ``--output_dir``.
 """
@@ -43,7 +46,10 @@ def get_parser():
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
-        "--model", action="append", required=True, help="[NAME=]FOLDER OR PACKAGE"
+        "--model", action="append", default=[], help="[NAME=]FOLDER OR PACKAGE"
+    )
+    parser.add_argument(
+        "--fixed", action="append", default=[], help="The same, at its own rate alone"
     )
     parser.add_argument("--strides", type=float, nargs="+", default=[4, 6, 8, 10, 12])
     parser.add_argument(
@@ -55,19 +61,23 @@ def get_parser():
 
 
 def named_models(given):
-    """Return {name: path} of the words NAME=PATH or PATH.
+    """Return (name, path) of each of the words NAME=PATH or PATH.
 
     Raises:
-        RecipeError: two of one name.
+        RecipeError: no model, one twice, or two of a name that was not given.
     """
-    models = {}
+    models = []
     for word in given:
         name, equals, path = word.partition("=")
         if not equals:
             name, path = Path(word).name.removeprefix("asr_"), word
-        if name in models:
-            raise RecipeError(f"--model {word}: a second {name}; write NAME=PATH")
-        models[name] = path
+            if name in [other for other, _ in models]:
+                raise RecipeError(f"--model {word}: a second {name}; write NAME=PATH")
+        if (name, path) in models:
+            raise RecipeError(f"--model {word} is given twice")
+        models.append((name, path))
+    if not models:
+        raise RecipeError("give --model or --fixed")
     return models
 
 
@@ -116,8 +126,16 @@ def decode(model, audio, name: str):
     return hypotheses, spent, samples / model.rate
 
 
-def measure(name, path, strides, audio, texts, args):
-    """Return a model's points; those that are in the folder are read from it."""
+def measure(name, path, strides, audio, texts, args, prefix):
+    """Return a model's points; those that are in the folder are read from it.
+
+    Args:
+        name, path: of the model.
+        strides: to decode at, beside its own; None: at its own alone.
+        audio, texts: by utterance.
+        args: of the command.
+        prefix: of the points' files.
+    """
     with quiet_imports():
         from espnet_adastride.plugin.errors import PluginError
         from espnet_adastride.plugin.trained import TrainedModel
@@ -126,7 +144,7 @@ def measure(name, path, strides, audio, texts, args):
         model = TrainedModel(path, args.asr_model_file)
     except PluginError as error:
         raise RecipeError(str(error)) from None
-    own, free = own_stride(model), takes_any_stride(model)
+    own, free = own_stride(model), strides is not None and takes_any_stride(model)
     parameters = sum(
         float(value.double().abs().sum()) for value in model.model.state_dict().values()
     )
@@ -134,7 +152,7 @@ def measure(name, path, strides, audio, texts, args):
     for stride in sorted({own, *strides} if free else {own}):
         options = {"model": path, "parameters": parameters, "stride": stride}
         work = fingerprint([Path(args.data_dir) / "text"], options=options)
-        file = Path(args.output_dir) / f"{name}_{stride:g}x.json"
+        file = Path(args.output_dir) / f"{prefix}_{stride:g}x.json"
         if file.is_file():
             saved = json.loads(file.read_text(encoding="utf-8"))
             if saved["work"] == work:
@@ -171,7 +189,7 @@ def main(cmd=None):
     """Run the command; bad input ends in one line."""
     args = get_parser().parse_args(cmd)
     torch.set_num_threads(1)
-    models = named_models(args.model)
+    models = named_models(args.model + args.fixed)
     for stride in args.strides:
         if not (math.isfinite(stride) and stride >= 1):
             raise RecipeError(f"--strides {stride:g}: give numbers of at least 1")
@@ -184,8 +202,11 @@ def main(cmd=None):
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     points = []
     try:
-        for name, path in models.items():
-            points += measure(name, path, args.strides, audio, texts, args)
+        for number, (name, path) in enumerate(models):
+            strides = args.strides if number < len(args.model) else None
+            before = [other for other, _ in models[:number]].count(name)
+            prefix = f"{name}_{before + 1}" if before else name
+            points += measure(name, path, strides, audio, texts, args, prefix)
     except AudioError as error:
         raise RecipeError(str(error)) from None
     table = format_table(points, list(texts))
