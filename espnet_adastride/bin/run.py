@@ -16,6 +16,7 @@ by spawn re-import the main module by name and nothing else.
 
 import argparse
 import atexit
+import gc
 import os
 import runpy
 import sys
@@ -112,6 +113,7 @@ def leave_together():
         return
     distributed.barrier()
     distributed.destroy_process_group()
+    gc.collect()  # closes files that the tool left open
     atexit._run_exitfuncs()
     if "mpi4py.MPI" in sys.modules:
         sys.modules["mpi4py.MPI"].Finalize()
