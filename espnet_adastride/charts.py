@@ -109,14 +109,13 @@ def plot_training(runs: Dict[str, Dict[str, Dict[str, Curve]]]) -> Figure:
             left = PANEL[0] * column + 0.62
             box = (left / width, bottom / height, 3.4 / width, 1.7 / height)
             draw_panel(figure.add_axes(box), runs, panel)
-        for line, (name, colour, _) in enumerate(legend(list(runs))):
+        for line, name in enumerate(runs):
             y = height - 0.17 - 0.2 * line
             figure.add_artist(
                 matplotlib.lines.Line2D(
                     [0.1 / width, 0.45 / width],
                     [y / height] * 2,
-                    color=colour,
-                    marker=MARKERS[line % len(MARKERS)],
+                    **line_style(line),
                     markersize=5,
                 )
             )

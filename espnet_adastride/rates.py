@@ -136,15 +136,15 @@ def plot_rates(points: Sequence[Point], units: Sequence[str]) -> Figure:
     cells = pool(points)
     ends = intervals([cell.point for cell in cells], units)
     curves: Dict[str, List[Tuple[Cell, Sequence[float]]]] = {}
-    for cell, reach in zip(cells, ends):
-        curves.setdefault(cell.point.model, []).append((cell, reach))
+    for cell, end in zip(cells, ends):
+        curves.setdefault(cell.point.model, []).append((cell, end))
     with drawing(8.0, 3.8, layout="constrained") as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         for number, (name, line) in enumerate(curves.items()):
             style = line_style(number)
             own = [cell.point for cell, _ in line]
             wer = np.array([point.wer for point in own])
-            reach = np.abs(np.array([ends for _, ends in line]).T - wer)
+            reach = np.abs(np.array([end for _, end in line]).T - wer)
             for axes, x in (
                 (left, [point.stride for point in own]),
                 (right, [1000 * point.rtf for point in own]),

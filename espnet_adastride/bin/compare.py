@@ -222,11 +222,13 @@ def read_lists(args) -> None:
 
     args.methods = split_list(args.methods)
     args.seeds = read_seeds(args.seeds)
-    try:
-        args.rates = [float(word) for word in split_list(args.rates)]
-    except ValueError as error:
-        word = str(error).split(": ")[-1].strip("'")
-        raise RecipeError(f"--rates {word}: give numbers, e.g. 4 8") from None
+    rates = []
+    for word in split_list(args.rates):
+        try:
+            rates.append(float(word))
+        except ValueError:
+            raise RecipeError(f"--rates {word}: give numbers, e.g. 4 8") from None
+    args.rates = rates
     choices = available_downsamplers()
     for name in args.methods:
         if name not in choices:

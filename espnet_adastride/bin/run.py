@@ -81,11 +81,8 @@ def tell_rank_under_mpi(arguments):
     Raises:
         PluginError: MPI cannot be asked.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--dist_launcher")
-    parser.add_argument("--ngpu", type=int, default=0)
-    given, _ = parser.parse_known_args(arguments)
-    if given.dist_launcher != "mpi":
+    given = dict(zip(arguments, arguments[1:]))  # as espnet2.bin.launch writes them
+    if given.get("--dist_launcher") != "mpi":
         return arguments
     try:
         from mpi4py import MPI
@@ -94,7 +91,7 @@ def tell_rank_under_mpi(arguments):
             f"--dist_launcher mpi: mpi4py cannot be used ({error}); pip install mpi4py "
             "in the environment that trains, and load MPI on the nodes (path.sh)"
         ) from None
-    if given.ngpu > 1:
+    if given.get("--ngpu", "0") not in ("0", "1"):
         return arguments
     rank, size = MPI.COMM_WORLD.Get_rank(), MPI.COMM_WORLD.Get_size()
     words = ["--dist_launcher", "none", "--dist_rank", str(rank)]

@@ -18,7 +18,7 @@ def read_seeds(words: Sequence[str]) -> List[int]:
         RecipeError: one is no whole number, or there is none.
     """
     seeds = split_list(words)
-    for word in seeds or ["''"]:
+    for word in seeds or ["''"]:  # none at all is refused, too
         if not re.fullmatch(r"\d{1,6}", word):
             raise RecipeError(f"--seeds {word}: give whole numbers, e.g. 0 1 2")
     return [int(word) for word in seeds]

@@ -62,7 +62,7 @@ def ranks(recipe, variable):
     for pid, environment in recipe.processes("espnet2.bin.asr_train").items():
         command = Path(f"/proc/{pid}/cmdline").read_bytes().decode()
         number = [w for w in environment if w.startswith(f"{variable}=")]
-        if number and "espnet2.bin.asr_train" in command and "mpirun" not in command:
+        if number and "mpirun" not in command:
             found.setdefault(int(number[0].split("=")[1]), pid)
     return found
 
