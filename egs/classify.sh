@@ -1,14 +1,18 @@
 #!/usr/bin/env bash
 # What the recipes of classification share; egs/NAME/run.sh calls it from its folder.
 #
-#   ../classify.sh NAME CORPUS CALLER [--download true] [options of bin/classify.py]
+#   ../classify.sh NAME CORPUS CALLER SEEDS [--download true] [--espnet true] [OPTION]...
 #
 # CORPUS: the user's path, from the folder CALLER, or empty: then downloads/NAME, which
-# --download true fills from the corpus' publisher. Hyper-parameters: conf/train_NAME.yaml.
-# Without options: all methods, seeds 0 1 2, a run at a time on every core.
+# --download true fills from the corpus' publisher.
+#
+# The command is bin/classify.py: a small network without ESPnet, hyper-parameters in
+# conf/train_NAME.yaml; without options all methods, a run at a time on every core. With
+# --espnet true it is bin/classify_espnet.py: the paper's network, through ESPnet's task
+# cls, hyper-parameters in conf/train_cls_resnet.yaml; strided_conv and adastride, seed 0.
 set -euo pipefail
-name=$1 corpus=$2 caller=$3
-shift 3
+name=$1 corpus=$2 caller=$3 seeds=$4
+shift 4
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export PYTHONPATH="${root}${PYTHONPATH:+:${PYTHONPATH}}"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
@@ -18,23 +22,28 @@ if [ -z "${PYTHON:-}" ] && [ -x "${root}/.venv/bin/python" ]; then
 fi
 
 if [ -n "${corpus}" ] && [ "${corpus:0:1}" != / ]; then corpus=${caller}/${corpus}; fi
-options=()
+download=false espnet=false options=()
 while [ $# -gt 0 ]; do
-    if [ "$1" = --download ]; then
-        if [ "${2:-}" = true ]; then
-            corpus=${corpus:-downloads/${name}}
-            "${python}" -W ignore -m espnet_adastride.bin.download_corpus \
-                --name "${name}" --corpus "${corpus}"
-        elif [ "${2:-}" != false ]; then
-            echo "error: --download ${2:-}: give true or false" >&2
-            exit 2
-        fi
-        shift 2
-    else
-        options+=("$1")
-        shift
-    fi
+    case $1 in
+        --download | --espnet)
+            if [ "${2:-}" != true ] && [ "${2:-}" != false ]; then
+                echo "error: $1 ${2:-}: give true or false" >&2
+                exit 2
+            fi
+            declare "${1#--}=$2"
+            shift 2
+            ;;
+        *)
+            options+=("$1")
+            shift
+            ;;
+    esac
 done
+if [ "${download}" = true ]; then
+    corpus=${corpus:-downloads/${name}}
+    "${python}" -W ignore -m espnet_adastride.bin.download_corpus \
+        --name "${name}" --corpus "${corpus}"
+fi
 if [ -z "${corpus}" ] && [ -d "downloads/${name}" ]; then corpus=downloads/${name}; fi
 if [ -z "${corpus}" ]; then
     variable=$(tr '[:lower:]' '[:upper:]' <<<"${name}")
@@ -48,9 +57,17 @@ if [ -z "${corpus}" ]; then
     esac
 fi
 
-exec "${python}" -W ignore -m espnet_adastride.bin.classify \
-    --config "../../conf/train_${name}.yaml" \
-    --exp "exp/${name}" \
-    --nj "$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)" \
-    ${corpus:+--corpus "${corpus}"} \
-    ${options[@]+"${options[@]}"}
+jobs=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+if [ "${espnet}" = true ]; then
+    case " ${options[*]-} " in
+        *" --ngpu 0 "*) ;;
+        *" --ngpu "*) jobs=1 ;; # they would share the GPU
+    esac
+    command=(classify_espnet --config ../../conf/train_cls_resnet.yaml
+        --data_config "../../conf/train_${name}.yaml" --exp "exp/${name}_espnet")
+else
+    command=(classify --config "../../conf/train_${name}.yaml" --exp "exp/${name}"
+        --seeds "${seeds}")
+fi
+exec "${python}" -W ignore -m "espnet_adastride.bin.${command[0]}" "${command[@]:1}" \
+    --nj "${jobs}" ${corpus:+--corpus "${corpus}"} ${options[@]+"${options[@]}"}

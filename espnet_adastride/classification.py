@@ -13,14 +13,12 @@ No ESPnet; torch and torchaudio.
 """
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import re
 import time
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import torch
 import torchaudio
@@ -48,6 +46,7 @@ from espnet_adastride.downsampling.stages import (
 )
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.files import write_text
+from espnet_adastride.recipe.lock import locked
 from espnet_adastride.recipe.training import read_config, refuse_changes
 from espnet_adastride.resnet import ResNet
 
@@ -564,23 +563,6 @@ def _train_epoch(network, optimiser, data, own, o, seed, epoch) -> float:
 
 
 # ------------------------------------------------------------------------ experiments
-
-
-@contextmanager
-def locked(path, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock file ``path``; yields False if another process has it (no wait).
-
-    The lock goes with the process: it never outlives a killed one.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
 
 
 def claim_experiment(folder, options: Options, clips: List[Clip]) -> None:

@@ -27,6 +27,7 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tu
 import numpy as np
 from matplotlib.figure import Figure
 
+from espnet_adastride.classification import run_name
 from espnet_adastride.comparison import holm
 from espnet_adastride.downsampling.registry import (
     available_downsamplers,
@@ -34,7 +35,9 @@ from espnet_adastride.downsampling.registry import (
     unknown_word,
 )
 from espnet_adastride.figures import COLOURS, FONT_SIZE, GREY, drawing
+from espnet_adastride.plotting import save_figure
 from espnet_adastride.recipe.errors import RecipeError
+from espnet_adastride.recipe.files import write_text
 
 LEVEL = 0.05
 DRAWS = 10000
@@ -51,7 +54,8 @@ class Row(NamedTuple):
         interval: (low, high) percent.
         parameters: trained numbers of the network.
         rate: input frames by output frames, mean over the seeds.
-        cpu_seconds: of a training, mean over the seeds.
+        seconds: of a training, mean over the seeds: of the CPU, where a run has
+            measured them, else of the clock.
         comparison: None for the reference, or without one.
     """
 
@@ -62,7 +66,7 @@ class Row(NamedTuple):
     interval: Tuple[float, float]
     parameters: int
     rate: float
-    cpu_seconds: float
+    seconds: float
     comparison: Optional["Comparison"]
 
 
@@ -206,7 +210,9 @@ def compare(runs: Dict[str, Runs], reference: str) -> List[Row]:
                 group_interval(100.0 * means, [groups[clip] for clip in clips]),
                 max(run["parameters"] for run in own.values()),
                 float(np.mean([run["rate"] for run in own.values()])),
-                float(np.mean([run["cpu_seconds"] for run in own.values()])),
+                float(
+                    np.mean([r.get("cpu_seconds", r["seconds"]) for r in own.values()])
+                ),
                 comparison,
             )
         )
@@ -236,7 +242,10 @@ def format_table(rows: List[Row], runs: Dict[str, Runs], reference: str) -> str:
     with_reference = any(row.comparison for row in rows)
     if with_reference:
         head += [f"to {reference}, points", "clips better / worse", "p", "p (Holm)"]
-    head.append("CPU s")
+    measured = all(
+        "cpu_seconds" in run for own in runs.values() for run in own.values()
+    )
+    head.append("CPU s" if measured else "training, s")
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for row in rows:
         cells = [f"`{row.method}`", f"{row.parameters:,}", f"{row.rate:.1f}"]
@@ -244,8 +253,35 @@ def format_table(rows: List[Row], runs: Dict[str, Runs], reference: str) -> str:
         cells.append(_format_interval(row.interval))
         if with_reference:
             cells += _comparison_cells(row.comparison)
-        lines.append("| " + " | ".join([*cells, f"{row.cpu_seconds:.0f}"]) + " |")
+        lines.append("| " + " | ".join([*cells, f"{row.seconds:.0f}"]) + " |")
     return "\n".join([*lines, "", *_notes(rows, runs, reference)]) + "\n"
+
+
+def report(exp, reference: str, method: str) -> Tuple[Dict[str, Runs], List[Row]]:
+    """Write and print EXP/RESULTS.md, and draw the confusions of a method.
+
+    Args:
+        exp: folder of the runs.
+        reference: method to compare with.
+        method: whose confusions are drawn, if it is among the runs.
+
+    Returns:
+        The runs and the table's rows.
+
+    Raises:
+        RecipeError: there are no runs.
+    """
+    runs = read_runs(exp)
+    rows = compare(runs, reference)
+    table = format_table(rows, runs, reference)
+    write_text(Path(exp) / "RESULTS.md", table)
+    print("\n" + table)
+    if method in runs:
+        name = run_name(method, 0).rpartition("_seed")[0]
+        picture = Path(exp) / f"confusion_{name}.png"
+        save_figure(plot_confusion(runs, method), picture)
+        print(f"Confusions of {method}: {picture}")
+    return runs, rows
 
 
 def format_accuracy(row: Row) -> str:

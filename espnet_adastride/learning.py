@@ -5,7 +5,7 @@ from typing import Dict, List, NamedTuple, Union
 
 import numpy as np
 
-from espnet_adastride.recipe.logs import parse_epoch
+from espnet_adastride.recipe.logs import parse_epoch, parse_span
 
 
 class Curve(NamedTuple):
@@ -47,6 +47,15 @@ def read_epochs(folder: Union[str, Path]) -> Dict[int, Dict[str, Dict[str, str]]
             if found:
                 epochs[found[0]] = found[1]
     return dict(sorted(epochs.items()))
+
+
+def training_seconds(epochs: Dict[int, Dict[str, Dict[str, str]]]) -> float:
+    """Return the wall-clock seconds that the epochs took, validation included."""
+    return sum(
+        parse_span(stats.get("time", ""))
+        for phases in epochs.values()
+        for stats in phases.values()
+    )
 
 
 def curves(

@@ -16,4 +16,4 @@
 set -euo pipefail
 caller=${PWD}
 cd "$(dirname "${BASH_SOURCE[0]}")"
-exec ../classify.sh esc10 "${ESC10:-}" "${caller}" --seeds "$(seq -s ' ' 0 14)" "$@"
+exec ../classify.sh esc10 "${ESC10:-}" "${caller}" "$(seq -s ' ' 0 14)" "$@"

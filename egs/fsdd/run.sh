@@ -16,4 +16,4 @@
 set -euo pipefail
 caller=${PWD}
 cd "$(dirname "${BASH_SOURCE[0]}")"
-exec ../classify.sh fsdd "${FSDD:-}" "${caller}" --seeds "$(seq -s ' ' 0 17)" "$@"
+exec ../classify.sh fsdd "${FSDD:-}" "${caller}" "$(seq -s ' ' 0 17)" "$@"

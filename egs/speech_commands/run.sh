@@ -8,6 +8,7 @@
 #   ./run.sh --methods "adastride:sigma_square=0.5 adastride:sigma_square=50" \
 #       --curve sigma_square                     (and a picture of what the option does)
 #   ./run.sh --methods "strided_conv+strided_conv+adastride"    (a method for each stride)
+#   ./run.sh --espnet true --ngpu 1     (the paper's network, through ESPnet's task cls)
 #   ./run.sh --train false                                      (the table of what is there)
 #   ./run.sh --help
 #
@@ -21,7 +22,8 @@
 #   exp/speech_commands/RESULTS.md                    accuracy, intervals, paired tests
 #   exp/speech_commands/confusion_METHOD.png          --confusion METHOD
 #   exp/speech_commands/METHOD_seedN/result.json      one run: every test clip's answer
+#   exp/speech_commands_espnet/                       the same, with --espnet true
 set -euo pipefail
 caller=${PWD}
 cd "$(dirname "${BASH_SOURCE[0]}")"
-exec ../classify.sh speech_commands "${SPEECH_COMMANDS:-}" "${caller}" "$@"
+exec ../classify.sh speech_commands "${SPEECH_COMMANDS:-}" "${caller}" "0 1 2" "$@"

@@ -39,22 +39,19 @@ from espnet_adastride.classification import (
     load_features,
     parse_method,
     read_options,
-    run_name,
     train_all,
 )
 from espnet_adastride.classification_results import (
     compare,
     format_data_sets,
-    format_table,
-    plot_confusion,
     plot_data_sets,
     plot_option,
     read_runs,
+    report,
 )
 from espnet_adastride.clips import describe_clips, find_clips
 from espnet_adastride.plotting import save_figure
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
-from espnet_adastride.recipe.files import write_text
 from espnet_adastride.recipe.jobs import die_with_parent
 from espnet_adastride.recipe.lists import read_seeds, split_list
 
@@ -195,18 +192,9 @@ def train_in_workers(number, work):
             process.join()
 
 
-def report(args, methods, seeds):
-    """Write and print the table, and draw the confusions."""
-    runs = read_runs(args.exp)
-    rows = compare(runs, args.reference)
-    table = format_table(rows, runs, args.reference)
-    write_text(Path(args.exp) / "RESULTS.md", table)
-    print("\n" + table)
-    if args.confusion in runs:
-        name = run_name(args.confusion, 0).rpartition("_seed")[0]
-        picture = Path(args.exp) / f"confusion_{name}.png"
-        save_figure(plot_confusion(runs, args.confusion), picture)
-        print(f"Confusions of {args.confusion}: {picture}")
+def report_all(args, methods, seeds):
+    """Write and print the tables, and draw the pictures."""
+    runs, rows = report(args.exp, args.reference, args.confusion)
     if args.curve:
         picture = Path(args.exp) / f"{args.curve}.png"
         save_figure(plot_option(rows, args.curve, args.reference), picture)
@@ -236,7 +224,7 @@ def main(cmd=None):
     methods, seeds = read_lists(args)
     if args.train:
         train(args, methods, seeds)
-    report(args, methods, seeds)
+    report_all(args, methods, seeds)
 
 
 if __name__ == "__main__":

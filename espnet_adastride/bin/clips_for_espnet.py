@@ -5,26 +5,32 @@
         --layout speech_commands --split rotating --seed 0 --output_dir data
 
 makes ``data/{train,valid,test}`` with ``wav.scp``, ``label``, ``utt2spk`` (the group)
-and ``shape`` (samples at 16 kHz), and ``data/classes.txt``, the token list. Splits and
-layouts are those of :mod:`espnet_adastride.clips`, so that an ESPnet training is tested
-on the clips of the same seed's runs of ``classify``.
+and ``shape`` (samples), and ``data/classes.txt``, the token list. Recordings that are
+not one channel at ``--rate``, or have white space in their names, are mixed down,
+resampled and written to ``data/wav``. Splits and layouts are those of
+:mod:`espnet_adastride.clips`, so that an ESPnet training is tested on the clips of the
+same seed's runs of ``classify``. ``classify_espnet`` does all steps.
 """
 
 import argparse
+import hashlib
 import re
 from pathlib import Path
+from typing import List, Tuple
 
 import soundfile
 
+from espnet_adastride.audio import AudioError, read_audio
 from espnet_adastride.clips import (
     LAYOUTS,
     SPLITS,
+    Clip,
     describe_clips,
     find_clips,
     split_clips,
 )
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors
-from espnet_adastride.recipe.files import write_text
+from espnet_adastride.recipe.files import write_flac, write_text
 
 #: what ESPnet's tools read as more than a path, or cannot hold in a line
 UNFIT = re.compile(r"[\s|]")
@@ -40,7 +46,7 @@ def get_parser():
     parser.add_argument("--layout", required=True, choices=list(LAYOUTS))
     parser.add_argument("--split", default="rotating", choices=list(SPLITS))
     parser.add_argument("--seed", type=int, default=0, help="Which split of its kind")
-    parser.add_argument("--rate", type=int, default=16000, help="Hz that are asked for")
+    parser.add_argument("--rate", type=int, default=16000, help="Hz of the model")
     parser.add_argument("--output_dir", required=True, help="Folder to be made")
     return parser
 
@@ -50,37 +56,107 @@ def utterance_id(clip_id: str) -> str:
     return UNFIT.sub("_", clip_id).replace("/", "-")
 
 
-def write_part(clips, folder: Path, rate: int) -> None:
-    """Write one part's files.
+def fit_recording(clip: Clip, rate: int, waves: Path) -> Tuple[Path, int]:
+    """Return a file that ESPnet can read as it is, and its number of samples.
+
+    Args:
+        clip: the recording.
+        rate: Hz that are wanted.
+        waves: folder for a converted copy, where one is needed.
 
     Raises:
-        RecipeError: a recording of another rate or of several channels, which ESPnet
-            would take as it is, or a path with white space, which wav.scp cannot hold.
+        RecipeError: it cannot be decoded, or has no samples.
+    """
+    path = clip.path.absolute()
+    try:
+        info = soundfile.info(path)
+    except (RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise RecipeError(f"{path}: cannot be decoded ({reason})") from None
+    if not info.frames:
+        raise RecipeError(f"{path}: no samples; record or copy it again")
+    fits = (info.samplerate, info.channels) == (rate, 1)
+    if fits and not UNFIT.search(str(path)):
+        return path, info.frames
+    # beside one of the same name from another folder of the corpus
+    status = path.stat()
+    told = repr((str(path), status.st_size, status.st_mtime_ns, rate))
+    digest = hashlib.sha256(told.encode()).hexdigest()[:8]
+    copy = waves.absolute() / f"{utterance_id(clip.id)}-{digest}.flac"
+    if UNFIT.search(str(copy)):
+        raise RecipeError(
+            f"{copy}: white space or | in the path of a copy; give another folder"
+        )
+    if not copy.is_file():
+        try:
+            write_flac(copy, read_audio(path, rate), rate)
+        except AudioError as error:
+            raise RecipeError(str(error)) from None
+    return copy, soundfile.info(copy).frames
+
+
+def write_part(clips, folder: Path, rate: int, waves: Path, least: int) -> int:
+    """Write one part's files; return how many recordings were converted to ``waves``.
+
+    Raises:
+        RecipeError: a recording cannot be used, or two have the same name.
     """
     rows = []
     for clip in clips:
-        path = clip.path.absolute()
-        if UNFIT.search(str(path)):
-            raise RecipeError(f"{path}: white space or | in a path; rename it")
-        try:
-            info = soundfile.info(path)
-        except (RuntimeError, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise RecipeError(f"{path}: cannot be decoded ({reason})") from None
-        if info.samplerate != rate or info.channels != 1 or not info.frames:
+        path, samples = fit_recording(clip, rate, waves)
+        if samples < least:
             raise RecipeError(
-                f"{path}: {info.frames} samples, {info.channels} channels, "
-                f"{info.samplerate} Hz; ESPnet takes one channel at --rate {rate}"
+                f"{clip.path}: too short: {samples} samples at {rate} Hz, and {least} "
+                "are needed for one frame; take it out of the corpus"
             )
         label = UNFIT.sub("_", clip.label)
         group = UNFIT.sub("_", clip.group)
-        rows.append((utterance_id(clip.id), path, label, group, info.frames))
+        rows.append((utterance_id(clip.id), path, label, group, samples))
     rows.sort()
     for one, other in zip(rows, rows[1:]):
         if one[0] == other[0]:
             raise RecipeError(f"{one[1]} and {other[1]} are both {one[0]}; rename one")
     for name, column in (("wav.scp", 1), ("label", 2), ("utt2spk", 3), ("shape", 4)):
         write_text(folder / name, "".join(f"{row[0]} {row[column]}\n" for row in rows))
+    return sum(row[1].parent == waves.absolute() for row in rows)
+
+
+def write_data(
+    clips: List[Clip],
+    split: str,
+    seed: int,
+    folder: Path,
+    rate: int,
+    waves: Path,
+    least: int = 1,
+) -> int:
+    """Write the three parts of a seed's split and ``classes.txt``.
+
+    Args:
+        clips: of ``find_clips``.
+        split: a word of ``clips.SPLITS``.
+        seed: which split of its kind.
+        folder: to be made.
+        rate: Hz that the model takes.
+        waves: folder for recordings that must be converted.
+        least: samples that a recording must have.
+
+    Returns:
+        How many were converted.
+
+    Raises:
+        RecipeError: bad recordings or labels.
+    """
+    labels = sorted({UNFIT.sub("_", clip.label) for clip in clips})
+    if len(labels) < len({clip.label for clip in clips}):
+        raise RecipeError("two labels differ in white space or | alone; rename one")
+    converted = 0
+    for part, indices in split_clips(clips, split, seed).items():
+        own = [clips[index] for index in indices]
+        converted += write_part(own, folder / part, rate, waves, least)
+    # ESPnet's classifier takes the list's last entry for unknown ones off its classes
+    write_text(folder / "classes.txt", "\n".join([*labels, "<unk>"]) + "\n")
+    return converted
 
 
 @one_line_errors
@@ -90,14 +166,10 @@ def main(cmd=None):
     clips = find_clips(args.corpus, args.layout)
     print(describe_clips(clips, args.split, [args.seed]))
     folder = Path(args.output_dir)
-    for part, indices in split_clips(clips, args.split, args.seed).items():
-        (folder / part).mkdir(parents=True, exist_ok=True)
-        write_part([clips[index] for index in indices], folder / part, args.rate)
-    labels = sorted({UNFIT.sub("_", clip.label) for clip in clips})
-    if len(labels) < len({clip.label for clip in clips}):
-        raise RecipeError("two labels differ in white space or | alone; rename one")
-    # ESPnet's classifier takes the list's last entry for unknown ones off its classes
-    write_text(folder / "classes.txt", "\n".join([*labels, "<unk>"]) + "\n")
+    number = write_data(clips, args.split, args.seed, folder, args.rate, folder / "wav")
+    if number:
+        what = f"one channel, {args.rate} Hz"
+        print(f"{number} recordings converted to {what}: {folder / 'wav'}")
 
 
 if __name__ == "__main__":

@@ -17,27 +17,22 @@ A run is a method, a rate and a seed, a training of ESPnet's. Finished runs
 """
 
 import argparse
-import contextlib
 import json
-import multiprocessing
-import multiprocessing.connection
-import os
 import re
-import sys
-import time
-import traceback
 from pathlib import Path
 
 import torch
 import yaml
 
-from espnet_adastride.classification import locked, parse_method
+from espnet_adastride.classification import parse_method
+from espnet_adastride.learning import read_epochs, training_seconds
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
 from espnet_adastride.recipe.files import write_text
-from espnet_adastride.recipe.jobs import describe_failure, die_with_parent
+from espnet_adastride.recipe.forked import Task, run_forked
 from espnet_adastride.recipe.lists import read_seeds, split_list
+from espnet_adastride.recipe.lock import alone
 from espnet_adastride.recipe.quiet import quiet_imports
-from espnet_adastride.recipe.training import merge_configs, read_config, refuse_changes
+from espnet_adastride.recipe.training import claim_run, merge_configs, read_config
 from espnet_adastride.recordings import find_recordings, prepare_recordings, read_set
 
 RESULT = "result.json"
@@ -134,98 +129,6 @@ def check_config(name, config):
         raise RecipeError(f"{name}: {error}") from None
 
 
-def claim_run(folder, config):
-    """Write a run's configuration, or see that it is the one it was started with.
-
-    Raises:
-        RecipeError: naming what was changed.
-    """
-    path = Path(folder) / "training.yaml"
-    if path.is_file() and any(
-        (Path(folder) / name).exists() for name in ("checkpoint.pth", RESULT)
-    ):
-        refuse_changes(path, config, "a run")
-    write_text(path, yaml.safe_dump(config, sort_keys=False))
-
-
-# -------------------------------------------------------------------------- processes
-
-
-def in_process(task, log, name):
-    """Fork a process that does ``task()`` and writes all that it says into ``log``.
-
-    Forked, because ESPnet is imported already.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
-
-    def work():
-        die_with_parent()
-        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        for stream in (1, 2):
-            os.dup2(file, stream)
-        sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
-        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
-        torch.set_num_threads(1)
-        try:
-            task()
-        except SystemExit as error:
-            if error.code:
-                print(error.code, file=sys.stderr)
-                raise SystemExit(1) from None
-        except BaseException:
-            traceback.print_exc()
-            raise SystemExit(1) from None
-
-    process = multiprocessing.get_context("fork").Process(target=work, name=name)
-    process.start()
-    return process
-
-
-def run_all(tasks, nj, say=print):
-    """Do tasks, at most ``nj`` at a time, each in a process of its own.
-
-    Args:
-        tasks: (name, log, function) of each.
-
-    Raises:
-        RecipeError: one has failed (the others are ended); names its log.
-    """
-    waiting, running = list(tasks), {}
-    try:
-        while waiting or running:
-            while waiting and len(running) < nj:
-                name, log, task = waiting.pop(0)
-                say(f"{name}: log {log}")
-                running[in_process(task, log, name)] = log, time.monotonic()
-            multiprocessing.connection.wait([p.sentinel for p in running])
-            for process in [p for p in running if p.exitcode is not None]:
-                log, start = running.pop(process)
-                if process.exitcode:
-                    raise RecipeError(describe_failure(process.exitcode, log))
-                say(f"{process.name}: done, {(time.monotonic() - start) / 60:.1f} min")
-    finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.join()
-
-
-@contextlib.contextmanager
-def alone(folder):
-    """Hold the experiment's lock, which goes with the process.
-
-    Raises:
-        RecipeError: another process has it.
-    """
-    with locked(folder / ".lock", wait=False) as free:
-        if not free:
-            raise RecipeError(
-                f"{folder}: another process is at it; wait for it, or give another "
-                "--exp"
-            )
-        yield
-
-
 # ----------------------------------------------------------------------------- stages
 
 
@@ -261,8 +164,15 @@ def collect_statistics(exp, config):
     command += ["--batch_size", "8", *data_options(exp)]
     for part in ("train", "valid"):
         command += [f"--{part}_shape_file", str(exp / "data" / part / "wav.scp")]
-    task = ("statistics", stats / "collect.log", lambda: VQVAETask.main(cmd=command))
-    run_all([task], 1, _say)
+    run_forked(
+        [
+            Task(
+                "statistics", stats / "collect.log", lambda: VQVAETask.main(cmd=command)
+            )
+        ],
+        1,
+        _say,
+    )
     write_text(done, wanted)
 
 
@@ -273,6 +183,7 @@ def train_run(exp, folder, method, rate, seed, listen):
     from espnet_adastride.vqvae_results import listen as write_sounds
     from espnet_adastride.vqvae_results import measure
 
+    torch.set_num_threads(1)  # a run has a core
     stats = exp / "stats"
     command = ["--config", str(folder / "training.yaml"), "--output_dir", str(folder)]
     command += ["--ngpu", "0", "--resume", "true", *data_options(exp)]
@@ -291,7 +202,7 @@ def train_run(exp, folder, method, rate, seed, listen):
         "rate": rate,
         "seed": seed,
         "parameters": sum(p.numel() for p in model.parameters()),
-        **training_history(folder / "checkpoint.pth"),
+        **training_history(folder),
         **measure(model.features, model.network, test),
         "stats": model.network.encoder.reported_stats(),
         "torch": torch.__version__,
@@ -299,21 +210,18 @@ def train_run(exp, folder, method, rate, seed, listen):
     write_text(folder / RESULT, json.dumps(result) + "\n")
 
 
-def training_history(checkpoint):
+def training_history(folder):
     """Return ``minutes`` of training and ``history``: the losses of the epochs."""
-    # ESPnet's own file, of this very training: it holds more than tensors
-    stats = torch.load(checkpoint, weights_only=False)["reporter"]["stats"]
-    seconds, history = 0.0, []
-    for epoch in sorted(stats):
+    epochs = read_epochs(folder)
+    history = []
+    for phases in epochs.values():
         row = {}
-        for part in ("train", "valid"):
-            own = stats[epoch].get(part, {})
-            seconds += own["time"].total_seconds() if "time" in own else 0.0
+        for part, stats in phases.items():
             for name in ("loss_mse", "perplexity", "largest_jump"):
-                if name in own:
-                    row[f"{part}_{name}"] = round(float(own[name]), 4)
+                if name in stats:
+                    row[f"{part}_{name}"] = float(stats[name])
         history.append(row)
-    return {"minutes": seconds / 60, "history": history}
+    return {"minutes": training_seconds(epochs) / 60, "history": history}
 
 
 def check_inputs(args):
@@ -350,13 +258,14 @@ def train(args, methods, rates, seeds):
         tasks = []
         for method, rate, seed in runs:
             folder = exp / run_name(method, rate, seed)
-            claim_run(folder, run_config(config, method, rate, seed))
+            claim_run(folder, run_config(config, method, rate, seed), RESULT)
             if (folder / RESULT).is_file():
                 continue
             own = (exp, folder, method, rate, seed, args.listen)
-            task = (folder.name, folder / "train.log", lambda own=own: train_run(*own))
-            tasks.append(task)
-        run_all(tasks, args.nj, _say)
+            tasks.append(
+                Task(folder.name, folder / "train.log", lambda own=own: train_run(*own))
+            )
+        run_forked(tasks, args.nj, _say)
 
 
 def report(args):

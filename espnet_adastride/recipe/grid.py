@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence
 
 from espnet_adastride.corpus import DataError
+from espnet_adastride.learning import read_epochs, training_seconds
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.files import PathLike
 from espnet_adastride.recipe.jobs import Job, run_queue
-from espnet_adastride.recipe.logs import format_span, parse_epoch, parse_span
+from espnet_adastride.recipe.logs import format_span
 from espnet_adastride.recipe.stamps import Stamp, fingerprint
 
 
@@ -226,16 +227,7 @@ class Grid:
     def stats(self, run: Run) -> Dict[str, float]:
         """What the last epoch reported of the input layer; minutes of all epochs."""
         stats: Dict[str, float] = {}
-        epochs: Dict[int, Dict[str, Dict[str, str]]] = {}
-        # the oldest log first: an epoch that was done twice counts as it was last
-        logs = sorted(
-            self.experiment(run).glob("train*.log"), key=lambda p: p.stat().st_mtime
-        )
-        for log in logs:
-            for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-                epoch = parse_epoch(line)
-                if epoch:
-                    epochs[epoch[0]] = epoch[1]
+        epochs = read_epochs(self.experiment(run))
         if not epochs:
             return stats
         last = epochs[max(epochs)]
@@ -243,12 +235,7 @@ class Grid:
             for phase in ("valid", "train"):
                 if name not in stats and name in last.get(phase, {}):
                     stats[name] = float(last[phase][name])
-        spans = [
-            parse_span(phase.get("time", ""))
-            for phases in epochs.values()
-            for phase in phases.values()
-        ]
-        stats["minutes"] = sum(spans) / 60
+        stats["minutes"] = training_seconds(epochs) / 60
         return stats
 
 
@@ -308,8 +295,9 @@ def _last_epoch(log: Path) -> str:
         text = log.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return "starting"
-    found = re.findall(r"^epoch (\d+(?:/\d+)?),", text, flags=re.MULTILINE)
-    return f"epoch {found[-1]} done" if found else "starting"
+    # the driver's lines, or ESPnet's own
+    found = re.findall(r"^epoch (\d+(?:/\d+)?),| (\d+)epoch results: ", text, re.M)
+    return f"epoch {max(found[-1])} done" if found else "starting"
 
 
 def run_grid(

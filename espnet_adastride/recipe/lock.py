@@ -8,9 +8,12 @@ import errno
 import fcntl
 import os
 import time
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Iterator
 
 from espnet_adastride.recipe.errors import RecipeError
+from espnet_adastride.recipe.files import PathLike
 
 
 def lock(fd: int, path: Path, wait: bool, who: str, say=print) -> None:
@@ -46,3 +49,32 @@ def lock(fd: int, path: Path, wait: bool, who: str, say=print) -> None:
         time.sleep(0.5)
     os.ftruncate(fd, 0)
     os.write(fd, (who + "\n").encode())
+
+
+@contextmanager
+def locked(path: PathLike, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock file ``path``; yields False if another process has it (no wait)."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+@contextmanager
+def alone(exp: PathLike) -> Iterator[None]:
+    """Hold the lock of an experiment's folder.
+
+    Raises:
+        RecipeError: another process has it.
+    """
+    with locked(Path(exp) / ".lock", wait=False) as free:
+        if not free:
+            raise RecipeError(
+                f"{exp}: another process is at it; wait for it, or give another --exp"
+            )
+        yield

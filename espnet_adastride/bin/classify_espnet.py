@@ -1,0 +1,336 @@
+#!/usr/bin/env python3
+"""Train classifiers of recordings through ESPnet's task ``cls``, and compare methods.
+
+    python -m espnet_adastride.bin.classify_espnet --corpus /path/to/speech_commands \
+        --config conf/train_cls_resnet.yaml \
+        --data_config conf/train_speech_commands.yaml --exp exp/espnet \
+        --methods strided_conv adastride --seeds 0 --nj 2
+
+``--config`` is a training configuration of ESPnet's. If its encoder is ``resnet``, the
+paper's network, a method makes that one's strides; else it is the word of
+``input_layer``, ``conv2d`` too. Methods have options: ``adastride:sigma_square=1``.
+Layout, split and features of the corpus are those of ``--data_config``, so that a seed
+is tested on the clips that it is tested on by ``classify``.
+
+A run is a method and a seed: ``espnet2.bin.cls_train``, then ESPnet's inference of
+every test clip. Finished runs are kept, interrupted ones go on after their last epoch.
+
+    EXP/data/seedN             train, valid, test: wav.scp, label, utt2spk, shape
+    EXP/METHOD_seedN/          training.yaml, train.log, the model, result.json
+    EXP/RESULTS.md             accuracy, intervals, paired tests
+    EXP/confusion_METHOD.png   --confusion METHOD
+"""
+
+import argparse
+import json
+import math
+import shlex
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from espnet_adastride.bin.clips_for_espnet import utterance_id, write_data
+from espnet_adastride.classification import (
+    RESULT,
+    parse_method,
+    read_options,
+    run_name,
+)
+from espnet_adastride.classification_results import report
+from espnet_adastride.clips import (
+    describe_clips,
+    find_clips,
+    folds_in_a_round,
+    split_clips,
+)
+from espnet_adastride.downsampling.registry import (
+    available_downsamplers,
+    unknown_word,
+)
+from espnet_adastride.learning import curves, read_epochs, training_seconds
+from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
+from espnet_adastride.recipe.files import write_text
+from espnet_adastride.recipe.forked import Task, run_forked
+from espnet_adastride.recipe.lists import read_seeds, split_list
+from espnet_adastride.recipe.lock import alone
+from espnet_adastride.recipe.quiet import quiet_imports
+from espnet_adastride.recipe.training import claim_run, merge_configs, read_config
+
+MODEL = "valid.acc.best.pth"
+
+
+def get_parser():
+    """Return the command's parser."""
+    parser = argparse.ArgumentParser(
+        description="Train and compare classifiers through ESPnet's task cls",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--corpus", help="Folder of the corpus")
+    parser.add_argument("--config", help="ESPnet's configuration of the training")
+    parser.add_argument(
+        "--data_config", help="YAML file whose data and features are used"
+    )
+    parser.add_argument("--exp", required=True, help="Folder of the experiment")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=["strided_conv", "adastride"],
+        help="METHOD[:WORD=VALUE,...]",
+    )
+    parser.add_argument("--seeds", nargs="+", default=["0"], help="Numbers")
+    parser.add_argument("--nj", type=int, default=1, help="Runs at a time")
+    parser.add_argument(
+        "--ngpu", type=int, default=0, help="1: a GPU, which runs share"
+    )
+    parser.add_argument(
+        "--reference",
+        default="strided_conv",
+        help="Method that others are tested against",
+    )
+    parser.add_argument(
+        "--confusion", default="adastride", help="Method whose confusions are drawn"
+    )
+    parser.add_argument(
+        "--train", type=str2bool, default=True, help="false: the table of what is there"
+    )
+    return parser
+
+
+# --------------------------------------------------------------------- configurations
+
+
+def layer_config(config, method):
+    """Return the configuration with a method in it, and its own words."""
+    names = method.names[0] if len(method.names) == 1 else list(method.names)
+    if config.get("encoder") == "resnet":
+        own = {"method": names, "method_conf": method.options}
+        return merge_configs([config, {"encoder_conf": own}])
+    own = {"input_layer": method.names[0], "input_layer_conf": method.options}
+    if len(method.names) > 1:
+        own["input_layer_conf"] = {**method.options, "method": names}
+    config = merge_configs([config, {"encoder_conf": own}])
+    if method.names[0] not in available_downsamplers():  # ESPnet's: they take none
+        if not method.options:
+            del config["encoder_conf"]["input_layer_conf"]
+    return config
+
+
+def stretch_schedule(config, clips):
+    """Return the configuration with its schedule over the whole training.
+
+    ESPnet counts steps, and how many an epoch has depends on the number of clips: a
+    schedule with ``total_steps`` keeps its shape, and ends with the last epoch, within
+    a step an epoch: clips that are shuffled make now one batch more, now one less.
+    """
+    schedule = config.get("scheduler_conf") or {}
+    if "total_steps" not in schedule:
+        return config
+    size = config.get("batch_size") or 1
+    steps = math.ceil(clips / (clips // max(1, clips // size)))  # as ESPnet does
+    total = steps * int(config.get("max_epoch") or 1)
+    part = schedule.get("warmup_steps", 0) / schedule["total_steps"]
+    own = {"total_steps": total, "warmup_steps": round(part * total)}
+    return merge_configs([config, {"scheduler_conf": own}])
+
+
+def run_config(config, features, method, seed, clips):
+    """Return ESPnet's options of a run.
+
+    Args:
+        config: the file's.
+        features: ``features`` of the data's configuration.
+        method: of the strides.
+        seed: of the run.
+        clips: number of them in the training set.
+    """
+    frontend = {
+        "fs": features.sample_rate,
+        "n_fft": features.n_fft,
+        "win_length": features.n_fft,
+        "hop_length": features.hop_length,
+        "n_mels": features.n_mels,
+    }
+    own = {"frontend_conf": frontend, "token_type": "word", "seed": seed}
+    return stretch_schedule(merge_configs([layer_config(config, method), own]), clips)
+
+
+def check_model(name, config, classes):
+    """Build the model of a configuration: a wrong word is found before the training.
+
+    Raises:
+        RecipeError: naming the culprit.
+    """
+    from espnet_adastride.plugin import espnet
+
+    if config.get("normalize", "utterance_mvn") == "global_mvn":
+        raise RecipeError(
+            "normalize: global_mvn needs statistics, which this command does not "
+            "collect; give utterance_mvn or null"
+        )
+    options = vars(espnet.cls_task.CLSTask.get_parser().parse_args([]))
+    for word in config:
+        if word not in options:
+            raise RecipeError(unknown_word("option of cls_train", word, options))
+    args = argparse.Namespace(**merge_configs([options, config]))
+    args.token_list = [*classes, "<unk>"]
+    try:
+        espnet.cls_task.CLSTask.build_model(args)
+    except Exception as error:  # of ESPnet's classes too, which are given any word
+        raise RecipeError(f"{name}: {' '.join(str(error).split())}") from None
+
+
+# ----------------------------------------------------------------------------- stages
+
+
+def train_run(exp, folder, method, seed, clips, split, ngpu, command):
+    """Train a run, or go on with it, and test it; in the process of the caller."""
+    from espnet2.bin.cls_train import main as cls_train
+
+    torch.set_num_threads(1)  # a run has a core
+    data = exp / "data" / f"seed{seed}"
+    options = ["--config", str(folder / "training.yaml"), "--output_dir", str(folder)]
+    options += ["--token_list", str(data / "classes.txt"), "--resume", "true"]
+    options += ["--ngpu", str(ngpu)]
+    for part in ("train", "valid"):
+        option = f"--{part}_data_path_and_name_and_type"
+        options += [option, f"{data / part / 'wav.scp'},speech,sound"]
+        options += [option, f"{data / part / 'label'},label,text"]
+        options += [f"--{part}_shape_file", str(data / part / "shape")]
+    cls_train(options)
+    parts = split_clips(clips, split, seed)
+    tested = [clips[index] for index in parts["test"]]
+    found = classify(folder, data, tested, "cuda" if ngpu else "cpu")
+    epochs = read_epochs(folder)
+    history = curves(epochs)
+    answers = found["predictions"]
+    right = [answers[clip.id] == clip.label for clip in tested]
+    result = {
+        "method": method.word,
+        "seed": seed,
+        "round": seed // folds_in_a_round(clips, split),
+        "accuracy": 100.0 * float(np.mean(right)),
+        "valid_accuracy": 100.0 * float(history["acc"]["valid"].values.max()),
+        "seconds": round(training_seconds(epochs), 1),
+        **found,
+        "history": {
+            name: {phase: curve.values.tolist() for phase, curve in phases.items()}
+            for name, phases in history.items()
+            if name in ("loss", "acc", "stride_entropy", "largest_jump")
+        },
+        "command": command,
+        "torch": torch.__version__,
+        "groups": {clip.id: clip.group for clip in tested},
+    }
+    write_text(folder / RESULT, json.dumps(result) + "\n")
+
+
+def classify(folder, data, clips, device):
+    """Return what a trained model says of the clips, its size and rate."""
+    import soundfile
+    from espnet2.bin.cls_inference import Classification
+
+    tool = Classification(
+        str(folder / "config.yaml"), str(folder / MODEL), device=device
+    )
+    encoder = tool.classification_model.encoder
+    frames = []
+    encoder.register_forward_hook(
+        lambda _, inputs, outputs: frames.append((inputs[1].sum(), outputs[1].sum()))
+    )
+    wav_scp = (data / "test" / "wav.scp").read_text(encoding="utf-8")
+    paths = dict(line.split(" ", 1) for line in wav_scp.splitlines())
+    # ESPnet's words for classes have no white space
+    names = {utterance_id(clip.label): clip.label for clip in clips}
+    predictions = {}
+    for clip in clips:
+        speech, _ = soundfile.read(paths[utterance_id(clip.id)], dtype="float32")
+        word = tool(speech)[2]
+        predictions[clip.id] = names.get(word, word)
+    before, after = (int(sum(column)) for column in zip(*frames))
+    reported = getattr(encoder, "reported_stats", dict)()
+    return {
+        "predictions": predictions,
+        "parameters": sum(p.numel() for p in tool.classification_model.parameters()),
+        "rate": before / after,
+        "stats": reported,
+    }
+
+
+def train(args, methods, seeds):
+    """Prepare the data and train what is not finished.
+
+    Raises:
+        RecipeError: bad input, or a run that failed.
+    """
+    for name in ("corpus", "config", "data_config"):
+        if not getattr(args, name):
+            raise RecipeError(f"give --{name} (or --train false)")
+    if args.ngpu and not torch.cuda.is_available():
+        raise RecipeError(f"--ngpu {args.ngpu}: there is no GPU; give 0")
+    exp, config = Path(args.exp), read_config(args.config)
+    options = read_options(args.data_config)
+    split, features = options.data.split, options.features
+    clips = find_clips(args.corpus, options.data.layout)
+    print(describe_clips(clips, split, seeds), flush=True)
+    classes = sorted({utterance_id(clip.label) for clip in clips})
+    with quiet_imports():
+        import espnet2.bin.cls_train  # noqa: F401  (before forking)
+
+        import espnet_adastride.plugin  # noqa: F401  (registers the encoder)
+        from espnet_adastride import atomic_save
+    atomic_save.install()
+    tasks = []
+    with alone(exp):
+        for seed in seeds:
+            number = len(split_clips(clips, split, seed)["train"])
+            waiting = []
+            for method in methods:
+                folder = exp / run_name(method.word, seed)
+                own = run_config(config, features, method, seed, number)
+                if seed == seeds[0]:
+                    check_model(method.word, own, classes)
+                claim_run(folder, own, RESULT)
+                if not (folder / RESULT).is_file():
+                    waiting.append((folder, method))
+            if waiting:
+                data, waves = exp / "data" / f"seed{seed}", exp / "data" / "wav"
+                # ESPnet's STFT reflects the ends, which must be long enough
+                least = features.n_fft // 2 + 1
+                rate = features.sample_rate
+                write_data(clips, split, seed, data, rate, waves, least)
+            for folder, method in waiting:
+                command = ["python", "-m", "espnet_adastride.bin.classify_espnet"]
+                for name in ("corpus", "config", "data_config", "exp"):
+                    command += [f"--{name}", str(getattr(args, name))]
+                command += ["--methods", method.word, "--seeds", str(seed)]
+                run = (exp, folder, method, seed, clips, split, args.ngpu)
+                run += (shlex.join(command),)
+                tasks.append(
+                    Task(folder.name, folder / "train.log", lambda r=run: train_run(*r))
+                )
+        run_forked(tasks, args.nj, _say)
+
+
+def _say(line):
+    print(line, flush=True)
+
+
+@one_line_errors
+def main(cmd=None):
+    """Run the command; bad input ends in one line."""
+    args = get_parser().parse_args(cmd)
+    torch.set_num_threads(1)
+    seeds = read_seeds(args.seeds)
+    methods = [parse_method(word) for word in split_list(args.methods)]
+    if not methods:
+        raise RecipeError("--methods: give one at least")
+    if args.nj < 1:
+        raise RecipeError(f"--nj {args.nj}: give at least 1")
+    if args.train:
+        train(args, methods, seeds)
+    report(args.exp, args.reference, args.confusion)
+
+
+if __name__ == "__main__":
+    main()
