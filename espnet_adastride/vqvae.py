@@ -190,7 +190,10 @@ def coded_positions(counts: torch.Tensor) -> torch.Tensor:
 
 
 def with_coded_positions(stages: Sequence[Stage]) -> List[Stage]:
-    """Return the stages as a decoder knows them that was sent durations alone."""
+    """Return the stages as a decoder knows them that was sent durations alone.
+
+    The gradient of the positions goes straight through to the encoder's.
+    """
     coded = []
     for stage in stages:
         if stage.positions is not None:
@@ -200,7 +203,8 @@ def with_coded_positions(stages: Sequence[Stage]) -> List[Stage]:
                 if n > 0:
                     own = coded_positions(durations(stage.positions[row], n, m))
                     known[row, :n], known[row, n:] = own, own[-1]
-            stage = stage._replace(positions=known)
+            through = stage.positions - stage.positions.detach()  # 0, with a gradient
+            stage = stage._replace(positions=known + through)
         coded.append(stage)
     return coded
 
@@ -273,6 +277,9 @@ class VQVAE(torch.nn.Module):
         kernel_size: odd.
         codebook_size: number of codes, K.
         upsampling: ``normalised`` or ``transposed``; see ``AdaStride.upsample``.
+        told: what the decoder knows of the alignment while it learns: ``durations``, as
+            a receiver does, or the encoder's own ``positions``. All the same to methods
+            without positions.
         downsampler_conf: the methods' own words.
         quantiser_conf: words of vector_quantize_pytorch's VectorQuantize, those of
             ``QUANTISER_WORDS``.
@@ -282,6 +289,7 @@ class VQVAE(torch.nn.Module):
     """
 
     UPSAMPLING = ("normalised", "transposed")
+    TOLD = ("durations", "positions")
 
     def __init__(
         self,
@@ -293,12 +301,15 @@ class VQVAE(torch.nn.Module):
         kernel_size: int = 3,
         codebook_size: int = 512,
         upsampling: str = "normalised",
+        told: str = "durations",
         downsampler_conf: Optional[Dict[str, Any]] = None,
         quantiser_conf: Optional[Dict[str, Any]] = None,
     ):
         super().__init__()
         if upsampling not in self.UPSAMPLING:
             raise ValueError(unknown_word("upsampling", upsampling, self.UPSAMPLING))
+        if told not in self.TOLD:
+            raise ValueError(unknown_word("told", told, self.TOLD))
         for name, value in (("blocks", blocks), ("codebook_size", codebook_size)):
             if not isinstance(value, numbers.Integral) or value < 1:
                 raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
@@ -311,7 +322,7 @@ class VQVAE(torch.nn.Module):
         each = []
         for stride in strides:
             each += [check_stride(stride)] + [1] * (blocks - 1)
-        self.codebook_size = int(codebook_size)
+        self.codebook_size, self.told = int(codebook_size), told
         self.register_buffer("mean", torch.zeros(input_size))
         self.register_buffer("deviation", torch.ones(input_size))
         self.encoder = ResNet(
@@ -396,7 +407,10 @@ class VQVAE(torch.nn.Module):
         Mean squared error over valid frames and mel bins, in normalised units.
         """
         encoded = self.encode(frames, lengths)
-        output = self.decoder(encoded.quantised, encoded.lengths, encoded.stages)
+        stages = encoded.stages
+        if self.told == "durations":
+            stages = with_coded_positions(stages)
+        output = self.decoder(encoded.quantised, encoded.lengths, stages)
         valid = length_mask(lengths, frames.size(1))
         difference = (output - self.normalise(frames))[valid]
         return difference.square().mean(), encoded
