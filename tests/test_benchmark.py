@@ -1,5 +1,7 @@
 """The benchmarks run, and what they count is right where it can be known."""
 
+import math
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ import downsampling
 import input_layer
 import long_input
 import measuring
+import side_information
 
 
 def rows_of(path):
@@ -152,3 +155,18 @@ def test_a_long_input_in_chunks(tmp_path, monkeypatch):
     frames = [row[4] for row in cells if len(row) == 5]
     assert frames[2:] == ["150"] * 6
     assert [row[3] for row in cells if len(row) == 4][2:] == ["met"] * 6
+
+
+def test_what_is_known_of_a_slot_and_what_it_costs():
+    # two tokens; three slots of the second stage, five steps of the first
+    first, second = side_information.read_stages([7, 9], [[2, 0, 3], [1, 2]])
+    assert [tuple(told) for told in second] == [(1, 0, 0, 7), (2, 1, 0, 9)]
+    assert [tuple(told) for told in first] == [(2, 0, 0, 7), (0, 2, 0, 9), (3, 0, 2, 9)]
+    told = side_information.Told
+    seen = [told(1, 0, 0, 5)] * 12 + [told(2, 0, 0, 6)] * 12
+    sent = [told(1, 0, 0, 5)] * 2
+    alone = side_information.code_length(seen, sent, [()])
+    share = (12 + 4 / 256) / (24 + 4)
+    assert alone == pytest.approx(-2 * math.log2(share))
+    tokens = side_information.code_length(seen, sent, [(), (3,)])
+    assert tokens == pytest.approx(-2 * math.log2((12 + 4 * share) / (12 + 4)))

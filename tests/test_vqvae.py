@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from espnet_adastride import available_downsamplers, build_downsampler
 from espnet_adastride.downsampling.adastride import alignment_matrix
-from espnet_adastride.downsampling.output import repeat_slots
+from espnet_adastride.downsampling.output import length_mask, repeat_slots
 from espnet_adastride.downsampling.spectral import cut_spectrum, widen_spectrum
 from espnet_adastride.recordings import Recording
 from espnet_adastride.vqvae import (
@@ -232,6 +232,36 @@ def test_durations_are_all_that_adastride_f_needs():
         coded = net.decode(encoded.quantised, encoded.lengths, known)
     assert not torch.equal(known[0].positions, encoded.stages[0].positions)
     torch.testing.assert_close(coded, exact)
+
+
+def test_the_decoder_learns_with_what_it_will_be_told():
+    """The loss is that of the durations; its gradient still reaches the scores."""
+    x = torch.randn(3, 41, 6)
+    losses, gradients = {}, {}
+    net = network("adastride").eval()
+    assert net.told == "durations"
+    for told in ("durations", "positions"):
+        net.told = told
+        net.zero_grad()
+        loss, encoded = net.losses(x, LENGTHS)
+        loss.backward()
+        scores = [p.grad for name, p in net.named_parameters() if "score" in name]
+        gradients[told] = max(float(grad.abs().max()) for grad in scores)
+        losses[told] = loss.detach()
+    known = with_coded_positions(encoded.stages)
+    output = net.decoder(encoded.quantised, encoded.lengths, known)
+    valid = length_mask(LENGTHS, 41)
+    by_hand = (output - net.normalise(x))[valid].square().mean()
+    torch.testing.assert_close(losses["durations"], by_hand.detach())
+    assert abs(losses["durations"] - losses["positions"]) > 1e-6
+    assert min(gradients.values()) > 0
+    for stage, exact in zip(known, encoded.stages):
+        # slots know nothing finer than their numbers of steps
+        for row, (n, m) in enumerate(zip(exact.lengths, exact.output_lengths)):
+            told = durations(stage.positions[row], int(n), int(m))
+            assert torch.equal(told, durations(exact.positions[row], int(n), int(m)))
+    with pytest.raises(ValueError, match="told"):
+        network("adastride", told="position")
 
 
 # --------------------------------------------------------------------------- features
