@@ -21,7 +21,7 @@ import json
 import math
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Sequence
 
 import numpy as np
 import soundfile
@@ -338,9 +338,12 @@ def format_table(
     lines = [
         "| rate | method | seeds | error, dB | RMS, dB | with exact positions, dB "
         "| perplexity | tokens/s | bit/s | side bit/s | together | entropy-coded, "
-        "together | minutes |",
-        "|" + "---|" * 13,
+        f"together | `{reference}` at as many bits, dB | minutes |",
+        "|" + "---|" * 14,
     ]
+    curve = _error_over_bits(
+        [run for key, own in cells.items() if key[1] == reference for run in own]
+    )
     for rate, method in order:
         own = cells[rate, method]
 
@@ -355,7 +358,10 @@ def format_table(
         row += [column("error_exact") if told else ""]
         row += [column("perplexity", 0), column("tokens_per_second", 1)]
         row += [column("bits", 0), column("side_bits", 0), _spread(together, 0)]
-        row += [_spread(coded, 0), _spread([r["minutes"] for r in own], 1)]
+        at_equal_bits = curve(mean(together)) if method != reference else float("nan")
+        row += [_spread(coded, 0)]
+        row += ["" if math.isnan(at_equal_bits) else f"{at_equal_bits:.2f}"]
+        row += [_spread([r["minutes"] for r in own], 1)]
         lines.append("| " + " | ".join(row) + " |")
     first = runs[0]
     groups = {u["group"] for u in first["utterances"].values()}
@@ -368,11 +374,36 @@ def format_table(
         "knows tokens and, where strides adapt, the number of steps of every slot: "
         "the *side bits*, by their entropy. *With exact positions*: the encoder's real "
         "numbers, which cannot be sent. **Methods of one rate have equal token rates, "
-        "not equal bits: where strides adapt, compare `together`.**",
+        "not equal bits: where strides adapt, compare with "
+        f"`{reference}` at as many bits**: between its rates, by the logarithm of the "
+        "bits.",
         "",
         *_differences(cells, order, reference, resamples),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _error_over_bits(runs: List[Dict[str, Any]]) -> Callable[[float], float]:
+    """Return a method's error over bits a second, between its rates; NaN beyond."""
+    rates: Dict[float, List[Dict[str, Any]]] = {}
+    for run in runs:
+        rates.setdefault(run["rate"], []).append(run)
+    points = sorted(
+        (
+            mean(math.log2(run["bits"] + run["side_bits"]) for run in own),
+            mean(run["error"] for run in own),
+        )
+        for own in rates.values()
+    )
+
+    def error(bits: float) -> float:
+        if not points:
+            return float("nan")
+        known, errors = zip(*points)
+        place = math.log2(bits)
+        return float(np.interp(place, known, errors, left=np.nan, right=np.nan))
+
+    return error
 
 
 def plot_bits(runs: List[Dict[str, Any]]) -> Figure:

@@ -360,14 +360,14 @@ def test_side_information_by_hand(sounds):
     assert found["side_bits"] == pytest.approx(sum(each)) and sum(each) > 1
 
 
-def run(method, seed, errors, side=0.0):
+def run(method, seed, errors, side=0.0, rate=8):
     utterances = {
         f"u{i}": {"frames": 100, "error": e, "group": f"text {i}"}
         for i, e in enumerate(errors)
     }
     return {
         "method": method,
-        "rate": 8,
+        "rate": rate,
         "seed": seed,
         "codebook_size": 512,
         "seconds_of_speech": 60.0,
@@ -377,7 +377,7 @@ def run(method, seed, errors, side=0.0):
         "error_exact": 1.0,
         "perplexity": 256.0,
         "tokens_per_second": 12.5,
-        "bits": 112.5,
+        "bits": 900.0 / rate,
         "entropy_bits": 100.0,
         "side_bits": side,
         "utterances": utterances,
@@ -393,6 +393,12 @@ def test_the_table_counts_side_information_and_pairs():
     assert "| 112 ± 0 | 40 ± 0 | 152 ± 0 | 140 ± 0 |" in table
     assert "| 8x | `adastride_f` | 2 | -0.50 | [-0.50, -0.50] |" in table
     assert "better" in table
+    # the reference has 112.5 bit/s at 8x, 225 at 4x: 152.5 lie between
+    runs += [run("strided_conv", 0, errors - 1.0, rate=4)]
+    share = math.log2(152.5 / 112.5)
+    at_equal_bits = np.mean(errors) - share
+    table = format_table(runs, "strided_conv", resamples=200)
+    assert f"| 152 ± 0 | 140 ± 0 | {at_equal_bits:.2f} |" in table
     alone = format_table(runs[:2], "strided_conv", resamples=200)
     assert "No rate has both `strided_conv` and another" in alone
 
