@@ -450,7 +450,7 @@ def plot_bits(runs: List[Dict[str, Any]]) -> Figure:
         axes.set_xlabel("bits a second; dotted: tokens without durations")
         axes.set_ylabel("error of log-mels, dB")
         axes.grid()
-        axes.legend()
+        figure.legend(loc="outside upper center", ncols=min(len(cells), 4))
     return figure
 
 
