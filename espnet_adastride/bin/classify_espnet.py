@@ -24,8 +24,10 @@ every test clip. Finished runs are kept, interrupted ones go on after their last
 import argparse
 import json
 import math
+import os
 import shlex
 from pathlib import Path
+from typing import List, NamedTuple
 
 import numpy as np
 import torch
@@ -33,12 +35,14 @@ import torch
 from espnet_adastride.bin.clips_for_espnet import utterance_id, write_data
 from espnet_adastride.classification import (
     RESULT,
+    Method,
     parse_method,
     read_options,
     run_name,
 )
 from espnet_adastride.classification_results import report
 from espnet_adastride.clips import (
+    Clip,
     describe_clips,
     find_clips,
     folds_in_a_round,
@@ -183,32 +187,53 @@ def check_model(name, config, classes):
 # ----------------------------------------------------------------------------- stages
 
 
-def train_run(exp, folder, method, seed, clips, split, ngpu, command):
+class Run(NamedTuple):
+    """One training: a method and a seed.
+
+    Attributes:
+        folder: gets the model and result.json.
+        data: of the seed: train, valid, test, classes.txt.
+        method: of the strides.
+        seed: of split and training.
+        tested: the test clips.
+        round: of the cross-validation, or the seed.
+        ngpu: 0 or 1.
+        command: to be written down with the result.
+    """
+
+    folder: Path
+    data: Path
+    method: Method
+    seed: int
+    tested: List[Clip]
+    round: int
+    ngpu: int
+    command: str
+
+
+def train_run(run: Run) -> None:
     """Train a run, or go on with it, and test it; in the process of the caller."""
     from espnet2.bin.cls_train import main as cls_train
 
     torch.set_num_threads(1)  # a run has a core
-    data = exp / "data" / f"seed{seed}"
+    folder, data = run.folder, run.data
     options = ["--config", str(folder / "training.yaml"), "--output_dir", str(folder)]
     options += ["--token_list", str(data / "classes.txt"), "--resume", "true"]
-    options += ["--ngpu", str(ngpu)]
+    options += ["--ngpu", str(run.ngpu)]
     for part in ("train", "valid"):
         option = f"--{part}_data_path_and_name_and_type"
         options += [option, f"{data / part / 'wav.scp'},speech,sound"]
         options += [option, f"{data / part / 'label'},label,text"]
         options += [f"--{part}_shape_file", str(data / part / "shape")]
     cls_train(options)
-    parts = split_clips(clips, split, seed)
-    tested = [clips[index] for index in parts["test"]]
-    found = classify(folder, data, tested, "cuda" if ngpu else "cpu")
+    found = classify(folder, data, run.tested, "cuda" if run.ngpu else "cpu")
     epochs = read_epochs(folder)
     history = curves(epochs)
-    answers = found["predictions"]
-    right = [answers[clip.id] == clip.label for clip in tested]
+    right = [found["predictions"][clip.id] == clip.label for clip in run.tested]
     result = {
-        "method": method.word,
-        "seed": seed,
-        "round": seed // folds_in_a_round(clips, split),
+        "method": run.method.word,
+        "seed": run.seed,
+        "round": run.round,
         "accuracy": 100.0 * float(np.mean(right)),
         "valid_accuracy": 100.0 * float(history["acc"]["valid"].values.max()),
         "seconds": round(training_seconds(epochs), 1),
@@ -218,9 +243,9 @@ def train_run(exp, folder, method, seed, clips, split, ngpu, command):
             for name, phases in history.items()
             if name in ("loss", "acc", "stride_entropy", "largest_jump")
         },
-        "command": command,
+        "command": run.command,
         "torch": torch.__version__,
-        "groups": {clip.id: clip.group for clip in tested},
+        "groups": {clip.id: clip.group for clip in run.tested},
     }
     write_text(folder / RESULT, json.dumps(result) + "\n")
 
@@ -266,8 +291,11 @@ def train(args, methods, seeds):
     for name in ("corpus", "config", "data_config"):
         if not getattr(args, name):
             raise RecipeError(f"give --{name} (or --train false)")
-    if args.ngpu and not torch.cuda.is_available():
-        raise RecipeError(f"--ngpu {args.ngpu}: there is no GPU; give 0")
+    if args.ngpu:
+        # asked in this way, CUDA is not started, and forked processes can use it
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+        if not torch.cuda.is_available():
+            raise RecipeError(f"--ngpu {args.ngpu}: there is no GPU; give 0")
     exp, config = Path(args.exp), read_config(args.config)
     options = read_options(args.data_config)
     split, features = options.data.split, options.features
@@ -280,35 +308,41 @@ def train(args, methods, seeds):
         import espnet_adastride.plugin  # noqa: F401  (registers the encoder)
         from espnet_adastride import atomic_save
     atomic_save.install()
+    command = ["python", "-m", "espnet_adastride.bin.classify_espnet"]
+    for name in ("corpus", "config", "data_config", "exp"):
+        command += [f"--{name}", str(getattr(args, name))]
     tasks = []
     with alone(exp):
         for seed in seeds:
-            number = len(split_clips(clips, split, seed)["train"])
-            waiting = []
+            parts = split_clips(clips, split, seed)
+            data, waiting = exp / "data" / f"seed{seed}", []
             for method in methods:
                 folder = exp / run_name(method.word, seed)
-                own = run_config(config, features, method, seed, number)
+                own = run_config(config, features, method, seed, len(parts["train"]))
                 if seed == seeds[0]:
                     check_model(method.word, own, classes)
                 claim_run(folder, own, RESULT)
+                words = [*command, "--methods", method.word, "--seeds", str(seed)]
+                run = Run(
+                    folder=folder,
+                    data=data,
+                    method=method,
+                    seed=seed,
+                    tested=[clips[index] for index in parts["test"]],
+                    round=seed // folds_in_a_round(clips, split),
+                    ngpu=args.ngpu,
+                    command=shlex.join(words),
+                )
                 if not (folder / RESULT).is_file():
-                    waiting.append((folder, method))
+                    waiting.append(run)
             if waiting:
-                data, waves = exp / "data" / f"seed{seed}", exp / "data" / "wav"
                 # ESPnet's STFT reflects the ends, which must be long enough
                 least = features.n_fft // 2 + 1
-                rate = features.sample_rate
+                rate, waves = features.sample_rate, exp / "data" / "wav"
                 write_data(clips, split, seed, data, rate, waves, least)
-            for folder, method in waiting:
-                command = ["python", "-m", "espnet_adastride.bin.classify_espnet"]
-                for name in ("corpus", "config", "data_config", "exp"):
-                    command += [f"--{name}", str(getattr(args, name))]
-                command += ["--methods", method.word, "--seeds", str(seed)]
-                run = (exp, folder, method, seed, clips, split, args.ngpu)
-                run += (shlex.join(command),)
-                tasks.append(
-                    Task(folder.name, folder / "train.log", lambda r=run: train_run(*r))
-                )
+            for run in waiting:
+                log = run.folder / "train.log"
+                tasks.append(Task(run.folder.name, log, lambda run=run: train_run(run)))
         run_forked(tasks, args.nj, _say)
 
 
