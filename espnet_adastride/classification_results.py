@@ -210,9 +210,7 @@ def compare(runs: Dict[str, Runs], reference: str) -> List[Row]:
                 group_interval(100.0 * means, [groups[clip] for clip in clips]),
                 max(run["parameters"] for run in own.values()),
                 float(np.mean([run["rate"] for run in own.values()])),
-                float(
-                    np.mean([r.get("cpu_seconds", r["seconds"]) for r in own.values()])
-                ),
+                float(np.mean([_seconds(run) for run in own.values()])),
                 comparison,
             )
         )
@@ -222,6 +220,10 @@ def compare(runs: Dict[str, Runs], reference: str) -> List[Row]:
         comparison = rows[index].comparison._replace(p_holm=p)
         rows[index] = rows[index]._replace(comparison=comparison)
     return sorted(rows, key=lambda r: (r.method != reference, -np.mean(r.accuracies)))
+
+
+def _seconds(run: Dict[str, Any]) -> float:
+    return run["cpu_seconds" if "cpu_seconds" in run else "seconds"]
 
 
 def _compare_two(ours: Runs, theirs: Runs) -> Comparison:
