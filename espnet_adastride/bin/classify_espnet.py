@@ -61,7 +61,9 @@ from espnet_adastride.recipe.lock import alone
 from espnet_adastride.recipe.quiet import quiet_imports
 from espnet_adastride.recipe.training import claim_run, merge_configs, read_config
 
+#: the model that is tested, and the criterion that has ESPnet keep it
 MODEL = "valid.acc.best.pth"
+CRITERION = ["valid", "acc", "max"]
 
 
 def get_parser():
@@ -128,8 +130,8 @@ def stretch_schedule(config, clips):
     a step an epoch: clips that are shuffled make now one batch more, now one less.
     """
     schedule = config.get("scheduler_conf") or {}
-    if "total_steps" not in schedule:
-        return config
+    if "total_steps" not in schedule or config.get("batch_type") != "unsorted":
+        return config  # batches by length: their number is not known yet
     size = config.get("batch_size") or 1
     steps = math.ceil(clips / (clips // max(1, clips // size)))  # as ESPnet does
     total = steps * int(config.get("max_epoch") or 1)
@@ -177,6 +179,11 @@ def check_model(name, config, classes):
         if word not in options:
             raise RecipeError(unknown_word("option of cls_train", word, options))
     args = argparse.Namespace(**merge_configs([options, config]))
+    if CRITERION not in [list(one) for one in args.best_model_criterion]:
+        raise RecipeError(
+            "best_model_criterion: the model of the best valid acc is tested; add "
+            f"[{', '.join(CRITERION)}]"
+        )
     args.token_list = [*classes, "<unk>"]
     try:
         espnet.cls_task.CLSTask.build_model(args)

@@ -179,6 +179,9 @@ def test_bad_input_is_named_before_anything_is_trained(corpus, tmp_path):
         assert "there is no GPU" in failure("adastride", options=["--ngpu", "1"])
     small_config(tmp_path / "small.yaml", normalize="global_mvn")
     assert "normalize: global_mvn needs statistics" in failure("adastride")
+    criterion = [["valid", "loss", "min"]]
+    small_config(tmp_path / "small.yaml", best_model_criterion=criterion)
+    assert "add [valid, acc, max]" in failure("adastride")
     small_config(tmp_path / "small.yaml", batchsize=3)
     assert "did you mean 'batch_size'" in failure("adastride")
     small_config(tmp_path / "small.yaml")
