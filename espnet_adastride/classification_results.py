@@ -18,6 +18,7 @@ intervals do: where the two disagree, believe the wider one. Of a handful of gro
 interval can be believed; the notes below the table say how many there are.
 """
 
+import argparse
 import inspect
 import json
 import math
@@ -257,6 +258,18 @@ def format_table(rows: List[Row], runs: Dict[str, Runs], reference: str) -> str:
             cells += _comparison_cells(row.comparison)
         lines.append("| " + " | ".join([*cells, f"{row.seconds:.0f}"]) + " |")
     return "\n".join([*lines, "", *_notes(rows, runs, reference)]) + "\n"
+
+
+def add_report_options(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`report` is told: ``--reference`` and ``--confusion``."""
+    parser.add_argument(
+        "--reference",
+        default="strided_conv",
+        help="Method that others are tested against",
+    )
+    parser.add_argument(
+        "--confusion", default="adastride", help="Method whose confusions are drawn"
+    )
 
 
 def report(exp, reference: str, method: str) -> Tuple[Dict[str, Runs], List[Row]]:

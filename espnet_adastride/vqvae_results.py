@@ -342,7 +342,7 @@ def format_table(
         "|" + "---|" * 14,
     ]
     curve = _error_over_bits(
-        [run for key, own in cells.items() if key[1] == reference for run in own]
+        [own for (_, method), own in cells.items() if method == reference]
     )
     for rate, method in order:
         own = cells[rate, method]
@@ -383,17 +383,18 @@ def format_table(
     return "\n".join(lines) + "\n"
 
 
-def _error_over_bits(runs: List[Dict[str, Any]]) -> Callable[[float], float]:
-    """Return a method's error over bits a second, between its rates; NaN beyond."""
-    rates: Dict[float, List[Dict[str, Any]]] = {}
-    for run in runs:
-        rates.setdefault(run["rate"], []).append(run)
+def _error_over_bits(rates: List[List[Dict[str, Any]]]) -> Callable[[float], float]:
+    """Return a method's error over bits a second, between its rates; NaN beyond.
+
+    Args:
+        rates: the method's runs, a list for each rate.
+    """
     points = sorted(
         (
             mean(math.log2(run["bits"] + run["side_bits"]) for run in own),
             mean(run["error"] for run in own),
         )
-        for own in rates.values()
+        for own in rates
     )
 
     def error(bits: float) -> float:

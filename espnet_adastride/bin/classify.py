@@ -42,6 +42,7 @@ from espnet_adastride.classification import (
     train_all,
 )
 from espnet_adastride.classification_results import (
+    add_report_options,
     compare,
     format_data_sets,
     plot_data_sets,
@@ -53,7 +54,7 @@ from espnet_adastride.clips import describe_clips, find_clips
 from espnet_adastride.plotting import save_figure
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
 from espnet_adastride.recipe.jobs import die_with_parent
-from espnet_adastride.recipe.lists import read_seeds, split_list
+from espnet_adastride.recipe.lists import check_jobs, read_seeds, split_list
 
 
 def get_parser():
@@ -71,14 +72,7 @@ def get_parser():
     )
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"], help="Numbers")
     parser.add_argument("--nj", type=int, default=1, help="Runs at a time, a core each")
-    parser.add_argument(
-        "--reference",
-        default="strided_conv",
-        help="Method that others are tested against",
-    )
-    parser.add_argument(
-        "--confusion", default="adastride", help="Method whose confusions are drawn"
-    )
+    add_report_options(parser)
     parser.add_argument(
         "--curve", help="Option whose values are drawn against accuracy"
     )
@@ -101,8 +95,7 @@ def read_lists(args):
     if words == ["all"]:
         words = list(available_downsamplers())
     seeds = read_seeds(args.seeds)
-    if args.nj < 1:
-        raise RecipeError(f"--nj {args.nj}: give at least 1")
+    check_jobs(args.nj)
     if not words:
         raise RecipeError("--methods: give one at least")
     return [parse_method(word) for word in words], seeds

@@ -40,7 +40,7 @@ from espnet_adastride.classification import (
     read_options,
     run_name,
 )
-from espnet_adastride.classification_results import report
+from espnet_adastride.classification_results import add_report_options, report
 from espnet_adastride.clips import (
     Clip,
     describe_clips,
@@ -56,7 +56,7 @@ from espnet_adastride.learning import curves, read_epochs, training_seconds
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
 from espnet_adastride.recipe.files import write_text
 from espnet_adastride.recipe.forked import Task, run_forked
-from espnet_adastride.recipe.lists import read_seeds, split_list
+from espnet_adastride.recipe.lists import check_jobs, read_seeds, split_list
 from espnet_adastride.recipe.lock import alone
 from espnet_adastride.recipe.quiet import quiet_imports
 from espnet_adastride.recipe.training import claim_run, merge_configs, read_config
@@ -89,14 +89,7 @@ def get_parser():
     parser.add_argument(
         "--ngpu", type=int, default=0, help="1: a GPU, which runs share"
     )
-    parser.add_argument(
-        "--reference",
-        default="strided_conv",
-        help="Method that others are tested against",
-    )
-    parser.add_argument(
-        "--confusion", default="adastride", help="Method whose confusions are drawn"
-    )
+    add_report_options(parser)
     parser.add_argument(
         "--train", type=str2bool, default=True, help="false: the table of what is there"
     )
@@ -116,9 +109,9 @@ def layer_config(config, method):
     if len(method.names) > 1:
         own["input_layer_conf"] = {**method.options, "method": names}
     config = merge_configs([config, {"encoder_conf": own}])
-    if method.names[0] not in available_downsamplers():  # ESPnet's: they take none
-        if not method.options:
-            del config["encoder_conf"]["input_layer_conf"]
+    if method.names[0] not in available_downsamplers() and not method.options:
+        # ESPnet's words take none
+        del config["encoder_conf"]["input_layer_conf"]
     return config
 
 
@@ -350,11 +343,7 @@ def train(args, methods, seeds):
             for run in waiting:
                 log = run.folder / "train.log"
                 tasks.append(Task(run.folder.name, log, lambda run=run: train_run(run)))
-        run_forked(tasks, args.nj, _say)
-
-
-def _say(line):
-    print(line, flush=True)
+        run_forked(tasks, args.nj)
 
 
 @one_line_errors
@@ -366,8 +355,7 @@ def main(cmd=None):
     methods = [parse_method(word) for word in split_list(args.methods)]
     if not methods:
         raise RecipeError("--methods: give one at least")
-    if args.nj < 1:
-        raise RecipeError(f"--nj {args.nj}: give at least 1")
+    check_jobs(args.nj)
     if args.train:
         train(args, methods, seeds)
     report(args.exp, args.reference, args.confusion)

@@ -29,7 +29,7 @@ from espnet_adastride.learning import read_epochs, training_seconds
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
 from espnet_adastride.recipe.files import write_text
 from espnet_adastride.recipe.forked import Task, run_forked
-from espnet_adastride.recipe.lists import read_seeds, split_list
+from espnet_adastride.recipe.lists import check_jobs, read_seeds, split_list
 from espnet_adastride.recipe.lock import alone
 from espnet_adastride.recipe.quiet import quiet_imports
 from espnet_adastride.recipe.training import claim_run, merge_configs, read_config
@@ -83,8 +83,7 @@ def read_lists(args):
         raise RecipeError("--rates 1: nothing is shortened; give 2 at least")
     if not (methods and rates):
         raise RecipeError("--methods and --rates: give one at least")
-    if args.nj < 1:
-        raise RecipeError(f"--nj {args.nj}: give at least 1")
+    check_jobs(args.nj)
     return (
         [parse_method(word) for word in methods],
         [int(word) for word in rates],
@@ -164,15 +163,8 @@ def collect_statistics(exp, config):
     command += ["--batch_size", "8", *data_options(exp)]
     for part in ("train", "valid"):
         command += [f"--{part}_shape_file", str(exp / "data" / part / "wav.scp")]
-    run_forked(
-        [
-            Task(
-                "statistics", stats / "collect.log", lambda: VQVAETask.main(cmd=command)
-            )
-        ],
-        1,
-        _say,
-    )
+    log = stats / "collect.log"
+    run_forked([Task("statistics", log, lambda: VQVAETask.main(cmd=command))], 1)
     write_text(done, wanted)
 
 
@@ -253,7 +245,8 @@ def train(args, methods, rates, seeds):
             name = run_name(method, rate, seed)
             model = check_config(name, run_config(config, method, rate, seed))
     with alone(exp):
-        _say(prepare_recordings(args.corpus, exp / "data", model.features.fs))
+        told = prepare_recordings(args.corpus, exp / "data", model.features.fs)
+        print(told, flush=True)
         collect_statistics(exp, config)
         tasks = []
         for method, rate, seed in runs:
@@ -265,7 +258,7 @@ def train(args, methods, rates, seeds):
             tasks.append(
                 Task(folder.name, folder / "train.log", lambda own=own: train_run(*own))
             )
-        run_forked(tasks, args.nj, _say)
+        run_forked(tasks, args.nj)
 
 
 def report(args):
@@ -286,10 +279,6 @@ def report(args):
     save_figure(plot_bits(runs), exp / "bits.png")
     print(f"\n{table}\nTo listen to: {exp / 'listen.html'}")
     print(f"Error over bits a second: {exp / 'bits.png'}")
-
-
-def _say(line):
-    print(line, flush=True)
 
 
 @one_line_errors

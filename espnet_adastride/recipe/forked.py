@@ -11,6 +11,7 @@ import os
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple, Sequence
 
@@ -56,7 +57,7 @@ def _start(task: Task) -> multiprocessing.Process:
 def run_forked(
     tasks: Sequence[Task],
     limit: int,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = partial(print, flush=True),
     every: float = 300.0,
 ) -> None:
     """Do tasks, at most ``limit`` at a time.

@@ -1,4 +1,4 @@
-"""Lists on a command line (methods, rates, seeds): several words, or one of several."""
+"""Lists on a command line (methods, rates, seeds), and how many runs at a time."""
 
 import re
 from typing import List, Sequence
@@ -9,6 +9,16 @@ from espnet_adastride.recipe.errors import RecipeError
 def split_list(words: Sequence[str]) -> List[str]:
     """Return ``["4", "8 12", "4"]`` as ``["4", "8", "12"]``: each once, in order."""
     return list(dict.fromkeys(word for part in words for word in part.split()))
+
+
+def check_jobs(number: int) -> None:
+    """Refuse a ``--nj`` below 1.
+
+    Raises:
+        RecipeError: naming it.
+    """
+    if number < 1:
+        raise RecipeError(f"--nj {number}: give at least 1")
 
 
 def read_seeds(words: Sequence[str]) -> List[int]:

@@ -98,16 +98,13 @@ def refuse_changes(path: PathLike, config: object, holds: str) -> None:
             )
 
 
-def claim_run(folder: PathLike, config: dict, result: str) -> Path:
-    """Write a run's configuration, or see that it is the one it was started with.
+def claim_run(folder: PathLike, config: dict, result: str) -> None:
+    """Write a run's ``training.yaml``, or see that it is the one it was started with.
 
     Args:
         folder: of the run.
         config: ESPnet's options.
         result: name of the file that says that the run is finished.
-
-    Returns:
-        The file that was written: ``training.yaml``.
 
     Raises:
         RecipeError: naming what was changed.
@@ -118,7 +115,6 @@ def claim_run(folder: PathLike, config: dict, result: str) -> Path:
     ):
         refuse_changes(path, config, "a run")
     write_text(path, yaml.safe_dump(config, sort_keys=False))
-    return path
 
 
 def read_options(words: List[str]) -> Dict[str, str]:
