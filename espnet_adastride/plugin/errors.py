@@ -15,3 +15,11 @@ class CheckpointMismatchError(PluginError):
 
 class ModelError(PluginError):
     """A trained model that cannot be found, read or used as asked."""
+
+
+class UnreadableAudioError(PluginError):
+    """A recording of ``wav.scp`` that is gone or cannot be decoded."""
+
+    def __str__(self) -> str:
+        # a DataLoader raises a worker's error again, with its traceback as the message
+        return super().__str__().rpartition(f"{type(self).__name__}: ")[2].strip()

@@ -11,6 +11,7 @@ from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.cls.espnet_model import ESPnetClassificationModel
+from espnet2.fileio import multi_sound_scp, sound_scp
 from espnet2.s2t.espnet_model import ESPnetS2TModel
 from espnet2.samplers.build_batch_sampler import build_batch_sampler
 from espnet2.slu.espnet_model import ESPnetSLUModel
@@ -74,7 +75,9 @@ __all__ = [
     "check_short_utt",
     "cls_task",
     "force_gatherable",
+    "multi_sound_scp",
     "s2t_task",
     "slu_task",
+    "sound_scp",
     "st_task",
 ]

@@ -9,7 +9,7 @@ below: asr (its transducer decoder included), st, slu, s2t and cls. The task
 ``asr_transducer`` builds its encoder from blocks of its own and is left alone.
 """
 
-from espnet_adastride.plugin import encoders, espnet, model
+from espnet_adastride.plugin import encoders, espnet, model, named_audio
 from espnet_adastride.plugin.resnet_encoder import ResNetEncoder
 from espnet_adastride.plugin.trainer import StrideTrainer
 
@@ -42,11 +42,14 @@ MODELS = (
 def register() -> None:
     """Let ESPnet's tasks build the plugin's encoders and models, and draw strides.
 
+    And let its reader of ``wav.scp`` name a recording that cannot be read.
+
     It is idempotent.
 
     The tasks' ``build_model`` read these module-level names, so they are changed in
     place; it must happen before ``get_parser()``.
     """
+    named_audio.install()
     for task_class in TASKS:
         task_class.trainer = StrideTrainer
     for task, stock, ours in MODELS:

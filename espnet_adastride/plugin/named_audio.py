@@ -1,0 +1,50 @@
+"""Let ESPnet name the recording that it cannot read.
+
+Its loader lets libsndfile's error through: ``Error : flac decoder lost sync.`` without
+the file of a download that was cut off, and out of a DataLoader's worker not even that
+(``LibsndfileError: <exception str() failed>``).
+"""
+
+import functools
+from pathlib import Path
+
+import soundfile
+
+from espnet_adastride.plugin import espnet
+from espnet_adastride.plugin.errors import UnreadableAudioError
+
+
+def naming(read):
+    """Return ESPnet's ``soundfile_read`` changed so that its errors name the file.
+
+    Raises:
+        UnreadableAudioError: by what it returns, for libsndfile's errors.
+    """
+
+    @functools.wraps(read)
+    def wrapper(wavs, *args, **kwargs):
+        try:
+            return read(wavs, *args, **kwargs)
+        except soundfile.LibsndfileError as error:
+            paths = [wavs] if isinstance(wavs, str) else wavs
+            missing = [path for path in paths if not Path(path).exists()]
+            if missing:
+                raise UnreadableAudioError(
+                    f"{missing[0]}: there is no such recording; if the corpus was "
+                    "moved, prepare the data again from stage 1"
+                ) from None
+            raise UnreadableAudioError(
+                f"{' or '.join(paths)}: cannot be decoded ({error.error_string}); get "
+                "it again, or take it out of the data and prepare them again from "
+                "stage 3"
+            ) from None
+
+    wrapper.names_audio = True
+    return wrapper
+
+
+def install() -> None:
+    """Change ESPnet's reader of ``wav.scp`` in place; idempotent."""
+    for module in (espnet.sound_scp, espnet.multi_sound_scp):
+        if not hasattr(module.soundfile_read, "names_audio"):
+            module.soundfile_read = naming(module.soundfile_read)

@@ -1,0 +1,64 @@
+"""A recording that ESPnet cannot read is named, in the process and out of a worker."""
+
+import numpy as np
+import pytest
+import soundfile
+from espnet2.train.dataset import ESPnetDataset
+from torch.utils.data import DataLoader
+
+from espnet_adastride.bin import run
+from espnet_adastride.plugin.errors import UnreadableAudioError
+
+
+@pytest.fixture
+def wav_scp(tmp_path):
+    """A set of one whole recording and of one that the test spoils."""
+    noise = np.random.default_rng(0).integers(-3000, 3000, 40000).astype("int16")
+    for name in ("whole", "bad"):
+        soundfile.write(tmp_path / f"{name}.flac", noise, 16000)
+    path = tmp_path / "wav.scp"
+    path.write_text("".join(f"{n} {tmp_path}/{n}.flac\n" for n in ("whole", "bad")))
+    return path
+
+
+def spoil(path, how):
+    if how == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: {"cut": 30000, "empty": 0}[how]])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    "how, words",
+    [
+        ("missing", "there is no such recording; if the corpus was moved, prepare"),
+        ("cut", "cannot be decoded (Error : flac decoder lost sync.); get it again"),
+        ("empty", "cannot be decoded (Format not recognised.); get it again"),
+    ],
+)
+def test_the_file_is_named_in_one_line(wav_scp, how, words, workers):
+    bad = wav_scp.parent / "bad.flac"
+    spoil(bad, how)
+    data = ESPnetDataset([(str(wav_scp), "speech", "sound")])
+    loader = DataLoader(
+        data, batch_size=1, sampler=["whole", "bad"], num_workers=workers
+    )
+    batches = iter(loader)
+    assert next(batches)[1]["speech"].shape == (1, 40000)
+    with pytest.raises(UnreadableAudioError) as error:
+        next(batches)
+    assert str(error.value).startswith(f"{bad}: {words}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_tool_ends_in_that_line(wav_scp):
+    bad = wav_scp.parent / "bad.flac"
+    spoil(bad, "cut")
+    code = (
+        "from espnet2.fileio.sound_scp import SoundScpReader\n"
+        f"SoundScpReader({str(wav_scp)!r})['bad']"
+    )
+    with pytest.raises(SystemExit) as error:
+        run.main(["-c", code])
+    assert str(error.value).startswith(f"error: {bad}: cannot be decoded")
