@@ -47,6 +47,7 @@ from espnet_adastride.downsampling.stages import (
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.files import write_text
 from espnet_adastride.recipe.lock import locked
+from espnet_adastride.recipe.progress import Progress
 from espnet_adastride.recipe.training import read_config, refuse_changes
 from espnet_adastride.resnet import ResNet
 
@@ -593,23 +594,38 @@ def train_all(
     folder,
     command_of: Callable[[Method, int], str],
     say: Callable[[str], None] = print,
+    processes: int = 1,
 ) -> None:
     """Train what is not finished, all methods of a seed before the next seed.
 
     A run that another process is at is left to that one: several processes with the
     same arguments share the work.
+
+    Args:
+        command_of: the command of a run, to be written down with its result.
+        say: takes lines: epochs, and behind every run how many of all are finished and
+            when the rest will be.
+        processes: how many share the work, for that estimate.
     """
-    for seed in seeds:
-        for method in methods:
-            run = Path(folder) / run_name(method.word, seed)
-            with locked(run / ".lock", wait=False) as free:
-                if not free or (run / RESULT).is_file():
-                    continue
-                result = train(
-                    data, options, method, seed, run, command_of(method, seed), say
-                )
-                say(
-                    f"{method.word} seed {seed}: finished, test accuracy "
-                    f"{result['accuracy']:.1f} %, {result['parameters']} parameters, "
-                    f"{result['cpu_seconds']:.0f} CPU seconds"
-                )
+    runs = [(method, seed) for seed in seeds for method in methods]
+    folders = [Path(folder) / run_name(method.word, seed) for method, seed in runs]
+
+    def count():
+        return sum((path / RESULT).is_file() for path in folders)
+
+    progress = Progress(len(runs), count(), processes, say)
+    if progress.done:
+        say(f"{progress.done} of {len(runs)} runs are finished")
+    for (method, seed), path in zip(runs, folders):
+        with locked(path / ".lock", wait=False) as free:
+            if not free or (path / RESULT).is_file():
+                continue
+            start, command = time.monotonic(), command_of(method, seed)
+            result = train(data, options, method, seed, path, command, say)
+            progress.done = count() - 1  # other processes finish runs, too
+            progress.finished(
+                f"{method.word} seed {seed}: test accuracy {result['accuracy']:.1f} %, "
+                f"{result['parameters']} parameters, {result['cpu_seconds']:.0f} CPU "
+                "seconds",
+                time.monotonic() - start,
+            )

@@ -6,6 +6,7 @@ The corpus is synthetic: three "words" are three tones in noise.
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -326,7 +327,9 @@ def test_the_recipe_shares_the_runs_among_processes(corpus, config, tmp_path):
     )
     assert done.returncode == 0 and not done.stderr, done.stderr
     for seed in (0, 1):
-        assert f"avg_pool seed {seed}: finished, test accuracy" in done.stdout
+        assert f"avg_pool seed {seed}: test accuracy" in done.stdout
+    counts = re.findall(r"^\[(\d)/2\] avg_pool seed", done.stdout, re.M)
+    assert len(counts) == 2 and max(counts) == "2"
     assert "| `avg_pool` |" in done.stdout and "not finished" not in done.stdout
 
 

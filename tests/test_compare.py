@@ -13,12 +13,12 @@ from espnet_adastride.bin import compare
 from espnet_adastride.bin.compare import main
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.grid import (
-    Progress,
     make_runs,
     method_system,
     read_variant,
 )
 from espnet_adastride.recipe.jobs import Job, run_queue
+from espnet_adastride.recipe.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 

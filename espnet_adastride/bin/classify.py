@@ -132,7 +132,7 @@ def train(args, methods, seeds):
         print(line, flush=True)
 
     def work():
-        train_all(data, options, methods, seeds, args.exp, command_of, say)
+        train_all(data, options, methods, seeds, args.exp, command_of, say, args.nj)
 
     if args.nj == 1:
         work()

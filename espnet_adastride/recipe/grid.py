@@ -7,7 +7,6 @@ stages go on where they stopped, and refuse a folder with a training of other op
 """
 
 import re
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence
@@ -17,7 +16,7 @@ from espnet_adastride.learning import read_epochs, training_seconds
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.files import PathLike
 from espnet_adastride.recipe.jobs import Job, run_queue
-from espnet_adastride.recipe.logs import format_span
+from espnet_adastride.recipe.progress import Progress
 from espnet_adastride.recipe.stamps import Stamp, fingerprint
 
 
@@ -237,67 +236,6 @@ class Grid:
                     stats[name] = float(last[phase][name])
         stats["minutes"] = training_seconds(epochs) / 60
         return stats
-
-
-class Progress:
-    """Says what was finished, what runs, and when all will be.
-
-    Args:
-        total: Runs of the whole grid.
-        done: How many of them are finished already.
-        limit: How many run at once.
-        say: Takes a line.
-        every: Seconds between two lines on what runs.
-    """
-
-    def __init__(
-        self,
-        total: int,
-        done: int,
-        limit: int,
-        say: Callable[[str], None] = print,
-        every: float = 300.0,
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self.total, self.done, self.limit = total, done, limit
-        self.say, self.every, self.clock = say, every, clock
-        self.spans: List[float] = []
-        self.next = clock() + every
-
-    def eta(self) -> str:
-        """When all will be finished, by the mean of what was finished here."""
-        left = self.total - self.done
-        if not self.spans or not left:
-            return ""
-        mean = sum(self.spans) / len(self.spans)
-        return f", ETA {format_span(mean * left / min(self.limit, left))}"
-
-    def finished(self, what: str, seconds: float) -> None:
-        """Count a run that succeeded."""
-        self.done += 1
-        self.spans.append(seconds)
-        self.say(
-            f"[{self.done}/{self.total}] {what}, {format_span(seconds)}{self.eta()}"
-        )
-
-    def __call__(self, names: Sequence[str], logs: Sequence[Path]) -> None:
-        """Say now and then what runs."""
-        now = self.clock()
-        if now < self.next:
-            return
-        self.next = now + self.every
-        states = [f"{n} ({_last_epoch(log)})" for n, log in zip(names, logs)]
-        self.say(f"[{self.done}/{self.total}] running: {'; '.join(states)}{self.eta()}")
-
-
-def _last_epoch(log: Path) -> str:
-    try:
-        text = log.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "starting"
-    # the driver's lines, or ESPnet's own
-    found = re.findall(r"^epoch (\d+(?:/\d+)?),| (\d+)epoch results: ", text, re.M)
-    return f"epoch {max(found[-1])} done" if found else "starting"
 
 
 def run_grid(
