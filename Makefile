@@ -14,7 +14,7 @@ demo: $(READY)
 	@egs/mini_espeak/run.sh
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -rs
 
 lint: $(READY)
 	$(BIN)/black --check --quiet . || { echo "black: run '$(BIN)/black .'"; exit 1; }

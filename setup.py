@@ -57,6 +57,7 @@ setup(
             "hypothesis",
             "isort",
             "pytest",
+            "pytest-xdist",
             "selenium",
         ],
         "vqvae": ["vector-quantize-pytorch"],

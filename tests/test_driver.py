@@ -275,7 +275,8 @@ def test_all_stages_on_a_handful_of_utterances(recipe, tmp_path, warm_python):
     minutes += " --lm_sentences 200"
     options = ["--local_data_opts", minutes, "--asr_config", "tiny.yaml"]
     options += ["--nbpe=40", "--ngpu=0", "--nj=2", "--inference_nj=1"]
-    options += ["--token_type=bpe"]
+    # time for the plan to measure whole steps, on a busy machine too
+    options += ["--token_type=bpe", "--plan_seconds=200"]
     greedy = ["--use_lm=false", "--inference_config=decode_ctc_greedy.yaml"]
     common = {"script": folder / "run.sh"}
 

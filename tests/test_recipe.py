@@ -216,8 +216,10 @@ def stamped(tmp_path, *extra, command=None, rerun="false"):
 
 def test_stamp_skips_work_that_is_done_and_says_why_it_is_done_again(tmp_path, capsys):
     (tmp_path / "in").write_text("one")
+    handler = signal.getsignal(signal.SIGTERM)
     stamped(tmp_path, "--option", "a=1")
     assert capsys.readouterr().out == ""
+    assert signal.getsignal(signal.SIGTERM) is handler
 
     fails = ["false"]  # a command that must not run
     stamped(tmp_path, "--option", "a=1", command=fails)

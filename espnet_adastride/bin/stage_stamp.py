@@ -82,9 +82,14 @@ def _expand(patterns):
 def _run(command) -> None:
     """Run a command; pass signals on to it; end with its status if it fails."""
     process = subprocess.Popen(command)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda n, _: process.send_signal(signal.SIGTERM))
-    status = process.wait()
+    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        for number in before:
+            signal.signal(number, lambda n, _: process.send_signal(signal.SIGTERM))
+        status = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if status != 0:
         raise SystemExit(status if status > 0 else 128 - status)
 
