@@ -6,16 +6,17 @@
   rounds are tested on different groups (``split: rotating``), that of the groups;
 * **95 % interval**: bootstrap over the test *groups* (speakers; source recordings), a
   clip that several seeds were tested on counting once, with their mean;
-* **paired test** against a reference method: for every test clip, in how many seeds
-  each of the two was right; the sign test over the clips in which they differ, exact
-  and two-sided. Where every clip belongs to one seed that is McNemar's exact test.
-  Answers of several seeds to one clip are pooled first: they are not several clips;
+* **paired test** against a reference method: for every test *group*, how many answers
+  of one were right less those of the other, over its clips and the seeds; were the
+  methods no different, each such number could as well have the other sign. Exact and
+  two-sided (:func:`group_test`). Where every group is a clip, and every clip belongs to
+  one seed, that is McNemar's exact test;
 * **Holm's correction** of its p for as many methods as are compared.
 
-What the intervals and the test speak of is these trained networks on further groups.
-The clips of a group resemble each other, which the sign test does not know and the
-intervals do: where the two disagree, believe the wider one. Of a handful of groups no
-interval can be believed; the notes below the table say how many there are.
+What the intervals and the test speak of is these trained networks on further groups:
+the clips of a group resemble each other, and so do the answers of several seeds to one
+clip. A handful of groups shows nothing (six speakers cannot have p below 1/32), and of
+so few no interval can be believed; the notes below the table say how many there are.
 """
 
 import argparse
@@ -79,7 +80,7 @@ class Comparison(NamedTuple):
         interval: (low, high) of it.
         better: clips that the method got right in more seeds than the reference.
         worse: in fewer.
-        p: of the sign test.
+        p: of the test over the groups.
         p_holm: the same, corrected for all methods of the table.
     """
 
@@ -175,16 +176,31 @@ def round_accuracies(runs: Runs) -> Tuple[float, ...]:
     return tuple(100.0 * float(np.mean(rounds[number])) for number in sorted(rounds))
 
 
-def sign_test(differences: np.ndarray) -> Tuple[int, int, float]:
-    """Return how many are above 0, how many below, and the exact two-sided p.
+def group_test(differences: np.ndarray, groups: Sequence[str]) -> float:
+    """Return the exact two-sided p of a sum of differences, signs flipped by group.
+
+    Under the null hypothesis the two methods are exchangeable within a group, so that
+    the sum of every group has either sign with probability 1/2, independently. p is the
+    probability that the sum of all is at least as far from 0 as it is.
 
     Args:
-        differences: (clips,) seeds in which one was right less those of the other.
+        differences: (clips,) whole numbers: seeds in which one method was right less
+            those in which the other was.
+        groups: (clips,) what each belongs to.
     """
-    better, worse = int((differences > 0).sum()), int((differences < 0).sum())
-    number = better + worse
-    tail = sum(math.comb(number, k) for k in range(min(better, worse) + 1))
-    return better, worse, min(1.0, 2 * tail / 2**number)
+    _, who = np.unique(groups, return_inverse=True)
+    sums = np.bincount(who, weights=differences).round().astype(int)
+    total = int(np.abs(sums).sum())
+    # of every sum from -total to total, group by group
+    probability = np.zeros(2 * total + 1)
+    probability[total] = 1.0
+    for size in np.abs(sums[sums != 0]):
+        flipped = np.zeros_like(probability)
+        flipped[size:] += probability[:-size] / 2
+        flipped[:-size] += probability[size:] / 2
+        probability = flipped
+    far = np.abs(np.arange(-total, total + 1)) >= abs(int(sums.sum()))
+    return min(1.0, float(probability[far].sum()))
 
 
 def compare(runs: Dict[str, Runs], reference: str) -> List[Row]:
@@ -234,9 +250,15 @@ def _compare_two(ours: Runs, theirs: Runs) -> Comparison:
         mine, other = right_answers(ours[seed]), right_answers(theirs[seed])
         differences.append({clip: mine[clip] - other[clip] for clip in mine})
     clips, sums, means = pool(differences)
-    groups = groups_of(ours.values())
-    interval = group_interval(100.0 * means, [groups[clip] for clip in clips])
-    return Comparison(100.0 * float(means.mean()), interval, *sign_test(sums))
+    group = groups_of(ours.values())
+    groups = [group[clip] for clip in clips]
+    return Comparison(
+        100.0 * float(means.mean()),
+        group_interval(100.0 * means, groups),
+        int((sums > 0).sum()),
+        int((sums < 0).sum()),
+        group_test(sums, groups),
+    )
 
 
 def format_table(rows: List[Row], runs: Dict[str, Runs], reference: str) -> str:
@@ -343,7 +365,7 @@ def _notes(rows, runs, reference) -> List[str]:
     if compared:
         apart = [f"`{r.method}`" for r in compared if r.comparison.p_holm < LEVEL]
         lines += [
-            f"p: sign test over clips, a clip's seeds pooled; Holm: corrected for "
+            "p: exact test over the groups, a clip's seeds pooled; Holm: corrected for "
             f"{len(compared)} comparisons (without it, one in 20 methods that are no "
             f"different has p < {LEVEL}). Different from `{reference}` at "
             f"{LEVEL} after the correction: {', '.join(apart) or 'none'}. Methods are "
@@ -447,7 +469,7 @@ def format_data_sets(
     lines += [
         "",
         "Accuracy in percent, mean +- standard deviation over the rounds. *: different "
-        f"from `{reference}` at {LEVEL}, sign test over clips, after Holm's correction "
+        f"from `{reference}` at {LEVEL}, test over the groups, after Holm's correction "
         "within the data set.",
     ]
     return "\n".join(lines) + "\n"

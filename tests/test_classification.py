@@ -37,13 +37,13 @@ from espnet_adastride.classification_results import (
     format_data_sets,
     format_table,
     group_interval,
+    group_test,
     holm,
     option_curve,
     plot_data_sets,
     plot_option,
     read_runs,
     round_accuracies,
-    sign_test,
 )
 from espnet_adastride.clips import find_clips, split_clips
 from espnet_adastride.downsampling import alignment_matrix
@@ -459,9 +459,14 @@ def fake_runs(right):
 
 def test_statistics_by_hand():
     # 1 against 6: 2 (C(7,0) + C(7,1)) / 2^7
-    assert sign_test(np.array([1, -1, -2, -1, -3, -1, -1, 0, 0])) == (1, 6, 0.125)
-    assert sign_test(np.array([1, -1, 2])) == (2, 1, 1.0)
-    assert sign_test(np.zeros(4)) == (0, 0, 1.0)
+    own = list("abcdefghi")  # every clip a group: McNemar's test
+    assert group_test(np.array([1, -1, -1, -1, -1, -1, -1, 0, 0]), own) == 0.125
+    assert group_test(np.array([1, -1, 1]), list("abc")) == 1.0
+    assert group_test(np.zeros(4), list("abcd")) == 1.0
+    # 2, 1 and -1 by group: 6 of the 8 choices of signs have a sum of 2 at least
+    assert group_test(np.array([1, 1, 1, -1]), list("aabc")) == 6 / 8
+    # many clips of two speakers show as little as two do
+    assert group_test(np.ones(2000), ["a", "b"] * 1000) == 0.5
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([]) == [] and holm([0.9, 0.8]) == [1.0, 1.0]
     # clips of one speaker count as one: the interval is that of two values, not of 200
