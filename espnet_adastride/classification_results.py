@@ -352,12 +352,13 @@ def _format_p(p: float) -> str:
 def _notes(rows, runs, reference) -> List[str]:
     every = [run for own in runs.values() for run in own.values()]
     groups = groups_of(every)
+    number = len(set(groups.values()))
     seeds = sorted({row.seeds for row in rows})
     named = "; or ".join(", ".join(map(str, one)) for one in seeds)
     a_round = max(len({r["round"] for r in own.values()}) for own in runs.values())
     over = "seeds" if a_round == max(map(len, runs.values())) else "rounds"
     lines = [
-        f"{len(groups)} test clips in {len(set(groups.values()))} groups; seeds "
+        f"{len(groups)} test clips in {number} group{'s' * (number > 1)}; seeds "
         f"{named}. Accuracy: mean +- standard deviation over the {over}; intervals: "
         "bootstrap over the groups."
     ]
