@@ -17,6 +17,7 @@ import sys
 
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
 from espnet_adastride.recipe.files import write_text
+from espnet_adastride.recipe.jobs import signals_handled_by
 from espnet_adastride.recipe.stamps import Stamp, fingerprint
 
 NOT_DONE = 3
@@ -82,14 +83,8 @@ def _expand(patterns):
 def _run(command) -> None:
     """Run a command; pass signals on to it; end with its status if it fails."""
     process = subprocess.Popen(command)
-    before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        for number in before:
-            signal.signal(number, lambda n, _: process.send_signal(signal.SIGTERM))
+    with signals_handled_by(lambda *_: process.send_signal(signal.SIGTERM)):
         status = process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if status != 0:
         raise SystemExit(status if status > 0 else 128 - status)
 

@@ -106,17 +106,26 @@ def _start(job: Job, environment: Optional[dict]) -> subprocess.Popen:
 
 
 @contextmanager
-def _handling_signals(processes: List[subprocess.Popen], grace: float):
-    """Turn signals into Interrupted; at the end, stop what still runs."""
-    old = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+def signals_handled_by(handler):
+    """Give SIGINT and SIGTERM to a handler, and at the end back to those before."""
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
-        for number in old:
-            signal.signal(number, _raise_interrupted)
+        for number in before:
+            signal.signal(number, handler)
         yield
     finally:
-        _stop(processes, grace)
-        for number, handler in old.items():
-            signal.signal(number, handler)
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+@contextmanager
+def _handling_signals(processes: List[subprocess.Popen], grace: float):
+    """Turn signals into Interrupted; at the end, stop what still runs."""
+    with signals_handled_by(_raise_interrupted):
+        try:
+            yield
+        finally:
+            _stop(processes, grace)
 
 
 def run_jobs(
