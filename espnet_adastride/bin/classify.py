@@ -7,7 +7,7 @@
 
 The corpus is Speech Commands, spoken digits (FSDD), ESC-10, or any folder of recordings
 with a table ``labels.csv`` of the columns file and label (``data.layout`` of the
-configuration; espnet_adastride/clips.py).
+configuration; espnet_adastride/classification/clips.py).
 
 A method may carry options of its own, and every stride a method of its own:
 ``adastride:sigma_square=0.5``, ``strided_conv+strided_conv+adastride``.
@@ -33,24 +33,19 @@ from pathlib import Path
 import torch
 
 from espnet_adastride import available_downsamplers
-from espnet_adastride.classification import (
-    Classifier,
-    claim_experiment,
-    load_features,
-    parse_method,
-    read_options,
-    train_all,
-)
-from espnet_adastride.classification_results import (
+from espnet_adastride.classification.clips import describe_clips, find_clips
+from espnet_adastride.classification.features import load_features
+from espnet_adastride.classification.network import Classifier
+from espnet_adastride.classification.options import read_options
+from espnet_adastride.classification.pictures import plot_data_sets, plot_option
+from espnet_adastride.classification.results import compare, read_runs
+from espnet_adastride.classification.tables import (
     add_report_options,
-    compare,
     format_data_sets,
-    plot_data_sets,
-    plot_option,
-    read_runs,
     report,
 )
-from espnet_adastride.clips import describe_clips, find_clips
+from espnet_adastride.classification.training import claim_experiment, train_all
+from espnet_adastride.methods import parse_method
 from espnet_adastride.plotting import save_figure
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
 from espnet_adastride.recipe.jobs import die_with_parent

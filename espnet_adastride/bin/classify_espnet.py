@@ -33,26 +33,22 @@ import numpy as np
 import torch
 
 from espnet_adastride.bin.clips_for_espnet import utterance_id, write_data
-from espnet_adastride.classification import (
-    RESULT,
-    Method,
-    parse_method,
-    read_options,
-    run_name,
-)
-from espnet_adastride.classification_results import add_report_options, report
-from espnet_adastride.clips import (
+from espnet_adastride.classification.clips import (
     Clip,
     describe_clips,
     find_clips,
     folds_in_a_round,
     split_clips,
 )
+from espnet_adastride.classification.options import read_options
+from espnet_adastride.classification.tables import add_report_options, report
+from espnet_adastride.classification.training import RESULT, run_name
 from espnet_adastride.downsampling.registry import (
     available_downsamplers,
     unknown_word,
 )
 from espnet_adastride.learning import curves, read_epochs, training_seconds
+from espnet_adastride.methods import Method, parse_method
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
 from espnet_adastride.recipe.files import write_text
 from espnet_adastride.recipe.forked import Task, run_forked

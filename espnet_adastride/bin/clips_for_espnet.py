@@ -7,9 +7,9 @@
 makes ``data/{train,valid,test}`` with ``wav.scp``, ``label``, ``utt2spk`` (the group)
 and ``shape`` (samples), and ``data/classes.txt``, the token list. Recordings that are
 not one channel at ``--rate``, or have white space in their names, are mixed down,
-resampled and written to ``data/wav``. Splits and layouts are those of
-:mod:`espnet_adastride.clips`, so that an ESPnet training is tested on the clips of the
-same seed's runs of ``classify``. ``classify_espnet`` does all steps.
+resampled and written to ``data/wav``. Splits and layouts are those of ``classify``
+(``classification/clips.py``), so that an ESPnet training is tested on the clips of the
+same seed's runs there. ``classify_espnet`` does all steps.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import List, Tuple
 import soundfile
 
 from espnet_adastride.audio import AudioError, read_audio
-from espnet_adastride.clips import (
+from espnet_adastride.classification.clips import (
     LAYOUTS,
     SPLITS,
     Clip,

@@ -24,8 +24,8 @@ from pathlib import Path
 import torch
 import yaml
 
-from espnet_adastride.classification import parse_method
 from espnet_adastride.learning import read_epochs, training_seconds
+from espnet_adastride.methods import parse_method
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
 from espnet_adastride.recipe.files import write_text
 from espnet_adastride.recipe.forked import Task, run_forked
@@ -33,7 +33,11 @@ from espnet_adastride.recipe.lists import check_jobs, read_seeds, split_list
 from espnet_adastride.recipe.lock import alone
 from espnet_adastride.recipe.quiet import quiet_imports
 from espnet_adastride.recipe.training import claim_run, merge_configs, read_config
-from espnet_adastride.recordings import find_recordings, prepare_recordings, read_set
+from espnet_adastride.vqvae.recordings import (
+    find_recordings,
+    prepare_recordings,
+    read_set,
+)
 
 RESULT = "result.json"
 
@@ -172,8 +176,8 @@ def train_run(exp, folder, method, rate, seed, listen):
     """Train a run, or go on with it, and measure it; in the process of the caller."""
     from espnet_adastride.bin.vqvae_train import main as vqvae_train
     from espnet_adastride.plugin.vqvae_task import load_vqvae
-    from espnet_adastride.vqvae_results import listen as write_sounds
-    from espnet_adastride.vqvae_results import measure
+    from espnet_adastride.vqvae.listening import listen as write_sounds
+    from espnet_adastride.vqvae.measures import measure
 
     torch.set_num_threads(1)  # a run has a core
     stats = exp / "stats"
@@ -264,7 +268,8 @@ def train(args, methods, rates, seeds):
 def report(args):
     """Write table and picture, and the listening page (of the lowest seeds)."""
     from espnet_adastride.plotting import save_figure
-    from espnet_adastride.vqvae_results import format_table, page, plot_bits, read_runs
+    from espnet_adastride.vqvae.listening import page
+    from espnet_adastride.vqvae.results import format_table, plot_bits, read_runs
 
     exp = Path(args.exp)
     runs = read_runs(exp)

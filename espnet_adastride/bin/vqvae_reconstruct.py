@@ -6,7 +6,7 @@
 
 Writes for every recording (long ones are cut at pauses) ID.wav, ID.original.wav,
 ID.vocoder.wav and ID.png, and for all of them ``result.json``: error, codebook
-perplexity, bits a second, side information (``vqvae_results.py``).
+perplexity, bits a second, side information (``vqvae/measures.py``).
 """
 
 import argparse
@@ -19,7 +19,7 @@ from espnet_adastride.audio import AudioError, find_audio
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors
 from espnet_adastride.recipe.files import write_text
 from espnet_adastride.recipe.quiet import quiet_imports
-from espnet_adastride.recordings import Recording, cut_recording
+from espnet_adastride.vqvae.recordings import Recording, cut_recording
 
 
 def get_parser():
@@ -43,7 +43,8 @@ def main(cmd=None):
     with quiet_imports():
         from espnet_adastride.plugin.errors import PluginError
         from espnet_adastride.plugin.vqvae_task import load_vqvae
-        from espnet_adastride.vqvae_results import listen, measure
+        from espnet_adastride.vqvae.listening import listen
+        from espnet_adastride.vqvae.measures import measure
     try:
         model = load_vqvae(args.model, args.model_file)
     except PluginError as error:

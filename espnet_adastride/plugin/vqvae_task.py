@@ -1,4 +1,4 @@
-"""The VQ-VAE of ``vqvae.py`` as a task of ESPnet's trainer.
+"""The VQ-VAE of ``espnet_adastride/vqvae/`` as a task of ESPnet's trainer.
 
 Data: ``speech`` alone (type ``sound``). Stats: ``loss_mse`` (the reconstruction, in
 normalised units), ``loss_commit``, ``perplexity`` and ``codes`` (of the batch),
@@ -24,7 +24,9 @@ from espnet_adastride.downsampling.stages import (
 )
 from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.errors import ConfigurationError, ModelError
-from espnet_adastride.vqvae import VQVAE, LogMel, network_words, perplexity
+from espnet_adastride.vqvae.log_mel import LogMel
+from espnet_adastride.vqvae.measures import perplexity
+from espnet_adastride.vqvae.network import VQVAE, network_words
 
 
 class VQVAEModel(espnet.AbsESPnetModel):

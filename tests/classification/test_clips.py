@@ -2,7 +2,7 @@
 
 import pytest
 
-from espnet_adastride.clips import (
+from espnet_adastride.classification.clips import (
     PARTS,
     describe_clips,
     find_clips,

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from espnet_adastride.recipe.errors import RecipeError
-from espnet_adastride.recordings import (
+from espnet_adastride.vqvae.recordings import (
     PARTS,
     find_recordings,
     prepare_recordings,

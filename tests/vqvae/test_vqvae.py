@@ -13,23 +13,17 @@ from espnet_adastride import available_downsamplers, build_downsampler
 from espnet_adastride.downsampling.adastride import alignment_matrix
 from espnet_adastride.downsampling.output import length_mask, repeat_slots
 from espnet_adastride.downsampling.spectral import cut_spectrum, widen_spectrum
-from espnet_adastride.recordings import Recording
-from espnet_adastride.vqvae import (
-    DECIBEL,
+from espnet_adastride.vqvae.listening import page
+from espnet_adastride.vqvae.log_mel import DECIBEL, LogMel
+from espnet_adastride.vqvae.measures import entropy, measure, perplexity
+from espnet_adastride.vqvae.network import (
     VQVAE,
-    LogMel,
     coded_positions,
     durations,
-    perplexity,
     with_coded_positions,
 )
-from espnet_adastride.vqvae_results import (
-    entropy,
-    format_table,
-    measure,
-    page,
-    plot_bits,
-)
+from espnet_adastride.vqvae.recordings import Recording
+from espnet_adastride.vqvae.results import format_table, plot_bits
 
 LENGTHS = torch.tensor([41, 30, 1])
 METHODS = [*available_downsamplers(), ("strided_conv", "adastride")]
