@@ -13,7 +13,7 @@ utterance's alignment. The second writes ``RESULTS.md`` with ESPnet's tables.
 import argparse
 
 from espnet_adastride.corpus import DataError, shorten
-from espnet_adastride.scoring import score, write_results
+from espnet_adastride.scoring import MARKER, score, write_results
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -57,7 +57,8 @@ def main(cmd=None) -> None:
         if args.results is not None:
             if any(needed.values()):
                 raise DataError("--results stands alone: leave out --ref, --hyp, ...")
-            print(write_results(args.results), end="")
+            # without the line by which the file is known as ours
+            print(write_results(args.results).removeprefix(MARKER + "\n"), end="")
             return
         absent = [name for name, value in needed.items() if not value]
         if absent:
