@@ -15,10 +15,21 @@ from espnet_adastride.figures import (
     drawing,
     line_style,
 )
-from espnet_adastride.learning import PANELS, Curve
+from espnet_adastride.recipe.learning import Curve
 from espnet_adastride.stride_statistics import StrideStatistics
 
 PANEL = (4.2, 2.6)  # inches
+#: what is drawn, where it was reported: stat, title, whether its axis is logarithmic
+PANELS = (
+    ("loss", "loss", True),
+    ("acc", "attention's token accuracy", False),
+    ("cer_ctc", "CTC's character error rate", False),
+    ("stride_entropy", "stride entropy (1: uniform)", False),
+    ("empty_slots", "share of empty slots", False),
+    ("largest_stride", "largest stride (input frames of a stage)", True),
+    ("largest_jump", "largest jump (slots)", True),
+    ("stride", "learned stride", False),
+)
 
 # ------------------------------------------------------------------ training
 
@@ -36,7 +47,7 @@ def plot_panel(
     """Draw one stat of all trainings over the epochs.
 
     Args:
-        runs: ``{name: curves}``, see :func:`espnet_adastride.learning.curves`.
+        runs: ``{name: curves}``, see :func:`espnet_adastride.recipe.learning.curves`.
         panel: one of PANELS.
     """
     with drawing(*PANEL) as figure:

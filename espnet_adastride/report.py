@@ -23,8 +23,8 @@ from espnet_adastride.charts import legend, plot_panel, training_panels
 from espnet_adastride.comparison import LEVEL, Bootstrap, Difference, holm
 from espnet_adastride.corpus import DataError, read_scp, read_text
 from espnet_adastride.figures import to_svg
-from espnet_adastride.learning import Curve, curves, read_epochs
 from espnet_adastride.pages import Sound, encode_audio, render
+from espnet_adastride.recipe.learning import Curve, curves, read_epochs
 from espnet_adastride.scoring import Alignment, align, characters, total, words
 
 PathLike = Union[str, Path]

@@ -47,11 +47,11 @@ from espnet_adastride.downsampling.registry import (
     available_downsamplers,
     unknown_word,
 )
-from espnet_adastride.learning import curves, read_epochs, training_seconds
 from espnet_adastride.methods import Method, parse_method
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
 from espnet_adastride.recipe.files import write_text
 from espnet_adastride.recipe.forked import Task, run_forked
+from espnet_adastride.recipe.learning import curves, read_epochs, training_seconds
 from espnet_adastride.recipe.lists import check_jobs, read_seeds, split_list
 from espnet_adastride.recipe.lock import alone
 from espnet_adastride.recipe.quiet import quiet_imports

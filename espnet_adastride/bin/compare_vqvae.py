@@ -24,11 +24,11 @@ from pathlib import Path
 import torch
 import yaml
 
-from espnet_adastride.learning import read_epochs, training_seconds
 from espnet_adastride.methods import parse_method
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
 from espnet_adastride.recipe.files import write_text
 from espnet_adastride.recipe.forked import Task, run_forked
+from espnet_adastride.recipe.learning import read_epochs, training_seconds
 from espnet_adastride.recipe.lists import check_jobs, read_seeds, split_list
 from espnet_adastride.recipe.lock import alone
 from espnet_adastride.recipe.quiet import quiet_imports

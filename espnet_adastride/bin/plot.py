@@ -395,7 +395,7 @@ def draw_corpus(args: argparse.Namespace) -> List[str]:
 def draw_training(args: argparse.Namespace) -> List[str]:
     """Draw trainings; return what is to be printed."""
     from espnet_adastride.charts import plot_training
-    from espnet_adastride.learning import curves, read_epochs
+    from espnet_adastride.recipe.learning import curves, read_epochs
 
     runs, lines = {}, []
     for folder in map(Path, args.experiments):

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence
 
 from espnet_adastride.corpus import DataError
-from espnet_adastride.learning import read_epochs, training_seconds
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.files import PathLike
 from espnet_adastride.recipe.jobs import Job, run_queue
+from espnet_adastride.recipe.learning import read_epochs, training_seconds
 from espnet_adastride.recipe.progress import Progress
 from espnet_adastride.recipe.stamps import Stamp, fingerprint
 

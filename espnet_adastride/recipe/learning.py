@@ -20,19 +20,6 @@ class Curve(NamedTuple):
     values: np.ndarray
 
 
-#: what is drawn, where it was reported: stat, title, whether its axis is logarithmic
-PANELS = (
-    ("loss", "loss", True),
-    ("acc", "attention's token accuracy", False),
-    ("cer_ctc", "CTC's character error rate", False),
-    ("stride_entropy", "stride entropy (1: uniform)", False),
-    ("empty_slots", "share of empty slots", False),
-    ("largest_stride", "largest stride (input frames of a stage)", True),
-    ("largest_jump", "largest jump (slots)", True),
-    ("stride", "learned stride", False),
-)
-
-
 def read_epochs(folder: Union[str, Path]) -> Dict[int, Dict[str, Dict[str, str]]]:
     """Return ``{epoch: {"train": {stat: text}, "valid": ...}}``, in order.
 
