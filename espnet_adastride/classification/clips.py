@@ -349,10 +349,15 @@ def split_clips(clips: List[Clip], split: str, seed: int) -> Dict[str, List[int]
         parts[part].append(index)
     for part, indices in parts.items():
         if not indices:
-            others = " or ".join(name for name in SPLITS if name != split)
+            groups = len({clip.group for clip in clips})
+            mend = (
+                "its column part names it nowhere"
+                if split == "given"
+                else "few groups want leave_one_out, which tests each in turn"
+            )
             raise RecipeError(
-                f"data.split: {split} leaves no {part} clips among {len(clips)} (seed "
-                f"{seed}); for a part of the corpus {others} may do"
+                f"data.split: {split} leaves no {part} clips among {len(clips)} in "
+                f"{groups} groups (seed {seed}); {mend}"
             )
     known = {clips[index].label for index in parts["train"]}
     for part in ("valid", "test"):

@@ -219,7 +219,8 @@ def test_the_tables_own_parts_and_what_splits_refuse(tmp_path):
             split_clips(fold_corpus(tmp_path, [*rows, *more]), split, 0)
         return str(caught.value)
 
-    assert "leaves no test clips" in refused("given")
+    assert "no test clips among 3 in 3 groups (seed 0); its column" in refused("given")
+    assert "few groups want leave_one_out" in refused("rotating")
     assert "4.wav has no part, nor have 1 others" in refused(
         "given", "4.wav,b,j,1,", "5.wav,b,k,1,"
     )
