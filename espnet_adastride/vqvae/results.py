@@ -224,9 +224,10 @@ def plot_bits(runs: List[Dict[str, Any]]) -> Figure:
                     color=style["color"],
                 )
         axes.set_xscale("log")
-        low, high = axes.get_xlim()
-        ticks = [tick for tick in 25 * 2 ** np.arange(10) if low <= tick <= high]
-        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        low, high = np.log2(np.array(axes.get_xlim()) / 25)
+        ticks = [25 * 2.0**n for n in range(math.floor(low), math.ceil(high) + 1)]
+        axes.set_xlim(ticks[0], ticks[-1])
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         axes.set_xlabel("bits a second; dotted: tokens without durations")
         axes.set_ylabel("error of log-mels, dB")
