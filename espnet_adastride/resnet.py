@@ -100,30 +100,6 @@ class TimeConv(torch.nn.Conv1d):
         return output.squeeze(2).transpose(1, 2)
 
 
-class TransposedTimeConv(torch.nn.ConvTranspose1d):
-    """The transpose of a strided :class:`TimeConv`: (B, T', D) to (B, T, D).
-
-    Kernels shorter than the stride, which would leave steps out, are made as long.
-    """
-
-    def __init__(self, size, kernel_size, stride):
-        kernel_size = max(kernel_size, stride + 1 - stride % 2)
-        super().__init__(
-            size,
-            size,
-            kernel_size,
-            stride=stride,
-            padding=kernel_size // 2,
-            bias=False,
-        )
-
-    def forward(self, z: torch.Tensor, steps: int) -> torch.Tensor:
-        """Lengthen to ``steps``, which a convolution of this stride makes T' of."""
-        if z.size(1) == 0:
-            return z.new_zeros(z.size(0), steps, z.size(2))
-        return super().forward(z.transpose(1, 2), [steps]).transpose(1, 2)
-
-
 class _FirstFeatures(torch.nn.Module):
     """Parametrisation of a score's weight (1, D): zero but for the first features."""
 

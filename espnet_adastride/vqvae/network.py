@@ -8,9 +8,8 @@
          -> decoder: the encoder's mirror -> log-mel (-> Griffin-Lim -> wave)
 
 The decoder lengthens stage by stage, the last first, by what the encoder's stage was
-shortened with (``Downsampler.upsample``): AdaStride by its transposed alignment, a
-strided convolution by a transposed one, the spectral methods by zeros above the
-spectrum, all others by repetition.
+shortened with (``Downsampler.upsample``): AdaStride by its transposed alignment, the
+spectral methods by zeros above the spectrum, all others by repetition.
 
 **What the decoder is told.** An alignment is side information: it must be sent beside
 the tokens. :func:`durations` are the numbers of steps of every slot, from which
@@ -37,15 +36,7 @@ from espnet_adastride.downsampling.output import (
 )
 from espnet_adastride.downsampling.registry import unknown_word
 from espnet_adastride.downsampling.stages import StageTrace
-from espnet_adastride.resnet import (
-    STRIDED_CONV,
-    FrameNorm,
-    ResidualBlock,
-    ResNet,
-    TimeConv,
-    TransposedTimeConv,
-    _Frames,
-)
+from espnet_adastride.resnet import FrameNorm, ResidualBlock, ResNet, TimeConv, _Frames
 
 #: words of the quantiser that keep one token a frame
 QUANTISER_WORDS = (
@@ -73,15 +64,8 @@ class Stage(NamedTuple):
     layer: Optional[torch.nn.Module]
     positions: Optional[torch.Tensor]
 
-    def upsample(
-        self,
-        z: torch.Tensor,
-        normalised: bool,
-        convolution: Optional[TransposedTimeConv] = None,
-    ) -> torch.Tensor:
-        """Return (B, T, D) from z (B, T', D), by the convolution where one is given."""
-        if convolution is not None:
-            return zero_padding(convolution(z, self.steps), self.lengths)
+    def upsample(self, z: torch.Tensor, normalised: bool = True) -> torch.Tensor:
+        """Return (B, T, D) from z (B, T', D)."""
         if self.layer is None:
             return repeat_slots(z, self.lengths, self.steps, self.stride)
         return self.layer.upsample(
@@ -160,22 +144,13 @@ class Decoder(torch.nn.Module):
     Args:
         width, kernel_size: as the encoder's.
         strides: of the encoder's blocks, in its order.
-        methods: of those that are above 1.
         output_size: F.
-        normalised: see :class:`VQVAE`.
+        normalised: see ``AdaStride.upsample``.
     """
 
-    def __init__(self, width, kernel_size, strides, methods, output_size, normalised):
+    def __init__(self, width, kernel_size, strides, output_size, normalised):
         super().__init__()
         self.strides, self.normalised = list(strides), normalised
-        stages = zip(methods, (stride for stride in strides if stride > 1))
-        self.convolutions = torch.nn.ModuleDict(
-            {
-                str(number): TransposedTimeConv(width, kernel_size, int(stride))
-                for number, (method, stride) in enumerate(stages)
-                if method == STRIDED_CONV and not normalised
-            }
-        )
         self.blocks = torch.nn.ModuleList(
             ResidualBlock(width, kernel_size) for _ in strides
         )
@@ -189,9 +164,7 @@ class Decoder(torch.nn.Module):
         for stride, block in zip(reversed(self.strides), self.blocks):
             if stride > 1:
                 stage = waiting.pop()
-                number = str(len(waiting))
-                own = self.convolutions[number] if number in self.convolutions else None
-                z = stage.upsample(z, self.normalised, own)
+                z = stage.upsample(z, self.normalised)
                 frames = _Frames(stage.lengths, z)
             z, frames, _ = block(z, frames)
         z = torch.relu(self.norm(z, frames.valid))
@@ -209,10 +182,7 @@ class VQVAE(torch.nn.Module):
         blocks: residual blocks a stage; the first has the stride.
         kernel_size: odd.
         codebook_size: number of codes, K.
-        upsampling: ``transposed``: AdaStride's frames are lengthened by A^T, those of
-            strided convolution by a transposed one; ``normalised``: by A^T with columns
-            that sum to 1 (see ``AdaStride.upsample``), and by repetition. All the same
-            to the other methods.
+        upsampling: ``normalised`` or ``transposed``; see ``AdaStride.upsample``.
         told: what the decoder knows of the alignment while it learns: ``durations``, as
             a receiver does, or the encoder's own ``positions``. All the same to methods
             without positions.
@@ -224,7 +194,7 @@ class VQVAE(torch.nn.Module):
         ValueError: one line that names the wrong word or number, and the choices.
     """
 
-    UPSAMPLING = ("transposed", "normalised")
+    UPSAMPLING = ("normalised", "transposed")
     TOLD = ("durations", "positions")
 
     def __init__(
@@ -236,7 +206,7 @@ class VQVAE(torch.nn.Module):
         blocks: int = 2,
         kernel_size: int = 3,
         codebook_size: int = 512,
-        upsampling: str = "transposed",
+        upsampling: str = "normalised",
         told: str = "durations",
         downsampler_conf: Optional[Dict[str, Any]] = None,
         quantiser_conf: Optional[Dict[str, Any]] = None,
@@ -267,12 +237,7 @@ class VQVAE(torch.nn.Module):
         self.to_latent = torch.nn.Linear(width, width)
         self.quantiser = VectorQuantize(width, self.codebook_size, **quantiser_conf)
         self.decoder = Decoder(
-            width,
-            kernel_size,
-            each,
-            self.encoder.methods,
-            input_size,
-            upsampling == "normalised",
+            width, kernel_size, each, input_size, upsampling == "normalised"
         )
 
     def set_statistics(self, mean: torch.Tensor, deviation: torch.Tensor) -> None:

@@ -13,7 +13,6 @@ from espnet_adastride import available_downsamplers, build_downsampler
 from espnet_adastride.downsampling.adastride import alignment_matrix
 from espnet_adastride.downsampling.output import length_mask, repeat_slots
 from espnet_adastride.downsampling.spectral import cut_spectrum, widen_spectrum
-from espnet_adastride.resnet import TimeConv, TransposedTimeConv
 from espnet_adastride.vqvae.listening import page
 from espnet_adastride.vqvae.log_mel import DECIBEL, LogMel
 from espnet_adastride.vqvae.measures import entropy, measure, perplexity
@@ -110,21 +109,6 @@ def test_repetition_by_hand():
     assert found.flatten().tolist() == [1, 1, 2, 2, 3, 0]
 
 
-@pytest.mark.parametrize("stride, steps", [(2, 10), (2, 11), (3, 10), (4, 9), (5, 1)])
-def test_a_transposed_convolution_is_the_transpose(stride, steps):
-    kernel = 3 if stride <= 3 else 5
-    layer = TransposedTimeConv(4, 3, stride)
-    assert layer.weight.shape[2] == kernel
-    convolution = TimeConv(4, 4, kernel, stride)
-    convolution.weight.data = layer.weight.data
-    x = torch.randn(2, steps, 4, requires_grad=True)
-    y = convolution(x)
-    z = torch.randn_like(y)
-    (gradient,) = torch.autograd.grad(y, x, z)  # of <conv(x), z>: the transpose of z
-    torch.testing.assert_close(layer(z, steps), gradient)
-    assert layer(z[:, :0], steps).shape == (2, steps, 4)
-
-
 @pytest.mark.parametrize("m", [7, 8])
 def test_widening_a_spectrum_inverts_its_cut(m):
     slow = torch.arange(24, dtype=torch.float64) * 2 * math.pi / 24
@@ -149,10 +133,9 @@ def test_a_constant_stays_a_constant(name):
 # ---------------------------------------------------------------------------- network
 
 
-@pytest.mark.parametrize("upsampling", VQVAE.UPSAMPLING)
 @pytest.mark.parametrize("method", METHODS, ids=str)
-def test_alone_is_as_in_a_padded_batch(method, upsampling):
-    net = network(method, upsampling=upsampling)
+def test_alone_is_as_in_a_padded_batch(method):
+    net = network(method)
     x = torch.randn(3, 41, 6)
     for row, length in enumerate(LENGTHS):
         x[row, length:] = torch.nan
@@ -234,9 +217,7 @@ def test_durations_by_hand():
 
 
 def test_durations_are_all_that_adastride_f_needs():
-    """Where columns sum to 1; without that, weights tell where in a slot a step is."""
-    options = {"downsampler_conf": {"empty_slots": "zeros"}}
-    net = network("adastride_f", upsampling="normalised", **options)
+    net = network("adastride_f", downsampler_conf={"empty_slots": "zeros"})
     x = torch.randn(3, 41, 6)
     with torch.no_grad():
         encoded = net.encode(x, LENGTHS)
