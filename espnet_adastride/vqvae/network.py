@@ -182,7 +182,9 @@ class VQVAE(torch.nn.Module):
         blocks: residual blocks a stage; the first has the stride.
         kernel_size: odd.
         codebook_size: number of codes, K.
-        upsampling: ``normalised`` or ``transposed``; see ``AdaStride.upsample``.
+        upsampling: what methods with positions are lengthened by: ``transposed``, A^T,
+            whose weights also tell the decoder how many steps a slot has; or
+            ``normalised``, its columns' sums divided out (``AdaStride.upsample``).
         told: what the decoder knows of the alignment while it learns: ``durations``, as
             a receiver does, or the encoder's own ``positions``. All the same to methods
             without positions.
@@ -194,7 +196,7 @@ class VQVAE(torch.nn.Module):
         ValueError: one line that names the wrong word or number, and the choices.
     """
 
-    UPSAMPLING = ("normalised", "transposed")
+    UPSAMPLING = ("transposed", "normalised")
     TOLD = ("durations", "positions")
 
     def __init__(
@@ -206,7 +208,7 @@ class VQVAE(torch.nn.Module):
         blocks: int = 2,
         kernel_size: int = 3,
         codebook_size: int = 512,
-        upsampling: str = "normalised",
+        upsampling: str = "transposed",
         told: str = "durations",
         downsampler_conf: Optional[Dict[str, Any]] = None,
         quantiser_conf: Optional[Dict[str, Any]] = None,
