@@ -51,6 +51,10 @@ def atomic(save):
     return wrapper
 
 
+#: ``torch.save`` by renaming, for code of ours
+save = atomic(torch.save)
+
+
 def naming(load):
     """Return ``load`` changed so that an unreadable file is named; see the top."""
 

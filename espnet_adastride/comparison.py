@@ -183,11 +183,13 @@ def _spread(values: Sequence[float], digits: int = 2) -> str:
     return text + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
-def _interval(low: float, high: float) -> str:
+def format_interval(low: float, high: float) -> str:
+    """Return e.g. ``[-1.25, +0.50]``."""
     return f"[{low:+.2f}, {high:+.2f}]"
 
 
-def _p(value: float) -> str:
+def format_p(value: float) -> str:
+    """Return three decimals, or that it is smaller."""
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
@@ -283,11 +285,11 @@ def _difference_table(
             f"`{r.system}`",
             str(seeds),
             f"{plain.value:+.2f}",
-            _interval(plain.low, plain.high),
-            _interval(grouped.low, grouped.high),
-            _p(p),
-            _interval(*over_seeds) if over_seeds else "",
-            f"{chars.value:+.2f} {_interval(chars.low, chars.high)}",
+            format_interval(plain.low, plain.high),
+            format_interval(grouped.low, grouped.high),
+            format_p(p),
+            format_interval(*over_seeds) if over_seeds else "",
+            f"{chars.value:+.2f} {format_interval(chars.low, chars.high)}",
             verdict(grouped, p, over_seeds),
         ]
         lines.append("| " + " | ".join(cells) + " |")

@@ -8,15 +8,13 @@ import torch
 import torchaudio
 from torch.nn.utils.rnn import pad_sequence
 
-from espnet_adastride.atomic_save import atomic
+from espnet_adastride.atomic_save import save
 from espnet_adastride.audio import AudioError, read_audio
 from espnet_adastride.classification.clips import Clip
 from espnet_adastride.classification.options import FeatureOptions
 from espnet_adastride.downsampling import length_mask
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.lock import locked
-
-save = atomic(torch.save)
 
 
 class LogMel(torch.nn.Module):

@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, List
 import torch
 import yaml
 
-from espnet_adastride.atomic_save import atomic
+from espnet_adastride.atomic_save import save
 from espnet_adastride.classification.clips import Clip, folds_in_a_round, split_clips
 from espnet_adastride.classification.features import Features
 from espnet_adastride.classification.network import Classifier, random_mask
@@ -32,9 +32,6 @@ from espnet_adastride.recipe.files import write_text
 from espnet_adastride.recipe.lock import locked
 from espnet_adastride.recipe.progress import Progress
 from espnet_adastride.recipe.training import refuse_changes
-
-save = atomic(torch.save)
-
 
 RESULT = "result.json"
 

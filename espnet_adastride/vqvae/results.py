@@ -12,7 +12,14 @@ from typing import Any, Callable, Dict, List
 import numpy as np
 from matplotlib.figure import Figure
 
-from espnet_adastride.comparison import Bootstrap, holm, seed_interval, verdict
+from espnet_adastride.comparison import (
+    Bootstrap,
+    format_interval,
+    format_p,
+    holm,
+    seed_interval,
+    verdict,
+)
 from espnet_adastride.figures import drawing, line_style
 from espnet_adastride.recipe.errors import RecipeError
 
@@ -173,10 +180,10 @@ def _differences(cells, order, reference, resamples) -> List[str]:
         "|" + "---|" * 8,
     ]
     for (rate, method, seeds, d, over_seeds), p in zip(rows, holm(p_values)):
-        interval = "[{:+.2f}, {:+.2f}]".format
         row = [f"{rate:g}x", f"`{method}`", str(seeds), f"{d.value:+.2f}"]
-        row += [interval(d.low, d.high), f"{p:.3f}" if p >= 0.001 else "< 0.001"]
-        row += [interval(*over_seeds) if over_seeds else "", verdict(d, p, over_seeds)]
+        row += [format_interval(d.low, d.high), format_p(p)]
+        row += [format_interval(*over_seeds) if over_seeds else ""]
+        row += [verdict(d, p, over_seeds)]
         lines.append("| " + " | ".join(row) + " |")
     return [
         *lines,

@@ -10,11 +10,11 @@ import yaml
 from espnet_adastride.classification.clips import find_clips
 from espnet_adastride.classification.features import load_features
 from espnet_adastride.classification.options import read_options
+from tests.tones import TONES, noisy_tone
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "conf" / "train_speech_commands.yaml"
 RATE = 16000
-TONES = {"high": 2500.0, "low": 300.0, "mid": 900.0}
 
 
 @pytest.fixture(scope="session")
@@ -26,9 +26,7 @@ def corpus(tmp_path_factory):
         (folder / word).mkdir(parents=True)
     for speaker in range(40):
         for word, hertz in TONES.items():
-            time = np.arange(int(RATE * random.uniform(0.3, 0.5))) / RATE
-            tone = np.sin(2 * np.pi * hertz * random.uniform(0.9, 1.1) * time)
-            wave = 0.1 * tone + 0.02 * random.standard_normal(len(time))
+            wave = noisy_tone(random, hertz, RATE)
             path = folder / word / f"{speaker:08x}_nohash_0.wav"
             soundfile.write(path, wave, RATE, subtype="PCM_16")
     soundfile.write(folder / "_background_noise_" / "hiss.wav", wave, RATE)

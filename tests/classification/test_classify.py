@@ -16,14 +16,10 @@ import yaml
 
 from espnet_adastride.bin import classify, download_corpus
 from espnet_adastride.classification.clips import find_clips, split_clips
-from espnet_adastride.classification.results import (
-    read_runs,
-    round_accuracies,
-)
+from espnet_adastride.classification.results import read_runs, round_accuracies
+from tests.tones import TONES, noisy_tone
 
 ROOT = Path(__file__).resolve().parents[2]
-RATE = 16000
-TONES = {"high": 2500.0, "low": 300.0, "mid": 900.0}
 
 
 def test_the_command_trains_compares_and_skips_what_is_done(
@@ -87,9 +83,7 @@ def write_tones(folder, recipe):
     for label, hertz in enumerate(TONES.values()):
         for group in range(1, 4):
             for number in range(6):
-                time = np.arange(int(8000 * random.uniform(0.3, 0.5))) / 8000
-                tone = np.sin(2 * np.pi * hertz * random.uniform(0.9, 1.1) * time)
-                wave = 0.1 * tone + 0.02 * random.standard_normal(len(time))
+                wave = noisy_tone(random, hertz, 8000)
                 path = folder / names[recipe].format(label, group, number)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 soundfile.write(path, wave, 8000)
@@ -218,7 +212,7 @@ def test_a_bad_recording_is_named(corpus, config, tmp_path, name, content, words
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
-        soundfile.write(path, content, RATE)
+        soundfile.write(path, content, 16000)
     line = failure("--corpus", copy, "--config", config, "--exp", tmp_path / "exp")
     assert str(path) in line and words in line
 

@@ -13,6 +13,7 @@ import yaml
 from espnet_adastride.bin import classify_espnet
 from espnet_adastride.classification.clips import find_clips, split_clips
 from espnet_adastride.plugin.model import AdaStrideCLSModel
+from tests.tones import tone
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE = 8000
@@ -29,10 +30,8 @@ def corpus(tmp_path_factory):
     for label, hertz in (("high", 2000.0), ("very low", 300.0)):
         (folder / label).mkdir()
         for speaker in range(40):
-            time = np.arange(int(RATE * random.uniform(0.3, 0.5))) / RATE
-            wave = 0.1 * np.sin(2 * np.pi * hertz * random.uniform(0.9, 1.1) * time)
             name = f"{label}/{speaker}.wav"
-            soundfile.write(folder / name, wave, RATE)
+            soundfile.write(folder / name, tone(random, hertz, RATE), RATE)
             rows.append(f"{name},{label},speaker {speaker}")
     (folder / "labels.csv").write_text("\n".join(rows) + "\n")
     config = yaml.safe_load((ROOT / "conf" / "train_fsdd.yaml").read_text())

@@ -13,6 +13,7 @@ from espnet_adastride.bin import clips_for_espnet
 from espnet_adastride.classification.clips import find_clips, split_clips
 from espnet_adastride.plugin.errors import ConfigurationError
 from espnet_adastride.plugin.resnet_encoder import ResNetEncoder
+from tests.tones import tone
 
 RATE = 16000
 
@@ -25,10 +26,8 @@ def data(tmp_path_factory):
     for word, hertz in (("high", 2500.0), ("very low", 300.0)):
         (corpus / word.split()[-1]).mkdir()
         for speaker in range(40):
-            time = np.arange(int(RATE * random.uniform(0.3, 0.5))) / RATE
-            wave = 0.1 * np.sin(2 * np.pi * hertz * random.uniform(0.9, 1.1) * time)
             name = f"{word.split()[-1]}/{speaker:08x}.wav"
-            soundfile.write(corpus / name, wave, RATE)
+            soundfile.write(corpus / name, tone(random, hertz, RATE), RATE)
             with open(corpus / "labels.csv", "a") as table:
                 if not table.tell():
                     table.write("file,label,group\n")
