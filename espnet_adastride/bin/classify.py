@@ -184,7 +184,7 @@ def report_all(args, methods, seeds):
     """Write and print the tables, and draw the pictures."""
     runs, rows = report(args.exp, args.reference, args.confusion)
     if args.curve:
-        picture = Path(args.exp) / f"{args.curve}.png"
+        picture = Path(args.exp).resolve() / f"{args.curve}.png"
         save_figure(plot_option(rows, args.curve, args.reference), picture)
         print(f"Accuracy over {args.curve}: {picture}")
     if args.beside:
@@ -196,7 +196,7 @@ def report_all(args, methods, seeds):
         if len(tables) != 1 + len(args.beside):
             raise RecipeError("--beside: two experiments' folders have the same name")
         print("\n" + format_data_sets(tables, args.reference, args.curve or ""))
-        picture = Path(args.exp) / "data_sets.png"
+        picture = Path(args.exp).resolve() / "data_sets.png"
         save_figure(plot_data_sets(tables, args.reference), picture)
         print(f"Methods on the data sets: {picture}")
     missing = sum(seed not in runs.get(m.word, {}) for m in methods for seed in seeds)

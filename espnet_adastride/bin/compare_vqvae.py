@@ -271,7 +271,7 @@ def report(args):
     from espnet_adastride.vqvae.listening import page
     from espnet_adastride.vqvae.results import format_table, plot_bits, read_runs
 
-    exp = Path(args.exp)
+    exp = Path(args.exp).resolve()
     runs = read_runs(exp)
     table = format_table(runs, args.reference)
     write_text(exp / "RESULTS.md", table)

@@ -56,7 +56,7 @@ def report(exp, reference: str, method: str) -> Tuple[Dict[str, Runs], List[Row]
     print("\n" + table)
     if method in runs:
         name = run_name(method, 0).rpartition("_seed")[0]
-        picture = Path(exp) / f"confusion_{name}.png"
+        picture = Path(exp).resolve() / f"confusion_{name}.png"
         save_figure(plot_confusion(runs, method), picture)
         print(f"Confusions of {method}: {picture}")
     return runs, rows
