@@ -2,7 +2,8 @@
 
 * **accuracy**: mean over the rounds of a method, and their standard deviation. A round
   is a seed, or in a cross-validation (``split: folds``, ``leave_one_out``) the seeds
-  that test every clip once. The deviation holds the chance of the training and, where
+  that test every clip once; a round that a method has not finished does not count
+  (:func:`whole_rounds`). The deviation holds the chance of the training and, where
   rounds are tested on different groups (``split: rotating``), that of the groups;
 * **95 % interval**: bootstrap over the test *groups* (speakers; source recordings), a
   clip that several seeds were tested on counting once, with their mean;
@@ -119,10 +120,11 @@ def compare(runs: Dict[str, Runs], reference: str) -> List[Row]:
     """Return the table's rows, the reference first, then by falling accuracy.
 
     Args:
-        runs: of :func:`read_runs`.
+        runs: of :func:`read_runs`; those of unfinished rounds are left out.
         reference: the method to compare with; not among the runs: no comparison.
     """
     rows = []
+    runs = whole_rounds(runs)
     for method, own in runs.items():
         right = {seed: right_answers(run) for seed, run in sorted(own.items())}
         clips, _, means = pool(list(right.values()))
@@ -193,6 +195,34 @@ def pool(values: List[Dict[str, int]]) -> Tuple[List[str], np.ndarray, np.ndarra
 def groups_of(runs: Iterable[Dict[str, Any]]) -> Dict[str, str]:
     """Return {clip: its group} of all test clips of some runs."""
     return {clip: group for run in runs for clip, group in run["groups"].items()}
+
+
+def seeds_in_a_round(runs: Dict[str, Runs]) -> int:
+    """Return of how many seeds the fullest round is, all methods' seeds together."""
+    seeds: Dict[int, set] = {}
+    for own in runs.values():
+        for seed, run in own.items():
+            seeds.setdefault(run["round"], set()).add(seed)
+    return max(map(len, seeds.values()))
+
+
+def whole_rounds(runs: Dict[str, Runs]) -> Dict[str, Runs]:
+    """Leave out the runs of rounds that a method has not finished.
+
+    A round begun is tested on some of the clips, on two of six speakers, say: its
+    accuracy is no second measurement of what the first round measured. A method without
+    a finished round keeps the fullest that it has.
+    """
+    size = seeds_in_a_round(runs)
+    kept = {}
+    for method, own in runs.items():
+        rounds: Dict[int, Runs] = {}
+        for seed, run in sorted(own.items()):
+            rounds.setdefault(run["round"], {})[seed] = run
+        whole = [r for r in rounds.values() if len(r) == size]
+        counted = whole or [max(rounds.values(), key=len)]
+        kept[method] = {seed: run for one in counted for seed, run in one.items()}
+    return kept
 
 
 def round_accuracies(runs: Runs) -> Tuple[float, ...]:

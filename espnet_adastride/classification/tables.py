@@ -17,6 +17,7 @@ from espnet_adastride.classification.results import (
     compare,
     groups_of,
     read_runs,
+    seeds_in_a_round,
 )
 from espnet_adastride.classification.training import run_name
 from espnet_adastride.plotting import save_figure
@@ -112,13 +113,14 @@ def _format_p(p: float) -> str:
 
 
 def _notes(rows, runs, reference) -> List[str]:
-    every = [run for own in runs.values() for run in own.values()]
+    counted = {row.method: row.seeds for row in rows}
+    every = [runs[method][seed] for method in counted for seed in counted[method]]
     groups = groups_of(every)
     number = len(set(groups.values()))
     seeds = sorted({row.seeds for row in rows})
     named = "; or ".join(", ".join(map(str, one)) for one in seeds)
-    a_round = max(len({r["round"] for r in own.values()}) for own in runs.values())
-    over = "seeds" if a_round == max(map(len, runs.values())) else "rounds"
+    a_round = seeds_in_a_round(runs)
+    over = "seeds" if a_round == 1 else "rounds"
     lines = [
         f"{len(groups)} test clips in {number} group{'s' * (number > 1)}; seeds "
         f"{named}. Accuracy: mean ± standard deviation over the {over}; intervals: "
@@ -134,7 +136,42 @@ def _notes(rows, runs, reference) -> List[str]:
             f"{LEVEL} after the correction: {', '.join(apart) or 'none'}. Methods are "
             "not compared with one another.",
         ]
+    return lines + _unfinished(counted, runs, a_round)
+
+
+def _unfinished(
+    counted: Dict[str, Tuple[int, ...]], runs: Dict[str, Runs], a_round: int
+) -> List[str]:
+    """Name the runs that are not in the table, and the rows of a part of the clips."""
+    left_out: Dict[Tuple[int, ...], List[str]] = {}
+    partial: Dict[Tuple[int, ...], List[str]] = {}
+    for method, seeds in counted.items():
+        missing = tuple(sorted(set(runs[method]) - set(seeds)))
+        if missing:
+            left_out.setdefault(missing, []).append(method)
+        if len(seeds) % a_round:
+            partial.setdefault(seeds, []).append(method)
+    lines = []
+    if left_out:
+        lines.append(
+            f"Not counted, as their round of {a_round} seeds is not finished: "
+            f"{_name_runs(left_out)}."
+        )
+    if partial:
+        lines.append(
+            f"No round of {a_round} seeds is finished, and the accuracy is that of a "
+            f"part of the clips: {_name_runs(partial)}."
+        )
     return lines
+
+
+def _name_runs(runs: Dict[Tuple[int, ...], List[str]]) -> str:
+    """Return the words for runs: {seeds: methods}."""
+    return "; ".join(
+        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} of "
+        + ", ".join(f"`{method}`" for method in methods)
+        for seeds, methods in runs.items()
+    )
 
 
 def format_data_sets(

@@ -119,6 +119,39 @@ def test_a_round_is_all_folds_of_a_cross_validation():
     assert "| 58.3 ± 11.8 |" in table and "deviation over the rounds" in table
 
 
+def test_a_round_begun_does_not_count():
+    runs = fake_runs(
+        {
+            "strided_conv": {0: "11", 1: "00", 2: "11", 3: "11"},
+            "begun": {0: "11", 1: "11", 2: "00"},
+            "first": {1: "11"},
+        }
+    )
+    for own in runs.values():
+        for seed, run in own.items():
+            run["round"] = seed // 2
+            # a fold of the clips each, the same ones in every round
+            fold = seed % 2
+            clips = run["predictions"].items()
+            run["predictions"] = {f"{key}.{fold}": name for key, name in clips}
+            run["groups"] = {key: key for key in run["predictions"]}
+    rows = {row.method: row for row in compare(runs, "strided_conv")}
+    assert rows["strided_conv"].accuracies == (50.0, 100.0)
+    # with seed 2, half a round, it would be 100 and 0
+    assert rows["begun"].seeds == (0, 1) and rows["begun"].accuracies == (100.0,)
+    assert rows["begun"].comparison.difference == pytest.approx(50.0)
+    assert rows["first"].seeds == (1,)
+    table = format_table(list(rows.values()), runs, "strided_conv")
+    assert "as their round of 2 seeds is not finished: seed 2 of `begun`." in table
+    assert "that of a part of the clips: seed 1 of `first`." in table
+    runs["begun"][3] = runs["strided_conv"][3]
+    del runs["first"]
+    table = format_table(compare(runs, "strided_conv"), runs, "strided_conv")
+    assert (
+        "finished" not in table and "| `begun` | 1,000 | 8.0 | 75.0 ± 35.4 |" in table
+    )
+
+
 def test_an_option_is_chosen_by_the_validation_clips():
     words = {"adastride:sigma_square=1": "0000", "adastride:sigma_square=20": "1111"}
     digits = {**words, "strided_conv": "1100", "adastride": "1110"}
