@@ -118,7 +118,7 @@ def _notes(rows, runs, reference) -> List[str]:
     groups = groups_of(every)
     number = len(set(groups.values()))
     seeds = sorted({row.seeds for row in rows})
-    named = "; or ".join(", ".join(map(str, one)) for one in seeds)
+    named = "; or ".join(map(_name_seeds, seeds))
     a_round = seeds_in_a_round(runs)
     over = "seeds" if a_round == 1 else "rounds"
     lines = [
@@ -168,10 +168,17 @@ def _unfinished(
 def _name_runs(runs: Dict[Tuple[int, ...], List[str]]) -> str:
     """Return the words for runs: {seeds: methods}."""
     return "; ".join(
-        f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))} of "
+        f"seed{'s' * (len(seeds) > 1)} {_name_seeds(seeds)} of "
         + ", ".join(f"`{method}`" for method in methods)
         for seeds, methods in runs.items()
     )
+
+
+def _name_seeds(seeds: Tuple[int, ...]) -> str:
+    """Return ``0, 1, 2``, or ``0 to 5`` of more than three that follow each other."""
+    if len(seeds) > 3 and seeds == tuple(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds))
 
 
 def format_data_sets(

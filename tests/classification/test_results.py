@@ -117,6 +117,7 @@ def test_a_round_is_all_folds_of_a_cross_validation():
     assert row.accuracies == pytest.approx((400 / 6, 50.0))  # 4 of 6, 3 of 6
     table = format_table([row], runs, "none")
     assert "| 58.3 ± 11.8 |" in table and "deviation over the rounds" in table
+    assert "seeds 0 to 3. Accuracy" in table
 
 
 def test_a_round_begun_does_not_count():
