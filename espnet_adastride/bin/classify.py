@@ -44,7 +44,11 @@ from espnet_adastride.classification.tables import (
     format_data_sets,
     report,
 )
-from espnet_adastride.classification.training import claim_experiment, train_all
+from espnet_adastride.classification.training import (
+    claim_experiment,
+    train_all,
+    unfinished,
+)
 from espnet_adastride.methods import parse_method
 from espnet_adastride.plotting import save_figure
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
@@ -114,9 +118,15 @@ def train(args, methods, seeds):
     clips = find_clips(args.corpus, options.data.layout)
     described = describe_clips(clips, options.data.split, seeds)
     claim_experiment(args.exp, options, clips)
+    print(described, flush=True)
+    number = len(methods) * len(seeds)
+    left = len(unfinished(args.exp, methods, seeds))
+    if left < number:
+        print(f"{number - left} of {number} runs are finished", flush=True)
+    if not left:
+        return
     feats = args.feats or Path(args.exp) / "feats"
     data = load_features(clips, options.features, feats)
-    print(described, flush=True)
     command = ["python", "-m", "espnet_adastride.bin.classify", "--corpus", args.corpus]
     command += ["--config", args.config, "--exp", args.exp]
 

@@ -27,6 +27,7 @@ from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence
 from espnet_adastride.audio import AUDIO_SUFFIXES
 from espnet_adastride.downsampling.registry import unknown_word
 from espnet_adastride.recipe.errors import RecipeError
+from espnet_adastride.recipe.lists import name_seeds
 
 PARTS = ("train", "valid", "test")
 TABLES = ("labels.csv", "labels.tsv")
@@ -385,7 +386,8 @@ def describe_clips(clips: List[Clip], split: str, seeds: List[int]) -> str:
         key = "/".join(str(len(parts[part])) for part in PARTS)
         numbers.setdefault(key, []).append(seed)
     told = "; ".join(
-        f"{key} (seed {', '.join(map(str, own))})" for key, own in numbers.items()
+        f"{key} (seed{'s' * (len(own) > 1)} {name_seeds(own)})"
+        for key, own in numbers.items()
     )
     return (
         f"{len(clips)} clips of {len(labels)} classes in {len(groups)} groups; "

@@ -22,6 +22,7 @@ from espnet_adastride.classification.results import (
 from espnet_adastride.classification.training import run_name
 from espnet_adastride.plotting import save_figure
 from espnet_adastride.recipe.files import write_text
+from espnet_adastride.recipe.lists import name_seeds
 
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:
@@ -118,7 +119,7 @@ def _notes(rows, runs, reference) -> List[str]:
     groups = groups_of(every)
     number = len(set(groups.values()))
     seeds = sorted({row.seeds for row in rows})
-    named = "; or ".join(map(_name_seeds, seeds))
+    named = "; or ".join(map(name_seeds, seeds))
     a_round = seeds_in_a_round(runs)
     over = "seeds" if a_round == 1 else "rounds"
     lines = [
@@ -168,17 +169,10 @@ def _unfinished(
 def _name_runs(runs: Dict[Tuple[int, ...], List[str]]) -> str:
     """Return the words for runs: {seeds: methods}."""
     return "; ".join(
-        f"seed{'s' * (len(seeds) > 1)} {_name_seeds(seeds)} of "
+        f"seed{'s' * (len(seeds) > 1)} {name_seeds(seeds)} of "
         + ", ".join(f"`{method}`" for method in methods)
         for seeds, methods in runs.items()
     )
-
-
-def _name_seeds(seeds: Tuple[int, ...]) -> str:
-    """Return ``0, 1, 2``, or ``0 to 5`` of more than three that follow each other."""
-    if len(seeds) > 3 and seeds == tuple(range(seeds[0], seeds[-1] + 1)):
-        return f"{seeds[0]} to {seeds[-1]}"
-    return ", ".join(map(str, seeds))
 
 
 def format_data_sets(

@@ -44,6 +44,12 @@ def run_name(method: str, seed: int) -> str:
     return f"{re.sub(r'[^A-Za-z0-9_.+=,-]', '_', method)}_seed{seed}"
 
 
+def unfinished(folder, methods: List[Method], seeds: List[int]) -> List[str]:
+    """Return the names of the runs that have no result yet."""
+    names = [run_name(method.word, seed) for method in methods for seed in seeds]
+    return [name for name in names if not (Path(folder) / name / RESULT).is_file()]
+
+
 def claim_experiment(folder, options: Options, clips: List[Clip]) -> None:
     """Write down what the runs of a folder share, or see that it is still the same.
 
@@ -86,15 +92,13 @@ def train_all(
         processes: how many share the work, for that estimate.
     """
     runs = [(method, seed) for seed in seeds for method in methods]
-    folders = [Path(folder) / run_name(method.word, seed) for method, seed in runs]
 
     def count():
-        return sum((path / RESULT).is_file() for path in folders)
+        return len(runs) - len(unfinished(folder, methods, seeds))
 
     progress = Progress(len(runs), count(), processes, say)
-    if progress.done:
-        say(f"{progress.done} of {len(runs)} runs are finished")
-    for (method, seed), path in zip(runs, folders):
+    for method, seed in runs:
+        path = Path(folder) / run_name(method.word, seed)
         with locked(path / ".lock", wait=False) as free:
             if not free or (path / RESULT).is_file():
                 continue

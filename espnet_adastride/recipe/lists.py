@@ -11,6 +11,14 @@ def split_list(words: Sequence[str]) -> List[str]:
     return list(dict.fromkeys(word for part in words for word in part.split()))
 
 
+def name_seeds(seeds: Sequence[int]) -> str:
+    """Return ``0, 1, 2``, or ``0 to 5`` of more than three that follow each other."""
+    seeds = list(seeds)
+    if len(seeds) > 3 and seeds == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds))
+
+
 def check_jobs(number: int) -> None:
     """Refuse a ``--nj`` below 1.
 

@@ -71,6 +71,14 @@ def test_the_recipe_shares_the_runs_among_processes(corpus, config, tmp_path):
     counts = re.findall(r"^\[(\d)/2\] avg_pool seed", done.stdout, re.M)
     assert len(counts) == 2 and max(counts) == "2"
     assert "| `avg_pool` |" in done.stdout and "not finished" not in done.stdout
+    shutil.rmtree(tmp_path / "exp" / "feats")
+    again = subprocess.run(
+        command, cwd=corpus.parent, env=environment, capture_output=True, text=True
+    )
+    assert again.stdout.count("2 of 2 runs are finished\n") == 1
+    assert (
+        not (tmp_path / "exp" / "feats").exists() and "| `avg_pool` |" in again.stdout
+    )
 
 
 def write_tones(folder, recipe):

@@ -202,8 +202,9 @@ def test_cross_validation_tests_every_clip_once_a_round(tmp_path):
             tested += parts["test"]
         assert sorted(tested) == list(range(16))
     assert folds_in_a_round(clips, "rotating") == 1
-    assert "16 clips of 2 classes in 4 groups; train/valid/test: 8/4/4 (seed 0, 1)" in (
-        describe_clips(clips, "folds", [0, 1])
+    assert (
+        "16 clips of 2 classes in 4 groups; train/valid/test: 8/4/4 (seeds 0, 1)"
+        in (describe_clips(clips, "folds", [0, 1]))
     )
 
 
