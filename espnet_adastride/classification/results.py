@@ -198,12 +198,16 @@ def groups_of(runs: Iterable[Dict[str, Any]]) -> Dict[str, str]:
 
 
 def seeds_in_a_round(runs: Dict[str, Runs]) -> int:
-    """Return of how many seeds the fullest round is, all methods' seeds together."""
-    seeds: Dict[int, set] = {}
-    for own in runs.values():
-        for seed, run in own.items():
-            seeds.setdefault(run["round"], set()).add(seed)
-    return max(map(len, seeds.values()))
+    """Return how many seeds make a round: the fewest that the runs allow.
+
+    Round r of n seeds is seeds ``r n`` to ``r n + n - 1``; of a round 0 that no method
+    has finished, what there is counts as a round.
+    """
+    return max(
+        seed // (run["round"] + 1) + 1
+        for own in runs.values()
+        for seed, run in own.items()
+    )
 
 
 def whole_rounds(runs: Dict[str, Runs]) -> Dict[str, Runs]:

@@ -15,6 +15,7 @@ from espnet_adastride.classification.results import (
     group_test,
     option_curve,
     read_runs,
+    seeds_in_a_round,
 )
 from espnet_adastride.classification.tables import format_data_sets, format_table
 from espnet_adastride.comparison import holm
@@ -145,6 +146,10 @@ def test_a_round_begun_does_not_count():
     table = format_table(list(rows.values()), runs, "strided_conv")
     assert "as their round of 2 seeds is not finished: seed 2 of `begun`." in table
     assert "that of a part of the clips: seed 1 of `first`." in table
+    # from the middle of one round to that of the next: none is whole
+    middle = {"strided_conv": {s: runs["strided_conv"][s] for s in (1, 2)}}
+    assert seeds_in_a_round(middle) == 2
+    assert [row.seeds for row in compare(middle, "strided_conv")] == [(1,)]
     runs["begun"][3] = runs["strided_conv"][3]
     del runs["first"]
     table = format_table(compare(runs, "strided_conv"), runs, "strided_conv")
