@@ -51,7 +51,12 @@ from espnet_adastride.classification.training import (
 )
 from espnet_adastride.methods import parse_method
 from espnet_adastride.plotting import save_figure
-from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
+from espnet_adastride.recipe.errors import (
+    RecipeError,
+    one_line_errors,
+    say_what_goes_on,
+    str2bool,
+)
 from espnet_adastride.recipe.jobs import die_with_parent
 from espnet_adastride.recipe.lists import check_jobs, read_seeds, split_list
 
@@ -221,7 +226,8 @@ def main(cmd=None):
     torch.set_num_threads(1)
     methods, seeds = read_lists(args)
     if args.train:
-        train(args, methods, seeds)
+        with say_what_goes_on():
+            train(args, methods, seeds)
     report_all(args, methods, seeds)
 
 

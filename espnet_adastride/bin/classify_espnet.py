@@ -48,7 +48,12 @@ from espnet_adastride.downsampling.registry import (
     unknown_word,
 )
 from espnet_adastride.methods import Method, parse_method
-from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
+from espnet_adastride.recipe.errors import (
+    RecipeError,
+    one_line_errors,
+    say_what_goes_on,
+    str2bool,
+)
 from espnet_adastride.recipe.files import write_text
 from espnet_adastride.recipe.forked import Task, run_forked
 from espnet_adastride.recipe.learning import curves, read_epochs, training_seconds
@@ -353,7 +358,8 @@ def main(cmd=None):
         raise RecipeError("--methods: give one at least")
     check_jobs(args.nj)
     if args.train:
-        train(args, methods, seeds)
+        with say_what_goes_on():
+            train(args, methods, seeds)
     report(args.exp, args.reference, args.confusion)
 
 

@@ -34,7 +34,12 @@ from espnet_adastride.comparison import (
     utterance_errors,
 )
 from espnet_adastride.corpus import DataError, read_scp, read_text, shorten
-from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
+from espnet_adastride.recipe.errors import (
+    RecipeError,
+    one_line_errors,
+    say_what_goes_on,
+    str2bool,
+)
 from espnet_adastride.recipe.files import write_text
 from espnet_adastride.recipe.grid import (
     Grid,
@@ -263,18 +268,16 @@ def main(cmd=None):
     folder.mkdir(parents=True, exist_ok=True)
     failures: List[str] = []
     try:
-        if not args.table_only:
-            with (folder / ".lock").open("a") as file:
-                who = f"process {os.getpid()}"
-                lock(file.fileno(), folder / ".lock", False, who)
-                failures = run_all(args, grid, scores, runs, folder)
-        if len(failures) < len(runs):
-            print(write_table(args, grid, scores, runs))
+        with say_what_goes_on(Interrupted):
+            if not args.table_only:
+                with (folder / ".lock").open("a") as file:
+                    who = f"process {os.getpid()}"
+                    lock(file.fileno(), folder / ".lock", False, who)
+                    failures = run_all(args, grid, scores, runs, folder)
+            if len(failures) < len(runs):
+                print(write_table(args, grid, scores, runs))
     except DataError as error:
         raise RecipeError(str(error)) from None
-    except Interrupted:
-        print("interrupted; nothing is lost: the same command goes on", file=sys.stderr)
-        sys.exit(130)
     if failures:
         raise RecipeError(
             f"{len(failures)} of {len(runs)} runs failed, the first is {failures[0]}"

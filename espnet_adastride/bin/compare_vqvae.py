@@ -25,7 +25,12 @@ import torch
 import yaml
 
 from espnet_adastride.methods import parse_method
-from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
+from espnet_adastride.recipe.errors import (
+    RecipeError,
+    one_line_errors,
+    say_what_goes_on,
+    str2bool,
+)
 from espnet_adastride.recipe.files import write_text
 from espnet_adastride.recipe.forked import Task, run_forked
 from espnet_adastride.recipe.learning import read_epochs, training_seconds
@@ -296,7 +301,8 @@ def main(cmd=None):
         check_inputs(args)
         with quiet_imports():
             import espnet_adastride.plugin.vqvae_task  # noqa: F401  (before forking)
-        train(args, methods, rates, seeds)
+        with say_what_goes_on():
+            train(args, methods, rates, seeds)
     report(args)
 
 

@@ -1,7 +1,9 @@
 """One error for everything a recipe's user can mend, printed as one line."""
 
+import contextlib
 import errno
 import functools
+import sys
 
 # What a disk or a folder answers; the mend is the user's, and nothing is wrong here.
 _DISK = {
@@ -56,6 +58,20 @@ def one_line_errors(main):
             raise SystemExit(130) from None
 
     return wrapper
+
+
+@contextlib.contextmanager
+def say_what_goes_on(*interruptions):
+    """Have an interruption end a command of many runs in one line, status 130.
+
+    Args:
+        interruptions: exceptions that are one; KeyboardInterrupt is.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, *interruptions):
+        print("interrupted; nothing is lost: the same command goes on", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 def str2bool(word: str) -> bool:

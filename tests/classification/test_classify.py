@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -79,6 +80,27 @@ def test_the_recipe_shares_the_runs_among_processes(corpus, config, tmp_path):
     assert (
         not (tmp_path / "exp" / "feats").exists() and "| `avg_pool` |" in again.stdout
     )
+
+
+def test_an_interruption_says_what_goes_on(corpus, config, tmp_path):
+    command = [sys.executable, "-W", "ignore", "-m", "espnet_adastride.bin.classify"]
+    command += ["--corpus", str(corpus), "--config", str(config), "--nj", "2"]
+    command += ["--exp", str(tmp_path / "exp"), "--methods", "adastride"]
+    process = subprocess.Popen(
+        [*command, "--seeds", *map(str, range(40))],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while "test accuracy" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == (
+        "interrupted; nothing is lost: the same command goes on\n"
+    )
+    assert process.returncode == 130
+    assert list((tmp_path / "exp").glob("*/result.json"))
 
 
 def write_tones(folder, recipe):
