@@ -197,7 +197,7 @@ def train_in_workers(number, work):
 
 def report_all(args, methods, seeds):
     """Write and print the tables, and draw the pictures."""
-    runs, rows = report(args.exp, args.reference, args.confusion)
+    rows = report(args.exp, args.reference, args.confusion)
     if args.curve:
         picture = Path(args.exp).resolve() / f"{args.curve}.png"
         save_figure(plot_option(rows, args.curve, args.reference), picture)
@@ -214,9 +214,9 @@ def report_all(args, methods, seeds):
         picture = Path(args.exp).resolve() / "data_sets.png"
         save_figure(plot_data_sets(tables, args.reference), picture)
         print(f"Methods on the data sets: {picture}")
-    missing = sum(seed not in runs.get(m.word, {}) for m in methods for seed in seeds)
+    missing = unfinished(args.exp, methods, seeds)
     if args.train and missing:
-        print(f"{missing} runs are not finished: another process is at them")
+        print(f"{len(missing)} runs are not finished: another process is at them")
 
 
 @one_line_errors

@@ -37,7 +37,7 @@ def add_report_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def report(exp, reference: str, method: str) -> Tuple[Dict[str, Runs], List[Row]]:
+def report(exp, reference: str, method: str) -> List[Row]:
     """Write and print EXP/RESULTS.md, and draw the confusions of a method.
 
     Args:
@@ -46,7 +46,7 @@ def report(exp, reference: str, method: str) -> Tuple[Dict[str, Runs], List[Row]
         method: whose confusions are drawn, if it is among the runs.
 
     Returns:
-        The runs and the table's rows.
+        The table's rows.
 
     Raises:
         RecipeError: there are no runs.
@@ -61,7 +61,7 @@ def report(exp, reference: str, method: str) -> Tuple[Dict[str, Runs], List[Row]
         picture = Path(exp).resolve() / f"confusion_{name}.png"
         save_figure(plot_confusion(runs, method), picture)
         print(f"Confusions of {method}: {picture}")
-    return runs, rows
+    return rows
 
 
 def format_table(rows: List[Row], runs: Dict[str, Runs], reference: str) -> str:
@@ -137,10 +137,10 @@ def _notes(rows, runs, reference) -> List[str]:
             f"{LEVEL} after the correction: {', '.join(apart) or 'none'}. Methods are "
             "not compared with one another.",
         ]
-    return lines + _unfinished(counted, runs, a_round)
+    return lines + _unfinished_notes(counted, runs, a_round)
 
 
-def _unfinished(
+def _unfinished_notes(
     counted: Dict[str, Tuple[int, ...]], runs: Dict[str, Runs], a_round: int
 ) -> List[str]:
     """Name the runs that are not in the table, and the rows of a part of the clips."""
