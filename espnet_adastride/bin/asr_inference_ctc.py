@@ -17,15 +17,18 @@ import argparse
 import logging
 import sys
 
-from espnet2.fileio.datadir_writer import DatadirWriter
-from espnet2.tasks.asr import ASRTask
-from espnet2.torch_utils.set_all_random_seed import set_all_random_seed
-from espnet2.utils import config_argparse
-from espnet2.utils.types import str2bool, str2triple_str, str_or_none
-
 import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
 from espnet_adastride.plugin.errors import ConfigurationError, PluginError
-from espnet_adastride.plugin.espnet import TooShortUttError
+from espnet_adastride.plugin.espnet import (
+    DatadirWriter,
+    TooShortUttError,
+    asr_task,
+    config_argparse,
+    set_all_random_seed,
+    str2bool,
+    str2triple_str,
+    str_or_none,
+)
 from espnet_adastride.plugin.greedy import CTCGreedy
 from espnet_adastride.plugin.model import set_stride
 
@@ -67,20 +70,20 @@ def inference(args: argparse.Namespace) -> None:
         raise ConfigurationError("ngpu: decoding uses one GPU at most; run more jobs")
     set_all_random_seed(args.seed)
     device = "cuda" if args.ngpu else "cpu"
-    model, options = ASRTask.build_model_from_file(
+    model, options = asr_task.ASRTask.build_model_from_file(
         args.asr_train_config, args.asr_model_file, device
     )
     if args.stride is not None:
         set_stride(model, options, args.stride)
     decode = CTCGreedy(model, options, device)
-    loader = ASRTask.build_streaming_iterator(
+    loader = asr_task.ASRTask.build_streaming_iterator(
         args.data_path_and_name_and_type,
         dtype=args.dtype,
         batch_size=args.batch_size,
         key_file=args.key_file,
         num_workers=args.num_workers,
-        preprocess_fn=ASRTask.build_preprocess_fn(decode.args, False),
-        collate_fn=ASRTask.build_collate_fn(decode.args, False),
+        preprocess_fn=asr_task.ASRTask.build_preprocess_fn(decode.args, False),
+        collate_fn=asr_task.ASRTask.build_collate_fn(decode.args, False),
         allow_variable_data_keys=args.allow_variable_data_keys,
         inference=True,
     )

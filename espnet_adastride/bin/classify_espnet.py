@@ -214,7 +214,7 @@ class Run(NamedTuple):
 
 def train_run(run: Run) -> None:
     """Train a run, or go on with it, and test it; in the process of the caller."""
-    from espnet2.bin.cls_train import main as cls_train
+    from espnet_adastride.plugin.espnet import cls_train
 
     torch.set_num_threads(1)  # a run has a core
     folder, data = run.folder, run.data
@@ -254,7 +254,8 @@ def train_run(run: Run) -> None:
 def classify(folder, data, clips, device):
     """Return what a trained model says of the clips, its size and rate."""
     import soundfile
-    from espnet2.bin.cls_inference import Classification
+
+    from espnet_adastride.plugin.espnet import Classification
 
     tool = Classification(
         str(folder / "config.yaml"), str(folder / MODEL), device=device
@@ -304,10 +305,9 @@ def train(args, methods, seeds):
     print(describe_clips(clips, split, seeds), flush=True)
     classes = sorted({utterance_id(clip.label) for clip in clips})
     with quiet_imports():
-        import espnet2.bin.cls_train  # noqa: F401  (before forking)
-
         import espnet_adastride.plugin  # noqa: F401  (registers the encoder)
         from espnet_adastride import atomic_save
+        from espnet_adastride.plugin.espnet import cls_train  # noqa: F401  (to fork)
     atomic_save.install()
     command = ["python", "-m", "espnet_adastride.bin.classify_espnet"]
     for name in ("corpus", "config", "data_config", "exp"):

@@ -97,7 +97,8 @@ def pack_model(args: argparse.Namespace) -> str:
         RecipeError: A file is missing, or the model does not load.
     """
     import yaml
-    from espnet2.bin.pack import main as espnets_pack
+
+    from espnet_adastride.plugin.espnet import pack as espnets_pack
 
     named = {k: getattr(args, k) for k in (*CONFIGS, *WEIGHTS) if getattr(args, k)}
     paths: List[str] = [*named.values(), *args.option]

@@ -1,8 +1,14 @@
-"""What the plugin takes from ESPnet, imported in this one place.
+"""What the plugin takes from ESPnet: the only file that imports ``espnet``/``espnet2``.
 
-The names are those of ESPnet 202511; later versions move ``espnet.nets`` to
-``espnet2.legacy.nets``.
+ESPnet 202511 (Python 3.10, 3.11) and 202611 (Python 3.12, 3.13) keep some things in
+different places. What is where is found out here, by looking, never by comparing
+versions; docs/espnet_releases.md lists every difference and the test that covers it.
+
+Names in ``_LATE`` belong to ESPnet's command-line tools. They are imported when first
+asked for: some take seconds, and few commands need them.
 """
+
+import importlib
 
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.encoder.branchformer_encoder import BranchformerEncoder
@@ -22,40 +28,93 @@ from espnet2.tasks import s2t as s2t_task
 from espnet2.tasks import slu as slu_task
 from espnet2.tasks import st as st_task
 from espnet2.tasks.abs_task import AbsTask
-from espnet2.torch_utils.device_funcs import force_gatherable
+from espnet2.text.build_tokenizer import build_tokenizer
+from espnet2.text.token_id_converter import TokenIDConverter
+from espnet2.torch_utils.device_funcs import force_gatherable, to_device
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.train.trainer import Trainer
 from espnet2.utils.nested_dict_action import NestedDictAction
-from espnet.nets.pytorch_backend.transformer.attention import (
-    RelPositionMultiHeadedAttention,
-)
-from espnet.nets.pytorch_backend.transformer.embedding import RelPositionalEncoding
-from espnet.nets.pytorch_backend.transformer.subsampling import (
-    Conv2dSubsampling,
-    Conv2dSubsampling1,
-    Conv2dSubsampling2,
-    Conv2dSubsampling6,
-    Conv2dSubsampling8,
-    TooShortUttError,
-    check_short_utt,
+
+
+def _first(*names):
+    """Import the first of these modules that there is; the newest ESPnet's first."""
+    for name in names[:-1]:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not name.startswith(error.name):
+                raise  # the module is there, and something that it imports is not
+    return importlib.import_module(names[-1])
+
+
+def _nets(name):
+    """Import a module of ``espnet.nets``, which 202611 keeps in ``espnet2.legacy``."""
+    return _first(f"espnet2.legacy.nets.{name}", f"espnet.nets.{name}")
+
+
+_attention = _nets("pytorch_backend.transformer.attention")
+_embedding = _nets("pytorch_backend.transformer.embedding")
+_subsampling = _nets("pytorch_backend.transformer.subsampling")
+
+RelPositionMultiHeadedAttention = _attention.RelPositionMultiHeadedAttention
+PositionalEncoding = _embedding.PositionalEncoding
+RelPositionalEncoding = _embedding.RelPositionalEncoding
+Conv2dSubsampling = _subsampling.Conv2dSubsampling
+TooShortUttError = _subsampling.TooShortUttError
+check_short_utt = _subsampling.check_short_utt
+
+#: ESPnet's own input layers that shorten, by their words; 202611 has Conv1d ones, too
+STOCK_SUBSAMPLINGS = tuple(
+    getattr(_subsampling, name)
+    for name in (
+        "Conv2dSubsampling",
+        "Conv2dSubsampling1",
+        "Conv2dSubsampling2",
+        "Conv2dSubsampling6",
+        "Conv2dSubsampling8",
+        "Conv1dSubsampling1",
+        "Conv1dSubsampling2",
+        "Conv1dSubsampling3",
+    )
+    if hasattr(_subsampling, name)
 )
 
-STOCK_SUBSAMPLINGS = (
-    Conv2dSubsampling,
-    Conv2dSubsampling1,
-    Conv2dSubsampling2,
-    Conv2dSubsampling6,
-    Conv2dSubsampling8,
-)
+
+#: name here -> (module, name there); imported when first used
+_LATE = {
+    "Classification": ("espnet2.bin.cls_inference", "Classification"),
+    "DatadirWriter": ("espnet2.fileio.datadir_writer", "DatadirWriter"),
+    "Speech2Text": ("espnet2.bin.asr_inference", "Speech2Text"),
+    "cls_train": ("espnet2.bin.cls_train", "main"),
+    "config_argparse": ("espnet2.utils", "config_argparse"),
+    "pack": ("espnet2.bin.pack", "main"),
+    "set_all_random_seed": (
+        "espnet2.torch_utils.set_all_random_seed",
+        "set_all_random_seed",
+    ),
+    "str2bool": ("espnet2.utils.types", "str2bool"),
+    "str2triple_str": ("espnet2.utils.types", "str2triple_str"),
+    "str_or_none": ("espnet2.utils.types", "str_or_none"),
+}
+
+
+def __getattr__(name):
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _LATE[name]
+    found = getattr(importlib.import_module(module), attribute)
+    globals()[name] = found
+    return found
+
 
 __all__ = [
     "AbsEncoder",
     "AbsESPnetModel",
     "AbsTask",
     "BranchformerEncoder",
-    "ConformerEncoder",
     "CommonCollateFn",
+    "ConformerEncoder",
     "Conv2dSubsampling",
     "EBranchformerEncoder",
     "ESPnetASRModel",
@@ -64,14 +123,17 @@ __all__ = [
     "ESPnetSLUModel",
     "ESPnetSTModel",
     "NestedDictAction",
+    "PositionalEncoding",
     "RelPositionMultiHeadedAttention",
     "RelPositionalEncoding",
     "STOCK_SUBSAMPLINGS",
+    "TokenIDConverter",
     "TooShortUttError",
     "Trainer",
     "TransformerEncoder",
     "asr_task",
     "build_batch_sampler",
+    "build_tokenizer",
     "check_short_utt",
     "cls_task",
     "force_gatherable",
@@ -80,4 +142,6 @@ __all__ = [
     "slu_task",
     "sound_scp",
     "st_task",
+    "to_device",
+    *_LATE,
 ]

@@ -82,28 +82,31 @@ def convolution_boundaries(embed: torch.nn.Module, frames: int) -> np.ndarray:
     input step l s + (k - 1) / 2.
 
     Args:
-        embed: a Conv2dSubsampling of any kind.
+        embed: a Conv2dSubsampling or Conv1dSubsampling of any kind.
         frames: feature frames of the utterance.
 
     Returns:
         (m + 1,) boundaries.
     """
     stages, n = [], frames
-    for module in embed.conv:
-        if isinstance(module, torch.nn.Conv2d):
-            kernel, stride = module.kernel_size[0], module.stride[0]
-            m = max((n - kernel) // stride + 1, 0)
-            stages.append(uniform_boundaries(n, m, stride, (kernel - stride) / 2))
-            n = m
+    for module in _convolutions(embed):
+        kernel, stride = module.kernel_size[0], module.stride[0]
+        m = max((n - kernel) // stride + 1, 0)
+        stages.append(uniform_boundaries(n, m, stride, (kernel - stride) / 2))
+        n = m
     return compose_boundaries(stages)
+
+
+def _convolutions(embed: torch.nn.Module) -> List[torch.nn.Module]:
+    """Return the convolutions of ESPnet's own input layer; time is their first axis."""
+    kinds = (torch.nn.Conv1d, torch.nn.Conv2d)
+    return [module for module in embed.conv if isinstance(module, kinds)]
 
 
 def _overall_stride(embed: torch.nn.Module) -> float:
     if isinstance(embed, AdaptiveSubsampling):
         return float(np.prod(embed.current_strides()))
-    return float(
-        np.prod([m.stride[0] for m in embed.conv if isinstance(m, torch.nn.Conv2d)])
-    )
+    return float(np.prod([m.stride[0] for m in _convolutions(embed)]))
 
 
 def frame_times(

@@ -3,11 +3,9 @@
 from typing import List, Tuple
 
 import torch
-from espnet2.text.build_tokenizer import build_tokenizer
-from espnet2.text.token_id_converter import TokenIDConverter
-from espnet2.torch_utils.device_funcs import to_device
 
 from espnet_adastride.plugin.errors import ConfigurationError
+from espnet_adastride.plugin.espnet import TokenIDConverter, build_tokenizer, to_device
 from espnet_adastride.times import path_spans
 
 

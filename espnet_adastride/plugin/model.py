@@ -104,28 +104,30 @@ class DownsamplingModel:
         if strict or any("lora_" in key for key in own):
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         watched = "" if reporting_part(self) is not None else "encoder.embed."
-        missing = [k for k in own if k not in state_dict and k.startswith(watched)]
-        extra = [k for k in state_dict if k not in own and k.startswith(watched)]
-        shapes = [
-            f"{key} {tuple(value.shape)} instead of {tuple(own[key].shape)}"
+        problems = [
+            f"of another shape: {key} {tuple(value.shape)} instead of "
+            f"{tuple(own[key].shape)}"
             for key, value in state_dict.items()
             if key in own and value.shape != own[key].shape
         ]
-        problems = [
-            f"{kind}: {', '.join(keys)}"
-            for kind, keys in (
-                ("missing", missing),
-                ("not in the model", extra),
-                ("of another shape", shapes),
-            )
-            if keys
-        ]
-        if problems:
-            raise CheckpointMismatchError(
-                "the checkpoint does not fit the configured model; use the config.yaml "
-                f"it was trained with. Parameters {'; '.join(problems)}"
-            )
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        if not problems:
+            # only loading tells: ESPnet renames keys of older releases on the way
+            try:
+                result = super().load_state_dict(
+                    state_dict, strict=False, assign=assign
+                )
+            except RuntimeError as error:  # of another shape, once renamed
+                problems = [" ".join(line.split()) for line in str(error).split("\n")]
+            else:
+                for kind, keys in zip(("missing", "not in the model"), result):
+                    keys = [key for key in keys if key.startswith(watched)]
+                    problems += [f"{kind}: {', '.join(keys)}"] if keys else []
+                if not problems:
+                    return result
+        raise CheckpointMismatchError(
+            "the checkpoint does not fit the configured model; use the config.yaml "
+            f"it was trained with. Parameters {'; '.join(problems)}"
+        )
 
 
 class AdaStrideASRModel(DownsamplingModel, espnet.ESPnetASRModel):

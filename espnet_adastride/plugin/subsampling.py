@@ -7,8 +7,9 @@ for the encoder's blocks (B, T', D) out, positional encoding included. With stri
                -> conv, ReLU -> downsample 2 -> linear -> positional encoding
 
 Output length: ceil(length / s) stage by stage, for whole strides ceil(length / stride);
-of each utterance's own length, unlike ESPnet's, whose mask is sliced from the padded
-end. Where a stage learns its stride (diff_stride), s is the one it has learned so far.
+of each utterance's own length, whatever else is in its batch. (ESPnet 202611 does so in
+Conv2dSubsampling, too; 202511 sliced the mask from the padded end.) Where a stage
+learns its stride (diff_stride), s is the one it has learned so far.
 
 An hour of speech would need 14 GB for the first stage's output alone (conv2d, 256
 channels). One long utterance is therefore decoded in chunks of time: the same numbers,
@@ -42,7 +43,11 @@ from espnet_adastride.downsampling.registry import (
 )
 from espnet_adastride.downsampling.stages import StageTrace
 from espnet_adastride.plugin.errors import ConfigurationError
-from espnet_adastride.plugin.espnet import Conv2dSubsampling, RelPositionalEncoding
+from espnet_adastride.plugin.espnet import (
+    Conv2dSubsampling,
+    PositionalEncoding,
+    RelPositionalEncoding,
+)
 from espnet_adastride.plugin.timing import (
     TrueTimeEncoding,
     log_strides,
@@ -301,9 +306,9 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         true_times: bool = False,
         **options: Any,
     ):
-        # the smallest Conv2dSubsampling, for its ``out`` and ``__getitem__``; its parts
-        # are replaced below
-        super().__init__(7, odim, dropout_rate, pos_enc)
+        # not Conv2dSubsampling's: this layer makes all its parts itself, whose names in
+        # a checkpoint are the same under every release of ESPnet
+        torch.nn.Module.__init__(self)
         try:
             self.strides = stage_strides(stride)
             self.methods = self._stage_methods(method, len(self.strides))
@@ -342,7 +347,9 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         self.conv = torch.nn.ModuleList(stages)
         self.downsamplers = torch.nn.ModuleList(downsamplers)
         self.later = torch.nn.ModuleList(later)
-        self.out[0] = torch.nn.Linear(stages[-1].width, odim)
+        if pos_enc is None:
+            pos_enc = PositionalEncoding(odim, dropout_rate)
+        self.out = torch.nn.Sequential(torch.nn.Linear(stages[-1].width, odim), pos_enc)
         self.train_strides = self._checked_range(train_strides)
         self._decoding_stride = math.prod(self.strides)
         self.stride_vector = (
@@ -366,6 +373,22 @@ class AdaptiveSubsampling(Conv2dSubsampling):
                 " pos_enc_layer_type: rel_pos and rel_selfattn"
             )
         self.out[1] = TrueTimeEncoding(given.d_model, given.dropout.p)
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        # a conv2d's parameters fit (--init_param); 202611 has other names for them
+        renamed = {"out.weight": "out.0.weight", "out.bias": "out.0.bias"}
+        renamed["pos_enc.alpha"] = "out.1.alpha"
+        for theirs, ours in renamed.items():
+            if prefix + theirs in state_dict:
+                state_dict[prefix + ours] = state_dict.pop(prefix + theirs)
+        # past Conv2dSubsampling's, which renames the other way
+        torch.nn.Module._load_from_state_dict(self, state_dict, prefix, *rest)
+
+    def __getitem__(self, key):
+        """Return the positional encoding for -1: what ESPnet asks for, and no more."""
+        if key != -1:
+            raise NotImplementedError("only -1, the positional encoding")
+        return self.out[1]
 
     @staticmethod
     def _stage_methods(method, stages) -> List[str]:

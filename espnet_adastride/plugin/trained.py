@@ -13,14 +13,17 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 import numpy as np
 import torch
 import yaml
-from espnet2.tasks.asr import ASRTask
-from espnet2.text.build_tokenizer import build_tokenizer
-from espnet2.text.token_id_converter import TokenIDConverter
 
 from espnet_adastride.audio import AudioError
 from espnet_adastride.downsampling.registry import unknown_word
+from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.errors import ConfigurationError, ModelError
-from espnet_adastride.plugin.espnet import TooShortUttError
+from espnet_adastride.plugin.espnet import (
+    TokenIDConverter,
+    TooShortUttError,
+    asr_task,
+    build_tokenizer,
+)
 from espnet_adastride.plugin.frame_times import FrameTimes, frame_times
 from espnet_adastride.plugin.greedy import main_frames
 from espnet_adastride.plugin.model import input_layer, set_stride
@@ -233,8 +236,6 @@ def read_inference_config(source) -> Dict[str, Any]:
     Raises:
         ConfigurationError: naming a wrong key and the choices.
     """
-    from espnet2.bin.asr_inference import Speech2Text
-
     where = source if isinstance(source, (str, Path)) else "inference_config"
     if isinstance(source, (str, Path)):
         try:
@@ -248,7 +249,9 @@ def read_inference_config(source) -> Dict[str, Any]:
         raise ConfigurationError(f"{where}: give options such as beam_size: 10")
     own = ("self", "asr_train_config", "asr_model_file", "device", "nbest")
     known = [
-        w for w in inspect.signature(Speech2Text.__init__).parameters if w not in own
+        w
+        for w in inspect.signature(espnet.Speech2Text.__init__).parameters
+        if w not in own
     ]
     for word in options:
         if word not in known and word not in COMMAND_OPTIONS and word not in own:
@@ -328,7 +331,9 @@ class TrainedModel:
         config.write_text(yaml.safe_dump(options), encoding="utf-8")
         # parameters are not loaded by ESPnet, which would run code in them
         if inference_config is None:
-            self.model, self.args = ASRTask.build_model_from_file(config, None, device)
+            self.model, self.args = asr_task.ASRTask.build_model_from_file(
+                config, None, device
+            )
         else:
             self.search = self._build_search(config, files, inference_config)
             self.model, self.args = (
@@ -345,8 +350,6 @@ class TrainedModel:
         self._prepare_text()
 
     def _build_search(self, config: Path, files: ModelFiles, inference_config):
-        from espnet2.bin.asr_inference import Speech2Text
-
         options = read_inference_config(inference_config)
         lm_config = options.pop("lm_train_config", None) or files.lm_config
         lm_parameters = options.pop("lm_file", None) or files.lm_parameters
@@ -357,7 +360,7 @@ class TrainedModel:
             mended = config.with_name("mended_lm_config.yaml")
             mended.write_text(yaml.safe_dump(lm_options), encoding="utf-8")
             options["lm_train_config"] = str(mended)
-        search = Speech2Text(
+        search = espnet.Speech2Text(
             asr_train_config=str(config), device=self.device, nbest=1, **options
         )
         if "lm_train_config" in options:
@@ -373,7 +376,7 @@ class TrainedModel:
         return search
 
     def _prepare_text(self) -> None:
-        preprocess = ASRTask.build_preprocess_fn(self.args, False)
+        preprocess = asr_task.ASRTask.build_preprocess_fn(self.args, False)
         self._preprocess = preprocess
         self.tokenizer = getattr(preprocess, "tokenizer", None)
         if self.tokenizer is None:
