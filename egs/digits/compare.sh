@@ -8,13 +8,9 @@
 set -euo pipefail
 recipe=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "${recipe}/../.." && pwd)
-export PYTHONPATH="${root}${PYTHONPATH:+:${PYTHONPATH}}"
-if [ -z "${PYTHON:-}" ]; then
-    PYTHON=python3
-    [ ! -x "${root}/.venv/bin/python" ] || PYTHON=${root}/.venv/bin/python
-fi
+. "${root}/egs/python.sh"
 
-exec "${PYTHON}" -W ignore -m espnet_adastride.bin.compare \
+exec "${python}" -W ignore -m espnet_adastride.bin.compare \
     --recipe "${recipe}" \
     --asr_config "${root}/conf/train_digits.yaml" \
     --methods strided_conv avg_pool blur_pool diff_stride adastride adastride_f \

@@ -11,6 +11,8 @@
 # said on the spot, and a report on the experiment (exp/report.html).
 set -euo pipefail
 export ADASTRIDE_CALLER_DIR=${PWD}
+. "$(dirname "${BASH_SOURCE[0]}")/../python.sh"
+export PYTHON=${python}  # for asr.sh
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 say="the captain is late and the train to paris leaves at seven"
@@ -23,13 +25,10 @@ while [ $# -gt 0 ]; do
         *) options+=("$1"); shift ;;
     esac
 done
-python=python3
-[ ! -x ../../.venv/bin/python ] || python=../../.venv/bin/python
 ours() {
     local tool=$1
     shift
-    PYTHONPATH=../..${PYTHONPATH:+:${PYTHONPATH}} \
-        "${python}" -W ignore -m "espnet_adastride.bin.${tool}" "$@"
+    "${python}" -W ignore -m "espnet_adastride.bin.${tool}" "$@"
 }
 said=exp/said.wav
 # A sentence that cannot be said is told of now, not after the training.
