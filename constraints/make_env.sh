@@ -50,8 +50,11 @@ if [ -z "${chosen}" ] && [ "$(sed -n 's/^chosen //p' "${ready}" 2>/dev/null)" = 
         [ "$(version_of "${folder}/bin/python")" = "${made_with}" ]; then
     python=${folder}/bin/python version=${made_with} was_chosen=yes  # by an earlier PYTHON=
 elif [ -n "${chosen}" ]; then
+    # python3.13 may be a shim that does not run, of a Python that pyenv has
+    [ -n "$(version_of "${chosen}")" ] || chosen=$(find_python "${chosen#python}") ||
+        die "PYTHON=$2: it does not run, or has no venv (Debian: apt-get install python3-venv); these run here: $(
+            for version in "${versions[@]}"; do find_python "${version}" || true; done | xargs)"
     version=$(version_of "${chosen}") was_chosen=yes
-    [ -n "${version}" ] || die "PYTHON=${chosen}: it does not run, or has no venv (Debian: apt-get install python3-venv)"
     python=$("${chosen}" -c 'import sys; print(sys.executable)')
 else
     was_chosen=no
