@@ -53,7 +53,7 @@ elif [ -n "${chosen}" ]; then
     # python3.13 may be a shim that does not run, of a Python that pyenv has
     [ -n "$(version_of "${chosen}")" ] || chosen=$(find_python "${chosen#python}") ||
         die "PYTHON=$2: it does not run, or has no venv (Debian: apt-get install python3-venv); these run here: $(
-            for version in "${versions[@]}"; do find_python "${version}" || true; done | xargs)"
+            for version in "${versions[@]}"; do find_python "${version}" || true; done | paste -sd' ')"
     version=$(version_of "${chosen}") was_chosen=yes
     python=$("${chosen}" -c 'import sys; print(sys.executable)')
 else

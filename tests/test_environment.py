@@ -1,7 +1,7 @@
-"""constraints/make_env.sh: which Python, which versions, and when an environment is kept.
+"""constraints/make_env.sh: which Python, which versions, when an environment is kept.
 
-The Pythons here are stand-ins that print what a Python would and make a folder instead of
-an environment; the real ones are made by whatever runs these tests.
+The Pythons here are stand-ins that print what a Python would and make a folder instead
+of an environment; a real one is what these tests run in.
 """
 
 import re
@@ -17,8 +17,10 @@ PYTHON = """#!/bin/sh
 case "$*" in
     *executable*) echo "$0" ;;
     *version_info*) echo {version} ;;
-    "-m venv "*) mkdir -p "$3/bin" && touch "$3/pyvenv.cfg" && cp "$0" "$3/bin/python"
-                 printf '#!/bin/sh\\necho "$@" >>"%s/installed"\\n{uv}\\n' "$3" >"$3/bin/uv"
+    "-m venv "*) mkdir -p "$3/bin" && touch "$3/pyvenv.cfg"
+                 cp "$0" "$3/bin/python"
+                 printf '#!/bin/sh\\necho "$@" >>"%s/installed"\\n' "$3" >"$3/bin/uv"
+                 echo "{uv}" >>"$3/bin/uv"
                  chmod +x "$3/bin/uv" ;;
     "-m pip "*) ;;
     *) exit 3 ;;
@@ -28,7 +30,7 @@ SHIM = "#!/bin/sh\necho 'pyenv: command not found' >&2\nexit 127\n"
 
 
 TOOLS = (
-    "bash cat chmod cksum cp cut dirname env grep mkdir rm sed sh touch xargs".split()
+    "bash cat chmod cksum cp cut dirname env grep mkdir rm sed sh touch paste".split()
 )
 
 
