@@ -5,6 +5,7 @@ import yaml
 from espnet_adastride.recipe.model_card import model_card
 
 CONFIG = {
+    "version": "202611",
     "encoder": "conformer",
     "encoder_conf": {"input_layer": "adastride", "input_layer_conf": {"stride": 8}},
     "frontend_conf": {"fs": "16k"},
@@ -29,6 +30,8 @@ def test_the_header_is_yaml_and_the_snippet_runs_up_to_the_model():
     }
     assert "`adastride`, 38.5 M parameters, 4 bpe\ntokens, audio of 16k" in text
     assert "unpack_model a_v.zip model" in text
+    assert "202611 on Python 3.12 and 3.13, or 202511" in text
+    assert "trained with ESPnet 202611" in text
     snippet = text.split("```python\n")[1].split("```")[0]
     compile(snippet, "card", "exec")
     assert snippet.startswith("import espnet_adastride.plugin")

@@ -48,6 +48,11 @@ def _results(path: Optional[PathLike]) -> str:
     return re.sub(r"^#", "##", text, flags=re.MULTILINE).strip()
 
 
+def _trained_with(config) -> str:
+    version = config.get("version")
+    return f"It was trained with ESPnet {version}." if version else ""
+
+
 def model_card(
     name: str,
     config: dict,
@@ -98,7 +103,8 @@ tokens, audio of {rate} samples a second.
 
 ## Use
 
-Needs `espnet==202511` and `espnet_adastride`.
+Needs `espnet_adastride` and ESPnet: 202611 on Python 3.12 and 3.13, or 202511 on 3.10
+and 3.11. {_trained_with(config)}
 
 ```
 python -m espnet_adastride.bin.unpack_model {name}.zip model
