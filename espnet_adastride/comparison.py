@@ -14,6 +14,12 @@ differ on further utterances of this kind. Whether further *seeds* would differ 
 another question, with three numbers on either side: Welch's interval over the seeds'
 error rates.
 
+**Few utterances.** A bootstrap of five utterances finds p < 0.001 where all five point
+the same way, although chance alone does that once in 16 times. Below
+:data:`EXACT_BELOW` units p is therefore exact: the sign of every unit's difference is
+flipped in all 2^n ways. Its interval is then too narrow, which :func:`few_units_note`
+says; of a single unit there is none.
+
 **Many comparisons.** With 15 differences that are none, one of them will be significant
 at 5 % more often than not: p values are adjusted by Holm's method over all rows of the
 table.
@@ -31,6 +37,11 @@ from espnet_adastride.scoring import Tokenizer, align
 
 LEVEL = 0.05
 
+#: below so many units (utterances, or groups of them) p is that of the exact test
+EXACT_BELOW = 20
+#: with fewer units no exact p can be below LEVEL: 2 / 2^5 is 0.06
+FEWEST_FOR_A_VERDICT = 6
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -38,7 +49,7 @@ class Difference:
 
     Attributes:
         value: System minus baseline: negative is better.
-        low, high: 95 % interval.
+        low, high: 95 % interval; not-a-number where there is only one unit.
         p: Two-sided p value for "no difference".
     """
 
@@ -98,11 +109,54 @@ class Bootstrap:
         lengths = np.bincount(self.unit, tokens, self.number)
         drawn = 100.0 * (self.counts @ sums) / (self.counts @ lengths)
         low, high = np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2])
-        # rounding must not turn "no difference" into a tiny one
-        fewer = min(np.sum(drawn <= 1e-9), np.sum(drawn >= -1e-9))
-        p = min(1.0, 2.0 * (fewer + 1) / (len(drawn) + 1))
+        if self.number < 2:
+            low = high = math.nan
+        if self.number < EXACT_BELOW:
+            p = sign_flip_test(sums)
+        else:
+            # rounding must not turn "no difference" into a tiny one
+            fewer = min(np.sum(drawn <= 1e-9), np.sum(drawn >= -1e-9))
+            p = min(1.0, 2.0 * (fewer + 1) / (len(drawn) + 1))
         value = 100.0 * by_utterance.sum() / tokens.sum()
         return Difference(float(value), float(low), float(high), float(p))
+
+
+def sign_flip_test(sums: np.ndarray) -> float:
+    """Return the exact two-sided p of a sum of differences, all signs flipped.
+
+    Under the null hypothesis the two systems are exchangeable within a unit, so that
+    its difference has either sign with probability 1/2. p is the share of the 2^n ways
+    to choose the signs whose sum is at least as far from 0.
+
+    Args:
+        sums: (n,) the units' differences; n < EXACT_BELOW, for 2^n of them are formed.
+    """
+    flipped = np.zeros(1)
+    for size in sums:
+        flipped = np.concatenate([flipped + size, flipped - size])
+    far = abs(float(np.sum(sums))) - 1e-9 * max(1.0, float(np.abs(sums).sum()))
+    return float(np.mean(np.abs(flipped) >= far))
+
+
+def few_units_note(number: int, kind: str) -> str:
+    """Return what to say of a comparison over few units; nothing where there are many.
+
+    Args:
+        number: of units.
+        kind: their name, e.g. ``utterances``.
+    """
+    if number >= EXACT_BELOW:
+        return ""
+    note = (
+        f"Only {number} {kind}: p is that of the exact test (all signs flipped), and "
+        "the interval of so few is too narrow."
+    )
+    if number < FEWEST_FOR_A_VERDICT:
+        note += (
+            f" No difference over fewer than {FEWEST_FOR_A_VERDICT} {kind} can have a "
+            f"p below {LEVEL:g}."
+        )
+    return note
 
 
 def seed_interval(
@@ -184,7 +238,9 @@ def _spread(values: Sequence[float], digits: int = 2) -> str:
 
 
 def format_interval(low: float, high: float) -> str:
-    """Return e.g. ``[-1.25, +0.50]``."""
+    """Return e.g. ``[-1.25, +0.50]``; "none" for not-a-number."""
+    if math.isnan(low) or math.isnan(high):
+        return "none"
     return f"[{low:+.2f}, {high:+.2f}]"
 
 
@@ -305,6 +361,7 @@ def _difference_table(
         "and p is its. *Learned rate*, *largest jump* and *empty slots* are those of "
         "the last epoch, means over seeds.",
         "",
+        *[note + "\n" for note in [few_units_note(by_group.number, "groups")] if note],
         "*Verdict*: better or worse where p, adjusted by Holm's method for the "
         f"{len(rows)} comparisons of this table, is below {LEVEL:g}. The intervals are "
         "not adjusted: one in twenty misses. The paired tests speak of these trained "

@@ -20,7 +20,13 @@ import numpy as np
 
 from espnet_adastride.audio import AudioError, read_audio
 from espnet_adastride.charts import legend, plot_panel, training_panels
-from espnet_adastride.comparison import LEVEL, Bootstrap, Difference, holm
+from espnet_adastride.comparison import (
+    LEVEL,
+    Bootstrap,
+    Difference,
+    few_units_note,
+    holm,
+)
 from espnet_adastride.corpus import DataError, read_scp, read_text
 from espnet_adastride.figures import to_svg
 from espnet_adastride.pages import Sound, encode_audio, render
@@ -327,10 +333,13 @@ def difference_rows(
             continue
         first = comparable[0]
         speakers = [first.decoded.speakers[a.id] for a in first.aligned]
-        units: Sequence = np.arange(len(speakers))
+        units, kind = np.arange(len(speakers)), "utterances"
         if FEWEST_SPEAKERS <= len(set(speakers)) < len(speakers):
-            units, by_speaker = speakers, True
+            units, kind, by_speaker = speakers, "speakers", True
         bootstrap = Bootstrap(units, resamples)
+        few = few_units_note(bootstrap.number, kind)
+        if few:
+            notes.append(f"{name}: {few}")
         pairs = [
             (a, b)
             for n, b in enumerate(comparable)

@@ -10,9 +10,12 @@ from espnet_adastride.comparison import (
     Difference,
     Reference,
     Result,
+    few_units_note,
     format_comparison,
+    format_interval,
     holm,
     seed_interval,
+    sign_flip_test,
     utterance_errors,
     verdict,
 )
@@ -45,6 +48,25 @@ def test_identical_systems_differ_by_nothing():
     errors = draw(0.2, 1)
     result = Bootstrap(range(U), 500).difference(errors, errors, TOKENS)
     assert (result.value, result.low, result.high, result.p) == (0, 0, 0, 1)
+
+
+def test_few_utterances_get_the_exact_test():
+    """Five that all point one way: chance does that once in 16 times, both signs."""
+    one, other = np.ones((1, 5)), np.zeros((1, 5))
+    result = Bootstrap(range(5), 500).difference(one, other, np.full(5, 10.0))
+    assert result.value == pytest.approx(10.0)
+    assert result.p == pytest.approx(2 / 32)
+    assert verdict(result, result.p, None) == "no difference shown"
+    # signs of 3, 2, 1: sums of at least 4 on either side are 6 and 4
+    assert sign_flip_test(np.array([3.0, 2.0, -1.0])) == pytest.approx(4 / 8)
+    assert sign_flip_test(np.array([0.1, 0.2, -0.3])) == 1.0  # a sum of 0, rounded
+    # one unit has no interval, and is told of
+    alone = Bootstrap([0, 0, 0], 50).difference(*np.ones((2, 1, 3)), np.ones(3))
+    assert math.isnan(alone.low) and math.isnan(alone.high)
+    assert format_interval(alone.low, alone.high) == "none"
+    assert few_units_note(20, "utterances") == ""
+    assert "exact" in few_units_note(19, "utterances")
+    assert "fewer than 6 groups" in few_units_note(5, "groups")
 
 
 def test_seeds_are_averaged_and_stay_with_their_utterance():

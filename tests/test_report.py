@@ -114,8 +114,12 @@ def test_differences(recipe):
     (row,) = rows
     # u1 3, u2 2, u3 3, u4 1 against 1, 1, 1, 0 of 10 words
     assert (row["system"], row["baseline"]) == ("asr_two<b>", "asr_one")
-    assert row["value"] == pytest.approx(60.0) and not notes and not by_speaker
-    assert row["verdict"] == "worse"
+    assert row["value"] == pytest.approx(60.0) and not by_speaker
+    # four utterances that all point one way: chance alone, once in 8 times
+    assert row["p"] == pytest.approx(2 / 16)
+    assert row["verdict"] == "no difference shown"
+    (note,) = notes
+    assert note.startswith("test: Only 4 utterances: p is that of the exact test")
     rows, _, _ = report.difference_rows([both[0], both[0]], 500)
     assert rows[0]["value"] == 0 and rows[0]["verdict"] == "no difference shown"
     other = report.read_systems([report.read_experiment(recipe / "exp" / "asr_two<b>")])

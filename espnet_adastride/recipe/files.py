@@ -46,7 +46,7 @@ def write_flac(path: PathLike, wave, rate: int) -> None:
     content = io.BytesIO()
     soundfile.write(content, wave, rate, subtype="PCM_16", format="FLAC")
     with written_whole(path) as temporary:
-        temporary.write_bytes(content.getbuffer())
+        temporary.write_bytes(content.getvalue())
 
 
 def fresh_dir(final: PathLike) -> Path:
