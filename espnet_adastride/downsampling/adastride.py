@@ -36,10 +36,12 @@ from espnet_adastride.downsampling.rows import (
     SparseRows,
     alignment_ranges,
     build_rows,
+    kernels_for,
     nearest_slot_ranges,
     resample_by_scores,
     resample_chunks,
     score_steps,
+    triton_is_wanted,
 )
 
 #: AdaStride applies alignments of up to so many entries (T T') densely, larger ones as
@@ -289,6 +291,7 @@ class _AdaptiveStrides(Downsampler):
         score_rate: float = 1.0,
     ):
         super().__init__(size, stride)
+        triton_is_wanted()  # a wrong word in the environment is refused here
         self.score_rate = check_number("score_rate", score_rate)
         self.sigma_square = check_number("sigma_square", sigma_square)
         self.score_bound = (
@@ -301,7 +304,20 @@ class _AdaptiveStrides(Downsampler):
         """See :meth:`Downsampler.downsample`."""
         # at least float32: half precision would overflow or round the scores
         dtype = torch.promote_types(x.dtype, torch.float32)
+        kernels = kernels_for(x)
         with torch.autocast(device_type=x.device.type, enabled=False):
+            if kernels is not None:
+                output, positions, loss = kernels.resample(
+                    x,
+                    self.score_weight(dtype),
+                    lengths,
+                    output_lengths,
+                    downsampled_lengths(x.size(1), self.stride),
+                    self.sigma_square,
+                    self.score_bound,
+                    self.kernel_ranges(kernels),
+                )
+                return DownsamplingOutput(output, output_lengths, positions, loss)
             output, positions = self.resample(
                 x.to(dtype), self.score_weight(dtype), lengths, output_lengths
             )
@@ -310,7 +326,7 @@ class _AdaptiveStrides(Downsampler):
 
     def score_weight(self, dtype):
         """Return w (D,) of a_t = w . x_t."""
-        weight = self.score.weight[0].to(dtype)
+        weight = self.score.weight.flatten().to(dtype)
         return weight if self.score_rate == 1 else self.score_rate * weight
 
     def place(self, scores, lengths, output_lengths):
@@ -443,6 +459,10 @@ class AdaStride(_AdaptiveStrides):
             positions, lengths, output_lengths, self.sigma_square, width, dtype
         )
 
+    def kernel_ranges(self, kernels):
+        """Return the same as :meth:`ranges`, as a word of the Triton kernels."""
+        return kernels.RANGES.by_softmax
+
     def resample(self, x, score_weight, lengths, output_lengths):
         """Apply the alignment: dense where it is small, as sparse rows elsewhere."""
         width = downsampled_lengths(x.size(1), self.stride)
@@ -504,3 +524,9 @@ class AdaStrideF(_AdaptiveStrides):
         return nearest_slot_ranges(
             positions, lengths, output_lengths, width, fill_empty=fill_empty
         )
+
+    def kernel_ranges(self, kernels):
+        """Return the same as :meth:`ranges`, as a word of the Triton kernels."""
+        if self.empty_slots == "nearest":
+            return kernels.RANGES.nearest_slot_filled
+        return kernels.RANGES.nearest_slot

@@ -18,6 +18,7 @@ tensor, and the backward gathers over the transposed ranges, so that nothing D w
 ever scattered. ``alignment_matrix`` in adastride.py is the definition this must equal.
 """
 
+import os
 from typing import Callable, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
@@ -33,6 +34,53 @@ MAX_ENTRIES = 2**24
 #: where a row is longer, rows are summed in parts: of hundreds of float32 terms one
 #: after the other (half of the steps tied), the small ones would be lost
 LONG_ROW = 64
+
+#: whether the Triton kernels are used on CUDA where ADASTRIDE_TRITON does not say.
+#: Measured on a GPU: no. Set it to True once docs/gpu.md has the numbers.
+TRITON_BY_DEFAULT = False
+
+#: read once, as Triton reads its own variables: 1 or 0, anything else is refused
+TRITON_SWITCH = os.environ.get("ADASTRIDE_TRITON", "")
+
+
+def triton_is_wanted() -> bool:
+    """Return whether the Triton kernels are to be used where they can be.
+
+    Raises:
+        ValueError: if ADASTRIDE_TRITON is neither 0 nor 1.
+    """
+    if TRITON_SWITCH not in ("", "0", "1"):
+        raise ValueError(
+            f"ADASTRIDE_TRITON must be 1 (use the Triton kernels on CUDA) or 0 (do "
+            f"not), got {TRITON_SWITCH!r}"
+        )
+    return TRITON_SWITCH == "1" or (TRITON_SWITCH == "" and TRITON_BY_DEFAULT)
+
+
+def _import_kernels():
+    """Return triton_rows.py, or None where Triton is missing or not wanted."""
+    if TRITON_SWITCH == "1" or TRITON_BY_DEFAULT:
+        try:
+            from espnet_adastride.downsampling import triton_rows
+        except ImportError:
+            return None
+        return triton_rows
+    return None
+
+
+_KERNELS = _import_kernels()
+
+
+def kernels_for(x: torch.Tensor):
+    """Return the module of Triton kernels if x is to be resampled by them, else None.
+
+    The only place where that is decided: wanted (:func:`triton_is_wanted`), Triton
+    installed, x on CUDA. Everything else is computed by the rows of this file.
+    """
+    if _KERNELS is None or not triton_is_wanted():
+        return None
+    usable = _KERNELS.runs_on(x.device) and x.dtype in _KERNELS.DTYPES
+    return _KERNELS if usable else None
 
 
 class SparseRows(NamedTuple):
