@@ -16,7 +16,8 @@ computed as a gather).
 
 Scores and positions are float64 whatever the dtype of x, and autocast does not touch
 them: in float32 the cumulative sum moves them by 5e-4 at T = 8000, in half precision by
-slots.
+slots. Where the device has no float64 (Apple's ``mps``) they are on the CPU, and so is
+what is computed from them but the weights of A.
 """
 
 from typing import Optional
@@ -28,6 +29,7 @@ from espnet_adastride.downsampling.output import (
     DownsamplingOutput,
     check_number,
     downsampled_lengths,
+    float64_device,
     length_mask,
     zero_padding,
 )
@@ -75,13 +77,21 @@ def bound_scores(
     """
     if bound is None:
         return scores
+    scores, lengths = _in_float64(scores, lengths)
     moving = _moving_steps(scores, lengths)
     number = (lengths - 1).clamp(min=1).unsqueeze(1)
-    scores = scores.to(torch.float64).masked_fill(~moving, 0.0)
+    scores = scores.masked_fill(~moving, 0.0)
     scores = scores - scores.sum(dim=1, keepdim=True) / number
     scores = scores.masked_fill(~moving, 0.0)
     variance = scores.square().sum(dim=1, keepdim=True) / number
     return bound * torch.tanh(scores / torch.sqrt(bound**2 + variance))
+
+
+def _in_float64(numbers: torch.Tensor, *others: torch.Tensor):
+    """Return the numbers in float64, and all tensors where that exists."""
+    device = float64_device(numbers.device)
+    moved = [tensor.to(device) for tensor in (numbers, *others)]
+    return moved[0].to(torch.float64), *moved[1:]
 
 
 def _moving_steps(scores: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -109,8 +119,9 @@ def position_steps(
         the last valid position. All zero where n <= 1 or m <= 1.
     """
     with torch.autocast(device_type=scores.device.type, enabled=False):
+        scores, lengths, output_lengths = _in_float64(scores, lengths, output_lengths)
         moving = _moving_steps(scores, lengths)
-        scores = scores.to(torch.float64).masked_fill(~moving, -torch.inf)
+        scores = scores.masked_fill(~moving, -torch.inf)
         # an utterance of one step has no softmax to take: give it one that is finite
         scores = scores.masked_fill((lengths <= 1).unsqueeze(1), 0.0)
         shares = torch.softmax(scores, dim=1) * moving
@@ -146,7 +157,9 @@ def alignment_matrix(
     if max_output_length is None:
         max_output_length = int(output_lengths.max())
     with torch.autocast(device_type=positions.device.type, enabled=False):
-        positions = positions.to(torch.float64)
+        positions, lengths, output_lengths = _in_float64(
+            positions, lengths, output_lengths
+        )
         slots = torch.arange(max_output_length, device=positions.device)
         distance = slots.to(torch.float64)[None, :, None] - positions[:, None, :]
         valid_step = length_mask(lengths, positions.size(1)).unsqueeze(1)
@@ -169,12 +182,14 @@ def positioning_loss(positions: torch.Tensor, lengths: torch.Tensor) -> torch.Te
         lengths: (B,); utterances of one step or none add 0 to the mean.
     """
     with torch.autocast(device_type=positions.device.type, enabled=False):
+        lengths = lengths.to(positions.device)
         excess = torch.relu(_jumps(positions, lengths) - 1.0).sum(dim=1)
         return (excess / (lengths - 1).clamp(min=1)).mean()
 
 
 def _jumps(positions: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Return p_t - p_{t-1} (B, T - 1), zero in the padding."""
+    lengths = lengths.to(positions.device)
     jumps = positions[:, 1:] - positions[:, :-1]
     return jumps.masked_fill(
         ~length_mask((lengths - 1).clamp(min=0), jumps.size(1)), 0.0
@@ -202,7 +217,7 @@ def _slot_counts(
 ) -> torch.Tensor:
     """Return (B, T') how many valid steps each slot is the nearest one of."""
     slots = torch.round(positions.detach()).to(torch.int64)
-    valid = length_mask(lengths, positions.size(1)).to(torch.int64)
+    valid = length_mask(lengths.to(slots.device), positions.size(1)).to(torch.int64)
     counts = valid.new_zeros(positions.size(0), max_output_length)
     return counts.scatter_add(1, slots.clamp(max=max_output_length - 1), valid)
 
@@ -231,7 +246,8 @@ def stride_entropy(positions: torch.Tensor, lengths: torch.Tensor) -> torch.Tens
         positions: (B, T).
         lengths: (B,).
     """
-    jumps = _jumps(positions.detach(), lengths).clamp(min=0).to(torch.float64)
+    positions, lengths = _in_float64(positions.detach(), lengths)
+    jumps = _jumps(positions, lengths).clamp(min=0)
     total = jumps.sum(dim=1)
     usable = (lengths > 2) & (total > 0)
     shares = jumps / total.clamp(min=1e-12)[:, None]
@@ -259,9 +275,10 @@ def empty_slot_share(
     """
     if max_output_length is None:
         max_output_length = max(int(output_lengths.max()), 1)
-    valid = length_mask(output_lengths, max_output_length)
+    valid = length_mask(output_lengths.to(positions.device), max_output_length)
     empty = valid & ~occupied_slots(positions, lengths, max_output_length)
-    return empty.sum().to(torch.float64) / valid.sum().clamp(min=1)
+    empty = empty.sum().to(float64_device(positions.device)).to(torch.float64)
+    return empty / valid.sum().clamp(min=1).to(empty.device)
 
 
 class _AdaptiveStrides(Downsampler):
@@ -321,7 +338,7 @@ class _AdaptiveStrides(Downsampler):
             output, positions = self.resample(
                 x.to(dtype), self.score_weight(dtype), lengths, output_lengths
             )
-            loss = positioning_loss(positions, lengths).to(dtype)
+            loss = positioning_loss(positions, lengths).to(dtype).to(x.device)
         return DownsamplingOutput(output.to(x.dtype), output_lengths, positions, loss)
 
     def score_weight(self, dtype):
@@ -342,7 +359,9 @@ class _AdaptiveStrides(Downsampler):
             score_weight,
             lengths,
             lambda scores: self.place(scores, lengths, output_lengths),
-            lambda p: self.ranges(p, lengths, output_lengths, width, x.dtype),
+            lambda p: self.ranges(
+                p, lengths.to(p.device), output_lengths.to(p.device), width, x.dtype
+            ),
             self.sigma_square,
         )
 
@@ -353,7 +372,7 @@ class _AdaptiveStrides(Downsampler):
             for chunk in frames():
                 with torch.autocast(device_type=chunk.device.type, enabled=False):
                     scores.append(score_steps(chunk, self.score_weight(chunk.dtype)))
-                x_dtype = chunk.dtype
+                x_dtype, device = chunk.dtype, chunk.device
             scores = torch.cat(scores, dim=1)
             lengths = torch.tensor([length], device=scores.device)
             output_lengths = self.output_lengths(lengths)
@@ -361,7 +380,8 @@ class _AdaptiveStrides(Downsampler):
             dtype = torch.promote_types(x_dtype, torch.float32)
             width = downsampled_lengths(length, self.stride)
             ranges = self.ranges(positions, lengths, output_lengths, width, dtype)
-            loss = positioning_loss(positions, lengths).to(dtype)
+            loss = positioning_loss(positions, lengths).to(dtype).to(device)
+            output_lengths = output_lengths.to(device)
 
         def output():
             x = (chunk.to(dtype) for chunk in frames())
@@ -388,18 +408,20 @@ class _AdaptiveStrides(Downsampler):
 
         Args:
             positions: (B, T) float64, from the layer's output.
-            lengths: (B,) of the layer's input.
+            lengths: (B,) of the layer's input; the rows are on its device.
             dtype: of the weights, float32 or float64.
 
         Raises:
             RuntimeError: if collapsed strides make the alignment too large; the layer
                 itself takes such ones in windows.
         """
+        device, lengths = lengths.device, lengths.to(positions.device)
         width = downsampled_lengths(positions.size(1), self.stride)
         ranges = self.ranges(
             positions, lengths, self.output_lengths(lengths), width, dtype
         )
-        return build_rows(ranges, positions, self.sigma_square, dtype)
+        rows = build_rows(ranges, positions, self.sigma_square, dtype)
+        return rows.to(device)
 
     def upsample(self, z, lengths, steps, positions=None, normalised=True):
         """Lengthen z (B, T', D') by the transposed alignment, to (B, T, D').
@@ -422,14 +444,15 @@ class _AdaptiveStrides(Downsampler):
             raise ValueError("upsampling by an alignment needs the positions")
         with torch.autocast(device_type=z.device.type, enabled=False):
             frames = z.to(torch.promote_types(z.dtype, torch.float32))
-            rows = self.rows(positions, lengths, frames.dtype)
+            rows = self.rows(positions, lengths.to(z.device), frames.dtype)
             if not normalised:
                 return rows.apply_transposed(frames).to(z.dtype)
             ones = frames.new_ones(*frames.shape[:2], 1)
             x = rows.apply_transposed(torch.cat([frames, ones], dim=2))
             x, mass = x[..., :-1], x[..., -1:]
             reached = mass > torch.finfo(mass.dtype).tiny
-            nearest = positions.detach().round().to(torch.int64).unsqueeze(2)
+            nearest = positions.detach().round().to(torch.int64)
+            nearest = nearest.to(frames.device).unsqueeze(2)
             nearest = frames.gather(1, nearest.expand(-1, -1, frames.size(2)))
             # not a division by zero that is masked afterwards: its gradient is NaN
             x = torch.where(
@@ -469,12 +492,13 @@ class AdaStride(_AdaptiveStrides):
         if x.size(1) * width > DENSE_UP_TO:
             return super().resample(x, score_weight, lengths, output_lengths)
         x = zero_padding(x, lengths)
-        scores = x.to(torch.float64) @ score_weight.to(torch.float64)
+        exact, weight = _in_float64(x, score_weight)
+        scores = exact @ weight.to(torch.float64)
         positions = self.place(scores, lengths, output_lengths)
         alignment = alignment_matrix(
             positions, lengths, output_lengths, self.sigma_square, width
         )
-        return alignment.to(x.dtype) @ x, positions
+        return alignment.to(x.dtype).to(x.device) @ x, positions
 
 
 class AdaStrideF(_AdaptiveStrides):

@@ -29,7 +29,8 @@ class DownsamplingOutput(NamedTuple):
         lengths: (B,) int64, ceil(lengths / stride).
         positions: (B, T) float64, where each time step was placed on the segment
             [0, lengths - 1] of output slots, non-decreasing in time; None for methods
-            that have no positions. Padded steps repeat the last valid position.
+            that have no positions. Padded steps repeat the last valid position. On the
+            CPU where the layer's device has no float64 (Apple's ``mps``).
         aux_loss: scalar to be added to the training loss (AdaStride's positioning
             loss), or None.
     """
@@ -38,6 +39,19 @@ class DownsamplingOutput(NamedTuple):
     lengths: torch.Tensor
     positions: Optional[torch.Tensor] = None
     aux_loss: Optional[torch.Tensor] = None
+
+
+#: types of devices without float64; what needs it is computed on the CPU
+NO_FLOAT64 = {"mps"}
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """Return where float64 numbers belong to a tensor of ``device``: there or the CPU.
+
+    Move a tensor first and convert it then, ``x.to(device).to(torch.float64)``: one
+    call with both would convert it where it is.
+    """
+    return torch.device("cpu") if device.type in NO_FLOAT64 else device
 
 
 def downsampled_lengths(
@@ -53,8 +67,13 @@ def downsampled_lengths(
         An int for an int, an int64 tensor of the same shape for a tensor.
     """
     if isinstance(lengths, torch.Tensor):
+        if stride == int(stride):
+            stride = int(stride)
+            lengths = lengths.to(torch.int64) + (stride - 1)
+            return torch.div(lengths, stride, rounding_mode="floor")
         # float64, because float32 would round long lengths over non-integer strides
-        return torch.ceil(lengths.to(torch.float64) / stride).to(torch.int64)
+        exact = lengths.to(float64_device(lengths.device)).to(torch.float64)
+        return torch.ceil(exact / stride).to(torch.int64).to(lengths.device)
     return math.ceil(lengths / stride)
 
 
@@ -86,9 +105,10 @@ def repeat_slots(
     """
     if z.size(1) == 0:
         return z.new_zeros(z.size(0), steps, z.size(2))
-    times = torch.arange(steps, device=z.device, dtype=torch.float64)
+    device = float64_device(z.device)
+    times = torch.arange(steps, device=device, dtype=torch.float64)
     slots = (times / stride).floor().to(torch.int64).clamp(max=z.size(1) - 1)
-    return zero_padding(z.index_select(1, slots), lengths)
+    return zero_padding(z.index_select(1, slots.to(z.device)), lengths)
 
 
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:

@@ -23,7 +23,7 @@ from typing import Callable, Iterable, Iterator, List, NamedTuple, Optional, Tup
 
 import torch
 
-from espnet_adastride.downsampling.output import length_mask
+from espnet_adastride.downsampling.output import float64_device, length_mask
 
 #: what may be cut off a row, relative to its largest weight
 _TOLERANCE = {torch.float32: 1e-7, torch.float64: 1e-16}
@@ -108,6 +108,10 @@ class SparseRows(NamedTuple):
     column_starts: torch.Tensor
     shape: Tuple[int, int, int]
     longest: int
+
+    def to(self, device: torch.device) -> "SparseRows":
+        """Return the same rows on another device; gradients come back."""
+        return SparseRows(*(tensor.to(device) for tensor in self[:6]), *self[6:])
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
         """Return A x, (B, T', D) in the dtype of x (B, T, D), whose padding is unread.
@@ -482,7 +486,8 @@ def resample_by_scores(
 
     Returns:
         z (B, T', D) and the positions (B, T); both carry gradients, of first order
-        only.
+        only. On a device without float64 the positions are on the CPU, and so is what
+        ``place`` and ``reach`` are given.
     """
     return _ScoredResample.apply(x, score_weight, lengths, place, reach, sigma_square)
 
@@ -492,11 +497,13 @@ def score_steps(x: torch.Tensor, score_weight: torch.Tensor) -> torch.Tensor:
 
     In float32 their rounding, summed over 8000 steps, would move the positions by 3e-6
     and at sigma_square 50 the output by 2e-4. x is converted part by part, in the
-    processor's cache: that costs a fiftieth of the layer's time.
+    processor's cache: that costs a fiftieth of the layer's time. From a device without
+    float64, x is read on the CPU, where the scores then are, too.
     """
-    table, weight = x.reshape(-1, x.size(2)), score_weight.to(torch.float64)
+    device = float64_device(x.device)
+    table, weight = x.reshape(-1, x.size(2)), score_weight.to(device).to(torch.float64)
     rows = max((2**18 if x.device.type == "cpu" else 2**24) // x.size(2), 1)
-    parts = [part.to(torch.float64) @ weight for part in table.split(rows)]
+    parts = [part.to(device).to(torch.float64) @ weight for part in table.split(rows)]
     return torch.cat(parts).view(x.shape[:2])
 
 
@@ -513,8 +520,9 @@ class _ScoredResample(torch.autograd.Function):
         z = None
         for window in windows:
             rows = build_rows(ranges, positions, sigma_square, x.dtype, window)
+            here = rows.to(x.device)
             part = _bag(
-                rows.columns, table, rows.row_starts, rows.weights, rows.longest
+                here.columns, table, here.row_starts, here.weights, here.longest
             )
             z = part if z is None else z.add_(part)
         kept = rows[:6] if len(windows) == 1 else ()
@@ -545,21 +553,22 @@ class _ScoredResample(torch.autograd.Function):
 
         grad_x = None
         for rows in all_rows():
+            here = rows.to(x.device)
             grad_weights = _dot_products(
-                grad_z, table, rows.columns, rows.row_starts, rows.rows
+                grad_z, table, here.columns, here.row_starts, here.rows
             )
             grad_positions = grad_positions + _grad_positions(
-                where, rows, ctx.sigma_square, grad_weights
+                where, rows, ctx.sigma_square, grad_weights.to(where.device)
             )
             if ctx.needs_input_grad[0]:
                 part = _transposed_bag(
-                    rows.rows, grad_z, rows.column_starts, rows.weights, rows.transposed
+                    here.rows, grad_z, here.column_starts, here.weights, here.transposed
                 )
                 grad_x = part if grad_x is None else grad_x.add_(part)
         grad_scores = torch.zeros_like(scores)
         if positions.requires_grad:  # or else `place` has cut the graph
             (grad_scores,) = torch.autograd.grad(positions, scores, grad_positions)
-        grad_scores = grad_scores.flatten().to(x.dtype)
+        grad_scores = grad_scores.flatten().to(x.dtype).to(x.device)
         if grad_x is not None:
             grad_x = grad_x.addr_(grad_scores, score_weight).view_as(x)
         grad_score_weight = None
@@ -614,7 +623,8 @@ def resample_chunks(
             if ready:
                 # a total is 1 at least, or 0 where AdaStride-F leaves a slot empty
                 scale = totals[:ready].clamp(min=1.0).unsqueeze(1)
-                yield sums[:ready].div_(scale.to(sums.dtype)).unsqueeze(0)
+                scale = scale.to(sums.dtype).to(sums.device)
+                yield sums[:ready].div_(scale).unsqueeze(0)
             # copies, so that what has been given out can be freed
             waiting = sums[ready:].clone(), totals[ready:].clone()
         done, begin = complete, stop
@@ -637,7 +647,10 @@ def _partial_rows(chunk, ranges, positions, sigma_square):
             sigma_square,
             chunk.dtype,
         )
-        sums.append(_bag(columns, chunk[0], row_starts, terms, longest))
+        index, starts, terms = (
+            tensor.to(chunk.device) for tensor in (columns, row_starts, terms)
+        )
+        sums.append(_bag(index, chunk[0], starts, terms, longest))
         totals.append(total)
     return torch.cat(sums), torch.cat(totals)
 

@@ -14,6 +14,7 @@ from espnet_adastride.downsampling.adastride import (
     largest_stride,
     stride_entropy,
 )
+from espnet_adastride.downsampling.output import NO_FLOAT64
 
 
 class StageTrace(NamedTuple):
@@ -64,7 +65,8 @@ def position_stats(stages: Sequence[StageTrace]) -> Dict[str, torch.Tensor]:
     """Return {name: scalar} about the stages that have positions; {} if none has.
 
     ``empty_slots`` and ``stride_entropy`` are means over the stages, ``largest_jump``
-    and ``largest_stride`` the largest.
+    and ``largest_stride`` the largest. float64, but float32 where the stages' device
+    has no float64; on that device.
     """
     stages = [stage for stage in stages if stage.positions is not None]
     if not stages:
@@ -79,9 +81,13 @@ def position_stats(stages: Sequence[StageTrace]) -> Dict[str, torch.Tensor]:
         for stage in stages
     ]
     given = [(stage.positions, stage.input_lengths) for stage in stages]
-    return {
+    stats = {
         "empty_slots": sum(shares) / len(shares),
         "largest_jump": torch.stack([largest_jump(*one) for one in given]).amax(),
         "largest_stride": torch.stack([largest_stride(*one) for one in given]).amax(),
         "stride_entropy": sum(stride_entropy(*one) for one in given) / len(given),
     }
+    device = stages[0].input_lengths.device
+    if device.type in NO_FLOAT64:
+        stats = {k: v.to(torch.float32).to(device) for k, v in stats.items()}
+    return stats
