@@ -54,6 +54,15 @@ class There(torch.Tensor):
     def tolist(self):
         return self.inside.tolist()
 
+    def __getitem__(self, index):
+        """Move lists to the device, which Tensor's own does out of sight."""
+        if isinstance(index, tuple):
+            index = tuple(
+                torch.tensor(i).to(device()) if isinstance(i, list) else i
+                for i in index
+            )
+        return super().__getitem__(index)
+
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @classmethod
@@ -86,13 +95,17 @@ def run(func, args, kwargs):
     result = func(*arguments[0], **arguments[1])
     if not on_device:
         return result
-    inside = {id(t.inside): t for t in there}
-    return tree_map(
-        lambda t: (
-            inside.get(id(t), There(t)) if isinstance(t, torch.Tensor) else t
-        ),
-        result,
-    )
+    known = {id(t.inside): t for t in there}
+    # autograd adds gradients in place where it sees no second user of their memory,
+    # which a wrapper hides from it
+    copies = torch._C._current_graph_task_id() != -1
+
+    def wrap(tensor):
+        if not isinstance(tensor, torch.Tensor) or id(tensor) in known:
+            return known.get(id(tensor), tensor)
+        return There(tensor.clone() if copies else tensor)
+
+    return tree_map(wrap, result)
 
 
 class Device(TorchDispatchMode):
