@@ -5,6 +5,9 @@ numbers are in a CPU tensor inside. What such a device refuses is refused:
 
 * a float64 tensor on it, the result of any operator, conversion in a copy included;
 * operators on tensors of two devices, but numbers (0-dimensional CPU tensors).
+
+A wrapper hides from autograd that others use its memory, so that it may add gradients
+in place and change another's: ask for ``create_graph=True``, under which it does not.
 """
 
 import torch
@@ -96,14 +99,11 @@ def run(func, args, kwargs):
     if not on_device:
         return result
     known = {id(t.inside): t for t in there}
-    # autograd adds gradients in place where it sees no second user of their memory,
-    # which a wrapper hides from it
-    copies = torch._C._current_graph_task_id() != -1
 
     def wrap(tensor):
         if not isinstance(tensor, torch.Tensor) or id(tensor) in known:
             return known.get(id(tensor), tensor)
-        return There(tensor.clone() if copies else tensor)
+        return There(tensor)
 
     return tree_map(wrap, result)
 

@@ -52,7 +52,9 @@ def run(layer, x, lengths, device=None):
         assert out.positions.dtype == torch.float64
     back = layer.upsample(out.output, lengths, x.size(1), out.positions)
     loss = loss + back.square().sum()
-    grads = torch.autograd.grad(loss, (x, *layer.parameters()))
+    again = not hasattr(layer, "score")  # which has first-order gradients only
+    inputs = (x, *layer.parameters())
+    grads = torch.autograd.grad(loss, inputs, create_graph=again)
     results = [out.output, out.lengths, back, *grads]
     if device is not None:
         assert {one.device.type for one in results} == {device.type}
