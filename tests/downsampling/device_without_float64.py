@@ -95,7 +95,10 @@ def run(func, args, kwargs):
     arguments = tree_map(
         lambda t: t.inside if isinstance(t, There) else t, (args, kwargs)
     )
-    result = func(*arguments[0], **arguments[1])
+    if name == "_conj":  # lazy: below this level nobody would look at its flag
+        result = torch.complex(arguments[0][0].real, -arguments[0][0].imag)
+    else:
+        result = func(*arguments[0], **arguments[1])
     if not on_device:
         return result
     known = {id(t.inside): t for t in there}
