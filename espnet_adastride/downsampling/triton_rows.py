@@ -39,6 +39,7 @@ import os
 from typing import List, NamedTuple, Optional, Tuple
 
 import torch
+
 import triton
 import triton.language as tl
 
@@ -416,9 +417,7 @@ def _place_grad(
         dp = _position_gradient(grad_rows, grad_positions, t, steps, POSITIONS)
         sums += dp * tl.load(positions + t, mask=t < steps, other=0.0)
         if LOSS:
-            jump = last_slot * _share(
-                scores, t, n, mean, rate, highest, inverse, BOUND
-            )
+            jump = last_slot * _share(scores, t, n, mean, rate, highest, inverse, BOUND)
             sums += tl.where(jump > 1, by_loss * jump, 0.0)
     average = tl.sum(sums, axis=0)
 

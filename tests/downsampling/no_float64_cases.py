@@ -37,7 +37,7 @@ def strides_of(name):
 
 
 def run(layer, x, lengths, device=None):
-    """Return outputs and gradients, on the CPU; computed on a device if one is given."""
+    """Return outputs and gradients, on the CPU; computed on the device, if given."""
     layer = copy.deepcopy(layer)
     if device is not None:
         other.move(layer)

@@ -92,7 +92,7 @@ def launches_of(triton_rows, monkeypatch, dtype, size, steps, kind, bound):
 
 
 def compiled(kernel, arguments, named, capability):
-    """Compile a launch for a GPU of a compute capability, as the launch itself would."""
+    """Compile a launch for a compute capability, as the launch itself would."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -174,9 +174,12 @@ print(AdaStride(4, 2)(x, torch.tensor([300])).output.sum().item())
     run = python("-c", code, ADASTRIDE_TRITON=switch)
     assert run.returncode == 0, run.stderr
     with_triton = python(
-        "-c", code.replace('sys.modules["triton"] = None', "").replace(
+        "-c",
+        code.replace('sys.modules["triton"] = None', "").replace(
             " and rows._KERNELS is None", ""
-        ), ADASTRIDE_TRITON=switch, TRITON_INTERPRET="0",
+        ),
+        ADASTRIDE_TRITON=switch,
+        TRITON_INTERPRET="0",
     )
     assert with_triton.stdout == run.stdout != ""
 

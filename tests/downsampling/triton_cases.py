@@ -128,9 +128,9 @@ def compare(layer, x, lengths, limits=(1e-6, 1e-5), half=0.0):
 
     def by_kernels(inputs):
         out = layer(inputs, lengths)
-        assert out.lengths.tolist() == downsampled_lengths(
-            lengths, layer.stride
-        ).tolist()
+        assert (
+            out.lengths.tolist() == downsampled_lengths(lengths, layer.stride).tolist()
+        )
         assert out.output.dtype == x.dtype and out.positions.dtype == torch.float64
         return out.output, out.positions, out.aux_loss
 
@@ -148,7 +148,9 @@ def compare(layer, x, lengths, limits=(1e-6, 1e-5), half=0.0):
             steps = mine.diff(dim=1)
             assert steps.numel() == 0 or steps.min() >= 0
         elif name in ("z", "loss"):
-            assert (error <= limits[0] * (1 + x.abs().max()) + half * theirs.abs()).all()
+            assert (
+                error <= limits[0] * (1 + x.abs().max()) + half * theirs.abs()
+            ).all()
         else:
             size = max(theirs.abs().max().item(), 0.01 * terms)
             assert (error <= limits[1] * size + half * theirs.abs()).all(), (
@@ -203,6 +205,9 @@ def scores_like(kind, steps):
     if kind == "one jump":
         scores[:] = -40.0
         scores[steps // 2] = 0.0
+    if kind == "soft jump":  # positions a thousandth apart, 25 slots from the others
+        scores = 0.3 * scores - 9.0
+        scores[steps // 2] = 0.0
     if kind == "large":
         scores *= 3e4
     return scores
@@ -215,6 +220,7 @@ def scores_like(kind, steps):
         ("adastride", "half tied at one position", 3),
         ("adastride", "tied here and there", 2),
         ("adastride", "one jump", 1),
+        ("adastride", "soft jump", 1),
         ("adastride", "large", 2),
         ("zeros", "uniform", 3),
         ("zeros", "half tied at one position", 1),
@@ -230,6 +236,19 @@ def test_ties_jumps_and_large_scores(method, kind, stride, small_tiles):
     x = torch.randn(2, 50, 3)
     x[:, :, 0] = scores_like(kind, 50)
     compare(layer, x, [50, 48])
+
+
+@pytest.mark.parametrize("method", ["zeros", "nearest"])
+def test_halves_go_to_the_even_slot(method):
+    """Positions 0, 1/2, 1, 3/2, 2, exactly: slots 0, 0, 1, 2, 2."""
+    layer = build(method, 2, 2)
+    torch.nn.init.zeros_(layer.score.weight)
+    x = torch.randn(1, 5, 2)
+    z = compare(layer, x, [5])[0].cpu()
+    torch.testing.assert_close(z[0, 1], x[0, 2].double())
+    weight = math.exp(-5 / 4)
+    last = (weight * x[0, 3] + x[0, 4]) / (1 + weight)
+    torch.testing.assert_close(z[0, 2], last.double(), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(
