@@ -39,7 +39,6 @@ import os
 from typing import List, NamedTuple, Optional, Tuple
 
 import torch
-
 import triton
 import triton.language as tl
 
