@@ -17,7 +17,8 @@ computed as a gather).
 Scores and positions are float64 whatever the dtype of x, and autocast does not touch
 them: in float32 the cumulative sum moves them by 5e-4 at T = 8000, in half precision by
 slots. Where the device has no float64 (Apple's ``mps``) they are on the CPU, and so is
-what is computed from them but the weights of A.
+what is computed from them, up to the weights of A. On CUDA, triton_rows.py has all of
+it as kernels (docs/gpu.md).
 """
 
 from typing import Optional
@@ -484,7 +485,7 @@ class AdaStride(_AdaptiveStrides):
 
     def kernel_ranges(self, kernels):
         """Return the same as :meth:`ranges`, as a word of the Triton kernels."""
-        return kernels.RANGES.by_softmax
+        return kernels.BY_SOFTMAX
 
     def resample(self, x, score_weight, lengths, output_lengths):
         """Apply the alignment: dense where it is small, as sparse rows elsewhere."""
@@ -552,5 +553,5 @@ class AdaStrideF(_AdaptiveStrides):
     def kernel_ranges(self, kernels):
         """Return the same as :meth:`ranges`, as a word of the Triton kernels."""
         if self.empty_slots == "nearest":
-            return kernels.RANGES.nearest_slot_filled
-        return kernels.RANGES.nearest_slot
+            return kernels.NEAREST_SLOT_FILLED
+        return kernels.NEAREST_SLOT

@@ -59,7 +59,8 @@ def triton_is_wanted() -> bool:
 
 def _import_kernels():
     """Return triton_rows.py, or None where Triton is missing or not wanted."""
-    if TRITON_SWITCH == "1" or TRITON_BY_DEFAULT:
+    by_default = TRITON_SWITCH == "" and TRITON_BY_DEFAULT and torch.cuda.is_available()
+    if TRITON_SWITCH == "1" or by_default:
         try:
             from espnet_adastride.downsampling import triton_rows
         except ImportError:

@@ -13,10 +13,11 @@ n valid steps and m slots, one kernel each (b: score_bound, s: sigma_square):
 
 and with A_lt = e_lt / sum_t e_lt, backwards:
 
-    _totals     g_l = dz_l . z_l                                    (_apply once more)
-    _place_grad dp_t = sum_l 2 s (l - p_t) A_lt (dz_l . x_t - g_l)     (_position_grad)
-                dq_t = (m - 1) sum_{u >= t} dp_u,   da'_t = q_t (dq_t - sum_u q_u dq_u)
-    _input_grad dx_t = sum_l A_lt dz_l + da_t w,   dw = sum_t da_t x_t
+    _apply          g_l = dz_l . z_l                         (once more, with TOTALS)
+    _position_grad  dp_t = sum_l 2 s (l - p_t) A_lt (dz_l . x_t - g_l)
+    _place_grad     dq_t = (m - 1) sum_{u >= t} dp_u
+                    da'_t = q_t (dq_t - sum_u q_u dq_u),   and back to da_t
+    _input_grad     dx_t = sum_l A_lt dz_l + da_t w,   dw = sum_t da_t x_t
 
 AdaStride's range is (l - p_t)^2 <= d_l^2 + log(2 n / tolerance) / s: what is cut off
 is less than half the tolerance of the row's largest weight. AdaStride-F's are the steps
@@ -36,7 +37,7 @@ Under Triton's interpreter (``TRITON_INTERPRET=1``) all of it runs on the CPU.
 import contextlib
 import math
 import os
-from typing import List, NamedTuple, Optional, Tuple
+from typing import List, Optional, Tuple
 
 import torch
 import triton
@@ -65,15 +66,9 @@ _kernel = triton.jit(
 )
 
 
-class Ranges(NamedTuple):
-    """How a method chooses the steps of a slot."""
-
-    by_softmax: int = 0
-    nearest_slot: int = 1
-    nearest_slot_filled: int = 2
-
-
-RANGES = Ranges()
+#: how the steps of a slot are chosen: AdaStride's, AdaStride-F's, and AdaStride-F's
+#: with the nearest step for a slot that has none
+BY_SOFTMAX, NEAREST_SLOT, NEAREST_SLOT_FILLED = 0, 1, 2
 
 
 # ------------------------------------------------------------------- forward
@@ -782,7 +777,7 @@ def resample(
         width: T'.
         sigma_square: sharpness, > 0.
         score_bound: see :func:`adastride.bound_scores`.
-        kind: one of :data:`RANGES`.
+        kind: BY_SOFTMAX, NEAREST_SLOT or NEAREST_SLOT_FILLED.
 
     Returns:
         z (B, T', D) in the dtype of x, positions (B, T) float64, and the positioning
