@@ -4,11 +4,11 @@
 
 Sections, each a list of cells that go into one JSON file (gpu_records.py):
 
-``facts``  the machine; its ceilings: a copy's bytes a second, a matrix product's FLOP/s.
+``facts``  the machine; its ceilings: bytes a second of a copy, FLOP/s of a product.
 ``layer``  every compared layer over T, as PyTorch runs it (eager), float32, bfloat16.
-``step``   a training step of ESPnet's published Conformer (conf/train_asr_conformer.yaml)
-           by input layer and rate: 30 utterances of 15 s, four such batches a step, AMP,
-           clipping and Adam as ESPnet's trainer does them.
+``step``   a training step of ESPnet's published Conformer, by input layer and rate:
+           30 utterances of 15 s, four such batches a step, AMP, clipping and Adam as
+           ESPnet's trainer does them (conf/train_asr_conformer.yaml).
 ``more``   the layers recorded as CUDA graphs, and compiled by torch.compile.
 ``train``  short trainings on speech: gpu_training.py.
 
@@ -93,7 +93,7 @@ def get_parser():
 
 
 def triton_in_use(device):
-    """Return whether AdaStride runs by Triton kernels on this device in this process."""
+    """Return whether AdaStride runs by Triton kernels on this device, here and now."""
     kernels_for = getattr(rows_module, "kernels_for", None)  # a version without any
     return (
         kernels_for is not None
@@ -244,10 +244,9 @@ def ceilings(scale: Scale):
     result = {}
     size = 2**20 if scale.dry_run else 2**31
     source = torch.empty(size, dtype=torch.uint8, device=device).random_()
-    target = torch.empty_like(source)
-    ms = clock.measure(lambda: target.copy_(source))["ms"]
+    ms = clock.measure(partial(torch.empty_like(source).copy_, source))["ms"]
     result["copy_gb_s"] = round(2 * size / ms / 1e6, 1)
-    del source, target
+    del source
     for name, dtype in DTYPES.items():
         n = 128 if scale.dry_run else 8192
         a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))

@@ -2,18 +2,19 @@
 
     python benchmarks/gpu_kit.py run --output results
 
-measures the layers, a training step of ESPnet's published Conformer, and runs the tests
-that need a GPU; with ``--train LibriSpeech/train-clean-100 --dev LibriSpeech/dev-clean``
-it also trains four small models. For a machine without a network, ``pack`` puts wheels
-and recordings into parts (on any machine), ``run --parts FOLDER`` takes them from there:
+measures the layers and a training step of ESPnet's published Conformer, and runs the
+tests that need a GPU; with ``--train LibriSpeech/train-clean-100`` and ``--dev
+LibriSpeech/dev-clean`` it also trains four small models. For a machine without a
+network, ``pack`` puts wheels and recordings into parts (on any machine), and ``run
+--parts FOLDER`` takes them from there:
 
     python benchmarks/gpu_kit.py pack --train ... --dev ... --output parts
     python benchmarks/gpu_kit.py run --parts parts --output results --seconds 560
 
-``run`` may be cut off, and given as often as needed: results.json is written after every
-measurement, what is there is not measured again, and parts may come one at a time.
-Everything that remains between calls is in ``--work``. What matters most comes first;
-every job has its share of the time, and gives way when it is used up.
+``run`` may be cut off, and given as often as needed: gpu_kit.json is written after
+every measurement, what is there is not measured again, and parts may come one at a
+time. Everything that remains between calls is in ``--work``. What matters most comes
+first; every job has its share of the time, and gives way when it is used up.
 
     python benchmarks/gpu_kit.py report results/gpu_kit.json
 

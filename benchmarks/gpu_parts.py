@@ -1,10 +1,10 @@
 """What a machine without a network needs, in parts of at most so many megabytes.
 
-A part of gpu_kit.py. The first part holds wheels for Python 3.12 (``WHEELS``: ESPnet and
-what it imports beyond PyTorch, torchaudio and the usual scientific packages) and the dev
-recordings, the others the training recordings. Recordings are Ogg Opus at 24 kbit/s, 8 h
-of which are 90 MB; log-mel frames would be 230 MB at 8 bits. Ogg files are taken as they
-are, others are encoded.
+A part of gpu_kit.py. The first part holds wheels for Python 3.12 (``WHEELS``: ESPnet
+and what it imports beyond PyTorch, torchaudio and the usual scientific packages) and
+the dev recordings; the training recordings fill it up, and the others. Recordings are
+Ogg Opus at 24 kbit/s, 8 h of which are 90 MB; log-mel frames would be 230 MB at 8 bits.
+Ogg files are taken as they are, others are encoded.
 """
 
 import hashlib

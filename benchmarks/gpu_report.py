@@ -166,8 +166,8 @@ def train_lines(records):
     lines = ["", "### Short trainings, one seed", ""]
     if plan and "error" not in plan:
         lines += [
-            f"{plan['hours']:g} h of speech, {plan['dev_utterances']} dev utterances, "
-            f"greedy CTC, the same {plan['updates']} updates for all; seconds an update: "
+            f"{plan['hours']:g} h of speech, {plan['dev_utterances']} dev utterances; "
+            f"greedy CTC, the same {plan['updates']} updates for all; seconds of one: "
             + ", ".join(f"{k} {v:g}" for k, v in plan["seconds_an_update"].items())
             + ".",
             "",

@@ -1,16 +1,16 @@
 """Short trainings on a GPU: the same minutes' worth of updates for every input layer.
 
 A part of gpu_kit.py; ``--sections train`` of gpu.py. The model is
-conf/train_asr_gpu_kit.yaml, built by ESPnet (log-mel, SpecAugment, global normalisation,
+conf/train_asr_gpu_kit.yaml, built by ESPnet (log-mel, SpecAugment, normalisation,
 Conformer, CTC over SentencePiece units); the recordings, at three speeds, stay on the
 GPU, so that nothing waits for a disk. Four settings:
 
     strided_conv 4x, adastride 4x, strided_conv 8x, adastride 8x
 
-The cell ``train/updates`` measures a few updates of each and takes as many as the
-slowest makes in its time: all settings then see the same batches, in the same order, and
-the learning rate goes up and down over the same number of updates. One seed. Greedy CTC
-on the dev set; word errors of every utterance are kept, so that settings can be compared
+The cell ``train/updates`` times a few updates of each and takes as many as the slowest
+makes in its time: all settings then see the same batches, in the same order, and the
+learning rate rises and falls over the same number of updates. One seed. Greedy CTC on
+the dev set; word errors of every utterance are kept, so that settings can be compared
 pairwise.
 """
 

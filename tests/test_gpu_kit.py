@@ -132,7 +132,7 @@ def test_wheels_are_installed_without_a_network(pip, tmp_path, monkeypatch):
     assert gpu_parts.install(tmp_path / "work") == tmp_path / "work/site"
     env = gpu_parts.environment(tmp_path / "work", tmp_path, "1")
     monkeypatch.undo()
-    code = "import os, tiny_thing; print(tiny_thing.ANSWER, os.environ['ADASTRIDE_TRITON'])"
+    code = "import os, tiny_thing as t; print(t.ANSWER, os.environ['ADASTRIDE_TRITON'])"
     done = subprocess.run(
         [sys.executable, "-c", code], env=env, capture_output=True, text=True
     )
@@ -142,13 +142,13 @@ def test_wheels_are_installed_without_a_network(pip, tmp_path, monkeypatch):
 def test_mistakes_are_one_line(tmp_path, corpus, capsys):
     (tmp_path / "empty").mkdir()
     cases = {
-        f"pack --no_wheels --output {tmp_path}": "nothing to pack: give --train and --dev",
+        f"pack --no_wheels --output {tmp_path}": "nothing to pack: give --train and",
         f"pack --no_wheels --output {tmp_path} --train {corpus}": "both --train and",
         f"pack --no_wheels --output {tmp_path} --train {tmp_path} --dev {tmp_path}": (
             "no recordings with a line in a"
         ),
         f"report {tmp_path}/none.json": "there is no such file",
-        f"run --dry_run --output {tmp_path} --work {tmp_path}/w --parts {tmp_path}/empty": (
+        f"run --output {tmp_path} --work {tmp_path}/w --parts {tmp_path}/empty": (
             "parts.json is missing"
         ),
     }
@@ -361,6 +361,7 @@ def test_the_report_has_the_ratios(tmp_path):
     assert ["1.00", "1.50"] in [row[5:7] for row in cells if row[3:4] == ["3.000"]]
     assert ["8x", "adastride", "150.0", "1.0", "0.750"] in [row[:5] for row in cells]
     text = "\n".join(lines)
+    assert "the same 5 updates for all; seconds of one: adastride 8x 0.25." in text
     assert "25.0 %" in text and "adastride - strided_conv = -10.00 points" in text
     assert "[-10.00, -10.00]" in text and "- `t::x` (without): why" in text
 
