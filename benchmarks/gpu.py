@@ -431,6 +431,10 @@ def _layer_cells(scale, triton, mode, dtype, steps):
             continue  # measured without the kernels, and the same with them
         if method == DENSE and (steps > DENSE_UP_TO or mode != "eager"):
             continue
+        if mode == "graph" and method in ADAPTIVE and not (triton or scale.dry_run):
+            continue  # the host waits for the number of entries: no graph
+        if scale.dry_run and mode == "compile" and method in ADAPTIVE:
+            continue  # the device tests compile them
         name = layer_name(method, steps, dtype, mode, triton)
         work = partial(measure_layer, method, steps, dtype, mode, scale)
         yield Cell(name, work, 45 if mode == "compile" else 3)

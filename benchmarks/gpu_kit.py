@@ -283,6 +283,11 @@ class Runner:
         else:
             command += ["-m", "cuda"]
             command += ["-k", "adastride"] if job.triton == "1" else []
+        # elsewhere another package may be called "tests", and hide a folder without an
+        # __init__.py; one with it, that leads to the folder, comes first
+        shim = self.work / "shim" / "tests" / "__init__.py"
+        shim.parent.mkdir(parents=True, exist_ok=True)
+        shim.write_text(f"__path__ = [{str(ROOT / 'tests')!r}]\n", encoding="utf-8")
         log = self.copy.parent / f"tests-triton{job.triton}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         start = time.time()
@@ -299,13 +304,14 @@ class Runner:
 
 def read_outcomes(text):
     """Return the counts and the failures of a pytest log made with -v -rfE."""
-    counts = dict.fromkeys(("passed", "failed", "skipped", "error"), 0)
+    counts = dict.fromkeys(("passed", "failed", "skipped", "errors"), 0)
+    words = dict(PASSED="passed", FAILED="failed", SKIPPED="skipped", ERROR="errors")
     failures = {}
     for line in text.splitlines():
         found = re.match(r"(\S+::.+?) (PASSED|FAILED|SKIPPED|ERROR)\b", line)
         if found:
             name, word = found.groups()
-            counts[word.lower()] += 1
+            counts[words[word]] += 1
             if word in ("FAILED", "ERROR"):
                 failures.setdefault(name, "")
         found = re.match(r"(?:FAILED|ERROR) (\S+?)(?: - (.*))?$", line)

@@ -366,9 +366,8 @@ def environment(work, root, triton):
         root: of the checkout.
         triton: "0" or "1".
     """
-    site = Path(work) / "site"
-    paths = [str(root), str(Path(root) / "benchmarks")]
-    paths += [str(site)] if site.is_dir() else []
+    first = [Path(work) / "shim", Path(root), Path(root) / "benchmarks"]
+    paths = [str(p) for p in (*first, Path(work) / "site") if p.is_dir()]
     before = os.environ.get("PYTHONPATH")
     env = dict(os.environ, PYTHONUNBUFFERED="1", ADASTRIDE_TRITON=triton)
     env["PYTHONPATH"] = os.pathsep.join(paths + ([before] if before else []))

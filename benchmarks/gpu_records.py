@@ -111,6 +111,7 @@ class Records:
 def lost_device(error: BaseException) -> bool:
     """Return whether nothing more can be done on the GPU in this process."""
     words = ("illegal memory access", "device-side assert", "unspecified launch")
+    words += ("during capture", "is capturing", "stream is captur")
     return any(word in str(error) for word in words)
 
 

@@ -209,7 +209,7 @@ def test_lines(records):
         if kind != "tests":
             continue
         words = "with Triton kernels" if rest[0] == "triton1" else "without"
-        counts = [cell.get(k, "") for k in ("passed", "failed", "error", "skipped")]
+        counts = [cell.get(k, "") for k in ("passed", "failed", "errors", "skipped")]
         rows.append([words, *counts, "yes" if cell.get("cut_off") else ""])
         for test, reason in cell.get("failures", {}).items():
             failures.append(f"- `{test}` ({words}): {reason}")

@@ -108,11 +108,13 @@ class Corpus:
         self.waves = {speed: [at_speed(w, speed) for w in waves] for speed in SPEEDS}
         characters = len(set("".join(texts)))
         size = characters + 12 if scale.dry_run else PIECES
-        tokens = train_bpe(texts, folder, size, "unigram", 1.0)
+        model = folder / "bpe.model"
+        if not model.exists():  # once: all settings have the same pieces
+            train_bpe(texts, folder, size, "unigram", 1.0)
+        self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
+        count = self.pieces.get_piece_size()
+        tokens = [self.pieces.id_to_piece(i) for i in range(3, count)]
         self.tokens = ["<blank>", "<unk>", *tokens, "<sos/eos>"]
-        self.pieces = sentencepiece.SentencePieceProcessor(
-            model_file=str(folder / "bpe.model")
-        )
         number = {token: place for place, token in enumerate(self.tokens)}
         self.ids = [
             torch.tensor(
