@@ -340,6 +340,8 @@ def test_the_report_has_the_ratios(tmp_path):
         cell.update(words=40, updates=5, hours_of_speech=1.0, seconds=2.0)
         cell.update(peak_gib=None, stats={}, errors=dict(zip("ab", errors)))
         records.put(f"train/8x/{method}", cell)
+    plan = {"hours": 8.02, "dev_utterances": 2, "updates": 5}
+    records.put("train/updates", {**plan, "seconds_an_update": {"adastride 8x": 0.25}})
     records.put(
         "tests/triton0", {"passed": 3, "failed": 1, "failures": {"t::x": "why"}}
     )
