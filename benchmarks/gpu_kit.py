@@ -65,7 +65,7 @@ JOBS = (
     Job("tests, Triton", (), "1", 90),
     Job("step", ("step",), "0", 110),
     Job("step, Triton", ("step",), "1", 50),
-    Job("train", ("train",), "", 840),
+    Job("train", ("train",), "", 1200),
     Job("more", ("more",), "0", 80),
     Job("more, Triton", ("more",), "1", 60),
 )
@@ -98,7 +98,7 @@ def get_parser():
         help="what remains between calls; default: %(default)s",
     )
     run.add_argument("--seconds", type=float, default=1500, help="this call, about")
-    run.add_argument("--train_seconds", type=float, default=170, help="each training")
+    run.add_argument("--train_seconds", type=float, default=150, help="each training")
     names = [job.name for job in JOBS]
     run.add_argument("--jobs", nargs="+", choices=names, default=names)
     run.add_argument("--retry", action="store_true", help="also what has failed")
