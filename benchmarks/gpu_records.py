@@ -6,6 +6,7 @@ result, too: its error, in one line.
 """
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -29,6 +30,17 @@ class Cell(NamedTuple):
     name: str
     measure: Callable[[], Dict[str, Any]]
     seconds: float = 5.0
+
+
+def without_nan(value: Any) -> Any:
+    """Return a value with infinite numbers and NaN, which JSON has not, as words."""
+    if isinstance(value, dict):
+        return {key: without_nan(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
 
 
 class Records:
@@ -81,7 +93,7 @@ class Records:
 
     def put(self, name: str, value: Dict[str, Any]) -> None:
         """Write a cell."""
-        self.cells[name] = value
+        self.cells[name] = without_nan(value)
         self.write()
 
     def forget_errors(self) -> None:

@@ -13,7 +13,9 @@ def table(head, rows):
 
 
 def number(value, digits=2):
-    """Return a number in so many decimals, or nothing for None."""
+    """Return a number in so many decimals, nothing for None, "nan" as it is."""
+    if isinstance(value, str):
+        return value
     return "" if value is None else f"{value:.{digits}f}"
 
 

@@ -1,6 +1,7 @@
 """The kit for a GPU: parts, records that survive, jobs that give way, and a dry run."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -217,6 +218,15 @@ def test_cells_give_way_when_time_is_short(tmp_path):
     assert not run_cells(records, [long, short], time.time() + 100)
     assert set(records.cells) == {"short"}
     assert run_cells(records, [long, short], time.time() + 1000)
+
+
+def test_a_training_that_has_diverged_is_written_down(tmp_path):
+    records = Records(tmp_path / "a.json")
+    diverged = {"losses": [2.0, math.nan], "stats": {"largest_jump": math.inf}}
+    assert run_cells(records, [Cell("a", lambda: diverged, 0)], time.time() + 10)
+    cell = Records(records.path).cells["a"]
+    assert cell["losses"] == [2.0, "nan"] and cell["stats"] == {"largest_jump": "inf"}
+    assert gpu_report.number("nan") == "nan" and gpu_report.number(1.5) == "1.50"
 
 
 def test_a_lost_device_ends_the_process_and_is_written_down(tmp_path):
