@@ -351,6 +351,8 @@ class StepMeter:
     def __init__(self, args, model, device: str, seconds: float):
         self.model, self.device = model.to(device).train(), device
         self.clip, self.amp = args.grad_clip, args.use_amp and device == "cuda"
+        bfloat16 = self.amp and torch.cuda.is_bf16_supported()
+        self.amp_dtype = torch.bfloat16 if bfloat16 else torch.float16  # as ESPnet's
         self.optimizer = asr_task.ASRTask.build_optimizers(args, self.model)[0]
         self.scaler = torch.amp.GradScaler(device, enabled=self.amp)
         self.left = seconds
@@ -377,7 +379,9 @@ class StepMeter:
 
     def _free(self) -> Optional[int]:
         if self.device == "cuda":
-            return torch.cuda.mem_get_info()[0]
+            # what PyTorch keeps of earlier steps is free for the next one
+            kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+            return torch.cuda.mem_get_info()[0] + kept
         return _proc("/proc/meminfo", "MemAvailable")
 
     def memory(self) -> Optional[int]:
@@ -391,7 +395,7 @@ class StepMeter:
         tensors = batch.tensors(self.device)
         self._start()
         start = time.perf_counter()
-        with torch.autocast(self.device, enabled=self.amp):
+        with torch.autocast(self.device, dtype=self.amp_dtype, enabled=self.amp):
             loss = self.model(**tensors)[0]
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
