@@ -1,0 +1,173 @@
+"""A control: AdaStride whose strides are drawn, not learned.
+
+What AdaStride gains over uniform methods may come from where it puts its frames, or
+from varying the strides at all. This method answers which: AdaStride's own alignment,
+with positions that follow drawn densities (output frames for each step, over the mean),
+
+    a_t = spread log Q(u_{k(t)}),   k(t) = floor(t / (hold stride))
+    p = (m - 1) [0, cumsum(softmax(a_2 .. a_n))]
+    z = A(p) x
+
+Q is the distribution of the densities that AdaStride learned on pretrained speech
+features, LOCAL_DENSITY; a draw lasts for ``hold`` mean output frames, as an AdaStride
+of 80 ms strides stays with a phone (about 80 ms) or a pause (some hundred ms).
+
+**What is drawn** depends on the utterance and on nothing else, in training and in
+evaluation: u_k in [0, 1] is a function of k, of the number n of steps, and of four
+statistics h of the features, rounded to 2^-10,
+
+    u_k = triangle(phase_k + sum_i gain_ki h_i)
+    g_t = v . x_t,   h_i = mean_t(g_t cos(pi i (t + 1/2) / n)) / rms(g),   i = 0 .. 3
+
+with phases and gains from an integer hash of (k, n), v a fixed vector, and triangle the
+wave of period 2 that maps evenly onto [0, 1]. It is the same alone, in a padded batch,
+and in chunks. Where the features differ by rounding, the statistics are the same but
+for those at a rounding boundary, and each of these moves u by 0.03 at most, not to
+another draw. In 300 utterances of 500 steps, relative differences of 1e-7 (float32,
+another device) did so in none, float16 in 2 %, bfloat16 in 18 %. As the features change
+in training, so do an utterance's draws.
+
+No parameter, no positioning loss, and no gradient through the positions.
+"""
+
+import math
+
+import torch
+
+from espnet_adastride.downsampling.adastride import AdaStride, position_steps
+from espnet_adastride.downsampling.output import check_number, length_mask
+
+#: quantiles of the density that AdaStride learned: (share of the time, density over the
+#: mean), linear between. Measured on 60 utterances behind pretrained features at 6.25
+#: frames a second: 5 and 95 %. The median is what gives a mean of 1; the ends are
+#: extrapolated.
+LOCAL_DENSITY = ((0.0, 0.03), (0.05, 0.05), (0.5, 0.84), (0.95, 2.2), (1.0, 2.4))
+
+#: statistics that the draws depend on, what they are rounded to, and the largest gain
+STATISTICS, ROUNDING, GAIN = 4, 2.0**-10, 32.0
+
+
+def density_quantile(u: torch.Tensor) -> torch.Tensor:
+    """Return the density at the share u in [0, 1] of LOCAL_DENSITY, any shape."""
+    points = torch.tensor(LOCAL_DENSITY, dtype=u.dtype, device=u.device)
+    shares, densities = points[:, 0].contiguous(), points[:, 1]
+    right = torch.searchsorted(shares, u.contiguous()).clamp(1, len(shares) - 1)
+    left, low = shares[right - 1], densities[right - 1]
+    slope = (densities[right] - low) / (shares[right] - left)
+    return low + (u - left) * slope
+
+
+def hashed(number: torch.Tensor) -> torch.Tensor:
+    """Return float64 in [0, 1) from int64 of any shape, the same on every device.
+
+    The finaliser of SplitMix64 (Steele, Lea & Flood, 2014) with signed shifts.
+    """
+    number = number * -7046029254386353131  # 0x9E3779B97F4A7C15
+    number = (number ^ (number >> 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
+    number = (number ^ (number >> 27)) * -7723592293110705685  # 0x94D049BB133111EB
+    number = number ^ (number >> 31)
+    return (number & (2**53 - 1)).to(torch.float64) / 2.0**53
+
+
+def content_statistics(track: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Return h (B, 4) float64, see the file's top; 0 where the track is.
+
+    Args:
+        track: g (B, T); the padding means nothing.
+        lengths: (B,) valid steps.
+    """
+    valid = length_mask(lengths, track.size(1))
+    track = track.detach().to(torch.float64).masked_fill(~valid, 0.0)
+    number = lengths.clamp(min=1).to(torch.float64).unsqueeze(1)
+    time = torch.arange(track.size(1), device=track.device, dtype=torch.float64)
+    phase = math.pi * (time + 0.5).unsqueeze(0) / number
+    rms = (track.square().sum(dim=1, keepdim=True) / number).sqrt()
+    waves = [(track * torch.cos(i * phase)).sum(dim=1) for i in range(STATISTICS)]
+    means = torch.stack(waves, dim=1) / number
+    means = means / rms.where(rms > 0, rms.new_ones(()))
+    return (means / ROUNDING).round() * ROUNDING
+
+
+def drawn_shares(
+    statistics: torch.Tensor, lengths: torch.Tensor, draws: int
+) -> torch.Tensor:
+    """Return u (B, draws) float64 in [0, 1], see the file's top.
+
+    Args:
+        statistics: h (B, 4).
+        lengths: (B,) valid steps n.
+        draws: how many.
+    """
+    channels = STATISTICS + 1
+    draw = torch.arange(draws * channels, device=lengths.device).view(1, draws, -1)
+    drawn = hashed(draw + lengths.view(-1, 1, 1) * 2**32)
+    gain = 2 * GAIN * drawn[:, :, 1:] - GAIN
+    phase = 2 * drawn[:, :, 0] + (gain * statistics.unsqueeze(1)).sum(dim=2)
+    return (phase.remainder(2.0) - 1.0).abs()
+
+
+class RandomStrides(AdaStride):
+    """AdaStride with drawn densities in the place of scores.
+
+    Args:
+        size: D, the number of features.
+        stride: overall rate, any real number >= 1.
+        sigma_square: sharpness of the weights, > 0, as AdaStride's.
+        spread: exponent of the drawn densities, >= 0: 1 is as far apart as learned
+            ones, 0 uniform strides.
+        hold: mean output frames that a drawn density lasts, > 0.
+    """
+
+    training_defaults = {}
+
+    def __init__(
+        self,
+        size: int,
+        stride: float,
+        sigma_square: float = 5.0,
+        spread: float = 1.0,
+        hold: float = 2.0,
+    ):
+        super().__init__(size, stride, sigma_square)
+        del self.score  # nothing is learned
+        feature = torch.arange(1, self.size + 1)
+        track = 2 * hashed(feature) - 1  # v
+        self.register_buffer("track", track / track.norm(), persistent=False)
+        self.spread = check_number("spread", spread, inclusive=True)
+        self.hold = check_number("hold", hold)
+
+    def score_weight(self, dtype):
+        """Return v (D,): fixed, of unit length."""
+        return self.track.to(dtype)
+
+    def downsample(self, x, lengths, output_lengths):
+        """See :meth:`Downsampler.downsample`: AdaStride's, less the loss."""
+        out = super().downsample(x, lengths, output_lengths)
+        return out._replace(positions=out.positions.detach(), aux_loss=None)
+
+    def in_chunks(self, frames, length):
+        """See :meth:`Downsampler.in_chunks`: AdaStride's, less the loss."""
+        return super().in_chunks(frames, length)._replace(aux_loss=None)
+
+    def place(self, scores, lengths, output_lengths):
+        """Return drawn positions (B, T); of the track g in ``scores`` (B, T)."""
+        with torch.no_grad():
+            steps = scores.size(1)
+            last = max(steps - 1, 0)
+            draws = int(last / (self.hold * self.stride)) + 1
+            shares = drawn_shares(
+                content_statistics(scores, lengths), lengths, draws
+            )
+            time = torch.arange(steps, device=scores.device, dtype=torch.float64)
+            draw = (time / (self.hold * self.stride)).to(torch.int64)
+            density = density_quantile(shares).index_select(1, draw)
+            return position_steps(
+                self.spread * density.log(), lengths, output_lengths
+            )
+
+    def extra_repr(self) -> str:
+        """Show the constructor's words when the model is printed."""
+        return (
+            f"size={self.size}, stride={self.stride}, "
+            f"sigma_square={self.sigma_square}, spread={self.spread}, hold={self.hold}"
+        )
