@@ -6,16 +6,16 @@ reaches the next whole number a frame is fired, the step at the threshold being 
 out between two frames. With n steps and m = ceil(n / stride) frames,
 
     alpha_t = sigmoid(f(x)_t),   f(x) = w . relu(convolution(x)) + b
-    alpha_t <- m alpha_t / sum alpha           (CIF's scaling, in training, to its target)
+    alpha_t <- m alpha_t / sum alpha          (CIF's scaling, to its target's length)
     c = cumsum(alpha)
     w_tj = |[c_{t-1}, c_t] intersected with [j, j + 1]|
     y_j = sum_t w_tj x_t
 
 It is AdaStride with a box for a kernel: rows sum to 1, and each step gives out its
-whole weight. The scaling holds in evaluation too, so that the rate is exact; there is
-no quantity loss to train. DiffRes ("Learning Temporal Resolution in Spectrogram for
-Audio Classification", Liu et al., AAAI 2024) does the same, caps alpha at 1, and adds a
-loss that leads frames away from silence; both are left out here.
+whole weight. CIF scales in training only; here evaluation does too, so that the rate is
+exact, and there is no quantity loss to train. DiffRes ("Learning Temporal Resolution in
+Spectrogram for Audio Classification", Liu et al., AAAI 2024) does the same, caps alpha
+at 1, and adds a loss that leads frames away from silence; both are left out here.
 
 Plain CIF was found hard to train on English and French (M-CIF, arXiv 2510.22172): watch
 ``largest_jump`` and ``stride_entropy``. Choices of ours: the convolution is depthwise

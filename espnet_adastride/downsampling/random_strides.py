@@ -4,13 +4,15 @@ What AdaStride gains over uniform methods may come from where it puts its frames
 from varying the strides at all. This method answers which: AdaStride's own alignment,
 with positions that follow drawn densities (output frames for each step, over the mean),
 
-    a_t = spread log Q(u_{k(t)}),   k(t) = floor(t / (hold stride))
+    a_t = spread sqrt(log s / log 8) log Q(u_{k(t)}),   k(t) = floor(t / (hold s))
     p = (m - 1) [0, cumsum(softmax(a_2 .. a_n))]
     z = A(p) x
 
-Q is the distribution of the densities that AdaStride learned on pretrained speech
-features, LOCAL_DENSITY; a draw lasts for ``hold`` mean output frames, as an AdaStride
-of 80 ms strides stays with a phone (about 80 ms) or a pause (some hundred ms).
+with s the stride. Q is the distribution of the densities that AdaStride learned at 8x
+on pretrained speech features, LOCAL_DENSITY; stages multiply, and the root has three of
+stride 2 vary as much together as one of 8 (the variances of logarithms add up). A draw
+lasts for ``hold`` mean output frames, as an AdaStride of 80 ms strides stays with a
+phone (about 80 ms) or a pause (some hundred ms).
 
 **What is drawn** depends on the utterance and on nothing else, in training and in
 evaluation: u_k in [0, 1] is a function of k, of the number n of steps, and of four
@@ -38,10 +40,11 @@ from espnet_adastride.downsampling.adastride import AdaStride, position_steps
 from espnet_adastride.downsampling.output import check_number, length_mask
 
 #: quantiles of the density that AdaStride learned: (share of the time, density over the
-#: mean), linear between. Measured on 60 utterances behind pretrained features at 6.25
-#: frames a second: 5 and 95 %. The median is what gives a mean of 1; the ends are
-#: extrapolated.
+#: mean), linear between. Measured are those at 5 and 95 %: 60 utterances, three stages
+#: of stride 2 behind pretrained features of 50 frames a second. The median is what gives
+#: a mean of 1; the ends are extrapolated.
 LOCAL_DENSITY = ((0.0, 0.03), (0.05, 0.05), (0.5, 0.84), (0.95, 2.2), (1.0, 2.4))
+LEARNED_AT = 8.0
 
 #: statistics that the draws depend on, what they are rounded to, and the largest gain
 STATISTICS, ROUNDING, GAIN = 4, 2.0**-10, 32.0
@@ -114,7 +117,7 @@ class RandomStrides(AdaStride):
         stride: overall rate, any real number >= 1.
         sigma_square: sharpness of the weights, > 0, as AdaStride's.
         spread: exponent of the drawn densities, >= 0: 1 is as far apart as learned
-            ones, 0 uniform strides.
+            ones at this stride, 0 uniform strides.
         hold: mean output frames that a drawn density lasts, > 0.
     """
 
@@ -155,14 +158,13 @@ class RandomStrides(AdaStride):
             steps = scores.size(1)
             last = max(steps - 1, 0)
             draws = int(last / (self.hold * self.stride)) + 1
-            shares = drawn_shares(
-                content_statistics(scores, lengths), lengths, draws
-            )
+            spread = math.sqrt(math.log(self.stride) / math.log(LEARNED_AT))
+            shares = drawn_shares(content_statistics(scores, lengths), lengths, draws)
             time = torch.arange(steps, device=scores.device, dtype=torch.float64)
             draw = (time / (self.hold * self.stride)).to(torch.int64)
             density = density_quantile(shares).index_select(1, draw)
             return position_steps(
-                self.spread * density.log(), lengths, output_lengths
+                self.spread * spread * density.log(), lengths, output_lengths
             )
 
     def extra_repr(self) -> str:

@@ -24,8 +24,8 @@ from espnet_adastride.downsampling.output import (
 )
 from espnet_adastride.downsampling.rows import SparseRows
 
-#: values that decide on cuts are rounded to it, so that equal ones tie in whatever order
-#: their terms were summed
+#: values that decide on cuts are rounded to it, so that equal ones tie whatever the
+#: order in which their terms were summed
 TIE = 2.0**-30
 
 

@@ -78,7 +78,7 @@ class ModelLengths:
         self.mels = model.frontend.output_size()
         self.exact = embed if isinstance(embed, AdaptiveSubsampling) else None
         if self.exact is not None and self.exact.lengths_from_content():
-            raise NotPlanned("a rate that depends on the content (exact: false)")
+            raise NotPlanned("hnet with exact: false")
         self.masked = None
         parameters = inspect.signature(embed.forward).parameters
         if self.exact is None and "x_mask" in parameters:

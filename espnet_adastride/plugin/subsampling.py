@@ -606,9 +606,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             else:
                 result = downsampler(x, lengths)
                 # the output itself is not kept: the trace must not hold the activations
-                trace.append(
-                    StageTrace(lengths, *result[1:], downsampler.loss_name)
-                )
+                trace.append(StageTrace(lengths, *result[1:], downsampler.loss_name))
                 x, positions, shorter = result.output, result.positions, result.lengths
             times = self._next_times(times, positions, lengths, shorter, x.size(1))
             lengths = shorter

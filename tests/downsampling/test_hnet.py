@@ -76,7 +76,9 @@ def test_the_router_learns_through_a_confidence_that_counts_as_one():
     (out.output * factor).sum().backward()
     found = layer.query.weight.grad.clone()
     # the gradient of p at the kept steps, times what the task says of the frames
-    kept = [0] + [t for t in range(1, 9) if out.positions[0, t - 1 : t + 1].round().diff()]
+    kept = [0] + [
+        t for t in range(1, 9) if out.positions[0, t - 1 : t + 1].round().diff()
+    ]
     query, key = layer.query(x[0, :-1]), layer.key(x[0, 1:])
     p = (1 - torch.nn.functional.cosine_similarity(query, key)) / 2
     told = (x[0, kept] * factor[0]).sum(dim=1)

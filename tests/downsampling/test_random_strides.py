@@ -52,9 +52,19 @@ def test_the_distribution_is_the_learned_one():
     assert density.mean().item() == pytest.approx(1.0, abs=0.005)
     assert dict(LOCAL_DENSITY)[0.05] == 0.05 and dict(LOCAL_DENSITY)[0.95] == 2.2
     # and so are the strides of utterances, as drawn and put into positions
-    found = drawn(build(), torch.randn(60, 900, 8)).flatten()
+    found = drawn(build(stride=8), torch.randn(60, 900, 8)).flatten()
     quantiles = found.quantile(torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64))
     assert quantiles.tolist() == pytest.approx([0.05, 0.84, 2.2], rel=0.15)
+
+
+def test_three_stages_of_2_vary_as_one_of_8():
+    x = torch.randn(40, 400, 8)
+    log_variance = [
+        drawn(build(stride=stride), x).log().var(dim=1).mean() for stride in (2, 8)
+    ]
+    assert (3 * log_variance[0] / log_variance[1]).item() == pytest.approx(1, rel=0.1)
+    even = drawn(build(stride=1), x)
+    torch.testing.assert_close(even, torch.ones_like(even))
 
 
 def test_a_draw_lasts_for_so_many_mean_frames():
@@ -114,7 +124,10 @@ def test_statistics_by_hand():
     track = torch.tensor([[1.0, -1.0, 1.0, 1.0, math.nan], [0.0, 0.0, 5.0, 5.0, 5.0]])
     found = content_statistics(track, torch.tensor([4, 2]))
     waves = [
-        sum(v * math.cos(math.pi * i * (t + 0.5) / 4) for t, v in enumerate((1, -1, 1, 1)))
+        sum(
+            v * math.cos(math.pi * i * (t + 0.5) / 4)
+            for t, v in enumerate((1, -1, 1, 1))
+        )
         for i in range(4)
     ]
     expected = [round(wave / 4 * 2**10) / 2**10 for wave in waves]  # the rms is 1
