@@ -127,10 +127,13 @@ class HNet(SegmentDownsampler):
             loss = ratio_loss(probabilities, starts, lengths, self.stride)
             output_lengths, width = self._sizes(starts, lengths, output_lengths)
             slots, positions, first = self._segments(starts, lengths, width)
-            confidence = count_as_one(probabilities).gather(1, first)
+            steps, utterances = x.size(1), torch.arange(x.size(0), device=x.device)
+            kept = (first + steps * utterances.unsqueeze(1)).flatten()
+            confidence = count_as_one(probabilities).flatten().index_select(0, kept)
+            confidence = confidence.view(first.shape)
             confidence = confidence.masked_fill(~length_mask(output_lengths, width), 0)
-            frames = wide.gather(1, first.unsqueeze(2).expand(-1, -1, wide.size(2)))
-            output = frames * confidence.unsqueeze(2)
+            frames = wide.flatten(0, 1).index_select(0, kept)
+            output = frames.view(*first.shape, -1) * confidence.unsqueeze(2)
         return DownsamplingOutput(
             output.to(x.dtype), output_lengths, positions, self.ratio_weight * loss
         )

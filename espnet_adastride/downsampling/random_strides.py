@@ -18,9 +18,10 @@ phone (about 80 ms) or a pause (some hundred ms).
 evaluation: u_k in [0, 1] is an integer hash of k, of the number n of steps, and of four
 rounded statistics of the features,
 
-    g_t = v . x_t,   h_i = round(4 sum_t(g_t cos(pi i (t + 1/2) / n)) / (sqrt(n) rms(g)))
+    g_t = v . x_t
+    h_i = round(4 sum_t(g_t cos(pi i (t + 1/2) / n)) / (sqrt(n) rms(g))),  i = 0 .. 3
 
-for i = 0 .. 3, with v a fixed vector. It is the same alone, in a padded batch, and in
+with v a fixed vector. It is the same alone, in a padded batch, and in
 chunks. Where the features differ by rounding, an utterance keeps its draws unless a
 statistic is at a rounding boundary; then it gets others. Of 3,000 utterances, relative
 differences of 1e-7 (float32, another device) did so in none, rounding to float16 in
@@ -39,8 +40,8 @@ from espnet_adastride.downsampling.output import check_number, length_mask
 
 #: quantiles of the density that AdaStride learned: (share of the time, density over the
 #: mean), linear between. Measured are those at 5 and 95 %: 60 utterances, three stages
-#: of stride 2 behind pretrained features of 50 frames a second. The median is what gives
-#: a mean of 1; the ends are extrapolated.
+#: of stride 2 behind pretrained features of 50 frames a second. The median is what
+#: gives a mean of 1; the ends are extrapolated.
 LOCAL_DENSITY = ((0.0, 0.03), (0.05, 0.05), (0.5, 0.84), (0.95, 2.2), (1.0, 2.4))
 LEARNED_AT = 8.0
 

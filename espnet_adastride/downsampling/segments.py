@@ -199,8 +199,9 @@ def segment_lengths(
         lengths: (B,) valid steps.
         width: T'.
     """
-    valid = length_mask(lengths, slots.size(1)).to(torch.int64)
-    return valid.new_zeros(slots.size(0), width).scatter_add(1, slots, valid)
+    every = torch.arange(width + 1, device=slots.device)
+    first = torch.searchsorted(slots, every.expand(slots.size(0), -1).contiguous())
+    return torch.minimum(first, lengths.unsqueeze(1)).diff(dim=1)
 
 
 def segment_positions(
