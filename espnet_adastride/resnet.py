@@ -138,7 +138,7 @@ class SharedAlignment(torch.nn.Module):
     ) -> Tuple[torch.Tensor, torch.Tensor, StageTrace]:
         both = self.downsampler(torch.cat([branch, shortcut], dim=2), lengths)
         branch, shortcut = both.output.chunk(2, dim=2)
-        stage = StageTrace(lengths, both.lengths, both.positions, both.aux_loss)
+        stage = StageTrace(lengths, *both[1:], self.downsampler.loss_name)
         return branch, shortcut, stage
 
 

@@ -51,7 +51,7 @@ def test_the_page_names_the_hooks_that_there_are():
     table = PAGE.split("## What else a method can say")[1].split("## Traps")[0]
     hooks = re.findall(r"^\| `(\w+)[^`]*` \|", table, flags=re.MULTILINE)
     words = re.findall(r"\(\.\.\., (\w+)=", table)
-    assert len(hooks) == 12 and len(words) == 2
+    assert len(hooks) == 16 and len(words) == 2
     for hook in hooks:
         assert hook == "DownsamplingOutput" or hasattr(Downsampler, hook), hook
     assert set(words) <= set(DownsamplingOutput._fields)

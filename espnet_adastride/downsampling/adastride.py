@@ -298,6 +298,8 @@ class _AdaptiveStrides(Downsampler):
 
     needs_zero_padding = False
     adapts_to = "the utterance: where frames are"
+    has_positions = True
+    loss_name = "loss_vp"
     training_defaults = {"score_bound": 1.0}
 
     def __init__(

@@ -182,6 +182,19 @@ class Downsampler(torch.nn.Module):
     #: False: a learned filter, which may turn a constant into another one
     unit_gain = True
 
+    #: True: on purpose, the gradient is not that of what is computed
+    straight_through = False
+
+    #: under which name ``aux_loss`` is reported and weighted: ``loss_aux`` has a weight
+    #: of the method's own, ``loss_vp`` (positioning losses) the input layer's
+    loss_name = "loss_aux"
+
+    #: True: the output has positions, where every step was placed
+    has_positions = False
+
+    #: True: output lengths depend on the values of x; what needs them before refuses
+    lengths_from_content = False
+
     #: what in an utterance changes the weights that its frames are made with, for
     #: tables; "nothing": the output is linear in x, up to a constant
     adapts_to = "nothing"

@@ -11,11 +11,15 @@ from typing import Any, Dict, Mapping, Tuple, Type
 
 from espnet_adastride.downsampling.adastride import AdaStride, AdaStrideF
 from espnet_adastride.downsampling.blur import BlurPool, MaxBlurPool
+from espnet_adastride.downsampling.cif import Cif
 from espnet_adastride.downsampling.convolution import StridedConv
+from espnet_adastride.downsampling.hnet import HNet
 from espnet_adastride.downsampling.learned import SoftmaxPool, Stack
 from espnet_adastride.downsampling.lifting import LiftPool
+from espnet_adastride.downsampling.merge import Merge
 from espnet_adastride.downsampling.output import Downsampler
 from espnet_adastride.downsampling.pooling import AvgPool, MaxPool
+from espnet_adastride.downsampling.random_strides import RandomStrides
 from espnet_adastride.downsampling.soft import AdaPool, SoftPool
 from espnet_adastride.downsampling.spectral import DiffStride, SpectralPool
 
@@ -47,6 +51,10 @@ _register("soft_pool", SoftPool)
 _register("ada_pool", AdaPool)
 _register("softmax_pool", SoftmaxPool)
 _register("stack", Stack)
+_register("cif", Cif)
+_register("merge", Merge)
+_register("hnet", HNet)
+_register("random_strides", RandomStrides)
 
 
 def available_downsamplers() -> Tuple[str, ...]:

@@ -24,25 +24,27 @@ class StageTrace(NamedTuple):
         input_lengths: (B,) frames that went in.
         output_lengths: (B,) frames that came out.
         positions: (B, T) of its input frames on its output slots, or None.
-        aux_loss: scalar, or None: the positioning loss, where there are positions.
+        aux_loss: scalar, or None.
+        loss_name: under which it is reported and weighted, the downsampler's.
     """
 
     input_lengths: torch.Tensor
     output_lengths: torch.Tensor
     positions: Optional[torch.Tensor]
     aux_loss: Optional[torch.Tensor]
+    loss_name: str = "loss_vp"
 
 
 def auxiliary_losses(stages: Sequence[StageTrace]) -> Dict[str, torch.Tensor]:
     """Return the stages' losses, summed and before weighting; {} if none asks for one.
 
-    ``loss_vp`` are the positioning losses, ``loss_aux`` those of methods without
-    positions, which have weights of their own.
+    ``loss_vp`` are the positioning losses, ``loss_aux`` those of other methods, which
+    have weights of their own.
     """
     losses: Dict[str, torch.Tensor] = {}
     for stage in stages:
         if stage.aux_loss is not None:
-            name = "loss_aux" if stage.positions is None else "loss_vp"
+            name = stage.loss_name
             losses[name] = losses.get(name, 0.0) + stage.aux_loss
     return losses
 

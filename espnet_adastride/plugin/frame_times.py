@@ -59,12 +59,17 @@ def encoder_boundaries(
     n = frames
     for downsampler, stride in zip(layer.stages(), layer.current_strides()):
         m = downsampled_lengths(n, stride)
+        in_trunk = isinstance(downsampler, torch.nn.Identity)
+        entry = None if in_trunk else next(entries)
+        if not in_trunk and downsampler.lengths_from_content:
+            m = int(entry.output_lengths[index])
+            stride = n / max(m, 1)
         uniform.append(uniform_boundaries(n, m, stride))
-        if isinstance(downsampler, torch.nn.Identity):
+        if in_trunk:
             # the trunk's convolution of kernel 3 made the stride: no trace
             adaptive.append(uniform_boundaries(n, m, stride, shift=(1 - stride) / 2))
         else:
-            positions = next(entries).positions
+            positions = entry.positions
             if positions is None:
                 shift = downsampler.frame_shift()
                 adaptive.append(uniform_boundaries(n, m, stride, shift))

@@ -77,6 +77,8 @@ class ModelLengths:
         self.limit = max(0, check_short_utt(embed, 0)[1])
         self.mels = model.frontend.output_size()
         self.exact = embed if isinstance(embed, AdaptiveSubsampling) else None
+        if self.exact is not None and self.exact.lengths_from_content():
+            raise NotPlanned("hnet with exact: false")
         self.masked = None
         parameters = inspect.signature(embed.forward).parameters
         if self.exact is None and "x_mask" in parameters:

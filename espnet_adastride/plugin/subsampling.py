@@ -244,7 +244,7 @@ class LaterStage(torch.nn.Module):
         x, *place = frames if isinstance(frames, tuple) else (frames,)
         lengths = mask[:, 0].sum(dim=1)
         result = self.downsampler(x, lengths)
-        self.trace = (StageTrace(lengths, *result[1:]),)
+        self.trace = (StageTrace(lengths, *result[1:], self.downsampler.loss_name),)
         x = result.output
         mask = length_mask(result.lengths, x.size(1)).unsqueeze(1)
         if not place:
@@ -439,6 +439,11 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         """Return all downsamplers; Identity where the trunk's convolution is one."""
         return [*self.downsamplers, *(stage.downsampler for stage in self.later)]
 
+    def lengths_from_content(self) -> bool:
+        """Return whether output lengths depend on the frames, not on their number."""
+        stages = [s for s in self.stages() if not isinstance(s, torch.nn.Identity)]
+        return any(stage.lengths_from_content for stage in stages)
+
     def _check_options(self, options) -> None:
         """Refuse words that no stage's method knows."""
         known = [w for name in set(self.methods) for w in downsampler_options(name)]
@@ -561,7 +566,10 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         return stats
 
     def output_lengths(self, lengths):
-        """Return the frames that come out for frames that go in (int or tensor)."""
+        """Return the frames that come out for frames that go in (int or tensor).
+
+        Where lengths depend on the content (hnet, ``exact: false``): those aimed at.
+        """
         for stride in self.current_strides():
             lengths = downsampled_lengths(lengths, stride)
         return lengths
@@ -598,11 +606,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             else:
                 result = downsampler(x, lengths)
                 # the output itself is not kept: the trace must not hold the activations
-                trace.append(
-                    StageTrace(
-                        lengths, result.lengths, result.positions, result.aux_loss
-                    )
-                )
+                trace.append(StageTrace(lengths, *result[1:], downsampler.loss_name))
                 x, positions, shorter = result.output, result.positions, result.lengths
             times = self._next_times(times, positions, lengths, shorter, x.size(1))
             lengths = shorter
@@ -660,8 +664,10 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             if not in_trunk:
                 result = downsampler.in_chunks(frames, length)
                 frames, positions = result.output, result.positions
-                trace.append(StageTrace(lengths, *result[1:]))
-            length = downsampled_lengths(length, stride)
+                trace.append(StageTrace(lengths, *result[1:], downsampler.loss_name))
+                length = int(result.lengths)  # not always what the stride says
+            else:
+                length = downsampled_lengths(length, stride)
             shorter = torch.tensor([length], device=x.device)
             times = self._next_times(times, positions, lengths, shorter, length)
             lengths = shorter

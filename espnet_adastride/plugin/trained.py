@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from espnet_adastride.audio import AudioError
-from espnet_adastride.downsampling.registry import unknown_word
+from espnet_adastride.downsampling.registry import downsampler_class, unknown_word
 from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.errors import ConfigurationError, ModelError
 from espnet_adastride.plugin.espnet import (
@@ -436,7 +436,7 @@ class TrainedModel:
         if self.layer is None:
             word = (self.args.encoder_conf or {}).get("input_layer", "conv2d")
             return f"input_layer is {word}, whose strides are uniform"
-        if not any(name.startswith("adastride") for name in self.layer.methods):
+        if not any(downsampler_class(m).has_positions for m in self.layer.methods):
             names = ", ".join(dict.fromkeys(self.layer.methods))
             return f"its strides are uniform ({names}): there are no positions"
         if not hasattr(self.model.frontend, "stft"):

@@ -14,6 +14,7 @@ import logging
 
 import torch
 
+from espnet_adastride.downsampling.registry import downsampler_class
 from espnet_adastride.plugin.espnet import Trainer
 from espnet_adastride.plugin.frame_times import frame_times
 from espnet_adastride.plugin.greedy import main_frames
@@ -59,7 +60,7 @@ def has_adaptive_strides(model) -> bool:
     layer = input_layer(model)
     if layer is None or getattr(model.frontend, "stft", None) is None:
         return False
-    return any(name.startswith("adastride") for name in layer.methods)
+    return any(downsampler_class(name).has_positions for name in layer.methods)
 
 
 @torch.no_grad()

@@ -236,6 +236,15 @@ class VQVAE(torch.nn.Module):
         self.encoder = ResNet(
             input_size, width, each, kernel_size, method, downsampler_conf
         )
+        if any(
+            block.downsampler is not None
+            and block.downsampler.downsampler.lengths_from_content
+            for block in self.encoder.blocks
+        ):
+            raise ValueError(
+                "a decoder is built for lengths that follow from the stride: hnet with "
+                "exact: false has none; use exact: true"
+            )
         self.to_latent = torch.nn.Linear(width, width)
         self.quantiser = VectorQuantize(width, self.codebook_size, **quantiser_conf)
         self.decoder = Decoder(

@@ -34,9 +34,15 @@ def model_with(embed, center=True):
     )
 
 
-def layer_of(method, stride):
+def layer_of(method, stride, **options):
     return AdaptiveSubsampling(
-        20, 8, pos_enc=torch.nn.Identity(), method=method, stride=stride, channels=4
+        20,
+        8,
+        pos_enc=torch.nn.Identity(),
+        method=method,
+        stride=stride,
+        channels=4,
+        **options,
     ).eval()
 
 
@@ -83,6 +89,30 @@ def test_a_learned_stride_counts_as_learned():
     times = times_of(layer, None, features=9)
     np.testing.assert_allclose(times.boundaries, [0, 0.015, 0.045, 0.0875])
     np.testing.assert_allclose(times.uniform, times.boundaries)
+
+
+def test_segments_have_the_times_of_their_steps():
+    layer = layer_of("merge", [2])
+    x = torch.zeros(1, 6, 4)
+    x[0, :2, 0], x[0, 2:, 1] = 1.0, 1.0  # the cuts: behind step 2, then 1
+    positions = layer.downsamplers[0](x, torch.tensor([6])).positions[0].tolist()
+    times = times_of(layer, positions, features=6)
+    # slots of one, one and four steps; a frame is centred at its number
+    np.testing.assert_allclose(times.boundaries[1], 0.005)
+    assert abs(times.boundaries[2] - 0.015) < 0.01 / 6
+
+
+def test_a_rate_by_the_content_counts_as_it_came_out():
+    layer = layer_of("hnet", [2, 2], exact=False)
+    # 8 steps, 6 segments (3 + 5 of them), 2 segments
+    first, second = [0.0, 0.0, 1.0, 2.0, 3.0, 3.0, 4.0, 5.0], [0, 0, 0, 1.0, 1, 1]
+    trace = [
+        StageTrace(torch.tensor([8]), torch.tensor([6]), torch.tensor([first]), None),
+        StageTrace(torch.tensor([6]), torch.tensor([2]), torch.tensor([second]), None),
+    ]
+    times = frame_times(model_with(layer), trace, 7 * HOP + 60, RATE, 2)
+    np.testing.assert_allclose(times.boundaries, [0, 0.035, 0.0775])
+    np.testing.assert_allclose(times.windows, [0, 0.035, 0.0775])
 
 
 def test_an_stft_without_centring_is_half_a_window_later():

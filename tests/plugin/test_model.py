@@ -14,6 +14,7 @@ from espnet2.utils.get_default_kwargs import get_default_kwargs
 
 import espnet_adastride.plugin
 from espnet_adastride import available_downsamplers
+from espnet_adastride.downsampling import downsampler_class
 from espnet_adastride.plugin.errors import CheckpointMismatchError, ConfigurationError
 from espnet_adastride.plugin.espnet import (
     Conv2dSubsampling,
@@ -74,19 +75,16 @@ def batch():
 
 def own_stats(word):
     """The stats that a word adds to ESPnet's, at stride 8 (three stages)."""
-    if word in ("adastride", "adastride_f"):
-        return {
-            "loss_vp",
-            "empty_slots",
-            "largest_jump",
-            "largest_stride",
-            "stride_entropy",
-        }
-    if word == "diff_stride":
-        return {"stride", "stride_1", "stride_2", "stride_3"}
-    return {"lift_pool": {"loss_aux"}, "ada_pool": {"beta_1", "beta_2", "beta_3"}}.get(
-        word, set()
-    )
+    of_positions = {"empty_slots", "largest_jump", "largest_stride", "stride_entropy"}
+    own = {
+        "adastride": {"loss_vp"},
+        "adastride_f": {"loss_vp"},
+        "diff_stride": {"stride", "stride_1", "stride_2", "stride_3"},
+        "lift_pool": {"loss_aux"},
+        "ada_pool": {"beta_1", "beta_2", "beta_3"},
+        "hnet": {"loss_aux"},
+    }.get(word, set())
+    return own | of_positions if downsampler_class(word).has_positions else own
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -143,6 +141,27 @@ def test_regularisers_of_other_methods_join_with_weights_of_their_own():
     assert loss.item() == stats["loss"].item() == pytest.approx(expected.item())
 
 
+def test_a_rate_by_the_content_is_what_comes_out():
+    """hnet by its threshold: lengths, losses and stats are those of the boundaries."""
+    conf = {"stride": [2, 4], "exact": False, "ratio_weight": 2.0}
+    model = build("conformer", "hnet", input_layer_conf=conf)
+    for stage in model.encoder.embed.downsamplers:
+        torch.nn.init.normal_(stage.query.weight)
+    loss, stats, _ = model.eval()(**batch())
+    alone = ESPnetASRModel.forward(model, **batch())[0]
+    assert loss.item() == pytest.approx((alone + stats["loss_aux"]).item())
+    assert stats["loss_aux"].item() > 1  # 2 for each stage at its own rate
+    frames, lengths = model.encode(batch()["speech"], batch()["speech_lengths"])
+    rates = stats["rate_1"].item() * stats["rate_2"].item()
+    # the features are 101 and 57
+    assert 158 / lengths.sum().item() == pytest.approx(rates)
+    assert frames.size(1) == lengths.max() and lengths.tolist() != [13, 8]
+    loss.backward()
+    assert not [n for n, p in model.named_parameters() if p.grad is None]
+    with pytest.raises(ConfigurationError, match="hnet.* tied to theirs"):
+        model.encoder.embed.set_stride(4)
+
+
 def test_the_learned_stride_moves_in_training_and_lengths_follow():
     model = build("conformer", "diff_stride", input_layer_conf={"trunk": "conv1d"})
     layer, data = model.encoder.embed, batch()
@@ -192,6 +211,8 @@ def test_a_training_step_waits_for_a_gpu_once_a_stage_and_never_else(host_waits)
     # a second of speech is so short that AdaStride is applied densely, without a wait
     assert step("adastride", input_layer_conf={"stride": 4}) == (scalars, lists)
     assert step("adastride_f", input_layer_conf={"stride": 4}) == (scalars, lists + 2)
+    for word in ("cif", "merge", "hnet", "random_strides"):
+        assert step(word, input_layer_conf={"stride": 4}) == (scalars, lists), word
 
 
 def test_intermediate_ctc_and_all_hidden_states():

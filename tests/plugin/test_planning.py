@@ -264,6 +264,12 @@ def test_what_espnet_trains_otherwise_is_not_planned(experiment):
     assert "not planned: lengths and batches of iterator_type chunk" in page
 
 
+def test_lengths_that_depend_on_the_content_are_not_planned(experiment):
+    experiment.configure("input_layer: hnet, input_layer_conf: {exact: false}")
+    page = experiment.plan("--plan_seconds", "0")
+    assert "not planned: lengths and batches of hnet with exact: false" in page
+
+
 def test_help_needs_no_espnet():
     words = [sys.executable, "-m", "espnet_adastride.bin.plan_training", "--help"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60)

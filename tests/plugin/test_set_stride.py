@@ -94,7 +94,8 @@ def test_refused_in_one_line_and_unchanged(method, wanted, words):
 @pytest.mark.parametrize("name", available_downsamplers())
 def test_every_method_says_whether_it_can(name):
     layer = build_downsampler(name, 4, 2)
-    if name in ("adastride", "adastride_f", "spectral_pool"):
+    adaptive = ("adastride", "adastride_f", "cif", "merge", "hnet", "random_strides")
+    if name in (*adaptive, "spectral_pool"):
         layer.set_stride(3.5)
         lengths = layer(torch.randn(1, 10, 4), torch.tensor([10])).lengths
         assert layer.current_stride() == 3.5 and lengths.tolist() == [3]

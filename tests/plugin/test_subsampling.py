@@ -186,6 +186,26 @@ def test_a_long_utterance_in_chunks_equals_at_once(
     torch.testing.assert_close(out, at_once, atol=1e-10, rtol=1e-10)
 
 
+def test_a_rate_by_the_content_is_the_same_in_chunks(monkeypatch):
+    layer = build(method="hnet", stride=[2, 3], exact=False).double()
+    for stage in layer.downsamplers:
+        torch.nn.init.normal_(stage.key.weight)
+    monkeypatch.setattr(subsampling, "CHUNK_BYTES", 8 * WIDTH * 97)
+    x, found = torch.randn(1, 777, BINS).double(), []
+    for long_bytes in (2**40, 0):
+        monkeypatch.setattr(subsampling, "LONG_BYTES", long_bytes)
+        with torch.no_grad():
+            found.append(
+                (*layer(x, mask_of(torch.tensor([777]), 777)), layer.take_trace())
+            )
+    (at_once, its_mask, its_trace), (out, mask, trace) = found
+    torch.testing.assert_close(out, at_once, atol=1e-10, rtol=0)
+    assert torch.equal(mask, its_mask) and out.size(1) != layer.output_lengths(777)
+    for ours, theirs in zip(trace, its_trace):
+        assert ours.output_lengths.tolist() == theirs.output_lengths.tolist()
+        assert ours.loss_name == theirs.loss_name == "loss_aux"
+
+
 def test_chunks_are_for_one_long_utterance_without_gradients(monkeypatch):
     monkeypatch.setattr(subsampling, "LONG_BYTES", 0)
     layer = build(method="adastride")

@@ -201,6 +201,8 @@ def test_wrong_words_name_the_choices():
     ):
         with pytest.raises(ValueError, match=message):
             VQVAE(6, [2], **{"method": "avg_pool", **options})
+    with pytest.raises(ValueError, match="hnet with exact: false .* use exact: true"):
+        VQVAE(6, [2], "hnet", downsampler_conf={"exact": False})
     with pytest.raises(ValueError, match="n_mels 80: some mel bins hold no"):
         LogMel(n_fft=256, win_length=256)
 

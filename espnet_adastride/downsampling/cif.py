@@ -1,0 +1,197 @@
+"""CIF: continuous integrate-and-fire, scaled to an exact rate.
+
+"CIF: Continuous Integrate-and-Fire for End-to-End Speech Recognition" (Dong & Xu,
+ICASSP 2020): every step has a weight, which is integrated over time; whenever the sum
+reaches the next whole number a frame is fired, the step at the threshold being shared
+out between two frames. With n steps and m = ceil(n / stride) frames,
+
+    alpha_t = sigmoid(f(x)_t),   f(x) = w . relu(convolution(x)) + b
+    alpha_t <- m alpha_t / sum alpha          (CIF's scaling, to its target's length)
+    c = cumsum(alpha)
+    w_tj = |[c_{t-1}, c_t] intersected with [j, j + 1]|
+    y_j = sum_t w_tj x_t
+
+It is AdaStride with a box for a kernel: rows sum to 1, and each step gives out its
+whole weight. CIF scales in training only; here evaluation does too, so that the rate is
+exact, and there is no quantity loss to train. DiffRes ("Learning Temporal Resolution in
+Spectrogram for Audio Classification", Liu et al., AAAI 2024) does the same, caps alpha
+at 1, and adds a loss that leads frames away from silence; both are left out here.
+
+Plain CIF was found hard to train on English and French (M-CIF, arXiv 2510.22172): watch
+``largest_jump`` and ``stride_entropy``. Choices of ours: the convolution is depthwise
+(D is channels x mel bins behind a two-dimensional trunk), and w starts at 0, at uniform
+strides. The gradients are exact: y is piecewise linear in c, so that they are constant
+between the places where a step's end meets a frame's edge, and jump there.
+
+The weights' sum is float64 under autocast too: in float32 it loses frames.
+"""
+
+from typing import Iterator
+
+import torch
+
+from espnet_adastride.downsampling.output import (
+    Downsampler,
+    DownsamplingOutput,
+    Frames,
+    at_least_float32,
+    downsampled_lengths,
+    length_mask,
+    zero_padding,
+)
+from espnet_adastride.downsampling.segments import (
+    apply_chunks,
+    box_positions,
+    box_rows,
+)
+
+
+def cumulate(
+    logits: torch.Tensor, lengths: torch.Tensor, output_lengths: torch.Tensor
+) -> torch.Tensor:
+    """Return c = cumsum(m sigmoid(f) / sum sigmoid(f)), (B, T) float64.
+
+    ``sigmoid(f) / sum sigmoid(f)`` is the softmax of log sigmoid(f), which stays finite
+    where every sigmoid is 0.
+
+    Args:
+        logits: f (B, T), any floating dtype.
+        lengths: (B,) valid lengths n.
+        output_lengths: (B,) number of output slots m.
+
+    Returns:
+        Non-decreasing up to m, which padded steps repeat; 0 where n = 0.
+    """
+    valid = length_mask(lengths, logits.size(1))
+    logits = torch.nn.functional.logsigmoid(logits.to(torch.float64))
+    logits = logits.masked_fill(~valid, -torch.inf)
+    # an utterance of no steps has no softmax to take: give it one that is finite
+    logits = logits.masked_fill((lengths == 0).unsqueeze(1), 0.0)
+    shares = torch.softmax(logits, dim=1) * valid
+    total = output_lengths.to(torch.float64).unsqueeze(1)
+    # the sum of shares may exceed 1 by one rounding
+    return torch.minimum(shares.cumsum(dim=1) * total, total)
+
+
+class Cif(Downsampler):
+    """Continuous integrate-and-fire at an exact rate.
+
+    Args:
+        size: D, the number of features.
+        stride: overall rate, any real number >= 1.
+        kernel_size: odd number of taps of the depthwise convolution.
+    """
+
+    has_positions = True
+    adapts_to = "the utterance: where frames are"
+
+    def __init__(self, size: int, stride: float, kernel_size: int = 5):
+        super().__init__(size, stride)
+        whole = isinstance(kernel_size, int) and not isinstance(kernel_size, bool)
+        if not whole or kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(
+                f"kernel_size must be an odd whole number, got {kernel_size!r}"
+            )
+        self.kernel_size = kernel_size
+        self.filter = torch.nn.Conv1d(size, size, kernel_size, groups=size)
+        self.weigh = torch.nn.Linear(size, 1)
+        torch.nn.init.zeros_(self.weigh.weight)  # training starts at uniform strides
+        torch.nn.init.zeros_(self.weigh.bias)
+
+    def downsample(self, x, lengths, output_lengths):
+        """See :meth:`Downsampler.downsample`."""
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            wide = at_least_float32(x)
+            around = self.kernel_size // 2
+            logits = self._logits(
+                torch.nn.functional.pad(wide, (0, 0, around, around)), wide.dtype
+            )
+            cumulated = cumulate(logits, lengths, output_lengths)
+            width = downsampled_lengths(x.size(1), self.stride)
+            rows = box_rows(cumulated, output_lengths, width, wide.dtype)
+            return DownsamplingOutput(
+                rows.apply(wide).to(x.dtype),
+                output_lengths,
+                box_positions(cumulated, output_lengths),
+            )
+
+    def _logits(self, x, dtype):
+        """Return f (B, T) of x (B, T + kernel_size - 1, D) and its surroundings."""
+        # with two dimensions, because that way a processor filters x as it is in
+        # memory: a third of conv1d's time
+        x = torch.nn.functional.conv2d(
+            x.transpose(1, 2).unsqueeze(2),
+            self.filter.weight.to(dtype).unsqueeze(2),
+            self.filter.bias.to(dtype),
+            groups=self.size,
+        )
+        weight, bias = self.weigh.weight[0].to(dtype), self.weigh.bias.to(dtype)
+        return torch.relu(x.squeeze(2).transpose(1, 2)) @ weight + bias
+
+    def _logits_of_chunks(self, frames: Frames) -> Iterator[torch.Tensor]:
+        """Yield f for consecutive chunks, as for all of them at once."""
+        around = self.kernel_size // 2
+        held = None
+        for chunk in frames():
+            chunk = at_least_float32(chunk)
+            zeros = chunk.new_zeros(1, around, chunk.size(2))
+            held = torch.cat([zeros if held is None else held, chunk], dim=1)
+            if held.size(1) > 2 * around:
+                yield self._logits(held, held.dtype)
+                held = held[:, held.size(1) - 2 * around :].clone()
+        held = torch.cat([held, zeros], dim=1)
+        if held.size(1) > 2 * around:
+            yield self._logits(held, held.dtype)
+
+    @torch.no_grad()
+    def in_chunks(self, frames, length):
+        """See :meth:`Downsampler.in_chunks`: weights first, then what they gather."""
+        logits = torch.cat(list(self._logits_of_chunks(frames)), dim=1)
+        lengths = torch.tensor([length], device=logits.device)
+        output_lengths = self.output_lengths(lengths)
+        cumulated = cumulate(logits, lengths, output_lengths)
+        width = downsampled_lengths(length, self.stride)
+        rows = box_rows(cumulated, output_lengths, width, logits.dtype)
+        return DownsamplingOutput(
+            lambda: apply_chunks(rows, frames()),
+            output_lengths,
+            box_positions(cumulated, output_lengths),
+        )
+
+    def upsample(self, z, lengths, steps, positions=None, normalised=True):
+        """Lengthen z (B, T', D') by the transposed weights, to (B, T, D').
+
+        Step t gets of every frame the share of its weight that the frame got:
+        x_t = sum_j w_tj y_j / alpha_t; without ``normalised``, not divided by alpha_t.
+        Where a step ends is read from the positions, halfway between two steps' middles
+        (exactly so where the weights around are even); a step without weight gets the
+        frame that it is nearest to. Gradients reach the positions.
+
+        Raises:
+            ValueError: without positions.
+        """
+        if positions is None:
+            raise ValueError("upsampling by weights needs the positions")
+        output_lengths = self.output_lengths(lengths)
+        with torch.autocast(device_type=z.device.type, enabled=False):
+            frames = at_least_float32(z)
+            total = output_lengths.to(torch.float64).unsqueeze(1)
+            ends = (positions[:, :-1] + positions[:, 1:] + 1.0) / 2
+            ends = torch.nn.functional.pad(ends, (0, 1))
+            last = torch.arange(steps, device=z.device) >= (lengths - 1).unsqueeze(1)
+            ends = torch.where(last, total, torch.minimum(ends, total))
+            rows = box_rows(ends, output_lengths, z.size(1), frames.dtype)
+            x = rows.apply_transposed(frames)
+            if not normalised:
+                return zero_padding(x, lengths).to(z.dtype)
+            before = torch.nn.functional.pad(ends[:, :-1], (1, 0))
+            weight = (ends - before).to(frames.dtype).unsqueeze(2)
+            some = weight > 1e-6
+            nearest = positions.detach().round().to(torch.int64).unsqueeze(2)
+            nearest = frames.gather(1, nearest.expand(-1, -1, frames.size(2)))
+            x = torch.where(some, x / weight.where(some, weight.new_ones(())), nearest)
+        return zero_padding(x, lengths).to(z.dtype)
+
+    def extra_repr(self) -> str:
+        """Show the constructor's words when the model is printed."""
+        return f"{super().extra_repr()}, kernel_size={self.kernel_size}"

@@ -1,0 +1,177 @@
+"""A control: AdaStride whose strides are drawn, not learned.
+
+What AdaStride gains over uniform methods may come from where it puts its frames, or
+from varying the strides at all. This method answers which: AdaStride's own alignment,
+with positions that follow drawn densities (output frames for each step, over the mean),
+
+    a_t = spread sqrt(log s / log 8) log Q(u_{k(t)}),   k(t) = floor(t / (hold s))
+    p = (m - 1) [0, cumsum(softmax(a_2 .. a_n))]
+    z = A(p) x
+
+with s the stride. Q is the distribution of the densities that AdaStride learned at 8x
+on pretrained speech features, LOCAL_DENSITY; stages multiply, and the root has three of
+stride 2 vary as much together as one of 8 (the variances of logarithms add up). A draw
+lasts for ``hold`` mean output frames, as an AdaStride of 80 ms strides stays with a
+phone (about 80 ms) or a pause (some hundred ms).
+
+**What is drawn** depends on the utterance and on nothing else, in training and in
+evaluation: u_k in [0, 1] is an integer hash of k, of the number n of steps, and of four
+rounded statistics of the features,
+
+    g_t = v . x_t
+    h_i = round(4 sum_t(g_t cos(pi i (t + 1/2) / n)) / (sqrt(n) rms(g))),  i = 0 .. 3
+
+with v a fixed vector. It is the same alone, in a padded batch, and in
+chunks. Where the features differ by rounding, an utterance keeps its draws unless a
+statistic is at a rounding boundary; then it gets others. Of 3,000 utterances, relative
+differences of 1e-7 (float32, another device) did so in none, rounding to float16 in
+0.2 % and to bfloat16 in 2 %. As the features change in training, so do an utterance's
+draws.
+
+No parameter, no positioning loss, and no gradient through the positions.
+"""
+
+import math
+
+import torch
+
+from espnet_adastride.downsampling.adastride import AdaStride, position_steps
+from espnet_adastride.downsampling.output import check_number, length_mask
+
+#: quantiles of the density that AdaStride learned: (share of the time, density over the
+#: mean), linear between. Measured are those at 5 and 95 %: 60 utterances, three stages
+#: of stride 2 behind pretrained features of 50 frames a second. The median is what
+#: gives a mean of 1; the ends are extrapolated.
+LOCAL_DENSITY = ((0.0, 0.03), (0.05, 0.05), (0.5, 0.84), (0.95, 2.2), (1.0, 2.4))
+LEARNED_AT = 8.0
+
+#: statistics that the draws depend on; their unit is 1 / RESOLUTION of the deviation
+#: that they have on noise
+STATISTICS, RESOLUTION = 4, 4.0
+
+
+def density_quantile(u: torch.Tensor) -> torch.Tensor:
+    """Return the density at the share u in [0, 1] of LOCAL_DENSITY, any shape."""
+    points = torch.tensor(LOCAL_DENSITY, dtype=u.dtype, device=u.device)
+    shares, densities = points[:, 0].contiguous(), points[:, 1]
+    right = torch.searchsorted(shares, u.contiguous()).clamp(1, len(shares) - 1)
+    left, low = shares[right - 1], densities[right - 1]
+    slope = (densities[right] - low) / (shares[right] - left)
+    return low + (u - left) * slope
+
+
+def mixed(number: torch.Tensor) -> torch.Tensor:
+    """Return int64 that look random, from int64 of any shape; the same on every device.
+
+    The finaliser of SplitMix64 (Steele, Lea & Flood, 2014) with signed shifts.
+    """
+    number = number * -7046029254386353131  # 0x9E3779B97F4A7C15
+    number = (number ^ (number >> 30)) * -4658895280553007687  # 0xBF58476D1CE4E5B9
+    number = (number ^ (number >> 27)) * -7723592293110705685  # 0x94D049BB133111EB
+    return number ^ (number >> 31)
+
+
+def in_unit_interval(number: torch.Tensor) -> torch.Tensor:
+    """Return float64 in [0, 1) from the lower 53 bits of int64 of any shape."""
+    return (number & (2**53 - 1)).to(torch.float64) / 2.0**53
+
+
+def content_statistics(track: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Return h (B, 4) int64, see the file's top; 0 where the track is.
+
+    Args:
+        track: g (B, T); the padding means nothing.
+        lengths: (B,) valid steps.
+    """
+    valid = length_mask(lengths, track.size(1))
+    track = track.detach().to(torch.float64).masked_fill(~valid, 0.0)
+    number = lengths.clamp(min=1).to(torch.float64).unsqueeze(1)
+    time = torch.arange(track.size(1), device=track.device, dtype=torch.float64)
+    phase = math.pi * (time + 0.5).unsqueeze(0) / number
+    waves = [(track * torch.cos(i * phase)).sum(dim=1) for i in range(STATISTICS)]
+    norm = track.square().sum(dim=1, keepdim=True).sqrt()  # sqrt(n) rms(g)
+    waves = torch.stack(waves, dim=1) / norm.where(norm > 0, norm.new_ones(()))
+    return (RESOLUTION * waves).round().to(torch.int64)
+
+
+def drawn_shares(
+    statistics: torch.Tensor, lengths: torch.Tensor, draws: int
+) -> torch.Tensor:
+    """Return u (B, draws) float64 in [0, 1), see the file's top.
+
+    Args:
+        statistics: h (B, 4).
+        lengths: (B,) valid steps n.
+        draws: how many.
+    """
+    key = mixed(lengths)
+    for statistic in statistics.unbind(dim=1):
+        key = mixed(key + statistic)
+    draw = torch.arange(draws, device=lengths.device)
+    return in_unit_interval(mixed(key.unsqueeze(1) + draw))
+
+
+class RandomStrides(AdaStride):
+    """AdaStride with drawn densities in the place of scores.
+
+    Args:
+        size: D, the number of features.
+        stride: overall rate, any real number >= 1.
+        sigma_square: sharpness of the weights, > 0, as AdaStride's.
+        spread: exponent of the drawn densities, >= 0: 1 is as far apart as learned
+            ones at this stride, 0 uniform strides.
+        hold: mean output frames that a drawn density lasts, > 0.
+    """
+
+    training_defaults = {}
+
+    def __init__(
+        self,
+        size: int,
+        stride: float,
+        sigma_square: float = 5.0,
+        spread: float = 1.0,
+        hold: float = 2.0,
+    ):
+        super().__init__(size, stride, sigma_square)
+        del self.score  # nothing is learned
+        feature = torch.arange(1, self.size + 1)
+        track = 2 * in_unit_interval(mixed(feature)) - 1  # v
+        self.register_buffer("track", track / track.norm(), persistent=False)
+        self.spread = check_number("spread", spread, inclusive=True)
+        self.hold = check_number("hold", hold)
+
+    def score_weight(self, dtype):
+        """Return v (D,): fixed, of unit length."""
+        return self.track.to(dtype)
+
+    def downsample(self, x, lengths, output_lengths):
+        """See :meth:`Downsampler.downsample`: AdaStride's, less the loss."""
+        out = super().downsample(x, lengths, output_lengths)
+        return out._replace(positions=out.positions.detach(), aux_loss=None)
+
+    def in_chunks(self, frames, length):
+        """See :meth:`Downsampler.in_chunks`: AdaStride's, less the loss."""
+        return super().in_chunks(frames, length)._replace(aux_loss=None)
+
+    def place(self, scores, lengths, output_lengths):
+        """Return drawn positions (B, T); of the track g in ``scores`` (B, T)."""
+        with torch.no_grad():
+            steps = scores.size(1)
+            last = max(steps - 1, 0)
+            draws = int(last / (self.hold * self.stride)) + 1
+            spread = math.sqrt(math.log(self.stride) / math.log(LEARNED_AT))
+            shares = drawn_shares(content_statistics(scores, lengths), lengths, draws)
+            time = torch.arange(steps, device=scores.device, dtype=torch.float64)
+            draw = (time / (self.hold * self.stride)).to(torch.int64)
+            density = density_quantile(shares).index_select(1, draw)
+            return position_steps(
+                self.spread * spread * density.log(), lengths, output_lengths
+            )
+
+    def extra_repr(self) -> str:
+        """Show the constructor's words when the model is printed."""
+        return (
+            f"size={self.size}, stride={self.stride}, "
+            f"sigma_square={self.sigma_square}, spread={self.spread}, hold={self.hold}"
+        )

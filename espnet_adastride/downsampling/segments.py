@@ -1,0 +1,260 @@
+"""What methods share that cut an utterance into segments, one for each output frame.
+
+Two kinds of cuts, both in linear memory and without waiting for a GPU:
+
+* :func:`box_rows`: cuts anywhere on the axis of a cumulated weight. With c_t the weight
+  up to and including step t, slot j gets of every step the length of
+  ``[c_{t-1}, c_t]`` that is within ``[j, j + 1]`` (``cif``);
+* whole steps: ``starts`` (B, T) is True where a segment begins
+  (:func:`keep_largest`, ``merge`` and ``hnet``).
+
+Both say where the steps are on the segment [0, m - 1] of output slots, so that frames
+have true times and pictures.
+"""
+
+from typing import Iterable, Iterator
+
+import torch
+
+from espnet_adastride.downsampling.output import (
+    Downsampler,
+    Frames,
+    length_mask,
+    zero_padding,
+)
+from espnet_adastride.downsampling.rows import SparseRows
+
+#: values that decide on cuts are rounded to it, so that equal ones tie whatever the
+#: order in which their terms were summed
+TIE = 2.0**-30
+
+
+def box_rows(
+    cumulated: torch.Tensor,
+    output_lengths: torch.Tensor,
+    width: int,
+    dtype: torch.dtype = torch.float32,
+) -> SparseRows:
+    """Return the rows w_tj = |[c_{t-1}, c_t] intersected with [j, j + 1]|.
+
+    The ends c_1 .. c_T of the steps and 1 .. T' - 1 of the slots, sorted together, cut
+    the axis into T + T' - 1 pieces, each of one step and one slot: the entries, whose
+    number does not depend on the data.
+
+    Args:
+        cumulated: (B, T) float64, non-decreasing, from 0 (before step 1) to m; padded
+            steps repeat m. The weights are differentiable in it: a step's end moves
+            weight from the slot (or step) on its right to the one on its left. Where
+            an end meets a slot's edge the derivative jumps.
+        output_lengths: (B,) number of output slots m.
+        width: T'.
+        dtype: of the weights.
+
+    Returns:
+        SparseRows (B, T', T); rows of valid slots sum to 1, and every step is given out
+        whole. Padded steps have entries of weight 0.
+    """
+    batch, steps = cumulated.shape
+    device = cumulated.device
+    last = output_lengths.to(cumulated.dtype).unsqueeze(1)
+    edges = torch.arange(1, width, device=device, dtype=cumulated.dtype)
+    ends = torch.cat([cumulated, torch.minimum(edges.unsqueeze(0), last)], dim=1)
+    order = torch.sort(ends.detach(), dim=1, stable=True).indices
+    ends = ends.gather(1, order)
+    weights = torch.diff(ends, dim=1, prepend=torch.zeros_like(ends[:, :1]))
+    of_step = (order < steps).to(torch.int64)
+    # how many steps, and slots, have ended before a piece
+    step = (of_step.cumsum(1) - of_step).clamp(max=steps - 1)
+    slot = (1 - of_step).cumsum(1) - (1 - of_step)
+    return monotone_rows(weights.to(dtype), step, slot, steps, width)
+
+
+def monotone_rows(
+    weights: torch.Tensor,
+    step: torch.Tensor,
+    slot: torch.Tensor,
+    steps: int,
+    width: int,
+) -> SparseRows:
+    """Return the rows of entries (B, E) whose step and slot do not decrease.
+
+    Args:
+        weights: (B, E).
+        step: (B, E) int64 below ``steps``.
+        slot: (B, E) int64 below ``width``.
+        steps: T.
+        width: T'.
+    """
+    batch = torch.arange(step.size(0), device=step.device).unsqueeze(1)
+    columns = (step + batch * steps).flatten()
+    rows = (slot + batch * width).flatten()
+    every_row = torch.arange(step.size(0) * width, device=step.device)
+    every_column = torch.arange(step.size(0) * steps, device=step.device)
+    return SparseRows(
+        weights.flatten(),
+        columns,
+        rows,
+        torch.searchsorted(rows, every_row),
+        torch.arange(rows.numel(), device=step.device),  # rows and columns both ascend
+        torch.searchsorted(columns, every_column),
+        (step.size(0), width, steps),
+        0,
+    )
+
+
+@torch.no_grad()
+def apply_chunks(
+    rows: SparseRows, chunks: Iterable[torch.Tensor]
+) -> Iterator[torch.Tensor]:
+    """Apply the rows of :func:`monotone_rows` to one utterance that comes in chunks.
+
+    Args:
+        rows: of a batch of one.
+        chunks: consecutive parts (1, t, D).
+
+    Yields:
+        Consecutive parts (1, t', D) of the output, in the dtype of the chunks.
+    """
+    _, width, steps = rows.shape
+    ends = [*rows.column_starts.tolist(), rows.columns.numel()]
+    begin = done = 0
+    waiting = None  # the sum of slot `done`, which is not complete
+    for chunk in chunks:
+        stop = begin + chunk.size(1)
+        here = slice(ends[begin], ends[stop])
+        # a slot is complete when the next entry belongs to a later one
+        more = ends[stop] < ends[-1]
+        complete = int(rows.rows[ends[stop]]) if more else width
+        reached = int(rows.rows[here.stop - 1]) + 1
+        slots = torch.arange(done, max(reached, complete), device=rows.rows.device)
+        sums = torch.nn.functional.embedding_bag(
+            rows.columns[here] - begin,
+            chunk[0].to(rows.weights.dtype),
+            torch.searchsorted(rows.rows[here], slots),
+            mode="sum",
+            per_sample_weights=rows.weights[here],
+        )
+        if waiting is not None:
+            sums[0] += waiting
+        if complete > done:
+            yield sums[: complete - done].unsqueeze(0).to(chunk.dtype)
+        waiting = sums[-1].clone() if reached > complete else None
+        begin, done = stop, complete
+
+
+def box_positions(cumulated: torch.Tensor, output_lengths: torch.Tensor):
+    """Return where the steps are that end at c_t: (c_{t-1} + c_t) / 2 - 1/2.
+
+    Slot j is centred at j, and the middle of a step at the middle of its weight; on the
+    segment [0, m - 1], as all positions. Read between the steps' middles, as
+    ``strides.slot_boundaries`` does, slots meet where they do, exactly where the two
+    steps around weigh the same and within half a step elsewhere.
+
+    Args:
+        cumulated: (B, T) float64, see :func:`box_rows`.
+        output_lengths: (B,).
+
+    Returns:
+        (B, T) float64.
+    """
+    before = torch.nn.functional.pad(cumulated[:, :-1], (1, 0))
+    last = (output_lengths - 1).clamp(min=0).to(cumulated.dtype).unsqueeze(1)
+    middle = (before + cumulated - 1.0) / 2
+    return torch.minimum(middle.clamp(min=0.0), last)
+
+
+def keep_largest(
+    values: torch.Tensor, candidates: torch.Tensor, number: torch.Tensor
+) -> torch.Tensor:
+    """Return (B, T) booleans: the ``number`` largest candidates; of equals the earlier.
+
+    Args:
+        values: (B, T); where there is no candidate they mean nothing.
+        candidates: (B, T) booleans.
+        number: (B,) how many, no more than there are.
+    """
+    values = values.detach().masked_fill(~candidates, -torch.inf)
+    order = torch.sort(values, dim=1, descending=True, stable=True).indices
+    places = torch.arange(values.size(1), device=values.device).expand_as(order)
+    rank = torch.empty_like(order).scatter_(1, order, places)
+    return (rank < number.unsqueeze(1)) & candidates
+
+
+def slots_of(starts: torch.Tensor) -> torch.Tensor:
+    """Return (B, T) int64, the segment of every step; padding repeats the last one's.
+
+    Args:
+        starts: (B, T) booleans, True at step 0 and where another segment begins.
+    """
+    return (starts.to(torch.int64).cumsum(dim=1) - 1).clamp(min=0)
+
+
+def segment_lengths(
+    slots: torch.Tensor, lengths: torch.Tensor, width: int
+) -> torch.Tensor:
+    """Return (B, T') int64, the steps of every segment; 0 beyond the last.
+
+    Args:
+        slots: (B, T) of :func:`slots_of`.
+        lengths: (B,) valid steps.
+        width: T'.
+    """
+    every = torch.arange(width + 1, device=slots.device)
+    first = torch.searchsorted(slots, every.expand(slots.size(0), -1).contiguous())
+    return torch.minimum(first, lengths.unsqueeze(1)).diff(dim=1)
+
+
+def segment_positions(
+    slots: torch.Tensor, counts: torch.Tensor, lengths: torch.Tensor
+) -> torch.Tensor:
+    """Return where the steps of whole-step segments are, (B, T) float64.
+
+    Step i of the k of slot l is at ``l + (i - (k - 1) / 2) / (2 (k - 1))``, at l if it
+    is alone; on the segment [0, m - 1]. Evenly from l - 1/4 to l + 1/4, so that the
+    slot's centre is in the segment's middle, and so that two slots meet (halfway,
+    ``strides.slot_boundaries``) on the very boundary between their steps; beside a
+    segment of a single step within a sixth of a step of it.
+
+    Args:
+        slots: (B, T) of :func:`slots_of`.
+        counts: (B, T') of :func:`segment_lengths`.
+        lengths: (B,) valid steps.
+    """
+    first = (counts.cumsum(dim=1) - counts).gather(1, slots)
+    others = (counts.gather(1, slots) - 1).to(torch.float64)
+    step = torch.arange(slots.size(1), device=slots.device, dtype=torch.float64)
+    offset = (step - first - others / 2) / (2 * others).clamp(min=1.0)
+    valid = length_mask(lengths, slots.size(1))
+    last = slots[:, -1:].to(torch.float64)
+    positions = slots + offset.masked_fill(~valid, 0.0)
+    return torch.minimum(positions.clamp(min=0.0), last)
+
+
+class SegmentDownsampler(Downsampler):
+    """Base of methods whose frames stand for segments of whole steps."""
+
+    has_positions = True
+    adapts_to = "the utterance: where frames are"
+
+    def upsample(self, z, lengths, steps, positions=None, normalised=True):
+        """Repeat every frame over the steps of its segment, (B, T', D') to (B, T, D').
+
+        Raises:
+            ValueError: without positions.
+        """
+        if positions is None:
+            raise ValueError("upsampling by segments needs the positions")
+        slots = positions.detach().round().to(torch.int64).unsqueeze(2)
+        x = z.gather(1, slots.expand(-1, -1, z.size(2)))
+        return zero_padding(x, lengths)
+
+
+def with_previous(frames: Frames) -> Iterator[torch.Tensor]:
+    """Yield an utterance's chunks, each but the first led by the last step before it.
+
+    For what compares neighbours: T steps have T - 1 pairs, and each is in one chunk.
+    """
+    last = None
+    for chunk in frames():
+        yield chunk if last is None else torch.cat([last, chunk], dim=1)
+        last = chunk[:, -1:].clone()
