@@ -97,11 +97,15 @@ class UpstreamRecord:
         return max((samples - self.field) // self.hop, 0) + 1
 
     def training_options(self) -> List[str]:
-        """Return the options of ``asr_train`` that these features need."""
+        """Return the options of ``asr_train`` that these features need.
+
+        Of several layers the sum is learned: ``preencoder: layer_sum``.
+        """
         options = ["--input_size", str(self.dimensions)]
         if len(self.layers) > 1:
             options += ["--preencoder", "layer_sum"]
             options += ["--preencoder_conf", f"layers={len(self.layers)}"]
+            options += ["--preencoder_conf", f"size={self.size}"]
         return options
 
     def words(self) -> str:
