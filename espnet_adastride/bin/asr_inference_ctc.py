@@ -3,8 +3,8 @@
 It takes the options of ``espnet2.bin.asr_inference`` that mean something without a
 beam, and writes the same files
 (``OUTPUT_DIR/1best_recog/{text,token,token_int,score}``), and ``frames``: how many the
-encoder gave, and how many of them say a token rather than blank. It is much faster than beam
-search, and shows what the encoder's frames are worth without a decoder's help.
+encoder gave, and how many of them say a token rather than blank. It is much faster than
+beam search, and shows what the encoder's frames are worth without a decoder's help.
 
 Batches larger than 1 are faster on a GPU. The default is 1, because ESPnet's Conformer
 lets padding reach the valid frames in its convolution module: results in a padded batch

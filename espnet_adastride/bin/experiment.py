@@ -5,10 +5,10 @@
         conf/experiments/whisper_strides.yaml
 
 A run whose record is in ``results/records/EXPERIMENT/`` is done, wherever it was made:
-interrupted, or on another machine, the same command resumes. ``--limit N`` stops after N
-runs. Trainings run in one thread each, ``--nj`` at once. The page and the picture are
-written at the end; ``python -m espnet_adastride.bin.results`` (make results) writes them
-from the records alone.
+interrupted, or on another machine, the same command resumes. ``--limit N`` stops after
+N runs. Trainings run in one thread each, ``--nj`` at once. The page and the picture are
+written at the end; ``python -m espnet_adastride.bin.results`` (make results) writes
+them from the records alone.
 """
 
 import argparse
@@ -103,6 +103,7 @@ def run_missing(args, grid, experiment, environment):
             environment=environment,
             grace=30.0,
         )
+        grid.check_data()
         print(f"logs of the runs: {logs}", flush=True)
         return run_grid(
             grid,

@@ -24,8 +24,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--upstream_model",
         metavar="FOLDER",
-        help="the pretrained encoder of a model that reads extracted features, if it is "
-        "not where it was in training",
+        help="the pretrained encoder of a model that reads extracted features, if it "
+        "is not where it was in training",
     )
     parser.add_argument(
         "--ngpu", type=int, default=0, help="0: CPU (default), 1: one GPU"

@@ -4,8 +4,8 @@
     python -m espnet_adastride.bin.results
 
 For each ``conf/experiments/NAME.yaml`` the records in ``results/records/NAME/`` become
-``results/NAME.md`` and ``results/NAME.png``. It needs no audio, no ESPnet and no trained
-model, and says which runs are missing.
+``results/NAME.md`` and ``results/NAME.png``. It needs no audio, no ESPnet and no
+trained model, and says which runs are missing.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def get_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
-        "definitions", nargs="*", help="of experiments; default: all of conf/experiments"
+        "definitions", nargs="*", help="YAML files; default: conf/experiments/*.yaml"
     )
     parser.add_argument("--records", default=str(RECORDS), help="folder of records")
     parser.add_argument("--results", default=str(RECORDS.parent), help="of the pages")

@@ -3,8 +3,8 @@
 An entry of an archive is a key, a space and a binary matrix. Two kinds are read:
 
 * ``FM``: float32, four bytes a value;
-* ``CM2``: two bytes a value, ``minimum + range * u / 65535`` with u a 16-bit integer and
-  minimum and range of the whole matrix. Rounding is off by range / 131070 at most.
+* ``CM2``: two bytes a value, ``minimum + range * u / 65535`` with u a 16-bit integer
+  and minimum and range of the whole matrix. Rounding is off by range / 131070 at most.
 
 What is written is ``CM2``: it is as small as half floats, which no Kaldi archive holds,
 and kaldiio (ESPnet 202511), omniio (ESPnet 202611) and Kaldi itself read it.

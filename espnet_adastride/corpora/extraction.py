@@ -174,8 +174,8 @@ def extract_data_dir(
         wave = _read_wave(waves[key], key, record.rate)
         if len(wave) != samples[key]:
             raise RecipeError(
-                f"{waves[key]} ({key}) has {len(wave)} samples, and {samples[key]} when "
-                "it was formatted: format the audio again (stage 3)"
+                f"{waves[key]} ({key}) has {len(wave)} samples, and {samples[key]} "
+                "when it was formatted: format the audio again (stage 3)"
             )
         return upstream(wave)
 

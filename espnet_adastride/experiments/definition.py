@@ -1,20 +1,20 @@
 """What is compared: methods x rates x seeds through a recipe, as a YAML file.
 
-    title: Downsampling behind Whisper tiny.en
-    recipe: egs/librispeech_100         # below the repository's root
-    script: run_whisper.sh
-    asr_config: train_asr_whisper_small.yaml
-    asr_args: --max_epoch 10            # of all runs
-    options: {nbpe: 1000}               # of the script, on which results depend
-    train_set: train_clean_100
-    valid_set: dev_2spk
-    test_sets: [test_clean, dev_2spk]   # the first is the one that is reported
-    feats_type: extracted
-    feature_rate: 50                    # frames a second that strides count from
-    baseline: strided_conv
-    variants: ["bound2=adastride score_bound=2"]
-    grid:                               # in the order in which they run
-    - {methods: [strided_conv, adastride], rates: [8, 4], seeds: [0, 1, 2]}
+title: Downsampling behind Whisper tiny.en
+recipe: egs/librispeech_100         # below the repository's root
+script: run_whisper.sh
+asr_config: train_asr_whisper_small.yaml
+asr_args: --max_epoch 10            # of all runs
+options: {nbpe: 1000}               # of the script, on which results depend
+train_set: train_clean_100
+valid_set: dev_2spk
+test_sets: [test_clean, dev_2spk]   # the first is the one that is reported
+feats_type: extracted
+feature_rate: 50                    # frames a second that strides count from
+baseline: strided_conv
+variants: ["bound2=adastride score_bound=2"]
+grid:                               # in the order in which they run
+- {methods: [strided_conv, adastride], rates: [8, 4], seeds: [0, 1, 2]}
 """
 
 import hashlib

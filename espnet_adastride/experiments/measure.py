@@ -1,8 +1,8 @@
 """What a trained model costs, and what CTC cannot align at its rate.
 
 Costs are of recognising, not of training: encoder and CTC's projection on one utterance
-of :data:`SECONDS`, alone in its batch. Seconds are those of the processor in one thread,
-so that other work on the machine counts little.
+of :data:`SECONDS`, alone in its batch. Seconds are those of the processor in one
+thread, so that other work on the machine counts little.
 """
 
 import time

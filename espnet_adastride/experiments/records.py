@@ -16,6 +16,7 @@ Written twice, a record is the same file: gzip's time stamp is left out.
 """
 
 import gzip
+import hashlib
 import json
 import platform
 import subprocess
@@ -86,6 +87,12 @@ def speaker_of(utterance: str, given: str) -> str:
     return speaker if given.startswith(speaker) else given
 
 
+def hash_data(ref: Dict[str, str], seconds: Dict[str, float]) -> str:
+    """Return a hash of ids, texts and durations (to a millisecond)."""
+    content = "".join(f"{k} {seconds[k]:.3f} {ref[k]}\n" for k in sorted(ref))
+    return hashlib.sha256(content.encode("utf-8")).hexdigest()
+
+
 def score_set(
     ref: Dict[str, str],
     hyp: Dict[str, str],
@@ -104,8 +111,6 @@ def score_set(
     Raises:
         DataError: the two sets of utterances differ.
     """
-    import hashlib
-
     check_ids(ref, hyp)
     keys = sorted(ref)
     ref = {key: ref[key] for key in keys}
@@ -119,7 +124,6 @@ def score_set(
             "insertions": [c.insertions for c in found],
         }
 
-    content = "".join(f"{k} {seconds[k]:.3f} {ref[k]}\n" for k in keys)
     pairs = [] if frames is None else [frames[k] for k in keys]
     return SetScores(
         keys,
@@ -129,7 +133,7 @@ def score_set(
         counts(characters),
         [int(pair[0]) for pair in pairs],
         [int(pair[1]) for pair in pairs],
-        hashlib.sha256(content.encode("utf-8")).hexdigest(),
+        hash_data(ref, seconds),
     )
 
 

@@ -17,6 +17,7 @@ from espnet_adastride.experiments.definition import Experiment
 from espnet_adastride.experiments.records import (
     Record,
     SetScores,
+    hash_data,
     kept_configuration,
     make_content,
     read_record,
@@ -94,11 +95,14 @@ class RecordedGrid(Grid):
             }
         return self._scores[run.tag]
 
+    def _seconds(self, name: str) -> Dict[str, float]:
+        rate = parse_rate(str(self.what.options.get("fs", "16k")))
+        samples = read_table(self.folder_of(name) / "utt2num_samples")
+        return {key: int(n) / rate for key, n in samples.items()}
+
     def _score(self, run: Run, name: str) -> SetScores:
         data = self.folder_of(name)
         decoded = self.experiment(run) / self.inference_tag / name
-        rate = parse_rate(str(self.what.options.get("fs", "16k")))
-        samples = read_table(data / "utt2num_samples")
         frames = None
         if (decoded / "frames").is_file():
             table = read_table(decoded / "frames")
@@ -107,7 +111,7 @@ class RecordedGrid(Grid):
             read_text(data / "text"),
             read_text(decoded / "text", allow_empty=True),
             read_table(data / "utt2spk"),
-            {key: int(n) / rate for key, n in samples.items()},
+            self._seconds(name),
             frames,
         )
 
@@ -123,13 +127,12 @@ class RecordedGrid(Grid):
         """Write the record of a run that has succeeded.
 
         Raises:
-            RecipeError: it cannot be measured, or was tested on other data than the
-                records that are there.
+            RecipeError: it cannot be measured.
         """
         scores = self.scores(run)
-        self._check_data(scores)
         folder = self.experiment(run)
         epochs = read_epochs(folder)
+        seconds = training_seconds(epochs)
         learning: Dict[str, Dict[str, List[float]]] = {}
         for stat, by_phase in curves(epochs).items():
             for phase, curve in by_phase.items():
@@ -148,17 +151,23 @@ class RecordedGrid(Grid):
             commit=code,
             learning=learning,
             measured=self._measure(run),
-            timing={"training_seconds": training_seconds(epochs), "epochs": len(epochs)},
+            timing={"training_seconds": seconds, "epochs": len(epochs)},
         )
         write_record(record_path(self.records, run), content)
 
-    def _check_data(self, scores: Dict[str, SetScores]) -> None:
+    def check_data(self) -> None:
+        """See that the prepared sets are those of the records that fit.
+
+        Raises:
+            RecipeError: naming the set and the record.
+        """
         for path in sorted(self.records.glob("*.json.gz")):
             other = read_record(path)
             if other.fingerprint != self._fingerprint:
                 continue
-            for name, mine in scores.items():
-                if other.sets[name].data_sha256 != mine.data_sha256:
+            for name, theirs in other.sets.items():
+                texts = read_text(self.folder_of(name) / "text")
+                if hash_data(texts, self._seconds(name)) != theirs.data_sha256:
                     raise RecipeError(
                         f"{name} here is not what {path} was tested on (utterances, "
                         "texts or durations differ): the two cannot be compared; use "
@@ -195,6 +204,3 @@ def missing_runs(
         if (run.system, run.rate, run.seed) not in records
         or test_set not in records[run.system, run.rate, run.seed].sets
     ]
-
-
-

@@ -232,8 +232,8 @@ def setup_lines(experiment: Experiment, records: Sequence[Record]) -> List[str]:
     spent = [value for value in spent if value is not None]
     if spent:
         lines.append(
-            f"- the upstream itself takes {1000 * mean(spent):.0f} CPU ms per second of "
-            "audio; it is not in the columns below"
+            f"- the upstream itself takes {1000 * mean(spent):.0f} CPU ms per second "
+            "of audio; it is not in the columns below"
         )
     for what in ("commit", "machine"):
         counts = Counter(r.content.get(what) or "unknown" for r in records)
@@ -287,9 +287,9 @@ def write_page(
     text += error_table(experiment, cells, bootstrap)
     text += (
         f"\n{bootstrap.number} speakers, {len(scores.utterances)} utterances, "
-        f"{int(scores.reference().sum())} words. Intervals: bootstrap over the speakers. "
-        "Substitutions, deletions and insertions are in percent of the words; means over "
-        "the seeds.\n\n## Differences\n\n"
+        f"{int(scores.reference().sum())} words. Intervals: bootstrap over the "
+        "speakers. Substitutions, deletions and insertions are in percent of the words; "
+        "means over the seeds.\n\n## Differences\n\n"
     )
     results = [cell.result() for cell in cells]
     text += format_comparison(results, reference, experiment.baseline, resamples)

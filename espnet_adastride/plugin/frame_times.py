@@ -7,7 +7,6 @@ else the frames are spread evenly, and the log says so.
 """
 
 import logging
-
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -181,9 +180,7 @@ def keeps_frames(preencoder: Optional[torch.nn.Module]) -> bool:
     return preencoder is None or isinstance(preencoder, (LayerSum, LinearProjection))
 
 
-def stft_grid(
-    model: torch.nn.Module, samples: int, rate: int
-) -> Optional[FeatureGrid]:
+def stft_grid(model: torch.nn.Module, samples: int, rate: int) -> Optional[FeatureGrid]:
     """Return where the frames of the frontend's Fourier transform are; None without.
 
     Frame t of a centred one is centred at t hops, of another at half a window later.

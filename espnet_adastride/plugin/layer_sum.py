@@ -7,8 +7,8 @@ Frames (B, T, layers * size) hold the layers side by side; out comes
 
     y = sum_k softmax(w)_k x_k,    (B, T, size)
 
-with learned w, zero at first: the mean of the layers. Source: "SUPERB: Speech processing
-Universal PERformance Benchmark" (Yang et al. 2021), section 3.
+with learned w, zero at first: the mean of the layers. Source: "SUPERB: Speech
+processing Universal PERformance Benchmark" (Yang et al. 2021), section 3.
 """
 
 from typing import Tuple
@@ -34,8 +34,8 @@ class LayerSum(AbsPreEncoder):
         super().__init__()
         if min(layers, size) < 1:
             raise ConfigurationError(
-                f"preencoder_conf: layers and size must be at least 1, got {layers} and "
-                f"{size}"
+                "preencoder_conf: layers and size must be at least 1, got "
+                f"{layers} and {size}"
             )
         self.layers, self.size = layers, size
         self.weights = torch.nn.Parameter(torch.zeros(layers))
@@ -55,8 +55,8 @@ class LayerSum(AbsPreEncoder):
         if input.size(2) != self.layers * self.size:
             raise ConfigurationError(
                 f"preencoder_conf: {self.layers} layers of {self.size} values were "
-                f"announced and frames have {input.size(2)}: extract the features again "
-                "or correct layers and size"
+                f"announced and frames have {input.size(2)}: extract the features "
+                "again or correct layers and size"
             )
         stacked = input.unflatten(2, (self.layers, self.size))
         weights = torch.softmax(self.weights, dim=0)

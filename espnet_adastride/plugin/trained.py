@@ -291,7 +291,7 @@ class Encoded(NamedTuple):
     frames: torch.Tensor
     log_probs: Optional[torch.Tensor]
     times: FrameTimes
-    speech: np.ndarray
+    speech: Optional[np.ndarray] = None
 
 
 class TrainedModel:
@@ -385,8 +385,8 @@ class TrainedModel:
         if not path.is_file():
             raise ModelError(
                 f"{files.config}: the model reads extracted features (input_size "
-                f"{options['input_size']}), and {RECORD_NAME}, which says of what, is not "
-                "beside it: copy it from dump/extracted/<training set>/"
+                f"{options['input_size']}), and {RECORD_NAME}, which says of what, is "
+                "not beside it: copy it from dump/extracted/<training set>/"
             )
         try:
             record = read_record(path)
@@ -511,9 +511,7 @@ class TrainedModel:
         stride = float(np.prod(self.layer.current_strides()))
         return f"{', '.join(words)}, {stride:g}x"
 
-    def model_input(
-        self, wave: np.ndarray, name: str = "the recording"
-    ) -> np.ndarray:
+    def model_input(self, wave: np.ndarray, name: str = "the recording") -> np.ndarray:
         """Return what the model reads of samples (n,): these, or features (T, F).
 
         Raises:

@@ -42,7 +42,7 @@ def join_decoded(
     """Join the jobs' 1-best files, sorted by utterance, into ``output``.
 
     Args:
-        logdir: Holds ``output.N/1best_recog/{token,token_int,score,text,...}`` and logs.
+        logdir: Holds ``output.N/1best_recog/{token,token_int,text,...}`` and logs.
         wav_scp: Every utterance of it must have been decoded.
         samples: ``utt2num_samples`` of the set, for the real-time factor.
         rate: Hz of the samples.

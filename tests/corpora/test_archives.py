@@ -79,8 +79,9 @@ def test_a_constant_matrix(tmp_path):
     "matrix", [np.zeros((0, 3)), np.zeros(3), np.array([[np.nan, 1.0]])]
 )
 def test_unusable_matrices_are_refused(tmp_path, matrix):
-    with (tmp_path / "d.ark").open("wb") as file, pytest.raises(ValueError, match="key"):
-        write_matrix(file, "key", matrix)
+    with (tmp_path / "d.ark").open("wb") as file:
+        with pytest.raises(ValueError, match="key"):
+            write_matrix(file, "key", matrix)
 
 
 def test_damage_is_named(archive, tmp_path):

@@ -21,7 +21,7 @@ from espnet_adastride.recipe.errors import RecipeError
 
 
 class Energy(Upstream):
-    """The mean magnitude of every 320 samples, and its square: no stub, a known answer."""
+    """The mean magnitude of every 320 samples, and its square: known answers."""
 
     def __init__(self):
         self.record = UpstreamRecord(

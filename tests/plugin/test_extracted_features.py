@@ -88,7 +88,8 @@ def test_layer_sum_by_hand():
     assert same is lengths and layer.output_size() == 3
     with torch.no_grad():
         layer.weights.copy_(torch.tensor([0.0, np.log(3.0)]))
-    torch.testing.assert_close(layer(x, lengths)[0][0, 0], torch.tensor([4.0, 5.0, 6.0]))
+    expected = torch.tensor([4.0, 5.0, 6.0])
+    torch.testing.assert_close(layer(x, lengths)[0][0, 0], expected)
 
 
 def test_layer_sum_learns_its_weights():
@@ -193,7 +194,7 @@ def test_what_features_are_of_must_be_known(tmp_path, bands):
         Transcriber(exp)
     fields = {**RECORD.__dict__, "size": 5}
     (exp / "upstream.yaml").write_text(UpstreamRecord(**fields).to_yaml())
-    with pytest.raises(ModelError, match="features of 10 values, and the model reads 12"):
+    with pytest.raises(ModelError, match="of 10 values, and the model reads 12"):
         Transcriber(exp)
 
 
