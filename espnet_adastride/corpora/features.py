@@ -347,7 +347,8 @@ class WhisperUpstream(_InPieces):
             if not (path / "model.bin").is_file():
                 raise UpstreamError(
                     f"whisper:{folder}: no model.bin there; give a faster-whisper "
-                    "folder (CTranslate2), or transformers:FOLDER for a Hugging Face one"
+                    "folder (CTranslate2), or transformers:FOLDER for one of Hugging "
+                    "Face"
                 )
             sha256 = hash_files([path / "model.bin"])
         self._ctranslate2 = ctranslate2

@@ -288,8 +288,8 @@ def write_page(
     text += (
         f"\n{bootstrap.number} speakers, {len(scores.utterances)} utterances, "
         f"{int(scores.reference().sum())} words. Intervals: bootstrap over the "
-        "speakers. Substitutions, deletions and insertions are in percent of the words; "
-        "means over the seeds.\n\n## Differences\n\n"
+        "speakers. Substitutions, deletions and insertions are in percent of the "
+        "words; means over the seeds.\n\n## Differences\n\n"
     )
     results = [cell.result() for cell in cells]
     text += format_comparison(results, reference, experiment.baseline, resamples)
