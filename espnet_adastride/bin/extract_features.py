@@ -20,7 +20,6 @@ from pathlib import Path
 
 from espnet_adastride.bin.format_data import add_set_options
 from espnet_adastride.bin.stage_stamp import check
-from espnet_adastride.corpora.extraction import MADE_FROM, extract_data_dir
 from espnet_adastride.corpora.features import (
     RECORD_NAME,
     UpstreamError,
@@ -30,6 +29,7 @@ from espnet_adastride.corpora.features import (
 )
 from espnet_adastride.recipe.datadir import TABLES, audio_files, parse_rate
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors
+from espnet_adastride.recipe.extraction import MADE_FROM, extract_data_dir
 from espnet_adastride.recipe.lists import check_jobs
 from espnet_adastride.recipe.stamps import Stamp, fingerprint, hash_listing
 

@@ -458,7 +458,8 @@ class TrainedModel:
                     f"{self.rate} Hz, and {least} are needed"
                 )
         given = self.model_input(wave, name)
-        speech = torch.from_numpy(given).unsqueeze(0).to(self.device)
+        # a copy: ESPnet normalises features in place
+        speech = torch.tensor(given).unsqueeze(0).to(self.device)
         lengths = torch.tensor([len(given)], device=self.device)
         try:
             frames, frame_lengths = self.model.encode(speech, lengths)

@@ -169,6 +169,8 @@ def test_the_encoder_reads_what_the_features_are(tmp_path, bands):
     transcriber = Transcriber(make_model(tmp_path / "exp"))
     wave = speech(1.0)
     encoded = transcriber.trained.encode(wave)
+    # what a beam search would be given, too: nothing has changed it
+    np.testing.assert_array_equal(encoded.speech, Bands()(wave))
     features = torch.from_numpy(Bands()(wave))[None]
     with torch.no_grad():
         expected, _ = transcriber.trained.model.encode(features, torch.tensor([50]))

@@ -8,7 +8,6 @@ import pytest
 import soundfile
 
 from espnet_adastride.bin import extract_features, filter_data, format_data
-from espnet_adastride.corpora import extraction
 from espnet_adastride.corpora.archives import FeatureReader
 from espnet_adastride.corpora.features import (
     Upstream,
@@ -16,6 +15,7 @@ from espnet_adastride.corpora.features import (
     UpstreamRecord,
     read_record,
 )
+from espnet_adastride.recipe import extraction
 from espnet_adastride.recipe.datadir import read_table
 from espnet_adastride.recipe.errors import RecipeError
 
