@@ -19,7 +19,7 @@ from pathlib import Path
 
 from espnet_adastride.bin.results import RECORDS, write_results
 from espnet_adastride.corpus import DataError
-from espnet_adastride.experiments.definition import read_experiment
+from espnet_adastride.experiments.definition import ROOT, read_experiment
 from espnet_adastride.experiments.records import code_state
 from espnet_adastride.experiments.runs import RecordedGrid
 from espnet_adastride.recipe.errors import (
@@ -65,6 +65,8 @@ def main(cmd=None):
     environment = dict(os.environ)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         environment[name] = str(args.threads)
+    path = [str(ROOT), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))
     grid = RecordedGrid(
         experiment,
         Path(args.records) / experiment.name,

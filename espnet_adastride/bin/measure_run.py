@@ -7,6 +7,8 @@
 
 import argparse
 import json
+import os
+from pathlib import Path
 
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors
 from espnet_adastride.recipe.files import write_text
@@ -22,6 +24,10 @@ def get_parser():
     parser.add_argument("--exp", required=True, help="folder of the experiment")
     parser.add_argument("--output", required=True, help="JSON file to write")
     parser.add_argument(
+        "--work_dir",
+        help="where the training ran: its config.yaml names files from there",
+    )
+    parser.add_argument(
         "--set",
         nargs=2,
         action="append",
@@ -36,6 +42,10 @@ def get_parser():
 def main(cmd=None):
     """Run the command."""
     args = get_parser().parse_args(cmd)
+    exp, output = Path(args.exp).absolute(), Path(args.output).absolute()
+    sets = {name: str(Path(folder).absolute()) for name, folder in args.set}
+    if args.work_dir:
+        os.chdir(args.work_dir)
     import espnet_adastride.plugin  # noqa: F401  (registers the words of input_layer)
     from espnet_adastride.experiments.measure import measure
     from espnet_adastride.plugin.errors import PluginError
@@ -43,11 +53,11 @@ def main(cmd=None):
     from espnet_adastride.plugin.trained import find_files
 
     try:
-        files = find_files(args.exp, None, "")
-        figures = measure(files.config, files.parameters, dict(args.set))
+        files = find_files(exp, None, Path())
+        figures = measure(files.config, files.parameters, sets)
     except (PluginError, NotPlanned) as error:
         raise RecipeError(f"{args.exp}: {error}") from None
-    write_text(args.output, json.dumps(figures, indent=1) + "\n")
+    write_text(output, json.dumps(figures, indent=1) + "\n")
     print(args.output)
 
 

@@ -118,7 +118,7 @@ def unalignable(model: torch.nn.Module, args, folder: PathLike) -> Tuple[int, in
     bad = 0
     for key in texts.texts:
         (frames,) = lengths_of.frames(lengths_of.features([counts[key]]))
-        bad += frames < needed_frames(texts.ids(key))
+        bad += int(frames < needed_frames(texts.ids(key)))
     return bad, len(texts.texts)
 
 

@@ -184,6 +184,7 @@ class RecordedGrid(Grid):
             *(self.python, "-m", "espnet_adastride.bin.run"),
             *("-m", "espnet_adastride.bin.measure_run"),
             *("--exp", str(folder), "--output", str(output)),
+            *("--work_dir", str(self.recipe)),
         ]
         for name in dict.fromkeys(names):
             source = self.data if name == self.what.train_set else None

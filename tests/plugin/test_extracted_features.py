@@ -1,5 +1,6 @@
 """Models that read extracted features: times, planning, transcription, packing."""
 
+import json
 import shutil
 import zipfile
 from types import SimpleNamespace
@@ -304,6 +305,7 @@ def test_measured_figures(planned, tmp_path):
     (data / "text").write_text("u1 A B C\nu2 A B C\n")
     (data / "utt2num_frames").write_text("u1 16\nu2 17\n")
     figures = measure(exp / "config.yaml", exp / "valid.acc.ave.pth", {"test": data})
+    assert json.loads(json.dumps(figures)) == figures  # no numbers of numpy
     assert figures["unalignable"] == {"test": [1, 2]}
     assert figures["parameters"] == sum(p.numel() for p in model.parameters())
     assert 0 < figures["layer_macs_per_second"] < figures["macs_per_second"]
