@@ -228,6 +228,10 @@ def test_with_a_real_upstream_that_moved(tmp_path):
         ]
     )
     assert any(n.endswith("upstream.yaml") for n in zipfile.ZipFile(archive).namelist())
+    card = (tmp_path / "README.md").read_text()
+    assert "pip install transformers" in card and record.sha256 in card
+    assert 'Transcriber("model.zip", upstream_model="FOLDER")' in card
+    assert "Speech2Text" not in card  # which would read the wave as features
     shutil.move(tmp_path / "first", tmp_path / "second")
     with pytest.raises(ModelError, match="--upstream_model FOLDER"):
         Transcriber(archive)
