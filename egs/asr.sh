@@ -4,7 +4,7 @@
 #
 #   1  data preparation (local/data.sh)   6-8  language model   13  scoring
 #   2  speed perturbation                  10  statistics       14  packing
-#   3  check and format audio              11  training
+#   3  check and format audio, features    11  training
 #   4  remove long and short utterances    12  decoding
 #   5  token list
 #
@@ -60,7 +60,13 @@ option local_data_opts "" "Further options for local/data.sh"
 option download false "Let stage 1 download the corpus if it is not there"
 option lang noinfo "Language, for names of folders"
 option speed_perturb_factors "" "Speeds at which to copy the training set, e.g. 0.9 1.0 1.1"
-option feats_type raw "raw only"
+option feats_type raw "raw: the model reads audio; extracted: it reads features that a" \
+    "pretrained encoder (--upstream) made of it, once, in stage 3"
+option upstream whisper "With --feats_type extracted: whisper (Whisper tiny.en, which pip" \
+    "installs), whisper:FOLDER (a faster-whisper model) or transformers:FOLDER"
+option upstream_layers last "Layers of a transformers upstream: last, all, or numbers," \
+    "of which the model learns a weighted sum"
+option upstream_device cpu "cpu or cuda, for the extraction"
 option audio_format flac "Format of resampled audio; flac only"
 option fs 16k "Sampling rate"
 option min_wav_duration 0.1 "Training utterances must be longer (seconds)"
@@ -148,7 +154,8 @@ done
 one_of() { [[ " $2 " == *" ${!1} "* ]] || die "--$1 '${!1}': choose one of $2"; }
 one_of token_type "bpe char"
 one_of bpemode "unigram bpe"
-one_of feats_type raw
+one_of feats_type "raw extracted"
+one_of upstream_device "cpu cuda"
 one_of audio_format flac
 one_of feats_normalize "global_mvn utterance_mvn"
 one_of inference_tool "auto espnet ctc_greedy"
@@ -214,7 +221,9 @@ if [ ${#factors[@]} -gt 0 ]; then
 fi
 
 # ---------------------------------------------------------------- ESPnet's names
-data_feats=${dumpdir}/raw
+raw_feats=${dumpdir}/raw data_feats=${dumpdir}/${feats_type}
+speech_scp=wav.scp speech_type=sound
+[ "${feats_type}" = raw ] || { speech_scp=feats.scp speech_type=kaldi_ark; }
 token_listdir=data/token_list
 [ "${lang}" = noinfo ] || token_listdir=data/${lang}_token_list
 case ${token_type} in
@@ -341,16 +350,25 @@ stage_2() {
 }
 
 stage_3() {
-    local name arguments=()
+    local name folder raw arguments=() extraction=()
     for name in "${sets[@]}"; do
         if [ "${name}" = "${train_set}" ] && [ -n "${sp_tag}" ]; then
             need "data/${name}/.stage_done" "stage 2"
         fi
         need "data/${name}/wav.scp" "stage 1"
-        arguments+=(--set "data/${name}" "$(evaluation_dir "${name}")")
+        folder=$(evaluation_dir "${name}")
+        raw=${raw_feats}${folder#"${data_feats}"}
+        arguments+=(--set "data/${name}" "${raw}")
+        extraction+=(--set "${raw}" "${folder}")
     done
-    lock "${data_feats}" wait
+    lock "${raw_feats}" wait
     ours format_data "${arguments[@]}" --fs "${fs}" --nj "${nj}" --rerun "${rerun}"
+    unlock
+    [ "${feats_type}" = extracted ] || return 0
+    lock "${data_feats}" wait
+    ours extract_features "${extraction[@]}" --fs "${fs}" --nj "${nj}" \
+        --rerun "${rerun}" --upstream "${upstream}" --layers "${upstream_layers}" \
+        --device "${upstream_device}"
     unlock
 }
 
@@ -407,16 +425,29 @@ text_options() {
         --cleaner "${cleaner}" --g2p "${g2p}"
     )
 }
+upstream_options() {  # FOLDER: the options that its features need
+    "${python_cmd[@]}" -m espnet_adastride.bin.extract_features --training_options "$1"
+}
 common_training_options() {
+    local words
     text_options
     common+=(
-        --valid_data_path_and_name_and_type "${data_feats}/${valid_set}/wav.scp,speech,sound"
+        --valid_data_path_and_name_and_type
+        "${data_feats}/${valid_set}/${speech_scp},speech,${speech_type}"
         --valid_data_path_and_name_and_type "${data_feats}/${valid_set}/text,text,text"
-        --train_data_path_and_name_and_type "${data_feats}/${train_set}/wav.scp,speech,sound"
+        --train_data_path_and_name_and_type
+        "${data_feats}/${train_set}/${speech_scp},speech,${speech_type}"
         --train_data_path_and_name_and_type "${data_feats}/${train_set}/text,text,text"
     )
     [ -z "${asr_config}" ] || common+=(--config "${asr_config}")
-    common+=(--frontend_conf "fs=${fs}" ${asr_words[@]+"${asr_words[@]}"})
+    if [ "${feats_type}" = raw ]; then
+        common+=(--frontend_conf "fs=${fs}")
+    else  # no frontend
+        words=$(upstream_options "${data_feats}/${train_set}") || exit 1
+        # shellcheck disable=SC2206
+        common+=(${words})
+    fi
+    common+=(${asr_words[@]+"${asr_words[@]}"})
 }
 common_lm_options() {
     text_options
@@ -434,7 +465,8 @@ training_data_files() {
     [ "${bpemodel}" = none ] || training_files+=("${bpemodel}")
     for name in "${train_set}" "${valid_set}"; do
         need "${data_feats}/${name}/.stage_done" "stage 4"
-        training_files+=("${data_feats}/${name}"/{wav.scp,text})
+        training_files+=("${data_feats}/${name}"/{"${speech_scp}",text})
+        [ "${feats_type}" = raw ] || training_files+=("${data_feats}/${name}/upstream.yaml")
     done
     need "${token_list}" "stage 5"
 }
@@ -575,7 +607,8 @@ stage_10() {
         --option "token_type=${token_type}" --option "configuration=${options}"; then
         common_training_options
         collect_statistics asr "${asr_stats_dir}" \
-            "${data_feats}/${train_set}/wav.scp" "${data_feats}/${valid_set}/wav.scp"
+            "${data_feats}/${train_set}/${speech_scp}" \
+            "${data_feats}/${valid_set}/${speech_scp}"
         ours stage_stamp write "${stamp[@]}" --summary "${asr_stats_dir}" \
             --output "${asr_stats_dir}/train/feats_stats.npz" \
             --output "${asr_stats_dir}/train/speech_shape" \
@@ -640,6 +673,9 @@ stage_11() {
                 --normalize_conf "stats_file=${asr_stats_dir}/train/feats_stats.npz")
         fi
         common_training_options
+        # recordings are transcribed by the model with what made its features
+        [ "${feats_type}" = raw ] ||
+            cp "${data_feats}/${train_set}/upstream.yaml" "${asr_exp}/upstream.yaml"
         ! "${plan}" || plan_training "${options[@]}"
         train asr "${asr_exp}" "${options[@]}"
         ours stage_stamp write "${stamp[@]}" --summary "${asr_exp}: trained" \
@@ -680,7 +716,7 @@ stage_12() {
         output=${asr_exp}/${inference_tag}/${name}
         logdir=${output}/logdir
         stamp=(--stamp "${output}/.decoding_done")
-        if is_done "${stamp[@]}" --input "${data}/wav.scp" --input "${model}" \
+        if is_done "${stamp[@]}" --input "${data}/${speech_scp}" --input "${model}" \
             --input "${asr_exp}/config.yaml" --input "${inference_config}" \
             ${lm_inputs[@]+"${lm_inputs[@]}"} \
             --option "inference_args=${inference_args}" \
@@ -689,12 +725,12 @@ stage_12() {
         fi
         rm -rf "${logdir}"
         jobs=$("${python_cmd[@]}" -m espnet_adastride.bin.split_scp \
-            --nj "${inference_nj}" --split "${data}/wav.scp" "${logdir}/keys.JOB.scp")
+            --nj "${inference_nj}" --split "${data}/${speech_scp}" "${logdir}/keys.JOB.scp")
         log "decoding ${name} in ${jobs} jobs, logs: ${logdir}/asr_inference.*.log"
         ours run_jobs --decoding_dir "${logdir}" --total "$(wc -l <"${data}/wav.scp")" \
             "JOB=1:${jobs}" "${logdir}/asr_inference.JOB.log" \
             "${python_cmd[@]}" "${tool[@]}" \
-            --data_path_and_name_and_type "${data}/wav.scp,speech,sound" \
+            --data_path_and_name_and_type "${data}/${speech_scp},speech,${speech_type}" \
             --key_file "${logdir}/keys.JOB.scp" \
             --asr_train_config "${asr_exp}/config.yaml" --asr_model_file "${model}" \
             --output_dir "${logdir}/output.JOB" "${options[@]}" \
@@ -748,6 +784,7 @@ stage_14() {
     done
     [ "${feats_normalize}" != global_mvn ] ||
         words+=(--option "${asr_stats_dir}/train/feats_stats.npz")
+    [ "${feats_type}" = raw ] || words+=(--option "${asr_exp}/upstream.yaml")
     if [ -f "${asr_exp}/RESULTS.md" ]; then
         # RESULTS.md itself tells when it was written
         for file in "${asr_exp}"/*/*/score_wer/result.txt; do files+=("${file}"); done
@@ -776,7 +813,7 @@ packed_model=${asr_exp}/${asr_exp##*/}_${inference_asr_model%.*}.zip
 titles=(
     [1]="Data preparation: data/{${prepared_sets}}"
     [2]="Speed perturbation: data/${spoken_set} -> data/${train_set}"
-    [3]="Check and format audio: data -> ${data_feats}"
+    [3]="Check and format audio: data -> ${raw_feats}"
     [4]="Remove long and short utterances: ${data_feats}/org -> ${data_feats}"
     [5]="Token list: ${token_list}"
     [6]="Statistics of the language model: ${lm_stats_dir}"
@@ -788,6 +825,8 @@ titles=(
     [13]="Scoring: ${asr_exp}/RESULTS.md"
     [14]="Packing: ${packed_model}"
 )
+[ "${feats_type}" = raw ] ||
+    titles[3]+="; features of ${upstream} -> ${data_feats}"
 wanted() {
     [ "${stage}" -le "$1" ] && [ "$1" -le "${stop_stage}" ] || return 1
     if [ "$1" -le 5 ]; then ! "${skip_data_prep}"

@@ -59,12 +59,13 @@ class Transcriber:
         device: str = "cpu",
         stride: Optional[float] = None,
         max_segment: float = 20.0,
+        upstream_model: Union[None, str, Path] = None,
     ):
         if not max_segment >= 1:
             raise ValueError(f"max_segment must be 1 second or more, got {max_segment}")
         if not isinstance(model, TrainedModel):
             model = TrainedModel(
-                model, asr_model_file, device, inference_config, stride
+                model, asr_model_file, device, inference_config, stride, upstream_model
             )
         self.trained, self.max_segment = model, max_segment
 
@@ -154,7 +155,7 @@ class Transcriber:
         )
 
     def _beam(self, encoded: Encoded, wave, start: float) -> Segment:
-        results = self.trained.search(self.trained.prepare_wave(wave))
+        results = self.trained.search(encoded.speech)
         if isinstance(results, tuple):  # beside those of intermediate CTC
             results = results[0]
         names = results[0][1] if results else []

@@ -151,7 +151,7 @@ def test_alignment_of_known_frames():
 def test_the_same_as_greedy_ctc_decoding(exp, transcriber):
     model, args = ASRTask.build_model_from_file(exp / "config.yaml", exp / MODEL)
     wave = noise(2.0)
-    ((text, tokens, _, _),) = CTCGreedy(model, args)(
+    ((text, tokens, *_),) = CTCGreedy(model, args)(
         torch.from_numpy(wave)[None], torch.tensor([len(wave)])
     )
     result = transcriber(wave)
@@ -193,7 +193,7 @@ def test_greedy_decoding_at_another_stride(exp, tmp_path, capsys):
     # the score is a sum over frames: it tells how many there were, and which
     at_six = Transcriber(exp, stride=6).trained
     speech = torch.from_numpy(at_six.prepare_wave(wave))[None]
-    (_, _, _, score), *_ = CTCGreedy(at_six.model, at_six.args)(
+    (_, _, _, score, *_), *_ = CTCGreedy(at_six.model, at_six.args)(
         speech, torch.tensor([len(wave)])
     )
     assert decoded("six", "--stride", "6") == pytest.approx(score, rel=1e-4)

@@ -2,8 +2,9 @@
 
 It takes the options of ``espnet2.bin.asr_inference`` that mean something without a
 beam, and writes the same files
-(``OUTPUT_DIR/1best_recog/{text,token,token_int,score}``). It is much faster than beam
-search, and shows what the encoder's frames are worth without a decoder's help.
+(``OUTPUT_DIR/1best_recog/{text,token,token_int,score}``), and ``frames``: how many the
+encoder gave, and how many of them say a token rather than blank. It is much faster than
+beam search, and shows what the encoder's frames are worth without a decoder's help.
 
 Batches larger than 1 are faster on a GPU. The default is 1, because ESPnet's Conformer
 lets padding reach the valid frames in its convolution module: results in a padded batch
@@ -29,7 +30,7 @@ from espnet_adastride.plugin.espnet import (
     str2triple_str,
     str_or_none,
 )
-from espnet_adastride.plugin.greedy import CTCGreedy
+from espnet_adastride.plugin.greedy import CTCGreedy, Decoded
 from espnet_adastride.plugin.model import set_stride
 
 
@@ -96,12 +97,13 @@ def inference(args: argparse.Namespace) -> None:
                 results = decode(batch["speech"], batch["speech_lengths"])
             except TooShortUttError as error:
                 logging.warning("Utterance %s %s", ", ".join(keys), error)
-                results = [("", [], [], 0.0)] * len(keys)
-            for key, (text, tokens, ids, score) in zip(keys, results):
-                recognised["token"][key] = " ".join(tokens)
-                recognised["token_int"][key] = " ".join(map(str, ids))
-                recognised["score"][key] = str(score)
-                recognised["text"][key] = text
+                results = [Decoded("", [], [], 0.0, 0, 0)] * len(keys)
+            for key, heard in zip(keys, results):
+                recognised["token"][key] = " ".join(heard.tokens)
+                recognised["token_int"][key] = " ".join(map(str, heard.ids))
+                recognised["score"][key] = str(heard.score)
+                recognised["frames"][key] = f"{heard.frames} {heard.emitting}"
+                recognised["text"][key] = heard.text
 
 
 def main(cmd=None):

@@ -19,7 +19,6 @@ import argparse
 import datetime
 import os
 import shlex
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -34,6 +33,7 @@ from espnet_adastride.comparison import (
     utterance_errors,
 )
 from espnet_adastride.corpus import DataError, read_scp, read_text, shorten
+from espnet_adastride.experiments.records import code_state
 from espnet_adastride.recipe.errors import (
     RecipeError,
     one_line_errors,
@@ -201,20 +201,6 @@ def write_table(args, grid: Grid, scores: Scores, runs: Sequence[Run]) -> str:
     path = grid.recipe / "exp" / f"{args.name}.md"
     write_text(path, text)
     return f"{text}\n{path}"
-
-
-def code_state() -> str:
-    """Commit of this checkout, with + where files differ from it; empty: unknown."""
-    try:
-        return subprocess.run(
-            ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
 
 
 def read_lists(args) -> None:

@@ -9,7 +9,13 @@ from pathlib import Path
 
 from espnet_adastride.bin.format_data import MADE, add_set_options
 from espnet_adastride.bin.stage_stamp import check
-from espnet_adastride.recipe.datadir import TABLES, filter_data_dir, parse_rate
+from espnet_adastride.recipe.datadir import (
+    FEATURE_FILES,
+    FEATURE_TABLES,
+    TABLES,
+    filter_data_dir,
+    parse_rate,
+)
 from espnet_adastride.recipe.errors import one_line_errors
 from espnet_adastride.recipe.stamps import Stamp, fingerprint
 
@@ -37,11 +43,14 @@ def main(cmd=None):
         stamp = Stamp(Path(output) / ".stage_done")
         options = {"min_wav_duration": bounds[0], "max_wav_duration": bounds[1]}
         inputs = [Path(source) / name for name in (*TABLES, "utt2num_samples")]
+        more = [Path(source) / name for name in (*FEATURE_TABLES, *FEATURE_FILES)]
+        inputs += [path for path in more if path.exists()]
         work = fingerprint(inputs, options={"fs": rate, **options})
         if check(stamp, work, args.rerun, output):
             continue
         summary = filter_data_dir(source, output, rate, *bounds)
         made = [Path(output) / name for name in (*MADE, "removed.txt")]
+        made += [Path(output) / path.name for path in more if path.exists()]
         stamp.write(work, made, summary)
         print(summary)
 

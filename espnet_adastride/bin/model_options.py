@@ -7,7 +7,7 @@ from espnet_adastride.recipe.quiet import quiet_imports
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add --model, --asr_model_file, --stride and --ngpu: what TrainedModel takes."""
+    """Add --model, --asr_model_file, --stride ...: what TrainedModel takes."""
     parser.add_argument(
         "--model",
         required=True,
@@ -20,6 +20,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "--stride",
         type=float,
         help="overall rate of the input layer, for AdaStride's (default: as trained)",
+    )
+    parser.add_argument(
+        "--upstream_model",
+        metavar="FOLDER",
+        help="the pretrained encoder of a model that reads extracted features, if it "
+        "is not where it was in training",
     )
     parser.add_argument(
         "--ngpu", type=int, default=0, help="0: CPU (default), 1: one GPU"
@@ -46,6 +52,7 @@ def load_transcriber(args: argparse.Namespace, **options):
             args.asr_model_file,
             device="cuda" if args.ngpu else "cpu",
             stride=args.stride,
+            upstream_model=args.upstream_model,
             **options,
         )
     except PluginError as error:

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Dict, List
 
+from espnet_adastride.corpora.features import RECORD_NAME, UpstreamError, read_record
 from espnet_adastride.recipe.archive import check_weights
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors
 from espnet_adastride.recipe.files import write_text
@@ -111,6 +112,13 @@ def pack_model(args: argparse.Namespace) -> str:
     out = Path(args.outpath).absolute()
     names = {os.path.abspath(path): archive_name(path) for path in paths}
     parameters = count_parameters(args.asr_train_config, args.asr_model_file)
+    beside = Path(args.asr_train_config).with_name(RECORD_NAME)
+    upstream = None
+    if beside.is_file():
+        try:
+            upstream = read_record(beside)
+        except UpstreamError as error:
+            raise RecipeError(error) from None
     card = model_card(
         name=out.stem,
         config=read_config(args.asr_train_config),
@@ -119,6 +127,7 @@ def pack_model(args: argparse.Namespace) -> str:
         results=args.results,
         license_name=args.license,
         language=args.lang,
+        upstream=upstream,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".pack", dir=out.parent) as folder:

@@ -94,7 +94,7 @@ def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
             warnings.append(plan.vocabulary_warning(files[1], shapes[1], tokens))
 
     model = asr_task.ASRTask.build_model(args)
-    lengths_of = planning.ModelLengths(model)
+    lengths_of = planning.ModelLengths(model, args.input_size)
     with_ctc = getattr(model, "ctc", None) is not None
     sets = [
         planning.set_lengths(args, mode, lengths_of, own.processes, with_ctc)
@@ -106,7 +106,7 @@ def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
 
     texts = planning.Texts(args, args.train_data_path_and_name_and_type)
     middle = sorted(sets[0].samples, key=sets[0].samples.get)[len(sets[0].samples) // 2]
-    typical = planning.make_batch(sets[0], texts, [middle])
+    typical = planning.make_batch(sets[0], texts, [middle], args.input_size)
     cost = planning.model_cost(args, model, typical, sets[0].rate)
     measured = planning.measure_steps(
         args, model, sets[0], texts, own.processes, own.plan_seconds

@@ -104,6 +104,7 @@ class Pictures:
                     asr_model_file=self.asr_model_file,
                     ngpu=0,
                     stride=None,
+                    upstream_model=None,
                 )
             )
             typical = plot.nearest(waves, plot.GOOD_LENGTH)

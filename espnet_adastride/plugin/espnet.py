@@ -16,6 +16,8 @@ from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.asr.preencoder.abs_preencoder import AbsPreEncoder
+from espnet2.asr.preencoder.linear import LinearProjection
 from espnet2.cls.espnet_model import ESPnetClassificationModel
 from espnet2.fileio import multi_sound_scp, sound_scp
 from espnet2.s2t.espnet_model import ESPnetS2TModel
@@ -111,6 +113,7 @@ def __getattr__(name):
 __all__ = [
     "AbsEncoder",
     "AbsESPnetModel",
+    "AbsPreEncoder",
     "AbsTask",
     "BranchformerEncoder",
     "CommonCollateFn",
@@ -122,6 +125,7 @@ __all__ = [
     "ESPnetS2TModel",
     "ESPnetSLUModel",
     "ESPnetSTModel",
+    "LinearProjection",
     "NestedDictAction",
     "PositionalEncoding",
     "RelPositionMultiHeadedAttention",

@@ -1,9 +1,12 @@
 """When an encoder's frames are: the input layer's boundaries, in seconds.
 
 For the plugin's input layer they come from the positions of every stage; for ESPnet's
-own convolutions from kernel and stride; for anything else the frames are spread evenly.
+own convolutions from kernel and stride. Feature frames are those of the frontend's
+Fourier transform, or of the upstream that features were extracted with. For anything
+else the frames are spread evenly, and the log says so.
 """
 
+import logging
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -11,7 +14,8 @@ import torch
 
 from espnet_adastride.downsampling import downsampled_lengths
 from espnet_adastride.downsampling.stages import StageTrace
-from espnet_adastride.plugin.espnet import STOCK_SUBSAMPLINGS
+from espnet_adastride.plugin.espnet import STOCK_SUBSAMPLINGS, LinearProjection
+from espnet_adastride.plugin.layer_sum import LayerSum
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
 from espnet_adastride.strides import (
     boundaries_in_seconds,
@@ -19,6 +23,20 @@ from espnet_adastride.strides import (
     slot_boundaries,
     uniform_boundaries,
 )
+
+
+class FeatureGrid(NamedTuple):
+    """Where the feature frames of an utterance are.
+
+    Attributes:
+        count: how many there are.
+        step: seconds from one to the next.
+        centre: seconds at which frame 0 is centred.
+    """
+
+    count: int
+    step: float
+    centre: float
 
 
 class FrameTimes(NamedTuple):
@@ -120,6 +138,7 @@ def frame_times(
     samples: int,
     rate: int,
     frames: int,
+    grid: Optional[FeatureGrid] = None,
 ) -> FrameTimes:
     """Return when the frames of one utterance are, alone in its batch.
 
@@ -129,32 +148,51 @@ def frame_times(
         samples: of the utterance.
         rate: samples per second.
         frames: m, what the encoder gave for it.
+        grid: of extracted features; None: that of the frontend's Fourier transform.
     """
     embed = getattr(model.encoder, "embed", None)
-    stft = getattr(model.frontend, "stft", None)
     duration = samples / rate
+    grid = grid or stft_grid(model, samples, rate)
     inner: Optional[np.ndarray] = None
     pooled: Optional[np.ndarray] = None
-    if stft is not None and model.preencoder is None:
-        count = samples if stft.center else samples - stft.n_fft
-        features = 1 + count // stft.hop_length
+    if grid is not None and keeps_frames(model.preencoder):
         if isinstance(embed, AdaptiveSubsampling):
-            inner, pooled = encoder_boundaries(embed, trace, features)
+            inner, pooled = encoder_boundaries(embed, trace, grid.count)
         elif isinstance(embed, STOCK_SUBSAMPLINGS):
-            inner = convolution_boundaries(embed, features)
-    if inner is None or len(inner) - 1 != frames:
+            inner = convolution_boundaries(embed, grid.count)
+    if grid is None or inner is None or len(inner) - 1 != frames:
         # another frontend, or something behind the input layer shortens the frames too:
         # all that is known is how many there are
+        logging.warning(
+            "when the frames of this model are is not known: their times are spread "
+            "evenly, which is wrong behind adaptive strides"
+        )
         even = np.linspace(0.0, duration, frames + 1)
         return FrameTimes(even, even, even)
-    step = stft.hop_length / rate
-    # frame t of a centred STFT is centred at t hops, of another at half a window later
-    centre = 0.0 if stft.center else stft.n_fft / 2 / rate
+    start = grid.centre - grid.step / 2
     boundaries, windows = (
-        boundaries_in_seconds(edges, step, centre - step / 2, duration)
+        boundaries_in_seconds(edges, grid.step, start, duration)
         for edges in (inner, inner if pooled is None else pooled)
     )
-    stride = _overall_stride(embed) * step
+    stride = _overall_stride(embed) * grid.step
     even = (np.arange(frames + 1) - 0.5) * stride
     uniform = boundaries_in_seconds(even, 1.0, 0.0, duration)
     return FrameTimes(boundaries, uniform, windows)
+
+
+def keeps_frames(preencoder: Optional[torch.nn.Module]) -> bool:
+    """Return whether a preencoder, or none, gives a frame for every frame."""
+    return preencoder is None or isinstance(preencoder, (LayerSum, LinearProjection))
+
+
+def stft_grid(model: torch.nn.Module, samples: int, rate: int) -> Optional[FeatureGrid]:
+    """Return where the frames of the frontend's Fourier transform are; None without.
+
+    Frame t of a centred one is centred at t hops, of another at half a window later.
+    """
+    stft = getattr(model.frontend, "stft", None)
+    if stft is None:
+        return None
+    count = samples if stft.center else samples - stft.n_fft
+    centre = 0.0 if stft.center else stft.n_fft / 2 / rate
+    return FeatureGrid(1 + count // stft.hop_length, stft.hop_length / rate, centre)

@@ -1,6 +1,6 @@
 """Greedy CTC: the best token of every frame."""
 
-from typing import List, Tuple
+from typing import List, NamedTuple, Tuple
 
 import torch
 
@@ -19,8 +19,27 @@ def main_frames(frames) -> torch.Tensor:
     return frames[0] if isinstance(frames, tuple) else frames  # intermediate CTC
 
 
+class Decoded(NamedTuple):
+    """What greedy CTC heard in one utterance.
+
+    Attributes:
+        text: of the tokens.
+        tokens, ids: of the path, repeats merged and blanks dropped.
+        score: log probability of the path, summed over the frames.
+        frames: of the encoder.
+        emitting: those of them whose best token is not blank.
+    """
+
+    text: str
+    tokens: List[str]
+    ids: List[int]
+    score: float
+    frames: int
+    emitting: int
+
+
 class CTCGreedy:
-    """A trained model as a function from speech to (text, tokens, ids, score).
+    """A trained model as a function from speech to :class:`Decoded`.
 
     Args:
         model: ESPnetASRModel.
@@ -61,22 +80,28 @@ class CTCGreedy:
 
     def __call__(
         self, speech: torch.Tensor, speech_lengths: torch.Tensor
-    ) -> List[Tuple[str, List[str], List[int], float]]:
+    ) -> List[Decoded]:
         """Decode a padded batch.
 
         Args:
-            speech: (B, samples).
+            speech: (B, samples), or (B, T, F) of extracted features.
             speech_lengths: (B,).
 
         Returns:
-            One (text, tokens, token ids, summed log probability) per utterance.
+            One for each utterance.
 
         Raises:
             TooShortUttError: if no utterance of the batch is long enough.
         """
         log_probs, lengths = self.log_probs(speech, speech_lengths)
         best, path = log_probs.max(dim=2)
+        blank = self.model.blank_id
         return [
-            (*self.read(ids[:length].tolist()), float(scores[:length].sum()))
+            Decoded(
+                *self.read(ids[:length].tolist()),
+                float(scores[:length].sum()),
+                length,
+                int((ids[:length] != blank).sum()),
+            )
             for scores, ids, length in zip(best.cpu(), path.cpu(), lengths.tolist())
         ]

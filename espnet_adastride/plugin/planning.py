@@ -3,6 +3,9 @@
 Lengths come from the model's own code: ESPnet's Fourier transform and input layers are
 run on the meta device, where tensors have shapes and no content; batches come from
 ESPnet's sampler, with the options that its trainer hands to it.
+
+A model without a frontend reads extracted features: a "sample" then is a frame of them,
+and ``upstream.yaml`` beside ``feats.scp`` says how many there are in a second.
 """
 
 import copy
@@ -14,12 +17,14 @@ from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
+from espnet_adastride.corpora.features import RECORD_NAME, UpstreamError, read_record
 from espnet_adastride.macs import macs_by_module
 from espnet_adastride.plugin.espnet import (
     asr_task,
     build_batch_sampler,
     check_short_utt,
 )
+from espnet_adastride.plugin.frame_times import keeps_frames
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
 from espnet_adastride.recipe.datadir import parse_rate, read_table
 from espnet_adastride.recipe.errors import RecipeError
@@ -61,21 +66,26 @@ class ModelLengths:
 
     Args:
         model: an ESPnetASRModel.
+        input_size: values of a frame of extracted features; None: the model has a
+            frontend.
 
     Raises:
         NotPlanned: for front ends and encoders whose lengths only a forward tells.
     """
 
-    def __init__(self, model: torch.nn.Module):
+    def __init__(self, model: torch.nn.Module, input_size: Optional[int] = None):
         self.stft = getattr(model.frontend, "stft", None)
         embed = getattr(model.encoder, "embed", None)
-        if self.stft is None:
+        if self.stft is None and input_size is None:
             raise NotPlanned(f"front end {type(model.frontend).__name__}")
+        if not keeps_frames(model.preencoder):
+            raise NotPlanned(f"preencoder {type(model.preencoder).__name__}")
         if embed is None:
             raise NotPlanned(f"encoder {type(model.encoder).__name__}")
         #: features that the longest utterance of a batch needs, 0: any will do
         self.limit = max(0, check_short_utt(embed, 0)[1])
-        self.mels = model.frontend.output_size()
+        last = model.frontend if model.preencoder is None else model.preencoder
+        self.mels = input_size if last is None else last.output_size()
         self.exact = embed if isinstance(embed, AdaptiveSubsampling) else None
         if self.exact is not None and self.exact.lengths_from_content():
             raise NotPlanned("hnet with exact: false")
@@ -89,6 +99,8 @@ class ModelLengths:
 
     def features(self, samples: Sequence[int]) -> List[int]:
         """Return the frames of a batch before the input layer."""
+        if self.stft is None:
+            return list(samples)
         # the transform reflects half a window at the ends, and stops at shorter waves
         longest = max(*samples, self.stft.n_fft)
         waves = torch.empty(len(samples), longest, device="meta")
@@ -258,17 +270,36 @@ def count_tokens(token_list) -> int:
     return len(Path(token_list).read_text(encoding="utf-8").splitlines())
 
 
-def sampling_rate(args) -> int:
-    """Return the audio's samples a second, as the front end is told."""
+def sampling_rate(args) -> float:
+    """Return what the model reads in a second: samples, or frames of features.
+
+    Raises:
+        NotPlanned: for features that nothing says the rate of.
+    """
+    if args.input_size is not None:
+        data = args.train_data_path_and_name_and_type
+        paths = [Path(path) for path, name, _ in data if name == "speech"]
+        try:
+            record = read_record(paths[0].with_name(RECORD_NAME))
+        except (IndexError, UpstreamError):
+            raise NotPlanned(f"features without {RECORD_NAME} beside them") from None
+        return 1 / record.step
     return parse_rate(str((args.frontend_conf or {}).get("fs", "16k")))
 
 
 # ---------------------------------------------------------------- cost
 class Batch(NamedTuple):
-    """Lengths and labels of a batch; what is said in it does not matter here."""
+    """Lengths and labels of a batch; what is said in it does not matter here.
+
+    Attributes:
+        samples: of audio, or frames of features.
+        ids: labels.
+        size: values of a frame of features; None: audio.
+    """
 
     samples: List[int]
     ids: List[List[int]]
+    size: Optional[int] = None
 
     def padded(self) -> int:
         """Return the samples, padding included."""
@@ -276,15 +307,17 @@ class Batch(NamedTuple):
 
     def first(self, count: int) -> "Batch":
         """Return the batch of the first ``count`` utterances."""
-        return Batch(self.samples[:count], self.ids[:count])
+        return Batch(self.samples[:count], self.ids[:count], self.size)
 
     def tensors(self, device: str) -> Dict[str, torch.Tensor]:
         """Return what the model's forward takes: noise, and the labels."""
         text = torch.full((len(self.ids), max(map(len, self.ids))), -1)
         for row, ids in zip(text, self.ids):
             row[: len(ids)] = torch.tensor(ids)
+        shape = [len(self.samples), max(self.samples)]
+        shape += [] if self.size is None else [self.size]
         batch = {
-            "speech": 0.1 * torch.randn(len(self.samples), max(self.samples)),
+            "speech": 0.1 * torch.randn(shape),
             "speech_lengths": torch.tensor(self.samples),
             "text": text,
             "text_lengths": torch.tensor([len(ids) for ids in self.ids]),
@@ -292,17 +325,23 @@ class Batch(NamedTuple):
         return {name: value.to(device) for name, value in batch.items()}
 
 
-def make_batch(lengths: SetLengths, texts: Texts, keys: Sequence[str]) -> Batch:
-    """Return the batch of these utterances."""
-    return Batch([lengths.samples[k] for k in keys], [texts.ids(k) for k in keys])
+def make_batch(
+    lengths: SetLengths,
+    texts: Texts,
+    keys: Sequence[str],
+    size: Optional[int] = None,
+) -> Batch:
+    """Return the batch of these utterances; ``size``: values of a frame of features."""
+    samples = [lengths.samples[k] for k in keys]
+    return Batch(samples, [texts.ids(k) for k in keys], size)
 
 
-def model_cost(args, model, batch: Optional[Batch], rate: int) -> ModelCost:
+def model_cost(args, model, batch: Optional[Batch], rate: float) -> ModelCost:
     """Count parameters, and multiply-accumulates of a batch of one utterance.
 
     Args:
         batch: None: count parameters alone.
-        rate: samples a second.
+        rate: samples, or frames of features, a second.
     """
     embed = model.encoder.embed
     conf = args.encoder_conf
@@ -467,7 +506,8 @@ def measure_steps(
         device = "cuda"
     order = sorted(zip(lengths.padded(), lengths.batches))
     chosen = [order[len(order) // 2][1], order[-1][1]]
-    parts = [make_batch(lengths, texts, keys[::processes]) for keys in chosen]
+    size = args.input_size
+    parts = [make_batch(lengths, texts, keys[::processes], size) for keys in chosen]
     steps = []
     try:
         meter = StepMeter(args, model, device, seconds)

@@ -10,6 +10,7 @@ below: asr (its transducer decoder included), st, slu, s2t and cls. The task
 """
 
 from espnet_adastride.plugin import encoders, espnet, model, named_audio
+from espnet_adastride.plugin.layer_sum import LayerSum
 from espnet_adastride.plugin.resnet_encoder import ResNetEncoder
 from espnet_adastride.plugin.trainer import StrideTrainer
 
@@ -54,6 +55,8 @@ def register() -> None:
         task_class.trainer = StrideTrainer
     for task, stock, ours in MODELS:
         task.encoder_choices.classes.update(ENCODERS)
+        if hasattr(task, "preencoder_choices"):
+            task.preencoder_choices.classes["layer_sum"] = LayerSum
         if task is espnet.cls_task:
             task.encoder_choices.classes["resnet"] = ResNetEncoder
         if hasattr(task, "model_choices"):

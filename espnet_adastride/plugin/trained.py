@@ -15,6 +15,13 @@ import torch
 import yaml
 
 from espnet_adastride.audio import AudioError
+from espnet_adastride.corpora.features import (
+    RECORD_NAME,
+    Upstream,
+    UpstreamError,
+    read_record,
+    rebuild_upstream,
+)
 from espnet_adastride.downsampling.registry import downsampler_class, unknown_word
 from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.errors import ConfigurationError, ModelError
@@ -24,7 +31,12 @@ from espnet_adastride.plugin.espnet import (
     asr_task,
     build_tokenizer,
 )
-from espnet_adastride.plugin.frame_times import FrameTimes, frame_times
+from espnet_adastride.plugin.frame_times import (
+    FeatureGrid,
+    FrameTimes,
+    frame_times,
+    keeps_frames,
+)
 from espnet_adastride.plugin.greedy import main_frames
 from espnet_adastride.plugin.model import input_layer, set_stride
 from espnet_adastride.recipe.archive import unpack
@@ -273,11 +285,13 @@ class Encoded(NamedTuple):
         frames: (T', D).
         log_probs: (T', V) of the CTC branch, on the CPU; None if there is none.
         times: when the frames are.
+        speech: what the model was given: samples (n,), or extracted features (T, F).
     """
 
     frames: torch.Tensor
     log_probs: Optional[torch.Tensor]
     times: FrameTimes
+    speech: Optional[np.ndarray] = None
 
 
 class TrainedModel:
@@ -291,11 +305,15 @@ class TrainedModel:
             None: no beam search, unless the model has no CTC branch.
         stride: overall rate of the input layer, for AdaStride's layers; None: as
             trained.
+        upstream_model: folder of the pretrained encoder whose features the model
+            reads, if it is not where it was in training.
 
     Attributes:
         model: ESPnetASRModel, in evaluation mode.
         args: its options.
         rate: samples per second that it wants.
+        upstream: makes the features that it reads (``--feats_type extracted``); None:
+            it reads samples.
         search: ESPnet's Speech2Text, or None: greedy CTC.
 
     Raises:
@@ -310,6 +328,7 @@ class TrainedModel:
         device: str = "cpu",
         inference_config: Union[None, PathLike, Dict[str, Any]] = None,
         stride: Optional[float] = None,
+        upstream_model: Optional[PathLike] = None,
     ):
         if device != "cpu" and not torch.cuda.is_available():
             raise ConfigurationError(f"device {device}: there is no GPU; use cpu")
@@ -323,6 +342,7 @@ class TrainedModel:
             raise ModelError(
                 f"{files.config}: not of an ASR model (no encoder, or no token_list)"
             )
+        self.upstream = self._load_upstream(files, options, upstream_model)
         state = read_parameters(files.parameters)
         has_ctc = any(key.startswith("ctc.") for key in state)
         if inference_config is None and not has_ctc:
@@ -345,9 +365,39 @@ class TrainedModel:
         self.layer = input_layer(self.model)
         fs = (self.args.frontend_conf or {}).get("fs", 16000)
         self.rate = parse_rate(str(fs))
+        if self.upstream is not None:
+            self.rate = self.upstream.record.rate
         if stride is not None:
             self.set_stride(stride)
         self._prepare_text()
+
+    def _load_upstream(
+        self, files: ModelFiles, options: Dict[str, Any], folder: Optional[PathLike]
+    ) -> Optional[Upstream]:
+        """Return the upstream of a model that reads features; None: it reads audio."""
+        path = files.config.with_name(RECORD_NAME)
+        if options.get("input_size") is None:
+            if folder is not None:
+                raise ConfigurationError(
+                    f"upstream_model {folder}: this model reads audio; leave it out"
+                )
+            return None
+        if not path.is_file():
+            raise ModelError(
+                f"{files.config}: the model reads extracted features (input_size "
+                f"{options['input_size']}), and {RECORD_NAME}, which says of what, is "
+                "not beside it: copy it from dump/extracted/<training set>/"
+            )
+        try:
+            record = read_record(path)
+            if record.dimensions != options["input_size"]:
+                raise UpstreamError(
+                    f"{path}: features of {record.dimensions} values, and the model "
+                    f"reads {options['input_size']}: it belongs to another model"
+                )
+            return rebuild_upstream(record, folder, self.device)
+        except UpstreamError as error:
+            raise ModelError(str(error)) from None
 
     def _build_search(self, config: Path, files: ModelFiles, inference_config):
         options = read_inference_config(inference_config)
@@ -407,8 +457,10 @@ class TrainedModel:
                     f"{name}: too short for this model: {len(wave)} samples at "
                     f"{self.rate} Hz, and {least} are needed"
                 )
-        speech = torch.from_numpy(self.prepare_wave(wave)).unsqueeze(0).to(self.device)
-        lengths = torch.tensor([len(wave)], device=self.device)
+        given = self.model_input(wave, name)
+        # a copy: ESPnet normalises features in place
+        speech = torch.tensor(given).unsqueeze(0).to(self.device)
+        lengths = torch.tensor([len(given)], device=self.device)
         try:
             frames, frame_lengths = self.model.encode(speech, lengths)
         except TooShortUttError as error:
@@ -418,17 +470,22 @@ class TrainedModel:
             ) from None
         frames = main_frames(frames)[:, : int(frame_lengths[0])]
         trace = () if self.layer is None else self.layer.take_trace()
-        times = frame_times(
-            self.model, trace, len(wave), self.rate, int(frame_lengths[0])
-        )
+        grid = None
+        if self.upstream is not None:
+            record = self.upstream.record
+            grid = FeatureGrid(len(given), record.step, record.centre / record.rate)
+        count = int(frame_lengths[0])
+        times = frame_times(self.model, trace, len(wave), self.rate, count, grid)
         log_probs = None
         if self.model.ctc is not None:
             log_probs = self.model.ctc.log_softmax(frames)[0].float().cpu()
-        return Encoded(frames[0], log_probs, times)
+        return Encoded(frames[0], log_probs, times, given)
 
     @property
     def step(self) -> float:
-        """Seconds from one feature frame to the next; of models with an STFT alone."""
+        """Seconds from one feature frame to the next, where that is known."""
+        if self.upstream is not None:
+            return self.upstream.record.step
         return self.model.frontend.stft.hop_length / self.rate
 
     def why_uniform(self) -> Optional[str]:
@@ -439,10 +496,11 @@ class TrainedModel:
         if not any(downsampler_class(m).has_positions for m in self.layer.methods):
             names = ", ".join(dict.fromkeys(self.layer.methods))
             return f"its strides are uniform ({names}): there are no positions"
-        if not hasattr(self.model.frontend, "stft"):
+        known = self.upstream is not None or hasattr(self.model.frontend, "stft")
+        if not known or not keeps_frames(self.model.preencoder):
             return (
-                "it does not compute log-mel frames from audio (frontend: default): "
-                "the times of its frames are not known"
+                "it reads neither log-mel frames of audio (frontend: default) nor "
+                "extracted features: the times of its frames are not known"
             )
         return None
 
@@ -453,6 +511,19 @@ class TrainedModel:
         words = words if len(set(words)) > 1 else words[:1]
         stride = float(np.prod(self.layer.current_strides()))
         return f"{', '.join(words)}, {stride:g}x"
+
+    def model_input(self, wave: np.ndarray, name: str = "the recording") -> np.ndarray:
+        """Return what the model reads of samples (n,): these, or features (T, F).
+
+        Raises:
+            AudioError: if the upstream cannot use the samples.
+        """
+        if self.upstream is None:
+            return self.prepare_wave(wave)
+        try:
+            return self.upstream(wave)
+        except UpstreamError as error:
+            raise AudioError(f"{name}: {error}") from None
 
     def prepare_wave(self, wave: np.ndarray) -> np.ndarray:
         """Return the samples as training saw them (``speech_volume_normalize``)."""

@@ -7,6 +7,7 @@ A data folder holds ``wav.scp`` (utterance, audio file), ``text``, ``utt2spk`` a
 import io
 import os
 import re
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -24,6 +25,9 @@ from espnet_adastride.recipe.files import (
 
 Table = Dict[str, str]
 TABLES = ("wav.scp", "text", "utt2spk")
+#: what a folder of extracted features holds beside these: tables, then other files
+FEATURE_TABLES = ("feats.scp", "utt2num_frames")
+FEATURE_FILES = ("feats_dim", "upstream.yaml")
 
 
 def parse_rate(word: str) -> int:
@@ -233,6 +237,10 @@ def filter_data_dir(
     """
     tables = read_data_dir(source)
     tables["utt2num_samples"] = read_table(Path(source) / "utt2num_samples")
+    extracted = (Path(source) / FEATURE_TABLES[0]).exists()
+    if extracted:
+        for name in FEATURE_TABLES:
+            tables[name] = read_table(Path(source) / name)
     removed: Dict[str, str] = {}
     counts = {"too short": 0, "too long": 0, "without text": 0}
     for key, words in tables["text"].items():
@@ -257,7 +265,9 @@ def filter_data_dir(
     temporary = fresh_dir(output)
     write_data_dir(temporary, tables, keys)
     write_table(temporary / "removed.txt", removed)
-    write_text(temporary / "feats_type", "raw\n")
+    write_text(temporary / "feats_type", "extracted\n" if extracted else "raw\n")
+    for name in FEATURE_FILES if extracted else ():
+        shutil.copyfile(Path(source) / name, temporary / name)
     replace_dir(temporary, output)
     line = f"{output}: kept {len(keys)} of {len(tables['text'])} utterances"
     if removed:

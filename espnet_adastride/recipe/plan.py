@@ -30,8 +30,8 @@ class SetLengths:
     Attributes:
         name: ``training`` or ``validation``, for messages.
         batches: The utterances of each batch.
-        samples: Audio samples of each utterance.
-        rate: Samples a second.
+        samples: Audio samples of each utterance, or frames of extracted features.
+        rate: Samples, or such frames, a second.
         features: Frames before the encoder's input layer.
         frames: Frames behind it, in the utterance's batch (ESPnet's own layers give
             one more beside a longer utterance).
@@ -43,7 +43,7 @@ class SetLengths:
     name: str
     batches: List[Tuple[str, ...]]
     samples: Dict[str, int]
-    rate: int
+    rate: float
     features: Dict[str, int]
     frames: Dict[str, int]
     needed: Dict[str, int]

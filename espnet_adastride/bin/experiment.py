@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Run what is missing of an experiment; leave a record of every run.
+
+    LIBRISPEECH=/path python -m espnet_adastride.bin.experiment \
+        conf/experiments/whisper_strides.yaml
+
+A run whose record is in ``results/records/EXPERIMENT/`` is done, wherever it was made:
+interrupted, or on another machine, the same command resumes. ``--limit N`` stops after
+N runs. Trainings run in one thread each, ``--nj`` at once. The page and the picture are
+written at the end; ``python -m espnet_adastride.bin.results`` (make results) writes
+them from the records alone.
+"""
+
+import argparse
+import datetime
+import os
+import sys
+from pathlib import Path
+
+from espnet_adastride.bin.results import RECORDS, write_results
+from espnet_adastride.corpus import DataError
+from espnet_adastride.experiments.definition import ROOT, read_experiment
+from espnet_adastride.experiments.records import code_state
+from espnet_adastride.experiments.runs import RecordedGrid
+from espnet_adastride.recipe.errors import (
+    RecipeError,
+    one_line_errors,
+    say_what_goes_on,
+)
+from espnet_adastride.recipe.grid import run_grid
+from espnet_adastride.recipe.jobs import Interrupted, Job, run_jobs
+from espnet_adastride.recipe.lists import check_jobs
+from espnet_adastride.recipe.lock import lock
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = argparse.ArgumentParser(
+        prog="experiment",
+        description="Run what is missing of an experiment",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("definition", help="conf/experiments/NAME.yaml")
+    parser.add_argument("--records", default=str(RECORDS), help="folder of records")
+    parser.add_argument("--results", default=str(RECORDS.parent), help="of the pages")
+    parser.add_argument("--dumpdir", default="dump", help="of the recipe")
+    parser.add_argument("--expdir", default="exp", help="of the recipe")
+    parser.add_argument("--limit", type=int, help="runs to do now; default: all")
+    parser.add_argument("--nj", type=int, default=1, help="runs at once")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each run")
+    parser.add_argument("--python", default=sys.executable)
+    return parser
+
+
+@one_line_errors
+def main(cmd=None):
+    """Run the command."""
+    args = get_parser().parse_args(cmd)
+    check_jobs(args.nj)
+    if args.threads < 1:
+        raise RecipeError(f"--threads {args.threads}: give at least 1")
+    if args.limit is not None and args.limit < 1:
+        raise RecipeError(f"--limit {args.limit}: give at least 1")
+    experiment = read_experiment(args.definition)
+    environment = dict(os.environ)
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        environment[name] = str(args.threads)
+    path = [str(ROOT), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+    grid = RecordedGrid(
+        experiment,
+        Path(args.records) / experiment.name,
+        dumpdir=args.dumpdir,
+        expdir=args.expdir,
+        python=args.python,
+        nj=args.nj,
+        environment=environment,
+    )
+    failures = []
+    with say_what_goes_on(Interrupted):
+        try:
+            failures = run_missing(args, grid, experiment, environment)
+        except DataError as error:
+            raise RecipeError(str(error)) from None
+    print("\n".join(write_results(args.definition, args.records, args.results)))
+    if failures:
+        raise RecipeError(f"{len(failures)} runs failed, the first is {failures[0]}")
+
+
+def run_missing(args, grid, experiment, environment):
+    """Do the runs without a record; return what failed."""
+    runs = experiment.runs()
+    todo = [run for run in runs if not grid.is_done(run)]
+    if not todo:
+        print(f"all {len(runs)} runs have their records")
+        return []
+    print(f"{len(runs) - len(todo)} of {len(runs)} runs have their records")
+    logs = grid.recipe / grid.expdir / experiment.name
+    logs.mkdir(parents=True, exist_ok=True)
+    with (logs / ".lock").open("a") as file:
+        lock(file.fileno(), logs / ".lock", False, f"process {os.getpid()}")
+        print(f"preparing the data, log: {logs / 'prepare.log'}", flush=True)
+        run_jobs(
+            [Job(grid.prepare_command(), logs / "prepare.log")],
+            environment=environment,
+            grace=30.0,
+        )
+        grid.check_data()
+        print(f"logs of the runs: {logs}", flush=True)
+        return run_grid(
+            grid,
+            todo[: args.limit],
+            args.nj,
+            logs,
+            grid.describe,
+            lambda line: print(
+                f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {line}", flush=True
+            ),
+            environment,
+            code_state(),
+        )
+
+
+if __name__ == "__main__":
+    main()

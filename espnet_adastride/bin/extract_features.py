@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Stage 3 with --feats_type extracted: features of a pretrained encoder, once.
+
+    python -m espnet_adastride.bin.extract_features --upstream whisper \
+        --set dump/raw/org/train dump/extracted/org/train --nj 2
+
+Each ``--set SOURCE OUTPUT`` is done only if it is not done and unchanged already; what
+an interrupted run has finished is kept. ``--upstream`` is ``whisper`` (Whisper tiny.en,
+which pip installs), ``whisper:FOLDER`` (any faster-whisper folder) or
+``transformers:FOLDER`` (WavLM, HuBERT, wav2vec2 or Whisper), see
+espnet_adastride/corpora/features.py.
+
+``--training_options FOLDER`` prints the options of asr_train that the features of a
+folder need.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from espnet_adastride.bin.format_data import add_set_options
+from espnet_adastride.bin.stage_stamp import check
+from espnet_adastride.corpora.features import (
+    RECORD_NAME,
+    UpstreamError,
+    build_upstream,
+    parse_words,
+    read_record,
+)
+from espnet_adastride.recipe.datadir import TABLES, audio_files, parse_rate
+from espnet_adastride.recipe.errors import RecipeError, one_line_errors
+from espnet_adastride.recipe.extraction import MADE_FROM, extract_data_dir
+from espnet_adastride.recipe.lists import check_jobs
+from espnet_adastride.recipe.stamps import Stamp, fingerprint, hash_listing
+
+#: what a folder of features holds
+MADE = (
+    *TABLES,
+    "feats.scp",
+    "spk2utt",
+    "utt2num_samples",
+    "utt2num_frames",
+    "feats_dim",
+    "feats_type",
+    RECORD_NAME,
+)
+
+
+def get_parser():
+    """Return the command's parser."""
+    parser = argparse.ArgumentParser(
+        prog="extract_features",
+        description="Features of a pretrained encoder, extracted once",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add_set_options(parser, "A formatted data folder and the folder to make of it")
+    add_upstream_options(parser)
+    parser.add_argument("--nj", type=int, default=1, help="Recordings at once")
+    return parser
+
+
+def add_upstream_options(parser: argparse.ArgumentParser) -> None:
+    """Add what :func:`build_upstream` takes."""
+    parser.add_argument(
+        "--upstream",
+        required=True,
+        metavar="NAME[:MODEL]",
+        help="whisper, whisper:FOLDER or transformers:FOLDER",
+    )
+    parser.add_argument(
+        "--layers", default="last", help="last, all, or numbers (transformers)"
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+
+
+@one_line_errors
+def main(cmd=None):
+    """Run the command; what cannot work ends it in one line."""
+    words = sys.argv[1:] if cmd is None else cmd
+    if len(words) == 2 and words[0] == "--training_options":
+        print_training_options(words[1])
+        return
+    args = get_parser().parse_args(words)
+    check_jobs(args.nj)
+    rate = parse_rate(args.fs)
+    try:
+        parse_words(args.upstream)
+        upstream = build_upstream(args.upstream, args.layers, args.device, args.nj)
+    except UpstreamError as error:
+        raise RecipeError(f"--upstream: {error}") from None
+    if upstream.record.rate != rate:
+        raise RecipeError(
+            f"--fs {args.fs}: {upstream.record.words()} takes {upstream.record.rate} "
+            f"Hz; give --fs {upstream.record.rate}"
+        )
+    import torch
+
+    torch.set_num_threads(1)  # recordings are what runs in parallel
+    for source, output in args.set:
+        stamp = Stamp(Path(output) / ".stage_done")
+        options = {
+            "upstream": upstream.record.to_yaml(),
+            "audio": hash_listing(audio_files(source)),
+        }
+        inputs = [Path(source) / name for name in (*TABLES, "utt2num_samples")]
+        work = fingerprint(inputs, options=options)
+        if check(stamp, work, args.rerun, output):
+            continue
+        if args.rerun:
+            (Path(output) / "feats" / MADE_FROM).unlink(missing_ok=True)
+        summary = extract_data_dir(source, output, upstream, args.nj, work)
+        stamp.write(work, [Path(output) / name for name in MADE], summary)
+        print(summary, flush=True)
+
+
+def print_training_options(folder: str) -> None:
+    """Print the options of asr_train that a folder's features need, a line each."""
+    try:
+        print("\n".join(read_record(Path(folder) / RECORD_NAME).training_options()))
+    except UpstreamError as error:
+        raise RecipeError(str(error)) from None
+
+
+if __name__ == "__main__":
+    main()

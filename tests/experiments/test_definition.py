@@ -1,0 +1,96 @@
+"""What is compared: order, fingerprints, messages."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from espnet_adastride.experiments import definition
+from espnet_adastride.experiments.definition import read_experiment
+from espnet_adastride.recipe.errors import RecipeError
+
+ROOT = Path(__file__).resolve().parents[2]
+CONTENT = {
+    "title": "A comparison",
+    "recipe": "egs/mine",
+    "asr_config": "train.yaml",
+    "test_sets": ["test", "dev"],
+    "variants": ["bound2=adastride score_bound=2"],
+    "grid": [
+        {"methods": ["strided_conv", "bound2"], "rates": [8, 4], "seeds": [0]},
+        {"methods": ["strided_conv"], "rates": [8, 2], "seeds": [0, 1]},
+    ],
+}
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Write a definition, below a root with one configuration."""
+    monkeypatch.setattr(definition, "ROOT", tmp_path)
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "train.yaml").write_text("max_epoch: 3\n# a comment\n")
+
+    def write(**changes):
+        content = {**CONTENT, **changes}
+        content = {k: v for k, v in content.items() if v is not None}
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+        return tmp_path / "mine.yaml"
+
+    return write
+
+
+def test_runs_in_their_order_each_once(write):
+    runs = read_experiment(write()).runs()
+    assert [str(run) for run in runs] == [
+        "strided_conv 8x seed 0",
+        "bound2 8x seed 0",
+        "strided_conv 4x seed 0",
+        "bound2 4x seed 0",
+        "strided_conv 2x seed 0",
+        "strided_conv 8x seed 1",
+        "strided_conv 2x seed 1",
+    ]
+    assert "input_layer_conf.score_bound=2" in runs[1].asr_args
+    assert len({run.tag for run in runs}) == len(runs)
+
+
+def test_the_fingerprint_is_of_what_bears_on_results(write, tmp_path):
+    one = read_experiment(write())
+    other = read_experiment(write(title="Another name", grid=CONTENT["grid"][:1]))
+    assert other.fingerprint() == one.fingerprint()
+    (tmp_path / "conf" / "train.yaml").write_text("# another comment\nmax_epoch: 3\n")
+    assert one.fingerprint() == other.fingerprint()
+    for change in ({"asr_args": "--seed 1"}, {"options": {"nbpe": 5}}):
+        assert replace(one, **change).fingerprint() != one.fingerprint()
+    (tmp_path / "conf" / "train.yaml").write_text("max_epoch: 4\n")
+    assert read_experiment(write()).fingerprint() != one.settings()
+    assert one.prefix.startswith("mine_")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"titel": "x"}, "unknown word 'titel'; choose among"),
+        ({"recipe": None}, "'recipe' is missing"),
+        ({"test_sets": []}, "test_sets is empty"),
+        ({"grid": [{"methods": ["stack"], "rates": [4]}]}, "methods, rates and seeds"),
+        ({"grid": [{"methods": [], "rates": [4], "seeds": [0]}]}, "none of them empty"),
+        ({"baseline": "avg_pool"}, "baseline avg_pool is in no part"),
+        ({"variants": []}, "bound2 is neither a method nor one of the variants"),
+        ({"asr_config": "gone.yaml"}, "gone.yaml is not in conf/"),
+    ],
+)
+def test_mistakes_are_one_line(write, changes, message):
+    with pytest.raises(RecipeError, match=message) as error:
+        read_experiment(write(**changes))
+    assert "\n" not in str(error.value)
+
+
+def test_the_definitions_of_the_repository_can_be_read():
+    paths = sorted((ROOT / "conf" / "experiments").glob("*.yaml"))
+    assert paths
+    for path in paths:
+        experiment = read_experiment(path)
+        assert experiment.runs() and (experiment.recipe_folder).is_dir()
+        assert (experiment.recipe_folder / experiment.script).is_file()

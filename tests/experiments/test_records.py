@@ -1,0 +1,228 @@
+"""Records of runs, and the tables made of them: known answers, worked out by hand."""
+
+import gzip
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from espnet_adastride.corpus import DataError
+from espnet_adastride.experiments import records, tables
+from espnet_adastride.experiments.definition import Experiment
+from espnet_adastride.experiments.records import (
+    Record,
+    kept_configuration,
+    make_content,
+    read_record,
+    read_records,
+    record_path,
+    score_set,
+    speaker_of,
+    split_records,
+    write_record,
+)
+from espnet_adastride.recipe.errors import RecipeError
+
+REFERENCE = {
+    "1-9-0": "A B C D",  # 4 words in 4 s: slow
+    "1-9-1": "A B C D",
+    "2-9-0": "A B C D",  # in 2 s
+    "2-9-1": "A B C D",
+    "3-9-0": "A B C D",  # in 1 s: fast
+    "3-9-1": "A B C D",
+}
+SECONDS = dict(zip(REFERENCE, (4.0, 4.0, 2.0, 2.0, 1.0, 1.0)))
+GROUPS = {key: key.rpartition("-")[0] for key in REFERENCE}  # speaker and chapter
+#: one substitution in each; and two deletions and an insertion in the fast ones
+WORSE = {
+    **{key: "A B C X" for key in REFERENCE},
+    "3-9-0": "A X",
+    "3-9-1": "A B C X D E",
+}
+
+
+@pytest.fixture
+def experiment(monkeypatch, tmp_path):
+    monkeypatch.setattr(records, "ROOT", tmp_path)
+    monkeypatch.setattr(
+        Experiment, "config_path", property(lambda self: tmp_path / "train.yaml")
+    )
+    (tmp_path / "train.yaml").write_text("max_epoch: 3\n")
+    return Experiment(
+        name="mine",
+        title="A comparison",
+        recipe="egs/mine",
+        asr_config="train.yaml",
+        grid=[
+            {"methods": ["strided_conv", "adastride"], "rates": [8, 4], "seeds": [0, 1]}
+        ],
+        test_sets=["test"],
+        feature_rate=50,
+    )
+
+
+def content_of(experiment, run, hypotheses, macs=1e6, **more):
+    frames = {key: (10, 4) for key in REFERENCE}
+    scores = score_set(REFERENCE, hypotheses, GROUPS, SECONDS, frames)
+    return make_content(
+        experiment,
+        run,
+        {"test": scores},
+        configuration={"max_epoch": 3},
+        upstream=None,
+        commit="abc",
+        learning={"valid": {"stride": [8.0, 7.5]}, "train": {"loss": [3.0, 2.0]}},
+        measured={
+            "macs_per_second": macs,
+            "layer_macs_per_second": macs / 4,
+            "parameters": 2500000,
+            "seconds_per_second": 0.004,
+            "unalignable": {"train": [1, 50], "test": [3, 6]},
+        },
+        timing={"training_seconds": 120.0, "epochs": 3},
+        **more,
+    )
+
+
+def write_all(experiment, folder):
+    """Write the records of all runs; AdaStride is right, strided_conv is WORSE."""
+    for run in experiment.runs():
+        right = run.system == "adastride"
+        content = content_of(
+            experiment, run, REFERENCE if right else WORSE, macs=8e6 / run.rate
+        )
+        write_record(record_path(folder, run), content)
+    return read_records(folder)
+
+
+# ---------------------------------------------------------------- one record
+def test_errors_by_hand():
+    scores = score_set(REFERENCE, WORSE, GROUPS, SECONDS)
+    assert scores.groups == ["1", "1", "2", "2", "3", "3"]
+    # "A X" against "A B C D": one substitution and two deletions, or the like
+    assert scores.errors().tolist() == [1, 1, 1, 1, 3, 2]
+    assert sum(scores.words["reference"]) == 24
+    assert scores.words["insertions"] == [0, 0, 0, 0, 0, 2]
+    assert scores.words["deletions"][4] == 2
+    assert scores.characters["reference"] == [7] * 6
+    assert scores.frames == []
+
+
+@pytest.mark.parametrize(
+    "utterance, given, speaker",
+    [("84-121123-0001", "84-121123", "84"), ("u-1", "spk2", "spk2"), ("u", "u", "u")],
+)
+def test_speakers(utterance, given, speaker):
+    assert speaker_of(utterance, given) == speaker
+
+
+def test_a_record_survives(experiment, tmp_path):
+    run = experiment.runs()[0]
+    content = content_of(experiment, run, WORSE)
+    path = record_path(tmp_path, run)
+    write_record(path, content)
+    first = path.read_bytes()
+    record = read_record(path)
+    assert record.key == ("strided_conv", 8.0, 0)
+    assert record.content == json.loads(json.dumps(content))
+    assert record.sets["test"].errors().sum() == 9
+    assert record.content["versions"]["python"] and "machine" in record.content
+    write_record(path, content)  # no time stamp in it
+    assert path.read_bytes() == first
+
+
+def test_records_are_small(experiment, tmp_path):
+    """2,620 utterances, as test-clean has, take tens of kilobytes."""
+    draw = np.random.default_rng(0)
+    names = [f"{s}-{c}-{u:04d}" for s in range(40) for c in (1, 2) for u in range(33)]
+    reference = {n: " ".join(draw.choice(list("abcdefgh"), 20)) for n in names[:2620]}
+    heard = {n: " ".join(draw.choice(list("abcdefgh"), 20)) for n in reference}
+    seconds = {n: float(draw.uniform(2, 30)) for n in reference}
+    frames = {n: draw.integers(10, 99, 2) for n in reference}
+    groups = dict.fromkeys(reference, "x")
+    scores = score_set(reference, heard, groups, seconds, frames)
+    run = experiment.runs()[0]
+    path = record_path(tmp_path, run)
+    write_record(path, make_content(experiment, run, {"test": scores}, learning={}))
+    assert path.stat().st_size < 60000
+
+
+def test_what_is_kept_of_a_configuration():
+    options = {
+        "seed": 3,
+        "output_dir": "/home/me/exp",
+        "train_data_path_and_name_and_type": [["/home/me/feats.scp", "speech", "x"]],
+        "normalize_conf": {"stats_file": "/home/me/stats.npz", "norm_vars": True},
+        "empty": None,
+        "dist_rank": 0,
+    }
+    kept = {"seed": 3, "normalize_conf": {"norm_vars": True}}
+    assert kept_configuration(options) == kept
+
+
+def test_damage_is_named(tmp_path, experiment):
+    path = tmp_path / "adastride_8x_seed0.json.gz"
+    path.write_bytes(b"no gzip")
+    with pytest.raises(RecipeError, match="adastride_8x_seed0.* cannot be read"):
+        read_record(path)
+    content = content_of(experiment, experiment.runs()[0], WORSE)
+    path.write_bytes(gzip.compress(json.dumps({**content, "format": 2}).encode()))
+    with pytest.raises(RecipeError, match="format 2, and 1 is what is known"):
+        read_record(path)
+
+
+def test_records_of_other_settings_do_not_fit(experiment, tmp_path):
+    found = write_all(experiment, tmp_path)
+    fit, others = split_records(experiment, found)
+    assert len(fit) == 8 and not others
+    fit, others = split_records(replace(experiment, asr_args="--seed 3"), found)
+    assert not fit and len(others) == 8
+
+
+# ---------------------------------------------------------------- the page
+def test_the_page_by_hand(experiment, tmp_path):
+    page = tables.write_page(experiment, write_all(experiment, tmp_path), 200)
+    rows = [line for line in page.splitlines() if line.startswith("| 8x, 6.25 Hz")]
+    # a row of each table for each of two methods
+    errors, terciles, costs = (r for r in rows if "`strided_conv`" in r)
+    # 9 errors of 24 words: 5 substitutions, 2 deletions, 2 insertions
+    assert "| 2 | 37.50 |" in errors and "| 20.83 | 8.33 | 8.33 |" in errors
+    # slow and middle: 2 of 8 words; fast: 5 of 8
+    assert "| 25.00 | 25.00 | 62.50 |" in terciles
+    assert "| 40.0 | 2.0 | 50.0 | 2.50 | 1.00 | 0.25 | 4.00 |" in costs
+    assert "-37.50" in page and "better" in page and "3 speakers" in page
+    assert "Not run yet" not in page
+
+
+def test_missing_runs_are_named(experiment, tmp_path):
+    found = write_all(experiment, tmp_path)
+    page = tables.write_page(experiment, found[1:], 100)
+    assert "Not run yet, 1 of 8: adastride 4x seed 0." in page
+    assert tables.write_page(experiment, [], 100).endswith("No run is finished yet.\n")
+
+
+def test_other_settings_are_named(experiment, tmp_path):
+    found = write_all(experiment, tmp_path)
+    content = {**found[0].content, "fingerprint": "0"}
+    page = tables.write_page(experiment, [Record(content), *found[1:]], 100)
+    assert "Records of other settings, left out: adastride 4x seed 0." in page
+
+
+def test_other_data_are_refused(experiment, tmp_path):
+    found = write_all(experiment, tmp_path)
+    content = json.loads(json.dumps(found[0].content))
+    content["sets"]["test"]["data_sha256"] = "0"
+    with pytest.raises(DataError, match="tested on different data"):
+        tables.write_page(experiment, [Record(content, "x"), *found[1:]], 100)
+
+
+def test_the_picture_shows_every_method(experiment, tmp_path):
+    found = write_all(experiment, tmp_path)
+    figure = tables.plot_page(experiment, found)
+    (axes,) = figure.axes
+    lines = {box.get_label(): box[0].get_xydata() for box in axes.containers}
+    assert set(lines) == {"strided_conv", "adastride"}
+    np.testing.assert_allclose(lines["strided_conv"], [[1, 37.5], [2, 37.5]])
+    np.testing.assert_allclose(lines["adastride"], [[1, 0], [2, 0]])
+    assert tables.plot_page(experiment, []) is None

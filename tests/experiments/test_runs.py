@@ -1,0 +1,183 @@
+"""A grid with records: with a recipe whose trainer takes no time.
+
+A run is done if its record is there, whatever became of the trained model.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from espnet_adastride.bin import experiment, results
+from espnet_adastride.experiments import definition, records, runs
+from espnet_adastride.experiments.records import read_records
+
+# Recognises everything, but avg_pool takes ONE for TWO.
+RUN = r"""#!/usr/bin/env bash
+set -eu
+cd "$(dirname "$0")"
+while [ $# -gt 0 ]; do printf -v "opt_${1#--}" %s "$2"; shift 2; done
+dump=${opt_dumpdir}/extracted
+if [ "${opt_stage}" = 1 ]; then
+    echo "prepare nbpe=${opt_nbpe} valid=${opt_valid_set}" >>calls
+    for name in train test org/dev; do
+        mkdir -p "${dump}/${name}"
+        printf 's1-1 ONE TWO\ns1-2 TWO ONE\ns2-1 TWO TWO\n' >"${dump}/${name}/text"
+        printf 's1-1 s1\ns1-2 s1\ns2-1 s2\n' >"${dump}/${name}/utt2spk"
+        printf 's1-1 16000\ns1-2 32000\ns2-1 8000\n' >"${dump}/${name}/utt2num_samples"
+    done
+    exit
+fi
+echo "${opt_asr_tag}" >>calls
+if [ -e fails ]; then echo "error: the disk is full"; exit 1; fi
+exp=${opt_expdir}/asr_${opt_asr_tag}
+mkdir -p "${exp}"
+echo "max_epoch: 12" >"${exp}/config.yaml"
+for name in ${opt_test_sets}; do
+    out=${exp}/${opt_inference_tag}/${name}
+    mkdir -p "${out}"
+    text=${dump}/${name}/text
+    [ "${name}" != dev ] || text=${dump}/org/${name}/text
+    case ${opt_asr_args} in
+        *input_layer=avg_pool*) sed s/ONE/TWO/ "${text}" >"${out}/text" ;;
+        *) cp "${text}" "${out}/text" ;;
+    esac
+    printf 's1-1 9 2\ns1-2 9 3\ns2-1 6 3\n' >"${out}/frames"
+done
+echo "[x] 2026-01-01 00:00:00,1 (t) INFO: 12epoch results: [train] loss=1.0," \
+    "stride=7.25, time=50 seconds, [valid] loss=1.0, stride=7.25, time=10 seconds" \
+    >"${exp}/train.log"
+"""
+CONTENT = {
+    "title": "A comparison",
+    "recipe": "egs/mine",
+    "script": "run_mine.sh",
+    "asr_config": "train.yaml",
+    "test_sets": ["test", "dev"],
+    "options": {"nbpe": 7},
+    "feats_type": "extracted",
+    "feature_rate": 50,
+    "grid": [
+        {"methods": ["strided_conv", "avg_pool"], "rates": [8], "seeds": [0, 1]},
+    ],
+}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A repository's root with a recipe, a configuration and a definition."""
+    for module in (definition, records):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    figures = {"macs_per_second": 1e6, "unalignable": {"test": [1, 3]}}
+    monkeypatch.setattr(
+        runs.RecordedGrid, "_measure", lambda self, run: json.loads(json.dumps(figures))
+    )
+    (tmp_path / "egs" / "mine").mkdir(parents=True)
+    (tmp_path / "egs" / "mine" / "run_mine.sh").write_text(RUN)
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "train.yaml").write_text("max_epoch: 12\n")
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(CONTENT))
+    return tmp_path
+
+
+def run(folder, *more):
+    words = ["--records", folder / "records", "--results", folder / "results"]
+    words += ["--dumpdir", folder / "dump", "--expdir", folder / "exp", *more]
+    experiment.main([str(folder / "mine.yaml"), *map(str, words)])
+
+
+def calls(folder):
+    path = folder / "egs" / "mine" / "calls"
+    lines = path.read_text().splitlines() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return lines
+
+
+def test_the_grid_leaves_records_and_a_page(folder, capsys):
+    run(folder)
+    first, *tags = calls(folder)
+    assert first == "prepare nbpe=7 valid=dev" and len(tags) == 4
+    shown = capsys.readouterr().out
+    assert "avg_pool 8x seed 0: WER test 33.33, dev 33.33" in shown
+    found = read_records(folder / "records" / "mine")
+    assert [r.key for r in found] == [
+        ("avg_pool", 8.0, 0),
+        ("avg_pool", 8.0, 1),
+        ("strided_conv", 8.0, 0),
+        ("strided_conv", 8.0, 1),
+    ]
+    scores = found[0].sets["test"]
+    assert scores.words["substitutions"] == [1, 1, 0]
+    assert scores.seconds == [1.0, 2.0, 0.5] and scores.emitting == [2, 3, 3]
+    assert found[0].content["learning"]["valid"]["stride"] == [7.25]
+    assert found[0].content["timing"] == {"training_seconds": 60.0, "epochs": 1}
+    assert found[0].content["configuration"] == {"max_epoch": 12}
+    page = (folder / "results" / "mine.md").read_text()
+    assert "+33.33" in page and (folder / "results" / "mine.png").is_file()
+
+
+def test_on_another_machine_it_resumes_from_the_records(folder, capsys):
+    run(folder, "--limit", "1")
+    assert len(calls(folder)) == 2
+    assert "3 of 4" not in capsys.readouterr().out
+    # nothing but the records reaches the other machine
+    shutil.rmtree(folder / "exp")
+    shutil.rmtree(folder / "dump")
+    run(folder)
+    _, *tags = calls(folder)
+    assert len(tags) == 3 and not tags[0].endswith("strided_conv_8x_seed0")
+    shown = capsys.readouterr().out
+    assert "1 of 4 runs have their records" in shown and "4 of 4 runs" in shown
+    run(folder)
+    assert not calls(folder)
+    assert "all 4 runs have their records" in capsys.readouterr().out
+
+
+def test_other_settings_run_again(folder, capsys):
+    run(folder)
+    calls(folder)
+    (folder / "conf" / "train.yaml").write_text("max_epoch: 13\n")
+    run(folder, "--limit", "1")
+    assert len(calls(folder)) == 2
+    assert "3 records are of other settings" in capsys.readouterr().out
+
+
+def test_a_failed_run_stops_no_other_and_leaves_no_record(folder, capsys):
+    (folder / "egs" / "mine" / "fails").touch()
+    with pytest.raises(SystemExit, match="4 runs failed, the first is strided_conv 8x"):
+        run(folder)
+    assert len(calls(folder)) == 5
+    assert not list((folder / "records").rglob("*.gz"))
+
+
+def test_other_data_are_refused(folder):
+    run(folder, "--limit", "1")
+    script = folder / "egs" / "mine" / "run_mine.sh"
+    script.write_text(script.read_text().replace("s2-1 8000", "s2-1 8100"))
+    calls(folder)
+    with pytest.raises(SystemExit, match="is not what .* was tested on"):
+        run(folder, "--limit", "1")
+    assert len(calls(folder)) == 1  # prepared, and nothing trained
+
+
+def test_results_need_the_records_alone(folder, monkeypatch, capsys):
+    run(folder, "--limit", "3")
+    page = (folder / "results" / "mine.md").read_text()
+    for name in ("exp", "dump", "results"):
+        shutil.rmtree(folder / name)
+    places = ["--records", str(folder / "records")]
+    places += ["--results", str(folder / "results")]
+    results.main([str(folder / "mine.yaml"), *places])
+    assert "missing: avg_pool 8x seed 1" in capsys.readouterr().out
+    assert (folder / "results" / "mine.md").read_text() == page
+    monkeypatch.setattr(results, "DEFINITIONS", Path(folder / "nothing"))
+    with pytest.raises(SystemExit, match="no definition of an experiment"):
+        results.main(places)
+
+
+@pytest.mark.parametrize("words", [["--nj", "0"], ["--limit", "0"], ["--threads", "0"]])
+def test_numbers_below_one(folder, words):
+    with pytest.raises(SystemExit, match="give at least 1"):
+        run(folder, *words)
