@@ -13,18 +13,23 @@ import importlib
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.encoder.branchformer_encoder import BranchformerEncoder
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from espnet2.asr.encoder.e_branchformer_ctc_encoder import EBranchformerCTCEncoder
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
+from espnet2.asr.encoder.multiconvformer_encoder import MultiConvConformerEncoder
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.cls.espnet_model import ESPnetClassificationModel
 from espnet2.fileio import multi_sound_scp, sound_scp
+from espnet2.s2t.espnet_ctc_model import ESPnetS2TCTCModel
 from espnet2.s2t.espnet_model import ESPnetS2TModel
 from espnet2.samplers.build_batch_sampler import build_batch_sampler
 from espnet2.slu.espnet_model import ESPnetSLUModel
 from espnet2.st.espnet_model import ESPnetSTModel
 from espnet2.tasks import asr as asr_task
+from espnet2.tasks import asr_transducer as asr_transducer_task
 from espnet2.tasks import cls as cls_task
 from espnet2.tasks import s2t as s2t_task
+from espnet2.tasks import s2t_ctc as s2t_ctc_task
 from espnet2.tasks import slu as slu_task
 from espnet2.tasks import st as st_task
 from espnet2.tasks.abs_task import AbsTask
@@ -53,6 +58,16 @@ def _nets(name):
     return _first(f"espnet2.legacy.nets.{name}", f"espnet.nets.{name}")
 
 
+def _if_any(name):
+    """Import a module; None if this ESPnet has none of that name."""
+    try:
+        return _first(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not name.startswith(error.name):
+            raise
+        return None
+
+
 _attention = _nets("pytorch_backend.transformer.attention")
 _embedding = _nets("pytorch_backend.transformer.embedding")
 _subsampling = _nets("pytorch_backend.transformer.subsampling")
@@ -64,7 +79,10 @@ Conv2dSubsampling = _subsampling.Conv2dSubsampling
 TooShortUttError = _subsampling.TooShortUttError
 check_short_utt = _subsampling.check_short_utt
 
-#: ESPnet's own input layers that shorten, by their words; 202611 has Conv1d ones, too
+#: ESPnet3's copy of the task asr, with registries of its own; None before 202611
+espnet3_asr_task = _if_any("espnet3.systems.esp2_asr.task")
+
+#: ESPnet's own input layers that shorten
 STOCK_SUBSAMPLINGS = tuple(
     getattr(_subsampling, name)
     for name in (
@@ -116,12 +134,15 @@ __all__ = [
     "CommonCollateFn",
     "ConformerEncoder",
     "Conv2dSubsampling",
+    "EBranchformerCTCEncoder",
     "EBranchformerEncoder",
     "ESPnetASRModel",
     "ESPnetClassificationModel",
+    "ESPnetS2TCTCModel",
     "ESPnetS2TModel",
     "ESPnetSLUModel",
     "ESPnetSTModel",
+    "MultiConvConformerEncoder",
     "NestedDictAction",
     "PositionalEncoding",
     "RelPositionMultiHeadedAttention",
@@ -132,12 +153,15 @@ __all__ = [
     "Trainer",
     "TransformerEncoder",
     "asr_task",
+    "asr_transducer_task",
     "build_batch_sampler",
     "build_tokenizer",
     "check_short_utt",
     "cls_task",
+    "espnet3_asr_task",
     "force_gatherable",
     "multi_sound_scp",
+    "s2t_ctc_task",
     "s2t_task",
     "slu_task",
     "sound_scp",

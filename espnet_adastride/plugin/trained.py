@@ -194,6 +194,7 @@ def read_options(path: Path, roots: Sequence[Path]) -> Dict[str, Any]:
         return next((str(p) for p in places if p is not None and p.is_file()), value)
 
     options = mend("", options)
+    options["init"] = None  # parameters come from a file; some names are gone by 202611
     statistics = (options.get("normalize_conf") or {}).get("stats_file")
     for name in (statistics, options.get("bpemodel")):
         if isinstance(name, str) and not Path(name).is_file():

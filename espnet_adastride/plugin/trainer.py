@@ -4,8 +4,9 @@ ESPnet's tasks name their trainer in a class attribute (``ASRTask.trainer``), an
 ``plot_attention`` is a class method that is given the model, a few validation
 utterances (``num_att_plot``, 3 by default), the output folder and TensorBoard's writer
 after every epoch. The plugin's trainer adds its pictures there, in the same places:
-``att_ws/UTTERANCE/strides.Nep.png``, and ``strides_UTTERANCE`` in TensorBoard. Nothing
-of ESPnet's own is replaced. No pictures where ESPnet draws no attention either: with
+``att_ws/UTTERANCE/strides.Nep.png``, and ``strides_UTTERANCE`` in TensorBoard. Of
+ESPnet's own, only pictures of attention with ``use_sdpa`` are left out: there are no
+weights to draw, and ESPnet 202611 would stop. No pictures where ESPnet draws no attention either: with
 ``num_att_plot: 0``, ``use_matplotlib: false`` or DeepSpeed (which brings a trainer of
 its own).
 """
@@ -29,9 +30,14 @@ class StrideTrainer(Trainer):
     ):
         """Draw attention as ESPnet does, then the strides of the same utterances."""
         batches = list(iterator)  # num_att_plot utterances, which ESPnet caches anyway
-        super().plot_attention(
-            model, output_dir, summary_writer, iter(batches), reporter, options
-        )
+        if keeps_no_weights(model):  # ESPnet would stop at them after the first epoch
+            logging.warning(
+                "no pictures of attention: with use_sdpa there are no weights to draw"
+            )
+        else:
+            super().plot_attention(
+                model, output_dir, summary_writer, iter(batches), reporter, options
+            )
         if options.no_forward_run or not has_adaptive_strides(model):
             return
         for ids, batch in batches:
@@ -52,6 +58,11 @@ class StrideTrainer(Trainer):
                     save_figure(picture, folder / f"strides.{epoch}ep.png", dpi=100)
                 if summary_writer is not None:
                     summary_writer.add_figure(f"strides_{key}", picture, epoch)
+
+
+def keeps_no_weights(model) -> bool:
+    """Return whether some attention of the model never has its weights in memory."""
+    return any(getattr(module, "use_sdpa", False) for module in model.modules())
 
 
 def has_adaptive_strides(model) -> bool:
