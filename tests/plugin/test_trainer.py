@@ -12,6 +12,7 @@ from espnet2.train.reporter import Reporter  # noqa: E402
 
 from espnet_adastride.plugin import trainer  # noqa: E402
 from espnet_adastride.plugin.register import TASKS  # noqa: E402
+from tests.plugin.releases import NEWER  # noqa: E402
 from tiny_models import RATE, make_experiment  # noqa: E402
 
 
@@ -64,6 +65,16 @@ def test_strides_beside_attention(tmp_path):
 def test_uniform_strides_are_not_drawn(tmp_path):
     figures = plot(make_experiment(tmp_path / "exp", "conv2d"), tmp_path / "att_ws")
     assert figures and not any(name.startswith("strides") for name in figures)
+
+
+@pytest.mark.skipif(not NEWER, reason="use_sdpa came with ESPnet 202611")
+def test_fused_attention_has_no_weights_to_draw(tmp_path, caplog):
+    """ESPnet's own drawing stops there: ``attn`` is None."""
+    exp = make_experiment(tmp_path / "exp", encoder_options={"use_sdpa": True})
+    with caplog.at_level(logging.WARNING):
+        figures = plot(exp, tmp_path / "att_ws")
+    assert set(figures) == {"strides_a", "strides_b"}
+    assert "use_sdpa" in caplog.text
 
 
 def test_a_picture_that_fails_does_not_end_a_training(tmp_path, monkeypatch, caplog):
