@@ -59,12 +59,13 @@ def _nets(name):
 
 
 def _if_any(name):
-    """Import a module; None if this ESPnet has none of that name."""
+    """Import a module; None if there is none, or something that it needs is not there.
+
+    For what is an addition: ESPnet's own error says what is missing when it is asked for.
+    """
     try:
-        return _first(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not name.startswith(error.name):
-            raise
+        return importlib.import_module(name)
+    except ImportError:
         return None
 
 
@@ -81,6 +82,11 @@ check_short_utt = _subsampling.check_short_utt
 
 #: ESPnet3's copy of the task asr, with registries of its own; None before 202611
 espnet3_asr_task = _if_any("espnet3.systems.esp2_asr.task")
+
+#: CTC segmentation; None without the package ctc_segmentation, which 202511 does not
+#: declare; and, since 202611, forced alignment (``espnet align``)
+asr_align = _if_any("espnet2.bin.asr_align")
+forced_align = _if_any("espnet2.bin.align")
 
 #: ESPnet's own input layers that shorten
 STOCK_SUBSAMPLINGS = tuple(
@@ -152,6 +158,7 @@ __all__ = [
     "TooShortUttError",
     "Trainer",
     "TransformerEncoder",
+    "asr_align",
     "asr_task",
     "asr_transducer_task",
     "build_batch_sampler",
@@ -159,6 +166,7 @@ __all__ = [
     "check_short_utt",
     "cls_task",
     "espnet3_asr_task",
+    "forced_align",
     "force_gatherable",
     "multi_sound_scp",
     "s2t_ctc_task",

@@ -12,7 +12,7 @@ layer in another way refuse the plugin's words in one line.
 
 import inspect
 
-from espnet_adastride.plugin import encoders, espnet, model, named_audio
+from espnet_adastride.plugin import alignment, encoders, espnet, model, named_audio
 from espnet_adastride.plugin.resnet_encoder import ResNetEncoder
 from espnet_adastride.plugin.trainer import StrideTrainer
 
@@ -48,7 +48,8 @@ if espnet.espnet3_asr_task is not None:
 def register() -> None:
     """Let ESPnet's tasks build the plugin's encoders and models, and draw strides.
 
-    And let its reader of ``wav.scp`` name a recording that cannot be read.
+    And let its reader of ``wav.scp`` name a recording that cannot be read, and its
+    aligners use the frames' true times.
 
     It is idempotent.
 
@@ -56,6 +57,7 @@ def register() -> None:
     place; it must happen before ``get_parser()``.
     """
     named_audio.install()
+    alignment.install()
     for task_class in TASKS:
         task_class.trainer = StrideTrainer
     espnet.asr_transducer_task.Encoder = encoders.TransducerEncoder
