@@ -12,7 +12,7 @@ from espnet_adastride.downsampling import available_downsamplers
 from espnet_adastride.downsampling.registry import unknown_word
 from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.errors import ConfigurationError
-from espnet_adastride.plugin.subsampling import AdaptiveSubsampling, sequential_names
+from espnet_adastride.plugin.subsampling import AdaptiveSubsampling, fit_names
 from espnet_adastride.plugin.timing import TrueTimeAttention
 
 #: what ESPnet's encoders call their own input layers, for the message on a wrong one
@@ -111,8 +111,8 @@ class DownsamplingEncoder:
 
     def _load_from_state_dict(self, state_dict, prefix, *rest):
         # ESPnet 202511 cannot read the names of 202611, which reads both
-        if any(name.startswith("out.0.") for name in self.embed.state_dict()):
-            sequential_names(state_dict, prefix + "embed.")
+        own = [f"{prefix}embed.{name}" for name in self.embed.state_dict()]
+        fit_names(state_dict, prefix + "embed.", own)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _use_true_times(self):

@@ -20,7 +20,7 @@ scores and for the frames; what fits is held, the rest computed again.
 import math
 import numbers
 from functools import partial
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Container, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 
@@ -82,21 +82,32 @@ def stage_strides(stride: Union[float, Sequence[float]]) -> List[float]:
     return factors + [rest] if rest > 1 or not factors else factors
 
 
-def sequential_names(state_dict: Dict[str, Any], prefix: str) -> None:
-    """Name the parameters of an input layer's end as ESPnet 202511 does, in place.
+def fit_names(state_dict: Dict[str, Any], prefix: str, own: Container[str]) -> bool:
+    """Name the parameters of an input layer's end as it does itself, in place.
 
     ESPnet 202611 calls ``out.0`` (a linear layer) ``out`` and ``out.1`` (the positional
-    encoding, whose ``alpha`` is its only parameter) ``pos_enc``.
+    encoding, whose ``alpha`` is its only parameter) ``pos_enc``. The plugin's layer has
+    202511's names under both.
 
     Args:
         state_dict: names and parameters.
         prefix: of the input layer's names.
+        own: its own names, with the prefix.
+
+    Returns:
+        Whether a name was changed.
     """
-    renamed = {"out.weight": "out.0.weight", "out.bias": "out.0.bias"}
-    renamed["pos_enc.alpha"] = "out.1.alpha"
-    for new, old in renamed.items():
-        if prefix + new in state_dict:
-            state_dict[prefix + old] = state_dict.pop(prefix + new)
+    changed = False
+    for old, new in (
+        ("out.0.weight", "out.weight"),
+        ("out.0.bias", "out.bias"),
+        ("out.1.alpha", "pos_enc.alpha"),
+    ):
+        for wanted, given in ((old, new), (new, old)):
+            if prefix + wanted in own and prefix + given in state_dict:
+                state_dict[prefix + wanted] = state_dict.pop(prefix + given)
+                changed = True
+    return changed
 
 
 def in_backward() -> bool:
@@ -399,7 +410,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
 
     def _load_from_state_dict(self, state_dict, prefix, *rest):
         # a conv2d's parameters fit (--init_param), whichever ESPnet wrote them
-        sequential_names(state_dict, prefix)
+        fit_names(state_dict, prefix, [prefix + name for name in self.state_dict()])
         # past Conv2dSubsampling's, which renames the other way
         torch.nn.Module._load_from_state_dict(self, state_dict, prefix, *rest)
 

@@ -104,6 +104,7 @@ def _choose_parameters(folder: Path, wanted: Optional[str]) -> Path:
             if path.is_file():
                 return path
     there = sorted(folder.glob("valid.*.ave.pth"))
+    there = there or sorted(folder.glob("valid.*.ave_*best.pth"))  # ESPnet3's
     usual = folder / "valid.acc.ave.pth"
     if wanted is None and usual in there:
         return usual
@@ -224,6 +225,8 @@ def read_parameters(path: Path) -> Dict[str, torch.Tensor]:
         raise ModelError(f"{path}: cannot be read as a model ({first[:80]})") from None
     if isinstance(state, dict) and isinstance(state.get("module"), dict):
         state = state["module"]  # deepspeed's
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]  # Lightning's, by ESPnet3
     if not isinstance(state, dict) or not all(
         isinstance(value, torch.Tensor) for value in state.values()
     ):
