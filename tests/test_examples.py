@@ -16,7 +16,6 @@ import torchaudio
 import yaml
 
 import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
-
 from espnet_adastride.plugin.espnet import espnet3_asr_task
 from espnet_adastride.transcribe import Transcriber
 

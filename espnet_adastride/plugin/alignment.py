@@ -1,11 +1,12 @@
 """Times of ESPnet's own aligners, with an input layer whose strides adapt.
 
-``espnet2.bin.asr_align`` (CTC segmentation) and, in ESPnet 202611, ``espnet2.bin.align``
-(``espnet align``) take frame l to be at l times one constant duration. Behind adaptive
-strides that is wrong. Here both get the times that :mod:`frame_times` knows, for models
-with the plugin's input layer; for any other model they are ESPnet's, untouched.
+``espnet2.bin.asr_align`` (CTC segmentation) and, in ESPnet 202611, the forced alignment
+of ``espnet2.bin.align`` (``espnet align``) take frame l to be at l times one constant
+duration. Behind adaptive strides that is wrong. Here both get the times that
+:mod:`frame_times` knows, for models with the plugin's input layer; for any other model
+they are ESPnet's, untouched.
 
-What ESPnet computes stays: the path, the scores, the windows. Its times are mapped, from
+What ESPnet computes stays: the path, the scores, the windows. Its times are mapped from
 one constant duration to where the frames are. OWSM models are refused: they are encoded
 in windows that ESPnet cuts and joins by counting frames.
 """

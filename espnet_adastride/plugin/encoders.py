@@ -203,8 +203,8 @@ class TransducerEncoder(espnet.asr_transducer_task.Encoder):
             isinstance(value, str) and value in words for value in given
         ):
             raise ConfigurationError(
-                "encoder_conf: the task asr_transducer builds its encoder from blocks of "
-                "its own, without an input_layer; use decoder: transducer in the task "
-                "asr (examples/asr_rnnt.yaml)"
+                "encoder_conf: the task asr_transducer builds its encoder from blocks "
+                "of its own, without an input_layer; use decoder: transducer in the "
+                "task asr (examples/asr_rnnt.yaml)"
             )
         super().__init__(input_size, *args, **conf)

@@ -61,7 +61,7 @@ def _nets(name):
 def _if_any(name):
     """Import a module; None if there is none, or something that it needs is not there.
 
-    For what is an addition: ESPnet's own error says what is missing when it is asked for.
+    For what is an addition: ESPnet's own error says what is missing when it is used.
     """
     try:
         return importlib.import_module(name)

@@ -6,12 +6,12 @@ utterances (``num_att_plot``, 3 by default), the output folder and TensorBoard's
 after every epoch. The plugin's trainer adds its pictures there, in the same places:
 ``att_ws/UTTERANCE/strides.Nep.png``, and ``strides_UTTERANCE`` in TensorBoard. Of
 ESPnet's own, only pictures of attention with ``use_sdpa`` are left out: there are no
-weights to draw, and ESPnet 202611 would stop. No pictures where ESPnet draws no attention either: with
-``num_att_plot: 0``, ``use_matplotlib: false`` or DeepSpeed (which brings a trainer of
-its own).
+weights to draw, and ESPnet 202611 would stop. No pictures where ESPnet draws no
+attention either: with ``num_att_plot: 0``, ``use_matplotlib: false`` or DeepSpeed
+(which brings a trainer of its own).
 
-It also resumes under ESPnet 202611 what 202511 trained: checkpoints hold numpy's numbers
-and time spans there, which 202611 takes for possible code.
+It also resumes under ESPnet 202611 what 202511 trained: its checkpoints hold numpy's
+numbers and time spans, which 202611 takes for possible code.
 """
 
 import _codecs
@@ -28,7 +28,6 @@ from espnet_adastride.plugin.frame_times import frame_times
 from espnet_adastride.plugin.greedy import main_frames
 from espnet_adastride.plugin.model import input_layer
 from espnet_adastride.plugin.subsampling import fit_names
-
 
 #: what a reporter of ESPnet 202511 keeps beside plain numbers; all of it is data
 REPORTED = [

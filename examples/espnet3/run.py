@@ -1,6 +1,7 @@
 """An ESPnet3 recipe: ``input_layer: adastride`` in its training.yaml, and this import.
 
-    DATA=/path/to/data python run.py --stages train_tokenizer collect_stats train infer \
+    DATA=/path/to/data python run.py \
+        --stages create_dataset train_tokenizer collect_stats train infer \
         --training_config conf/training.yaml --inference_config conf/inference.yaml
 
 DATA holds train, valid and test, with wav.scp and text in each. Any other recipe for

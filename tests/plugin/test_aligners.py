@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
-import yaml
 
 import espnet_adastride
 from espnet_adastride.bin import pack_model, run, unpack_model

@@ -1,4 +1,4 @@
-"""Encoders and tasks beside those that every recipe uses: trained a step, or refused."""
+"""Encoders and tasks that few recipes use: trained for a step, or refused."""
 
 import argparse
 

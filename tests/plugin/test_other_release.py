@@ -215,3 +215,21 @@ def test_one_step_of_training_continues_a_model_of_the_other_release():
     loss, stats, _ = model(**data)
     loss.backward()
     assert loss.isfinite() and stats["loss_ctc"].isfinite()
+
+
+def test_options_that_202511_does_not_know_are_left_out(tmp_path):
+    """ESPnet3 writes all defaults down, those of 202611 too."""
+    unpack_model.main([str(DATA / "202611_adastride.zip"), str(tmp_path / "model")])
+    path = tmp_path / "model" / "asr_adastride" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["encoder_conf"]["use_sdpa"] = False
+    config["decoder_conf"]["use_sdpa"] = False
+    config["preprocessor_conf"]["text_length_warning_thres"] = 500
+    path.write_text(yaml.safe_dump(config))
+    weights = path.with_name("valid.loss_ctc.ave.pth")
+    for options in (None, {"beam_size": 2, "ctc_weight": 0.7}):
+        packed, other = (
+            Transcriber(model, inference_config=options)(tones(SAID[0], 7))
+            for model in (DATA / "202611_adastride.zip", weights)
+        )
+        assert other.text == packed.text and other.words == packed.words
