@@ -186,8 +186,8 @@ class Transcriber:
         Args:
             wave: (n,) float32 at the model's rate.
             text: the transcript.
-            uniform: assume one constant frame rate, as ESPnet's asr_align does, rather
-                than where the frames really are.
+            uniform: assume one constant frame rate, as ESPnet's asr_align does without
+                the plugin, rather than where the frames really are.
             name: for messages.
 
         Raises:

@@ -3,6 +3,7 @@ lie."""
 
 import os
 import re
+import sys
 import tempfile
 from pathlib import Path
 
@@ -27,6 +28,10 @@ def pytest_collection_modifyitems(items):
             touching[item.path] = bool(TOUCHES_ESPNET.search(text))
         if touching[item.path]:
             item.add_marker(pytest.mark.espnet)
+
+
+# the recipes' scripts run the python that runs the tests, not the PATH's
+os.environ["PYTHON"] = sys.executable
 
 
 @pytest.fixture(autouse=True)

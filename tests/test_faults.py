@@ -7,6 +7,7 @@ test_driver.py; killed stages and trainings in plugin/test_killed.py.
 """
 
 import os
+import pickle
 import resource
 import subprocess
 import sys
@@ -333,11 +334,29 @@ def test_a_model_that_is_cut_off_is_named(tmp_path):
         load(path)
 
 
-def test_an_epoch_whose_model_was_not_written_any_more(tmp_path, monkeypatch):
+def test_what_the_trainer_reads_is_named_under_202611_too(tmp_path):
+    """There it loads with weights_only, and takes any error for unsafe content."""
+    load = atomic_save.naming(torch.load)
+    exp = trained(tmp_path / "exp")
+    for name, share in (("2epoch.pth", 0.5), ("checkpoint.pth", 0.0)):
+        cut(exp / name, share)
+        with pytest.raises(OSError, match=f"{name} is cut off.*another model"):
+            load(exp / name, map_location="cpu", weights_only=True)
+    (exp / "1epoch.pth").write_bytes(b"half a fi")
+    with pytest.raises(OSError, match="1epoch.pth is cut off, or is no file of Py"):
+        load(exp / "1epoch.pth", weights_only=True)
+    # what is whole, but could run code, is refused in PyTorch's words
+    torch.save({"x": Path("x")}, exp / "3epoch.pth")
+    with pytest.raises(pickle.UnpicklingError, match="Unsupported"):
+        load(exp / "3epoch.pth", weights_only=True)
+
+
+@pytest.mark.parametrize("weights_only", [False, True], ids=["202511", "202611"])
+def test_an_epoch_whose_model_was_not_written_any_more(tmp_path, weights_only):
     """Killed between checkpoint.pth and 2epoch.pth: the average needs both."""
     exp = trained(tmp_path / "exp", epochs=(1,))
     load = atomic_save.naming(torch.load)
-    load(exp / "checkpoint.pth", weights_only=False)
+    load(exp / "checkpoint.pth", weights_only=weights_only)
     assert torch.equal(torch.load(exp / "2epoch.pth")["w"], torch.full((64,), 2.0))
     torch.save({"w": torch.zeros(1)}, exp / "2epoch.pth")  # one that is there stays
     load(exp / "checkpoint.pth", weights_only=False)

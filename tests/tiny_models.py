@@ -14,7 +14,9 @@ RATE = 8000
 TOKENS = ["<blank>", "<unk>", "<space>", "A", "B", "<sos/eos>"]
 
 
-def make_experiment(folder, input_layer="adastride", conf=None, **options):
+def make_experiment(
+    folder, input_layer="adastride", conf=None, encoder_options=None, **options
+):
     """Write config.yaml and parameters of a model whose strides follow the energy."""
     layer = {"stride": 4, "channels": 4, "score_bound": 2.0, "trunk": "conv1d"}
     encoder = {
@@ -23,6 +25,7 @@ def make_experiment(folder, input_layer="adastride", conf=None, **options):
         "linear_units": 16,
         "num_blocks": 1,
         "input_layer": input_layer,
+        **(encoder_options or {}),
     }
     if conf is not None or input_layer.startswith("adastride"):
         encoder["input_layer_conf"] = layer if conf is None else conf

@@ -9,7 +9,7 @@
 It writes ``words.ctm``, ``tokens.ctm`` and ``alignment.json``. Times come from the CTC
 branch, through the positions of every stage of the input layer: with adaptive strides
 frames are no constant apart. ``--times uniform`` assumes that they are, as ESPnet's
-asr_align does, to see what that costs (``score_times``).
+asr_align does without the plugin, to see what that costs (``score_times``).
 """
 
 import argparse

@@ -6,9 +6,10 @@ beam, and writes the same files
 encoder gave, and how many of them say a token rather than blank. It is much faster than
 beam search, and shows what the encoder's frames are worth without a decoder's help.
 
-Batches larger than 1 are faster on a GPU. The default is 1, because ESPnet's Conformer
-lets padding reach the valid frames in its convolution module: results in a padded batch
-differ a little from those alone.
+Batches larger than 1 are faster on a GPU. The default is 1, because the Conformer of
+ESPnet 202511 lets padding reach the valid frames in its convolution module: results in
+a padded batch differ a little from those alone. (202611 masks it there; in both, the
+Fourier transform reflects the end of the longest utterance alone.)
 
 ``--stride`` decodes at another rate than the model's own (adastride, adastride_f and
 spectral_pool), best with a model that was trained with ``train_strides``.

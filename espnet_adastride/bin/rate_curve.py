@@ -90,7 +90,7 @@ def own_stride(model) -> float:
     if model.layer is not None:
         return float(math.prod(model.layer.current_strides()))
     word = model.args.encoder_conf.get("input_layer", "conv2d")
-    found = re.fullmatch(r"conv2d(\d?)", str(word))
+    found = re.fullmatch(r"conv[12]d(\d?)", str(word))
     if not found:
         raise RecipeError(f"input_layer {word} does not downsample: no rate to compare")
     return float(found[1] or 4)

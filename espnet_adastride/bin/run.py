@@ -17,6 +17,7 @@ by spawn re-import the main module by name and nothing else.
 import argparse
 import atexit
 import gc
+import importlib
 import os
 import runpy
 import sys
@@ -27,6 +28,10 @@ from torch import distributed
 import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
 from espnet_adastride import atomic_save
 from espnet_adastride.plugin.errors import PluginError
+
+#: run as imported, because the plugin has changed a class in the module: run by name it
+#: would be made anew
+AS_IMPORTED = ("espnet2.bin.asr_align",)
 
 # ESPnet overwrites checkpoint.pth in place: killed in the middle, it would be lost
 atomic_save.install()
@@ -126,7 +131,9 @@ def main(cmd=None):
     try:
         arguments = tell_rank_under_mpi(arguments)
         sys.argv = [target if kind == "file" else sys.argv[0], *arguments]
-        if kind == "-m":
+        if kind == "-m" and target in AS_IMPORTED:
+            importlib.import_module(target).main(arguments)
+        elif kind == "-m":
             # alter_sys would make the tool the main module, and spawned children would
             # re-import the tool without the plugin
             runpy.run_module(target, run_name="__main__", alter_sys=False)

@@ -12,7 +12,7 @@ from espnet_adastride.downsampling import available_downsamplers
 from espnet_adastride.downsampling.registry import unknown_word
 from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.errors import ConfigurationError
-from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
+from espnet_adastride.plugin.subsampling import AdaptiveSubsampling, fit_names
 from espnet_adastride.plugin.timing import TrueTimeAttention
 
 #: what ESPnet's encoders call their own input layers, for the message on a wrong one
@@ -24,19 +24,27 @@ class DownsamplingEncoder:
 
     Args:
         input_size: mel bins.
-        input_layer: ESPnet's words, or one of ``available_downsamplers()``.
+        input_layer: ESPnet's words, or one of ``available_downsamplers()``; the default
+            is that of the ESPnet encoder.
         input_layer_conf: options of
             :class:`~espnet_adastride.plugin.subsampling.AdaptiveSubsampling`.
-        **kwargs: the ESPnet encoder's own.
+        **kwargs: the ESPnet encoder's own. ``use_sdpa``, which ESPnet 202511 does not
+            know, changes no result and is ignored there.
 
     Raises:
         ConfigurationError: for an unknown word or key, naming the choices.
     """
 
+    #: ESPnet's own words, for the message on a wrong one
+    espnet_words = ESPNET_WORDS
+    #: whether tokens are put before the frames, as OWSM-CTC puts language and task
+    takes_prefix = False
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         # ESPnet writes an encoder's defaults into config.yaml by reading its signature
         parent = inspect.signature(cls.__mro__[2])
+        cls._espnet_parameters = parent.parameters
         extra = inspect.Parameter(
             "input_layer_conf", inspect.Parameter.KEYWORD_ONLY, default={}
         )
@@ -48,11 +56,14 @@ class DownsamplingEncoder:
         self,
         input_size: int,
         output_size: int = 256,
-        input_layer: Optional[str] = "conv2d",
         input_layer_conf: Optional[Dict[str, Any]] = None,
         **kwargs: Any,
     ):
         conf = dict(input_layer_conf or {})
+        known = self._espnet_parameters
+        input_layer = kwargs.pop("input_layer", known["input_layer"].default)
+        if "use_sdpa" not in known:  # a model trained under ESPnet 202611
+            kwargs.pop("use_sdpa", None)
         if input_layer not in available_downsamplers():
             if conf:
                 raise ConfigurationError(
@@ -67,7 +78,7 @@ class DownsamplingEncoder:
             except ValueError as error:
                 if "unknown input_layer" not in str(error):
                     raise
-                words = [*available_downsamplers(), *ESPNET_WORDS]
+                words = [*available_downsamplers(), *self.espnet_words]
                 raise ConfigurationError(
                     f"encoder_conf: {unknown_word('input_layer', input_layer, words)}"
                 ) from None
@@ -91,7 +102,18 @@ class DownsamplingEncoder:
                     "encoder_conf: layer_drop_rate would drop a stage of "
                     "input_layer_conf: after_blocks with its block; set it to 0"
                 )
+            if self.takes_prefix:
+                raise ConfigurationError(
+                    "encoder_conf: input_layer_conf: after_blocks would shorten the "
+                    "language and task tokens of this encoder, too; leave it out"
+                )
             self.embed.connect(self.encoders)
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        # ESPnet 202511 cannot read the names of 202611, which reads both
+        own = [f"{prefix}embed.{name}" for name in self.embed.state_dict()]
+        fit_names(state_dict, prefix + "embed.", own)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _use_true_times(self):
         blocks = [
@@ -116,10 +138,73 @@ class ConformerEncoder(DownsamplingEncoder, espnet.ConformerEncoder):
 class EBranchformerEncoder(DownsamplingEncoder, espnet.EBranchformerEncoder):
     """ESPnet's ``e_branchformer``."""
 
+    espnet_words = ("conv1d1", "conv1d2", "conv1d3", *ESPNET_WORDS)
+
+
+class EBranchformerCTCEncoder(DownsamplingEncoder, espnet.EBranchformerCTCEncoder):
+    """ESPnet's ``e_branchformer_ctc`` (OWSM-CTC): tokens before the frames."""
+
+    espnet_words = EBranchformerEncoder.espnet_words
+    takes_prefix = True
+
 
 class BranchformerEncoder(DownsamplingEncoder, espnet.BranchformerEncoder):
     """ESPnet's ``branchformer``."""
 
 
+class MultiConvConformerEncoder(DownsamplingEncoder, espnet.MultiConvConformerEncoder):
+    """ESPnet's ``multiconv_conformer``."""
+
+
 class TransformerEncoder(DownsamplingEncoder, espnet.TransformerEncoder):
     """ESPnet's ``transformer``."""
+
+
+#: by ESPnet's words
+ENCODERS = {
+    "conformer": ConformerEncoder,
+    "e_branchformer": EBranchformerEncoder,
+    "e_branchformer_ctc": EBranchformerCTCEncoder,
+    "branchformer": BranchformerEncoder,
+    "multiconv_conformer": MultiConvConformerEncoder,
+    "transformer": TransformerEncoder,
+}
+
+
+def refusing(word: str, stock: type) -> type:
+    """Return an ESPnet encoder that refuses the plugin's words in one line.
+
+    Args:
+        word: ESPnet's for the encoder.
+        stock: the encoder; with an ``input_layer`` of its own.
+    """
+
+    def __init__(self, *args, input_layer_conf=None, **kwargs):
+        given = kwargs.get("input_layer")
+        if input_layer_conf or given in available_downsamplers():
+            raise ConfigurationError(
+                f"encoder {word}: its input_layer knows ESPnet's own words alone, not "
+                f"{given!r} with an input_layer_conf; take one of {', '.join(ENCODERS)}"
+            )
+        stock.__init__(self, *args, **kwargs)
+
+    members = {"__init__": __init__, "__signature__": inspect.signature(stock)}
+    members.update(__module__=stock.__module__, __doc__=stock.__doc__, refuses=True)
+    return type(stock.__name__, (stock,), members)
+
+
+class TransducerEncoder(espnet.asr_transducer_task.Encoder):
+    """The encoder of ESPnet's task ``asr_transducer``; refuses the plugin's words."""
+
+    def __init__(self, input_size, *args, **conf):
+        given = [conf.get("input_layer"), *(conf.get("input_conf") or {}).values()]
+        words = available_downsamplers()
+        if "input_layer_conf" in conf or any(
+            isinstance(value, str) and value in words for value in given
+        ):
+            raise ConfigurationError(
+                "encoder_conf: the task asr_transducer builds its encoder from blocks "
+                "of its own, without an input_layer; use decoder: transducer in the "
+                "task asr (examples/asr_rnnt.yaml)"
+            )
+        super().__init__(input_size, *args, **conf)

@@ -13,20 +13,25 @@ import importlib
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.encoder.branchformer_encoder import BranchformerEncoder
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from espnet2.asr.encoder.e_branchformer_ctc_encoder import EBranchformerCTCEncoder
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
+from espnet2.asr.encoder.multiconvformer_encoder import MultiConvConformerEncoder
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.preencoder.abs_preencoder import AbsPreEncoder
 from espnet2.asr.preencoder.linear import LinearProjection
 from espnet2.cls.espnet_model import ESPnetClassificationModel
 from espnet2.fileio import multi_sound_scp, sound_scp
+from espnet2.s2t.espnet_ctc_model import ESPnetS2TCTCModel
 from espnet2.s2t.espnet_model import ESPnetS2TModel
 from espnet2.samplers.build_batch_sampler import build_batch_sampler
 from espnet2.slu.espnet_model import ESPnetSLUModel
 from espnet2.st.espnet_model import ESPnetSTModel
 from espnet2.tasks import asr as asr_task
+from espnet2.tasks import asr_transducer as asr_transducer_task
 from espnet2.tasks import cls as cls_task
 from espnet2.tasks import s2t as s2t_task
+from espnet2.tasks import s2t_ctc as s2t_ctc_task
 from espnet2.tasks import slu as slu_task
 from espnet2.tasks import st as st_task
 from espnet2.tasks.abs_task import AbsTask
@@ -55,6 +60,17 @@ def _nets(name):
     return _first(f"espnet2.legacy.nets.{name}", f"espnet.nets.{name}")
 
 
+def _if_any(name):
+    """Import a module; None if there is none, or something that it needs is not there.
+
+    For what is an addition: ESPnet's own error says what is missing when it is used.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
+
+
 _attention = _nets("pytorch_backend.transformer.attention")
 _embedding = _nets("pytorch_backend.transformer.embedding")
 _subsampling = _nets("pytorch_backend.transformer.subsampling")
@@ -66,7 +82,15 @@ Conv2dSubsampling = _subsampling.Conv2dSubsampling
 TooShortUttError = _subsampling.TooShortUttError
 check_short_utt = _subsampling.check_short_utt
 
-#: ESPnet's own input layers that shorten, by their words; 202611 has Conv1d ones, too
+#: ESPnet3's copy of the task asr, with registries of its own; None before 202611
+espnet3_asr_task = _if_any("espnet3.systems.esp2_asr.task")
+
+#: CTC segmentation; None without the package ctc_segmentation, which 202511 does not
+#: declare; and, since 202611, forced alignment (``espnet align``)
+asr_align = _if_any("espnet2.bin.asr_align")
+forced_align = _if_any("espnet2.bin.align")
+
+#: ESPnet's own input layers that shorten
 STOCK_SUBSAMPLINGS = tuple(
     getattr(_subsampling, name)
     for name in (
@@ -119,13 +143,16 @@ __all__ = [
     "CommonCollateFn",
     "ConformerEncoder",
     "Conv2dSubsampling",
+    "EBranchformerCTCEncoder",
     "EBranchformerEncoder",
     "ESPnetASRModel",
     "ESPnetClassificationModel",
+    "ESPnetS2TCTCModel",
     "ESPnetS2TModel",
     "ESPnetSLUModel",
     "ESPnetSTModel",
     "LinearProjection",
+    "MultiConvConformerEncoder",
     "NestedDictAction",
     "PositionalEncoding",
     "RelPositionMultiHeadedAttention",
@@ -135,13 +162,18 @@ __all__ = [
     "TooShortUttError",
     "Trainer",
     "TransformerEncoder",
+    "asr_align",
     "asr_task",
+    "asr_transducer_task",
     "build_batch_sampler",
     "build_tokenizer",
     "check_short_utt",
     "cls_task",
+    "espnet3_asr_task",
+    "forced_align",
     "force_gatherable",
     "multi_sound_scp",
+    "s2t_ctc_task",
     "s2t_task",
     "slu_task",
     "sound_scp",

@@ -46,7 +46,7 @@ class FrameTimes(NamedTuple):
         boundaries: (m + 1,) seconds at which frames begin and end, non-decreasing,
             from 0 to the duration.
         uniform: the same for one constant frame rate: frame l is centred at l times the
-            overall stride, which is what ``espnet2.bin.asr_align`` assumes.
+            overall stride, which is what ``espnet2.bin.asr_align`` assumes by itself.
         windows: the same for pooling with the same strides: what the local strides are
             compared with; the boundaries themselves where strides are uniform.
     """

@@ -146,5 +146,9 @@ class AdaStrideS2TModel(DownsamplingModel, espnet.ESPnetS2TModel):
     """ESPnet's ``s2t`` (OWSM) model."""
 
 
+class AdaStrideS2TCTCModel(DownsamplingModel, espnet.ESPnetS2TCTCModel):
+    """ESPnet's ``espnet_ctc`` model of the task ``s2t_ctc`` (OWSM-CTC)."""
+
+
 class AdaStrideCLSModel(DownsamplingModel, espnet.ESPnetClassificationModel):
     """ESPnet's ``cls`` (audio classification) model."""

@@ -20,7 +20,7 @@ scores and for the frames; what fits is held, the rest computed again.
 import math
 import numbers
 from functools import partial
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Container, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 
@@ -80,6 +80,39 @@ def stage_strides(stride: Union[float, Sequence[float]]) -> List[float]:
             rest //= factor
         factor += 1
     return factors + [rest] if rest > 1 or not factors else factors
+
+
+def fit_names(state_dict: Dict[str, Any], prefix: str, own: Container[str]) -> bool:
+    """Name the parameters of an input layer's end as it does itself, in place.
+
+    ESPnet 202611 calls ``out.0`` (a linear layer) ``out`` and ``out.1`` (the positional
+    encoding, whose ``alpha`` is its only parameter) ``pos_enc``. The plugin's layer has
+    202511's names under both.
+
+    Args:
+        state_dict: names and parameters.
+        prefix: of the input layer's names.
+        own: its own names, with the prefix.
+
+    Returns:
+        Whether a name was changed.
+    """
+    changed = False
+    for old, new in (
+        ("out.0.weight", "out.weight"),
+        ("out.0.bias", "out.bias"),
+        ("out.1.alpha", "pos_enc.alpha"),
+    ):
+        for wanted, given in ((old, new), (new, old)):
+            if prefix + wanted in own and prefix + given in state_dict:
+                state_dict[prefix + wanted] = state_dict.pop(prefix + given)
+                changed = True
+    return changed
+
+
+def in_backward() -> bool:
+    """Return whether autograd is at work here: a checkpointed layer runs again."""
+    return torch._C._current_graph_task_id() != -1
 
 
 class _TrunkStage(torch.nn.Module):
@@ -244,7 +277,9 @@ class LaterStage(torch.nn.Module):
         x, *place = frames if isinstance(frames, tuple) else (frames,)
         lengths = mask[:, 0].sum(dim=1)
         result = self.downsampler(x, lengths)
-        self.trace = (StageTrace(lengths, *result[1:], self.downsampler.loss_name),)
+        if not in_backward():
+            losses = self.downsampler.loss_name
+            self.trace = (StageTrace(lengths, *result[1:], losses),)
         x = result.output
         mask = length_mask(result.lengths, x.size(1)).unsqueeze(1)
         if not place:
@@ -375,12 +410,8 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         self.out[1] = TrueTimeEncoding(given.d_model, given.dropout.p)
 
     def _load_from_state_dict(self, state_dict, prefix, *rest):
-        # a conv2d's parameters fit (--init_param); 202611 has other names for them
-        renamed = {"out.weight": "out.0.weight", "out.bias": "out.0.bias"}
-        renamed["pos_enc.alpha"] = "out.1.alpha"
-        for theirs, ours in renamed.items():
-            if prefix + theirs in state_dict:
-                state_dict[prefix + ours] = state_dict.pop(prefix + theirs)
+        # a conv2d's parameters fit (--init_param), whichever ESPnet wrote them
+        fit_names(state_dict, prefix, [prefix + name for name in self.state_dict()])
         # past Conv2dSubsampling's, which renames the other way
         torch.nn.Module._load_from_state_dict(self, state_dict, prefix, *rest)
 
@@ -574,25 +605,34 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             lengths = downsampled_lengths(lengths, stride)
         return lengths
 
-    def forward(self, x: torch.Tensor, x_mask: Optional[torch.Tensor]):
+    def forward(
+        self,
+        x: torch.Tensor,
+        x_mask: Optional[torch.Tensor],
+        prefix_embeds: Optional[torch.Tensor] = None,
+    ):
         """Shorten a padded batch.
 
         Args:
             x: (B, T, F) log-mel frames.
             x_mask: (B, 1, T), True at valid frames; None if all are.
+            prefix_embeds: (B, P, D), what to put before the frames of every utterance
+                (OWSM-CTC's language and task); not shortened, P times before time 0.
 
         Returns:
-            The positional encoding's result for (B, T', D): a tensor, or a pair with
-            the positional embedding for rel_pos; and the mask (B, 1, T'), None for
-            None.
+            The positional encoding's result for (B, P + T', D): a tensor, or a pair
+            with the positional embedding for rel_pos; and the mask (B, 1, P + T'), None
+            for None.
         """
+        # drawn again where checkpointing runs this layer again: it sets the random
+        # numbers back, and dropout behind the drawing must get those that it had
         self._draw_stride()
         if x_mask is None:
             lengths = torch.full((x.size(0),), x.size(1), device=x.device)
         else:
             lengths = x_mask[:, 0].sum(dim=1)
         if self._is_long(x, x_mask):
-            return self._in_chunks(x, x_mask)
+            return self._in_chunks(x, x_mask, prefix_embeds)
         trace = []
         times = self._start_times(x)
         x = zero_padding(x, lengths)
@@ -610,9 +650,10 @@ class AdaptiveSubsampling(Conv2dSubsampling):
                 x, positions, shorter = result.output, result.positions, result.lengths
             times = self._next_times(times, positions, lengths, shorter, x.size(1))
             lengths = shorter
-        self._trace = tuple(trace)
+        if not in_backward():  # its losses are in the training loss already
+            self._trace = tuple(trace)
         mask = None if x_mask is None else length_mask(lengths, x.size(1)).unsqueeze(1)
-        return self._finish(self.out[0](x), times, lengths), mask
+        return self._finish(self.out[0](x), times, lengths, mask, prefix_embeds)
 
     def _start_times(self, x):
         """Return the frames' times (B, T), in frames; None if nobody asks."""
@@ -631,14 +672,22 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             steps = slot_steps(positions, lengths, output_lengths, width)
         return times_at(times, steps)
 
-    def _finish(self, x, times, lengths):
-        """Tell of the strides, encode positions."""
+    def _finish(self, x, times, lengths, mask, prefix_embeds):
+        """Tell of the strides, put the prefix before the frames, encode positions."""
         if self.stride_vector is not None:
             told = log_strides(times, lengths).to(x.dtype)
             x = x + told.unsqueeze(2) * self.stride_vector
         if self.true_times:
-            return self.out[1](x, times / math.prod(self.current_strides()))
-        return self.out[1](x)
+            times = times / math.prod(self.current_strides())
+        if prefix_embeds is not None:
+            count = prefix_embeds.size(1)
+            x = torch.cat([prefix_embeds, x], dim=1)
+            if mask is not None:
+                mask = torch.cat([mask.new_ones(mask.size(0), 1, count), mask], dim=2)
+            if self.true_times:
+                before = torch.arange(-count, 0, device=x.device, dtype=times.dtype)
+                times = torch.cat([before.expand(x.size(0), -1), times], dim=1)
+        return self.out[1](*((x, times) if self.true_times else (x,))), mask
 
     def _is_long(self, x, x_mask) -> bool:
         if torch.is_grad_enabled() or x.size(0) != 1:
@@ -648,7 +697,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             return False
         return x_mask is None or bool(x_mask.all())
 
-    def _in_chunks(self, x, x_mask):
+    def _in_chunks(self, x, x_mask, prefix_embeds=None):
         """Do what forward does for one long utterance, without padding or gradients."""
         width = max(stage.width for stage in self.conv)
         size = max(CHUNK_BYTES // (width * x.element_size()), 1)
@@ -678,7 +727,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         self._trace = tuple(trace)
         x = _joined(map(self.out[0], frames()), length)
         mask = None if x_mask is None else x_mask.new_ones(1, 1, length)
-        return self._finish(x, times, lengths), mask
+        return self._finish(x, times, lengths, mask, prefix_embeds)
 
     def take_trace(self) -> Tuple[StageTrace, ...]:
         """Return what the last forward's downsamplers reported, once, in order.

@@ -132,14 +132,14 @@ class TrueTimeAttention(RelPositionMultiHeadedAttention):
             + (u_c sin w t_i - u_s cos w t_i) sin w t_j
 
     so that nothing of size T x T x D is formed. The parameters are ESPnet's; at
-    t_i = i the result is ESPnet's.
+    t_i = i the result is ESPnet's. With ``use_sdpa`` (ESPnet 202611) the second term is
+    handed to PyTorch's scaled dot product attention as a mask to be added, as there.
     """
 
     def forward(self, query, key, value, pos_emb, mask):
         """Return (B, T, D); pos_emb (B, T, D) is :func:`time_encoding` at the times."""
         q, k, v = self.forward_qkv(query, key, value)  # (B, H, T, d_k)
         bias_u, bias_v = self.pos_bias_u.unsqueeze(1), self.pos_bias_v.unsqueeze(1)
-        content = torch.matmul(q + bias_u, k.transpose(-2, -1))
         basis = self.linear_pos.weight.view(self.h, self.d_k, -1)
         u = torch.matmul(q + bias_v, basis)  # (B, H, T, D)
         u_sine, u_cosine = u[..., 0::2], u[..., 1::2]
@@ -153,5 +153,16 @@ class TrueTimeAttention(RelPositionMultiHeadedAttention):
         )
         keys = torch.cat([cosine, sine], dim=-1)
         place = torch.matmul(rotated, keys.transpose(-2, -1))
+        if self.use_sdpa:
+            place = place / self.d_k**0.5
+            if mask is not None:
+                lowest = torch.finfo(place.dtype).min
+                place = place.masked_fill(mask.unsqueeze(1).eq(0), lowest)
+            dropout = self.dropout_rate if self.training else 0.0
+            x = torch.nn.functional.scaled_dot_product_attention(
+                q + bias_u, k, v, place, dropout_p=dropout
+            )
+            return self.linear_out(x.transpose(1, 2).flatten(2))
+        content = torch.matmul(q + bias_u, k.transpose(-2, -1))
         scores = (content + place) / self.d_k**0.5
         return self.forward_attention(v, scores, mask)

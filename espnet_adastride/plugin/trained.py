@@ -116,6 +116,7 @@ def _choose_parameters(folder: Path, wanted: Optional[str]) -> Path:
             if path.is_file():
                 return path
     there = sorted(folder.glob("valid.*.ave.pth"))
+    there = there or sorted(folder.glob("valid.*.ave_*best.pth"))  # ESPnet3's
     usual = folder / "valid.acc.ave.pth"
     if wanted is None and usual in there:
         return usual
@@ -206,6 +207,8 @@ def read_options(path: Path, roots: Sequence[Path]) -> Dict[str, Any]:
         return next((str(p) for p in places if p is not None and p.is_file()), value)
 
     options = mend("", options)
+    options["init"] = None  # parameters come from a file; some names are gone by 202611
+    leave_out_unknown(options)
     statistics = (options.get("normalize_conf") or {}).get("stats_file")
     for name in (statistics, options.get("bpemodel")):
         if isinstance(name, str) and not Path(name).is_file():
@@ -214,6 +217,20 @@ def read_options(path: Path, roots: Sequence[Path]) -> Dict[str, Any]:
                 "pack both with espnet2.bin.pack (--option)"
             )
     return options
+
+
+#: options of ESPnet 202611 that change no result, and what has them
+NEW_OPTIONS = (("decoder", "use_sdpa"), ("preprocessor", "text_length_warning_thres"))
+
+
+def leave_out_unknown(options: Dict[str, Any]) -> None:
+    """Take out, in place, what an older ESPnet does not know and can do without."""
+    for part, word in NEW_OPTIONS:
+        choices = getattr(asr_task, f"{part}_choices").classes
+        conf, kind = options.get(f"{part}_conf"), choices.get(options.get(part))
+        if isinstance(conf, dict) and word in conf and kind is not None:
+            if word not in inspect.signature(kind).parameters:
+                options[f"{part}_conf"] = {k: v for k, v in conf.items() if k != word}
 
 
 def read_parameters(path: Path) -> Dict[str, torch.Tensor]:
@@ -235,6 +252,8 @@ def read_parameters(path: Path) -> Dict[str, torch.Tensor]:
         raise ModelError(f"{path}: cannot be read as a model ({first[:80]})") from None
     if isinstance(state, dict) and isinstance(state.get("module"), dict):
         state = state["module"]  # deepspeed's
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]  # Lightning's, by ESPnet3
     if not isinstance(state, dict) or not all(
         isinstance(value, torch.Tensor) for value in state.values()
     ):

@@ -4,25 +4,52 @@ ESPnet's tasks name their trainer in a class attribute (``ASRTask.trainer``), an
 ``plot_attention`` is a class method that is given the model, a few validation
 utterances (``num_att_plot``, 3 by default), the output folder and TensorBoard's writer
 after every epoch. The plugin's trainer adds its pictures there, in the same places:
-``att_ws/UTTERANCE/strides.Nep.png``, and ``strides_UTTERANCE`` in TensorBoard. Nothing
-of ESPnet's own is replaced. No pictures where ESPnet draws no attention either: with
-``num_att_plot: 0``, ``use_matplotlib: false`` or DeepSpeed (which brings a trainer of
-its own).
+``att_ws/UTTERANCE/strides.Nep.png``, and ``strides_UTTERANCE`` in TensorBoard. Of
+ESPnet's own, only pictures of attention with ``use_sdpa`` are left out: there are no
+weights to draw, and ESPnet 202611 would stop. No pictures where ESPnet draws no
+attention either: with ``num_att_plot: 0``, ``use_matplotlib: false`` or DeepSpeed
+(which brings a trainer of its own).
+
+It also resumes under ESPnet 202611 what 202511 trained: its checkpoints hold numpy's
+numbers and time spans, which 202611 takes for possible code.
 """
 
+import _codecs
+import datetime
 import logging
+from pathlib import Path
 
+import numpy as np
 import torch
 
+from espnet_adastride import atomic_save
 from espnet_adastride.downsampling.registry import downsampler_class
 from espnet_adastride.plugin.espnet import Trainer
 from espnet_adastride.plugin.frame_times import frame_times
 from espnet_adastride.plugin.greedy import main_frames
 from espnet_adastride.plugin.model import input_layer
+from espnet_adastride.plugin.subsampling import fit_names
+
+#: what a reporter of ESPnet 202511 keeps beside plain numbers; all of it is data
+REPORTED = [
+    datetime.timedelta,
+    _codecs.encode,  # bytes, in old pickles
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "int64", "bool")),
+    np._core.multiarray.scalar,
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # before numpy 2
+]
 
 
 class StrideTrainer(Trainer):
     """ESPnet's trainer; where attention is drawn, strides are drawn, too."""
+
+    @staticmethod
+    def resume(checkpoint, model, **kwargs):
+        """Resume as ESPnet does, from a checkpoint of either release."""
+        with torch.serialization.safe_globals(REPORTED):
+            Trainer.resume(checkpoint, model, **kwargs)
+        fit_epochs(Path(checkpoint).parent, model)
 
     @classmethod
     def plot_attention(
@@ -30,9 +57,14 @@ class StrideTrainer(Trainer):
     ):
         """Draw attention as ESPnet does, then the strides of the same utterances."""
         batches = list(iterator)  # num_att_plot utterances, which ESPnet caches anyway
-        super().plot_attention(
-            model, output_dir, summary_writer, iter(batches), reporter, options
-        )
+        if keeps_no_weights(model):  # ESPnet would stop at them after the first epoch
+            logging.warning(
+                "no pictures of attention: with use_sdpa there are no weights to draw"
+            )
+        else:
+            super().plot_attention(
+                model, output_dir, summary_writer, iter(batches), reporter, options
+            )
         if options.no_forward_run or not has_adaptive_strides(model):
             return
         for ids, batch in batches:
@@ -53,6 +85,28 @@ class StrideTrainer(Trainer):
                     save_figure(picture, folder / f"strides.{epoch}ep.png", dpi=100)
                 if summary_writer is not None:
                     summary_writer.add_figure(f"strides_{key}", picture, epoch)
+
+
+def fit_epochs(folder, model) -> None:
+    """Let the models of earlier epochs have this release's names of parameters.
+
+    In the end ESPnet averages the best epochs' models, name by name: those that another
+    release wrote would not fit those that this one writes.
+
+    Args:
+        folder: with ``1epoch.pth`` ...; rewritten where names differ.
+        model: that is trained.
+    """
+    own = model.state_dict()
+    for path in folder.glob("*epoch.pth"):
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if fit_names(state, "encoder.embed.", own):
+            atomic_save.save(state, path)
+
+
+def keeps_no_weights(model) -> bool:
+    """Return whether some attention of the model never has its weights in memory."""
+    return any(getattr(module, "use_sdpa", False) for module in model.modules())
 
 
 def has_adaptive_strides(model) -> bool:

@@ -33,8 +33,8 @@ class SetLengths:
         samples: Audio samples of each utterance, or frames of extracted features.
         rate: Samples, or such frames, a second.
         features: Frames before the encoder's input layer.
-        frames: Frames behind it, in the utterance's batch (ESPnet's own layers give
-            one more beside a longer utterance).
+        frames: Frames behind it, in the utterance's batch (the convolutions of ESPnet
+            202511 give one or two more beside a longer utterance).
         needed: Frames that CTC needs; empty if the model has no CTC.
         fastest: Frames behind the input layer when the audio is sped up the most while
             training (speed_perturb in preprocessor_conf); None: it is not.

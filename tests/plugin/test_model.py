@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from espnet_adastride.plugin.espnet import (
     TooShortUttError,
 )
 from espnet_adastride.plugin.model import AdaStrideASRModel
+from tests.plugin.releases import NEWER
 
 ENCODERS = ["conformer", "e_branchformer", "branchformer", "transformer"]
 TOKENS = ["<blank>", "<unk>", "a", "b", "c", "<sos/eos>"]
@@ -104,14 +106,18 @@ def test_trains_with_every_encoder(encoder, word):
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_frames_of_a_batch_are_those_of_the_utterances_alone(encoder):
-    """ESPnet's own layers count 71 frames alone and 72 beside a longer utterance."""
-    model = build(encoder, "adastride").eval()
     speech = torch.randn(2, 58080)
     lengths = torch.tensor([58080, 46080])
-    with torch.no_grad():
-        _, together = model.encode(speech, lengths)
-        _, alone = model.encode(speech[1:, :46080], lengths[1:])
-    assert together[1] == alone[0]
+    counted = {}
+    for word in ("adastride", "conv2d"):
+        model = build(encoder, word).eval()
+        with torch.no_grad():
+            _, together = model.encode(speech, lengths)
+            _, alone = model.encode(speech[1:, :46080], lengths[1:])
+        counted[word] = (together[1].item(), alone[0].item())
+    assert counted["adastride"] == (73, 73)
+    # ESPnet's own layers count like that since 202611
+    assert counted["conv2d"] == ((71, 71) if NEWER else (73, 71))
 
 
 def test_positioning_loss_joins_the_training_loss():
@@ -241,8 +247,12 @@ def test_too_short_utterances_are_refused_as_espnet_does(encoder):
         model.encoder(torch.randn(1, 3, 40), torch.tensor([3]))
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
-@pytest.mark.parametrize("word", ["conv2d", "conv2d6", "linear"])
+STOCK = ["conv2d", "conv2d1", "conv2d2", "conv2d6", "conv2d8", "linear"]
+UNTOUCHED = [(encoder, word) for encoder in ENCODERS for word in STOCK]
+UNTOUCHED += [("e_branchformer", word) for word in ("conv1d1", "conv1d2", "conv1d3")]
+
+
+@pytest.mark.parametrize("encoder, word", UNTOUCHED)
 def test_stock_input_layers_are_untouched(encoder, word):
     """Outputs with and without the plugin are identical, given the same seed."""
     stock = type(build(encoder, word).encoder).__mro__[2]
@@ -253,7 +263,9 @@ def test_stock_input_layers_are_untouched(encoder, word):
     torch.manual_seed(3)
     ours = encoder_choices.get_class(encoder)(input_size=40, **conf).eval()
     assert list(ours.state_dict()) == list(theirs.state_dict())
-    x, lengths = torch.randn(2, 50, 40), torch.tensor([50, 31])
+    for name, parameter in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], parameter)
+    x, lengths = torch.randn(3, 50, 40), torch.tensor([50, 31, 16])
     for mine, other in zip(ours(x, lengths)[:2], theirs(x, lengths)[:2]):
         assert torch.equal(mine, other)
 
@@ -339,11 +351,14 @@ def test_spawned_children_get_the_plugin(tmp_path):
         "    name = encoder_choices.classes['conformer'].__module__\n"
         "    raise SystemExit(0 if name.startswith('espnet_adastride') else 7)\n"
     )
+    # where nothing is installed, the plugin is found where these tests found it
+    package = Path(espnet_adastride.__file__).parents[1]
+    path = os.pathsep.join([str(tmp_path), str(package)])
     result = subprocess.run(
         [sys.executable, "-m", "espnet_adastride.bin.run", "-m", "spawning_tool"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        timeout=300,
+        env={**os.environ, "PYTHONPATH": path},
+        timeout=900,  # ESPnet is imported twice, on a machine that may be busy
     )
     assert result.returncode == 0
 

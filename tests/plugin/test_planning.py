@@ -13,6 +13,7 @@ from espnet_adastride.bin import plan_training
 from espnet_adastride.macs import macs_by_module
 from espnet_adastride.plugin import planning
 from espnet_adastride.plugin.espnet import TooShortUttError
+from tests.plugin.releases import NEWER, conv2d_frames
 
 TOKENS = ["<blank>", "<unk>", "A", "B", "C", "<space>", "<sos/eos>"]
 CONFIG = """\
@@ -92,6 +93,9 @@ def experiment(tmp_path):
         "input_layer: conv2d2",
         "input_layer: conv2d6",
         "input_layer: conv2d8",
+        "input_layer: conv1d1",
+        "input_layer: conv1d2",
+        "input_layer: conv1d3",
         "input_layer: linear",
         "input_layer: adastride, input_layer_conf: {stride: 8}",
         "input_layer: adastride_f, input_layer_conf: {stride: 2.5}",
@@ -99,10 +103,13 @@ def experiment(tmp_path):
     ],
 )
 def test_lengths_are_those_of_a_forward(experiment, encoder, conf):
+    if "conv1d" in conf and encoder != "e_branchformer":
+        pytest.skip("of ESPnet's encoders, e_branchformer alone has these words")
     experiment.configure(conf, encoder)
     model = ASRTask.build_model(experiment.args()).eval()
     lengths = planning.ModelLengths(model)
-    samples = [33777, 33600, 16159, 16160, 9000, 4800]
+    # the last one is too short for conv2d8 were it alone
+    samples = [33777, 33600, 16159, 16160, 9000, 4800, 1900]
     speech = torch.zeros(len(samples), samples[0])
     with torch.no_grad():
         features, feature_lengths = model.frontend(speech, torch.tensor(samples))
@@ -110,11 +117,12 @@ def test_lengths_are_those_of_a_forward(experiment, encoder, conf):
     assert lengths.features(samples) == feature_lengths.tolist()
     assert lengths.frames(feature_lengths.tolist()) == frame_lengths.tolist()
     limit = lengths.limit
-    assert limit == {"conv2d1": 5, "conv2d6": 11, "conv2d8": 15, "linear": 0}.get(
-        conf.split()[1], 7
-    )
+    limits = {"conv2d1": 5, "conv2d6": 11, "conv2d8": 15, "linear": 0}
+    limits.update({"conv1d1": 5, "conv1d2": 5})
+    assert limit == limits.get(conf.split()[1], 7)
     if limit:  # the limit is where ESPnet stops
-        model.encoder(torch.zeros(1, limit, 40), torch.tensor([limit]))
+        out, _, _ = model.encoder(torch.zeros(1, limit, 40), torch.tensor([limit]))
+        assert out.size(1) >= 1
         with pytest.raises(TooShortUttError):
             model.encoder(torch.zeros(1, limit - 1, 40), torch.tensor([limit - 1]))
 
@@ -145,7 +153,9 @@ def test_speed_perturbation_on_the_fly_shortens(experiment):
     one = planning.set_lengths(args, "train", lengths)
     # 1.0 s: 101 frames before the layer, 91 after (1 + 14545 // 160) when sped up
     assert one.features["t0"] == 101
-    assert (one.frames["t0"], one.fastest["t0"]) == (26, 23)
+    # in one batch with 1.3 s: 131 and 119 frames
+    assert one.frames["t0"] == conv2d_frames(101, 131) == (24 if NEWER else 26)
+    assert one.fastest["t0"] == conv2d_frames(91, 119) == (22 if NEWER else 23)
     assert planning.set_lengths(args, "valid", lengths).fastest is None
     assert planning.fastest_perturbation(None) == 1.0
     many = [[0.5, "speed_perturb", {"factor": [0.8, 1.25]}]]
@@ -169,9 +179,10 @@ def test_the_page_has_the_models_parameters_and_products(experiment, conf, capsy
     assert f", {own} of them in the input layer" in page
     assert "| utterances | 6 | 2 |" in page
     assert "not measured (not asked for)" in page and "warning" not in page
-    # 101, 108, 131, 201, 212, 91 features: ceil(n / 8) is 109 in 8.38 s; conv2d's mask
-    # is cut from the padded end: 26, 27, 32, 51, 52, 23
-    rates = "25.2 | 25.2" if "conv2d" in conf else "13.0 | 12.8"
+    # 101, 108, 131, 201, 212, 91 features: ceil(n / 8) is 109 in 8.38 s; conv2d makes
+    # 24, 26, 32, 49, 52, 22 of them, and 202511 one or two more beside longer ones
+    rates = "24.5 | 24.4" if NEWER else "25.2 | 25.2"
+    rates = rates if "conv2d" in conf else "13.0 | 12.8"
     assert f"| frames a second behind the input layer | {rates} |" in page
 
 

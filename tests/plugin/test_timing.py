@@ -25,7 +25,9 @@ from espnet_adastride.plugin.timing import (
     times_at,
     uniform_steps,
 )
+from tests.plugin.releases import NEWER
 
+needs_sdpa = pytest.mark.skipif(not NEWER, reason="use_sdpa came with ESPnet 202611")
 REL_POS = {
     "rel_pos_type": "latest",
     "pos_enc_layer_type": "rel_pos",
@@ -117,11 +119,56 @@ def test_attention_against_the_definition():
     torch.testing.assert_close(got, ours.forward_attention(v, scores, mask))
 
 
-def encoder(kind=ConformerEncoder, **options):
+@needs_sdpa
+@pytest.mark.parametrize("masked", [True, False])
+def test_fused_attention_is_the_same(masked):
+    _, plain, x, mask = attentions(time=11)
+    torch.manual_seed(1)
+    fused = TrueTimeAttention(4, 16, 0.0, use_sdpa=True).double().eval()
+    fused.load_state_dict(plain.state_dict())
+    mask = mask if masked else None
+    times = torch.cumsum(torch.rand(2, 11, dtype=torch.float64) * 3, dim=1)
+    place = time_encoding(times, 16)
+    expected, got = (one(x, x, x, place, mask) for one in (plain, fused))
+    torch.testing.assert_close(got, expected)
+    # and ESPnet's, at whole times
+    stock = RelPositionMultiHeadedAttention(4, 16, 0.0, use_sdpa=True).double().eval()
+    stock.load_state_dict(plain.state_dict())
+    encoding = RelPositionalEncoding(16, 0.0)(x)[1].double()
+    whole = time_encoding(torch.arange(11.0).double().expand(2, -1), 16)
+    expected, got = stock(x, x, x, encoding, mask), fused(x, x, x, whole, mask)
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
+
+
+@needs_sdpa
+@pytest.mark.parametrize("options", [{}, {"true_times": True, "tell_strides": True}])
+@pytest.mark.parametrize(
+    "kind", [ConformerEncoder, EBranchformerEncoder, BranchformerEncoder]
+)
+def test_encoders_with_fused_attention_are_the_same(kind, options):
+    plain, fused = encoder(kind, **options), encoder(kind, sdpa=True, **options)
+    fused.load_state_dict(plain.state_dict())
+    x, lengths = batch()
+    grads = []
+    for model in (plain, fused):
+        out, frames, _ = model(x, lengths)
+        assert frames.tolist() == [13, 8]
+        valid = torch.cat([out[0], out[1, :8]])
+        valid.square().sum().backward()
+        grads.append((valid, [p.grad for p in model.parameters()]))
+    (one, its), (other, others) = grads
+    torch.testing.assert_close(other, one, atol=1e-5, rtol=1e-5)
+    for mine, theirs in zip(others, its):
+        torch.testing.assert_close(mine, theirs, atol=1e-3, rtol=1e-4)
+
+
+def encoder(kind=ConformerEncoder, sdpa=False, **options):
     torch.manual_seed(0)
     conf = {"stride": 4, "channels": 8, **options}
     common = {"output_size": 16, "attention_heads": 2, "num_blocks": 2}
     common.update(REL_POS)
+    if sdpa:
+        common["use_sdpa"] = True
     if kind is BranchformerEncoder:
         common["attention_layer_type"] = common.pop("selfattention_layer_type")
     if kind is EBranchformerEncoder:

@@ -1,7 +1,10 @@
 """Strides are drawn where ESPnet draws attention, by ESPnet's own hook."""
 
+import datetime
 import logging
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +15,8 @@ from espnet2.train.reporter import Reporter  # noqa: E402
 
 from espnet_adastride.plugin import trainer  # noqa: E402
 from espnet_adastride.plugin.register import TASKS  # noqa: E402
+from tests.plugin.releases import NEWER  # noqa: E402
+from tests.plugin.test_other_release import renamed  # noqa: E402
 from tiny_models import RATE, make_experiment  # noqa: E402
 
 
@@ -66,6 +71,16 @@ def test_uniform_strides_are_not_drawn(tmp_path):
     assert figures and not any(name.startswith("strides") for name in figures)
 
 
+@pytest.mark.skipif(not NEWER, reason="use_sdpa came with ESPnet 202611")
+def test_fused_attention_has_no_weights_to_draw(tmp_path, caplog):
+    """ESPnet's own drawing stops there: ``attn`` is None."""
+    exp = make_experiment(tmp_path / "exp", encoder_options={"use_sdpa": True})
+    with caplog.at_level(logging.WARNING):
+        figures = plot(exp, tmp_path / "att_ws")
+    assert set(figures) == {"strides_a", "strides_b"}
+    assert "use_sdpa" in caplog.text
+
+
 def test_a_picture_that_fails_does_not_end_a_training(tmp_path, monkeypatch, caplog):
     def broken(*_):
         raise RuntimeError("no ink")
@@ -75,3 +90,83 @@ def test_a_picture_that_fails_does_not_end_a_training(tmp_path, monkeypatch, cap
         figures = plot(make_experiment(tmp_path / "exp"), tmp_path / "att_ws")
     assert "no picture of the strides of b: RuntimeError('no ink')" in caplog.text
     assert any("attn" in name for name in figures)
+
+
+# ------------------------------------------------------------------ resuming
+def interrupted(folder, word, other_names):
+    """Leave what a training of the other release leaves, after its first epoch."""
+    exp = make_experiment(folder, word)
+    model, _ = ASRTask.build_model_from_file(
+        exp / "config.yaml", exp / "valid.acc.ave.pth", "cpu"
+    )
+    state = renamed(model.state_dict(), other_names)
+    state = {name: value.clone() for name, value in state.items()}
+    torch.save(state, exp / "1epoch.pth")
+    # in 202511 means are numpy's, and times are datetime's
+    stats = {"loss": np.float64(2.5), "acc": np.float32(0.5), "total_count": 7}
+    stats["time"] = datetime.timedelta(seconds=3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.25)
+    model(**batch())[0].backward()
+    optimizer.step()
+    checkpoint = {
+        "model": state,
+        "reporter": {"stats": {1: {"train": stats}}, "epoch": 1},
+        "optimizers": [optimizer.state_dict()],
+        "schedulers": [None],
+        "scaler": None,
+    }
+    torch.save(checkpoint, exp / "checkpoint.pth")
+    return exp, model
+
+
+def batch():
+    torch.manual_seed(5)
+    return {
+        "speech": 0.1 * torch.randn(2, RATE),
+        "speech_lengths": torch.tensor([RATE, RATE // 2]),
+        "text": torch.tensor([[3, 4], [4, -1]]),
+        "text_lengths": torch.tensor([2, 1]),
+    }
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["202611", "202511"])
+@pytest.mark.parametrize("word", ["adastride", "conv2d"])
+def test_a_training_of_either_release_is_resumed(word, new, tmp_path):
+    exp, model = interrupted(tmp_path / "exp", word, new)
+    wanted = {name: value.clone() for name, value in model.state_dict().items()}
+    first = torch.load(exp / "1epoch.pth", weights_only=True)
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    reporter, optimizer = Reporter(), torch.optim.Adam(model.parameters(), lr=0.1)
+    ASRTask.trainer.resume(
+        checkpoint=exp / "checkpoint.pth",
+        model=model,
+        reporter=reporter,
+        optimizers=[optimizer],
+        schedulers=[None],
+        scaler=None,
+        ngpu=0,
+    )
+    assert first.keys() == renamed(wanted, new).keys()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, renamed(first, NEWER and word == "conv2d")[name])
+    assert optimizer.param_groups[0]["lr"] == 0.25
+    assert reporter.get_epoch() == 1
+    assert reporter.get_value("train", "loss") == 2.5
+    assert reporter.stats[1]["train"]["time"] == datetime.timedelta(seconds=3)
+    # what ESPnet averages in the end has the names of what is saved from now on
+    again = torch.load(exp / "1epoch.pth", weights_only=True)
+    assert list(again) and set(again) == set(model.state_dict())
+
+
+@pytest.mark.skipif(not NEWER, reason="202511 loads whatever is in a checkpoint")
+def test_a_checkpoint_with_more_than_data_is_still_refused(tmp_path):
+    exp, model = interrupted(tmp_path / "exp", "adastride", True)
+    state = torch.load(exp / "checkpoint.pth", weights_only=False)
+    state["reporter"]["stats"][1]["train"]["loss"] = Path("x")
+    torch.save(state, exp / "checkpoint.pth")
+    words = {"reporter": Reporter(), "optimizers": [], "schedulers": [], "ngpu": 0}
+    with pytest.raises(RuntimeError, match="weights_only"):
+        ASRTask.trainer.resume(
+            checkpoint=exp / "checkpoint.pth", model=model, scaler=None, **words
+        )

@@ -1,0 +1,141 @@
+"""Times of ESPnet's own aligners, with an input layer whose strides adapt.
+
+``espnet2.bin.asr_align`` (CTC segmentation) and, in ESPnet 202611, the forced alignment
+of ``espnet2.bin.align`` (``espnet align``) take frame l to be at l times one constant
+duration. Behind adaptive strides that is wrong. Here both get the times that
+:mod:`frame_times` knows, for models with the plugin's input layer; for any other model
+they are ESPnet's, untouched.
+
+What ESPnet computes stays: the path, the scores, the windows. Its times are mapped from
+one constant duration to where the frames are. OWSM models are refused: they are encoded
+in windows that ESPnet cuts and joins by counting frames.
+"""
+
+import functools
+from typing import Optional
+
+import numpy as np
+
+from espnet_adastride.plugin import espnet
+from espnet_adastride.plugin.errors import ConfigurationError
+from espnet_adastride.plugin.frame_times import frame_times
+from espnet_adastride.plugin.model import input_layer
+
+
+def boundaries_of(model, samples: int, rate: int, frames: int) -> Optional[np.ndarray]:
+    """Return the (frames + 1,) seconds between the frames of what was encoded last.
+
+    None for models with another input layer.
+    """
+    layer = input_layer(model)
+    if layer is None:
+        return None
+    return frame_times(model, layer.take_trace(), samples, rate, frames).boundaries
+
+
+def from_constant(times, duration: float, boundaries: np.ndarray) -> np.ndarray:
+    """Map times that assume one constant frame duration to where frames are.
+
+    What CTC segmentation calls l times the duration is the centre of frame l; linear
+    between, and from the recording's start to its end.
+
+    Args:
+        times: seconds, of any shape.
+        duration: seconds that each frame was taken to last.
+        boundaries: (m + 1,) seconds between the frames.
+    """
+    count = len(boundaries) - 1
+    assumed = (np.arange(-1, count + 1) + 0.0) * duration
+    assumed[0], assumed[-1] = -0.5 * duration, (count - 0.5) * duration
+    centres = (boundaries[1:] + boundaries[:-1]) / 2
+    return np.interp(times, assumed, [boundaries[0], *centres, boundaries[-1]])
+
+
+# ------------------------------------------------------------------ CTC segmentation
+def _noting(get_lpz):
+    @functools.wraps(get_lpz)
+    def wrapper(self, speech):
+        lpz = get_lpz(self, speech)
+        found = boundaries_of(self.asr_model, len(speech), self.fs, len(lpz))
+        if getattr(self, "_boundaries", None) is None:
+            # what comes later is noise, encoded to learn a constant rate
+            self._boundaries = found
+        return lpz
+
+    return wrapper
+
+
+def _mapping(call):
+    @functools.wraps(call)
+    def wrapper(self, *args, **kwargs):
+        self._boundaries = None
+        task = call(self, *args, **kwargs)
+        if self._boundaries is None:
+            return task
+        duration = task.config.index_duration
+        times = functools.partial(
+            from_constant, duration=duration, boundaries=self._boundaries
+        )
+        segments = [
+            (float(times(start)), float(times(end)), *rest)
+            for start, end, *rest in task.segments
+        ]
+        task.set(timings=times(task.timings), segments=segments)
+        return task
+
+    wrapper.maps_times = True
+    return wrapper
+
+
+# ------------------------------------------------------------------ forced alignment
+def _log_probs(log_probs):
+    @functools.wraps(log_probs)
+    def wrapper(self, speech):
+        layer = input_layer(self.network)
+        if layer is not None and self.s2t:
+            raise ConfigurationError(
+                "espnet2.bin.align: ESPnet encodes an OWSM model in windows and joins "
+                "them by counting frames, which adaptive strides do not allow; align "
+                "with an ASR model"
+            )
+        result = log_probs(self, speech)
+        self._boundaries = boundaries_of(
+            self.network, len(speech), self._sample_rate(), len(result)
+        )
+        self._duration = len(speech) / self._sample_rate() / max(len(result), 1)
+        return result
+
+    return wrapper
+
+
+def _align(call):
+    @functools.wraps(call)
+    def wrapper(self, *args, **kwargs):
+        segments = call(self, *args, **kwargs)
+        if self._boundaries is None:
+            return segments
+        for segment in segments:
+            for token in segment.tokens:
+                for end in ("start", "end"):
+                    frame = round(getattr(token, end) / self._duration)
+                    setattr(token, end, float(self._boundaries[frame]))
+            segment.start = segment.tokens[0].start
+            segment.end = segment.tokens[-1].end
+        return segments
+
+    wrapper.maps_times = True
+    return wrapper
+
+
+def install() -> None:
+    """Change ESPnet's aligners in place; idempotent."""
+    if espnet.asr_align is not None:
+        kind = espnet.asr_align.CTCSegmentation
+        if not hasattr(kind.__call__, "maps_times"):
+            kind.get_lpz = _noting(kind.get_lpz)
+            kind.__call__ = _mapping(kind.__call__)
+    if espnet.forced_align is not None:
+        kind = espnet.forced_align.ForcedAligner
+        if not hasattr(kind.__call__, "maps_times"):
+            kind.log_probs = _log_probs(kind.log_probs)
+            kind.__call__ = _align(kind.__call__)

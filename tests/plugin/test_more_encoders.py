@@ -1,0 +1,255 @@
+"""Encoders and tasks that few recipes use: trained for a step, or refused."""
+
+import argparse
+
+import pytest
+import torch
+
+from espnet_adastride.plugin import espnet, subsampling
+from espnet_adastride.plugin.encoders import EBranchformerCTCEncoder
+from espnet_adastride.plugin.errors import ConfigurationError
+from espnet_adastride.plugin.model import AdaStrideS2TCTCModel
+from tests.plugin.test_model import batch, build
+
+TOKENS = ["<blank>", "<unk>", "<na>", "<nolang>", "<eng>", "<asr>", "a", "b", "<sos>"]
+TOKENS += ["<eos>", "<sop>"]
+
+
+def owsm_ctc(**conf):
+    """Build a tiny OWSM-CTC."""
+    options = {
+        "output_size": 16,
+        "attention_heads": 2,
+        "num_blocks": 2,
+        "cgmlp_linear_units": 16,
+        "cgmlp_conv_kernel": 3,
+        "use_cross_attention": [False, True],
+        "interctc_layer_idx": [1],
+        "interctc_use_conditioning": True,
+        "input_layer": "adastride",
+        **conf,
+    }
+    prompt = {"output_size": 16, "attention_heads": 2, "linear_units": 16}
+    args = argparse.Namespace(
+        token_list=TOKENS,
+        input_size=None,
+        frontend="default",
+        frontend_conf=dict(n_fft=512, hop_length=160, n_mels=40),
+        specaug=None,
+        normalize="utterance_mvn",
+        normalize_conf={},
+        encoder="e_branchformer_ctc",
+        encoder_conf=options,
+        promptencoder="transformer",
+        promptencoder_conf={**prompt, "num_blocks": 1},
+        ctc_conf={},
+        model="espnet_ctc",
+        model_conf={"interctc_weight": 0.5, "ctc_asr_only": [False, True]},
+        init=None,
+    )
+    torch.manual_seed(3)
+    return espnet.s2t_ctc_task.S2TTask.build_model(args)
+
+
+def owsm_batch():
+    data = batch()
+    data.pop("text"), data.pop("text_lengths")
+    return dict(
+        data,
+        text=torch.tensor([[4, 5, 6, 7], [4, 5, -1, -1]]),
+        text_lengths=torch.tensor([4, 2]),
+        text_prev=torch.tensor([[2], [2]]),
+        text_prev_lengths=torch.tensor([1, 1]),
+        text_ctc=torch.tensor([[6, 7], [7, -1]]),
+        text_ctc_lengths=torch.tensor([2, 1]),
+        prefix=torch.tensor([[4, 5], [4, 5]]),
+        prefix_lengths=torch.tensor([2, 2]),
+    )
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [
+        {"stride": 8},
+        {"stride": 8, "method": "strided_conv"},
+        {"stride": 8, "tell_strides": True, "true_times": True},
+        {"stride": 8, "train_strides": [4, 12]},
+    ],
+)
+def test_owsm_ctc_takes_a_step(conf):
+    model = owsm_ctc(input_layer_conf=conf).train()
+    assert isinstance(model, AdaStrideS2TCTCModel)
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    losses = []
+    for _ in range(6):
+        torch.manual_seed(1)  # the same stride, the same dropout
+        loss, stats, _ = model(**owsm_batch())
+        optimiser.zero_grad()
+        loss.backward()
+        missing = [n for n, p in model.named_parameters() if p.grad is None]
+        assert not missing and loss.isfinite()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert ("loss_vp" in stats) == (conf.get("method") is None)
+
+
+def test_owsm_ctc_puts_two_tokens_before_the_frames():
+    model = owsm_ctc(input_layer_conf={"stride": 8}).eval()
+    data = owsm_batch()
+    words = ("text", "text_lengths", "text_ctc", "text_ctc_lengths")
+    kept = {k: v for k, v in data.items() if k not in words}
+    with torch.no_grad():
+        (together, _), lengths = model.encode(**kept)
+        alone = {k: v[1:] for k, v in kept.items()}
+        alone["speech"] = alone["speech"][:, :9000]
+        (one, _), length = model.encode(**alone)
+    # 101 and 57 feature frames make 13 and 8
+    assert lengths.tolist() == [2 + 13, 2 + 8] and length.tolist() == [2 + 8]
+    assert one.size(1) == 10
+
+
+@pytest.mark.parametrize("options", [{}, {"tell_strides": True, "true_times": True}])
+def test_a_prefix_is_before_the_frames_and_leaves_them_alone(options):
+    conf = {"stride": 4, "channels": 8, **options}
+    torch.manual_seed(0)
+    encoder = EBranchformerCTCEncoder(
+        40, 16, input_layer="adastride", input_layer_conf=conf, attention_heads=2
+    ).eval()
+    layer = encoder.embed
+    with torch.no_grad():
+        for stage in layer.downsamplers:
+            stage.score.weight.normal_()
+        if layer.stride_vector is not None:
+            layer.stride_vector.normal_()
+    x, prefix = torch.randn(2, 50, 40), torch.randn(2, 2, 16)
+    mask = (torch.arange(50) < torch.tensor([[50], [31]])).unsqueeze(1)
+    with torch.no_grad():
+        (plain, place), frames = layer(x, mask)
+        (out, its_place), its_frames = layer(x, mask, prefix)
+        unmasked = layer(x, None, prefix)
+    scale = layer.out[1].xscale
+    torch.testing.assert_close(out[:, :2], prefix * scale)
+    torch.testing.assert_close(out[:, 2:], plain)
+    assert its_frames.sum(dim=2).flatten().tolist() == [15, 10]
+    assert torch.equal(its_frames[:, :, 2:], frames) and unmasked[1] is None
+    if options:  # frames are at their times, the tokens one and two before 0
+        torch.testing.assert_close(its_place[:, 2:], place)
+        from espnet_adastride.plugin.timing import time_encoding
+
+        before = time_encoding(torch.tensor([[-2.0, -1.0]]), 16).float()
+        torch.testing.assert_close(its_place[:1, :2], before, atol=1e-6, rtol=0)
+
+
+def test_a_prefix_goes_with_chunks(monkeypatch):
+    encoder = EBranchformerCTCEncoder(
+        40, 16, input_layer="adastride", input_layer_conf={"true_times": True}
+    ).eval()
+    x, prefix = torch.randn(1, 300, 40), torch.randn(1, 2, 16)
+    mask = torch.ones(1, 1, 300, dtype=torch.bool)
+    with torch.no_grad():
+        whole, whole_mask = encoder.embed(x, mask, prefix)
+        monkeypatch.setattr(subsampling, "LONG_BYTES", 1)
+        monkeypatch.setattr(subsampling, "CHUNK_BYTES", 4000)
+        chunks, chunk_mask = encoder.embed(x, mask, prefix)
+    for one, other in zip(whole, chunks):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    assert torch.equal(whole_mask, chunk_mask) and whole_mask.size(2) == 2 + 75
+
+
+def test_stages_behind_blocks_would_shorten_the_prefix():
+    with pytest.raises(ConfigurationError, match="language and task tokens") as error:
+        owsm_ctc(input_layer_conf={"stride": 8, "after_blocks": [0, 0, 1]})
+    assert "\n" not in str(error.value)
+
+
+def test_the_default_input_layer_is_the_encoders():
+    encoder = EBranchformerCTCEncoder(40, 16, attention_heads=2)
+    assert type(encoder.embed).__name__ == "Conv2dSubsampling8"
+
+
+@pytest.mark.parametrize("method", ["adastride", "diff_stride", "strided_conv"])
+def test_multiconv_conformer_takes_a_step(method):
+    model = build(
+        "multiconv_conformer",
+        method,
+        rel_pos_type="latest",
+        linear_units=16,
+        cgmlp_linear_units=16,
+        multicgmlp_kernel_sizes="3,5",
+        multicgmlp_merge_conv_kernel=3,
+        input_layer_conf={"stride": 8},
+    ).train()
+    loss, stats, _ = model(**batch())
+    loss.backward()
+    assert ("loss_vp" in stats) == (method == "adastride")
+    if method == "adastride":
+        scores = model.encoder.embed.downsamplers[0].score.weight
+        before = scores.detach().clone()
+        torch.optim.Adam(model.parameters(), lr=0.01).step()
+        assert not torch.equal(scores, before)
+    _, lengths = model.eval().encode(batch()["speech"], batch()["speech_lengths"])
+    assert lengths.tolist() == [13, 8]
+
+
+def test_multiconv_conformer_goes_with_later_stages_and_true_times():
+    for conf in ({"after_blocks": [0, 1]}, {"true_times": True}):
+        model = build(
+            "multiconv_conformer",
+            "adastride",
+            rel_pos_type="latest",
+            linear_units=16,
+            input_layer_conf={"stride": 4, **conf},
+        ).train()
+        loss, stats, _ = model(**batch())
+        loss.backward()
+        assert loss.isfinite() and stats["loss_vp"] >= 0
+
+
+# ------------------------------------------------------------------ refusals
+REFUSING = [
+    "longformer",
+    "contextual_block_conformer",
+    "contextual_block_transformer",
+    "transformer_multispkr",
+]
+
+
+@pytest.mark.parametrize("encoder", REFUSING)
+@pytest.mark.parametrize(
+    "conf", [{}, {"input_layer_conf": {"stride": 8}}], ids=["word", "options"]
+)
+def test_other_encoders_refuse_in_one_line(encoder, conf):
+    with pytest.raises(ConfigurationError, match=f"^encoder {encoder}: ") as error:
+        build(encoder, "adastride", **conf)
+    assert "\n" not in str(error.value) and "e_branchformer" in str(error.value)
+
+
+def test_other_encoders_are_espnets_else():
+    task = espnet.asr_task
+    for word in REFUSING:
+        ours = task.encoder_choices.classes[word]
+        (stock,) = ours.__bases__
+        assert stock.__module__.startswith("espnet2.") and ours.refuses
+        assert ours.__name__ == stock.__name__
+    model = build("contextual_block_transformer", "conv2d", linear_units=16)
+    assert type(model.encoder.embed).__name__ == "Conv2dSubsamplingWOPosEnc"
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [
+        {"input_layer": "adastride"},
+        {"input_layer_conf": {"stride": 8}},
+        {"input_conf": {"block_type": "adastride_f"}},
+    ],
+)
+def test_the_transducer_task_refuses_in_one_line(conf):
+    body = [{"block_type": "conformer", "hidden_size": 16, "linear_size": 16}]
+    with pytest.raises(ConfigurationError, match="examples/asr_rnnt.yaml") as error:
+        espnet.asr_transducer_task.Encoder(40, body_conf=body, **conf)
+    assert "\n" not in str(error.value)
+    own = espnet.asr_transducer_task.Encoder(
+        40, body_conf=[dict(body[0], conv_mod_kernel_size=3)]
+    )
+    assert own.output_size == 16
