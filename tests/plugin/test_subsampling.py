@@ -209,7 +209,9 @@ def test_a_rate_by_the_content_is_the_same_in_chunks(monkeypatch):
 def test_chunks_are_for_one_long_utterance_without_gradients(monkeypatch):
     monkeypatch.setattr(subsampling, "LONG_BYTES", 0)
     layer = build(method="adastride")
-    monkeypatch.setattr(layer, "_in_chunks", lambda x, mask: ("in chunks", mask))
+    monkeypatch.setattr(
+        layer, "_in_chunks", lambda x, mask, prefix: ("in chunks", mask)
+    )
     assert layer(torch.randn(1, 70, BINS), None)[0] != "in chunks"  # gradients
     with torch.no_grad():
         assert layer(torch.randn(1, 70, BINS), None)[0] == "in chunks"
