@@ -6,7 +6,10 @@ Layers are measured as they are built, untrained: a learned filter is at its ran
 start, AdaStride's scores are zero and its strides even. So that adaptive strides show,
 methods with scores get a second row, where the scores follow the speech: the weight
 vector is fitted so that a frame's score predicts how fast the spectrum changes there.
-It is not trained either, and not what training would find.
+It is not trained either, and not what training would find. merge, hnet and
+random_strides adapt (or draw) without training; hnet's router is the identity. A steady
+tone is alike everywhere and cut by ties alone, at its start: what merge and hnet leak
+says nothing about speech.
 
 * Parameters, multiply-accumulates, time and peak memory: random input (B, T, D) at
   ``--stride``. Multiply-accumulates are counted from the operations that run, an

@@ -133,6 +133,9 @@ def test_the_largest_are_kept_and_of_equals_the_earlier():
         [True, True, False, False, False],
     ]
     assert not keep_largest(values, candidates, torch.tensor([0, -1])).any()
+    many = torch.zeros(1, 3000)  # more than are sorted in place
+    kept = keep_largest(many, many == 0, torch.tensor([1000]))
+    assert kept[0, :1000].all() and not kept[0, 1000:].any()
 
 
 def segments(counts, steps):
