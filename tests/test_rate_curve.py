@@ -1,18 +1,40 @@
 """WER over rate: points, intervals, table, curve; one model at many rates on disk."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 
 from espnet_adastride.bin import rate_curve
+from espnet_adastride.plugin.encoders import EBranchformerEncoder
 from espnet_adastride.rates import Point, format_table, intervals, plot_rates, pool
+from espnet_adastride.recipe.errors import RecipeError
 from tests.tiny_models import RATE, make_experiment
 
 
 def point(model, stride, errors, own=False, seconds=2.0):
     return Point(model, stride, own, errors, [2.0] * len(errors), seconds, 100.0)
+
+
+STOCK = {"conv2d": 4, "conv2d1": 1, "conv2d2": 2, "conv2d6": 6, "conv2d8": 8}
+STOCK.update({"conv1d1": 1, "conv1d2": 2, "conv1d3": 3})
+
+
+@pytest.mark.parametrize("word", STOCK)
+def test_rates_of_espnets_own_layers(word):
+    encoder = EBranchformerEncoder(40, 8, attention_heads=2, input_layer=word)
+    args = SimpleNamespace(encoder_conf={"input_layer": word})
+    stride = rate_curve.own_stride(SimpleNamespace(layer=None, args=args))
+    layers = [m for m in encoder.embed.conv if hasattr(m, "stride")]
+    assert stride == STOCK[word] == np.prod([layer.stride[0] for layer in layers])
+
+
+def test_a_layer_without_a_rate_is_refused():
+    args = SimpleNamespace(encoder_conf={"input_layer": "linear"})
+    with pytest.raises(RecipeError, match="input_layer linear does not downsample"):
+        rate_curve.own_stride(SimpleNamespace(layer=None, args=args))
 
 
 def test_points_by_hand():

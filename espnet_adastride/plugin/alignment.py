@@ -98,6 +98,14 @@ def _log_probs(log_probs):
                 "them by counting frames, which adaptive strides do not allow; align "
                 "with an ASR model"
             )
+        logmel = getattr(self.network.frontend, "logmel", None)
+        if layer is not None and logmel is not None:
+            read, wanted = self._sample_rate(), int(logmel.mel_options["sr"])
+            if read != wanted:
+                raise ConfigurationError(
+                    f"espnet2.bin.align reads audio at {read} Hz, and this model takes "
+                    f"{wanted} Hz: use python -m espnet_adastride.bin.align"
+                )
         result = log_probs(self, speech)
         self._boundaries = boundaries_of(
             self.network, len(speech), self._sample_rate(), len(result)

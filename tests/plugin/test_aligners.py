@@ -141,6 +141,18 @@ def test_forced_alignment_is_that_of_adastride_align(model):
 
 
 @newer
+def test_audio_at_another_rate_is_not_aligned(model):
+    aligner = espnet.forced_align.ForcedAligner(
+        asr_train_config=model[0], asr_model_file=model[1]
+    )
+    with pytest.raises(
+        ConfigurationError, match="at 16000 Hz.* takes 8000 Hz"
+    ) as error:
+        aligner(say(TEXT, 11)[0], TEXT.split())
+    assert "\n" not in str(error.value)
+
+
+@newer
 def test_forced_alignment_of_other_layers_is_espnets(tmp_path):
     unpack_model.main([str(DATA / "202611_conv2d.zip"), str(tmp_path / "model")])
     exp = tmp_path / "model" / "asr_conv2d"
