@@ -40,10 +40,16 @@ adaptive = pytest.mark.parametrize("name", ADAPTIVE)
 WAITS = {
     "adastride": (1, False),
     "adastride_f": (1, False),
+    "random_strides": (1, True),  # and the table of densities
     "spectral_pool": (1, True),  # the lengths, since every one has an FFT of its own
     # and the learned stride: for the batch, its width, and every length but 0
     "diff_stride": (9, True),
 }
+
+
+#: how far positions may be apart in float32, in slots of 350 at most: the scores of
+#: adastride's kind are summed in float64 in any dtype, others are not
+POSITIONS = {"cif": 1e-4}
 
 
 def by_kernels(device):
@@ -97,9 +103,11 @@ def test_forward_and_backward_are_those_of_the_cpu_in_float64(name, dtype, devic
             close(grads[key], value, 10 * limit, f"{stride}: gradient of {key}")
         if expected.positions is not None:
             assert out.positions.dtype == torch.float64
-            # of 350 slots at most; scores are summed in float64 in any dtype
             torch.testing.assert_close(
-                out.positions.cpu(), expected.positions, atol=1e-9, rtol=0
+                out.positions.cpu(),
+                expected.positions,
+                atol=POSITIONS.get(name, 1e-9) if dtype == torch.float32 else 1e-9,
+                rtol=0,
             )
         if expected.aux_loss is not None:
             close(out.aux_loss, expected.aux_loss, 10 * limit, f"{stride}: aux_loss")
@@ -125,8 +133,9 @@ def test_autocast_leaves_positions_in_float64(name, dtype, device):
         assert given.grad.isfinite().all()
         if exact.positions is not None:
             assert out.positions.dtype == torch.float64
+            limit = POSITIONS.get(name, 1e-9)
             torch.testing.assert_close(
-                out.positions.cpu(), exact.positions, atol=1e-9, rtol=0
+                out.positions.cpu(), exact.positions, atol=limit, rtol=0
             )
 
 
