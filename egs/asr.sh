@@ -847,6 +847,10 @@ if ${use_lm} && [ "${stage}" -le 7 ] && [ "${stop_stage}" -ge 6 ]; then
     ours check_training --action read --config "${lm_config}" \
         --arguments "${lm_args}" >/dev/null
 fi
+if [ "${feats_type}" = extracted ] && [ "${stage}" -le 3 ] && [ "${stop_stage}" -ge 3 ] &&
+    ! "${skip_data_prep}"; then
+    ours extract_features --check "${upstream}"
+fi
 for current in $(seq 1 14); do
     wanted "${current}" || continue
     case ${current} in

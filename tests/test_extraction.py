@@ -145,6 +145,7 @@ def command(monkeypatch):
     """The command, with an upstream of known answers."""
     upstream = Energy()
     monkeypatch.setattr(extract_features, "build_upstream", lambda *_: upstream)
+    monkeypatch.setattr(extract_features, "check_upstream", lambda words: None)
 
     def run(*words):
         extract_features.main(
@@ -191,12 +192,14 @@ def test_messages_are_one_line(data, monkeypatch):
     def missing(*_):
         raise UpstreamError("not installed: pip install it")
 
-    monkeypatch.setattr(extract_features, "build_upstream", missing)
+    monkeypatch.setattr(extract_features, "check_upstream", missing)
     with pytest.raises(SystemExit) as error:
         extract_features.main(
             ["--upstream", "whisper", "--set", "dump/raw/org/train", "x"]
         )
     assert str(error.value) == "error: --upstream: not installed: pip install it"
+    with pytest.raises(SystemExit, match="error: --upstream: not installed"):
+        extract_features.main(["--check", "whisper"])
 
 
 def test_options_of_training(data, command, capsys):

@@ -11,7 +11,7 @@ which pip installs), ``whisper:FOLDER`` (any faster-whisper folder) or
 espnet_adastride/corpora/features.py.
 
 ``--training_options FOLDER`` prints the options of asr_train that the features of a
-folder need.
+folder need; ``--check NAME[:MODEL]`` says whether an upstream is there.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from espnet_adastride.corpora.features import (
     RECORD_NAME,
     UpstreamError,
     build_upstream,
-    parse_words,
+    check_upstream,
     read_record,
 )
 from espnet_adastride.recipe.datadir import TABLES, audio_files, parse_rate
@@ -80,11 +80,17 @@ def main(cmd=None):
     if len(words) == 2 and words[0] == "--training_options":
         print_training_options(words[1])
         return
+    if len(words) == 2 and words[0] == "--check":
+        try:
+            check_upstream(words[1])
+        except UpstreamError as error:
+            raise RecipeError(f"--upstream: {error}") from None
+        return
     args = get_parser().parse_args(words)
     check_jobs(args.nj)
     rate = parse_rate(args.fs)
     try:
-        parse_words(args.upstream)
+        check_upstream(args.upstream)
         upstream = build_upstream(args.upstream, args.layers, args.device, args.nj)
     except UpstreamError as error:
         raise RecipeError(f"--upstream: {error}") from None

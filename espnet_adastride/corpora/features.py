@@ -21,6 +21,7 @@ with the features and with every model trained on them.
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -564,6 +565,24 @@ def parse_words(words: str) -> Tuple[str, Optional[str]]:
     if model and not Path(model).is_dir():
         raise UpstreamError(f"upstream {words}: there is no such folder")
     return name, model or None
+
+
+def check_upstream(words: str) -> None:
+    """See that package and files of an upstream are there, without loading it.
+
+    Raises:
+        UpstreamError: in one line.
+    """
+    name, folder = parse_words(words)
+    package = {"whisper": "ctranslate2", "transformers": "transformers"}[name]
+    if importlib.util.find_spec(package) is None:
+        raise UpstreamError(f"upstream {name} needs {package}: pip install {package}")
+    if folder is None:
+        default_whisper_folder()
+        return
+    file = {"whisper": "model.bin", "transformers": "config.json"}[name]
+    if not (Path(folder) / file).is_file():
+        raise UpstreamError(f"{words}: no {file} in that folder")
 
 
 def build_upstream(

@@ -11,6 +11,7 @@ from espnet_adastride.corpora.features import (
     UpstreamError,
     WhisperLogMel,
     build_upstream,
+    check_upstream,
     convolution_times,
     mel_filters,
     read_record,
@@ -236,6 +237,18 @@ def test_wrong_words(words, message):
     with pytest.raises(UpstreamError, match=message) as error:
         build_upstream(words)
     assert "\n" not in str(error.value)
+
+
+def test_what_is_missing_is_found_without_loading(monkeypatch, whisper, tmp_path):
+    check_upstream(f"whisper:{whisper[0] / 'ct2'}")
+    check_upstream(f"transformers:{whisper[0] / 'hf'}")
+    with pytest.raises(UpstreamError, match="no model.bin in that folder"):
+        check_upstream(f"whisper:{tmp_path}")
+    with pytest.raises(UpstreamError, match="no config.json in that folder"):
+        check_upstream(f"transformers:{tmp_path}")
+    monkeypatch.setattr(features.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UpstreamError, match="pip install transformers"):
+        check_upstream(f"transformers:{tmp_path}")
 
 
 def test_folders_that_are_no_model(tmp_path):
