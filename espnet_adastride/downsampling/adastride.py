@@ -301,6 +301,9 @@ class _AdaptiveStrides(Downsampler):
     has_positions = True
     loss_name = "loss_vp"
     training_defaults = {"score_bound": 1.0}
+    #: whether :meth:`place` is what the Triton kernels compute; a subclass that places
+    #: steps in another way says False
+    kernels_place = True
 
     def __init__(
         self,
@@ -324,7 +327,7 @@ class _AdaptiveStrides(Downsampler):
         """See :meth:`Downsampler.downsample`."""
         # at least float32: half precision would overflow or round the scores
         dtype = torch.promote_types(x.dtype, torch.float32)
-        kernels = kernels_for(x)
+        kernels = kernels_for(x) if self.kernels_place else None
         with torch.autocast(device_type=x.device.type, enabled=False):
             if kernels is not None:
                 output, positions, loss = kernels.resample(

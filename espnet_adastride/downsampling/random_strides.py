@@ -124,6 +124,7 @@ class RandomStrides(AdaStride):
     """
 
     training_defaults = {}
+    kernels_place = False  # no scores are placed
 
     def __init__(
         self,

@@ -349,14 +349,20 @@ def slot_windows(ranges: Ranges, max_entries: int) -> List[Window]:
         place where the host has to wait for a GPU.
     """
     counts = ranges.end - ranges.first
+    width = counts.size(1)
+    if counts.numel() == 0:
+        return [Window(0, width, 0, 0)]
+    # two numbers; what every slot has is asked for in the worst cases alone
+    entries, longest = torch.stack([counts.sum(), counts.amax()]).tolist()
+    if entries <= max_entries:
+        return [Window(0, width, entries, longest)]
     counts, most = torch.stack([counts.sum(dim=0), counts.amax(dim=0)]).tolist()
     starts, entries = [0], 0
-    if sum(counts) > max_entries:
-        for slot, count in enumerate(counts):
-            if slot > starts[-1] and entries + count > max_entries:
-                starts.append(slot)
-                entries = 0
-            entries += count
+    for slot, count in enumerate(counts):
+        if slot > starts[-1] and entries + count > max_entries:
+            starts.append(slot)
+            entries = 0
+        entries += count
     return [
         Window(start, stop, sum(counts[start:stop]), max(most[start:stop], default=0))
         for start, stop in zip(starts, [*starts[1:], len(counts)])

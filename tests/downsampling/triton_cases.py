@@ -19,6 +19,7 @@ from espnet_adastride import (
     AdaStride,
     AdaStrideF,
     alignment_matrix,
+    build_downsampler,
     downsampled_lengths,
     position_steps,
     positioning_loss,
@@ -609,3 +610,15 @@ def test_the_switch_and_what_the_kernels_do_not_take(monkeypatch, kernels_are_us
         torch.testing.assert_close(out.output, by_kernels.output, atol=1e-6, rtol=0)
     monkeypatch.setattr(triton_rows, "INTERPRETED", not triton_rows.INTERPRETED)
     assert rows_module.kernels_for(x) is None
+
+
+def test_what_places_steps_in_another_way_is_left_to_the_rows(kernels_are_used):
+    x, lengths = torch.randn(2, 40, 4), torch.tensor([40, 31])
+    layer = build_downsampler("random_strides", 4, 3).to(DEVICE)
+    out = layer(x.to(DEVICE), lengths.to(DEVICE))
+    assert not kernels_are_used
+    scores = (x.to(torch.float64) @ layer.track.cpu().to(torch.float64)).to(DEVICE)
+    drawn = layer.place(scores, lengths.to(DEVICE), out.lengths)
+    torch.testing.assert_close(out.positions, drawn, atol=1e-6, rtol=0)
+    build("adastride", 4, 3)(x.to(DEVICE), lengths.to(DEVICE))  # the kernels are on
+    assert kernels_are_used
