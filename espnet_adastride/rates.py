@@ -7,6 +7,7 @@ Points of one name and rate, such as seeds, are pooled (:func:`pool`).
 them.
 """
 
+import math
 from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
@@ -88,7 +89,8 @@ def intervals(points: Sequence[Point], units: Sequence[str]) -> List[Sequence[fl
 
     Args:
         points: over the same utterances.
-        units: (U,) what an utterance is drawn with, such as itself.
+        units: (U,) what an utterance is drawn with, such as itself; of one unit there
+            is no interval (not-a-number).
     """
     bootstrap = Bootstrap(units)
     found = []
@@ -118,7 +120,7 @@ def format_table(points: Sequence[Point], units: Sequence[str]) -> str:
         rate = f"{point.stride:g}x" + (", its own" if point.own else "")
         row = [f"`{point.model}`", rate, f"{point.wer:.1f}"]
         row += [" ".join(f"{wer:.1f}" for wer in wers)] * several
-        row += [f"{low:.1f} to {high:.1f}"]
+        row += ["none" if math.isnan(low) else f"{low:.1f} to {high:.1f}"]
         row += [f"{point.rtf:.4f}", f"{point.rtf / first:.2f}"]
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"

@@ -50,8 +50,11 @@ def test_points_by_hand():
     assert rows[0].endswith("| 0.0200 | 1.00 |")
     assert rows[1] == "| `any` | 8x | 100.0 | 100.0 to 100.0 | 0.0100 | 0.50 |"
     assert rows[2].startswith("| `c` | 8x | 0.0 |")
-    # of two utterances that are one speaker's there is one draw alone
-    assert intervals([one], ["s", "s", "s", "s"]) == [(50.0, 50.0)]
+    # one speaker alone has no interval
+    assert np.isnan(intervals([one], ["s", "s", "s", "s"])).all()
+    row = format_table([one], ["s", "s", "s", "s"]).splitlines()[-1]
+    assert "| 50.0 | none |" in row
+    plot_rates([one], ["s", "s", "s", "s"])  # the bar is left out
 
 
 def test_the_curve_shows_every_point():
