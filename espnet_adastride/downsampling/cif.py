@@ -36,6 +36,7 @@ from espnet_adastride.downsampling.output import (
     Frames,
     at_least_float32,
     downsampled_lengths,
+    float64_device,
     length_mask,
     zero_padding,
 )
@@ -62,6 +63,10 @@ def cumulate(
     Returns:
         Non-decreasing up to m, which padded steps repeat; 0 where n = 0.
     """
+    device = float64_device(logits.device)
+    logits, lengths, output_lengths = (
+        one.to(device) for one in (logits, lengths, output_lengths)
+    )
     valid = length_mask(lengths, logits.size(1))
     logits = torch.nn.functional.logsigmoid(logits.to(torch.float64))
     logits = logits.masked_fill(~valid, -torch.inf)
@@ -110,7 +115,7 @@ class Cif(Downsampler):
             width = downsampled_lengths(x.size(1), self.stride)
             rows = box_rows(cumulated, output_lengths, width, wide.dtype)
             return DownsamplingOutput(
-                rows.apply(wide).to(x.dtype),
+                rows.to(x.device).apply(wide).to(x.dtype),
                 output_lengths,
                 box_positions(cumulated, output_lengths),
             )
@@ -152,6 +157,7 @@ class Cif(Downsampler):
         cumulated = cumulate(logits, lengths, output_lengths)
         width = downsampled_lengths(length, self.stride)
         rows = box_rows(cumulated, output_lengths, width, logits.dtype)
+        rows = rows.to(logits.device)
         return DownsamplingOutput(
             lambda: apply_chunks(rows, frames()),
             output_lengths,
@@ -175,19 +181,22 @@ class Cif(Downsampler):
         output_lengths = self.output_lengths(lengths)
         with torch.autocast(device_type=z.device.type, enabled=False):
             frames = at_least_float32(z)
-            total = output_lengths.to(torch.float64).unsqueeze(1)
+            device = positions.device  # the CPU where z's has no float64
+            total = output_lengths.to(device).to(torch.float64).unsqueeze(1)
             ends = (positions[:, :-1] + positions[:, 1:] + 1.0) / 2
             ends = torch.nn.functional.pad(ends, (0, 1))
-            last = torch.arange(steps, device=z.device) >= (lengths - 1).unsqueeze(1)
+            last = torch.arange(steps, device=device)
+            last = last >= (lengths.to(device) - 1).unsqueeze(1)
             ends = torch.where(last, total, torch.minimum(ends, total))
             rows = box_rows(ends, output_lengths, z.size(1), frames.dtype)
-            x = rows.apply_transposed(frames)
+            x = rows.to(z.device).apply_transposed(frames)
             if not normalised:
                 return zero_padding(x, lengths).to(z.dtype)
             before = torch.nn.functional.pad(ends[:, :-1], (1, 0))
-            weight = (ends - before).to(frames.dtype).unsqueeze(2)
+            weight = (ends - before).to(frames.dtype).to(z.device).unsqueeze(2)
             some = weight > 1e-6
-            nearest = positions.detach().round().to(torch.int64).unsqueeze(2)
+            nearest = positions.detach().round().to(torch.int64).to(z.device)
+            nearest = nearest.unsqueeze(2)
             nearest = frames.gather(1, nearest.expand(-1, -1, frames.size(2)))
             x = torch.where(some, x / weight.where(some, weight.new_ones(())), nearest)
         return zero_padding(x, lengths).to(z.dtype)

@@ -18,6 +18,7 @@ import torch
 from espnet_adastride.downsampling.output import (
     DownsamplingOutput,
     downsampled_lengths,
+    float64_device,
     length_mask,
 )
 from espnet_adastride.downsampling.segments import (
@@ -45,7 +46,8 @@ def neighbour_similarity(x: torch.Tensor) -> torch.Tensor:
     steps = max((2**18 if x.device.type == "cpu" else 2**24) // x.size(2), 1)
     parts = []
     for begin in range(0, max(x.size(1) - 1, 1), steps):  # in the processor's cache
-        part = x[:, begin : begin + steps + 1].to(torch.float64)
+        part = x[:, begin : begin + steps + 1].to(float64_device(x.device))
+        part = part.to(torch.float64)
         left, right = part[:, :-1], part[:, 1:]
         squares = part.square().sum(dim=2)
         norms = (squares[:, :-1] * squares[:, 1:]).sqrt()
@@ -70,11 +72,13 @@ class Merge(SegmentDownsampler):
             neighbour_similarity(x), lengths, output_lengths, dtype
         )
         with torch.autocast(device_type=x.device.type, enabled=False):
-            return DownsamplingOutput(rows.apply(x), output_lengths, positions)
+            output = rows.to(x.device).apply(x)
+        return DownsamplingOutput(output, output_lengths, positions)
 
     def _segments(self, similarity, lengths, output_lengths, dtype):
         """Return the rows of the segments' means, and the positions (B, T)."""
-        steps = similarity.size(1) + 1
+        steps, device = similarity.size(1) + 1, similarity.device
+        lengths, output_lengths = lengths.to(device), output_lengths.to(device)
         width = downsampled_lengths(steps, self.stride)
         pairs = length_mask((lengths - 1).clamp(min=0), steps - 1)
         cuts = keep_largest(-similarity, pairs, output_lengths - 1)
@@ -98,6 +102,7 @@ class Merge(SegmentDownsampler):
         rows, positions = self._segments(
             torch.cat(similarity, dim=1), lengths, output_lengths, dtype
         )
+        rows = rows.to(chunk.device)
         return DownsamplingOutput(
             lambda: apply_chunks(rows, frames()), output_lengths, positions
         )

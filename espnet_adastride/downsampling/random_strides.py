@@ -36,7 +36,11 @@ import math
 import torch
 
 from espnet_adastride.downsampling.adastride import AdaStride, position_steps
-from espnet_adastride.downsampling.output import check_number, length_mask
+from espnet_adastride.downsampling.output import (
+    DownsamplingOutput,
+    check_number,
+    length_mask,
+)
 
 #: quantiles of the density that AdaStride learned: (share of the time, density over the
 #: mean), linear between. Measured are those at 5 and 95 %: 60 utterances, three stages
@@ -52,12 +56,11 @@ STATISTICS, RESOLUTION = 4, 4.0
 
 def density_quantile(u: torch.Tensor) -> torch.Tensor:
     """Return the density at the share u in [0, 1] of LOCAL_DENSITY, any shape."""
-    points = torch.tensor(LOCAL_DENSITY, dtype=u.dtype, device=u.device)
-    shares, densities = points[:, 0].contiguous(), points[:, 1]
-    right = torch.searchsorted(shares, u.contiguous()).clamp(1, len(shares) - 1)
-    left, low = shares[right - 1], densities[right - 1]
-    slope = (densities[right] - low) / (shares[right] - left)
-    return low + (u - left) * slope
+    density = torch.full_like(u, LOCAL_DENSITY[0][1])
+    for (left, low), (right, high) in zip(LOCAL_DENSITY, LOCAL_DENSITY[1:]):
+        slope = (high - low) / (right - left)
+        density = density + slope * (u - left).clamp(0.0, right - left)
+    return density
 
 
 def mixed(number: torch.Tensor) -> torch.Tensor:
@@ -138,7 +141,8 @@ class RandomStrides(AdaStride):
         del self.score  # nothing is learned
         feature = torch.arange(1, self.size + 1)
         track = 2 * in_unit_interval(mixed(feature)) - 1  # v
-        self.register_buffer("track", track / track.norm(), persistent=False)
+        track = (track / track.norm()).to(torch.get_default_dtype())
+        self.register_buffer("track", track, persistent=False)
         self.spread = check_number("spread", spread, inclusive=True)
         self.hold = check_number("hold", hold)
 
@@ -147,9 +151,16 @@ class RandomStrides(AdaStride):
         return self.track.to(dtype)
 
     def downsample(self, x, lengths, output_lengths):
-        """See :meth:`Downsampler.downsample`: AdaStride's, less the loss."""
-        out = super().downsample(x, lengths, output_lengths)
-        return out._replace(positions=out.positions.detach(), aux_loss=None)
+        """See :meth:`Downsampler.downsample`."""
+        # not AdaStride's own, whose kernels on CUDA would place by the scores
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            output, positions = self.resample(
+                x.to(dtype), self.score_weight(dtype), lengths, output_lengths
+            )
+        return DownsamplingOutput(
+            output.to(x.dtype), output_lengths, positions.detach()
+        )
 
     def in_chunks(self, frames, length):
         """See :meth:`Downsampler.in_chunks`: AdaStride's, less the loss."""
@@ -158,7 +169,8 @@ class RandomStrides(AdaStride):
     def place(self, scores, lengths, output_lengths):
         """Return drawn positions (B, T); of the track g in ``scores`` (B, T)."""
         with torch.no_grad():
-            steps = scores.size(1)
+            # float64, on the CPU where the layer's device has none
+            steps, lengths = scores.size(1), lengths.to(scores.device)
             last = max(steps - 1, 0)
             draws = int(last / (self.hold * self.stride)) + 1
             spread = math.sqrt(math.log(self.stride) / math.log(LEARNED_AT))

@@ -19,6 +19,7 @@ import torch
 from espnet_adastride.downsampling.output import (
     Downsampler,
     Frames,
+    float64_device,
     length_mask,
     zero_padding,
 )
@@ -51,12 +52,12 @@ def box_rows(
         dtype: of the weights.
 
     Returns:
-        SparseRows (B, T', T); rows of valid slots sum to 1, and every step is given out
-        whole. Padded steps have entries of weight 0.
+        SparseRows (B, T', T), where ``cumulated`` is; rows of valid slots sum to 1, and
+        every step is given out whole. Padded steps have entries of weight 0.
     """
     batch, steps = cumulated.shape
     device = cumulated.device
-    last = output_lengths.to(cumulated.dtype).unsqueeze(1)
+    last = output_lengths.to(device).to(cumulated.dtype).unsqueeze(1)
     edges = torch.arange(1, width, device=device, dtype=cumulated.dtype)
     ends = torch.cat([cumulated, torch.minimum(edges.unsqueeze(0), last)], dim=1)
     order = torch.sort(ends.detach(), dim=1, stable=True).indices
@@ -158,7 +159,8 @@ def box_positions(cumulated: torch.Tensor, output_lengths: torch.Tensor):
         (B, T) float64.
     """
     before = torch.nn.functional.pad(cumulated[:, :-1], (1, 0))
-    last = (output_lengths - 1).clamp(min=0).to(cumulated.dtype).unsqueeze(1)
+    last = (output_lengths - 1).clamp(min=0).to(cumulated.device)
+    last = last.to(cumulated.dtype).unsqueeze(1)
     middle = (before + cumulated - 1.0) / 2
     return torch.minimum(middle.clamp(min=0.0), last)
 
@@ -220,6 +222,8 @@ def segment_positions(
         counts: (B, T') of :func:`segment_lengths`.
         lengths: (B,) valid steps.
     """
+    device = float64_device(slots.device)
+    slots, counts, lengths = (one.to(device) for one in (slots, counts, lengths))
     first = (counts.cumsum(dim=1) - counts).gather(1, slots)
     others = (counts.gather(1, slots) - 1).to(torch.float64)
     step = torch.arange(slots.size(1), device=slots.device, dtype=torch.float64)
@@ -244,7 +248,7 @@ class SegmentDownsampler(Downsampler):
         """
         if positions is None:
             raise ValueError("upsampling by segments needs the positions")
-        slots = positions.detach().round().to(torch.int64).unsqueeze(2)
+        slots = positions.detach().round().to(torch.int64).to(z.device).unsqueeze(2)
         x = z.gather(1, slots.expand(-1, -1, z.size(2)))
         return zero_padding(x, lengths)
 

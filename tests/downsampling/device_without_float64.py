@@ -137,10 +137,13 @@ def inside(tensor):
 
 
 def move(module):
-    """Move a module's parameters to the device, as ``module.to`` would."""
+    """Move a module's parameters and buffers to the device, as ``module.to`` would."""
     for part in module.modules():
         for name, parameter in part._parameters.items():
             if parameter is not None:
                 there = parameter.detach().to(device())
                 part._parameters[name] = torch.nn.Parameter(there)
+        for name, buffer in part._buffers.items():
+            if buffer is not None:
+                part._buffers[name] = buffer.to(device())
     return module

@@ -40,7 +40,7 @@ adaptive = pytest.mark.parametrize("name", ADAPTIVE)
 WAITS = {
     "adastride": (1, False),
     "adastride_f": (1, False),
-    "random_strides": (1, True),  # and the table of densities
+    "random_strides": (1, False),
     "spectral_pool": (1, True),  # the lengths, since every one has an FFT of its own
     # and the learned stride: for the batch, its width, and every length but 0
     "diff_stride": (9, True),

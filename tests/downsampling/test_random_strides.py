@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+import espnet_adastride.downsampling.adastride as adastride_module
 from espnet_adastride import AdaStride, build_downsampler
 from espnet_adastride.downsampling.random_strides import (
     LOCAL_DENSITY,
@@ -159,6 +160,14 @@ def test_nothing_is_learned_and_no_gradient_goes_through_positions():
     rows = layer.rows(out.positions, torch.tensor([400]))
     expected = rows.apply_transposed(torch.ones_like(out.output))
     torch.testing.assert_close(x.grad, expected)
+
+
+def test_kernels_that_place_by_scores_are_never_used(monkeypatch):
+    def kernels_for(x):
+        raise AssertionError("AdaStride's kernels take the scores as they are")
+
+    monkeypatch.setattr(adastride_module, "kernels_for", kernels_for)
+    build()(torch.randn(1, 400, 8), torch.tensor([400]))
 
 
 def test_positions_upsample_as_adastrides():
