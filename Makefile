@@ -15,8 +15,9 @@ PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile -rs
 
 .PHONY: demo test test-other lint bench env clean constraints
 
+# a PYTHON= given to make reaches the recipe, too: it made .venv, which is to be used
 demo: env
-	@egs/mini_espeak/run.sh
+	@PYTHON="$(CURDIR)/$(BIN)/python" egs/mini_espeak/run.sh
 
 test: env
 	$(BIN)/python $(PYTEST)
