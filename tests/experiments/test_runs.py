@@ -5,6 +5,8 @@ A run is done if its record is there, whatever became of the trained model.
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -181,3 +183,13 @@ def test_results_need_the_records_alone(folder, monkeypatch, capsys):
 def test_numbers_below_one(folder, words):
     with pytest.raises(SystemExit, match="give at least 1"):
         run(folder, *words)
+
+
+def test_results_do_without_espnet():
+    code = (
+        "import sys, espnet_adastride.bin.results, espnet_adastride.bin.experiment\n"
+        "import espnet_adastride.experiments.tables\n"
+        "bad = [m for m in sys.modules if m.split('.')[0] in ('espnet', 'espnet2')]\n"
+        "sys.exit(str(bad) if bad else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
