@@ -146,6 +146,23 @@ def test_other_settings_run_again(folder, capsys):
     assert "3 records are of other settings" in capsys.readouterr().out
 
 
+def test_a_variant_with_other_words_runs_again(folder):
+    def define(words):
+        grid = [{"methods": ["strided_conv", "mine"], "rates": [8], "seeds": [0]}]
+        content = {**CONTENT, "grid": grid, "variants": [f"mine=adastride {words}"]}
+        (folder / "mine.yaml").write_text(yaml.safe_dump(content))
+
+    define("score_bound=2")
+    run(folder)
+    assert len(calls(folder)) == 3
+    run(folder)
+    assert not calls(folder)
+    define("score_bound=3")
+    run(folder)
+    _, *tags = calls(folder)
+    assert len(tags) == 1 and "_mine_8x" in tags[0]
+
+
 def test_a_failed_run_stops_no_other_and_leaves_no_record(folder, capsys):
     (folder / "egs" / "mine" / "fails").touch()
     with pytest.raises(SystemExit, match="4 runs failed, the first is strided_conv 8x"):
