@@ -262,10 +262,22 @@ def read_records(folder: PathLike) -> List[Record]:
 def split_records(
     experiment: Experiment, records: Sequence[Record]
 ) -> Tuple[Dict[Tuple[str, float, int], Record], List[Record]]:
-    """Return the records that fit an experiment by key, and the others."""
+    """Return the records that fit an experiment by key, and the others.
+
+    One fits that was made with the experiment's settings and, where it is of a run of
+    the grid, with that run's options: a variant may have got others since.
+    """
     fingerprint = experiment.fingerprint()
-    fit = {r.key: r for r in records if r.fingerprint == fingerprint}
-    return fit, [r for r in records if r.fingerprint != fingerprint]
+    asr_args = {(r.system, r.rate, r.seed): r.asr_args for r in experiment.runs()}
+    fit, others = {}, []
+    for record in records:
+        wanted = asr_args.get(record.key, record.content["asr_args"])
+        same = record.fingerprint == fingerprint
+        if same and record.content["asr_args"] == wanted:
+            fit[record.key] = record
+        else:
+            others.append(record)
+    return fit, others
 
 
 def same_data(records: Sequence[Record], name: str) -> None:

@@ -23,6 +23,7 @@ from espnet_adastride.experiments.records import (
     read_record,
     record_path,
     score_set,
+    split_records,
     write_record,
 )
 from espnet_adastride.recipe.datadir import parse_rate, read_table
@@ -85,7 +86,7 @@ class RecordedGrid(Grid):
     def is_done(self, run: Run) -> bool:
         """Return whether a run has a record that fits."""
         path = record_path(self.records, run)
-        return path.is_file() and read_record(path).fingerprint == self._fingerprint
+        return path.is_file() and bool(split_records(self.what, [read_record(path)])[0])
 
     def scores(self, run: Run) -> Dict[str, SetScores]:
         """Return the scores of a finished run, by set."""

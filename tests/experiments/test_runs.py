@@ -5,6 +5,8 @@ A run is done if its record is there, whatever became of the trained model.
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -144,6 +146,23 @@ def test_other_settings_run_again(folder, capsys):
     assert "3 records are of other settings" in capsys.readouterr().out
 
 
+def test_a_variant_with_other_words_runs_again(folder):
+    def define(words):
+        grid = [{"methods": ["strided_conv", "mine"], "rates": [8], "seeds": [0]}]
+        content = {**CONTENT, "grid": grid, "variants": [f"mine=adastride {words}"]}
+        (folder / "mine.yaml").write_text(yaml.safe_dump(content))
+
+    define("score_bound=2")
+    run(folder)
+    assert len(calls(folder)) == 3
+    run(folder)
+    assert not calls(folder)
+    define("score_bound=3")
+    run(folder)
+    _, *tags = calls(folder)
+    assert len(tags) == 1 and "_mine_8x" in tags[0]
+
+
 def test_a_failed_run_stops_no_other_and_leaves_no_record(folder, capsys):
     (folder / "egs" / "mine" / "fails").touch()
     with pytest.raises(SystemExit, match="4 runs failed, the first is strided_conv 8x"):
@@ -181,3 +200,13 @@ def test_results_need_the_records_alone(folder, monkeypatch, capsys):
 def test_numbers_below_one(folder, words):
     with pytest.raises(SystemExit, match="give at least 1"):
         run(folder, *words)
+
+
+def test_results_do_without_espnet():
+    code = (
+        "import sys, espnet_adastride.bin.results, espnet_adastride.bin.experiment\n"
+        "import espnet_adastride.experiments.tables\n"
+        "bad = [m for m in sys.modules if m.split('.')[0] in ('espnet', 'espnet2')]\n"
+        "sys.exit(str(bad) if bad else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,13 +7,19 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 
 pytest.importorskip("espnet2")
 
 import espnet_adastride.plugin  # noqa: E402,F401  (registers the words)
-from espnet_adastride.bin import pack_model, plan_training  # noqa: E402
+from espnet_adastride.bin import (  # noqa: E402
+    align,
+    pack_model,
+    plan_training,
+    plot,
+)
 from espnet_adastride.corpora.features import (  # noqa: E402
     Upstream,
     UpstreamRecord,
@@ -176,6 +182,22 @@ def test_the_encoder_reads_what_the_features_are(tmp_path, bands):
     with torch.no_grad():
         expected, _ = transcriber.trained.model.encode(features, torch.tensor([50]))
     torch.testing.assert_close(encoded.frames, expected[0])
+
+
+def test_pictures_and_alignments_take_recordings(tmp_path, bands, capsys):
+    exp = make_model(tmp_path / "exp")
+    soundfile.write(tmp_path / "a.wav", speech(2.0), 16000)
+    words = ["--model", str(exp), "--audio", str(tmp_path / "a.wav")]
+    plot.main(["utterance", *words, "--output", str(tmp_path / "a.png")])
+    # 100 features of 20 ms, to 50, to 25
+    printed = capsys.readouterr().out
+    assert "25 frames in 2.00 s, 12.5 per second; mean 80 ms = 4.0 input" in printed
+    align.main([*words, "--text", "A B", "--output_dir", str(tmp_path / "times")])
+    path = tmp_path / "times" / "words.ctm"
+    rows = [line.split() for line in path.read_text().splitlines()]
+    assert [row[4] for row in rows] == ["A", "B"]
+    ends = [float(row[2]) + float(row[3]) for row in rows]
+    assert 0 < ends[0] <= ends[1] <= 2.0
 
 
 def test_another_stride_and_a_beam(tmp_path, bands):
