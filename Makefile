@@ -2,6 +2,7 @@
 # make test         all tests
 # make test-other   the tests that touch ESPnet, on the other release (Python 3.11 or 3.10)
 # make lint         style
+# make results      tables and pictures of the experiments, from results/records
 # make bench        tables and pictures into benchmarks/out (an hour)
 # make constraints  resolve the pinned versions again
 #
@@ -13,7 +14,7 @@ OTHER := .venv-other
 BIN := $(VENV)/bin
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile -rs
 
-.PHONY: demo test test-other lint bench env clean constraints
+.PHONY: demo test test-other lint bench results env clean constraints
 
 # a PYTHON= given to make reaches the recipe, too: it made .venv, which is to be used
 demo: env
@@ -33,6 +34,9 @@ lint: env
 	$(BIN)/black --check --quiet . || { echo "black: run '$(BIN)/black .'"; exit 1; }
 	$(BIN)/isort --check-only --quiet . || { echo "isort: run '$(BIN)/isort .'"; exit 1; }
 	$(BIN)/flake8 .
+
+results: env
+	$(BIN)/python -m espnet_adastride.bin.results
 
 bench: env
 	$(BIN)/python benchmarks/methods.py
