@@ -27,7 +27,7 @@ test: env
 test-other:
 	@python=$$(constraints/make_env.sh --find 3.11 3.10) || \
 	  { echo "no Python 3.11 or 3.10 runs here: ESPnet 202511 is not tested"; exit 0; }; \
-	constraints/make_env.sh $(OTHER) $$python && \
+	constraints/make_env.sh $(OTHER) "$$python" && \
 	$(OTHER)/bin/python $(PYTEST) -m espnet
 
 lint: env

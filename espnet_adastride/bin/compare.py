@@ -52,6 +52,7 @@ from espnet_adastride.recipe.grid import (
 from espnet_adastride.recipe.jobs import Interrupted, Job, run_jobs
 from espnet_adastride.recipe.lists import read_seeds, split_list
 from espnet_adastride.recipe.lock import lock
+from espnet_adastride.recipe.progress import print_dated
 from espnet_adastride.scoring import characters, check_ids, percent, words
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -285,9 +286,7 @@ def run_all(args, grid, scores, runs, folder) -> List[str]:
         args.nj,
         folder,
         scores.describe,
-        lambda line: print(
-            f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {line}", flush=True
-        ),
+        print_dated,
         environment,
         code_state(),
     )

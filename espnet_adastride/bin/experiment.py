@@ -12,7 +12,6 @@ them from the records alone.
 """
 
 import argparse
-import datetime
 import os
 import sys
 from pathlib import Path
@@ -31,6 +30,7 @@ from espnet_adastride.recipe.grid import run_grid
 from espnet_adastride.recipe.jobs import Interrupted, Job, run_jobs
 from espnet_adastride.recipe.lists import check_jobs
 from espnet_adastride.recipe.lock import lock
+from espnet_adastride.recipe.progress import print_dated
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -113,9 +113,7 @@ def run_missing(args, grid, experiment, environment):
             args.nj,
             logs,
             grid.describe,
-            lambda line: print(
-                f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {line}", flush=True
-            ),
+            print_dated,
             environment,
             code_state(),
         )

@@ -1,11 +1,17 @@
 """How far many runs are: a line for each that was finished, and when all will be."""
 
+import datetime
 import re
 import time
 from pathlib import Path
 from typing import Callable, List, Sequence
 
 from espnet_adastride.recipe.logs import format_span
+
+
+def print_dated(line: str) -> None:
+    """Print a line behind the date and the time, at once."""
+    print(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {line}", flush=True)
 
 
 class Progress:
