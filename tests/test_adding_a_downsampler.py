@@ -19,7 +19,7 @@ def test_one_file_and_one_line_are_all_that_a_method_needs(tmp_path):
     )
     plugin = ["plugin/test_subsampling.py", "plugin/test_model.py"]
     suites = ["downsampling/test_contract.py", *plugin]
-    for name in ["conftest.py", *suites]:
+    for name in ["conftest.py", "plugin/releases.py", *suites]:
         copy = tmp_path / "tests" / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / "tests" / name, copy)
