@@ -21,7 +21,8 @@ what is computed from them, up to the weights of A. On CUDA, triton_rows.py has 
 it as kernels (docs/gpu.md).
 """
 
-from typing import Optional
+import numbers
+from typing import Iterable, Iterator, Optional
 
 import torch
 
@@ -282,6 +283,27 @@ def empty_slot_share(
     return empty / valid.sum().clamp(min=1).to(empty.device)
 
 
+def _noting_kind(chunks, kinds):
+    """Yield the chunks; add their dtype and device to the set ``kinds``."""
+    for chunk in chunks:
+        kinds.add((chunk.dtype, chunk.device))
+        yield chunk
+
+
+def _optional_whole(name: str, value: Optional[int]) -> Optional[int]:
+    """Return a whole number >= 1, or None.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if value is None:
+        return None
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < 1:
+        raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+    return int(value)
+
+
 class _AdaptiveStrides(Downsampler):
     """What AdaStride and AdaStrideF share: scores, positions, positioning loss.
 
@@ -294,6 +316,12 @@ class _AdaptiveStrides(Downsampler):
         score_rate: factor on what ``score`` gives. The weights start at 0, so that
             under Adam and its like this is the learning rate of the scores relative
             to the rest; 1 is the published form.
+        score_hidden: H, scores from a small network, ``a_t = w . relu(conv(x)_t)`` with
+            H channels, rather than from x itself; None is the published form.
+        score_context: how many steps, an odd number, the network's convolution sees.
+        content_bound: b, a content term in the weights, ``exp(c_t)`` with ``c_t = b
+            tanh(u . x_t / b)``: a slot can prefer some of its steps over others as
+            near. u starts at 0; None is the published form.
     """
 
     needs_zero_padding = False
@@ -312,6 +340,9 @@ class _AdaptiveStrides(Downsampler):
         sigma_square: float = 5.0,
         score_bound: Optional[float] = None,
         score_rate: float = 1.0,
+        score_hidden: Optional[int] = None,
+        score_context: int = 1,
+        content_bound: Optional[float] = None,
     ):
         super().__init__(size, stride)
         triton_is_wanted()  # a wrong word in the environment is refused here
@@ -320,14 +351,39 @@ class _AdaptiveStrides(Downsampler):
         self.score_bound = (
             None if score_bound is None else check_number("score_bound", score_bound)
         )
-        self.score = torch.nn.Linear(size, 1, bias=False)
+        self.score_hidden = _optional_whole("score_hidden", score_hidden)
+        self.score_context = _optional_whole("score_context", score_context)
+        if not self.score_context or self.score_context % 2 == 0:
+            raise ValueError(f"score_context must be odd, got {score_context!r}")
+        if self.score_context > 1 and self.score_hidden is None:
+            raise ValueError(
+                f"score_context {score_context} is the context of the score network: "
+                "set score_hidden, its number of channels, too"
+            )
+        self.content_bound = (
+            None
+            if content_bound is None
+            else check_number("content_bound", content_bound)
+        )
+        if self.score_hidden is not None:
+            self.score_network = torch.nn.Conv1d(
+                size,
+                self.score_hidden,
+                self.score_context,
+                padding=self.score_context // 2,
+            )
+        self.score = torch.nn.Linear(self.score_hidden or size, 1, bias=False)
         torch.nn.init.zeros_(self.score.weight)  # training starts at uniform strides
+        if self.content_bound is not None:
+            self.content = torch.nn.Linear(size, 1, bias=False)
+            torch.nn.init.zeros_(self.content.weight)
 
     def downsample(self, x, lengths, output_lengths):
         """See :meth:`Downsampler.downsample`."""
         # at least float32: half precision would overflow or round the scores
         dtype = torch.promote_types(x.dtype, torch.float32)
-        kernels = kernels_for(x) if self.kernels_place else None
+        plain = self.is_plain()
+        kernels = kernels_for(x) if self.kernels_place and plain else None
         with torch.autocast(device_type=x.device.type, enabled=False):
             if kernels is not None:
                 output, positions, loss = kernels.resample(
@@ -341,11 +397,68 @@ class _AdaptiveStrides(Downsampler):
                     self.kernel_ranges(kernels),
                 )
                 return DownsamplingOutput(output, output_lengths, positions, loss)
+            x_dtype, x = x.dtype, x.to(dtype)
+            if not plain:
+                x = self.with_scores(zero_padding(x, lengths))
             output, positions = self.resample(
-                x.to(dtype), self.score_weight(dtype), lengths, output_lengths
+                x, self.resampled_weight(dtype), lengths, output_lengths
             )
+            if not plain:
+                output = self.without_scores(output)
             loss = positioning_loss(positions, lengths).to(dtype).to(x.device)
-        return DownsamplingOutput(output.to(x.dtype), output_lengths, positions, loss)
+        return DownsamplingOutput(output.to(x_dtype), output_lengths, positions, loss)
+
+    def is_plain(self) -> bool:
+        """Return whether scores and weights are those of the paper."""
+        return self.score_hidden is None and self.content_bound is None
+
+    def with_scores(self, x):
+        """Return what is resampled with a score network or a content term.
+
+        The weights of z = A x are those of the positions times ``exp(c_t)``, so that
+        ``x_t exp(c_t)`` and ``exp(c_t)`` are resampled by the positions and divided
+        afterwards (:meth:`without_scores`): exact, linear time, the same rows. A last
+        feature is the score: the positions are those of a score weight (0 .. 0, 1).
+
+        Args:
+            x: (B, T, D), zero in the padding, float32 or float64.
+
+        Returns:
+            (B, T, D + 1), or (B, T, D + 2) with a content term.
+        """
+        dtype, parts = x.dtype, [x]
+        if self.content_bound is not None:
+            preference = x @ self.content.weight.flatten().to(dtype)
+            bound = self.content_bound
+            weight = torch.exp(bound * torch.tanh(preference / bound)).unsqueeze(2)
+            parts = [x * weight, weight]
+        if self.score_hidden is not None:
+            network = self.score_network
+            hidden = torch.nn.functional.conv1d(
+                x.transpose(1, 2),
+                network.weight.to(dtype),
+                network.bias.to(dtype),
+                padding=network.padding,
+            )
+            x = torch.relu(hidden).transpose(1, 2)
+        parts.append((x @ self.score_weight(dtype)).unsqueeze(2))
+        return torch.cat(parts, dim=2)
+
+    def without_scores(self, z):
+        """Return z (B, T', D) from :meth:`with_scores` resampled; empty rows stay 0."""
+        if self.content_bound is None:
+            return z[..., : self.size]
+        total = z[..., self.size : self.size + 1]
+        return z[..., : self.size] / total.where(total > 0, total.new_ones(()))
+
+    def resampled_weight(self, dtype):
+        """Return the weight whose product with what is resampled are the scores."""
+        if self.is_plain():
+            return self.score_weight(dtype)
+        features = self.size + (1 if self.content_bound is None else 2)
+        weight = torch.zeros(features, dtype=dtype, device=self.score.weight.device)
+        weight[-1] = 1.0
+        return weight
 
     def score_weight(self, dtype):
         """Return w (D,) of a_t = w . x_t."""
@@ -373,12 +486,20 @@ class _AdaptiveStrides(Downsampler):
 
     def in_chunks(self, frames, length):
         """See :meth:`Downsampler.in_chunks`: scores first, then what they place."""
+        plain = self.is_plain()
+        kinds = set()
+
+        def given():
+            chunks = _noting_kind(frames(), kinds)
+            return chunks if plain else self._chunks_with_scores(chunks)
+
         with torch.no_grad():
             scores = []
-            for chunk in frames():
+            for chunk in given():
                 with torch.autocast(device_type=chunk.device.type, enabled=False):
-                    scores.append(score_steps(chunk, self.score_weight(chunk.dtype)))
-                x_dtype, device = chunk.dtype, chunk.device
+                    weight = self.resampled_weight(chunk.dtype)
+                    scores.append(score_steps(chunk, weight))
+            ((x_dtype, device),) = kinds
             scores = torch.cat(scores, dim=1)
             lengths = torch.tensor([length], device=scores.device)
             output_lengths = self.output_lengths(lengths)
@@ -390,11 +511,31 @@ class _AdaptiveStrides(Downsampler):
             output_lengths = output_lengths.to(device)
 
         def output():
-            x = (chunk.to(dtype) for chunk in frames())
+            x = (chunk.to(dtype) for chunk in given())
             for z in resample_chunks(x, ranges, positions, self.sigma_square):
-                yield z.to(x_dtype)
+                yield (z if plain else self.without_scores(z)).to(x_dtype)
 
         return DownsamplingOutput(output, output_lengths, positions, loss)
+
+    @torch.no_grad()
+    def _chunks_with_scores(
+        self, frames: Iterable[torch.Tensor]
+    ) -> Iterator[torch.Tensor]:
+        """Yield :meth:`with_scores` of consecutive chunks (1, t, D), as of all at once.
+
+        Chunks are held back until what the score network sees of the next has come.
+        """
+        side, held, made = self.score_context // 2, None, 0
+        for chunk in frames:
+            chunk = chunk.to(torch.promote_types(chunk.dtype, torch.float32))
+            held = chunk if held is None else torch.cat([held, chunk], dim=1)
+            ready = held.size(1) - side
+            if ready > made:
+                yield self.with_scores(held)[:, made:ready]
+                cut = max(ready - side, 0)
+                held, made = held[:, cut:].clone(), ready - cut
+        if held.size(1) > made:
+            yield self.with_scores(held)[:, made:]
 
     def ranges(self, positions, lengths, output_lengths, width, dtype) -> Ranges:
         """Return the steps that matter to every slot, from positions (B, T)."""
@@ -410,7 +551,8 @@ class _AdaptiveStrides(Downsampler):
 
         ``rows.apply(residual)`` shortens what runs beside the layer just as the layer
         shortened x, ``rows.apply_transposed(z)`` lengthens a decoder's frames to the
-        layer's input; gradients reach the positions, and the scores through them.
+        layer's input; gradients reach the positions, and the scores through them. A
+        content term plays no part in it: the weights are those of the positions.
 
         Args:
             positions: (B, T) float64, from the layer's output.
@@ -470,7 +612,9 @@ class _AdaptiveStrides(Downsampler):
         """Show the constructor's words when the model is printed."""
         return (
             f"{super().extra_repr()}, sigma_square={self.sigma_square}, "
-            f"score_bound={self.score_bound}, score_rate={self.score_rate}"
+            f"score_bound={self.score_bound}, score_rate={self.score_rate}, "
+            f"score_hidden={self.score_hidden}, score_context={self.score_context}, "
+            f"content_bound={self.content_bound}"
         )
 
 
@@ -484,8 +628,9 @@ class AdaStride(_AdaptiveStrides):
 
     def ranges(self, positions, lengths, output_lengths, width, dtype):
         """Return the steps that the alignment's softmax reaches."""
+        margin = 2 * (self.content_bound or 0.0)  # exp(c_t) of two steps
         return alignment_ranges(
-            positions, lengths, output_lengths, self.sigma_square, width, dtype
+            positions, lengths, output_lengths, self.sigma_square, width, dtype, margin
         )
 
     def kernel_ranges(self, kernels):
@@ -524,7 +669,8 @@ class AdaStrideF(_AdaptiveStrides):
         size: D, the number of features.
         stride: overall rate, any real number >= 1.
         sigma_square: sharpness of the weights within a slot, > 0.
-        score_bound, score_rate: as in AdaStride.
+        score_bound, score_rate, score_hidden, score_context, content_bound: as in
+            AdaStride.
         empty_slots: ``"zeros"`` or ``"nearest"``.
     """
 
@@ -539,8 +685,20 @@ class AdaStrideF(_AdaptiveStrides):
         score_bound: Optional[float] = None,
         empty_slots: str = "zeros",
         score_rate: float = 1.0,
+        score_hidden: Optional[int] = None,
+        score_context: int = 1,
+        content_bound: Optional[float] = None,
     ):
-        super().__init__(size, stride, sigma_square, score_bound, score_rate)
+        super().__init__(
+            size,
+            stride,
+            sigma_square,
+            score_bound,
+            score_rate,
+            score_hidden,
+            score_context,
+            content_bound,
+        )
         if empty_slots not in self.EMPTY_SLOTS:
             raise ValueError(
                 f"empty_slots must be one of {', '.join(self.EMPTY_SLOTS)}, "

@@ -178,15 +178,23 @@ def alignment_ranges(
     sigma_square: float,
     max_output_length: int,
     dtype: torch.dtype = torch.float32,
+    margin: float = 0.0,
 ) -> Ranges:
-    """Return the steps that AdaStride's softmax reaches; see :func:`sparse_rows`."""
+    """Return the steps that AdaStride's softmax reaches; see :func:`sparse_rows`.
+
+    Args:
+        positions, lengths, output_lengths, sigma_square, max_output_length, dtype: see
+            there.
+        margin: added to C, where what is added to the softmax's exponents of two steps
+            differs by up to so much.
+    """
     where, slots, before, _, nearest_square = _nearest_step(
         positions, lengths, max_output_length
     )
     last = lengths.unsqueeze(1)
     most = torch.cat([before, last], dim=1).diff(dim=1).amax(dim=1, keepdim=True)
     cut_off = torch.log(2.0 / _TOLERANCE[dtype] * most.clamp(min=1).to(where.dtype))
-    reach = torch.sqrt(nearest_square + cut_off / sigma_square)
+    reach = torch.sqrt(nearest_square + (cut_off + margin) / sigma_square)
     # both grow with the slot: the distance of the nearest step changes by 1 at most
     first = torch.searchsorted(where, slots - reach)
     end = torch.searchsorted(where, slots + reach, right=True)
