@@ -50,6 +50,12 @@ def get_parser():
     parser.add_argument("--results", help="RESULTS.md, for the card")
     parser.add_argument("--license", default="cc-by-4.0", help="The model's license")
     parser.add_argument("--lang", default="noinfo", help="Its language, e.g. en")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16"),
+        default="float32",
+        help="Of the packed parameters; float16 is half the size, and loads as float32",
+    )
     parser.add_argument("--outpath", required=True, help="The archive: .zip, .tgz ...")
     return parser
 
@@ -91,6 +97,30 @@ def count_parameters(config: str, weights: str) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+def halve_weights(source: str, target: Path) -> None:
+    """Write a file of parameters with its floating-point numbers as float16.
+
+    ESPnet copies them into a model of float32 when it loads them.
+
+    Raises:
+        RecipeError: a parameter is beyond float16's range.
+    """
+    import torch
+
+    def half(name, value):
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            return value
+        if value.numel() and not bool(value.half().isfinite().all()):
+            raise RecipeError(
+                f"{source}: {name} has numbers beyond float16's range (65504), or not "
+                "finite ones: pack it with --dtype float32"
+            )
+        return value.half()
+
+    state = torch.load(source, map_location="cpu", weights_only=True)
+    torch.save({name: half(name, value) for name, value in state.items()}, target)
+
+
 def pack_model(args: argparse.Namespace) -> str:
     """Write the archive and, beside it, the card; return one line on it.
 
@@ -128,13 +158,17 @@ def pack_model(args: argparse.Namespace) -> str:
         license_name=args.license,
         language=args.lang,
         upstream=upstream,
+        dtype=args.dtype,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".pack", dir=out.parent) as folder:
         for path in paths:
             target = Path(folder, names[os.path.abspath(path)])
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+            if args.dtype == "float16" and path in (named.get(k) for k in WEIGHTS):
+                halve_weights(path, target)
+            else:
+                shutil.copyfile(path, target)
         for key in CONFIGS:
             if key in named:
                 config = _renamed(read_config(named[key]), names)

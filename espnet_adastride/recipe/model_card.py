@@ -114,6 +114,7 @@ def model_card(
     license_name: str,
     language: str,
     upstream: Optional[UpstreamRecord] = None,
+    dtype: str = "float32",
 ) -> str:
     """Return the card (Markdown, with the header that model hubs read).
 
@@ -126,6 +127,7 @@ def model_card(
         license_name: E.g. ``cc-by-4.0``.
         language: E.g. ``en``; ``noinfo`` is left out.
         upstream: What the features that it reads were made with; None: it reads audio.
+        dtype: Of the packed parameters.
     """
     encoder = config.get("encoder_conf") or {}
     layer = encoder.get("input_layer", "conv2d")
@@ -147,6 +149,7 @@ def model_card(
         if config.get(key)
     }
     tokens = len(config.get("token_list") or [])
+    stored = "" if dtype == "float32" else f" ({dtype})"
     return f"""\
 ---
 {yaml.safe_dump(head, sort_keys=False).strip()}
@@ -155,7 +158,7 @@ def model_card(
 # {name}
 
 Speech recognition with ESPnet: encoder `{config.get("encoder")}`, input layer
-`{layer}`, {short_count(parameters)} parameters, {tokens} {config.get("token_type")}
+`{layer}`, {short_count(parameters)} parameters{stored}, {tokens} {config.get("token_type")}
 tokens, audio of {rate} samples a second.
 
 ## Use

@@ -1,6 +1,7 @@
 """A packed model is the same model elsewhere, wherever its files lay."""
 
 import os
+from pathlib import Path
 
 import pytest
 import soundfile
@@ -100,6 +101,40 @@ def test_files_behind_links_and_absolute_ones_reach_another_machine(
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
         ["README.md", f"model.{suffix}"]
     )
+
+
+def test_half_the_size_loads_as_float32_and_differs_by_its_rounding_alone(
+    experiment, tmp_path
+):
+    whole, half = tmp_path / "whole.zip", tmp_path / "half.zip"
+    further = ["--option", tmp_path / "disk/symbols.txt"]
+    given = options("exp/config.yaml", "exp/ave.pth", whole, *further)
+    pack_model.main(given)
+    half_given = options("exp/config.yaml", "exp/ave.pth", half, *further)
+    pack_model.main([*half_given, "--dtype", "float16"])
+    files = unpack(half, tmp_path / "there")
+    stored = torch.load(files["asr_model_file"], weights_only=True)
+    expected = experiment.state_dict()
+    assert stored.keys() == expected.keys()
+    for name, value in expected.items():
+        if value.is_floating_point():
+            assert stored[name].dtype == torch.float16
+            value = value.half()
+        assert torch.equal(stored[name], value)
+    model, _ = ASRTask.build_model_from_file(
+        files["asr_train_config"], files["asr_model_file"], "cpu"
+    )
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    sizes = [Path(path).stat().st_size for path in (half, whole)]
+    assert sizes[0] < 0.75 * sizes[1]
+    assert "(float16)" in (tmp_path / "there" / "README.md").read_text()
+
+    state = torch.load("exp/ave.pth", weights_only=True)
+    name = next(name for name in state if name.endswith("weight"))
+    state[name].view(-1)[0] = 1e6
+    torch.save(state, "exp/ave.pth")
+    with pytest.raises(SystemExit, match=f"{name} has numbers beyond float16's range"):
+        pack_model.main([*half_given, "--dtype", "float16"])
 
 
 def test_the_cards_snippet_recognises_what_the_model_did(
