@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The grid of RESULTS.md: methods x rates x seeds, then exp/comparison.md.
+# The grid of docs/results/connected_digits.md: methods x rates x seeds, then
+# exp/comparison.md.
 #
 #   FSDD=/path/to/free-spoken-digit-dataset ./compare.sh --nj 2 [--option value]...
 #

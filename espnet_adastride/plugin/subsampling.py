@@ -303,7 +303,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         stride: overall stride, or one per stage; see :func:`stage_strides`.
         trunk: ``conv1d``, ``conv2d`` or ``dwconv2d``. A convolution before a
             downsampler sees every frame: at full rate the two-dimensional ones cost
-            more than they save behind them (RESULTS.md, "In the model").
+            more than they save behind them (docs/results/speed.md).
         channels: of the trunk's convolutions; None means ``odim``.
         train_strides: (lowest, highest) overall stride of a training batch, drawn
             anew for every batch, its logarithm evenly; ``stride`` is that of
