@@ -17,6 +17,7 @@ import numpy as np
 
 import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
 from espnet_adastride.audio import cut_at_pauses, is_silent, prepare, read_audio
+from espnet_adastride.plugin.errors import UnknownTimesError
 from espnet_adastride.plugin.trained import Encoded, TrainedModel
 from espnet_adastride.times import (
     AlignmentError,
@@ -46,6 +47,10 @@ class Transcriber:
         device: ``cpu`` or ``cuda``.
         stride: overall rate of the input layer, for AdaStride's; None: as trained.
         max_segment: seconds; longer recordings are cut at pauses.
+        upstream_model: folder of the pretrained encoder whose features the model
+            reads, if it is not where it was in training.
+        times: say when words and tokens were spoken; False: text alone, which needs
+            nothing to be known of the frontend's frames.
 
     Raises:
         PluginError: in one line, for a model or an option that will not do.
@@ -60,6 +65,7 @@ class Transcriber:
         stride: Optional[float] = None,
         max_segment: float = 20.0,
         upstream_model: Union[None, str, Path] = None,
+        times: bool = True,
     ):
         if not max_segment >= 1:
             raise ValueError(f"max_segment must be 1 second or more, got {max_segment}")
@@ -67,7 +73,12 @@ class Transcriber:
             model = TrainedModel(
                 model, asr_model_file, device, inference_config, stride, upstream_model
             )
-        self.trained, self.max_segment = model, max_segment
+        reason = model.why_no_times() if times else None
+        if reason is not None:
+            raise UnknownTimesError(
+                f"{reason}; the text alone needs no times (--format txt, or times=False)"
+            )
+        self.trained, self.max_segment, self.times = model, max_segment, times
 
     def __call__(
         self,
@@ -121,7 +132,7 @@ class Transcriber:
         return join_segments(name, len(wave) / rate, segments, is_silent(wave))
 
     def _segment(self, wave: np.ndarray, start: float, name: str) -> Segment:
-        encoded = self.trained.encode(wave, name)
+        encoded = self.trained.encode(wave, name, self.times)
         if self.trained.search is None:
             return self._greedy(encoded, wave, start)
         return self._beam(encoded, wave, start)
@@ -137,6 +148,9 @@ class Transcriber:
     def _timed(self, encoded, path: List[int], scores, wave, start) -> Segment:
         """Return the segment that a CTC path says."""
         model = self.trained.model
+        if encoded.times is None:
+            ids = [span.token for span in path_spans(path, model.blank_id)]
+            return self._untimed([model.token_list[i] for i in ids], wave, start)
         tokens = timed_tokens(
             path_spans(path, model.blank_id),
             scores,
@@ -151,14 +165,21 @@ class Transcriber:
             self.trained.to_text(names).strip(),
             shifted(timed_words(words, owners, tokens), start),
             shifted(tokens, start),
-            "ctc",
+            "ctc" if encoded.times.known else "even",
         )
+
+    def _untimed(self, names, wave, start: float) -> Segment:
+        text = self.trained.to_text(names).strip()
+        end = start + len(wave) / self.trained.rate
+        return Segment(start, end, text, [], [], "none")
 
     def _beam(self, encoded: Encoded, wave, start: float) -> Segment:
         results = self.trained.search(encoded.speech)
         if isinstance(results, tuple):  # beside those of intermediate CTC
             results = results[0]
         names = results[0][1] if results else []
+        if encoded.times is None:
+            return self._untimed(names, wave, start)
         ids = self.trained.converter.tokens2ids(names)
         if encoded.log_probs is not None:
             try:
@@ -191,7 +212,7 @@ class Transcriber:
             name: for messages.
 
         Raises:
-            AudioError, ModelError, AlignmentError: in one line.
+            AudioError, ModelError, AlignmentError, UnknownTimesError: in one line.
         """
         encoded = self.trained.encode(wave, name)
         if encoded.log_probs is None:
@@ -209,5 +230,5 @@ class Transcriber:
             " ".join(words),
             timed_words(words, owners, tokens),
             tokens,
-            "ctc",
+            "ctc" if encoded.times.known else "even",
         )

@@ -36,8 +36,11 @@ class Segment(NamedTuple):
         text: what was said.
         words: with times in the recording.
         tokens: the same in the model's tokens.
-        times: where the words' times are from: ``ctc``; or ``spread``, by letters over
-            the segment, where the CTC branch is missing or cannot say the words.
+        times: where the words' times are from: ``ctc``; ``even``, by CTC's frames,
+            spread evenly over the segment, as nothing is known of ESPnet's own input
+            layer or of the frontend; ``spread``, by letters over the segment, where
+            the CTC branch is missing or cannot say the words; or ``none``: nobody
+            asked for times.
     """
 
     start: float

@@ -107,7 +107,7 @@ def align(args: argparse.Namespace) -> List[str]:
         recognise = load_transcriber(args)
     except RecipeError as error:
         raise DataError(str(error)) from None
-    from espnet_adastride.plugin.errors import ModelError
+    from espnet_adastride.plugin.errors import ModelError, UnknownTimesError
 
     if recognise.trained.model.ctc is None:
         raise DataError(f"{args.model}: no CTC branch, which alignment needs")
@@ -120,6 +120,8 @@ def align(args: argparse.Namespace) -> List[str]:
             wave = read_audio(audio, recognise.trained.rate)
             uniform = args.times == "uniform"
             aligned[key] = recognise.align(wave, text, uniform, audio)
+        except UnknownTimesError as error:  # of no utterance
+            raise DataError(f"{args.model}: {error}") from None
         except (AudioError, AlignmentError, ModelError) as error:
             failed.append(key)
             print(f"{NAME}: {key}: {error}", file=sys.stderr)

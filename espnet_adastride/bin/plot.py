@@ -222,19 +222,6 @@ def load_wave(recording: Recording, rate: int):
         raise DataError(str(error)) from None
 
 
-def check_times(times) -> None:
-    """Refuse frames of which it is only known how many there are.
-
-    Raises:
-        DataError: saying why.
-    """
-    if times.windows is times.boundaries:
-        raise DataError(
-            "the encoder made another number of frames than its input layer: what "
-            "shortens them behind it has no known times"
-        )
-
-
 # ------------------------------------------------------------------ the modes
 
 
@@ -250,14 +237,14 @@ def analyse(
         DataError: if the recording does not suit the model.
     """
     from espnet_adastride.plotting import StridePicture
+    from espnet_adastride.plugin.errors import UnknownTimesError
 
     trained = transcriber.trained
     wave = load_wave(recording, trained.rate)
     try:
         encoded = trained.encode(wave, recording.id)
-    except AudioError as error:
+    except (AudioError, UnknownTimesError) as error:
         raise DataError(str(error)) from None
-    check_times(encoded.times)
     hypothesis, words, source = None, [], ""
     if encoded.log_probs is not None:
         heard = transcriber.recognise(encoded, wave)
@@ -316,6 +303,7 @@ def collect(
 ):
     """Return the StrideStatistics of recordings, and (id, reason) of those left out."""
     from espnet_adastride.plotting import energy_db, frame_edges, is_speech
+    from espnet_adastride.plugin.errors import UnknownTimesError
     from espnet_adastride.stride_statistics import StrideStatistics
 
     trained = transcriber.trained
@@ -340,10 +328,11 @@ def collect(
         try:
             wave = load_wave(recording, trained.rate)
             times = trained.encode(wave, recording.id).times
+        except UnknownTimesError as error:  # of no recording
+            raise DataError(str(error)) from None
         except (AudioError, DataError) as error:
             left_out.append((recording.id, str(error)))
             continue
-        check_times(times)
         speech = None
         if words is None:
             speech = (

@@ -205,10 +205,14 @@ def transcribe(args: argparse.Namespace) -> int:
 
     try:
         recognise = load_transcriber(
-            args, inference_config=args.inference_config, max_segment=args.max_segment
+            args,
+            inference_config=args.inference_config,
+            max_segment=args.max_segment,
+            times=set(args.format) != {"txt"},
         )
     except RecipeError as error:
         raise UsageError(str(error)) from None
+    from espnet_adastride.plugin.errors import UnknownTimesError
 
     terminal = sys.stderr.isatty()
     total = sum(_seconds(j.source) for j in todo if j.source.path != STDIN)
@@ -246,6 +250,9 @@ def transcribe(args: argparse.Namespace) -> int:
                     failed += 1
                     with tqdm.external_write_mode(sys.stderr):
                         _say(f"error: {error}")
+        except UnknownTimesError as error:
+            bar.close()
+            raise UsageError(f"{error}; --format txt needs no times") from None
         except KeyboardInterrupt:
             bar.close()
             _say(f"interrupted: {done} of {len(todo)} recordings done and kept")

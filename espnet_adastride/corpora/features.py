@@ -30,6 +30,8 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 import numpy as np
 import yaml
 
+from espnet_adastride.timing.convolutions import Convolution, FrameRule, stack
+
 PathLike = Union[str, Path]
 
 #: the upstream that pip installs, and the model file in it
@@ -280,14 +282,13 @@ class _InPieces(Upstream):
         raise NotImplementedError
 
 
-#: frame l of Whisper is centred on mel frame 2 l; two convolutions of kernel 3, the
-#: second of stride 2, see the mel frames 2 l - 2 to 2 l + 2
-WHISPER_TIMES: Dict[str, Any] = {
-    "hop": 2 * WHISPER_HOP,
-    "centre": 0.0,
-    "field": 4 * WHISPER_HOP + WHISPER_FFT,
-    "frames": "ceil",
-}
+#: two convolutions of kernel 3, the second of stride 2, over mel frames that are centred
+#: on their number times the hop: frame l is centred on mel frame 2 l
+_WHISPER_RULE = stack(
+    [Convolution(3, 1, 1), Convolution(3, 2, 1)],
+    FrameRule(WHISPER_HOP, 0.0, WHISPER_FFT),
+)
+WHISPER_TIMES: Dict[str, Any] = {**_WHISPER_RULE._asdict(), "frames": "ceil"}
 
 
 def default_whisper_folder() -> Tuple[Path, str]:
@@ -467,11 +468,8 @@ def _read_json(path: Path) -> dict:
 
 def convolution_times(kernels: Sequence[int], strides: Sequence[int]) -> Dict[str, Any]:
     """Return hop, centre and field of convolutions over samples, without padding."""
-    hop, reach = 1, 1
-    for kernel, stride in zip(kernels, strides):
-        reach += (kernel - 1) * hop
-        hop *= stride
-    return {"hop": hop, "centre": (reach - 1) / 2, "field": reach, "frames": "valid"}
+    rule = stack(map(Convolution, kernels, strides))
+    return {**rule._asdict(), "frames": "valid"}
 
 
 def load_transformers(

@@ -17,8 +17,9 @@ from typing import Optional
 import numpy as np
 
 from espnet_adastride.plugin import espnet
-from espnet_adastride.plugin.errors import ConfigurationError
+from espnet_adastride.plugin.errors import ConfigurationError, UnknownTimesError
 from espnet_adastride.plugin.frame_times import frame_times
+from espnet_adastride.plugin.frontends import model_frames, why_unknown
 from espnet_adastride.plugin.model import input_layer
 
 
@@ -26,6 +27,9 @@ def boundaries_of(model, samples: int, rate: int, frames: int) -> Optional[np.nd
     """Return the (frames + 1,) seconds between the frames of what was encoded last.
 
     None for models with another input layer.
+
+    Raises:
+        UnknownTimesError, ConfigurationError: the times are not known: one line.
     """
     layer = input_layer(model)
     if layer is None:
@@ -56,6 +60,7 @@ def _noting(get_lpz):
     @functools.wraps(get_lpz)
     def wrapper(self, speech):
         lpz = get_lpz(self, speech)
+        # raises where that is not known
         found = boundaries_of(self.asr_model, len(speech), self.fs, len(lpz))
         if getattr(self, "_boundaries", None) is None:
             # what comes later is noise, encoded to learn a constant rate
@@ -92,16 +97,19 @@ def _log_probs(log_probs):
     @functools.wraps(log_probs)
     def wrapper(self, speech):
         layer = input_layer(self.network)
+        reason = None if layer is None else why_unknown(self.network)
         if layer is not None and self.s2t:
             raise ConfigurationError(
                 "espnet2.bin.align: ESPnet encodes an OWSM model in windows and joins "
                 "them by counting frames, which adaptive strides do not allow; align "
                 "with an ASR model"
             )
-        logmel = getattr(self.network.frontend, "logmel", None)
-        if layer is not None and logmel is not None:
-            read, wanted = self._sample_rate(), int(logmel.mel_options["sr"])
-            if read != wanted:
+        if reason is not None:
+            raise UnknownTimesError(f"espnet2.bin.align: {reason}")
+        if layer is not None:
+            known = model_frames(self.network)
+            read, wanted = self._sample_rate(), known and known.rate
+            if wanted is not None and read != wanted:
                 raise ConfigurationError(
                     f"espnet2.bin.align reads audio at {read} Hz, and this model takes "
                     f"{wanted} Hz: use python -m espnet_adastride.bin.align"

@@ -17,6 +17,10 @@ class ModelError(PluginError):
     """A trained model that cannot be found, read or used as asked."""
 
 
+class UnknownTimesError(PluginError):
+    """When a model's frames are is not known, and something that needs it was asked."""
+
+
 class UnreadableAudioError(PluginError):
     """A recording of ``wav.scp`` that is gone or cannot be decoded."""
 

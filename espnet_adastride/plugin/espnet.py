@@ -18,8 +18,15 @@ from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from espnet2.asr.encoder.multiconvformer_encoder import MultiConvConformerEncoder
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.asr.frontend.cnn import CNNFrontend
+from espnet2.asr.frontend.fused import FusedFrontends
+from espnet2.asr.frontend.huggingface import HuggingFaceFrontend
+from espnet2.asr.frontend.s3prl import S3prlFrontend
+from espnet2.asr.frontend.whisper import WhisperFrontend
+from espnet2.asr.frontend.windowing import SlidingWindow
 from espnet2.asr.preencoder.abs_preencoder import AbsPreEncoder
 from espnet2.asr.preencoder.linear import LinearProjection
+from espnet2.asr.preencoder.sinc import LightweightSincConvs
 from espnet2.cls.espnet_model import ESPnetClassificationModel
 from espnet2.fileio import multi_sound_scp, sound_scp
 from espnet2.s2t.espnet_ctc_model import ESPnetS2TCTCModel
@@ -140,6 +147,7 @@ __all__ = [
     "AbsPreEncoder",
     "AbsTask",
     "BranchformerEncoder",
+    "CNNFrontend",
     "CommonCollateFn",
     "ConformerEncoder",
     "Conv2dSubsampling",
@@ -151,17 +159,23 @@ __all__ = [
     "ESPnetS2TModel",
     "ESPnetSLUModel",
     "ESPnetSTModel",
+    "FusedFrontends",
+    "HuggingFaceFrontend",
+    "LightweightSincConvs",
     "LinearProjection",
     "MultiConvConformerEncoder",
     "NestedDictAction",
     "PositionalEncoding",
     "RelPositionMultiHeadedAttention",
     "RelPositionalEncoding",
+    "S3prlFrontend",
     "STOCK_SUBSAMPLINGS",
+    "SlidingWindow",
     "TokenIDConverter",
     "TooShortUttError",
     "Trainer",
     "TransformerEncoder",
+    "WhisperFrontend",
     "asr_align",
     "asr_task",
     "asr_transducer_task",

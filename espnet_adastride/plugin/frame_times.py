@@ -1,9 +1,11 @@
 """When an encoder's frames are: the input layer's boundaries, in seconds.
 
 For the plugin's input layer they come from the positions of every stage; for ESPnet's
-own convolutions from kernel and stride. Feature frames are those of the frontend's
-Fourier transform, or of the upstream that features were extracted with. For anything
-else the frames are spread evenly, and the log says so.
+own convolutions from kernel and stride. Where the feature frames are, the frontend says
+(:mod:`frontends`), or the upstream that features were extracted with. Where that is not
+known, the plugin's layer gets no times (:class:`UnknownTimesError`): adaptive strides
+cannot be guessed. Frames of ESPnet's own input layers are then spread evenly, as ESPnet
+does, and the log says so.
 """
 
 import logging
@@ -14,8 +16,9 @@ import torch
 
 from espnet_adastride.downsampling import downsampled_lengths
 from espnet_adastride.downsampling.stages import StageTrace
-from espnet_adastride.plugin.espnet import STOCK_SUBSAMPLINGS, LinearProjection
-from espnet_adastride.plugin.layer_sum import LayerSum
+from espnet_adastride.plugin.errors import ConfigurationError, UnknownTimesError
+from espnet_adastride.plugin.espnet import STOCK_SUBSAMPLINGS
+from espnet_adastride.plugin.frontends import model_frames
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
 from espnet_adastride.strides import (
     boundaries_in_seconds,
@@ -23,6 +26,7 @@ from espnet_adastride.strides import (
     slot_boundaries,
     uniform_boundaries,
 )
+from espnet_adastride.timing.convolutions import Convolution, stack, stacked_length
 
 
 class FeatureGrid(NamedTuple):
@@ -49,11 +53,13 @@ class FrameTimes(NamedTuple):
             overall stride, which is what ``espnet2.bin.asr_align`` assumes by itself.
         windows: the same for pooling with the same strides: what the local strides are
             compared with; the boundaries themselves where strides are uniform.
+        known: False: all that is known is how many there are; they are spread evenly.
     """
 
     boundaries: np.ndarray
     uniform: np.ndarray
     windows: np.ndarray
+    known: bool = True
 
 
 def encoder_boundaries(
@@ -101,9 +107,6 @@ def encoder_boundaries(
 def convolution_boundaries(embed: torch.nn.Module, frames: int) -> np.ndarray:
     """Return the frames of ESPnet's own input layer (conv2d ...), in feature frames.
 
-    Frame l of a convolution of kernel k and stride s, without padding, is centred on
-    input step l s + (k - 1) / 2.
-
     Args:
         embed: a Conv2dSubsampling or Conv1dSubsampling of any kind.
         frames: feature frames of the utterance.
@@ -111,25 +114,29 @@ def convolution_boundaries(embed: torch.nn.Module, frames: int) -> np.ndarray:
     Returns:
         (m + 1,) boundaries.
     """
-    stages, n = [], frames
-    for module in _convolutions(embed):
-        kernel, stride = module.kernel_size[0], module.stride[0]
-        m = max((n - kernel) // stride + 1, 0)
-        stages.append(uniform_boundaries(n, m, stride, (kernel - stride) / 2))
-        n = m
-    return compose_boundaries(stages)
+    layers = _convolutions(embed)
+    rule, count = stack(layers), stacked_length(frames, layers)
+    # step t of the features covers [t, t + 1)
+    shift = rule.centre + (1 - rule.hop) / 2
+    return uniform_boundaries(frames, count, rule.hop, shift)
 
 
-def _convolutions(embed: torch.nn.Module) -> List[torch.nn.Module]:
+def _convolutions(embed: torch.nn.Module) -> List[Convolution]:
     """Return the convolutions of ESPnet's own input layer; time is their first axis."""
     kinds = (torch.nn.Conv1d, torch.nn.Conv2d)
-    return [module for module in embed.conv if isinstance(module, kinds)]
+    return [
+        Convolution(module.kernel_size[0], module.stride[0])
+        for module in embed.conv
+        if isinstance(module, kinds)
+    ]
 
 
-def _overall_stride(embed: torch.nn.Module) -> float:
+def _overall_stride(embed: Optional[torch.nn.Module]) -> float:
     if isinstance(embed, AdaptiveSubsampling):
         return float(np.prod(embed.current_strides()))
-    return float(np.prod([m.stride[0] for m in _convolutions(embed)]))
+    if isinstance(embed, STOCK_SUBSAMPLINGS):
+        return float(stack(_convolutions(embed)).hop)
+    return 1.0
 
 
 def frame_times(
@@ -148,31 +155,27 @@ def frame_times(
         samples: of the utterance.
         rate: samples per second.
         frames: m, what the encoder gave for it.
-        grid: of extracted features; None: that of the frontend's Fourier transform.
+        grid: of extracted features; None: that of the frontend.
+
+    Raises:
+        UnknownTimesError, ConfigurationError: with the plugin's input layer, if the
+            times are not known; one line that says why.
     """
     embed = getattr(model.encoder, "embed", None)
     duration = samples / rate
-    grid = grid or stft_grid(model, samples, rate)
-    inner: Optional[np.ndarray] = None
-    pooled: Optional[np.ndarray] = None
-    if grid is not None and keeps_frames(model.preencoder):
+    try:
+        grid = feature_grid(model, samples, rate, grid)
+        inner, pooled = _boundaries(embed, trace, grid.count, frames)
+    except (ConfigurationError, UnknownTimesError) as error:
         if isinstance(embed, AdaptiveSubsampling):
-            inner, pooled = encoder_boundaries(embed, trace, grid.count)
-        elif isinstance(embed, STOCK_SUBSAMPLINGS):
-            inner = convolution_boundaries(embed, grid.count)
-    if grid is None or inner is None or len(inner) - 1 != frames:
-        # another frontend, or something behind the input layer shortens the frames too:
-        # all that is known is how many there are
-        logging.warning(
-            "when the frames of this model are is not known: their times are spread "
-            "evenly, which is wrong behind adaptive strides"
-        )
+            raise
+        logging.warning("times are spread evenly over the recording: %s", error)
         even = np.linspace(0.0, duration, frames + 1)
-        return FrameTimes(even, even, even)
+        return FrameTimes(even, even, even, known=False)
     start = grid.centre - grid.step / 2
     boundaries, windows = (
         boundaries_in_seconds(edges, grid.step, start, duration)
-        for edges in (inner, inner if pooled is None else pooled)
+        for edges in (inner, pooled)
     )
     stride = _overall_stride(embed) * grid.step
     even = (np.arange(frames + 1) - 0.5) * stride
@@ -180,19 +183,57 @@ def frame_times(
     return FrameTimes(boundaries, uniform, windows)
 
 
-def keeps_frames(preencoder: Optional[torch.nn.Module]) -> bool:
-    """Return whether a preencoder, or none, gives a frame for every frame."""
-    return preencoder is None or isinstance(preencoder, (LayerSum, LinearProjection))
+def _boundaries(
+    embed: Optional[torch.nn.Module],
+    trace: Sequence[StageTrace],
+    features: int,
+    frames: int,
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Return the boundaries of the encoder's frames, and of pooling, in features."""
+    if isinstance(embed, AdaptiveSubsampling):
+        inner, pooled = encoder_boundaries(embed, trace, features)
+    elif isinstance(embed, STOCK_SUBSAMPLINGS):
+        inner = pooled = convolution_boundaries(embed, features)
+    else:  # a frame for every feature, or else unknown
+        inner = pooled = np.arange(features + 1.0)
+    if len(inner) - 1 != frames:
+        raise UnknownTimesError(
+            f"the encoder gave {frames} frames and its input layer {len(inner) - 1}: "
+            "what shortens them behind it has no known times"
+        )
+    return inner, pooled
 
 
-def stft_grid(model: torch.nn.Module, samples: int, rate: int) -> Optional[FeatureGrid]:
-    """Return where the frames of the frontend's Fourier transform are; None without.
+def feature_grid(
+    model: torch.nn.Module,
+    samples: int,
+    rate: int,
+    given: Optional[FeatureGrid] = None,
+) -> FeatureGrid:
+    """Return where the frames are that the encoder of a model reads.
 
-    Frame t of a centred one is centred at t hops, of another at half a window later.
+    Args:
+        model: ESPnetASRModel.
+        samples: of the utterance.
+        rate: samples per second.
+        given: of extracted features; None: the frontend's.
+
+    Raises:
+        UnknownTimesError, ConfigurationError: if that is not known.
     """
-    stft = getattr(model.frontend, "stft", None)
-    if stft is None:
-        return None
-    count = samples if stft.center else samples - stft.n_fft
-    centre = 0.0 if stft.center else stft.n_fft / 2 / rate
-    return FeatureGrid(1 + count // stft.hop_length, stft.hop_length / rate, centre)
+    known = model_frames(model)
+    if known is None:
+        if given is None:
+            raise UnknownTimesError(
+                "the model reads features, and nothing says when their frames are: "
+                "python -m espnet_adastride.bin.align takes the recording itself, and "
+                "upstream.yaml beside config.yaml says what features are of"
+            )
+        return given
+    if known.most is not None and samples > known.most:
+        raise UnknownTimesError(
+            f"frontend {known.words} hears the first {known.most / rate:g} s of a "
+            f"recording, and this one lasts {samples / rate:.2f} s: cut it"
+        )
+    rule = known.rule
+    return FeatureGrid(known.length(samples), rule.hop / rate, rule.centre / rate)

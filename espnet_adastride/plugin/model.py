@@ -25,8 +25,17 @@ from espnet_adastride.downsampling.stages import (
     position_stats,
 )
 from espnet_adastride.plugin import espnet
-from espnet_adastride.plugin.errors import CheckpointMismatchError, ConfigurationError
-from espnet_adastride.plugin.espnet import force_gatherable
+from espnet_adastride.plugin.errors import (
+    CheckpointMismatchError,
+    ConfigurationError,
+    UnknownTimesError,
+)
+from espnet_adastride.plugin.espnet import (
+    SlidingWindow,
+    TooShortUttError,
+    force_gatherable,
+)
+from espnet_adastride.plugin.frontends import frontend_frames, why_unknown
 from espnet_adastride.plugin.resnet_encoder import ResNetEncoder
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
 
@@ -68,11 +77,78 @@ def set_stride(model, args, stride: float) -> None:
     layer.set_stride(stride)
 
 
+def check_frontend(model) -> None:
+    """Refuse a frontend that the plugin's input layer cannot be put behind.
+
+    Raises:
+        ConfigurationError: ESPnet counts its frames wrongly; its frames are windows of
+            samples; or ``tell_strides`` and ``true_times`` need to know when they are.
+    """
+    layer = input_layer(model)
+    if layer is None or getattr(model, "frontend", None) is None:
+        return
+    if isinstance(model.frontend, SlidingWindow) and model.preencoder is None:
+        raise ConfigurationError(
+            "frontend sliding_window gives windows of samples: put preencoder: sinc "
+            "between it and the encoder"
+        )
+    try:
+        frontend_frames(model.frontend)
+    except UnknownTimesError:
+        pass  # of use without times
+    told = [
+        word
+        for word, on in (
+            ("tell_strides", layer.stride_vector is not None),
+            ("true_times", layer.true_times),
+        )
+        if on
+    ]
+    reason = why_unknown(model)
+    if told and reason is not None:
+        raise ConfigurationError(
+            f"encoder_conf: input_layer_conf: {' and '.join(told)} needs the times of "
+            f"the frames, and {reason}"
+        )
+
+
 class DownsamplingModel:
     """Mixin before an ESPnet model that has an ``encoder``.
 
     With ESPnet's own input layers nothing changes.
     """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        check_frontend(self)
+
+    def _extract_feats(self, speech, speech_lengths):
+        """Return ESPnet's features; name utterances that are too short for the frontend.
+
+        With the error that ESPnet's decoders expect of short ones: they write an empty
+        hypothesis. Beside longer ones they have no frames, for which the convolutions'
+        formula would give a number below 0.
+        """
+        if self.frontend is None or input_layer(self) is None:
+            return super()._extract_feats(speech, speech_lengths)
+        self._check_length(int(speech_lengths.max()))
+        features, lengths = super()._extract_feats(speech, speech_lengths)
+        return features, lengths.clamp(min=0)
+
+    def _check_length(self, samples: int) -> None:
+        try:
+            known = frontend_frames(self.frontend)
+        except UnknownTimesError:
+            return
+        needed = known.needed(self.training)
+        if samples < needed:
+            raise TooShortUttError(
+                f"has {samples} samples, too short for frontend {known.words} (it "
+                f"needs {needed}{' in training' if self.training else ''}; asr.sh: "
+                "--min_wav_duration)",
+                samples,
+                needed,
+            )
 
     def forward(self, *args, **kwargs):
         """Return the ESPnet model's (loss, stats, weight), auxiliary losses added."""

@@ -24,18 +24,22 @@ from espnet_adastride.corpora.features import (
 )
 from espnet_adastride.downsampling.registry import downsampler_class, unknown_word
 from espnet_adastride.plugin import espnet
-from espnet_adastride.plugin.errors import ConfigurationError, ModelError
+from espnet_adastride.plugin.errors import (
+    ConfigurationError,
+    ModelError,
+    UnknownTimesError,
+)
 from espnet_adastride.plugin.espnet import (
     TokenIDConverter,
     TooShortUttError,
     asr_task,
     build_tokenizer,
 )
-from espnet_adastride.plugin.frame_times import (
-    FeatureGrid,
-    FrameTimes,
-    frame_times,
-    keeps_frames,
+from espnet_adastride.plugin.frame_times import FeatureGrid, FrameTimes, frame_times
+from espnet_adastride.plugin.frontends import (
+    FrontendFrames,
+    frontend_frames,
+    why_unknown,
 )
 from espnet_adastride.plugin.greedy import main_frames
 from espnet_adastride.plugin.model import input_layer, set_stride
@@ -303,13 +307,13 @@ class Encoded(NamedTuple):
     Attributes:
         frames: (T', D).
         log_probs: (T', V) of the CTC branch, on the CPU; None if there is none.
-        times: when the frames are.
+        times: when the frames are; None where nobody asked.
         speech: what the model was given: samples (n,), or extracted features (T, F).
     """
 
     frames: torch.Tensor
     log_probs: Optional[torch.Tensor]
-    times: FrameTimes
+    times: Optional[FrameTimes]
     speech: Optional[np.ndarray] = None
 
 
@@ -458,24 +462,21 @@ class TrainedModel:
         set_stride(self.model, self.args, stride)
 
     @torch.no_grad()
-    def encode(self, wave: np.ndarray, name: str = "the recording") -> Encoded:
+    def encode(
+        self, wave: np.ndarray, name: str = "the recording", times: bool = True
+    ) -> Encoded:
         """Encode one utterance.
 
         Args:
             wave: (samples,) float32 at ``self.rate``.
             name: for messages.
+            times: say when the frames are, too.
 
         Raises:
-            AudioError: if it is too short for the model.
+            AudioError: if it is too short or too long for the model.
+            UnknownTimesError: if the times are wanted and not known.
         """
-        stft = getattr(self.model.frontend, "stft", None)
-        if stft is not None:
-            least = stft.n_fft // 2 + 1 if stft.center else stft.n_fft
-            if len(wave) < least:  # cannot be padded by reflection
-                raise AudioError(
-                    f"{name}: too short for this model: {len(wave)} samples at "
-                    f"{self.rate} Hz, and {least} are needed"
-                )
+        self._check_length(len(wave), name)
         given = self.model_input(wave, name)
         # a copy: ESPnet normalises features in place
         speech = torch.tensor(given).unsqueeze(0).to(self.device)
@@ -493,19 +494,56 @@ class TrainedModel:
         if self.upstream is not None:
             record = self.upstream.record
             grid = FeatureGrid(len(given), record.step, record.centre / record.rate)
-        count = int(frame_lengths[0])
-        times = frame_times(self.model, trace, len(wave), self.rate, count, grid)
+        placed = None
+        if times:
+            count = int(frame_lengths[0])
+            placed = frame_times(self.model, trace, len(wave), self.rate, count, grid)
         log_probs = None
         if self.model.ctc is not None:
             log_probs = self.model.ctc.log_softmax(frames)[0].float().cpu()
-        return Encoded(frames[0], log_probs, times, given)
+        return Encoded(frames[0], log_probs, placed, given)
+
+    def _frontend(self) -> Optional[FrontendFrames]:
+        """Return what is known of the frontend's frames; None: nothing, or none."""
+        if self.model.frontend is None:
+            return None
+        try:
+            return frontend_frames(self.model.frontend)
+        except UnknownTimesError:
+            return None
+
+    def _check_length(self, samples: int, name: str) -> None:
+        known = self._frontend()
+        if known is None:
+            return
+        given = f"for this model: {samples} samples at {self.rate} Hz"
+        if samples < known.least:
+            raise AudioError(
+                f"{name}: too short {given}, and {known.least} are needed"
+            )
+        if known.most is not None and samples > known.most:
+            raise AudioError(
+                f"{name}: too long {given}, and frontend {known.words} hears the first "
+                f"{known.most} ({known.most / self.rate:g} s): cut it (--max_segment)"
+            )
 
     @property
     def step(self) -> float:
-        """Seconds from one feature frame to the next, where that is known."""
+        """Seconds from one feature frame to the next.
+
+        Raises:
+            UnknownTimesError: if that is not known.
+        """
         if self.upstream is not None:
             return self.upstream.record.step
-        return self.model.frontend.stft.hop_length / self.rate
+        return frontend_frames(self.model.frontend).rule.hop / self.rate
+
+    def why_no_times(self) -> Optional[str]:
+        """Say why the times of the frames are not known; None: they are.
+
+        With ESPnet's own input layers they are spread evenly if need be.
+        """
+        return None if self.layer is None else why_unknown(self.model)
 
     def why_uniform(self) -> Optional[str]:
         """Say why there are no adaptive strides to look at; None if there are."""
@@ -515,13 +553,7 @@ class TrainedModel:
         if not any(downsampler_class(m).has_positions for m in self.layer.methods):
             names = ", ".join(dict.fromkeys(self.layer.methods))
             return f"its strides are uniform ({names}): there are no positions"
-        known = self.upstream is not None or hasattr(self.model.frontend, "stft")
-        if not known or not keeps_frames(self.model.preencoder):
-            return (
-                "it reads neither log-mel frames of audio (frontend: default) nor "
-                "extracted features: the times of its frames are not known"
-            )
-        return None
+        return self.why_no_times()
 
     def describe_strides(self) -> str:
         """Return methods and overall rate, e.g. ``adastride, 8x``."""

@@ -26,6 +26,7 @@ from espnet_adastride import atomic_save
 from espnet_adastride.downsampling.registry import downsampler_class
 from espnet_adastride.plugin.espnet import Trainer
 from espnet_adastride.plugin.frame_times import frame_times
+from espnet_adastride.plugin.frontends import model_frames, why_unknown
 from espnet_adastride.plugin.greedy import main_frames
 from espnet_adastride.plugin.model import input_layer
 from espnet_adastride.plugin.subsampling import fit_names
@@ -39,6 +40,9 @@ REPORTED = [
     np._core.multiarray.scalar,
     (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # before numpy 2
 ]
+
+#: ESPnet's, for frontends that say nothing of theirs
+DEFAULT_RATE = 16000
 
 
 class StrideTrainer(Trainer):
@@ -66,6 +70,10 @@ class StrideTrainer(Trainer):
                 model, output_dir, summary_writer, iter(batches), reporter, options
             )
         if options.no_forward_run or not has_adaptive_strides(model):
+            return
+        reason = why_unknown(model)
+        if reason is not None:
+            logging.warning("no pictures of strides: %s", reason)
             return
         for ids, batch in batches:
             for index, key in enumerate(ids):
@@ -110,9 +118,9 @@ def keeps_no_weights(model) -> bool:
 
 
 def has_adaptive_strides(model) -> bool:
-    """Return whether the model has positions over a spectrogram of audio."""
+    """Return whether the model has positions over frames of audio."""
     layer = input_layer(model)
-    if layer is None or getattr(model.frontend, "stft", None) is None:
+    if layer is None or model.frontend is None:
         return False
     return any(downsampler_class(name).has_positions for name in layer.methods)
 
@@ -129,6 +137,9 @@ def draw(model, key, batch, index):
 
     Returns:
         None where it cannot be drawn; training goes on.
+
+    Raises:
+        UnknownTimesError: if the times of the frames are not known.
     """
     from espnet_adastride.plotting import StridePicture, plot_strides
 
@@ -142,12 +153,10 @@ def draw(model, key, batch, index):
     )[:2]
     layer = input_layer(model)
     trace = layer.take_trace()
-    frontend = model.frontend
-    rate = int(frontend.logmel.mel_options["sr"])
+    known = model_frames(model)
+    rate = known.rate or DEFAULT_RATE
     count = int(main_frames(frames)[:, : int(lengths[0])].size(1))
     times = frame_times(model, trace, length, rate, count)
-    if times.windows is times.boundaries:  # their times are not known
-        return None
     words = layer.methods if len(set(layer.methods)) > 1 else layer.methods[:1]
     stride = torch.tensor(layer.current_strides()).prod().item()
     return plot_strides(
@@ -155,7 +164,7 @@ def draw(model, key, batch, index):
             utterance=key,
             wave=speech[0].float().cpu().numpy(),
             rate=rate,
-            step=frontend.hop_length / rate,
+            step=known.rule.hop / rate,
             boundaries=times.boundaries,
             uniform=times.windows,
             method=f"{', '.join(words)}, {stride:g}x",

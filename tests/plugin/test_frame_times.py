@@ -148,7 +148,8 @@ def test_boundaries_rise_and_stay_within_the_recording():
             frames = layer(torch.randn(1, features, 20) * 3, None)[0].size(1)
         samples = (features - 1) * HOP + 79
         trace = layer.take_trace()
-        for edges in frame_times(model_with(layer), trace, samples, RATE, frames):
+        times = frame_times(model_with(layer), trace, samples, RATE, frames)
+        for edges in (times.boundaries, times.uniform, times.windows):
             assert len(edges) == frames + 1 and np.all(np.diff(edges) >= 0)
             assert (edges[0], edges[-1]) == (0.0, samples / RATE)
 

@@ -1,0 +1,348 @@
+"""When the frames of ESPnet's frontends are: hop, centre, receptive field, limits.
+
+=================  ==================================  ===========================
+frontend           frame l of n samples is centred on  frames
+=================  ==================================  ===========================
+default            hop l (without centring: half a     1 + floor(n / hop)
+                   window later)
+sliding_window     hop l + (window - 1) / 2            floor((n - window) / hop) + 1
+wav2vec_cnn        320 l + 199.5 by default            its convolutions'
+huggingface        the same for wav2vec 2.0, HuBERT,   its convolutions'
+                   WavLM; 320 l + 279.5 for w2v-BERT
+s3prl              the same                            ceil(n / 320): ESPnet's S3PRL
+                                                       repeats the last frame
+whisper            320 l                               ceil(floor(n / 160) / 2)
+fused              the mean of its frontends'          the fewest
+=================  ==================================  ===========================
+
+The numbers are derived from the frontend's own convolutions and windows, never from its
+name. Of any other frontend nothing is known; asking for times raises
+:class:`UnknownTimesError` in one line.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Callable, Dict, List, Optional
+
+import torch
+
+from espnet_adastride.plugin.errors import ConfigurationError, UnknownTimesError
+from espnet_adastride.plugin.espnet import (
+    CNNFrontend,
+    FusedFrontends,
+    HuggingFaceFrontend,
+    LightweightSincConvs,
+    LinearProjection,
+    S3prlFrontend,
+    SlidingWindow,
+    WhisperFrontend,
+)
+from espnet_adastride.plugin.layer_sum import LayerSum
+from espnet_adastride.timing.convolutions import (
+    Convolution,
+    FrameRule,
+    shortest,
+    stack,
+    stacked_length,
+)
+
+KNOWN = (
+    "default, sliding_window, wav2vec_cnn, whisper, huggingface, s3prl with a "
+    "convolutional upstream, and fused of these"
+)
+FIX = f"known are {KNOWN}; or train on extracted features (docs/pretrained.md)"
+
+#: of S3PRL's models and of OpenAI's Whisper
+PRETRAINED_RATE = 16000
+
+
+@dataclass(frozen=True)
+class FrontendFrames:
+    """What a frontend makes of samples.
+
+    Attributes:
+        words: for messages, e.g. ``huggingface (WavLMModel)``.
+        rule: where its frames are, in samples.
+        length: from samples to frames.
+        rate: samples a second that it wants; None: it does not say.
+        least: samples that an utterance needs.
+        least_in_training: samples that the longest of a training batch needs beside
+            that.
+        most: samples behind which it hears nothing; None: it hears all.
+    """
+
+    words: str
+    rule: FrameRule
+    length: Callable[[int], int]
+    rate: Optional[int] = None
+    least: int = 1
+    least_in_training: int = 1
+    most: Optional[int] = None
+
+    def needed(self, training: bool) -> int:
+        """Return the samples that the longest utterance of a batch needs."""
+        return max(self.least, self.least_in_training) if training else self.least
+
+    def describe(self, rate: float) -> str:
+        """Return where its frames are at ``rate`` samples a second."""
+        milliseconds = 1000 / rate
+        hop, centre, field = (value * milliseconds for value in self.rule)
+        return (
+            f"frontend {self.words}: {rate / self.rule.hop:.4g} frames a second, frame "
+            f"l centred on {hop:.4g} l + {centre:.4g} ms, each made of {field:.4g} ms"
+        )
+
+
+def keeps_frames(preencoder: Optional[torch.nn.Module]) -> bool:
+    """Return whether a preencoder, or none, gives a frame for every frame."""
+    kinds = (LayerSum, LightweightSincConvs, LinearProjection)
+    return preencoder is None or isinstance(preencoder, kinds)
+
+
+def _unknown(words: str, why: str) -> UnknownTimesError:
+    return UnknownTimesError(
+        f"frontend {words}: when its frames are is not known ({why}); {FIX}"
+    )
+
+
+# ------------------------------------------------------------------ one by one
+def _fourier(frontend) -> FrontendFrames:
+    """A Fourier transform: a centred frame t is at t hops, others half a window later.
+
+    A centred one reflects half a window at the ends, and needs that much.
+    """
+    stft = frontend.stft
+    half = stft.n_fft // 2
+
+    def length(samples):
+        return 1 + (samples if stft.center else samples - stft.n_fft) // stft.hop_length
+
+    logmel = getattr(frontend, "logmel", None)
+    return FrontendFrames(
+        "default",
+        FrameRule(stft.hop_length, 0.0 if stft.center else stft.n_fft / 2, stft.n_fft),
+        length,
+        None if logmel is None else int(logmel.mel_options["sr"]),
+        least=half + 1 if stft.center else stft.n_fft,
+    )
+
+
+def _windows(frontend) -> FrontendFrames:
+    window = Convolution(frontend.win_length, frontend.hop_length)
+    return FrontendFrames(
+        "sliding_window", stack([window]), window.length, least=frontend.win_length
+    )
+
+
+def _cnn(frontend) -> FrontendFrames:
+    layers = [Convolution(one.kernel_size, one.stride) for one in frontend.layers]
+    return FrontendFrames(
+        "wav2vec_cnn",
+        stack(layers),
+        lambda samples: stacked_length(samples, layers),
+        least=shortest(layers),
+    )
+
+
+def _whisper(frontend) -> FrontendFrames:
+    """OpenAI's Whisper: two convolutions over centred mel frames, and 30 s at most."""
+    encoder, hop = frontend.whisper.encoder, frontend.hop_length
+    layers = [
+        Convolution(one.kernel_size[0], one.stride[0], one.padding[0])
+        for one in (encoder.conv1, encoder.conv2)
+    ]
+    positions = len(encoder.positional_embedding)
+
+    def length(samples):
+        return min(stacked_length(samples // hop, layers), positions)
+
+    mels = FrameRule(hop, 0.0, frontend.n_fft)
+    most = positions * hop * math.prod(one.stride for one in layers)
+    return FrontendFrames(
+        "whisper",
+        stack(layers, mels),
+        length,
+        PRETRAINED_RATE,
+        least=max(frontend.n_fft // 2 + 1, hop),
+        most=most,
+    )
+
+
+def _huggingface(frontend) -> FrontendFrames:
+    encoder, processor = frontend.encoder, frontend.processor
+    words = f"huggingface ({type(encoder).__name__})"
+    if not hasattr(frontend, "waveform_input"):
+        raise ConfigurationError(
+            f"frontend {words}: this ESPnet takes its samples for frames; use ESPnet "
+            "202609 or later (Python 3.12 or later), or frontend s3prl"
+        )
+    config = encoder.config
+    if not frontend.waveform_input:
+        return _seamless(processor, config, words)
+    kernels = getattr(config, "conv_kernel", None)
+    strides = getattr(config, "conv_stride", None)
+    if not kernels or not strides:
+        raise _unknown(words, "its configuration names no convolutions")
+    layers = list(map(Convolution, kernels, strides))
+    above: List[Convolution] = []
+    if getattr(config, "add_adapter", False):
+        one = Convolution(config.adapter_kernel_size, config.adapter_stride, 1)
+        above = [one] * config.num_adapter_layers
+
+    def length(samples):
+        if samples < shortest(layers):
+            return 0  # transformers' own formula would go below 0
+        return int(encoder._get_feat_extract_output_lengths(samples))
+
+    return FrontendFrames(
+        words,
+        stack(layers + above),
+        length,
+        int(processor.sampling_rate),
+        least=shortest(layers),
+        least_in_training=shortest(layers, _masked_frames(config)),
+    )
+
+
+def _masked_frames(config) -> int:
+    """Return the frames that a model of ``transformers`` masks at once in training.
+
+    It refuses batches that have fewer.
+    """
+    masks = getattr(config, "apply_spec_augment", True)
+    if not masks or not getattr(config, "mask_time_prob", 0) > 0:
+        return 1
+    return int(config.mask_time_length)
+
+
+def _seamless(processor, config, words: str) -> FrontendFrames:
+    """w2v-BERT: mel frames of 25 ms every 10 ms, two of which make a frame."""
+    if type(processor).__name__ != "SeamlessM4TFeatureExtractor":
+        raise _unknown(words, f"its frames are made by a {type(processor).__name__}")
+    if getattr(config, "add_adapter", False):
+        raise _unknown(words, "its adapter shortens what ESPnet counts")
+    # what the package's extractor does, whatever its sampling rate
+    mels = [Convolution(400, 160), Convolution(processor.stride, processor.stride)]
+    return FrontendFrames(
+        words,
+        stack(mels),
+        lambda samples: stacked_length(samples, mels),
+        int(processor.sampling_rate),
+        least=shortest(mels),
+        least_in_training=shortest(mels, _masked_frames(config)),
+    )
+
+
+def _s3prl(frontend) -> FrontendFrames:
+    """S3PRL: ceil(n / hop) frames; its convolutions give fewer, the last is repeated."""
+    upstream = frontend.upstream.upstream
+    words = f"s3prl ({type(upstream).__module__.split('.')[-2:][0]})"
+    if frontend.tile_factor != 1 and frontend.layer == -1:
+        raise ConfigurationError(
+            f"frontend {words}: with tile_factor ESPnet repeats frames without counting "
+            "them, and utterances would be cut short: leave it out"
+        )
+    hop = frontend.hop_length
+    layers = _extractor(upstream)
+    if layers is None or math.prod(one.stride for one in layers) != hop:
+        raise _unknown(words, f"it has no convolutions over samples with a hop of {hop}")
+    return FrontendFrames(
+        words, stack(layers), lambda samples: -(-samples // hop), PRETRAINED_RATE
+    )
+
+
+def _extractor(upstream: torch.nn.Module) -> Optional[List[Convolution]]:
+    """Return the convolutions of a wav2vec's ``feature_extractor``; None: there is none.
+
+    HuBERT's, wav2vec 2.0's, WavLM's ... of fairseq and of transformers alike: a list
+    ``conv_layers``, in each of whose entries is one convolution.
+    """
+    found = [
+        module.conv_layers
+        for module in upstream.modules()
+        if isinstance(getattr(module, "conv_layers", None), torch.nn.ModuleList)
+    ]
+    if len(found) != 1:
+        return None
+    layers = []
+    for entry in found[0]:
+        inside = [m for m in entry.modules() if isinstance(m, torch.nn.Conv1d)]
+        if len(inside) != 1:
+            return None
+        (one,) = inside
+        layers.append(Convolution(one.kernel_size[0], one.stride[0], one.padding[0]))
+    return layers
+
+
+def _fused(frontend) -> FrontendFrames:
+    """Frontends side by side, each frame cut in as many as the common hop needs."""
+    parts = [frontend_frames(one) for one in frontend.frontends]
+    hop, factors = int(frontend.gcd), [int(one) for one in frontend.factors]
+    centres = [
+        part.rule.centre - (factor - 1) / 2 * hop
+        for part, factor in zip(parts, factors)
+    ]
+    starts = [c - part.rule.field / 2 for c, part in zip(centres, parts)]
+    ends = [c + part.rule.field / 2 for c, part in zip(centres, parts)]
+    rates = {part.rate for part in parts if part.rate is not None}
+    return FrontendFrames(
+        f"fused ({', '.join(part.words for part in parts)})",
+        FrameRule(hop, sum(centres) / len(centres), math.ceil(max(ends) - min(starts))),
+        lambda n: min(part.length(n) * f for part, f in zip(parts, factors)),
+        rates.pop() if len(rates) == 1 else None,
+        least=max(part.least for part in parts),
+        least_in_training=max(part.least_in_training for part in parts),
+    )
+
+
+_RULES: Dict[type, Callable] = {
+    SlidingWindow: _windows,
+    CNNFrontend: _cnn,
+    WhisperFrontend: _whisper,
+    HuggingFaceFrontend: _huggingface,
+    S3prlFrontend: _s3prl,
+    FusedFrontends: _fused,
+}
+
+
+# ------------------------------------------------------------------ of a model
+def frontend_frames(frontend: torch.nn.Module) -> FrontendFrames:
+    """Return what is known of a frontend's frames.
+
+    Raises:
+        UnknownTimesError: nothing is; one line with the known ones.
+        ConfigurationError: ESPnet counts its frames wrongly.
+    """
+    if getattr(frontend, "stft", None) is not None:
+        return _fourier(frontend)
+    for kind, rule in _RULES.items():
+        if isinstance(frontend, kind):
+            return rule(frontend)
+    raise _unknown(type(frontend).__name__, "it is none of those below")
+
+
+def model_frames(model: torch.nn.Module) -> Optional[FrontendFrames]:
+    """Return what is known of the frames before a model's encoder.
+
+    Returns:
+        None for a model without frontend, which reads features.
+
+    Raises:
+        UnknownTimesError, ConfigurationError: as :func:`frontend_frames`, or for a
+            preencoder that may change the number of frames.
+    """
+    if not keeps_frames(model.preencoder):
+        raise UnknownTimesError(
+            f"preencoder {type(model.preencoder).__name__}: when its frames are is not "
+            "known; known are linear, sinc and layer_sum"
+        )
+    return None if model.frontend is None else frontend_frames(model.frontend)
+
+
+def why_unknown(model: torch.nn.Module) -> Optional[str]:
+    """Return why the times of the frames before the encoder are unknown, or None."""
+    try:
+        model_frames(model)
+    except (ConfigurationError, UnknownTimesError) as error:
+        return str(error)
+    return None

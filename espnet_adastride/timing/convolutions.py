@@ -1,0 +1,86 @@
+"""Where the frames of convolutions over samples are.
+
+Frame l of a convolution of kernel k, stride s and padding p reads the steps l s - p to
+l s - p + k - 1 of what comes before it: its centre is step l s + (k - 1) / 2 - p. Over
+steps that are themselves ``hop`` samples apart, the first centred on sample ``centre``,
+
+    hop'    = hop s
+    centre' = centre + hop ((k - 1) / 2 - p)
+    field'  = field + hop (k - 1)
+
+A window of a Fourier transform or of a mel filter bank is the first of them. Everything
+that needs hop, receptive field or length of a stack of convolutions takes it from here.
+"""
+
+from typing import Iterable, NamedTuple, Sequence
+
+
+class Convolution(NamedTuple):
+    """A convolution, or a window, along time.
+
+    Attributes:
+        kernel: steps that it reads.
+        stride: steps from one frame to the next.
+        padding: steps added at both ends.
+    """
+
+    kernel: int
+    stride: int
+    padding: int = 0
+
+    def length(self, steps: int) -> int:
+        """Return the frames of so many steps, 0 if the kernel does not fit."""
+        return max((steps + 2 * self.padding - self.kernel) // self.stride + 1, 0)
+
+
+class FrameRule(NamedTuple):
+    """Frame l is centred on sample ``centre + l hop`` and reads ``field`` samples.
+
+    Attributes:
+        hop: samples from one frame to the next.
+        centre: sample on which frame 0 is centred.
+        field: samples that a frame depends on, of its convolutions alone.
+    """
+
+    hop: float
+    centre: float
+    field: int
+
+    def then(self, convolution: Convolution) -> "FrameRule":
+        """Return the rule of a convolution over these frames."""
+        kernel, stride, padding = convolution
+        return FrameRule(
+            self.hop * stride,
+            self.centre + self.hop * ((kernel - 1) / 2 - padding),
+            int(self.field + self.hop * (kernel - 1)),
+        )
+
+
+#: samples as they are
+SAMPLES = FrameRule(1, 0.0, 1)
+
+
+def stack(
+    convolutions: Iterable[Convolution], below: FrameRule = SAMPLES
+) -> FrameRule:
+    """Return the rule of convolutions one over the other, the first one first."""
+    for convolution in convolutions:
+        below = below.then(convolution)
+    return below
+
+
+def stacked_length(steps: int, convolutions: Iterable[Convolution]) -> int:
+    """Return the frames that a stack of convolutions makes of so many steps."""
+    for convolution in convolutions:
+        steps = convolution.length(steps)
+    return steps
+
+
+def shortest(convolutions: Sequence[Convolution], frames: int = 1) -> int:
+    """Return the fewest steps of which a stack makes so many frames.
+
+    No layer may get fewer steps than its kernel needs: PyTorch refuses that.
+    """
+    for kernel, stride, padding in reversed(convolutions):
+        frames = max((frames - 1) * stride + kernel - 2 * padding, 1)
+    return frames
