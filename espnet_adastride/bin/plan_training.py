@@ -59,7 +59,7 @@ def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
 
     Raises:
         RecipeError: the training cannot work.
-        NotPlanned: its lengths are not known here.
+        NotPlanned, UnknownTimesError: its lengths are not known here.
         PluginError: a wrong word in the configuration.
     """
     from espnet_adastride.plugin import planning
@@ -100,7 +100,11 @@ def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
         planning.set_lengths(args, mode, lengths_of, own.processes, with_ctc)
         for mode in ("train", "valid")
     ]
-    for one in sets:
+    for one, training in zip(sets, (True, False)):
+        frontend = lengths_of.frontend
+        if frontend is not None:
+            longest = frontend.needed(training)
+            plan.refuse_lengths_of_frontend(one, frontend.words, longest, frontend.most)
         plan.refuse_what_cannot_work(one, lengths_of.limit, own.max_unalignable)
         warnings += plan.set_warnings(one, lengths_of.limit)
 
@@ -116,7 +120,10 @@ def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
         own.plan,
         args.output_dir or "a training",
         plan.set_table(sets, lengths_of.limit),
-        plan.cost_lines(sets, cost, measured, args.num_iters_per_epoch),
+        [
+            f"- {planning.describe_frames(args, lengths_of.frontend)}",
+            *plan.cost_lines(sets, cost, measured, args.num_iters_per_epoch),
+        ],
         [line for line in warnings if line],
     )
 
@@ -126,7 +133,7 @@ def main(cmd=None):
     """Run the command: print the page, or one line that says why not."""
     own, rest = get_parser().parse_known_args(cmd)
     import espnet_adastride.plugin  # noqa: F401  (registers the words of input_layer)
-    from espnet_adastride.plugin.errors import PluginError
+    from espnet_adastride.plugin.errors import PluginError, UnknownTimesError
     from espnet_adastride.plugin.espnet import asr_task
     from espnet_adastride.plugin.planning import NotPlanned
     from espnet_adastride.recipe.plan import write_plan
@@ -135,14 +142,12 @@ def main(cmd=None):
     logging.basicConfig(level="WARNING")
     try:
         text = make_plan(own, args)
-    except NotPlanned as reason:
-        text = write_plan(
-            own.plan,
-            args.output_dir or "a training",
-            [],
-            [f"- not planned: lengths and batches of {reason} are not known"],
-            [],
-        )
+    except (NotPlanned, UnknownTimesError) as error:
+        reason = str(error)
+        if isinstance(error, NotPlanned):
+            reason = f"lengths and batches of {error} are not known"
+        title = args.output_dir or "a training"
+        text = write_plan(own.plan, title, [], [f"- not planned: {reason}"], [])
     except PluginError as error:
         raise RecipeError(error) from None
     print(text, end="")

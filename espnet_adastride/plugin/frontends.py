@@ -229,7 +229,10 @@ def _seamless(processor, config, words: str) -> FrontendFrames:
         lambda samples: stacked_length(samples, mels),
         int(processor.sampling_rate),
         least=shortest(mels),
-        least_in_training=shortest(mels, _masked_frames(config)),
+        # an odd mel frame at the end counts for the batch, not for the utterance
+        least_in_training=shortest(
+            mels[:1], (_masked_frames(config) - 1) * processor.stride + 1
+        ),
     )
 
 
@@ -246,8 +249,14 @@ def _s3prl(frontend) -> FrontendFrames:
     layers = _extractor(upstream)
     if layers is None or math.prod(one.stride for one in layers) != hop:
         raise _unknown(words, f"it has no convolutions over samples with a hop of {hop}")
+    configs = [getattr(module, "config", None) for module in upstream.modules()]
+    masked = max((_masked_frames(one) for one in configs if one is not None), default=1)
     return FrontendFrames(
-        words, stack(layers), lambda samples: -(-samples // hop), PRETRAINED_RATE
+        words,
+        stack(layers),
+        lambda samples: -(-samples // hop),
+        PRETRAINED_RATE,
+        least_in_training=shortest(layers, masked) if masked > 1 else 1,
     )
 
 
@@ -331,12 +340,14 @@ def model_frames(model: torch.nn.Module) -> Optional[FrontendFrames]:
         UnknownTimesError, ConfigurationError: as :func:`frontend_frames`, or for a
             preencoder that may change the number of frames.
     """
-    if not keeps_frames(model.preencoder):
+    preencoder = getattr(model, "preencoder", None)
+    if not keeps_frames(preencoder):
         raise UnknownTimesError(
-            f"preencoder {type(model.preencoder).__name__}: when its frames are is not "
-            "known; known are linear, sinc and layer_sum"
+            f"preencoder {type(preencoder).__name__}: when its frames are is not known; "
+            "known are linear, sinc and layer_sum"
         )
-    return None if model.frontend is None else frontend_frames(model.frontend)
+    frontend = getattr(model, "frontend", None)
+    return None if frontend is None else frontend_frames(frontend)
 
 
 def why_unknown(model: torch.nn.Module) -> Optional[str]:

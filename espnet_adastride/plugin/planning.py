@@ -1,8 +1,9 @@
 """Ask ESPnet what a training will do, without training: lengths, batches, cost.
 
 Lengths come from the model's own code: ESPnet's Fourier transform and input layers are
-run on the meta device, where tensors have shapes and no content; batches come from
-ESPnet's sampler, with the options that its trainer hands to it.
+run on the meta device, where tensors have shapes and no content; those of other
+frontends from their convolutions (``frontends.py``). Batches come from ESPnet's
+sampler, with the options that its trainer hands to it.
 
 A model without a frontend reads extracted features: a "sample" then is a frame of them,
 and ``upstream.yaml`` beside ``feats.scp`` says how many there are in a second.
@@ -24,7 +25,7 @@ from espnet_adastride.plugin.espnet import (
     build_batch_sampler,
     check_short_utt,
 )
-from espnet_adastride.plugin.frame_times import keeps_frames
+from espnet_adastride.plugin.frontends import FrontendFrames, model_frames
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
 from espnet_adastride.recipe.datadir import parse_rate, read_table
 from espnet_adastride.recipe.errors import RecipeError
@@ -70,16 +71,15 @@ class ModelLengths:
             frontend.
 
     Raises:
-        NotPlanned: for front ends and encoders whose lengths only a forward tells.
+        NotPlanned: for encoders whose lengths only a forward tells.
+        UnknownTimesError: for such frontends and preencoders.
     """
 
     def __init__(self, model: torch.nn.Module, input_size: Optional[int] = None):
         self.stft = getattr(model.frontend, "stft", None)
         embed = getattr(model.encoder, "embed", None)
-        if self.stft is None and input_size is None:
-            raise NotPlanned(f"front end {type(model.frontend).__name__}")
-        if not keeps_frames(model.preencoder):
-            raise NotPlanned(f"preencoder {type(model.preencoder).__name__}")
+        #: what is known of the frontend's frames; None: there is none
+        self.frontend = model_frames(model)
         if embed is None:
             raise NotPlanned(f"encoder {type(model.encoder).__name__}")
         #: features that the longest utterance of a batch needs, 0: any will do
@@ -99,8 +99,10 @@ class ModelLengths:
 
     def features(self, samples: Sequence[int]) -> List[int]:
         """Return the frames of a batch before the input layer."""
-        if self.stft is None:
+        if self.frontend is None:
             return list(samples)
+        if self.stft is None:
+            return [self.frontend.length(n) for n in samples]
         # the transform reflects half a window at the ends, and stops at shorter waves
         longest = max(*samples, self.stft.n_fft)
         waves = torch.empty(len(samples), longest, device="meta")
@@ -261,6 +263,26 @@ def set_lengths(
         needed=needed,
         fastest=fastest or None,
     )
+
+
+def describe_frames(args, frontend: Optional[FrontendFrames]) -> str:
+    """Return a line on the frames that the input layer reads.
+
+    Args:
+        args: the options of a training.
+        frontend: what is known of the frontend's frames; None: it reads features.
+    """
+    rate = sampling_rate(args)
+    if frontend is None:
+        return f"features: {rate:.4g} frames a second"
+    words = frontend.describe(rate)
+    least, longest = frontend.needed(False), frontend.needed(True)
+    words += f"; an utterance needs {least / rate:.3g} s"
+    if longest > least:
+        words += f", the longest of a training batch {longest / rate:.3g} s"
+    if frontend.most is not None:
+        words += f"; it hears {frontend.most / rate:g} s at most"
+    return words
 
 
 def count_tokens(token_list) -> int:

@@ -153,6 +153,57 @@ def refuse_what_cannot_work(
         )
 
 
+def refuse_lengths_of_frontend(
+    lengths: SetLengths, words: str, longest: int, most: Optional[int]
+) -> None:
+    """Refuse a set at which a frontend would stop, or of which it hears only a part.
+
+    Args:
+        lengths: The set.
+        words: Name of the frontend.
+        longest: Samples that the longest utterance of a batch must have.
+        most: Samples behind which the frontend hears nothing; None: it hears all.
+
+    Raises:
+        RecipeError: Naming utterances and the fix.
+    """
+
+    def seconds(key):
+        return f"{lengths.samples[key] / lengths.rate:.3g} s"
+
+    def refuse(keys, problem, fix):
+        keys = sorted(keys, key=lambda k: (lengths.samples[k], k))
+        raise RecipeError(
+            f"{len(keys)} {lengths.name} utterances are {problem}: "
+            f"{_some(keys, seconds)}; leave them out: {fix}"
+        )
+
+    empty = [k for k, n in lengths.features.items() if n < 1]
+    small = [
+        key
+        for batch in lengths.batches
+        if max(lengths.samples[k] for k in batch) < longest
+        for key in batch
+    ]
+    if empty or small:
+        short = {*empty, *small}
+        needed = max(longest if small else 0, max(lengths.samples[k] for k in short) + 1)
+        refuse(
+            short,
+            f"too short for frontend {words}, at which ESPnet stops",
+            f"--min_wav_duration {math.ceil(needed / lengths.rate * 1000) / 1000:g}",
+        )
+    if most is not None:
+        long = [k for k, n in lengths.samples.items() if n > most]
+        if long:
+            refuse(
+                long,
+                f"longer than what frontend {words} hears ({most / lengths.rate:g} s), "
+                "and their text goes beyond it",
+                f"--max_wav_duration {most / lengths.rate:g}",
+            )
+
+
 def utterance_bins(shapes: Sequence[Dict[str, Sequence[int]]], kind: str) -> Dict:
     """Return what each utterance alone counts for ``batch_bins``.
 
