@@ -96,12 +96,14 @@ def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
     model = asr_task.ASRTask.build_model(args)
     lengths_of = planning.ModelLengths(model, args.input_size)
     with_ctc = getattr(model, "ctc", None) is not None
+    frontend = lengths_of.frontend
+    if frontend is not None and frontend.untrainable is not None:
+        raise RecipeError(f"frontend {frontend.words}: {frontend.untrainable}")
     sets = [
         planning.set_lengths(args, mode, lengths_of, own.processes, with_ctc)
         for mode in ("train", "valid")
     ]
     for one, training in zip(sets, (True, False)):
-        frontend = lengths_of.frontend
         if frontend is not None:
             longest = frontend.needed(training)
             plan.refuse_lengths_of_frontend(one, frontend.words, longest, frontend.most)
@@ -121,7 +123,7 @@ def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
         args.output_dir or "a training",
         plan.set_table(sets, lengths_of.limit),
         [
-            f"- {planning.describe_frames(args, lengths_of.frontend)}",
+            f"- {planning.describe_frames(args, frontend)}",
             *plan.cost_lines(sets, cost, measured, args.num_iters_per_epoch),
         ],
         [line for line in warnings if line],

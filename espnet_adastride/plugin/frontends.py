@@ -69,6 +69,7 @@ class FrontendFrames:
         least_in_training: samples that the longest of a training batch needs beside
             that.
         most: samples behind which it hears nothing; None: it hears all.
+        untrainable: why training would stop, with the fix; None: it would not.
     """
 
     words: str
@@ -78,6 +79,7 @@ class FrontendFrames:
     least: int = 1
     least_in_training: int = 1
     most: Optional[int] = None
+    untrainable: Optional[str] = None
 
     def needed(self, training: bool) -> int:
         """Return the samples that the longest utterance of a batch needs."""
@@ -248,7 +250,9 @@ def _s3prl(frontend) -> FrontendFrames:
     hop = frontend.hop_length
     layers = _extractor(upstream)
     if layers is None or math.prod(one.stride for one in layers) != hop:
-        raise _unknown(words, f"it has no convolutions over samples with a hop of {hop}")
+        raise _unknown(
+            words, f"it has no convolutions over samples with a hop of {hop}"
+        )
     configs = [getattr(module, "config", None) for module in upstream.modules()]
     masked = max((_masked_frames(one) for one in configs if one is not None), default=1)
     return FrontendFrames(
@@ -257,6 +261,17 @@ def _s3prl(frontend) -> FrontendFrames:
         lambda samples: -(-samples // hop),
         PRETRAINED_RATE,
         least_in_training=shortest(layers, masked) if masked > 1 else 1,
+        untrainable=_dropped_layers(configs),
+    )
+
+
+def _dropped_layers(configs) -> Optional[str]:
+    """S3PRL counts layers, and transformers leaves some out at random in training."""
+    if not any(getattr(config, "layerdrop", 0) for config in configs):
+        return None
+    return (
+        "S3PRL stops in training whenever transformers leaves out a layer: set "
+        "layerdrop to 0.0 in the model's config.json, or use frontend huggingface"
     )
 
 

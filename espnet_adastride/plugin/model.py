@@ -140,6 +140,8 @@ class DownsamplingModel:
             known = frontend_frames(self.frontend)
         except UnknownTimesError:
             return
+        if self.training and known.untrainable is not None:
+            raise ConfigurationError(f"frontend {known.words}: {known.untrainable}")
         needed = known.needed(self.training)
         if samples < needed:
             raise TooShortUttError(

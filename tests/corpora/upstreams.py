@@ -5,8 +5,12 @@ import json
 import pytest
 
 
-def save_wave_model(folder, kind="wav2vec2", normalize=True):
-    """Save a random WavLM, HuBERT or wav2vec2 with the published convolutions."""
+def save_wave_model(folder, kind="wav2vec2", normalize=True, **options):
+    """Save a random WavLM, HuBERT or wav2vec2 with the published convolutions.
+
+    Args:
+        options: further ones of its configuration.
+    """
     transformers = pytest.importorskip("transformers")
     import torch
 
@@ -23,6 +27,7 @@ def save_wave_model(folder, kind="wav2vec2", normalize=True):
         num_codevectors_per_group=4,
         codevector_dim=8,
         num_buckets=32,
+        **options,
     )
     model = getattr(transformers, f"{names[kind]}Model")(config).eval()
     model.save_pretrained(folder)
