@@ -282,8 +282,8 @@ class _InPieces(Upstream):
         raise NotImplementedError
 
 
-#: two convolutions of kernel 3, the second of stride 2, over mel frames that are centred
-#: on their number times the hop: frame l is centred on mel frame 2 l
+#: two convolutions of kernel 3, the second of stride 2, over mel frames t that are
+#: centred on t hops: frame l is centred on mel frame 2 l
 _WHISPER_RULE = stack(
     [Convolution(3, 1, 1), Convolution(3, 2, 1)],
     FrameRule(WHISPER_HOP, 0.0, WHISPER_FFT),

@@ -239,13 +239,13 @@ def _seamless(processor, config, words: str) -> FrontendFrames:
 
 
 def _s3prl(frontend) -> FrontendFrames:
-    """S3PRL: ceil(n / hop) frames; its convolutions give fewer, the last is repeated."""
+    """S3PRL: ceil(n / hop) frames; convolutions give fewer, the last is repeated."""
     upstream = frontend.upstream.upstream
     words = f"s3prl ({type(upstream).__module__.split('.')[-2:][0]})"
     if frontend.tile_factor != 1 and frontend.layer == -1:
         raise ConfigurationError(
-            f"frontend {words}: with tile_factor ESPnet repeats frames without counting "
-            "them, and utterances would be cut short: leave it out"
+            f"frontend {words}: with tile_factor ESPnet repeats frames and does not "
+            "count them, and utterances would be cut short: leave it out"
         )
     hop = frontend.hop_length
     layers = _extractor(upstream)
@@ -276,7 +276,7 @@ def _dropped_layers(configs) -> Optional[str]:
 
 
 def _extractor(upstream: torch.nn.Module) -> Optional[List[Convolution]]:
-    """Return the convolutions of a wav2vec's ``feature_extractor``; None: there is none.
+    """Return the convolutions of a ``feature_extractor``, or None if there is none.
 
     HuBERT's, wav2vec 2.0's, WavLM's ... of fairseq and of transformers alike: a list
     ``conv_layers``, in each of whose entries is one convolution.
@@ -358,8 +358,8 @@ def model_frames(model: torch.nn.Module) -> Optional[FrontendFrames]:
     preencoder = getattr(model, "preencoder", None)
     if not keeps_frames(preencoder):
         raise UnknownTimesError(
-            f"preencoder {type(preencoder).__name__}: when its frames are is not known; "
-            "known are linear, sinc and layer_sum"
+            f"preencoder {type(preencoder).__name__}: when its frames are is not "
+            "known; known are linear, sinc and layer_sum"
         )
     frontend = getattr(model, "frontend", None)
     return None if frontend is None else frontend_frames(frontend)

@@ -31,6 +31,7 @@ from espnet_adastride.plugin.errors import (
     UnknownTimesError,
 )
 from espnet_adastride.plugin.espnet import (
+    LinearProjection,
     SlidingWindow,
     TooShortUttError,
     force_gatherable,
@@ -87,7 +88,8 @@ def check_frontend(model) -> None:
     layer = input_layer(model)
     if layer is None or getattr(model, "frontend", None) is None:
         return
-    if isinstance(model.frontend, SlidingWindow) and model.preencoder is None:
+    flat = model.preencoder is None or isinstance(model.preencoder, LinearProjection)
+    if isinstance(model.frontend, SlidingWindow) and flat:
         raise ConfigurationError(
             "frontend sliding_window gives windows of samples: put preencoder: sinc "
             "between it and the encoder"
@@ -123,7 +125,7 @@ class DownsamplingModel:
         check_frontend(self)
 
     def _extract_feats(self, speech, speech_lengths):
-        """Return ESPnet's features; name utterances that are too short for the frontend.
+        """Return ESPnet's features; name what is too short for the frontend.
 
         With the error that ESPnet's decoders expect of short ones: they write an empty
         hypothesis. Beside longer ones they have no frames, for which the convolutions'

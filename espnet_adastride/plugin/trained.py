@@ -518,9 +518,7 @@ class TrainedModel:
             return
         given = f"for this model: {samples} samples at {self.rate} Hz"
         if samples < known.least:
-            raise AudioError(
-                f"{name}: too short {given}, and {known.least} are needed"
-            )
+            raise AudioError(f"{name}: too short {given}, and {known.least} are needed")
         if known.most is not None and samples > known.most:
             raise AudioError(
                 f"{name}: too long {given}, and frontend {known.words} hears the first "

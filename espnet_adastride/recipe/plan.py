@@ -187,7 +187,8 @@ def refuse_lengths_of_frontend(
     ]
     if empty or small:
         short = {*empty, *small}
-        needed = max(longest if small else 0, max(lengths.samples[k] for k in short) + 1)
+        above = max(lengths.samples[k] for k in short) + 1
+        needed = max(longest if small else 0, above)
         refuse(
             short,
             f"too short for frontend {words}, at which ESPnet stops",

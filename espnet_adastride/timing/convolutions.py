@@ -60,9 +60,7 @@ class FrameRule(NamedTuple):
 SAMPLES = FrameRule(1, 0.0, 1)
 
 
-def stack(
-    convolutions: Iterable[Convolution], below: FrameRule = SAMPLES
-) -> FrameRule:
+def stack(convolutions: Iterable[Convolution], below: FrameRule = SAMPLES) -> FrameRule:
     """Return the rule of convolutions one over the other, the first one first."""
     for convolution in convolutions:
         below = below.then(convolution)
