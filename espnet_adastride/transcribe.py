@@ -76,7 +76,7 @@ class Transcriber:
         reason = model.why_no_times() if times else None
         if reason is not None:
             raise UnknownTimesError(
-                f"{reason}; the text alone needs no times (--format txt, or times=False)"
+                f"{reason}; the text alone needs none (--format txt, or times=False)"
             )
         self.trained, self.max_segment, self.times = model, max_segment, times
 

@@ -18,6 +18,7 @@ import yaml
 import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
 from espnet_adastride.plugin.espnet import espnet3_asr_task
 from espnet_adastride.transcribe import Transcriber
+from tests.plugin.frontend_models import CASES
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SMALL = {"output_size": 16, "attention_heads": 2, "linear_units": 16, "num_blocks": 1}
@@ -134,6 +135,41 @@ def test_a_task_trains(name, data, tmp_path, monkeypatch):
     scores = [v for k, v in saved["model"].items() if k.endswith("score.weight")]
     # the scores start at 0, and have learned
     assert len(scores) == 2 and all(one.abs().max() > 0 for one in scores)
+
+
+@pytest.mark.parametrize("case", ["wavlm", "s3prl", "s3prl_stand_in"])
+def test_behind_a_pretrained_frontend(case, data, tmp_path, monkeypatch):
+    """The example with a tiny model trains, and its transcripts have true times."""
+    options = CASES[case](tmp_path / "upstream", monkeypatch)
+    path = small("asr_pretrained.yaml", tmp_path)
+    conf = yaml.safe_load(path.read_text())
+    assert conf["preencoder"] == options["preencoder"] == "linear"
+    part = {"huggingface": "encoder", "s3prl": "upstream"}[options["frontend"]]
+    conf.update(options, freeze_param=[f"frontend.{part}"])
+    path.write_text(yaml.safe_dump(conf))
+    command = ["--config", str(path), "--max_epoch", "1", "--token_type", "word"]
+    command += ["--output_dir", str(tmp_path / "exp"), "--ngpu", "0"]
+    command += ["--token_list", str(data / "tokens"), "--num_workers", "0"]
+    command += ["--batch_bins", "60000", "--use_tensorboard", "false"]
+    for name in ("train", "valid"):
+        command += [f"--{name}_shape_file", str(data / "shape")]
+        flag = f"--{name}_data_path_and_name_and_type"
+        command += [flag, f"{data / 'wav.scp'},speech,sound"]
+        command += [flag, f"{data / 'text'},text,text"]
+    importlib.import_module("espnet2.bin.asr_train").main(command)
+    saved = torch.load(tmp_path / "exp" / "checkpoint.pth", weights_only=False)
+    stats = saved["reporter"]["stats"][1]["train"]
+    assert np.isfinite(stats["loss"]) and stats["loss_vp"] >= 0
+    scores = [v for k, v in saved["model"].items() if k.endswith("score.weight")]
+    assert len(scores) == 2 and all(one.abs().max() > 0 for one in scores)
+    transcriber = Transcriber(tmp_path / "exp", asr_model_file="1epoch.pth")
+    wave, rate = soundfile.read(data / "0.wav", dtype="float32")
+    times = transcriber.trained.encode(wave).times
+    # 12000 samples: 36 frames of 20 ms (37 of S3PRL's, or 38), to 18 or 19, to 9 or 10
+    assert times.known and len(times.boundaries) - 1 in (9, 10)
+    assert times.boundaries[-1] == 0.75
+    words = transcriber.align(wave, "low low").words
+    assert 0 <= words[0].start < words[0].end <= words[1].end <= 0.75
 
 
 def load(name):
