@@ -257,7 +257,8 @@ def analyse(
         encoded = trained.encode(wave, recording.id)
     except AudioError as error:
         raise DataError(str(error)) from None
-    check_times(encoded.times)
+    times = encoded.times.of_strides()
+    check_times(times)
     hypothesis, words, source = None, [], ""
     if encoded.log_probs is not None:
         heard = transcriber.recognise(encoded, wave)
@@ -283,8 +284,8 @@ def analyse(
         wave=wave,
         rate=trained.rate,
         step=trained.step,
-        boundaries=encoded.times.boundaries,
-        uniform=encoded.times.windows,
+        boundaries=times.boundaries,
+        uniform=times.windows,
         method=trained.describe_strides(),
         reference=recording.text,
         hypothesis=hypothesis,
@@ -339,7 +340,7 @@ def collect(
             phones = reference.phones.get(recording.id) if every_phone else None
         try:
             wave = load_wave(recording, trained.rate)
-            times = trained.encode(wave, recording.id).times
+            times = trained.encode(wave, recording.id).times.of_strides()
         except (AudioError, DataError) as error:
             left_out.append((recording.id, str(error)))
             continue

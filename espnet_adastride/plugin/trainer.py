@@ -145,7 +145,7 @@ def draw(model, key, batch, index):
     frontend = model.frontend
     rate = int(frontend.logmel.mel_options["sr"])
     count = int(main_frames(frames)[:, : int(lengths[0])].size(1))
-    times = frame_times(model, trace, length, rate, count)
+    times = frame_times(model, trace, length, rate, count).of_strides()
     if times.windows is times.boundaries:  # their times are not known
         return None
     words = layer.methods if len(set(layer.methods)) > 1 else layer.methods[:1]
