@@ -12,6 +12,7 @@ import torch
 pytest.importorskip("espnet2")
 
 from espnet_adastride.downsampling.stages import StageTrace  # noqa: E402
+from espnet_adastride.plugin.errors import UnknownTimesError  # noqa: E402
 from espnet_adastride.plugin.espnet import (  # noqa: E402
     STOCK_SUBSAMPLINGS,
     Conv2dSubsampling,
@@ -182,13 +183,16 @@ def test_espnets_frames_lie_where_they_read(kind):
         assert centre.item() == pytest.approx(middle[frame], abs=1e-3)
 
 
-def test_frames_of_unknown_origin_are_spread_evenly():
+def test_frames_of_unknown_origin_are_spread_evenly_or_refused():
     layer = layer_of("adastride", [2])
     trace = [StageTrace(None, None, torch.zeros(1, 9), None)]
+    # something behind the layer shortens them: no even times behind adaptive strides
+    with pytest.raises(UnknownTimesError, match="gave 3 frames and its input layer 5"):
+        frame_times(model_with(layer), trace, 8 * HOP, RATE, 3)
     for model, frames in (
-        (model_with(layer), 3),  # something behind the layer shortens them
         (model_with(torch.nn.Linear(2, 2)), 4),
         (SimpleNamespace(encoder=None, frontend=None, preencoder=None), 5),
     ):
         times = frame_times(model, trace, 8 * HOP, RATE, frames)
+        assert not times.known
         np.testing.assert_allclose(times.boundaries, np.linspace(0, 0.08, frames + 1))
