@@ -39,6 +39,7 @@ from tests.plugin.frontend_models import (
     linear,
     stand_in_transformers,
 )
+from tests.plugin.releases import NEWER
 from tests.plugin.test_planning import Experiment
 from tests.tiny_models import make_experiment
 
@@ -227,18 +228,22 @@ def test_a_click_survives_downsampling_and_alignment(options, tmp_path, monkeypa
         found.append((frames[0] if isinstance(frames, tuple) else frames)[0].detach())
 
     def hear(frames):
-        """A in the frame that differs the most from the one without a click."""
-        change = (found[-1] - found[0]).abs().sum(dim=1)
+        """A in the frame that differs the most from the one without a click.
+
+        For as long as it lasts: a long frame is a mean, in which a click is small.
+        """
+        change = (found[-1] - found[0]).abs().sum(dim=1) * widths
         scores = torch.full((1, len(change), len(trained.model.token_list)), -20.0)
         scores[..., trained.model.blank_id] = -1.0
         scores[0, change.argmax(), 3] = 0.0
         return scores
 
     give_strides(trained.layer, monkeypatch)
-    monkeypatch.setattr(trained.model.ctc, "log_softmax", hear)
     trained.layer.register_forward_hook(see)
     wave, off = noise(32000), []
     edges = trained.encode(wave).times.boundaries
+    widths = torch.from_numpy(np.diff(edges))
+    monkeypatch.setattr(trained.model.ctc, "log_softmax", hear)
     for click in CLICKS:
         loud = with_click(wave, click)
         (word,) = transcriber.align(loud, "A").words
@@ -279,6 +284,8 @@ def test_the_shortest_and_the_longest_are_named(options, tmp_path):
 
 
 def test_lengths_of_batches_are_planned(options, tmp_path):
+    if options["frontend"] == "fused" and not NEWER:
+        pytest.skip("ESPnet 202511 gives all utterances the batch's length")
     transcriber = Transcriber(make_model(tmp_path / "exp", options))
     model, lengths = transcriber.trained.model, ModelLengths(transcriber.trained.model)
     samples = [16000, 12345, 4000]
