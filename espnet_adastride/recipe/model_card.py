@@ -149,6 +149,7 @@ def model_card(
         if config.get(key)
     }
     tokens = len(config.get("token_list") or [])
+    kind = config.get("token_type")
     stored = "" if dtype == "float32" else f" ({dtype})"
     return f"""\
 ---
@@ -158,7 +159,7 @@ def model_card(
 # {name}
 
 Speech recognition with ESPnet: encoder `{config.get("encoder")}`, input layer
-`{layer}`, {short_count(parameters)} parameters{stored}, {tokens} {config.get("token_type")}
+`{layer}`, {short_count(parameters)} parameters{stored}, {tokens} {kind}
 tokens, audio of {rate} samples a second.
 
 ## Use

@@ -1,4 +1,4 @@
-"""The rate given back: lengths, masks, the residual, intermediate CTC, times, refusals."""
+"""The rate given back: lengths, masks, residual, intermediate CTC, times, refusals."""
 
 import copy
 
@@ -487,7 +487,11 @@ def test_the_experiment_is_what_it_says(tmp_path):
         ({"encoder": {"ctc_trim": True}}, "ctc_trim drops frames"),
         ({"encoder": {"layer_drop_rate": 0.1}}, "layer_drop_rate would drop"),
         (
-            {"restore": False, "encoder": {"interctc_layer_idx": [1]}, "after_blocks": [0, 2]},
+            {
+                "restore": False,
+                "encoder": {"interctc_layer_idx": [1]},
+                "after_blocks": [0, 2],
+            },
             "interctc_layer_idx names block 1, before",
         ),
     ],
