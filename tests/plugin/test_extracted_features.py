@@ -1,7 +1,6 @@
 """Models that read extracted features: times, planning, transcription, packing."""
 
 import json
-import logging
 import shutil
 import zipfile
 from types import SimpleNamespace
@@ -32,13 +31,14 @@ from espnet_adastride.plugin import planning, trained  # noqa: E402
 from espnet_adastride.plugin.errors import (  # noqa: E402
     ConfigurationError,
     ModelError,
+    UnknownTimesError,
 )
 from espnet_adastride.plugin.espnet import LinearProjection, asr_task  # noqa: E402
 from espnet_adastride.plugin.frame_times import (  # noqa: E402
     FeatureGrid,
     frame_times,
-    keeps_frames,
 )
+from espnet_adastride.plugin.frontends import keeps_frames  # noqa: E402
 from espnet_adastride.plugin.layer_sum import LayerSum  # noqa: E402
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling  # noqa: E402
 from espnet_adastride.transcribe import Transcriber  # noqa: E402
@@ -144,11 +144,9 @@ def test_times_of_features_centred_later():
     np.testing.assert_allclose(times.boundaries, [0, 0.0625, 0.08])
 
 
-def test_without_a_grid_the_log_says_so(caplog):
-    with caplog.at_level(logging.WARNING):  # whatever ESPnet has set before
-        times = times_of([0.0, 0.0, 0.0, 1.0], 4, None)
-    np.testing.assert_allclose(times.boundaries, [0, 0.04, 0.08])
-    assert "is not known" in caplog.text
+def test_without_a_grid_there_are_no_times():
+    with pytest.raises(UnknownTimesError, match="nothing says when their frames are"):
+        times_of([0.0, 0.0, 0.0, 1.0], 4, None)
 
 
 def test_preencoders_that_keep_frames():

@@ -183,16 +183,33 @@ def test_espnets_frames_lie_where_they_read(kind):
         assert centre.item() == pytest.approx(middle[frame], abs=1e-3)
 
 
-def test_frames_of_unknown_origin_are_spread_evenly_or_refused():
+def test_adaptive_frames_of_unknown_origin_have_no_times():
     layer = layer_of("adastride", [2])
     trace = [StageTrace(None, None, torch.zeros(1, 9), None)]
-    # something behind the layer shortens them: no even times behind adaptive strides
+    model = model_with(layer)
+    # something behind the layer shortens them
     with pytest.raises(UnknownTimesError, match="gave 3 frames and its input layer 5"):
-        frame_times(model_with(layer), trace, 8 * HOP, RATE, 3)
+        frame_times(model, trace, 8 * HOP, RATE, 3)
+    model.frontend = torch.nn.Identity()
+    with pytest.raises(UnknownTimesError, match="frontend Identity: when its frames"):
+        frame_times(model, trace, 8 * HOP, RATE, 5)
+
+
+def test_espnets_frames_of_unknown_origin_are_spread_evenly(caplog):
     for model, frames in (
-        (model_with(torch.nn.Linear(2, 2)), 4),
+        (model_with(torch.nn.Linear(2, 2)), 4),  # nine features
         (SimpleNamespace(encoder=None, frontend=None, preencoder=None), 5),
     ):
-        times = frame_times(model, trace, 8 * HOP, RATE, frames)
-        assert not times.known
+        with caplog.at_level("WARNING"):  # whatever ESPnet has set before
+            times = frame_times(model, (), 8 * HOP, RATE, frames)
         np.testing.assert_allclose(times.boundaries, np.linspace(0, 0.08, frames + 1))
+        assert not times.known and "spread evenly" in caplog.text
+
+
+def test_a_frame_for_every_feature():
+    """``input_layer: linear``: centred on their number times the hop."""
+    times = frame_times(model_with(torch.nn.Linear(2, 2)), (), 4 * HOP, RATE, 5)
+    expected = [0, 0.005, 0.015, 0.025, 0.035, 0.04]
+    np.testing.assert_allclose(times.boundaries, expected)
+    np.testing.assert_allclose(times.uniform, expected)
+    assert times.known

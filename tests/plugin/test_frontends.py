@@ -220,6 +220,10 @@ def give_strides(layer, monkeypatch):
 
 def test_a_click_survives_downsampling_and_alignment(options, tmp_path, monkeypatch):
     """CTC hears A where the click changes the frames: align says when it was."""
+    if options["frontend_conf"].get("model", "").endswith("bert"):
+        pytest.skip(
+            "its extractor normalises over all the recording: a click is global"
+        )
     transcriber = Transcriber(make_model(tmp_path / "exp", options))
     trained, found = transcriber.trained, []
 
