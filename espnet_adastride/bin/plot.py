@@ -245,6 +245,7 @@ def analyse(
         encoded = trained.encode(wave, recording.id)
     except (AudioError, UnknownTimesError) as error:
         raise DataError(str(error)) from None
+    times = encoded.times.of_strides()
     hypothesis, words, source = None, [], ""
     if encoded.log_probs is not None:
         heard = transcriber.recognise(encoded, wave)
@@ -270,8 +271,8 @@ def analyse(
         wave=wave,
         rate=trained.rate,
         step=trained.step,
-        boundaries=encoded.times.boundaries,
-        uniform=encoded.times.windows,
+        boundaries=times.boundaries,
+        uniform=times.windows,
         method=trained.describe_strides(),
         reference=recording.text,
         hypothesis=hypothesis,
@@ -327,7 +328,7 @@ def collect(
             phones = reference.phones.get(recording.id) if every_phone else None
         try:
             wave = load_wave(recording, trained.rate)
-            times = trained.encode(wave, recording.id).times
+            times = trained.encode(wave, recording.id).times.of_strides()
         except UnknownTimesError as error:  # of no recording
             raise DataError(str(error)) from None
         except (AudioError, DataError) as error:

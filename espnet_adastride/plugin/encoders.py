@@ -107,7 +107,23 @@ class DownsamplingEncoder:
                     "encoder_conf: input_layer_conf: after_blocks would shorten the "
                     "language and task tokens of this encoder, too; leave it out"
                 )
-            self.embed.connect(self.encoders)
+            if self.embed.restore and getattr(self, "ctc_trim", False):
+                raise ConfigurationError(
+                    "encoder_conf: ctc_trim drops frames whose rate input_layer_conf: "
+                    "restore would give back; leave one of them out"
+                )
+            interctc = getattr(self, "interctc_layer_idx", None) or ()
+            self.embed.connect(self.encoders, interctc)
+
+    def forward(self, *args, **kwargs):
+        """Return what the ESPnet encoder returns.
+
+        With ``restore``, the intermediate CTC's frames are as many as the encoder's.
+        """
+        output, *rest = super().forward(*args, **kwargs)
+        if isinstance(self.embed, AdaptiveSubsampling):
+            output = self.embed.lengthen_intermediate(output)
+        return (output, *rest)
 
     def _load_from_state_dict(self, state_dict, prefix, *rest):
         # ESPnet 202511 cannot read the names of 202611, which reads both

@@ -54,16 +54,27 @@ class FrameTimes(NamedTuple):
         windows: the same for pooling with the same strides: what the local strides are
             compared with; the boundaries themselves where strides are uniform.
         known: False: all that is known is how many there are; they are spread evenly.
+        lowest: the same of the frames at the lowest rate, where a rate is given back
+            (``restore``); else None.
     """
 
     boundaries: np.ndarray
     uniform: np.ndarray
     windows: np.ndarray
     known: bool = True
+    lowest: Optional["FrameTimes"] = None
+
+    def of_strides(self) -> "FrameTimes":
+        """Return the times of the frames that all stages have made, for pictures."""
+        return self if self.lowest is None else self.lowest
 
 
 def encoder_boundaries(
-    layer: AdaptiveSubsampling, trace: Sequence[StageTrace], frames: int, index: int = 0
+    layer: AdaptiveSubsampling,
+    trace: Sequence[StageTrace],
+    frames: int,
+    index: int = 0,
+    lowest: bool = False,
 ) -> Tuple[np.ndarray, np.ndarray]:
     """Return where the encoder's frames of one utterance lie, in feature frames.
 
@@ -72,6 +83,8 @@ def encoder_boundaries(
         trace: what ``layer.take_trace()`` returned for the batch.
         frames: feature frames of the utterance.
         index: of the utterance in the batch.
+        lowest: with ``restore``, the frames of the lowest rate instead of those that
+            the encoder gives.
 
     Returns:
         (m + 1,) boundaries as the layer made them, and as pooling with the same
@@ -81,7 +94,8 @@ def encoder_boundaries(
     adaptive: List[np.ndarray] = []
     uniform: List[np.ndarray] = []
     n = frames
-    for downsampler, stride in zip(layer.stages(), layer.current_strides()):
+    stages = layer.stages() if lowest else layer.stages()[: layer.kept_stages()]
+    for downsampler, stride in zip(stages, layer.current_strides()):
         m = downsampled_lengths(n, stride)
         in_trunk = isinstance(downsampler, torch.nn.Identity)
         entry = None if in_trunk else next(entries)
@@ -133,7 +147,7 @@ def _convolutions(embed: torch.nn.Module) -> List[Convolution]:
 
 def _overall_stride(embed: Optional[torch.nn.Module]) -> float:
     if isinstance(embed, AdaptiveSubsampling):
-        return float(np.prod(embed.current_strides()))
+        return float(np.prod(embed.output_strides()))
     if isinstance(embed, STOCK_SUBSAMPLINGS):
         return float(stack(_convolutions(embed)).hop)
     return 1.0
@@ -173,14 +187,21 @@ def frame_times(
         even = np.linspace(0.0, duration, frames + 1)
         return FrameTimes(even, even, even, known=False)
     start = grid.centre - grid.step / 2
-    boundaries, windows = (
-        boundaries_in_seconds(edges, grid.step, start, duration)
-        for edges in (inner, pooled)
-    )
-    stride = _overall_stride(embed) * grid.step
-    even = (np.arange(frames + 1) - 0.5) * stride
-    uniform = boundaries_in_seconds(even, 1.0, 0.0, duration)
-    return FrameTimes(boundaries, uniform, windows)
+
+    def times(inner, pooled, stride):
+        boundaries, windows = (
+            boundaries_in_seconds(edges, grid.step, start, duration)
+            for edges in (inner, pooled)
+        )
+        even = (np.arange(len(inner)) - 0.5) * stride * grid.step
+        uniform = boundaries_in_seconds(even, 1.0, 0.0, duration)
+        return FrameTimes(boundaries, uniform, windows)
+
+    found = times(inner, pooled, _overall_stride(embed))
+    if not isinstance(embed, AdaptiveSubsampling) or not embed.restore:
+        return found
+    both = encoder_boundaries(embed, trace, grid.count, lowest=True)
+    return found._replace(lowest=times(*both, float(np.prod(embed.current_strides()))))
 
 
 def _boundaries(

@@ -48,6 +48,12 @@ from espnet_adastride.plugin.espnet import (
     PositionalEncoding,
     RelPositionalEncoding,
 )
+from espnet_adastride.plugin.later_stages import (
+    LaterStage,
+    give_back,
+    in_backward,
+    lengthen,
+)
 from espnet_adastride.plugin.timing import (
     TrueTimeEncoding,
     log_strides,
@@ -57,11 +63,18 @@ from espnet_adastride.plugin.timing import (
 )
 
 
-def stage_strides(stride: Union[float, Sequence[float]]) -> List[float]:
+def stage_strides(
+    stride: Union[float, Sequence[float]], stages: Optional[int] = None
+) -> List[float]:
     """Return the stride of each stage: 4 -> [2, 2], 6 -> [2, 3], 8 -> [2, 2, 2].
 
     A whole number is split into its prime factors, a list is taken as given, a
     non-integer number is one stage.
+
+    Args:
+        stride: overall, or of each stage.
+        stages: how many are wanted. Where a whole number has more factors, the last
+            stage takes the product of the rest: 8 -> [2, 4] for two.
 
     Raises:
         ValueError: for a stride below 1 or an empty list.
@@ -79,7 +92,10 @@ def stage_strides(stride: Union[float, Sequence[float]]) -> List[float]:
             factors.append(factor)
             rest //= factor
         factor += 1
-    return factors + [rest] if rest > 1 or not factors else factors
+    factors += [rest] if rest > 1 or not factors else []
+    if stages and len(factors) > stages:
+        factors[stages - 1 :] = [math.prod(factors[stages - 1 :])]
+    return factors
 
 
 def fit_names(state_dict: Dict[str, Any], prefix: str, own: Container[str]) -> bool:
@@ -108,11 +124,6 @@ def fit_names(state_dict: Dict[str, Any], prefix: str, own: Container[str]) -> b
                 state_dict[prefix + wanted] = state_dict.pop(prefix + given)
                 changed = True
     return changed
-
-
-def in_backward() -> bool:
-    """Return whether autograd is at work here: a checkpointed layer runs again."""
-    return torch._C._current_graph_task_id() != -1
 
 
 class _TrunkStage(torch.nn.Module):
@@ -215,6 +226,7 @@ OWN_WORDS = (
     "channels",
     "vp_weight",
     "after_blocks",
+    "restore",
     "train_strides",
     "tell_strides",
     "true_times",
@@ -249,45 +261,6 @@ def _joined(chunks, length):
     return whole
 
 
-class LaterStage(torch.nn.Module):
-    """A downsampler behind a block of the encoder, where features mean more.
-
-    Args:
-        block: number of the block, from 1.
-        downsampler: of the encoder's width.
-    """
-
-    def __init__(self, block: int, downsampler: torch.nn.Module):
-        super().__init__()
-        self.block, self.downsampler = block, downsampler
-        self.trace: Tuple[StageTrace, ...] = ()
-
-    def listen(self, blocks: torch.nn.ModuleList, positional_encoding) -> None:
-        """From now on shorten what the block gives.
-
-        As a hook: the encoder's blocks keep their numbers, in its own code and in
-        checkpoints.
-        """
-        # in a tuple, so that the encoding is not registered here, too
-        self._positional_encoding = (positional_encoding,)
-        blocks[self.block - 1].register_forward_hook(self._shorten)
-
-    def _shorten(self, block, inputs, outputs):
-        frames, mask = outputs
-        x, *place = frames if isinstance(frames, tuple) else (frames,)
-        lengths = mask[:, 0].sum(dim=1)
-        result = self.downsampler(x, lengths)
-        if not in_backward():
-            losses = self.downsampler.loss_name
-            self.trace = (StageTrace(lengths, *result[1:], losses),)
-        x = result.output
-        mask = length_mask(result.lengths, x.size(1)).unsqueeze(1)
-        if not place:
-            return x, mask
-        _, place = self._positional_encoding[0](x)  # of fewer frames; x has had its own
-        return (x, place), mask
-
-
 class AdaptiveSubsampling(Conv2dSubsampling):
     """Trunk, downsamplers, linear, positional encoding: in Conv2dSubsampling's place.
 
@@ -313,7 +286,12 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             authors' training); other auxiliary losses have weights of their own.
         after_blocks: the encoder's block behind which each stage stands, such as
             ``[0, 0, 2]``; 0 is this layer. A stage behind a block has no convolution
-            of the trunk. The encoder connects them (:class:`LaterStage`).
+            of the trunk. The encoder connects them (:class:`LaterStage`). A whole
+            ``stride`` is split into as many stages.
+        restore: give back the rate of the stages behind blocks, behind the last block
+            (True) or behind the block of this number; see
+            :mod:`espnet_adastride.plugin.later_stages`. Another stride than the one
+            that the layer was built with is then theirs alone.
         tell_strides: add a learned vector times the log of every frame's local stride.
         true_times: give the relative positional encoding the frames' true times, in
             mean output frames; see :mod:`espnet_adastride.plugin.timing`.
@@ -337,6 +315,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         vp_weight: float = 1.0,
         train_strides: Optional[Sequence[float]] = None,
         after_blocks: Optional[Sequence[int]] = None,
+        restore: Union[bool, int] = False,
         tell_strides: bool = False,
         true_times: bool = False,
         **options: Any,
@@ -345,10 +324,12 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         # a checkpoint are the same under every release of ESPnet
         torch.nn.Module.__init__(self)
         try:
-            self.strides = stage_strides(stride)
+            named = isinstance(after_blocks, (list, tuple))
+            self.strides = stage_strides(stride, len(after_blocks) if named else None)
             self.methods = self._stage_methods(method, len(self.strides))
             self._check_options(options)
             after_blocks = self._checked_blocks(after_blocks)
+            self.restore = self._checked_restore(restore, after_blocks)
             if trunk not in TRUNKS:
                 raise ValueError(unknown_word("trunk", trunk, TRUNKS))
             self.vp_weight = check_number("vp_weight", vp_weight, inclusive=True)
@@ -362,7 +343,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
                     stage = build_downsampler(
                         name, odim, rate, **stage_options(name, options)
                     )
-                    later.append(LaterStage(block, stage))
+                    later.append(LaterStage(block, stage, bool(self.restore)))
                     continue
                 in_trunk = name == STRIDED_CONV
                 if in_trunk:
@@ -399,6 +380,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         if true_times:
             self._use_true_times()
         self._trace: Tuple[StageTrace, ...] = ()
+        self._lowest: Optional[torch.Tensor] = None  # mask of the lowest rate
 
     def _use_true_times(self):
         given = self.out[1]
@@ -452,19 +434,128 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             )
         return list(given)
 
-    def connect(self, blocks: torch.nn.ModuleList) -> None:
+    @staticmethod
+    def _checked_restore(restore, after_blocks) -> Union[bool, int]:
+        """Return True, a block's number, or False."""
+        if isinstance(restore, bool) and not restore:
+            return False
+        if not isinstance(restore, (bool, int)) or restore < 1:
+            raise ValueError(
+                "restore must be true (give the rate back behind the last block), "
+                f"false, or the number of a block, got {restore!r}"
+            )
+        if not any(after_blocks):
+            raise ValueError(
+                "restore gives back the rate of stages behind blocks, and there is "
+                "none: give after_blocks, such as [0, 1]"
+            )
+        if restore is not True and restore <= after_blocks[-1]:
+            raise ValueError(
+                f"restore: {restore} leaves no block to the rate of the stage behind "
+                f"block {after_blocks[-1]}: give a later block, or true"
+            )
+        return restore
+
+    def connect(self, blocks: torch.nn.ModuleList, interctc: Sequence[int] = ()):
         """Put the stages of ``after_blocks`` behind the encoder's blocks.
 
+        Args:
+            blocks: of the encoder.
+            interctc: blocks whose frames go to the intermediate CTC, too.
+
         Raises:
-            ConfigurationError: if the encoder has no such block.
+            ConfigurationError: if the encoder has no such block, no block would run at
+                the lowest rate, or the intermediate CTC would get other frames than
+                the last one.
         """
+        where = "encoder_conf: input_layer_conf:"
         for stage in self.later:
             if stage.block > len(blocks):
                 raise ConfigurationError(
-                    f"encoder_conf: input_layer_conf: after_blocks names block "
-                    f"{stage.block} and the encoder has {len(blocks)}"
+                    f"{where} after_blocks names block {stage.block} and the encoder "
+                    f"has {len(blocks)}"
                 )
             stage.listen(blocks, self.out[1])
+        last = self.later[-1].block
+        if self.restore:
+            self.restore = len(blocks) if self.restore is True else self.restore
+            if self.restore > len(blocks):
+                raise ConfigurationError(
+                    f"{where} restore names block {self.restore} and the encoder has "
+                    f"{len(blocks)}"
+                )
+            if self.restore == last:
+                raise ConfigurationError(
+                    f"{where} after_blocks names block {last}, the encoder's last: "
+                    "restore leaves no block to its rate; name an earlier one"
+                )
+            blocks[self.restore - 1].register_forward_hook(self._restore)
+            return
+        early = [block for block in interctc if block < last]
+        if early:
+            raise ConfigurationError(
+                f"encoder_conf: interctc_layer_idx names block {early[0]}, before the "
+                f"stage of input_layer_conf: after_blocks behind block {last}: its "
+                "frames are not those of the last CTC; name later blocks, or set "
+                "restore: true"
+            )
+
+    def _restore(self, block, inputs, outputs):
+        frames, mask = outputs
+        x, *place = frames if isinstance(frames, tuple) else (frames,)
+        if not in_backward():
+            self._lowest = mask
+        x, place, mask = give_back(x, place, mask)
+        return ((x, *place) if place else x), mask
+
+    def lengthen_intermediate(self, output):
+        """Bring what the intermediate CTC reads to the rate that is given back.
+
+        Args:
+            output: an encoder's frames, or (frames, [(block, frames of it)]).
+
+        Returns:
+            The same; the frames of blocks between the stages and ``restore`` lengthened
+            by the stages' inverses, so that they are as many as the encoder gives.
+        """
+        lowest, self._lowest = self._lowest, None
+        if lowest is None or not isinstance(output, tuple):
+            return output
+        frames, inner = output
+        return frames, [
+            (
+                (one[0], lengthen(one[1], lowest, one[0]))
+                if isinstance(one, tuple) and one[0] < self.restore
+                else one
+            )
+            for one in inner
+        ]
+
+    def kept_stages(self) -> int:
+        """Return how many of the first stages shorten what the encoder gives.
+
+        All, unless ``restore`` gives back those behind blocks.
+        """
+        return len(self.downsamplers) if self.restore else len(self.stages())
+
+    def output_strides(self) -> List[float]:
+        """Return the strides of the stages that shorten what the encoder gives."""
+        return self.current_strides()[: self.kept_stages()]
+
+    def block_strides(self, blocks: int) -> List[float]:
+        """Return the overall stride at which every block of the encoder works.
+
+        Args:
+            blocks: of the encoder.
+        """
+        first = len(self.downsamplers)
+        strides = self.current_strides()
+        overall = [math.prod(strides[:first])] * blocks
+        for stage, stride in zip(self.later, strides[first:]):
+            end = self.restore if self.restore else blocks
+            for block in range(stage.block, end):
+                overall[block] *= stride
+        return overall
 
     def stages(self) -> List[torch.nn.Module]:
         """Return all downsamplers; Identity where the trunk's convolution is one."""
@@ -472,7 +563,8 @@ class AdaptiveSubsampling(Conv2dSubsampling):
 
     def lengths_from_content(self) -> bool:
         """Return whether output lengths depend on the frames, not on their number."""
-        stages = [s for s in self.stages() if not isinstance(s, torch.nn.Identity)]
+        stages = self.stages()[: self.kept_stages()]
+        stages = [s for s in stages if not isinstance(s, torch.nn.Identity)]
         return any(stage.lengths_from_content for stage in stages)
 
     def _check_options(self, options) -> None:
@@ -496,7 +588,8 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         The change is spread evenly, as a factor, over the stages that take any real
         stride (adastride, adastride_f, spectral_pool), starting from the strides the
         layer was built with; a stage that would come below 1 stays at 1 and leaves its
-        part to the others. The parameters stay as they are.
+        part to the others. The parameters stay as they are. With ``restore``, the
+        stages behind blocks alone change: the rate that is given back stays.
 
         Args:
             stride: overall, a real number >= 1.
@@ -514,12 +607,15 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
         stages = self.stages()
+        first = len(self.downsamplers) if self.restore else 0
         free = [
             index
             for index, stage in enumerate(stages)
-            if not isinstance(stage, torch.nn.Identity) and stage.takes_any_stride()
+            if index >= first
+            and not isinstance(stage, torch.nn.Identity)
+            and stage.takes_any_stride()
         ]
-        names = ", ".join(self.methods)
+        names = ", ".join(self.methods[first:])
         if not free:
             raise ConfigurationError(
                 f"stride {wanted:g}: the stages of this model ({names}) are tied to "
@@ -592,6 +688,9 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             if not isinstance(stage, torch.nn.Identity):
                 for name, value in stage.reported_stats().items():
                     stats[f"{name}_{number}"] = value
+        for number, stage in enumerate(self.later, len(self.downsamplers) + 1):
+            if self.restore:
+                stats[f"bypass_{number}"] = stage.share()
         if any(name.startswith("stride_") for name in stats):
             stats["stride"] = float(math.prod(self.current_strides()))
         return stats
@@ -599,9 +698,10 @@ class AdaptiveSubsampling(Conv2dSubsampling):
     def output_lengths(self, lengths):
         """Return the frames that come out for frames that go in (int or tensor).
 
-        Where lengths depend on the content (hnet, ``exact: false``): those aimed at.
+        Of the encoder, with the stages behind its blocks; at the rate that is given
+        back with ``restore``. Where lengths depend on the content (hnet, ``exact: false``): those aimed at.
         """
-        for stride in self.current_strides():
+        for stride in self.output_strides():
             lengths = downsampled_lengths(lengths, stride)
         return lengths
 

@@ -559,7 +559,10 @@ class TrainedModel:
         words = self.layer.methods
         words = words if len(set(words)) > 1 else words[:1]
         stride = float(np.prod(self.layer.current_strides()))
-        return f"{', '.join(words)}, {stride:g}x"
+        text = f"{', '.join(words)}, {stride:g}x"
+        if self.layer.restore:
+            text += f", back to {float(np.prod(self.layer.output_strides())):g}x"
+        return text
 
     def model_input(self, wave: np.ndarray, name: str = "the recording") -> np.ndarray:
         """Return what the model reads of samples (n,): these, or features (T, F).

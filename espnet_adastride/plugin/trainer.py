@@ -156,7 +156,7 @@ def draw(model, key, batch, index):
     known = model_frames(model)
     rate = known.rate or DEFAULT_RATE
     count = int(main_frames(frames)[:, : int(lengths[0])].size(1))
-    times = frame_times(model, trace, length, rate, count)
+    times = frame_times(model, trace, length, rate, count).of_strides()
     words = layer.methods if len(set(layer.methods)) > 1 else layer.methods[:1]
     stride = torch.tensor(layer.current_strides()).prod().item()
     return plot_strides(
