@@ -12,6 +12,7 @@ and ``upstream.yaml`` beside ``feats.scp`` says how many there are in a second.
 import copy
 import ctypes
 import inspect
+import math
 import time
 from pathlib import Path
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
@@ -375,6 +376,11 @@ def model_cost(args, model, batch: Optional[Batch], rate: float) -> ModelCost:
         parameters=sum(p.numel() for p in model.parameters()),
         layer_parameters=sum(p.numel() for p in embed.parameters()),
     )
+    if isinstance(embed, AdaptiveSubsampling) and embed.later:
+        cost = cost._replace(
+            block_strides=embed.block_strides(len(model.encoder.encoders)),
+            restored=math.prod(embed.output_strides()) if embed.restore else None,
+        )
     if batch is None:
         return cost
     # in training mode: evaluating would decode, too, for error rates

@@ -398,6 +398,9 @@ class ModelCost(NamedTuple):
         macs: Of one utterance's forward; None: not counted.
         layer_macs: Of the input layer.
         seconds: Of that utterance.
+        block_strides: Overall stride at which every block works, where stages are
+            behind blocks; else empty.
+        restored: Overall stride that is given back behind blocks; None: none is.
     """
 
     words: str
@@ -406,6 +409,8 @@ class ModelCost(NamedTuple):
     macs: Optional[float] = None
     layer_macs: Optional[float] = None
     seconds: float = 1.0
+    block_strides: Sequence[float] = ()
+    restored: Optional[float] = None
 
 
 def short_count(number: float) -> str:
@@ -460,6 +465,27 @@ def set_table(sets: Sequence[SetLengths], limit: int) -> List[str]:
     return lines
 
 
+def block_line(model: ModelCost, features: float) -> str:
+    """Return the line on the rate of every block.
+
+    Args:
+        model: With ``block_strides``.
+        features: A second, before the input layer.
+    """
+    parts, start = [], 0
+    strides = list(model.block_strides)
+    for end in range(1, len(strides) + 1):
+        if end < len(strides) and strides[end] == strides[start]:
+            continue
+        blocks = f"block {end}" if end == start + 1 else f"blocks {start + 1} to {end}"
+        parts.append(f"{features / strides[start]:.3g} in {blocks}")
+        start = end
+    line = f"- frames a second: {', '.join(parts)}"
+    if model.restored is not None:
+        line += f"; given back to {features / model.restored:.3g} for CTC and decoder"
+    return line
+
+
 def cost_lines(
     sets: Sequence[SetLengths],
     model: ModelCost,
@@ -484,6 +510,9 @@ def cost_lines(
             f"{short_count(layer)} of them in the input layer "
             f"(forward of an utterance of {model.seconds:.1f} s; FLOPs are twice that)"
         )
+    if model.block_strides:
+        features = sum(sets[0].features.values()) / sets[0].seconds
+        lines.append(block_line(model, features))
     steps = measured.steps
     if not steps:
         lines.append(f"- time and memory: not measured ({measured.device})")
