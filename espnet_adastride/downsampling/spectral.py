@@ -118,6 +118,8 @@ class SpectralPool(Downsampler):
 
     def upsample(self, z, lengths, steps, positions=None, normalised=True):
         """See :meth:`Downsampler.upsample`: every spectrum with zeros above it."""
+        if z.size(0) == 0:
+            return z.new_zeros(0, steps, z.size(2))
         outputs, order = [], []
         for n, rows in rows_of_lengths(lengths).items():
             m = self.output_lengths(n)
