@@ -22,6 +22,13 @@ CASES = {
         "after_blocks": [0, 1, 2],
         "train_strides": [4, 12],
     },
+    "restored": {"stride": [2, 4], "after_blocks": [0, 1], "restore": True},
+    "restored, all rates": {
+        "stride": [2, 4],
+        "after_blocks": [0, 1],
+        "restore": 2,
+        "train_strides": [4, 12],
+    },
 }
 
 
@@ -82,9 +89,9 @@ def test_twice_is_once(name, layers):
 
 def test_what_runs_again_leaves_nothing_behind():
     """No trace, which would keep the layer's activations until the next batch."""
-    for conf in (CASES["plain"], CASES["later"]):
-        *_, layer = step(conf, [0, 1, 2])
-        assert layer.take_trace() == ()
+    for name in ("plain", "later", "restored"):
+        *_, layer = step(CASES[name], [0, 1, 2])
+        assert layer.take_trace() == () and layer._lowest is None
 
 
 def test_traces_are_those_of_one_run():

@@ -112,7 +112,8 @@ def test_a_copy_shortens_with_its_own_stage():
 @pytest.mark.parametrize(
     "conf, words",
     [
-        ({"after_blocks": [0, 2]}, "list of 3 whole numbers"),
+        ({"after_blocks": [0, 2], "stride": [2, 2, 2]}, "list of 3 whole numbers"),
+        ({"after_blocks": [0, 0, 1, 2]}, "list of 3 whole numbers"),
         ({"after_blocks": 2}, "list of 3 whole numbers"),
         ({"after_blocks": [0, 0, 1.5]}, "list of 3 whole numbers"),
         ({"after_blocks": [1, 2, 3]}, "must begin with 0"),
