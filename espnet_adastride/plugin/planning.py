@@ -263,6 +263,11 @@ def set_lengths(
         frames=frames,
         needed=needed,
         fastest=fastest or None,
+        stride_words=(
+            "a stride of the input layer's own stages"
+            if model_lengths.exact is not None and model_lengths.exact.restore
+            else "a stride"
+        ),
     )
 
 

@@ -38,6 +38,7 @@ class SetLengths:
         needed: Frames that CTC needs; empty if the model has no CTC.
         fastest: Frames behind the input layer when the audio is sped up the most while
             training (speed_perturb in preprocessor_conf); None: it is not.
+        stride_words: What a smaller number of would let CTC align more, in words.
     """
 
     name: str
@@ -48,6 +49,7 @@ class SetLengths:
     frames: Dict[str, int]
     needed: Dict[str, int]
     fastest: Optional[Dict[str, int]] = None
+    stride_words: str = "a stride"
 
     @property
     def seconds(self) -> float:
@@ -139,8 +141,9 @@ def refuse_what_cannot_work(
         mend = "give tokens that make fewer labels (a larger --nbpe)"
         if fits >= 1:
             mend = (
-                f"take a stride of at most {math.floor(10 * fits) / 10:g}, tokens that "
-                "make fewer labels (a larger --nbpe)"
+                f"take {lengths.stride_words} of at most "
+                f"{math.floor(10 * fits) / 10:g}, tokens that make fewer labels (a "
+                "larger --nbpe)"
             )
         if lengths.name == "training":
             mend += ", or a larger --max_unalignable"
@@ -277,7 +280,8 @@ def set_warnings(lengths: SetLengths, limit: int) -> List[str]:
             f"CTC's loss is silently zero for {len(bad)} {lengths.name} utterances, "
             "which have fewer frames than labels and repeats need: "
             f"{_some_unalignable(lengths, lengths.frames, bad)}; all can be aligned at "
-            f"a stride of {math.floor(10 * lengths.largest_stride(0)) / 10:g}"
+            f"{lengths.stride_words} of "
+            f"{math.floor(10 * lengths.largest_stride(0)) / 10:g}"
         )
     if lengths.fastest is not None:
         sped = lengths.unalignable(lengths.fastest)

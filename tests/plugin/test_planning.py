@@ -100,6 +100,12 @@ def experiment(tmp_path):
         "input_layer: adastride, input_layer_conf: {stride: 8}",
         "input_layer: adastride_f, input_layer_conf: {stride: 2.5}",
         "input_layer: strided_conv, input_layer_conf: {stride: 6}",
+        "num_blocks: 2, input_layer: adastride, input_layer_conf: "
+        "{stride: [2, 3.5], after_blocks: [0, 1]}",
+        "num_blocks: 2, input_layer: adastride, input_layer_conf: "
+        "{stride: [2, 3.5], after_blocks: [0, 1], restore: true}",
+        "num_blocks: 2, input_layer: hnet, input_layer_conf: {stride: 4, after_blocks: "
+        "[0, 1], restore: true, exact: false, method: [avg_pool, hnet]}",
     ],
 )
 def test_lengths_are_those_of_a_forward(experiment, encoder, conf):
@@ -119,7 +125,7 @@ def test_lengths_are_those_of_a_forward(experiment, encoder, conf):
     limit = lengths.limit
     limits = {"conv2d1": 5, "conv2d6": 11, "conv2d8": 15, "linear": 0}
     limits.update({"conv1d1": 5, "conv1d2": 5})
-    assert limit == limits.get(conf.split()[1], 7)
+    assert limit == limits.get(conf.split("input_layer: ")[1], 7)
     if limit:  # the limit is where ESPnet stops
         out, _, _ = model.encoder(torch.zeros(1, limit, 40), torch.tensor([limit]))
         assert out.size(1) >= 1
@@ -261,6 +267,30 @@ def test_text_that_ctc_cannot_align_is_refused_and_a_share_may_be(tmp_path):
     one.configure("input_layer: adastride, input_layer_conf: {stride: 3.3}")
     page = one.plan("--plan_seconds", "0", "--max_unalignable", "0")
     assert "| CTC cannot align (frames < labels + repeats) | 0 | 0 |" in page
+
+
+def test_a_rate_that_is_given_back_is_what_ctc_must_align(tmp_path):
+    train = utterances("t", [1.0] * 9)
+    train["much"] = (16000, "ABC" * 10)  # 30 labels; 26 frames at 4x, 51 at 2x
+    one = Experiment(tmp_path, {"train": train, "valid": utterances("v", [1.0])})
+    low = "{stride: [2, 4], after_blocks: [0, 1]%s}"
+    conf = f"num_blocks: 3, input_layer: adastride, input_layer_conf: {low}"
+    one.configure(conf % "")
+    assert "much (13 of 30)" in refused(one, "--max_unalignable", "0")
+    page = one.plan("--plan_seconds", "0", "--max_unalignable", "0.1")
+    line = "- frames a second: 50.5 in block 1, 12.6 in blocks 2 to 3"
+    assert f"{line}\n" in page
+    one.configure(conf % ", restore: true")
+    page = one.plan("--plan_seconds", "0", "--max_unalignable", "0")
+    assert "| CTC cannot align (frames < labels + repeats) | 0 | 0 |" in page
+    assert f"{line}; given back to 50.5 for CTC and decoder\n" in page
+    assert "| frames a second behind the input layer | 51.0 |" in page
+    one.configure((conf % ", restore: 2").replace("[2, 4]", "[4, 2]"))
+    message = refused(one, "--max_unalignable", "0")
+    assert "much (26 of 30)" in message
+    assert "a stride of the input layer's own stages of at most 3.3" in message
+    page = one.plan("--plan_seconds", "0", "--max_unalignable", "0.1")
+    assert "25.2 in block 1, 12.6 in block 2, 25.2 in block 3; given back to" in page
 
 
 def test_shapes_without_the_vocabulary_are_told(experiment):

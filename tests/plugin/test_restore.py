@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from espnet2.asr.ctc import CTC
+from espnet2.tasks.asr import ASRTask
 
 from espnet_adastride.downsampling import available_downsamplers, build_downsampler
+from espnet_adastride.experiments.definition import ROOT, read_experiment
 from espnet_adastride.macs import macs_by_module
 from espnet_adastride.plugin.encoders import ConformerEncoder, MultiConvConformerEncoder
 from espnet_adastride.plugin.errors import ConfigurationError
@@ -440,6 +442,29 @@ def test_blocks_cost_what_their_rate_costs():
     # a third of the frames: a third of the linear layers, a ninth of the attention
     assert high[1] / 9 < low[1] < high[1] / 3
     assert low[2] < high[2] / 3
+
+
+def test_the_experiment_is_what_it_says(tmp_path):
+    """The middle's method and rate are the run's, all else is the same for all."""
+    experiment = read_experiment(ROOT / "conf/experiments/whisper_restore.yaml")
+    tokens = tmp_path / "tokens.txt"
+    pieces = [f"p{n}" for n in range(253)]
+    tokens.write_text("\n".join(["<blank>", "<unk>", *pieces, "<sos/eos>"]) + "\n")
+    runs = {(run.system, run.rate): run for run in experiment.runs()}
+    assert len(runs) == 15
+    for (system, rate), run in runs.items():
+        args = ASRTask.get_parser().parse_args(
+            ["--config", str(experiment.config_path), "--token_list", str(tokens)]
+            + ["--token_type", "char", "--input_size", "384"]
+            + ["--output_dir", str(tmp_path), *run.asr_args.split()]
+        )
+        model = ASRTask.build_model(args)
+        layer = input_layer(model)
+        assert layer.methods == ["strided_conv", system]
+        assert layer.current_strides() == [2, rate / 2]
+        assert layer.block_strides(3) == [2, rate, rate]
+        assert layer.output_lengths(640) == 320
+        assert 2.98e6 < sum(p.numel() for p in model.parameters()) < 3.11e6
 
 
 # ------------------------------------------------------------------ refusals
