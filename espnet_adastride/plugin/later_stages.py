@@ -109,9 +109,7 @@ class LaterStage(torch.nn.Module):
         restore: its rate will be given back; it then has a parameter ``bypass`` (D,).
     """
 
-    def __init__(
-        self, block: int, downsampler: torch.nn.Module, restore: bool = False
-    ):
+    def __init__(self, block: int, downsampler: torch.nn.Module, restore: bool = False):
         super().__init__()
         self.block, self.downsampler = block, downsampler
         self.bypass = (

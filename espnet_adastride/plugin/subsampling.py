@@ -699,7 +699,8 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         """Return the frames that come out for frames that go in (int or tensor).
 
         Of the encoder, with the stages behind its blocks; at the rate that is given
-        back with ``restore``. Where lengths depend on the content (hnet, ``exact: false``): those aimed at.
+        back with ``restore``. Where lengths depend on the content (hnet, ``exact:
+        false``): those aimed at.
         """
         for stride in self.output_strides():
             lengths = downsampled_lengths(lengths, stride)

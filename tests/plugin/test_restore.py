@@ -1,4 +1,4 @@
-"""The rate given back: lengths, masks, the residual, intermediate CTC, times, refusals."""
+"""The rate given back: lengths, masks, residual, intermediate CTC, times, refusals."""
 
 import copy
 
@@ -165,7 +165,9 @@ def test_two_stages_are_given_back_in_turn():
     trace = model.embed.take_trace()
     first, second = model.embed.later
     high, middle, low = inside
-    up = second.downsampler.upsample(low, torch.tensor([18, 11]), 18, trace[2].positions)
+    up = second.downsampler.upsample(
+        low, torch.tensor([18, 11]), 18, trace[2].positions
+    )
     middle = middle + (0.5 + second.bypass) * (up - middle)
     up = first.downsampler.upsample(
         middle, torch.tensor([35, 21]), 35, trace[1].positions
@@ -247,7 +249,9 @@ def test_a_copy_gives_back_what_its_own_stage_took():
     perturb(model)
     x, lengths = batch()
     with torch.no_grad():
-        torch.testing.assert_close(twin(x, lengths)[0], encoder(blocks=2)(x, lengths)[0])
+        torch.testing.assert_close(
+            twin(x, lengths)[0], encoder(blocks=2)(x, lengths)[0]
+        )
     assert model.embed.take_trace() == ()
 
 
@@ -490,7 +494,11 @@ def test_the_experiment_is_what_it_says(tmp_path):
         ({"encoder": {"ctc_trim": True}}, "ctc_trim drops frames"),
         ({"encoder": {"layer_drop_rate": 0.1}}, "layer_drop_rate would drop"),
         (
-            {"restore": False, "encoder": {"interctc_layer_idx": [1]}, "after_blocks": [0, 2]},
+            {
+                "restore": False,
+                "after_blocks": [0, 2],
+                "encoder": {"interctc_layer_idx": [1]},
+            },
             "interctc_layer_idx names block 1, before",
         ),
     ],
