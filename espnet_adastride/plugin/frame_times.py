@@ -191,7 +191,7 @@ def frame_times(
     def times(inner, pooled, stride):
         boundaries, windows = (
             boundaries_in_seconds(edges, grid.step, start, duration)
-            for edges in (inner, inner if pooled is None else pooled)
+            for edges in (inner, pooled)
         )
         even = (np.arange(len(inner)) - 0.5) * stride * grid.step
         uniform = boundaries_in_seconds(even, 1.0, 0.0, duration)

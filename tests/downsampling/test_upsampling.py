@@ -147,7 +147,7 @@ def test_shortening_undoes_lengthening(name):
 
 
 def test_cutting_undoes_widening():
-    """Of spectral_pool, where m is odd: an even one cuts the highest bin in two."""
+    """Of spectral_pool, where m is odd: at an even one the top bin is cut in two."""
     for stride, lengths in ((1, (23, 14)), (3, (21, 15)), (2.7, (23, 12))):
         layer = build("spectral_pool", stride, torch.float64)
         lengths = torch.tensor(lengths)
@@ -204,7 +204,7 @@ def test_without_normalisation_nothing_is_lost(name):
     "name", [n for n in available_downsamplers() if n not in ("spectral_pool",)]
 )
 def test_no_step_is_beyond_the_frames(name):
-    """Every step is a mean of frames: no energy is added but a spectrum's ripple."""
+    """Every step is a mean of frames: nothing can grow; but by a spectrum's ripple."""
     if name == "diff_stride":
         pytest.skip("a spectrum, as spectral_pool's")
     for stride in strides_of(name):

@@ -11,12 +11,17 @@ from espnet2.tasks.asr import ASRTask
 from espnet_adastride.downsampling import available_downsamplers, build_downsampler
 from espnet_adastride.experiments.definition import ROOT, read_experiment
 from espnet_adastride.macs import macs_by_module
-from espnet_adastride.plugin.encoders import ConformerEncoder, MultiConvConformerEncoder
+from espnet_adastride.plugin.encoders import (
+    ConformerEncoder,
+    MultiConvConformerEncoder,
+    TransformerEncoder,
+)
 from espnet_adastride.plugin.errors import ConfigurationError
 from espnet_adastride.plugin.frame_times import encoder_boundaries, frame_times
 from espnet_adastride.plugin.later_stages import LaterStage, give_back
 from espnet_adastride.plugin.model import input_layer, set_stride
 from espnet_adastride.plugin.subsampling import stage_strides
+from tests.plugin.releases import NEWER
 from tests.plugin.test_later_stages import ENCODERS, batch
 from tests.plugin.test_model import batch as speech
 from tests.plugin.test_model import build
@@ -92,6 +97,8 @@ def test_blocks_between_work_at_the_low_rate(kind, method):
 
 @pytest.mark.parametrize("kind", [*ENCODERS, MultiConvConformerEncoder])
 def test_alone_is_as_in_a_batch(kind):
+    if kind is not TransformerEncoder and not NEWER:
+        pytest.skip("convolutions in 202511's blocks read the padding, in any model")
     alone_as_in_a_batch(encoder(kind))
 
 
@@ -120,7 +127,7 @@ def test_every_method_gives_its_rate_back(method):
     missing = [n for n, p in model.named_parameters() if p.grad is None]
     assert not missing  # an unused parameter stops distributed training
     assert float(stats["bypass_2"]) == 0.5
-    alone_as_in_a_batch(encoder(method=method, stride=stride))
+    alone_as_in_a_batch(encoder(TransformerEncoder, method, stride=stride))
 
 
 def test_average_by_hand():
@@ -489,8 +496,8 @@ def test_the_experiment_is_what_it_says(tmp_path):
         (
             {
                 "restore": False,
-                "encoder": {"interctc_layer_idx": [1]},
                 "after_blocks": [0, 2],
+                "encoder": {"interctc_layer_idx": [1]},
             },
             "interctc_layer_idx names block 1, before",
         ),
