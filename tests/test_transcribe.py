@@ -83,9 +83,9 @@ class Known(trained.TrainedModel):
         self.args = SimpleNamespace(token_type="char")
         self.tokenizer = trained.build_tokenizer("char")
         self.converter = trained.TokenIDConverter(TOKENS)
-        self._preprocess = None
+        self._preprocess = self.layer = None
 
-    def encode(self, wave, name=""):
+    def encode(self, wave, name="", times=True):
         log_probs = torch.full((len(self.path), len(TOKENS)), -9.0)
         log_probs[range(len(self.path)), self.path] = -0.5
         uniform = np.linspace(0, self.boundaries[-1], len(self.boundaries))

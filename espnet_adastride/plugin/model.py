@@ -88,7 +88,8 @@ def check_frontend(model) -> None:
     layer = input_layer(model)
     if layer is None or getattr(model, "frontend", None) is None:
         return
-    flat = model.preencoder is None or isinstance(model.preencoder, LinearProjection)
+    preencoder = getattr(model, "preencoder", None)
+    flat = preencoder is None or isinstance(preencoder, LinearProjection)
     if isinstance(model.frontend, SlidingWindow) and flat:
         raise ConfigurationError(
             "frontend sliding_window gives windows of samples: put preencoder: sinc "
@@ -131,7 +132,7 @@ class DownsamplingModel:
         hypothesis. Beside longer ones they have no frames, for which the convolutions'
         formula would give a number below 0.
         """
-        if self.frontend is None or input_layer(self) is None:
+        if getattr(self, "frontend", None) is None or input_layer(self) is None:
             return super()._extract_feats(speech, speech_lengths)
         self._check_length(int(speech_lengths.max()))
         features, lengths = super()._extract_feats(speech, speech_lengths)
