@@ -130,8 +130,13 @@ def recording_id(name: str) -> str:
 
 
 def ctm_lines(name: str, items: Iterable[Timed]) -> List[str]:
-    """Return one line per word (or token) of a recording."""
-    name = recording_id(name)
+    """Return one line per word (or token) of an utterance or a recording.
+
+    Args:
+        name: its id, written as it is but for white space, which CTM has not.
+        items: its words.
+    """
+    name = re.sub(r"\s", "_", name)
     lines = []
     for item in items:
         # the end is what must not move by rounding twice
@@ -143,7 +148,8 @@ def ctm_lines(name: str, items: Iterable[Timed]) -> List[str]:
 
 def to_ctm(transcript: Transcript) -> str:
     """Return one line per word, nothing for silence."""
-    return "".join(f"{x}\n" for x in ctm_lines(transcript.name, transcript.words))
+    name = recording_id(transcript.name)
+    return "".join(f"{x}\n" for x in ctm_lines(name, transcript.words))
 
 
 def clock(seconds: float, comma: str) -> str:
@@ -158,18 +164,13 @@ def subtitles(transcript: Transcript) -> List[Tuple[float, float, List[str]]]:
     """Return (start, end, lines) of each subtitle, in order, without overlap."""
     groups: List[List[Timed]] = []
     for segment in transcript.segments:
-        group: List[Timed] = []
+        phrase: List[Timed] = []
         for word in segment.words:
-            if group and (
-                word.start - group[-1].end >= SUBTITLE_PAUSE
-                or word.end - group[0].start > SUBTITLE_SECONDS
-                or len(_lines(group + [word])) > 2
-            ):
-                groups.append(group)
-                group = []
-            group = group + [word]
-        if group:
-            groups.append(group)
+            if phrase and word.start - phrase[-1].end >= SUBTITLE_PAUSE:
+                groups += _cues(phrase)
+                phrase = []
+            phrase.append(word)
+        groups += _cues(phrase)
     shown = []
     for index, group in enumerate(groups):
         start, end = group[0].start, group[-1].end
@@ -181,6 +182,41 @@ def subtitles(transcript: Transcript) -> List[Tuple[float, float, List[str]]]:
         end = max(end, min(start + SUBTITLE_SHORTEST, free))
         shown.append((start, end, _lines(group)))
     return shown
+
+
+def _fits(words: Sequence[Timed]) -> bool:
+    """Return whether words can be one subtitle: two lines, and not too long."""
+    long = words[-1].end - words[0].start > SUBTITLE_SECONDS
+    return len(words) == 1 or (len(_lines(words)) <= 2 and not long)
+
+
+def _cues(phrase: Sequence[Timed]) -> List[List[Timed]]:
+    """Cut what is spoken without a pause into subtitles, none of them an orphan.
+
+    As few as fit, filled from the front; what is left for the last one may be a single
+    word, which would stand alone: then the last two share their words evenly.
+    """
+    cues: List[List[Timed]] = []
+    for word in phrase:
+        if cues and _fits([*cues[-1], word]):
+            cues[-1].append(word)
+        else:
+            cues.append([word])
+    if len(cues) > 1:
+        both = cues[-2] + cues[-1]
+        cuts = range(1, len(both))
+
+        def uneven(cut):
+            sizes = [sum(len(w.text) + 1 for w in part) for part in split(cut)]
+            return abs(sizes[0] - sizes[1])
+
+        def split(cut):
+            return both[:cut], both[cut:]
+
+        fitting = [cut for cut in cuts if all(map(_fits, split(cut)))]
+        if 2 * len(cues[-1]) < len(cues[-2]) and fitting:
+            cues[-2:] = map(list, split(min(fitting, key=uneven)))
+    return cues
 
 
 def _lines(words: Sequence[Timed]) -> List[str]:

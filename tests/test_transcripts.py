@@ -15,6 +15,7 @@ from espnet_adastride.transcripts import (
     Segment,
     clock,
     compare_times,
+    ctm_lines,
     join_segments,
     read_ctm,
     read_reference,
@@ -121,6 +122,30 @@ def test_subtitles_end_at_pauses_and_never_overlap_or_run_long():
     # the second word comes 0.8 s later; the first is shown until then and not longer
     pair = subtitles(transcript(words(("A", 0.0, 0.1), ("B", 0.9, 1.0))))
     assert [(a, b) for a, b, _ in pair] == [(0.0, 0.9), (0.9, 1.9)]
+
+
+def test_no_word_is_left_alone_in_a_subtitle():
+    """Fourteen words of 5 letters fill two lines; the fifteenth would stand alone."""
+    every = [(f"WD{i:03d}", 0.2 * i, 0.2 * i + 0.2) for i in range(15)]
+    shown = subtitles(transcript(words(*every)))
+    assert [len(" ".join(lines).split()) for *_, lines in shown] == [7, 8]
+    # a pause leaves it alone
+    every[-1] = ("LAST", 4.0, 4.2)
+    shown = subtitles(transcript(words(*every)))
+    assert [len(" ".join(lines).split()) for *_, lines in shown] == [14, 1]
+    # 31 words: a full one, and two that share the rest
+    every = [(f"WD{i:03d}", 0.2 * i, 0.2 * i + 0.2) for i in range(29)]
+    shown = subtitles(transcript(words(*every)))
+    assert [len(" ".join(lines).split()) for *_, lines in shown] == [14, 7, 8]
+
+
+def test_ids_of_utterances_are_written_unchanged_and_read_back(tmp_path):
+    """Not a file's name: no folder and no suffix is taken off."""
+    path = tmp_path / "words.ctm"
+    ids = ["s1/utt1", "s2/utt1", "001.wav", "001.flac", "-", "a..b"]
+    one = words(("HELLO", 0.5, 1.0))
+    path.write_text("".join(f"{line}\n" for i in ids for line in ctm_lines(i, one)))
+    assert read_ctm(path) == {i: [Timed("HELLO", 0.5, 1.0, 0.5)] for i in ids}
 
 
 def test_ctm_is_read_as_written(tmp_path):
