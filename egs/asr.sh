@@ -676,6 +676,10 @@ stage_11() {
         # recordings are transcribed by the model with what made its features
         [ "${feats_type}" = raw ] ||
             cp "${data_feats}/${train_set}/upstream.yaml" "${asr_exp}/upstream.yaml"
+        words=()
+        [ "${feats_type}" = raw ] || words=(--upstream "${asr_exp}/upstream.yaml")
+        ours training_lengths --shape_file "${asr_stats_dir}/train/${speech}" \
+            --fs "${fs}" ${words[@]+"${words[@]}"} --output_dir "${asr_exp}"
         ! "${plan}" || plan_training "${options[@]}"
         train asr "${asr_exp}" "${options[@]}"
         ours stage_stamp write "${stamp[@]}" --summary "${asr_exp}: trained" \

@@ -34,6 +34,7 @@ __all__ = [
     "find_audio",
     "find_media",
     "is_silent",
+    "log_line",
     "prepare",
     "quick_seconds",
     "read_audio",
@@ -47,6 +48,8 @@ STDIN = "-"
 #: seconds over which energy is averaged, and from one value to the next
 ENERGY_WINDOW = 0.03
 ENERGY_STEP = 0.01
+#: steps that are computed at a time
+ENERGY_BLOCK = 6000
 #: a pause lasts so many seconds at least
 SHORTEST_PAUSE = 0.2
 #: below this amplitude (-80 dB of full scale) there is nothing to hear
@@ -289,11 +292,16 @@ def energy(wave: np.ndarray, rate: int) -> np.ndarray:
     """
     step = max(int(round(ENERGY_STEP * rate)), 1)
     half = max(int(round((ENERGY_WINDOW - ENERGY_STEP) / 2 * rate)), 0)
-    total = np.concatenate([[0.0], np.cumsum(wave.astype(np.float64) ** 2)])
     begin = np.arange(0, max(len(wave), 1), step)
-    first = (begin - half).clip(0)
-    last = (begin + step + half).clip(max=len(wave))
-    mean = (total[last] - total[first]).clip(0) / (last - first).clip(1)
+    mean = np.empty(len(begin))
+    for low in range(0, len(begin), ENERGY_BLOCK):  # an hour in float64 is large
+        own = begin[low : low + ENERGY_BLOCK]
+        first = (own - half).clip(0)
+        last = (own + step + half).clip(max=len(wave))
+        part = wave[first[0] : last[-1]].astype(np.float64)
+        total = np.concatenate([[0.0], np.cumsum(part**2)])
+        sums = total[last - first[0]] - total[first - first[0]]
+        mean[low : low + len(own)] = sums.clip(0) / (last - first).clip(1)
     return 10 * np.log10(mean + 1e-10)
 
 

@@ -11,13 +11,23 @@ Importing this imports ESPnet. The command is ``adastride-transcribe``.
 """
 
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Union
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
 
 import numpy as np
+import torch
 
 import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
-from espnet_adastride.audio import cut_at_pauses, is_silent, prepare, read_audio
+from espnet_adastride.audio import (
+    AudioError,
+    Say,
+    cut_at_pauses,
+    is_silent,
+    log_line,
+    prepare,
+    read_audio,
+)
 from espnet_adastride.plugin.errors import UnknownTimesError
+from espnet_adastride.plugin.frame_times import join_times
 from espnet_adastride.plugin.trained import Encoded, TrainedModel
 from espnet_adastride.times import (
     AlignmentError,
@@ -35,6 +45,10 @@ from espnet_adastride.transcripts import Segment, Transcript, join_segments
 __all__ = ["Segment", "Timed", "Transcriber", "Transcript"]
 
 
+#: seconds of a piece at most, where the training says no less
+MAX_SEGMENT = 20.0
+
+
 class Transcriber:
     """A trained model as a function from recordings to transcripts.
 
@@ -46,14 +60,18 @@ class Transcriber:
             CTC, or a beam of 10 where the model has no CTC branch.
         device: ``cpu`` or ``cuda``.
         stride: overall rate of the input layer, for AdaStride's; None: as trained.
-        max_segment: seconds; longer recordings are cut at pauses.
+        max_segment: seconds; longer recordings are cut at pauses. None: as long as 99 %
+            of the utterances that the model was trained on, 20 at most; recordings that
+            are not longer than the longest one stay whole. 20 where that is not known.
         upstream_model: folder of the pretrained encoder whose features the model
             reads, if it is not where it was in training.
         times: say when words and tokens were spoken; False: text alone, which needs
             nothing to be known of the frontend's frames.
+        say: takes lines on what is odd but can be used; None: the log.
 
     Raises:
         PluginError: in one line, for a model or an option that will not do.
+        ValueError: for a max_segment that is no number of seconds, 1 or more.
     """
 
     def __init__(
@@ -63,12 +81,15 @@ class Transcriber:
         inference_config: Union[None, str, Path, Dict[str, Any]] = None,
         device: str = "cpu",
         stride: Optional[float] = None,
-        max_segment: float = 20.0,
+        max_segment: Optional[float] = None,
         upstream_model: Union[None, str, Path] = None,
         times: bool = True,
+        say: Optional[Say] = None,
     ):
-        if not max_segment >= 1:
-            raise ValueError(f"max_segment must be 1 second or more, got {max_segment}")
+        if max_segment is not None and not 1 <= max_segment < float("inf"):
+            raise ValueError(
+                f"max_segment must be a number of seconds, 1 or more, got {max_segment}"
+            )
         if not isinstance(model, TrainedModel):
             model = TrainedModel(
                 model, asr_model_file, device, inference_config, stride, upstream_model
@@ -78,7 +99,74 @@ class Transcriber:
             raise UnknownTimesError(
                 f"{reason}; the text alone needs none (--format txt, or times=False)"
             )
-        self.trained, self.max_segment, self.times = model, max_segment, times
+        self.times = times
+        self.trained, self.say = model, say or log_line
+        #: seconds: longer recordings are cut, into pieces of so many at most
+        self.whole = self.max_segment = max_segment or MAX_SEGMENT
+        lengths = getattr(model, "lengths", None)
+        if lengths is not None and max_segment is None:
+            self.max_segment = min(max(lengths.usual, 1.0), MAX_SEGMENT)
+            self.whole = min(max(lengths.longest, self.max_segment), MAX_SEGMENT)
+        elif lengths is not None and max_segment > max(lengths.longest, 1.0):
+            self.say(
+                f"pieces of up to {max_segment:g} s, and the model was trained on "
+                f"utterances of up to {lengths.longest:.1f} s: expect more errors; "
+                f"{max(lengths.usual, 1.0):.1f} s is the default of max_segment"
+            )
+
+    def pieces(self, wave: np.ndarray) -> List[Tuple[int, int]]:
+        """Return [begin, end) in samples of the pieces that are encoded one by one."""
+        if len(wave) <= self.whole * self.trained.rate:
+            return [(0, len(wave))]
+        return cut_at_pauses(wave, self.trained.rate, self.max_segment)
+
+    def encode_pieces(
+        self, wave: np.ndarray, name: str = "the recording"
+    ) -> Iterator[Tuple[int, np.ndarray, Encoded]]:
+        """Yield (first sample, samples, encoded) of each piece of a recording.
+
+        Raises:
+            AudioError: if one is too short or too long for the model.
+        """
+        for begin, end in self.pieces(wave):
+            part = wave[begin:end]
+            yield begin, part, self.trained.encode(part, name)
+
+    def encode(self, wave: np.ndarray, name: str = "the recording") -> Encoded:
+        """Encode a recording of any length, in pieces; times are the recording's.
+
+        Raises:
+            AudioError: see :meth:`encode_pieces`.
+        """
+        return self.joined(list(self.encode_pieces(wave, name)), len(wave))
+
+    def joined(self, pieces, samples: int) -> Encoded:
+        """Return the pieces of :meth:`encode_pieces` as one recording.
+
+        Without ``speech``: what the model was given belongs to pieces.
+        """
+        encoded = [own for _, _, own in pieces]
+        if len(encoded) == 1:
+            return encoded[0]
+        rate, log_probs = self.trained.rate, None
+        if encoded[0].log_probs is not None:
+            log_probs = torch.cat([own.log_probs for own in encoded])
+        return Encoded(
+            torch.cat([own.frames for own in encoded]),
+            log_probs,
+            join_times(
+                [own.times for own in encoded],
+                [begin / rate for begin, _, _ in pieces],
+                samples / rate,
+            ),
+        )
+
+    def recognise_pieces(self, pieces) -> Tuple[str, List[Timed]]:
+        """Return what the CTC branch hears in pieces, and when: text and words."""
+        rate = self.trained.rate
+        heard = [self._greedy(own, part, begin / rate) for begin, part, own in pieces]
+        text = " ".join(segment.text for segment in heard if segment.text)
+        return text, [word for segment in heard for word in segment.words]
 
     def __call__(
         self,
@@ -103,10 +191,13 @@ class Transcriber:
         wanted = self.trained.rate
         if isinstance(audio, (str, Path)):
             name = name or str(audio)
-            wave = read_audio(audio, wanted)
+            wave = read_audio(audio, wanted, say=self.say)
         else:
             name = name or "the recording"
-            wave = prepare(audio, rate or wanted, wanted, name)
+            rate = wanted if rate is None else rate
+            if not 0 < rate < float("inf"):
+                raise AudioError(f"{name}: {rate} samples per second; give its rate")
+            wave = prepare(audio, rate, wanted, name, self.say)
         return self.transcribe(wave, name)
 
     def transcribe(
@@ -121,7 +212,7 @@ class Transcriber:
         """
         rate = self.trained.rate
         segments = []
-        for begin, end in cut_at_pauses(wave, rate, self.max_segment):
+        for begin, end in self.pieces(wave):
             part, start = wave[begin:end], begin / rate
             if is_silent(part):
                 segment = Segment(start, end / rate, "", [], [], "ctc")
@@ -214,15 +305,28 @@ class Transcriber:
         Raises:
             AudioError, ModelError, AlignmentError, UnknownTimesError: in one line.
         """
-        encoded = self.trained.encode(wave, name)
-        if encoded.log_probs is None:
-            raise AlignmentError("this model has no CTC branch, which alignment needs")
         words, ids, owners = self.trained.tokens_of_words(text)
-        model = self.trained.model
-        path, scores = force_align(encoded.log_probs, ids, model.blank_id)
-        times = encoded.times.uniform if uniform else encoded.times.boundaries
+        model, rate = self.trained.model, self.trained.rate
+        # the columns of the transcript's tokens alone: a long recording has many rows
+        used, numbers = np.unique([model.blank_id, *ids], return_inverse=True)
+        columns = torch.from_numpy(used)
+        parts, times, starts = [], [], []
+        for begin, _, encoded in self.encode_pieces(wave, name):
+            if encoded.log_probs is None:
+                raise AlignmentError(
+                    "this model has no CTC branch, which alignment needs"
+                )
+            parts.append(encoded.log_probs[:, columns])
+            times.append(encoded.times)
+            starts.append(begin / rate)
+        blank = int(numbers[0])
+        path, scores = force_align(torch.cat(parts), numbers[1:].tolist(), blank)
+        joined = join_times(times, starts, len(wave) / rate)
         tokens = timed_tokens(
-            path_spans(path, model.blank_id), scores, times, model.token_list
+            path_spans(path, blank),
+            scores,
+            joined.uniform if uniform else joined.boundaries,
+            [model.token_list[index] for index in used],
         )
         return Segment(
             0.0,
@@ -230,5 +334,5 @@ class Transcriber:
             " ".join(words),
             timed_words(words, owners, tokens),
             tokens,
-            "ctc" if encoded.times.known else "even",
+            "ctc" if joined.known else "even",
         )

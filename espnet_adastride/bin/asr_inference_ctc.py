@@ -33,6 +33,7 @@ from espnet_adastride.plugin.espnet import (
 )
 from espnet_adastride.plugin.greedy import CTCGreedy, Decoded
 from espnet_adastride.plugin.model import set_stride
+from espnet_adastride.recipe.numbers import real, whole
 
 
 def get_parser():
@@ -46,8 +47,8 @@ def get_parser():
     parser.add_argument("--ngpu", type=int, default=0, help="0: CPU, 1: one GPU")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", default="float32", choices=["float32"])
-    parser.add_argument("--num_workers", type=int, default=1)
-    parser.add_argument("--batch_size", type=int, default=1)
+    parser.add_argument("--num_workers", type=whole(0), default=1)
+    parser.add_argument("--batch_size", type=whole(1), default=1)
     parser.add_argument(
         "--data_path_and_name_and_type",
         type=str2triple_str,
@@ -58,7 +59,7 @@ def get_parser():
     parser.add_argument("--allow_variable_data_keys", type=str2bool, default=False)
     parser.add_argument("--asr_train_config", type=str_or_none)
     parser.add_argument("--asr_model_file", type=str_or_none)
-    parser.add_argument("--stride", type=float, help="Overall rate; default: its own")
+    parser.add_argument("--stride", type=real(), help="Overall rate; default: its own")
     return parser
 
 

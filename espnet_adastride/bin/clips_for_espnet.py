@@ -29,6 +29,7 @@ from espnet_adastride.classification.clips import (
 )
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors
 from espnet_adastride.recipe.files import write_flac, write_text
+from espnet_adastride.recipe.numbers import whole
 
 #: what ESPnet's tools read as more than a path, or cannot hold in a line
 UNFIT = re.compile(r"[\s|]")
@@ -44,7 +45,7 @@ def get_parser():
     parser.add_argument("--layout", required=True, choices=list(LAYOUTS))
     parser.add_argument("--split", default="rotating", choices=list(SPLITS))
     parser.add_argument("--seed", type=int, default=0, help="Which split of its kind")
-    parser.add_argument("--rate", type=int, default=16000, help="Hz of the model")
+    parser.add_argument("--rate", type=whole(1), default=16000, help="Hz of the model")
     parser.add_argument("--output_dir", required=True, help="Folder to be made")
     return parser
 

@@ -52,6 +52,7 @@ from espnet_adastride.recipe.grid import (
 from espnet_adastride.recipe.jobs import Interrupted, Job, run_jobs
 from espnet_adastride.recipe.lists import read_seeds, split_list
 from espnet_adastride.recipe.lock import lock
+from espnet_adastride.recipe.numbers import whole
 from espnet_adastride.recipe.progress import print_dated
 from espnet_adastride.scoring import characters, check_ids, percent, words
 
@@ -107,7 +108,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--table_only", type=str2bool, default=False, help="of what is finished"
     )
     parser.add_argument(
-        "--resamples", type=int, default=10000, help="test sets of the bootstrap"
+        "--resamples", type=whole(1), default=10000, help="test sets of the bootstrap"
     )
     return parser
 

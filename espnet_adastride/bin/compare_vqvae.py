@@ -36,6 +36,7 @@ from espnet_adastride.recipe.forked import Task, run_forked
 from espnet_adastride.recipe.learning import read_epochs, training_seconds
 from espnet_adastride.recipe.lists import check_jobs, read_seeds, split_list
 from espnet_adastride.recipe.lock import alone
+from espnet_adastride.recipe.numbers import whole
 from espnet_adastride.recipe.quiet import quiet_imports
 from espnet_adastride.recipe.training import claim_run, merge_configs, read_config
 from espnet_adastride.vqvae.recordings import (
@@ -69,7 +70,7 @@ def get_parser():
     parser.add_argument("--nj", type=int, default=1, help="Runs at a time, a core each")
     parser.add_argument("--reference", default="strided_conv", help="To compare with")
     parser.add_argument(
-        "--listen", type=int, default=3, help="Test recordings to listen to"
+        "--listen", type=whole(0), default=3, help="Test recordings to listen to"
     )
     parser.add_argument(
         "--train", type=str2bool, default=True, help="false: the table of what is there"

@@ -31,6 +31,7 @@ from espnet_adastride.recipe.datadir import TABLES, audio_files, parse_rate
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors
 from espnet_adastride.recipe.extraction import MADE_FROM, extract_data_dir
 from espnet_adastride.recipe.lists import check_jobs
+from espnet_adastride.recipe.numbers import whole
 from espnet_adastride.recipe.stamps import Stamp, fingerprint, hash_listing
 
 #: what a folder of features holds
@@ -55,7 +56,7 @@ def get_parser():
     )
     add_set_options(parser, "A formatted data folder and the folder to make of it")
     add_upstream_options(parser)
-    parser.add_argument("--nj", type=int, default=1, help="Recordings at once")
+    parser.add_argument("--nj", type=whole(1), default=1, help="Recordings at once")
     return parser
 
 

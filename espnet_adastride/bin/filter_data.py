@@ -17,6 +17,7 @@ from espnet_adastride.recipe.datadir import (
     parse_rate,
 )
 from espnet_adastride.recipe.errors import one_line_errors
+from espnet_adastride.recipe.numbers import real
 from espnet_adastride.recipe.stamps import Stamp, fingerprint
 
 
@@ -27,10 +28,13 @@ def get_parser():
     )
     add_set_options(parser, "A dump folder and the filtered folder to make of it")
     parser.add_argument(
-        "--min_wav_duration", type=float, default=0.1, help="Seconds; must be longer"
+        "--min_wav_duration", type=real(0), default=0.1, help="Seconds; must be longer"
     )
     parser.add_argument(
-        "--max_wav_duration", type=float, default=20.0, help="Seconds; must be shorter"
+        "--max_wav_duration",
+        type=real(0, infinite=True),
+        default=20.0,
+        help="Seconds; must be shorter",
     )
     return parser
 

@@ -15,6 +15,7 @@ from espnet_adastride.recipe.datadir import (
     parse_rate,
 )
 from espnet_adastride.recipe.errors import one_line_errors
+from espnet_adastride.recipe.numbers import whole
 from espnet_adastride.recipe.stamps import Stamp, fingerprint, hash_listing
 
 MADE = (*TABLES, "spk2utt", "utt2num_samples", "feats_type")
@@ -40,7 +41,7 @@ def get_parser():
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add_set_options(parser, "A data folder and the dump folder to make of it")
-    parser.add_argument("--nj", type=int, default=4, help="Threads")
+    parser.add_argument("--nj", type=whole(1), default=4, help="Threads")
     return parser
 
 

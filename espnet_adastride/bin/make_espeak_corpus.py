@@ -18,6 +18,7 @@ from espnet_adastride.mini_espeak import (
     MiniEspeakError,
     build_corpus,
 )
+from espnet_adastride.recipe.numbers import real, whole
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -34,19 +35,19 @@ def get_parser() -> argparse.ArgumentParser:
     for part, minutes in DEFAULT_MINUTES.items():
         parser.add_argument(
             f"--{part.split('-')[0]}_minutes",
-            type=float,
+            type=real(0, above=True),
             default=minutes,
             help=f"length of {part}",
         )
     parser.add_argument(
         "--lm_sentences",
-        type=int,
+        type=whole(0),
         default=DEFAULT_LM_SENTENCES,
         help="further sentences, as text for a language model",
     )
     parser.add_argument(
         "--nj",
-        type=int,
+        type=whole(1),
         default=2,
         help="number of processes; the files do not depend on it",
     )

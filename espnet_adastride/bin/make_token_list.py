@@ -6,6 +6,7 @@ from pathlib import Path
 
 from espnet_adastride.bin.stage_stamp import add_rerun_option, check
 from espnet_adastride.recipe.errors import one_line_errors
+from espnet_adastride.recipe.numbers import real, whole
 from espnet_adastride.recipe.stamps import Stamp, fingerprint
 from espnet_adastride.recipe.tokens import make_token_list, unseen_characters
 
@@ -20,10 +21,13 @@ def get_parser():
     )
     parser.add_argument("--output", required=True, help="Folder for tokens.txt")
     parser.add_argument("--token_type", default="bpe", choices=["bpe", "char"])
-    parser.add_argument("--nbpe", type=int, default=30, help="Number of pieces")
+    parser.add_argument("--nbpe", type=whole(1), default=30, help="Number of pieces")
     parser.add_argument("--bpemode", default="unigram", choices=["unigram", "bpe"])
     parser.add_argument(
-        "--bpe_char_cover", type=float, default=1.0, help="Character coverage"
+        "--bpe_char_cover",
+        type=real(0, 1, above=True),
+        default=1.0,
+        help="Character coverage",
     )
     parser.add_argument(
         "--bpe_nlsyms", default="", help="User-defined symbols, comma-separated"

@@ -3,6 +3,7 @@
 import argparse
 
 from espnet_adastride.recipe.errors import RecipeError
+from espnet_adastride.recipe.numbers import real
 from espnet_adastride.recipe.quiet import quiet_imports
 
 
@@ -18,7 +19,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--stride",
-        type=float,
+        type=real(),
         help="overall rate of the input layer, for AdaStride's (default: as trained)",
     )
     parser.add_argument(

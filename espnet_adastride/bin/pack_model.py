@@ -25,6 +25,7 @@ from espnet_adastride.corpora.features import RECORD_NAME, UpstreamError, read_r
 from espnet_adastride.recipe.archive import check_weights
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors
 from espnet_adastride.recipe.files import write_text
+from espnet_adastride.recipe.lengths import LENGTHS_NAME, find_lengths, write_lengths
 from espnet_adastride.recipe.model_card import model_card
 from espnet_adastride.recipe.plan import short_count
 from espnet_adastride.recipe.training import read_config
@@ -149,6 +150,11 @@ def pack_model(args: argparse.Namespace) -> str:
             upstream = read_record(beside)
         except UpstreamError as error:
             raise RecipeError(error) from None
+    lengths = find_lengths(
+        read_config(args.asr_train_config),
+        Path(args.asr_train_config).parent,
+        [Path.cwd()],
+    )
     card = model_card(
         name=out.stem,
         config=read_config(args.asr_train_config),
@@ -176,10 +182,15 @@ def pack_model(args: argparse.Namespace) -> str:
                 target = Path(folder, names[os.path.abspath(named[key])])
                 target.write_text(text, encoding="utf-8")
         write_text(Path(folder, "README.md"), card)
+        further = ["README.md", *(names[os.path.abspath(p)] for p in args.option)]
+        if lengths is not None:
+            place = Path(names[os.path.abspath(args.asr_train_config)])
+            further.append(str(place.with_name(LENGTHS_NAME)))
+            write_lengths(Path(folder, further[-1]), lengths)
         words = ["asr"]
         for key, path in named.items():
             words += [f"--{key}", names[os.path.abspath(path)]]
-        for path in ("README.md", *(names[os.path.abspath(p)] for p in args.option)):
+        for path in dict.fromkeys(further):
             words += ["--option", path]
         with _working_in(folder):
             espnets_pack([*words, "--outpath", out.name])

@@ -14,6 +14,7 @@ from pathlib import Path
 from espnet_adastride.bin.stage_stamp import add_rerun_option, check
 from espnet_adastride.recipe.datadir import TABLES, audio_files
 from espnet_adastride.recipe.errors import one_line_errors
+from espnet_adastride.recipe.numbers import whole
 from espnet_adastride.recipe.perturb import RECORD, parse_factors, perturb_data_dir
 from espnet_adastride.recipe.stamps import Stamp, fingerprint, hash_listing
 
@@ -31,7 +32,7 @@ def get_parser():
         required=True,
         help="Speeds, e.g. 0.9 1.0 1.1; 1.0 is the set as it lies",
     )
-    parser.add_argument("--nj", type=int, default=4, help="Threads")
+    parser.add_argument("--nj", type=whole(1), default=4, help="Threads")
     add_rerun_option(parser)
     return parser
 

@@ -19,6 +19,7 @@ import argparse
 import logging
 
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors
+from espnet_adastride.recipe.numbers import real, whole
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -33,19 +34,19 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--plan", help="Write the page there (Markdown)")
     parser.add_argument(
         "--max_unalignable",
-        type=float,
+        type=real(0, 1),
         default=0.1,
         help="Refuse if CTC cannot align a larger share of the training utterances",
     )
     parser.add_argument(
         "--plan_seconds",
-        type=float,
+        type=real(0),
         default=20.0,
         help="Seconds that steps may be measured for, about; larger batches are "
         "extrapolated; 0: count only",
     )
     parser.add_argument(
-        "--processes", type=int, default=1, help="Training processes in all"
+        "--processes", type=whole(1), default=1, help="Training processes in all"
     )
     return parser
 

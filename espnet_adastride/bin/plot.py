@@ -30,6 +30,7 @@ from espnet_adastride.audio import AudioError, audio_info, read_audio
 from espnet_adastride.bin.model_options import add_model_options, load_transcriber
 from espnet_adastride.corpus import DataError, atomic_open, read_scp, shorten
 from espnet_adastride.recipe.errors import RecipeError
+from espnet_adastride.recipe.numbers import real
 from espnet_adastride.times import AlignmentError, Timed
 from espnet_adastride.transcripts import read_reference, read_textgrid
 
@@ -95,7 +96,7 @@ def get_parser() -> argparse.ArgumentParser:
     for mode in (one, many):
         mode.add_argument(
             "--speech_threshold",
-            type=float,
+            type=real(),
             default=SPEECH_THRESHOLD_DB,
             help="speech is what is at most so many dB below the loudest moment, where "
             f"no --ref says it (default: {SPEECH_THRESHOLD_DB:g})",

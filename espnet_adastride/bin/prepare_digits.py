@@ -14,6 +14,7 @@ import time
 
 from espnet_adastride.corpus import DataError
 from espnet_adastride.digits import build_digits, find_recordings, plan_digits
+from espnet_adastride.recipe.numbers import real, whole
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -34,20 +35,29 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed, other data")
     parser.add_argument(
-        "--train_minutes", type=float, default=78.0, help="length of train"
+        "--train_minutes",
+        type=real(0, above=True),
+        default=78.0,
+        help="length of train",
     )
     parser.add_argument(
-        "--dev_utterances", type=int, default=200, help="number of utterances in dev"
+        "--dev_utterances",
+        type=whole(1),
+        default=200,
+        help="number of utterances in dev",
     )
     parser.add_argument(
-        "--test_utterances", type=int, default=1100, help="number of utterances in test"
+        "--test_utterances",
+        type=whole(1),
+        default=1100,
+        help="number of utterances in test",
     )
     parser.add_argument(
         "--test_speakers", nargs="+", default=["jackson"], help="held out for the test"
     )
     parser.add_argument(
         "--dev_takes",
-        type=int,
+        type=whole(1),
         default=5,
         help="how many of the other speakers' recordings of a digit are for dev",
     )

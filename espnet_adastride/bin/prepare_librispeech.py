@@ -21,6 +21,7 @@ from espnet_adastride.corpus import (
     summarise,
     write_data_dir,
 )
+from espnet_adastride.recipe.numbers import whole
 
 
 def prepare_librispeech(
@@ -112,9 +113,11 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", required=True, help="the data directory, e.g. data/train_clean_100"
     )
-    parser.add_argument("--fs", type=int, default=16000, help="sampling rate in Hz")
     parser.add_argument(
-        "--nj", type=int, default=_cpus(), help="number of decoding processes"
+        "--fs", type=whole(1), default=16000, help="sampling rate in Hz"
+    )
+    parser.add_argument(
+        "--nj", type=whole(1), default=_cpus(), help="number of decoding processes"
     )
     parser.add_argument(
         "--strict",
@@ -128,7 +131,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--max_names",
-        type=int,
+        type=whole(0),
         default=5,
         help="how many names a line of the summary shows; excluded.txt has them all",
     )

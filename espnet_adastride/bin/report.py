@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import List, Tuple
 
 from espnet_adastride.corpus import DataError, atomic_open
+from espnet_adastride.recipe.numbers import real, whole
 from espnet_adastride.version import __version__
 
 NAME = "adastride-report"
@@ -52,13 +53,13 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--asr_model_file", help="parameters for the pictures")
     parser.add_argument(
         "--audio_seconds",
-        type=float,
+        type=real(),
         default=20.0,
         help="of a recording in the page, 0: none (default: 20)",
     )
     parser.add_argument(
         "--resamples",
-        type=int,
+        type=whole(1),
         default=2000,
         help="test sets of the bootstrap (default: 2000)",
     )

@@ -17,6 +17,7 @@ from espnet_adastride.experiments.definition import ROOT, read_experiment
 from espnet_adastride.experiments.records import read_records, split_records
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors
 from espnet_adastride.recipe.files import PathLike, write_text
+from espnet_adastride.recipe.numbers import whole
 
 RECORDS = ROOT / "results" / "records"
 DEFINITIONS = ROOT / "conf" / "experiments"
@@ -35,7 +36,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--records", default=str(RECORDS), help="folder of records")
     parser.add_argument("--results", default=str(RECORDS.parent), help="of the pages")
     parser.add_argument(
-        "--resamples", type=int, default=10000, help="test sets of the bootstrap"
+        "--resamples", type=whole(1), default=10000, help="test sets of the bootstrap"
     )
     return parser
 

@@ -26,6 +26,7 @@ from espnet_adastride.recipe.jobs import (
     run_jobs,
 )
 from espnet_adastride.recipe.logs import TrainingLog, format_span
+from espnet_adastride.recipe.numbers import real, whole
 
 
 def get_parser():
@@ -40,9 +41,11 @@ def get_parser():
     )
     parser.add_argument("--training_log", help="Print an epoch's line from this log")
     parser.add_argument("--decoding_dir", help="Print how much was decoded there")
-    parser.add_argument("--total", type=int, default=0, help="Utterances to decode")
     parser.add_argument(
-        "--grace", type=float, default=10.0, help="Seconds to end when stopped"
+        "--total", type=whole(0), default=0, help="Utterances to decode"
+    )
+    parser.add_argument(
+        "--grace", type=real(0), default=10.0, help="Seconds to end when stopped"
     )
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="[JOB=1:N] LOG COMMAND")
     return parser

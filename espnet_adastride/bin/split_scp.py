@@ -5,6 +5,7 @@ import argparse
 
 from espnet_adastride.recipe.datadir import read_table, split_keys, write_table
 from espnet_adastride.recipe.errors import one_line_errors
+from espnet_adastride.recipe.numbers import whole
 
 
 def get_parser():
@@ -12,7 +13,9 @@ def get_parser():
         description="Split wav.scp files for parallel jobs",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("--nj", type=int, required=True, help="At most so many parts")
+    parser.add_argument(
+        "--nj", type=whole(1), required=True, help="At most so many parts"
+    )
     parser.add_argument(
         "--split",
         nargs=2,

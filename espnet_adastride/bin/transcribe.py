@@ -29,6 +29,7 @@ from espnet_adastride.audio import (
 from espnet_adastride.bin.model_options import add_model_options, load_transcriber
 from espnet_adastride.corpus import atomic_open
 from espnet_adastride.recipe.errors import RecipeError, str2bool
+from espnet_adastride.recipe.numbers import real
 from espnet_adastride.transcripts import FORMATS, Transcript, to_dict
 
 NAME = "adastride-transcribe"
@@ -88,7 +89,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--max_segment",
-        type=float,
+        type=real(),
         default=20.0,
         help="seconds; longer recordings are cut at pauses (default: 20)",
     )

@@ -209,7 +209,9 @@ def _name(path: Source) -> str:
 
 def log_line(line: str) -> None:
     """Log a warning: what functions say if they are not told where to say it."""
-    logging.getLogger(__name__).warning(line)
+    logger = logging.getLogger(__name__)
+    logger.setLevel(logging.WARNING)  # ESPnet's commands silence the root's
+    logger.warning(line)
 
 
 def _opened(path: Source, name: str) -> BinaryIO:
@@ -486,8 +488,8 @@ def _frames(container, stream, name: str, say: Say):
     if MEASURED & set(container.format.name.split(",")):
         if promised - reached > max(MISSING_SECONDS, MISSING_SHARE * promised):
             raise AudioError(
-                f"{name}: cut off: {reached:.1f} of {promised:.1f} s are there; get the "
-                "file again"
+                f"{name}: cut off: {reached:.1f} of {promised:.1f} s are there; get "
+                "the file again"
             )
     bad -= min(run, 1)  # what a cut left of the last packet is no sound
     if bad > BAD_PACKETS * (packets + bad):

@@ -145,7 +145,8 @@ def _convolutions(embed: torch.nn.Module) -> List[Convolution]:
     ]
 
 
-def _overall_stride(embed: Optional[torch.nn.Module]) -> float:
+def overall_stride(embed: Optional[torch.nn.Module]) -> float:
+    """Return an input layer's input frames per output frame."""
     if isinstance(embed, AdaptiveSubsampling):
         return float(np.prod(embed.output_strides()))
     if isinstance(embed, STOCK_SUBSAMPLINGS):
@@ -197,7 +198,7 @@ def frame_times(
         uniform = boundaries_in_seconds(even, 1.0, 0.0, duration)
         return FrameTimes(boundaries, uniform, windows)
 
-    found = times(inner, pooled, _overall_stride(embed))
+    found = times(inner, pooled, overall_stride(embed))
     if not isinstance(embed, AdaptiveSubsampling) or not embed.restore:
         return found
     both = encoder_boundaries(embed, trace, grid.count, lowest=True)
@@ -223,6 +224,33 @@ def _boundaries(
             "what shortens them behind it has no known times"
         )
     return inner, pooled
+
+
+def join_times(
+    parts: Sequence[FrameTimes], starts: Sequence[float], duration: float
+) -> FrameTimes:
+    """Return when the frames of a recording are that was encoded in pieces.
+
+    Args:
+        parts: of the pieces, in order.
+        starts: seconds at which they begin.
+        duration: of the recording in seconds.
+    """
+
+    def join(name):
+        edges = [getattr(t, name)[:-1] + begin for t, begin in zip(parts, starts)]
+        return np.concatenate([*edges, [duration]])
+
+    lowest = None
+    if all(times.lowest is not None for times in parts):
+        lowest = join_times([times.lowest for times in parts], starts, duration)
+    return FrameTimes(
+        join("boundaries"),
+        join("uniform"),
+        join("windows"),
+        known=all(times.known for times in parts),
+        lowest=lowest,
+    )
 
 
 def feature_grid(

@@ -35,7 +35,12 @@ from espnet_adastride.plugin.espnet import (
     asr_task,
     build_tokenizer,
 )
-from espnet_adastride.plugin.frame_times import FeatureGrid, FrameTimes, frame_times
+from espnet_adastride.plugin.frame_times import (
+    FeatureGrid,
+    FrameTimes,
+    frame_times,
+    overall_stride,
+)
 from espnet_adastride.plugin.frontends import (
     FrontendFrames,
     frontend_frames,
@@ -46,6 +51,7 @@ from espnet_adastride.plugin.model import input_layer, set_stride
 from espnet_adastride.recipe.archive import unpack
 from espnet_adastride.recipe.datadir import parse_rate
 from espnet_adastride.recipe.errors import RecipeError
+from espnet_adastride.recipe.lengths import find_lengths
 
 PathLike = Union[str, Path]
 
@@ -54,6 +60,10 @@ COMMAND_OPTIONS = (
     "allow_variable_data_keys batch_size config data_path_and_name_and_type key_file "
     "log_level ngpu num_workers output_dir seed"
 ).split()
+
+#: matrices of a layer's attention that are in memory together (measured: 5 to 6), and
+#: from how many bytes on it is asked how much memory is free
+MATRICES, CHECKED_BYTES = 6, 1 << 28
 
 #: options that name files, which may lie in the folder that they were named in
 FILE_OPTIONS = ("bpemodel", "stats_file", "token_list", "non_linguistic_symbols")
@@ -301,6 +311,20 @@ def read_inference_config(source) -> Dict[str, Any]:
     }
 
 
+def free_memory(device: str) -> Optional[int]:
+    """Return the free bytes of a device's memory; None where that is not known."""
+    if device != "cpu":
+        return int(torch.cuda.mem_get_info()[0])
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return 1024 * int(line.split()[1])
+    except (OSError, ValueError):
+        pass
+    return None
+
+
 class Encoded(NamedTuple):
     """An utterance as the encoder sees it.
 
@@ -338,6 +362,7 @@ class TrainedModel:
         upstream: makes the features that it reads (``--feats_type extracted``); None:
             it reads samples.
         search: ESPnet's Speech2Text, or None: greedy CTC.
+        lengths: of the utterances that it was trained on; None: not known.
 
     Raises:
         ModelError: for a model that cannot be found or read.
@@ -366,6 +391,10 @@ class TrainedModel:
                 f"{files.config}: not of an ASR model (no encoder, or no token_list)"
             )
         self.upstream = self._load_upstream(files, options, upstream_model)
+        try:
+            self.lengths = find_lengths(options, files.config.parent, files.roots)
+        except RecipeError as error:
+            raise ModelError(str(error)) from None
         state = read_parameters(files.parameters)
         has_ctc = any(key.startswith("ctc.") for key in state)
         if inference_config is None and not has_ctc:
@@ -477,6 +506,7 @@ class TrainedModel:
             UnknownTimesError: if the times are wanted and not known.
         """
         self._check_length(len(wave), name)
+        self._check_memory(len(wave) / self.rate, name)
         given = self.model_input(wave, name)
         # a copy: ESPnet normalises features in place
         speech = torch.tensor(given).unsqueeze(0).to(self.device)
@@ -523,6 +553,39 @@ class TrainedModel:
             raise AudioError(
                 f"{name}: too long {given}, and frontend {known.words} hears the first "
                 f"{known.most} ({known.most / self.rate:g} s): cut it (--max_segment)"
+            )
+
+    def attention_bytes(self, seconds: float) -> float:
+        """Return about how much memory attention takes over a piece; 0: unknown.
+
+        An encoder's layer has a few matrices (heads, T', T') of float32 at a time; with
+        relative positions, of which one is twice as wide, they are :data:`MATRICES`.
+        """
+        heads = max(
+            (int(getattr(m, "h", 0)) for m in self.model.encoder.modules()), default=0
+        )
+        try:
+            frames = seconds / self.step / self.overall_stride()
+        except (AttributeError, UnknownTimesError):
+            return 0.0
+        return 4.0 * MATRICES * heads * frames**2
+
+    def overall_stride(self) -> float:
+        """Return input frames per encoder frame."""
+        return overall_stride(getattr(self.model.encoder, "embed", None))
+
+    def _check_memory(self, seconds: float, name: str) -> None:
+        """Refuse, before it starts, what would not fit into memory."""
+        needed = self.attention_bytes(seconds)
+        if needed < CHECKED_BYTES:
+            return
+        free = free_memory(self.device)
+        if free is not None and needed > free:
+            most = seconds * (0.5 * free / needed) ** 0.5
+            raise AudioError(
+                f"{name}: a piece of {seconds:.0f} s needs about {needed / 1e9:.1f} GB "
+                f"for attention, and {free / 1e9:.1f} GB are free; cut it into pieces "
+                f"of {most:.0f} s or less (--max_segment)"
             )
 
     @property

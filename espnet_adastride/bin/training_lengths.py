@@ -1,0 +1,59 @@
+#!/usr/bin/env python3
+"""Write how long the utterances were that a model is trained on (stage 11).
+
+    python -m espnet_adastride.bin.training_lengths --fs 16k \
+        --shape_file exp/asr_stats_raw_en_char/train/speech_shape \
+        --output_dir exp/asr_train_...
+
+makes ``training_lengths.yaml`` there, by which recordings are cut later
+(``recipe/lengths.py``).
+"""
+
+import argparse
+from pathlib import Path
+
+from espnet_adastride.recipe.datadir import parse_rate
+from espnet_adastride.recipe.errors import RecipeError, one_line_errors
+from espnet_adastride.recipe.lengths import (
+    LENGTHS_NAME,
+    measure_lengths,
+    write_lengths,
+)
+
+
+def get_parser():
+    """Return the command's parser."""
+    parser = argparse.ArgumentParser(
+        description="Write the lengths of a training set's utterances",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--shape_file", required=True, help="Of the training set")
+    parser.add_argument("--fs", default="16k", help="Samples per second")
+    parser.add_argument(
+        "--upstream", help="upstream.yaml, if lengths are frames of extracted features"
+    )
+    parser.add_argument("--output_dir", required=True, help="The experiment's folder")
+    return parser
+
+
+@one_line_errors
+def main(cmd=None):
+    """Run the command; bad input ends in one line."""
+    args = get_parser().parse_args(cmd)
+    per_second = float(parse_rate(args.fs))
+    if args.upstream:
+        from espnet_adastride.corpora.features import UpstreamError, read_record
+
+        try:
+            per_second = 1.0 / read_record(args.upstream).step
+        except UpstreamError as error:
+            raise RecipeError(str(error)) from None
+    lengths = measure_lengths(args.shape_file, per_second)
+    path = Path(args.output_dir) / LENGTHS_NAME
+    write_lengths(path, lengths)
+    told = ", ".join(f"{name} {value:g} s" for name, value in lengths.seconds.items())
+    print(f"{path}: {lengths.utterances} training utterances: {told}")
+
+
+if __name__ == "__main__":
+    main()
