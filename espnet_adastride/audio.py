@@ -52,6 +52,8 @@ ENERGY_STEP = 0.01
 ENERGY_BLOCK = 6000
 #: a pause lasts so many seconds at least
 SHORTEST_PAUSE = 0.2
+#: seconds around a moment that say what is quiet there
+NEIGHBOURHOOD = 4.0
 #: below this amplitude (-80 dB of full scale) there is nothing to hear
 SILENT = 1e-4
 #: channels cancel where their mean has this share (-20 dB) of the loudest one's energy
@@ -308,14 +310,23 @@ def energy(wave: np.ndarray, rate: int) -> np.ndarray:
 def find_pauses(level: np.ndarray) -> List[Tuple[int, int]]:
     """Return the pauses [begin, end) of an energy curve, in its steps.
 
-    Quiet is what lies in the lowest quarter between the recording's floor and its loud
-    parts (the 5th and 95th percentile), both of them its own: noise does not matter
-    while speech stands out of it.
+    Quiet is what is in the lower half between the floor and the loud parts (the 5th and
+    95th percentile) of the four seconds around: noise does not matter while speech
+    stands out of it, and may change from one sentence to the next.
     """
-    floor, loud = np.percentile(level, [5, 95])
-    if loud - floor < 6.0:  # nothing stands out
-        return []
-    quiet = np.concatenate([[False], level < floor + (loud - floor) / 4, [False]])
+    width = min(round(NEIGHBOURHOOD / ENERGY_STEP), len(level))
+    centres = np.arange(0, len(level), max(width // 8, 1))
+    limits = []
+    for centre in centres:
+        first = max(0, min(centre - width // 2, len(level) - width))
+        limits.append(np.percentile(level[first : first + width], [5, 95]))
+    floor, loud = (
+        np.interp(np.arange(len(level)), centres, column)
+        for column in np.array(limits).T
+    )
+    stands_out = loud - floor >= 6.0
+    quiet = np.zeros(len(level) + 2, dtype=bool)
+    quiet[1:-1] = stands_out & (level < (floor + loud) / 2)
     change = np.flatnonzero(quiet[1:] != quiet[:-1])
     shortest = round(SHORTEST_PAUSE / ENERGY_STEP)
     return [(a, b) for a, b in zip(change[::2], change[1::2]) if b - a >= shortest]

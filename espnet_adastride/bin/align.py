@@ -8,7 +8,8 @@
 
 It writes ``words.ctm``, ``tokens.ctm`` and ``alignment.json``. Times come from the CTC
 branch, through the positions of every stage of the input layer: with adaptive strides
-frames are no constant apart. ``--times uniform`` assumes that they are, as ESPnet's
+frames are no constant apart. Long recordings are encoded in pieces, cut at pauses, and
+aligned as a whole. ``--times uniform`` assumes that they are, as ESPnet's
 asr_align does without the plugin, to see what that costs (``score_times``).
 """
 
@@ -19,7 +20,11 @@ from pathlib import Path
 from typing import Dict, List, Tuple
 
 from espnet_adastride.audio import AudioError, read_audio
-from espnet_adastride.bin.model_options import add_model_options, load_transcriber
+from espnet_adastride.bin.model_options import (
+    add_model_options,
+    add_segment_option,
+    load_transcriber,
+)
 from espnet_adastride.corpus import DataError, atomic_open, read_scp, shorten
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.times import AlignmentError
@@ -35,6 +40,7 @@ def get_parser() -> argparse.ArgumentParser:
         description="Say when the words of given transcripts were spoken.",
     )
     add_model_options(parser)
+    add_segment_option(parser)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data_dir", help="folder with wav.scp and text")
     source.add_argument("--audio", help="one recording, with --text")
@@ -100,11 +106,16 @@ def write(folder: Path, aligned: Dict[str, Segment], times: str) -> None:
         file.write(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
+def say(line: str) -> None:
+    """Print a line to standard error."""
+    print(f"{NAME}: {line}", file=sys.stderr, flush=True)
+
+
 def align(args: argparse.Namespace) -> List[str]:
     """Align all utterances and write the results; return those that failed."""
     jobs = read_jobs(args)
     try:
-        recognise = load_transcriber(args)
+        recognise = load_transcriber(args, max_segment=args.max_segment, say=say)
     except RecipeError as error:
         raise DataError(str(error)) from None
     from espnet_adastride.plugin.errors import ModelError, UnknownTimesError
@@ -117,14 +128,14 @@ def align(args: argparse.Namespace) -> List[str]:
         try:
             if audio.endswith("|"):
                 raise AudioError(f"{audio}: a pipe; give an audio file")
-            wave = read_audio(audio, recognise.trained.rate)
+            wave = read_audio(audio, recognise.trained.rate, say=say)
             uniform = args.times == "uniform"
             aligned[key] = recognise.align(wave, text, uniform, audio)
         except UnknownTimesError as error:  # of no utterance
             raise DataError(f"{args.model}: {error}") from None
         except (AudioError, AlignmentError, ModelError) as error:
             failed.append(key)
-            print(f"{NAME}: {key}: {error}", file=sys.stderr)
+            say(f"{key}: {error}")
     write(Path(args.output_dir), aligned, args.times)
     words = sum(len(segment.words) for segment in aligned.values())
     print(f"{len(aligned)} utterances, {words} words: {args.output_dir}/words.ctm")

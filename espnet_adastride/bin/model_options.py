@@ -33,6 +33,16 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_segment_option(parser: argparse.ArgumentParser) -> None:
+    """Add --max_segment of the commands that encode long recordings in pieces."""
+    parser.add_argument(
+        "--max_segment",
+        type=real(1),
+        help="seconds; longer recordings are encoded in pieces, cut at pauses "
+        "(default: what the model was trained on, 20 at most)",
+    )
+
+
 def load_transcriber(args: argparse.Namespace, **options):
     """Return the Transcriber that these options name.
 

@@ -23,11 +23,16 @@ training: what the plugin reported every epoch, from the experiments' train.log.
 import argparse
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from espnet_adastride.audio import AudioError, audio_info, read_audio
-from espnet_adastride.bin.model_options import add_model_options, load_transcriber
+from espnet_adastride.bin.model_options import (
+    add_model_options,
+    add_segment_option,
+    load_transcriber,
+)
 from espnet_adastride.corpus import DataError, atomic_open, read_scp, shorten
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.numbers import real
@@ -94,6 +99,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     many.add_argument("--json", help="file for the numbers")
     for mode in (one, many):
+        add_segment_option(mode)
         mode.add_argument(
             "--speech_threshold",
             type=real(),
@@ -195,7 +201,9 @@ def load(args: argparse.Namespace):
             "folder (exp/asr_...) or a packed .zip"
         )
     try:
-        transcriber = load_transcriber(args)
+        transcriber = load_transcriber(
+            args, max_segment=getattr(args, "max_segment", None), say=say
+        )
     except RecipeError as error:
         raise DataError(str(error)) from None
     problem = transcriber.trained.why_uniform()
@@ -213,9 +221,14 @@ def load_wave(recording: Recording, rate: int):
     if recording.audio.endswith("|"):
         raise DataError(f"{recording.audio}: a pipe; give an audio file")
     try:
-        return read_audio(recording.audio, rate)
+        return read_audio(recording.audio, rate, say=say)
     except AudioError as error:
         raise DataError(str(error)) from None
+
+
+def say(line: str) -> None:
+    """Print a line to standard error."""
+    print(f"{NAME}: {line}", file=sys.stderr, flush=True)
 
 
 # ------------------------------------------------------------------ the modes
@@ -238,15 +251,15 @@ def analyse(
     trained = transcriber.trained
     wave = load_wave(recording, trained.rate)
     try:
-        encoded = trained.encode(wave, recording.id)
+        pieces = list(transcriber.encode_pieces(wave, recording.id))
     except (AudioError, UnknownTimesError) as error:
         raise DataError(str(error)) from None
+    encoded = transcriber.joined(pieces, len(wave))
     times = encoded.times.of_strides()
     hypothesis, words, source = None, [], ""
     if encoded.log_probs is not None:
-        heard = transcriber.recognise(encoded, wave)
-        hypothesis = heard.text
-        words, source = heard.words, "CTC's, of the hypothesis"
+        hypothesis, words = transcriber.recognise_pieces(pieces)
+        source = "CTC's, of the hypothesis"
         if recording.text:
             try:
                 words = transcriber.align(wave, recording.text).words
@@ -324,7 +337,7 @@ def collect(
             phones = reference.phones.get(recording.id) if every_phone else None
         try:
             wave = load_wave(recording, trained.rate)
-            times = trained.encode(wave, recording.id).times.of_strides()
+            times = transcriber.encode(wave, recording.id).times.of_strides()
         except UnknownTimesError as error:  # of no recording
             raise DataError(str(error)) from None
         except (AudioError, DataError) as error:

@@ -5,9 +5,12 @@
     adastride-transcribe --model model.zip --output_dir out --format txt,srt folder/
 
 Files, folders (recursively) and ``-`` (standard input), in any format, rate and number
-of channels that libsndfile reads. Without ``--output_dir``, the result is printed. A
-file that cannot be used is named on standard error and the others go on; the exit
-status is then 1.
+of channels that libsndfile or FFmpeg read, films included. Without ``--output_dir``,
+the result is printed. A file that cannot be used, and media in a folder that are not
+read, are named on standard error and the others continue; the exit status is then 1.
+
+``--output_dir`` remembers which recording each of its files is of: what was done is
+left alone, and another recording of the same name gets the name with its suffix.
 """
 
 import argparse
@@ -16,20 +19,24 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Sequence
+from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 from espnet_adastride.audio import (
     AUDIO_SUFFIXES,
     STDIN,
     AudioError,
     Source,
-    find_audio,
+    describe_unread,
+    find_media,
+    quick_seconds,
     read_audio,
+    shown,
 )
 from espnet_adastride.bin.model_options import add_model_options, load_transcriber
 from espnet_adastride.corpus import atomic_open
 from espnet_adastride.recipe.errors import RecipeError, str2bool
 from espnet_adastride.recipe.numbers import real
+from espnet_adastride.recipe.sources import Sources
 from espnet_adastride.transcripts import FORMATS, Transcript, to_dict
 
 NAME = "adastride-transcribe"
@@ -42,10 +49,21 @@ class UsageError(Exception):
 
 
 class Job(NamedTuple):
-    """A recording and the files to write it to, by format; none: standard output."""
+    """A recording and the files to write it to, by format; none: standard output.
+
+    Attributes:
+        source: the recording.
+        outputs: files by format.
+        name: of the files, without the format's ending.
+        done: all of them are there, and of this recording.
+        obstacle: why they cannot be written, or "".
+    """
 
     source: Source
     outputs: Dict[str, Path]
+    name: str = ""
+    done: bool = False
+    obstacle: str = ""
 
 
 def read_formats(words: str) -> List[str]:
@@ -90,16 +108,22 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max_segment",
         type=real(),
-        default=20.0,
-        help="seconds; longer recordings are cut at pauses (default: 20)",
+        help="seconds; longer recordings are cut at pauses (default: what the model "
+        "was trained on, 20 at most; 20 where that is not known)",
     )
     return parser
 
 
-def plan(sources: Sequence[Source], output_dir, formats: Sequence[str]) -> List[Job]:
+def plan(
+    sources: Sequence[Source],
+    output_dir,
+    formats: Sequence[str],
+    overwrite: bool = False,
+) -> List[Job]:
     """Return a job per recording; two never write to the same file.
 
-    Recordings that differ in the suffix alone keep theirs: ``a.wav.txt``.
+    Recordings that differ in the suffix alone keep theirs: ``a.wav.txt``. So does one
+    whose name's files in the folder are of another recording.
 
     Raises:
         UsageError: for two recordings of one name.
@@ -109,9 +133,12 @@ def plan(sources: Sequence[Source], output_dir, formats: Sequence[str]) -> List[
     counts: Dict[str, int] = {}
     for source in sources:
         counts[source.name] = counts.get(source.name, 0) + 1
-    jobs, owners = [], {}
+    jobs, owners, known = [], {}, Sources(output_dir)
     for source in sources:
         name = source.name if counts[source.name] == 1 else source.full
+        taken = any((Path(output_dir) / f"{name}.{f}").exists() for f in FORMATS)
+        if taken and not overwrite and known.relation(name, source.path) == "other":
+            name = source.full
         outputs = {f: Path(output_dir) / f"{name}.{f}" for f in formats}
         for path in outputs.values():
             if path in owners:
@@ -120,15 +147,30 @@ def plan(sources: Sequence[Source], output_dir, formats: Sequence[str]) -> List[
                     f"{path}: give their folder, or an --output_dir to each"
                 )
             owners[path] = source.path
-        jobs.append(Job(source, outputs))
+        done, obstacle = False, ""
+        there = [path for path in outputs.values() if path.exists()]
+        if there and not overwrite:
+            relation = known.relation(name, source.path)
+            done = relation == "same" and len(there) == len(outputs)
+            if relation in ("", "other"):
+                other = known.known.get(name, {}).get("source")
+                obstacle = (
+                    f"{shown(source.path)}: {shown(there[0])} is there, of "
+                    f"{shown(other) if other else 'a recording that is not known'}; "
+                    "give another --output_dir, or --overwrite true"
+                )
+        jobs.append(Job(source, outputs, name, done, obstacle))
     return jobs
 
 
-def _check(args: argparse.Namespace) -> List[Job]:
-    """Return what is to be done; all that can be told before the model is loaded."""
+def _check(args: argparse.Namespace) -> Tuple[List[Job], bool]:
+    """Return what is to be done; all that can be told before the model is loaded.
+
+    And whether there is media that is not read.
+    """
     if args.ngpu not in (0, 1):
         raise UsageError(f"--ngpu {args.ngpu}: give 0 or 1")
-    if not args.max_segment >= 1:
+    if args.max_segment is not None and not args.max_segment >= 1:
         raise UsageError(f"--max_segment {args.max_segment:g}: give 1 second or more")
     if not os.path.exists(args.model):
         raise UsageError(
@@ -138,12 +180,14 @@ def _check(args: argparse.Namespace) -> List[Job]:
     if args.output_dir is None and len(args.format) > 1:
         raise UsageError("several formats at once need --output_dir")
     try:
-        sources, skipped = find_audio(args.audio)
+        sources, unread, others = find_media(args.audio)
     except AudioError as error:
         raise UsageError(str(error)) from None
-    if skipped:
-        what = "file that is" if skipped == 1 else "files that are"
-        _say(f"{skipped} {what} not audio left out")
+    if others:
+        what = "file that is" if others == 1 else "files that are"
+        _say(f"{others} {what} not audio left out")
+    if unread:
+        _say(describe_unread(unread))
     if not sources:
         raise UsageError(
             f"{', '.join(args.audio)}: no audio in it "
@@ -153,22 +197,11 @@ def _check(args: argparse.Namespace) -> List[Job]:
         raise UsageError(
             f"{len(sources)} recordings as {args.format[0]} need --output_dir"
         )
-    return plan(sources, args.output_dir, args.format)
+    return plan(sources, args.output_dir, args.format, args.overwrite), bool(unread)
 
 
 def _say(message: str) -> None:
     print(f"{NAME}: {message}", file=sys.stderr, flush=True)
-
-
-def _seconds(source: Source) -> float:
-    """Return the length in the file's header, 0 where it is not known."""
-    import soundfile
-
-    try:
-        info = soundfile.info(source.path)
-        return info.frames / info.samplerate
-    except (OSError, RuntimeError, ZeroDivisionError):
-        return 0.0
 
 
 def _write(transcript: Transcript, job: Job, args, several: bool) -> None:
@@ -189,19 +222,19 @@ def _write(transcript: Transcript, job: Job, args, several: bool) -> None:
 
 def transcribe(args: argparse.Namespace) -> int:
     """Transcribe all recordings; return the exit status."""
-    jobs = _check(args)
-    todo = [
-        job
-        for job in jobs
-        if args.overwrite or not job.outputs or not _all_there(job.outputs.values())
-    ]
-    if len(todo) < len(jobs):
+    jobs, unread = _check(args)
+    before = sum(job.done for job in jobs)
+    if before:
         _say(
-            f"{len(jobs) - len(todo)} of {len(jobs)} recordings were done before "
+            f"{before} of {len(jobs)} recordings were done before "
             "(--overwrite true does them again)"
         )
+    blocked = [job for job in jobs if job.obstacle]
+    for job in blocked:
+        _say(f"error: {job.obstacle}")
+    todo = [job for job in jobs if not job.done and not job.obstacle]
     if not todo:
-        return 0
+        return 1 if blocked or unread else 0
     from tqdm import tqdm
 
     try:
@@ -210,15 +243,17 @@ def transcribe(args: argparse.Namespace) -> int:
             inference_config=args.inference_config,
             max_segment=args.max_segment,
             times=set(args.format) != {"txt"},
+            say=_say,
         )
     except RecipeError as error:
         raise UsageError(str(error)) from None
     from espnet_adastride.plugin.errors import UnknownTimesError
 
     terminal = sys.stderr.isatty()
-    total = sum(_seconds(j.source) for j in todo if j.source.path != STDIN)
-    failed = done = 0
+    total = sum(quick_seconds(j.source.path) for j in todo if j.source.path != STDIN)
+    failed, done = len(blocked), 0
     heard, begin = 0.0, time.monotonic()
+    records = None if args.output_dir is None else Sources(args.output_dir)
     with tqdm(
         total=round(total, 1) or None,
         unit="s",
@@ -226,6 +261,10 @@ def transcribe(args: argparse.Namespace) -> int:
         file=sys.stderr,
         bar_format=BAR if total else BAR_WITHOUT_END,
     ) as bar:
+
+        def note(line):
+            with tqdm.external_write_mode(sys.stderr):
+                _say(line)
 
         def progress(seconds):
             nonlocal heard
@@ -238,19 +277,19 @@ def transcribe(args: argparse.Namespace) -> int:
             for job in todo:
                 source = job.source
                 try:
-                    wave = read_audio(source.path, recognise.trained.rate)
+                    wave = read_audio(source.path, recognise.trained.rate, say=note)
                     name = "stdin" if source.path == STDIN else source.path
                     transcript = recognise.transcribe(wave, name, progress)
                     if transcript.silent:
-                        with tqdm.external_write_mode(sys.stderr):
-                            _say(f"{source.path}: nothing but silence; no words")
+                        note(f"{shown(source.path)}: nothing but silence; no words")
                     with tqdm.external_write_mode(sys.stderr):
                         _write(transcript, job, args, len(jobs) > 1)
+                    if records is not None and source.path != STDIN:
+                        records.add(job.name, source.path)
                     done += 1
                 except AudioError as error:
                     failed += 1
-                    with tqdm.external_write_mode(sys.stderr):
-                        _say(f"error: {error}")
+                    note(f"error: {error}")
         except UnknownTimesError as error:
             bar.close()
             raise UsageError(f"{error}; --format txt needs no times") from None
@@ -263,12 +302,8 @@ def transcribe(args: argparse.Namespace) -> int:
         rtf = f", RTF {spent / heard:.2f}" if heard else ""
         _say(f"{done} recordings, {heard:.1f} s of audio in {spent:.1f} s{rtf}")
     if failed:
-        _say(f"{failed} of {len(todo)} recordings failed")
-    return 1 if failed else 0
-
-
-def _all_there(paths) -> bool:
-    return all(path.is_file() for path in paths)
+        _say(f"{failed} of {len(todo) + len(blocked)} recordings failed")
+    return 1 if failed or unread else 0
 
 
 def main(cmd=None) -> None:

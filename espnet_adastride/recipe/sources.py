@@ -1,0 +1,99 @@
+"""What a folder of outputs was made from: one line of JSON for every recording.
+
+``.transcribed.jsonl`` in the folder says of each output's name which file it is of, so
+that another recording of the same name is not taken for done::
+
+    {"name": "p0", "source": "/talks/p0.ogg", "size": 5120, "mtime_ns": 17,
+     "sha256": "e3b0..."}
+
+Lines are appended, the last one of a name counts, and one that was cut off by an
+interruption is passed over.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Dict
+
+from espnet_adastride.recipe.files import PathLike
+
+RECORDS_NAME = ".transcribed.jsonl"
+
+
+def digest(path: PathLike) -> str:
+    """Return the SHA-256 sum of a file's content."""
+    total = hashlib.sha256()
+    with open(os.fsencode(path), "rb") as file:
+        while block := file.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()
+
+
+class Sources:
+    """The records of one folder.
+
+    Args:
+        folder: of the outputs; need not exist yet.
+    """
+
+    def __init__(self, folder: PathLike):
+        self.path = Path(folder) / RECORDS_NAME
+        self.known: Dict[str, Dict[str, Any]] = {}
+        try:
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError):
+            lines = []
+        for line in lines:
+            try:
+                record = json.loads(line)
+                self.known[record["name"]] = record
+            except (ValueError, KeyError, TypeError):
+                continue
+
+    def relation(self, name: str, source: PathLike) -> str:
+        """Return what a file is to the outputs of a name.
+
+        Returns:
+            ``""``: nothing is known of the name; ``same``: they are of this file;
+            ``changed``: of this place, whose content is another one now; ``other``: of
+            another recording. The same place, size and time of change are taken for the
+            same content; else the content decides, so that recordings may be moved.
+        """
+        record = self.known.get(name)
+        if record is None:
+            return ""
+        try:
+            status = os.stat(os.fsencode(source))
+            same_place = record["source"] == os.path.abspath(source)
+            if record["size"] == status.st_size:
+                if same_place and record["mtime_ns"] == status.st_mtime_ns:
+                    return "same"
+                if record["sha256"] == digest(source):
+                    return "same"
+            return "changed" if same_place else "other"
+        except (OSError, KeyError):
+            return "other"
+
+    def add(self, name: str, source: PathLike) -> None:
+        """Write down that the outputs of a name are of a file."""
+        status = os.stat(os.fsencode(source))
+        record = {
+            "name": name,
+            "source": os.path.abspath(source),
+            "size": status.st_size,
+            "mtime_ns": status.st_mtime_ns,
+            "sha256": digest(source),
+        }
+        self.known[name] = record
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            # a line that was cut off stays a line of its own
+            file.write(("" if self._ends_well() else "\n") + json.dumps(record) + "\n")
+
+    def _ends_well(self) -> bool:
+        with self.path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) == 0:
+                return True
+            file.seek(-1, os.SEEK_END)
+            return file.read() == b"\n"
