@@ -21,6 +21,10 @@ class UnknownTimesError(PluginError):
     """When a model's frames are is not known, and something that needs it was asked."""
 
 
+class NotFiniteError(PluginError):
+    """Losses or statistics that are not numbers: nothing can be learned by them."""
+
+
 class UnreadableAudioError(PluginError):
     """A recording of ``wav.scp`` that is gone or cannot be decoded."""
 

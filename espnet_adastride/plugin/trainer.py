@@ -10,11 +10,14 @@ weights to draw, and ESPnet 202611 would stop. No pictures where ESPnet draws no
 attention either: with ``num_att_plot: 0``, ``use_matplotlib: false`` or DeepSpeed
 (which brings a trainer of its own).
 
+It stops a training whose losses are not numbers (``finite.py``).
+
 It also resumes under ESPnet 202611 what 202511 trained: its checkpoints hold numpy's
 numbers and time spans, which 202611 takes for possible code.
 """
 
 import _codecs
+import contextlib
 import datetime
 import logging
 from pathlib import Path
@@ -25,6 +28,7 @@ import torch
 from espnet_adastride import atomic_save
 from espnet_adastride.downsampling.registry import downsampler_class
 from espnet_adastride.plugin.espnet import Trainer
+from espnet_adastride.plugin.finite import WatchedBatches, refuse_epoch, refuse_run
 from espnet_adastride.plugin.frame_times import frame_times
 from espnet_adastride.plugin.frontends import model_frames, why_unknown
 from espnet_adastride.plugin.greedy import main_frames
@@ -45,7 +49,27 @@ REPORTED = [
 DEFAULT_RATE = 16000
 
 
-class StrideTrainer(Trainer):
+class FiniteTrainer(Trainer):
+    """ESPnet's trainer; it stops where losses are not numbers."""
+
+    @classmethod
+    def train_one_epoch(cls, model, iterator, *args, **kwargs):
+        """Train as ESPnet does; stop where losses are not finite, naming the batch."""
+        with watched_losses(model, iterator) as batches:
+            result = super().train_one_epoch(model, batches, *args, **kwargs)
+        refuse_epoch(batches, "training")
+        return result
+
+    @classmethod
+    def validate_one_epoch(cls, model, iterator, *args, **kwargs):
+        """Validate as ESPnet does; stop if a loss is not finite, naming the batch."""
+        with watched_losses(model, iterator) as batches:
+            result = super().validate_one_epoch(model, batches, *args, **kwargs)
+        refuse_epoch(batches, "validation")
+        return result
+
+
+class StrideTrainer(FiniteTrainer):
     """ESPnet's trainer; where attention is drawn, strides are drawn, too."""
 
     @staticmethod
@@ -93,6 +117,23 @@ class StrideTrainer(Trainer):
                     save_figure(picture, folder / f"strides.{epoch}ep.png", dpi=100)
                 if summary_writer is not None:
                     summary_writer.add_figure(f"strides_{key}", picture, epoch)
+
+
+@contextlib.contextmanager
+def watched_losses(model, iterator):
+    """Give an epoch's batches, whose losses are looked at as they are computed."""
+    batches = WatchedBatches(iterator)
+
+    def watch(module, inputs, output):
+        batches.watch(module, inputs, output)
+        if model.training:
+            refuse_run(batches)
+
+    hook = model.register_forward_hook(watch)
+    try:
+        yield batches
+    finally:
+        hook.remove()
 
 
 def fit_epochs(folder, model) -> None:

@@ -24,6 +24,7 @@ from espnet_adastride.downsampling.stages import (
 )
 from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.errors import ConfigurationError, ModelError
+from espnet_adastride.plugin.trainer import FiniteTrainer
 from espnet_adastride.vqvae.log_mel import LogMel
 from espnet_adastride.vqvae.measures import perplexity
 from espnet_adastride.vqvae.network import VQVAE, network_words
@@ -77,7 +78,7 @@ class VQVAETask(espnet.AbsTask):
 
     num_optimizers = 1
     class_choices_list = []
-    trainer = espnet.Trainer
+    trainer = FiniteTrainer
 
     @classmethod
     def add_task_arguments(cls, parser: argparse.ArgumentParser):
@@ -159,6 +160,11 @@ def read_statistics(path, size: int) -> Tuple[torch.Tensor, torch.Tensor]:
         raise ConfigurationError(
             f"--stats_file {path}: of {total.shape[-1]} mel bins, features_conf asks "
             f"for {size}; collect the statistics again"
+        )
+    if not (np.isfinite(total).all() and np.isfinite(squares).all() and count > 0):
+        raise ConfigurationError(
+            f"--stats_file {path}: not numbers (NaN, infinite): a recording holds such "
+            "samples; take it out and collect the statistics again"
         )
     mean = total / count
     deviation = np.sqrt(np.maximum(squares / count - mean**2, 1e-6))

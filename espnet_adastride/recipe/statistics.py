@@ -30,6 +30,24 @@ def add_vocabulary_size(folder: Path, token_type: str, tokens: int) -> None:
     write_text(folder / f"text_shape.{token_type}", lines)
 
 
+def check_finite(path: PathLike) -> None:
+    """Refuse statistics of features that are not numbers.
+
+    Raises:
+        RecipeError: naming the file and what leads to it.
+    """
+    import numpy
+
+    with numpy.load(path) as arrays:
+        wrong = [k for k in arrays if not numpy.isfinite(arrays[k]).all()]
+    if wrong:
+        raise RecipeError(
+            f"{path}: {' and '.join(wrong)} of the features are not numbers (NaN, "
+            "infinite): a recording of the training set holds such samples, or all "
+            "zeros where the logarithm has no floor; run stage 3 again, which names it"
+        )
+
+
 def finish(
     joined: PathLike,
     output: PathLike,
@@ -57,6 +75,8 @@ def finish(
             counts.append(sum(1 for _ in file))
     if not text_only and not (joined / "train" / "feats_stats.npz").exists():
         raise RecipeError(f"{joined}/train: the jobs wrote no feats_stats.npz")
+    if not text_only:
+        check_finite(joined / "train" / "feats_stats.npz")
     for mode in ("train", "valid"):
         replace_dir(joined / mode, output / mode)
     joined.rmdir()
