@@ -1,0 +1,275 @@
+"""Files to samples: all the sound in them, or a line that names what is wrong."""
+
+import builtins
+import os
+
+import numpy as np
+import pytest
+import soundfile
+
+import media
+from espnet_adastride import audio
+from espnet_adastride.corpora.audio import (
+    AudioError,
+    audio_info,
+    quick_seconds,
+    read_samples,
+)
+from media import RATE, speech
+
+pytest.importorskip("av")
+
+
+def likeness(wave, other, most=3000):
+    """Return the largest correlation of two waves, one a little later or earlier."""
+    n = min(len(wave), len(other))
+    size = 2 ** int(np.ceil(np.log2(2 * n)))
+    spectrum = np.fft.rfft(wave[:n], size) * np.conj(np.fft.rfft(other[:n], size))
+    correlation = np.fft.irfft(spectrum, size)
+    best = max(correlation[: most + 1].max(), correlation[-most:].max())
+    return best / np.sqrt((wave[:n] ** 2).sum() * (other[:n] ** 2).sum())
+
+
+def error_of(path, **options):
+    with pytest.raises(AudioError) as error:
+        read_samples(path, **options)
+    message = str(error.value)
+    assert message.startswith(f"{path}: ") and "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    "name, codec",
+    [
+        ("a.m4a", "aac"), ("a.mp4", "aac"), ("a.mov", "aac"), ("a.mkv", "aac"),
+        ("a.aac", "aac"), ("a.3gp", "aac"), ("b.m4a", "alac"), ("a.mka", "flac"),
+        ("a.wma", "wmav2"), ("a.mp3", "libmp3lame"), ("a.mp2", "mp2"),
+    ],
+)  # fmt: skip
+def test_every_container_has_all_of_the_speech(name, codec, tmp_path):
+    wave = speech()
+    path = media.encode(tmp_path / name, codec, wave, bit_rate=64000)
+    info = audio_info(path)
+    assert (info.rate, info.channels, info.reader) == (RATE, 1, "ffmpeg")
+    # encoders work in frames of up to 2048 samples, and pad
+    assert len(wave) - 1024 <= info.samples <= len(wave) + 2500
+    found, rate = read_samples(path)
+    assert found.shape == (info.samples, 1) and found.dtype == np.float32
+    assert rate == RATE and likeness(found[:, 0], wave) > 0.95
+    part, _ = read_samples(path, 5000, 9000)
+    np.testing.assert_array_equal(part, found[5000:9000])
+    assert quick_seconds(path) == pytest.approx(info.seconds, rel=0.3)
+
+
+def test_a_browsers_recording_and_a_film(tmp_path):
+    import soxr
+
+    wave = speech()
+    path = tmp_path / "a.webm"
+    media.encode(path, "libopus", soxr.resample(wave, RATE, 48000), 48000)
+    found = audio.read_audio(path, RATE)
+    assert len(found) == pytest.approx(len(wave), abs=800)
+    assert likeness(found, wave) > 0.95
+    stereo = np.stack([wave, 0.5 * wave], axis=1)
+    film = media.encode(tmp_path / "film.mp4", "aac", stereo, video=True)
+    assert audio_info(film).channels == 2
+    found = audio.read_audio(film, RATE)
+    assert len(found) == pytest.approx(len(wave), abs=1100)
+    assert np.abs(found).max() == pytest.approx(0.75 * np.abs(wave).max(), rel=0.1)
+
+
+def test_films_without_sound_or_with_a_choice(tmp_path):
+    path = media.film_without_sound(tmp_path / "silent.mp4")
+    assert "no audio stream in it (video alone)" in error_of(path)
+    path = media.encode(tmp_path / "two.mkv", "aac", speech(), streams=2)
+    assert "2 audio streams (0 aac, 1 aac); write the one" in error_of(path)
+
+
+@pytest.mark.parametrize(
+    "options, longer",
+    [
+        ({"format": "OGG", "subtype": "VORBIS"}, 1000),
+        ({"format": "OGG", "subtype": "OPUS"}, 1000),
+        ({"format": "MP3"}, 4000),
+        ({"format": "FLAC"}, 0),
+    ],
+)
+def test_files_joined_byte_by_byte_are_read_to_the_end(options, longer, tmp_path):
+    wave = speech()
+    other = speech("It is raining, so they stay at home.")
+    path = tmp_path / "joined"
+    parts = [media.sound_file(w, **options) for w in (wave, other)]
+    path.write_bytes(b"".join(parts))
+    found = audio.read_audio(path, RATE)
+    whole = len(wave) + len(other)
+    assert whole - 400 <= len(found) <= whole + longer
+    assert likeness(found[: len(wave)], wave) > 0.9
+    assert likeness(found[-len(other) :], other) > 0.9
+    # libsndfile alone stops behind the first
+    path.write_bytes(parts[0])
+    assert len(audio.read_audio(path, RATE)) <= len(wave) + 1000
+
+
+def test_an_mp3_without_its_length_table(tmp_path):
+    wave = np.concatenate([np.tile(speech(), 2), np.zeros(RATE, np.float32)])
+    content = media.sound_file(wave, format="MP3")
+    path = tmp_path / "a.mp3"
+    path.write_bytes(media.without_length_table(content))
+    found = audio.read_audio(path, RATE)
+    # with the encoder's delay, which nothing names now
+    assert len(wave) <= len(found) <= len(wave) + 3000
+    assert likeness(found, wave) > 0.9
+
+
+@pytest.mark.parametrize("suffix, codec", [("mkv", "aac"), ("webm", "libopus")])
+def test_a_container_that_was_cut_off_is_named(suffix, codec, tmp_path):
+    rate = 48000 if codec == "libopus" else RATE
+    wave = np.tile(speech(), 3)
+    path = media.encode(tmp_path / f"a.{suffix}", codec, wave, rate)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    message = error_of(path)
+    assert "cut off: " in message and message.endswith("get the file again")
+    path = media.encode(tmp_path / "a.m4a", "aac", wave)
+    path.write_bytes(path.read_bytes()[:20000])  # its index is at the end
+    assert "not audio that can be read" in error_of(path)
+
+
+@pytest.mark.parametrize(
+    "options", [{"format": "OGG", "subtype": "VORBIS"}, {"format": "MP3"}]
+)
+def test_of_a_stream_that_was_cut_off_all_that_is_there_is_read(options, tmp_path):
+    wave = np.tile(speech(), 3)
+    content = media.sound_file(wave, **options)
+    path = tmp_path / "cut"
+    path.write_bytes(content[: len(content) * 6 // 10])
+    found, _ = read_samples(path)
+    share = len(found) / len(wave)
+    assert 0.45 < share < 0.75 and likeness(found[:, 0], wave[: len(found)]) > 0.9
+
+
+def test_wav_files_whose_header_is_wrong(tmp_path):
+    wave = speech()
+    good = media.sound_file(wave, format="WAV")
+    path = tmp_path / "a.wav"
+    path.write_bytes(good + good)
+    assert "several WAV files, one behind the other" in error_of(path)
+    place = good.index(b"data") + 4
+    for sizes in (b"\xff" * 4, bytes(4)):  # a pipe's, and a recorder that was stopped
+        path.write_bytes(good[:4] + sizes + good[8:place] + sizes + good[place + 4 :])
+        found, _ = read_samples(path)
+        np.testing.assert_allclose(found[:, 0], wave, atol=1e-4)
+    short = (1036).to_bytes(4, "little"), (1000).to_bytes(4, "little")
+    content = good[:4] + short[0] + good[8:place] + short[1] + good[place + 4 :]
+    path.write_bytes(content)
+    assert "its header says that it ends at byte 1044" in error_of(path)
+    flac = media.sound_file(wave, format="FLAC")
+    path.write_bytes(flac[: len(flac) // 2])
+    message = error_of(path)
+    assert "damaged or cut off" in message and message.endswith("get the file again")
+
+
+def test_what_libsndfile_reads_well_is_left_to_it(tmp_path):
+    for name, options in (
+        ("a.wav", {}),
+        ("a.flac", {}),
+        ("a.ogg", {"format": "OGG", "subtype": "VORBIS"}),
+        ("a.opus", {"format": "OGG", "subtype": "OPUS"}),
+    ):
+        soundfile.write(tmp_path / name, speech(), RATE, **options)
+        info = audio_info(tmp_path / name)
+        assert (info.reader, info.samples) == ("libsndfile", len(speech()))
+        expected, _ = soundfile.read(tmp_path / name, dtype="float32", always_2d=True)
+        np.testing.assert_array_equal(read_samples(tmp_path / name)[0], expected)
+
+
+def test_without_pyav_the_extra_is_named(tmp_path, monkeypatch):
+    path = media.encode(tmp_path / "a.m4a", "aac", speech())
+    soundfile.write(tmp_path / "a.wav", speech(), RATE)
+    normal = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name == "av":
+            raise ImportError(name)
+        return normal(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    assert "pip install av, or this package's extra [audio]" in error_of(path)
+    assert len(read_samples(tmp_path / "a.wav")[0]) == len(speech())
+    assert quick_seconds(path) == 0.0
+
+
+def test_a_name_that_is_not_utf8(tmp_path):
+    name = bytes(tmp_path) + b"/caf\xe9.m4a"
+    made = media.encode(tmp_path / "a.m4a", "aac", speech())
+
+    path = os.fsdecode(name)
+    os.rename(made, path)
+    assert audio_info(path).samples == pytest.approx(len(speech()), abs=1100)
+    os.truncate(path, 100)
+    with pytest.raises(AudioError, match=r"caf\\xe9.m4a: not audio"):
+        read_samples(path)
+
+
+# ------------------------------------------------------- samples and channels
+
+
+def prepared(wave, rate=RATE):
+    said = []
+    return audio.prepare(wave, rate, RATE, "x", said.append), said
+
+
+def refused(wave):
+    with pytest.raises(AudioError) as error:
+        audio.prepare(wave, RATE, RATE, "x")
+    return str(error.value)
+
+
+def test_channels_that_cancel():
+    wave = speech()
+    rng = np.random.default_rng(0)
+    for other in (-wave, -wave + 1e-4 * rng.standard_normal(len(wave))):
+        found, (line,) = prepared(np.stack([wave, other], 1).astype(np.float32))
+        assert "its channels cancel each other" in line and "of 2" in line
+        assert likeness(found, wave, 0) ** 2 == pytest.approx(1.0, abs=1e-3)
+    # what is only in one channel, or the same in both, is averaged as before
+    found, said = prepared(np.stack([wave, 0 * wave], 1))
+    np.testing.assert_allclose(found, wave / 2)
+    assert said == []
+    silent, said = prepared(np.zeros((100, 2), np.float32))
+    assert said == [] and not silent.any()
+
+
+def test_samples_that_are_scaled():
+    wave = speech()
+    message = refused(wave * 32767)
+    assert "outside [-1, 1]" in message and "as 16-bit integers; divide" in message
+    assert "as 24-bit integers" in refused(wave * (2**23 - 1))
+    found, (line,) = prepared(wave * 4)
+    assert "samples reach" in line and "outside [-1, 1]" in line
+    np.testing.assert_array_equal(found, wave * 4)
+    assert prepared(wave * 1.5)[1] == []
+    assert "got int16; divide them by 32768" in refused((wave * 9).astype(np.int16))
+
+
+def test_shapes_that_are_taken():
+    wave = speech()
+    assert len(prepared(wave[:, None])[0]) == len(wave)
+    message = refused(wave[None])
+    assert "must be (n,) or (n, channels)" in message and "wave.T" in message
+
+
+def test_media_of_a_folder_that_are_not_read(tmp_path):
+    soundfile.write(tmp_path / "a.wav", speech(), RATE)
+    media.encode(tmp_path / "b.m4a", "aac", speech())
+    (tmp_path / "b.m4a").rename(tmp_path / "b.mp4.part")
+    (tmp_path / "protected.m4p").write_bytes(b"x")
+    (tmp_path / "notes.txt").write_text("no audio")
+    found = audio.find_media([str(tmp_path)])
+    assert [s.name for s in found.sources] == ["a"] and found.others == 1
+    names = [str(tmp_path / n) for n in ("b.mp4.part", "protected.m4p")]
+    assert found.unread == names
+    line = audio.describe_unread(found.unread)
+    assert line.startswith("2 media files are not read: ") and names[0] in line
+    # named, it is read whatever it is called
+    assert audio.find_media([str(tmp_path), names[0]]).unread == names[1:]
