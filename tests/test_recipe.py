@@ -16,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import media
 from espnet_adastride.atomic_save import atomic
 from espnet_adastride.bin import (
     filter_data,
@@ -30,7 +31,11 @@ from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.jobs import rotate
 from espnet_adastride.recipe.lock import lock
 from espnet_adastride.recipe.stamps import Stamp, fingerprint
-from espnet_adastride.recipe.statistics import add_vocabulary_size, statistics_options
+from espnet_adastride.recipe.statistics import (
+    add_vocabulary_size,
+    check_finite,
+    statistics_options,
+)
 
 
 # ------------------------------------------------------------------ data folders
@@ -89,6 +94,61 @@ def test_format_refuses_unusable_audio_and_lists_all_of_it(tmp_path):
     listed = datadir.read_table(f"{tmp_path}/dump.unusable_audio")
     assert set(listed) == {"broken", "stereo"} and "2 channels" in listed["stereo"]
     assert not (tmp_path / "dump").exists()
+
+
+def test_format_names_samples_that_are_not_numbers(tmp_path):
+    good = sine(440, 0.5, 16000)
+    bad = good.copy()
+    bad[100:110] = np.nan
+    source = make_set(tmp_path / "data", {"u1": (good, 16000)})
+    files = {"nan": bad, "scaled": good * 32767, "none": good[:0]}
+    for key, wave in files.items():
+        soundfile.write(source / f"{key}.wav", wave, 16000, subtype="FLOAT")
+    cut = (source / "u1.flac").read_bytes()
+    (source / "cut.wav").write_bytes(cut[: len(cut) // 2])
+    for name in datadir.TABLES:
+        with (source / name).open("a") as file:
+            for key in (*files, "cut"):
+                file.write(f"{key} {source}/{key}.wav\n")
+    with pytest.raises(SystemExit, match="4 of 5 audio files cannot be used"):
+        format_data.main(["--set", str(source), str(tmp_path / "dump")])
+    listed = datadir.read_table(f"{tmp_path}/dump.unusable_audio")
+    assert "10 samples are not numbers" in listed["nan"]
+    assert "scaled as 16-bit integers; divide them by 32768" in listed["scaled"]
+    assert "no samples" in listed["none"]
+    assert "get the file again" in listed["cut"] and "cut.wav" in listed["cut"]
+
+
+def test_format_converts_what_espnet_cannot_read(tmp_path, capsys):
+    wave = media.speech()
+    source = make_set(tmp_path / "data", {"u1": (wave, 16000)})
+    media.encode(source / "u2.m4a", "aac", wave)
+    joined = media.sound_file(wave, 16000, format="MP3")
+    (source / "u3.mp3").write_bytes(joined + joined)
+    for name in datadir.TABLES:
+        with (source / name).open("a") as file:
+            file.write(f"u2 {source}/u2.m4a\nu3 {source}/u3.mp3\n")
+    dump = tmp_path / "dump"
+    format_data.main(["--set", str(source), str(dump)])
+    assert "2 converted from mov, mp3" in capsys.readouterr().out
+    samples = {
+        k: int(n) for k, n in datadir.read_table(dump / "utt2num_samples").items()
+    }
+    for key, path in datadir.read_table(dump / "wav.scp").items():
+        found, rate = soundfile.read(path)  # as ESPnet does
+        assert rate == 16000 and len(found) == samples[key]
+    assert samples["u1"] == len(wave)
+    assert samples["u2"] == pytest.approx(len(wave), abs=1100)
+    assert 2 * len(wave) <= samples["u3"] <= 2 * len(wave) + 4000
+
+
+def test_statistics_that_are_not_numbers(tmp_path):
+    good = {"count": np.array(3), "sum": np.ones(4), "sum_square": np.ones(4)}
+    np.savez(tmp_path / "feats_stats.npz", **good)
+    check_finite(tmp_path / "feats_stats.npz")
+    np.savez(tmp_path / "feats_stats.npz", **{**good, "sum": np.array([1, np.nan])})
+    with pytest.raises(RecipeError, match="feats_stats.npz: sum of the features are n"):
+        check_finite(tmp_path / "feats_stats.npz")
 
 
 def test_tables_that_disagree_are_refused_by_name(tmp_path):

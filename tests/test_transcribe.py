@@ -18,6 +18,7 @@ pytest.importorskip("espnet2")
 from espnet2.main_funcs.pack_funcs import pack  # noqa: E402
 from espnet2.tasks.asr import ASRTask  # noqa: E402
 
+import media  # noqa: E402
 from espnet_adastride.audio import AudioError  # noqa: E402
 from espnet_adastride.bin import align, asr_inference_ctc, transcribe  # noqa: E402
 from espnet_adastride.plugin import trained  # noqa: E402
@@ -28,7 +29,9 @@ from espnet_adastride.plugin.errors import (  # noqa: E402
 )
 from espnet_adastride.plugin.frame_times import FrameTimes  # noqa: E402
 from espnet_adastride.plugin.greedy import CTCGreedy  # noqa: E402
+from espnet_adastride.recipe.lengths import TrainingLengths  # noqa: E402
 from espnet_adastride.recipe.tokens import train_bpe  # noqa: E402
+from espnet_adastride.times import force_align, path_spans  # noqa: E402
 from espnet_adastride.transcribe import Transcriber  # noqa: E402
 from espnet_adastride.transcripts import read_ctm  # noqa: E402
 from tiny_models import RATE, TOKENS, make_experiment  # noqa: E402
@@ -500,6 +503,127 @@ def test_an_interruption_keeps_what_is_written(
     assert [p.name for p in (tmp_path / "out").rglob("[!.]*")] == ["a.txt"]
 
 
+def test_what_was_done_is_of_its_recording(loaded, exp, recordings, tmp_path, capsys):
+    one, other = recordings / "p0.ogg", recordings / "elsewhere" / "p0.wav"
+    other.parent.mkdir()
+    soundfile.write(one, noise(2.0, 3), RATE)
+    soundfile.write(other, noise(1.0, 4), RATE)
+    out = tmp_path / "out"
+    command = ["--model", exp, "--output_dir", out]
+    assert run(capsys, *command, one)[0] == 0
+    first = (out / "p0.txt").read_text()
+    assert "1 of 1 recordings were done before" in run(capsys, *command, one)[2]
+    # another recording of that name gets one of its own
+    status, _, said = run(capsys, *command, other)
+    assert status == 0 and "done before" not in said
+    wave, _ = soundfile.read(other, dtype="float32")
+    assert (out / "p0.wav.txt").read_text() == loaded(wave).text + "\n"
+    assert (out / "p0.txt").read_text() == first
+    assert "1 of 1 recordings were done before" in run(capsys, *command, other)[2]
+    # a recording that has changed is transcribed again
+    soundfile.write(other, noise(1.5, 5), RATE)
+    assert run(capsys, *command, other)[0] == 0
+    wave, _ = soundfile.read(other, dtype="float32")
+    assert (out / "p0.wav.txt").read_text() == loaded(wave).text + "\n"
+    # what nobody knows of is not written over
+    (out / "a.txt").write_text("a reference\n")
+    status, _, said = run(capsys, *command, recordings / "a.wav")
+    assert status == 1 and "a.txt is there, of a recording that is not known" in said
+    assert (out / "a.txt").read_text() == "a reference\n"
+
+
+def test_a_film_is_transcribed(loaded, exp, tmp_path, capsys):
+    wave = media.speech()
+    film = media.encode(tmp_path / "film.mp4", "aac", wave, video=True)
+    media.film_without_sound(tmp_path / "pictures.mp4")
+    (tmp_path / "locked.m4p").write_bytes(b"x")
+    status, printed, said = run(capsys, "--model", exp, tmp_path)
+    assert status == 1 and printed.startswith(f"{film}\t")
+    assert "pictures.mp4: no audio stream in it (video alone)" in said
+    assert f"1 media file is not read: {tmp_path}/locked.m4p" in said
+    expected = loaded(film)
+    assert printed == f"{film}\t{expected.text}\n"
+    assert expected.duration == pytest.approx(len(wave) / media.RATE, abs=0.1)
+
+
+# ------------------------------------------------------- pieces of recordings
+
+
+def lengths(usual, longest):
+    seconds = {"median": 1.0, "90%": 1.0, "99%": usual, "longest": longest}
+    return TrainingLengths(9, seconds)
+
+
+def test_pieces_are_as_long_as_the_training_had_them(transcriber, monkeypatch):
+    model, wave = transcriber.trained, noise(9.0)
+    monkeypatch.setattr(model, "lengths", None)
+    assert Transcriber(model).pieces(wave) == [(0, len(wave))]
+    monkeypatch.setattr(model, "lengths", lengths(2.5, 4.0))
+    said = []
+    own = Transcriber(model, say=said.append)
+    assert own.max_segment == 2.5 and own.whole == 4.0 and said == []
+    pieces = own.pieces(wave)
+    assert max(b - a for a, b in pieces) <= 2.5 * RATE and pieces[-1][1] == len(wave)
+    assert own.pieces(wave[: 4 * RATE]) == [(0, 4 * RATE)]  # as in training: whole
+    strict = Transcriber(model, max_segment=3.0, say=said.append)
+    assert len(strict.pieces(wave[: 4 * RATE])) == 2 and said == []
+    Transcriber(model, max_segment=20.0, say=said.append)
+    assert "pieces of up to 20 s, and the model was trained on" in said[0]
+    assert "up to 4.0 s" in said[0] and "2.5 s is the default" in said[0]
+    for value in (0.5, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="max_segment must be a number"):
+            Transcriber(model, max_segment=value)
+
+
+def test_a_long_recording_is_aligned_as_a_whole(transcriber, monkeypatch):
+    """Tokens and times of every piece are those of the piece alone, moved."""
+    wave = noise(9.0)
+    own = Transcriber(transcriber.trained, max_segment=3.0)
+    pieces = own.pieces(wave)
+    assert len(pieces) >= 3
+    seen = []
+    encode = own.trained.encode
+    monkeypatch.setattr(
+        own.trained, "encode", lambda w, n="": (seen.append(len(w)), encode(w, n))[1]
+    )
+    joined = own.encode(wave)
+    assert seen == [b - a for a, b in pieces]
+    edges, scores = [], []
+    for begin, end in pieces:
+        alone = encode(wave[begin:end])
+        edges.append(alone.times.boundaries[:-1] + begin / RATE)
+        scores.append(alone.log_probs)
+    np.testing.assert_allclose(joined.times.boundaries[:-1], np.concatenate(edges))
+    assert joined.times.boundaries[-1] == pytest.approx(9.0)
+    assert np.all(np.diff(joined.times.boundaries) >= 0)
+    torch.testing.assert_close(joined.log_probs, torch.cat(scores))
+    text = "A B A B B A A B"
+    segment = own.align(wave, text)
+    words, ids, _ = own.trained.tokens_of_words(text)
+    path, _ = force_align(torch.cat(scores), ids, own.trained.model.blank_id)
+    spans = path_spans(path, own.trained.model.blank_id)
+    own_tokens = [token for token in segment.tokens]
+    assert [w.text for w in segment.words] == words
+    boundaries = joined.times.boundaries
+    assert [t.start for t in own_tokens] == [boundaries[s.first] for s in spans]
+    assert [t.end for t in own_tokens] == [boundaries[s.end] for s in spans]
+
+
+def test_a_piece_that_would_not_fit_is_refused_before_it_starts(
+    transcriber, monkeypatch
+):
+    model = transcriber.trained
+    frames = 1000 / model.step / model.overall_stride()
+    heads = model.args.encoder_conf["attention_heads"]
+    assert model.attention_bytes(1000.0) == pytest.approx(24 * heads * frames**2)
+    monkeypatch.setattr(trained, "free_memory", lambda device: 10**8)
+    monkeypatch.setattr(trained, "CHECKED_BYTES", 10**6)
+    monkeypatch.setattr(model.model, "encode", None)  # it does not come to that
+    wave = np.zeros(1000 * RATE, np.float32)
+    with pytest.raises(AudioError, match="x: a piece of 1000 s needs about .* GB.*cut"):
+        model.encode(wave, "x")
+
+
 def test_mistakes_are_told_before_a_model_is_loaded(recordings, tmp_path, capsys):
     def said(*words, model=recordings):
         status, _, line = run(capsys, "--model", model, *words)
@@ -520,7 +644,7 @@ def test_mistakes_are_told_before_a_model_is_loaded(recordings, tmp_path, capsys
         a, recordings.parent / "a.wav", "--output_dir", tmp_path / "out"
     )
     # the suffix tells these two apart
-    sources = transcribe.find_audio(["x/a.wav", "x/a.mp3", "b.wav"])[0]
+    sources = transcribe.find_media(["x/a.wav", "x/a.mp3", "b.wav"]).sources
     jobs = transcribe.plan(sources, "out", ["txt"])
     assert [str(job.outputs["txt"]) for job in jobs] == [
         "out/a.wav.txt", "out/a.mp3.txt", "out/b.txt",

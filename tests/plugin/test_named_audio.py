@@ -62,3 +62,16 @@ def test_a_tool_ends_in_that_line(wav_scp):
     with pytest.raises(SystemExit) as error:
         run.main(["-c", code])
     assert str(error.value).startswith(f"error: {bad}: cannot be decoded")
+
+
+def test_samples_that_are_not_numbers_are_named(wav_scp):
+    bad = wav_scp.parent / "bad.wav"
+    wave = np.zeros(4000, np.float32)
+    wave[7:10] = np.nan
+    soundfile.write(bad, wave, 16000, subtype="FLOAT")
+    wav_scp.write_text(f"whole {wav_scp.parent}/whole.flac\nbad {bad}\n")
+    data = ESPnetDataset([(str(wav_scp), "speech", "sound")])
+    assert data["whole"][1]["speech"].shape == (40000,)
+    with pytest.raises(UnreadableAudioError) as error:
+        data["bad"]
+    assert str(error.value).startswith(f"{bad}: 3 samples are not numbers")
