@@ -17,7 +17,7 @@ import os
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import Iterator, List, Optional, Sequence, Tuple, Union
 
 import matplotlib
 import numpy as np
@@ -38,6 +38,8 @@ from espnet_adastride.times import Timed
 
 #: seconds between the columns of the spectrogram and the frames of the energy
 HOP = 0.005
+#: windows that are computed at a time
+BLOCK = 2000
 WINDOW = 0.025
 MEL_BINS = 80
 #: the picture shows this range below the loudest bin; beneath it is white
@@ -121,18 +123,28 @@ class StridePicture:
         return float(np.median(np.diff(self.uniform)))
 
 
-def _windows(wave: np.ndarray, rate: int) -> np.ndarray:
-    """Return (frames, window) samples, frame i centred at (i + 0.5) HOP seconds."""
+def _frames(wave: np.ndarray, rate: int) -> int:
+    """Return how many windows a recording has."""
+    return max(1, int(np.ceil(len(wave) / rate / HOP - 1e-9)))
+
+
+def _windows(wave: np.ndarray, rate: int) -> Iterator[np.ndarray]:
+    """Yield (frames, window) samples, frame i centred at (i + 0.5) HOP seconds.
+
+    In blocks: all windows of ten minutes together would take gigabytes.
+    """
     size = max(2, round(WINDOW * rate))
-    count = max(1, int(np.ceil(len(wave) / rate / HOP - 1e-9)))
-    centres = np.round((np.arange(count) + 0.5) * HOP * rate).astype(int)
-    padded = np.pad(np.asarray(wave, dtype=np.float64), size)
-    return padded[(centres + size - size // 2)[:, None] + np.arange(size)[None, :]]
+    centres = np.round((np.arange(_frames(wave, rate)) + 0.5) * HOP * rate).astype(int)
+    padded = np.pad(np.asarray(wave), size)
+    for first in range(0, len(centres), BLOCK):
+        begin = centres[first : first + BLOCK] + size - size // 2
+        places = begin[:, None] + np.arange(size)[None, :]
+        yield padded[places].astype(np.float64)
 
 
 def frame_edges(wave: np.ndarray, rate: int) -> np.ndarray:
     """Return (frames + 1,) seconds: the intervals that energy and speech speak of."""
-    count = len(_windows(wave, rate))
+    count = _frames(wave, rate)
     edges = np.arange(count + 1) * HOP
     edges[-1] = len(wave) / rate
     return edges
@@ -140,7 +152,8 @@ def frame_edges(wave: np.ndarray, rate: int) -> np.ndarray:
 
 def energy_db(wave: np.ndarray, rate: int) -> np.ndarray:
     """Return (frames,) the energy of 25 ms windows in dB below full scale."""
-    power = np.square(_windows(wave, rate)).mean(axis=1)
+    parts = [np.square(block).mean(axis=1) for block in _windows(wave, rate)]
+    power = np.concatenate(parts)
     return 10 * np.log10(np.maximum(power, 10 ** (SILENCE_DB / 10)))
 
 
@@ -162,18 +175,20 @@ def log_mel(wave: np.ndarray, rate: int, bins: int = MEL_BINS) -> np.ndarray:
 
     Triangular bands, equally wide in mel from 0 Hz to half the sampling rate.
     """
-    windows = _windows(wave, rate)
-    windows = windows * np.hanning(windows.shape[1])
+    window = max(2, round(WINDOW * rate))
     # long enough that the narrowest band holds a bin of the transform
-    size = 2 ** int(np.ceil(np.log2(max(windows.shape[1], rate / 10))))
-    power = np.square(np.abs(np.fft.rfft(windows, size, axis=1)))
+    size = 2 ** int(np.ceil(np.log2(max(window, rate / 10))))
     edges = np.linspace(0.0, mel(rate / 2), bins + 2)
     centre = mel(np.fft.rfftfreq(size, 1 / rate))[None, :]
     low, middle, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     bands = np.minimum(
         (centre - low) / (middle - low), (high - centre) / (high - middle)
-    )
-    return 10 * np.log10(np.maximum(bands.clip(min=0.0) @ power.T, 1e-10))
+    ).clip(min=0.0)
+    parts = []
+    for block in _windows(wave, rate):
+        spectrum = np.fft.rfft(block * np.hanning(window), size, axis=1)
+        parts.append(bands @ np.square(np.abs(spectrum)).T)
+    return 10 * np.log10(np.maximum(np.concatenate(parts, axis=1), 1e-10))
 
 
 def summary(picture: StridePicture) -> List[str]:
