@@ -1,22 +1,47 @@
 """Read any recording as one channel at a model's rate; find them; cut long ones.
 
-What libsndfile reads is read: wav, flac, ogg and opus, mp3, aiff, au, caf ... at any
-rate and with any number of channels.
+How files are decoded is decided in ``corpora/audio.py``.
 """
 
-import io
 import os
 import sys
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple, Union
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
-#: what is taken from folders; a file named on the command line may be called anything
-AUDIO_SUFFIXES = frozenset(
-    ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .caf .w64 .rf64 .nist "
-    ".sph".split()
+from espnet_adastride.corpora.audio import (
+    AUDIO_SUFFIXES,
+    AudioError,
+    AudioInfo,
+    Say,
+    audio_info,
+    is_media,
+    log_line,
+    quick_seconds,
+    read_samples,
+    shown,
 )
+
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "AudioError",
+    "AudioInfo",
+    "Source",
+    "audio_info",
+    "cut_at_pauses",
+    "describe_unread",
+    "find_audio",
+    "find_media",
+    "is_silent",
+    "prepare",
+    "quick_seconds",
+    "read_audio",
+    "read_samples",
+    "sample_problem",
+    "shown",
+]
+
 STDIN = "-"
 
 #: seconds over which energy is averaged, and from one value to the next
@@ -26,19 +51,22 @@ ENERGY_STEP = 0.01
 SHORTEST_PAUSE = 0.2
 #: below this amplitude (-80 dB of full scale) there is nothing to hear
 SILENT = 1e-4
+#: channels cancel where their mean has this share (-20 dB) of the loudest one's energy
+CANCELLED = 0.01
+#: peaks above 1 that lossy formats and hot mixes have; beyond, samples are scaled
+HOT, SCALED = 2.0, 16.0
 
 
-class AudioError(ValueError):
-    """A recording that cannot be used; one line that names it and the mend."""
-
-
-def read_audio(source: Union[str, Path], rate: int, name: str = "") -> np.ndarray:
+def read_audio(
+    source: Union[str, Path], rate: int, name: str = "", say: Optional[Say] = None
+) -> np.ndarray:
     """Return a recording, mixed down and resampled.
 
     Args:
         source: a file, or ``-`` for standard input.
         rate: samples per second that are wanted.
         name: for messages, if not ``source``.
+        say: takes a line on what is odd but can be used; None: the log.
 
     Returns:
         (samples,) float32, at least one sample, all finite.
@@ -47,61 +75,86 @@ def read_audio(source: Union[str, Path], rate: int, name: str = "") -> np.ndarra
         AudioError: if there is no such file, it cannot be decoded, is empty or holds
             samples that are not numbers.
     """
-    import soundfile
-
-    name = name or ("standard input" if str(source) == STDIN else str(source))
-    try:
-        if str(source) == STDIN:
-            data = sys.stdin.buffer.read()
-            if not data:
-                raise AudioError(f"{name}: empty; pipe an audio file into it")
-            file = io.BytesIO(data)
-        else:
-            if os.path.isfile(source) and os.path.getsize(source) == 0:
-                raise AudioError(f"{name}: an empty file; record or copy it again")
-            file = str(source)
-        wave, found = soundfile.read(file, dtype="float32", always_2d=True)
-    except soundfile.SoundFileError as error:
-        if str(source) != STDIN and not os.path.exists(source):
-            raise AudioError(f"{name}: no such file") from None
-        reason = getattr(error, "error_string", str(error)).strip(" .\n")
-        raise AudioError(
-            f"{name}: not audio that can be read ({reason}); convert it to wav or flac"
-        ) from None
-    except OSError as error:
-        raise AudioError(f"{name}: cannot be read ({error.strerror})") from None
+    content: Union[str, Path, bytes] = source
+    if str(source) == STDIN:
+        name = name or "standard input"
+        content = sys.stdin.buffer.read()
+        if not content:
+            raise AudioError(f"{name}: empty; pipe an audio file into it")
+    name = name or shown(source)
+    wave, found = read_samples(content, name=name, say=say)
     if len(wave) == 0:
         raise AudioError(f"{name}: no samples; record or copy it again")
-    return prepare(wave, found, rate, name)
+    return prepare(wave, found, rate, name, say)
 
 
-def prepare(wave: np.ndarray, found: int, rate: int, name: str) -> np.ndarray:
+def sample_problem(wave: np.ndarray) -> str:
+    """Return what is wrong with samples, "" if nothing is.
+
+    Args:
+        wave: of any shape, floats.
+    """
+    # one pass for the usual case: NaN and infinity stay in the sum
+    peak = float(np.abs(wave).max(initial=0.0))
+    if not np.isfinite(peak):
+        wrong = np.count_nonzero(~np.isfinite(wave))
+        return f"{wrong} samples are not numbers (NaN, infinite); export it again"
+    if peak > SCALED:
+        for bits in (16, 24, 32):
+            if peak <= 2 ** (bits - 1):
+                break
+        return (
+            f"samples reach {peak:.6g}, outside [-1, 1]: they seem to be scaled as "
+            f"{bits}-bit integers; divide them by {2 ** (bits - 1)}"
+        )
+    return ""
+
+
+def prepare(
+    wave: np.ndarray, found: int, rate: int, name: str, say: Optional[Say] = None
+) -> np.ndarray:
     """Return samples as (n,) float32 at another rate, mixed down.
+
+    Channels are averaged. Where they cancel each other (one is the negative of the
+    other), the loudest one is used.
 
     Args:
         wave: (n,) or (n, channels), numbers in [-1, 1].
         found: its samples per second.
         rate: samples per second that are wanted.
         name: for messages.
+        say: takes a line on what is odd but can be used; None: the log.
 
     Raises:
-        AudioError: for samples that are not numbers, or none.
+        AudioError: for samples that are not numbers, far outside [-1, 1], or none.
     """
+    say = say or log_line
     wave = np.asarray(wave)
     if wave.ndim not in (1, 2) or wave.size == 0:
         raise AudioError(
             f"{name}: samples must be (n,) or (n, channels), got {wave.shape}"
         )
-    if not np.issubdtype(wave.dtype, np.floating):
-        raise AudioError(f"{name}: samples must be floats in [-1, 1], got {wave.dtype}")
-    wrong = np.count_nonzero(~np.isfinite(wave))
-    if wrong:
+    if wave.ndim == 2 and wave.shape[1] > wave.shape[0]:
         raise AudioError(
-            f"{name}: {wrong} samples are not numbers (NaN, infinite); export it again"
+            f"{name}: samples must be (n,) or (n, channels), got {wave.shape}; if that "
+            "is (channels, n), as torchaudio gives it, transpose it (wave.T)"
         )
+    if not np.issubdtype(wave.dtype, np.floating):
+        mend = ""
+        if np.issubdtype(wave.dtype, np.signedinteger):
+            mend = f"; divide them by {2 ** (8 * wave.dtype.itemsize - 1)}"
+        raise AudioError(
+            f"{name}: samples must be floats in [-1, 1], got {wave.dtype}{mend}"
+        )
+    problem = sample_problem(wave)
+    if problem:
+        raise AudioError(f"{name}: {problem}")
     wave = wave.astype(np.float32, copy=False)
+    peak = float(np.abs(wave).max())
+    if peak > HOT:
+        say(f"{name}: samples reach {peak:.2f}, outside [-1, 1]; is it scaled?")
     if wave.ndim == 2:
-        wave = wave[:, 0] if wave.shape[1] == 1 else wave.mean(axis=1)
+        wave = _mixed(wave, name, say)
     if found != rate:
         import soxr
 
@@ -109,6 +162,23 @@ def prepare(wave: np.ndarray, found: int, rate: int, name: str) -> np.ndarray:
         if len(wave) == 0:
             raise AudioError(f"{name}: too short to be resampled to {rate} Hz")
     return np.ascontiguousarray(wave, dtype=np.float32)
+
+
+def _mixed(wave: np.ndarray, name: str, say: Say) -> np.ndarray:
+    """Return the mean of channels (n, channels), or the loudest if they cancel."""
+    if wave.shape[1] == 1:
+        return wave[:, 0]
+    mixed = wave.mean(axis=1)
+    power = np.square(wave, dtype=np.float64).sum(axis=0)
+    best = int(power.argmax())
+    if np.square(mixed, dtype=np.float64).sum() < CANCELLED * power[best]:
+        if not is_silent(wave[:, best]):
+            say(
+                f"{name}: its channels cancel each other (one is reversed); channel "
+                f"{best + 1} of {wave.shape[1]} is used alone"
+            )
+            return wave[:, best]
+    return mixed
 
 
 class Source(NamedTuple):
@@ -130,8 +200,23 @@ def _source(path: str, shown: Path) -> Source:
     return Source(path, str(shown.with_suffix("")), str(shown))
 
 
-def find_audio(paths: Sequence[str]) -> Tuple[List[Source], int]:
-    """Return the recordings in files and folders, and how many other files lie there.
+class Found(NamedTuple):
+    """What files and folders hold.
+
+    Attributes:
+        sources: the recordings.
+        unread: files of folders that are no recordings by their names, and media by
+            their content, or media that are not supported.
+        others: how many other files are in the folders.
+    """
+
+    sources: List[Source]
+    unread: List[str]
+    others: int
+
+
+def find_media(paths: Sequence[str]) -> Found:
+    """Find the recordings in files and folders.
 
     Folders are walked recursively, in order of names; what begins with a dot is left
     out. Files that are named are taken whatever they are called, existing or not:
@@ -141,7 +226,8 @@ def find_audio(paths: Sequence[str]) -> Tuple[List[Source], int]:
         AudioError: for an empty name, e.g. of a shell's variable that is not set.
     """
     sources: List[Source] = []
-    skipped = 0
+    unread: List[str] = []
+    others = 0
     if "" in paths:
         raise AudioError("a recording's name is empty; is a variable not set?")
     for path in dict.fromkeys(paths):
@@ -153,12 +239,36 @@ def find_audio(paths: Sequence[str]) -> Tuple[List[Source], int]:
             for file in _files(Path(path)):
                 if file.suffix.lower() in AUDIO_SUFFIXES:
                     sources.append(_source(str(file), file.relative_to(path)))
+                elif is_media(file):
+                    unread.append(str(file))
                 else:
-                    skipped += 1
+                    others += 1
     once: Dict[str, Source] = {}
     for source in sources:  # a file may be named beside its folder
         once.setdefault(os.path.normpath(source.path), source)
-    return list(once.values()), skipped
+    taken = {os.path.normpath(path) for path in paths}
+    unread = [path for path in unread if os.path.normpath(path) not in taken]
+    return Found(list(once.values()), unread, others)
+
+
+def find_audio(paths: Sequence[str]) -> Tuple[List[Source], int]:
+    """Return the recordings in files and folders, and how many other files are there.
+
+    See :func:`find_media`, which tells the other files apart.
+    """
+    found = find_media(paths)
+    return found.sources, found.others + len(found.unread)
+
+
+def describe_unread(unread: Sequence[str]) -> str:
+    """Return one line on a folder's media files that are not read, naming them."""
+    names = ", ".join(shown(path) for path in unread[:10])
+    more = f" and {len(unread) - 10} more" if len(unread) > 10 else ""
+    what = "file is" if len(unread) == 1 else "files are"
+    return (
+        f"{len(unread)} media {what} not read: {names}{more}; convert to wav or flac, "
+        "or give the ending of the format"
+    )
 
 
 def _files(folder: Path) -> Iterator[Path]:

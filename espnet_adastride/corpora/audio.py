@@ -1,0 +1,518 @@
+"""Audio files to samples: one place that decides how a file is read.
+
+libsndfile reads what it reads exactly: WAV, FLAC, Ogg, AIFF, AU, CAF, NIST ... FFmpeg,
+by way of PyAV (``av``), reads the rest (m4a, mp4, mkv, webm, mov, aac, wma, amr ...),
+and files whose lengths libsndfile takes from a table that may be wrong: MP3, and Ogg or
+FLAC that were concatenated or cut off. The content decides, not the file's name.
+
+Either all sound in a file is returned, or an :class:`AudioError` says what is wrong::
+
+    info = audio_info(path)                  # samples, rate, channels, format, reader
+    wave, rate = read_samples(path)          # (n, channels) float32
+    part, rate = read_samples(path, 16000, 32000)
+"""
+
+import io
+import logging
+import mmap
+import os
+import struct
+from pathlib import Path
+from typing import (
+    BinaryIO,
+    Callable,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Tuple,
+    Union,
+)
+
+import numpy as np
+
+Source = Union[str, Path, bytes]
+Say = Callable[[str], None]
+
+#: suffixes of audio, and of films that have a sound track; taken from folders
+AUDIO_SUFFIXES = frozenset(
+    ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .nist "
+    ".sph .m4a .m4b .mp4 .m4v .mkv .mka .webm .mov .aac .wma .wmv .asf .amr .3gp .3g2 "
+    ".avi .flv .mp2 .mpg .mpeg .ac3 .ape .wv .tta .ogv .ra .rm .dss".split()
+)
+#: media that nothing here reads: protected, MIDI, or parts of files
+UNREAD_SUFFIXES = frozenset(".aax .aa .m4p .mid .midi .ds2".split())
+#: first bytes of Ogg, FLAC, ID3 (MP3), Matroska and WebM, ASF (WMA), AMR, AU, CAF
+MAGIC = (
+    b"OggS", b"fLaC", b"ID3", b"\x1aE\xdf\xa3", b"0&\xb2u\x8ef\xcf\x11", b"#!AMR",
+    b".snd", b"caff",
+)  # fmt: skip
+#: what may stay behind the last RIFF chunk: tags and padding
+TRAILING = 1 << 16
+#: a file whose packets do not reach its promised duration was cut off
+MISSING_SECONDS, MISSING_SHARE = 1.0, 0.02
+#: a larger share of packets that do not decode is damage, not a tag in the stream
+BAD_PACKETS = 0.02
+#: containers whose header holds a duration that was measured, not guessed
+MEASURED = {"mov", "mp4", "matroska", "webm", "asf", "avi"}
+EXTRA = "install PyAV: pip install av, or this package's extra [audio]"
+
+
+class AudioError(ValueError):
+    """A recording that cannot be used; one line that names it and the fix."""
+
+
+class AudioInfo(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        samples: of each channel.
+        rate: samples per second.
+        channels: how many.
+        format: ``WAV``, ``FLAC`` ... (libsndfile's word), ``mp3``, ``mov`` ...
+            (FFmpeg's).
+        reader: ``libsndfile``, or ``ffmpeg``. ESPnet, which reads by libsndfile, gets
+            the same samples of the former alone.
+    """
+
+    samples: int
+    rate: int
+    channels: int
+    format: str
+    reader: str
+
+    @property
+    def seconds(self) -> float:
+        """Duration."""
+        return self.samples / self.rate
+
+
+def shown(path) -> str:
+    """Return a path as it can be printed: bytes that are not UTF-8 are escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def is_media(path) -> bool:
+    """Return whether a file is audio or video, by its name's ending or first bytes."""
+    if Path(path).suffix.lower() in UNREAD_SUFFIXES:
+        return True
+    try:
+        with open(os.fsencode(path), "rb") as file:
+            head = file.read(16)
+    except OSError:
+        return False
+    if head[:4] == b"RIFF":
+        return head[8:12] in (b"WAVE", b"AVI ")
+    if head[:4] == b"FORM":
+        return head[8:12] in (b"AIFF", b"AIFC")
+    return head[4:8] == b"ftyp" or head.startswith(MAGIC)
+
+
+def audio_info(path: Source, name: str = "") -> AudioInfo:
+    """Return how long a file is, and how its sound is stored.
+
+    By libsndfile's formats the header is believed (reading compares), by others the
+    file is decoded to its end: their headers guess.
+
+    Args:
+        path: a file, or its content as bytes.
+        name: for messages, if not ``path``.
+
+    Raises:
+        AudioError: in one line, if it cannot be decoded.
+    """
+    name = name or _name(path)
+    with _opened(path, name) as file:
+        header = _sound_header(file, name)
+        if header is not None:
+            return header
+        samples, form = 0, None
+        for part, form in _decoded(file, name, log_line):
+            samples += part.shape[1]
+        if form is None:
+            raise AudioError(f"{name}: no samples; record or copy it again")
+        return AudioInfo(samples, form.rate, form.channels, form.format, "ffmpeg")
+
+
+def quick_seconds(path: Source) -> float:
+    """Return the duration that a file's header promises; 0 where none is known.
+
+    For bars of progress: unlike :func:`audio_info` it never decodes, and may be wrong.
+    """
+    try:
+        with _opened(path, _name(path)) as file:
+            header = _sound_header(file, "")
+            if header is not None:
+                return header.seconds
+            import av
+
+            file.seek(0)
+            with _open_container(av, file) as container:
+                return (container.duration or 0) / 1e6
+    except (AudioError, ImportError, OSError, ValueError, ArithmeticError):
+        return 0.0
+
+
+def read_samples(
+    path: Source,
+    begin: int = 0,
+    end: Optional[int] = None,
+    name: str = "",
+    say: Optional[Say] = None,
+) -> Tuple[np.ndarray, int]:
+    """Return the samples [begin, end) of a file, and their rate.
+
+    Args:
+        path: a file, or its content as bytes.
+        begin: first sample.
+        end: sample behind the last one; None, or beyond the file: all.
+        name: for messages, if not ``path``.
+        say: takes a line on what is odd but can be read; None: the log.
+
+    Returns:
+        (n, channels) float32, integers scaled to [-1, 1); n may be 0.
+
+    Raises:
+        AudioError: in one line, if not all of it can be decoded.
+    """
+    name = name or _name(path)
+    if begin < 0 or (end is not None and end < begin):
+        raise ValueError(f"samples [{begin}, {end}) are none")
+    with _opened(path, name) as file:
+        header = _sound_header(file, name)
+        if header is not None:
+            return _read_sound(file, header, begin, end, name), header.rate
+        parts: List[np.ndarray] = []
+        first, form = 0, None
+        for part, form in _decoded(file, name, say or log_line):
+            last = first + part.shape[1]
+            low = max(begin - first, 0)
+            high = part.shape[1] if end is None else min(end - first, part.shape[1])
+            if low < high:
+                parts.append(part[:, low:high])
+            first = last
+            if end is not None and first >= end:
+                break
+        if form is None:
+            raise AudioError(f"{name}: no samples; record or copy it again")
+        if not parts:
+            return np.zeros((0, form.channels), np.float32), form.rate
+        return np.concatenate(parts, axis=1).T, form.rate
+
+
+# ------------------------------------------------------------------ opening
+
+
+def _name(path: Source) -> str:
+    return "the recording" if isinstance(path, bytes) else shown(path)
+
+
+def log_line(line: str) -> None:
+    """Log a warning: what functions say if they are not told where to say it."""
+    logging.getLogger(__name__).warning(line)
+
+
+def _opened(path: Source, name: str) -> BinaryIO:
+    if isinstance(path, bytes):
+        if not path:
+            raise AudioError(f"{name}: empty")
+        return io.BytesIO(path)
+    try:
+        file = open(os.fsencode(path), "rb")
+        if file.seekable() and file.seek(0, os.SEEK_END):
+            file.seek(0)
+            return file
+        with file:  # a pipe, or empty
+            content = file.read()
+        if not content:
+            raise AudioError(f"{name}: an empty file; record or copy it again")
+        return io.BytesIO(content)
+    except FileNotFoundError:
+        raise AudioError(f"{name}: no such file") from None
+    except OSError as error:
+        raise AudioError(f"{name}: cannot be read ({error.strerror})") from None
+
+
+def _size(file: BinaryIO) -> int:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    return size
+
+
+# --------------------------------------------------------------- libsndfile
+
+
+def _sound_header(file: BinaryIO, name: str) -> Optional[AudioInfo]:
+    """Return what libsndfile says of a file; None: FFmpeg must read it.
+
+    Raises:
+        AudioError: for WAV files of which both would read a part.
+    """
+    import soundfile
+
+    _check_riff(file, name)
+    if _is_mpeg(file):  # its length is from its first frame's table, or guessed
+        return None
+    try:
+        info = soundfile.info(_for_libsndfile(file))
+    except (soundfile.SoundFileError, RuntimeError, TypeError):
+        return None
+    finally:
+        file.seek(0)
+    if info.format == "MP3" or "MPEG" in info.subtype:
+        return None
+    if info.format == "OGG" and not _is_one_ogg(file):
+        return None
+    if info.format == "FLAC" and _holds_second_flac(file):
+        return None
+    if info.frames == 0 and info.format in ("WAV", "RF64") and _size(file) > 4096:
+        return None  # a recorder that never wrote its sizes
+    return AudioInfo(
+        info.frames, info.samplerate, info.channels, info.format, "libsndfile"
+    )
+
+
+def _for_libsndfile(file: BinaryIO):
+    """Return what it reads fastest: a name; as bytes, in any encoding."""
+    file.seek(0)
+    return file if isinstance(file, io.BytesIO) else file.name
+
+
+def _read_sound(
+    file: BinaryIO, info: AudioInfo, begin: int, end: Optional[int], name: str
+) -> np.ndarray:
+    import soundfile
+
+    begin = min(begin, info.samples)
+    end = info.samples if end is None else min(end, info.samples)
+    try:
+        with soundfile.SoundFile(_for_libsndfile(file)) as sound:
+            if begin:
+                sound.seek(begin)
+            wave = sound.read(end - begin, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, RuntimeError) as error:
+        reason = getattr(error, "error_string", str(error)).strip(" .\n")
+        raise AudioError(
+            f"{name}: damaged or cut off ({reason}); get the file again"
+        ) from None
+    if len(wave) < end - begin:
+        raise AudioError(
+            f"{name}: damaged or cut off ({len(wave)} of {end - begin} samples); get "
+            "the file again"
+        )
+    return wave
+
+
+def _check_riff(file: BinaryIO, name: str) -> None:
+    """Refuse a WAV file with more sound behind the end that its header names."""
+    size = _size(file)
+    head = file.read(12)
+    file.seek(0)
+    if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        return
+    end = 8 + struct.unpack("<I", head[4:8])[0]
+    end += end % 2
+    if not 44 <= end < size:  # also 0 and the sizes that a pipe's writer leaves open
+        return
+    file.seek(end)
+    behind = file.read(12)
+    file.seek(0)
+    if behind[:4] == b"RIFF" and behind[8:] == b"WAVE":
+        raise AudioError(
+            f"{name}: several WAV files, one behind the other, of which the first "
+            "alone would be read; join them with sox or ffmpeg"
+        )
+    if size - end > max(TRAILING, end):
+        raise AudioError(
+            f"{name}: its header says that it ends at byte {end} of {size}; write it "
+            "again with sox or ffmpeg"
+        )
+
+
+def _is_mpeg(file: BinaryIO) -> bool:
+    """Return whether a frame of MPEG audio (MP3, MP2, AAC) comes first."""
+    file.seek(0)
+    head = file.read(10)
+    while len(head) == 10 and head[:3] == b"ID3":  # a tag: 28 bits of its length
+        length = sum((byte & 127) << 7 * n for n, byte in enumerate(head[:5:-1]))
+        file.seek(length, os.SEEK_CUR)
+        head = file.read(10)
+    file.seek(0)
+    return len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0
+
+
+def _is_one_ogg(file: BinaryIO) -> bool:
+    """Return whether an Ogg file is one stream from its first page to its last.
+
+    Pages (RFC 3533) begin with ``OggS``, a version, flags (2: first of its stream, 4:
+    last), and 27 bytes in are their segments' lengths.
+    """
+    size, place, flags = _size(file), 0, 0
+    while place < size:
+        file.seek(place)
+        head = file.read(27)
+        if len(head) < 27 or head[:4] != b"OggS":
+            break
+        flags = head[5]
+        if bool(flags & 2) != (place == 0):
+            break
+        table = file.read(head[26])
+        place += 27 + len(table) + sum(table)
+    file.seek(0)
+    return place == size and bool(flags & 4)
+
+
+def _holds_second_flac(file: BinaryIO) -> bool:
+    """Return whether another FLAC file begins within this one."""
+    marker = b"fLaC\x00\x00\x00\x22"
+    if isinstance(file, io.BytesIO):
+        return file.getbuffer().tobytes().find(marker, 4) > 0
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        first = content.find(marker)
+        return first >= 0 and content.find(marker, first + 4) > 0
+
+
+# ------------------------------------------------------------------- FFmpeg
+
+
+class _Form(NamedTuple):
+    rate: int
+    channels: int
+    format: str
+
+
+def _decoded(file: BinaryIO, name: str, say: Say) -> Iterator[Tuple[np.ndarray, _Form]]:
+    """Yield the frames (channels, n) of a file's only audio stream.
+
+    Raises:
+        AudioError: PyAV is missing, or not all of the stream can be decoded.
+    """
+    try:
+        import av
+    except ImportError:
+        raise AudioError(
+            f"{name}: libsndfile cannot read all of it for certain; {EXTRA}"
+        ) from None
+    av.logging.set_level(av.logging.PANIC)
+    file.seek(0)
+    try:
+        container = _open_container(av, file)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise AudioError(
+            f"{name}: not audio that can be read ({_reason(error)}); convert it to wav "
+            "or flac, or get it again"
+        ) from None
+    with container:
+        stream = _only_stream(container, name)
+        yield from _frames(container, stream, name, say)
+
+
+def _open_container(av, file: BinaryIO):
+    try:  # tags may be in any encoding
+        return av.open(file, metadata_errors="ignore")
+    except TypeError:  # PyAV 19 has no such option: it is what it does
+        file.seek(0)
+        return av.open(file)
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error).strip(" .\n")
+
+
+def _only_stream(container, name: str):
+    """Return a file's audio stream; refuse none, and a choice of several."""
+    streams = list(container.streams.audio)
+    if not streams:
+        kinds = sorted({s.type for s in container.streams if s.type})
+        raise AudioError(
+            f"{name}: no audio stream in it ({', '.join(kinds) or 'nothing'} alone)"
+        )
+    if len(streams) > 1:
+        words = [
+            " ".join(
+                filter(None, (str(n), s.metadata.get("language"), s.codec_context.name))
+            )
+            for n, s in enumerate(streams)
+        ]
+        raise AudioError(
+            f"{name}: {len(streams)} audio streams ({', '.join(words)}); write the one "
+            "that is meant to a file of its own (ffmpeg -i FILE -map 0:a:0 OUT.flac)"
+        )
+    if streams[0].codec_context is None:
+        raise AudioError(f"{name}: FFmpeg does not know how its sound is encoded")
+    return streams[0]
+
+
+def _frames(container, stream, name: str, say: Say):
+    import av
+
+    word = container.format.name.split(",")[0]
+    form: Optional[_Form] = None
+    packets, bad, run, reached = 0, 0, 0, 0.0
+    try:
+        # of all streams: a film's pictures, too, tell whether the file was cut off
+        for packet in container.demux():
+            if packet.pts is not None and packet.size:
+                end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                reached = max(reached, end)
+            if packet.stream_index != stream.index:
+                continue
+            try:
+                frames = packet.decode()
+            except av.FFmpegError:
+                bad, run = bad + 1, run + 1
+                continue
+            packets += 1
+            for frame in frames:
+                if frame.samples:
+                    run = 0
+                    wave = _as_float(frame, name)
+                    own = _Form(frame.sample_rate, len(wave), word)
+                    if form is not None and own != form:
+                        raise AudioError(
+                            f"{name}: changes from {form.rate} Hz and {form.channels} "
+                            f"channels to {own.rate} Hz and {own.channels}; convert "
+                            "its parts one by one"
+                        )
+                    form = own
+                    yield wave, form
+    except (av.FFmpegError, OSError) as error:
+        raise AudioError(
+            f"{name}: damaged or cut off ({_reason(error)}); get the file again"
+        ) from None
+    promised = (container.duration or 0) / 1e6
+    if container.start_time:
+        promised += container.start_time / 1e6
+    if MEASURED & set(container.format.name.split(",")):
+        if promised - reached > max(MISSING_SECONDS, MISSING_SHARE * promised):
+            raise AudioError(
+                f"{name}: cut off: {reached:.1f} of {promised:.1f} s are there; get the "
+                "file again"
+            )
+    bad -= min(run, 1)  # what a cut left of the last packet is no sound
+    if bad > BAD_PACKETS * (packets + bad):
+        raise AudioError(
+            f"{name}: damaged: {bad} of {packets + bad} packets cannot be decoded; get "
+            "the file again"
+        )
+    if bad:
+        say(
+            f"{name}: {bad} of {packets + bad} packets cannot be decoded (damage, or "
+            "tags where files were joined)"
+        )
+
+
+def _as_float(frame, name: str) -> np.ndarray:
+    """Return a frame's samples (channels, n) as float32 in [-1, 1)."""
+    wave = frame.to_ndarray()
+    channels = frame.layout.nb_channels
+    if not frame.format.is_planar:
+        wave = wave.reshape(-1, channels).T
+    kind = wave.dtype
+    if np.issubdtype(kind, np.floating):
+        return wave.astype(np.float32)
+    if kind == np.uint8:
+        return (wave.astype(np.float32) - 128.0) / 128.0
+    if np.issubdtype(kind, np.signedinteger):
+        return wave.astype(np.float32) / float(2 ** (8 * kind.itemsize - 1))
+    raise AudioError(f"{name}: its samples are {kind}, which is not supported")
