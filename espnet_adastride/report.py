@@ -18,7 +18,7 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, 
 
 import numpy as np
 
-from espnet_adastride.audio import AudioError, read_audio
+from espnet_adastride.audio import AudioError, audio_info, read_audio
 from espnet_adastride.charts import legend, plot_panel, training_panels
 from espnet_adastride.comparison import (
     LEVEL,
@@ -383,10 +383,8 @@ def _sound(path: Optional[str], seconds: float) -> Optional[Sound]:
     """Return a recording for the page; None where it cannot be read."""
     if path is None:
         return None
-    import soundfile
-
     try:
-        rate = min(soundfile.info(path).samplerate, AUDIO_RATE)
+        rate = min(audio_info(path).rate, AUDIO_RATE)
         return encode_audio(read_audio(path, rate), rate, seconds)
     except (AudioError, OSError, RuntimeError):
         return None

@@ -32,6 +32,7 @@ from typing import List, NamedTuple
 import numpy as np
 import torch
 
+from espnet_adastride.audio import read_samples
 from espnet_adastride.bin.clips_for_espnet import utterance_id, write_data
 from espnet_adastride.classification.clips import (
     Clip,
@@ -253,8 +254,6 @@ def train_run(run: Run) -> None:
 
 def classify(folder, data, clips, device):
     """Return what a trained model says of the clips, its size and rate."""
-    import soundfile
-
     from espnet_adastride.plugin.espnet import Classification
 
     tool = Classification(
@@ -271,8 +270,8 @@ def classify(folder, data, clips, device):
     names = {utterance_id(clip.label): clip.label for clip in clips}
     predictions = {}
     for clip in clips:
-        speech, _ = soundfile.read(paths[utterance_id(clip.id)], dtype="float32")
-        word = tool(speech)[2]
+        speech, _ = read_samples(paths[utterance_id(clip.id)])
+        word = tool(speech[:, 0])[2]
         predictions[clip.id] = names.get(word, word)
     before, after = (int(sum(column)) for column in zip(*frames))
     reported = getattr(encoder, "reported_stats", dict)()

@@ -18,9 +18,7 @@ import re
 from pathlib import Path
 from typing import List, Tuple
 
-import soundfile
-
-from espnet_adastride.audio import AudioError, read_audio
+from espnet_adastride.audio import AudioError, audio_info, read_audio
 from espnet_adastride.classification.clips import (
     LAYOUTS,
     SPLITS,
@@ -69,15 +67,13 @@ def fit_recording(clip: Clip, rate: int, waves: Path) -> Tuple[Path, int]:
     """
     path = clip.path.absolute()
     try:
-        info = soundfile.info(path)
-    except (RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise RecipeError(f"{path}: cannot be decoded ({reason})") from None
-    if not info.frames:
-        raise RecipeError(f"{path}: no samples; record or copy it again")
-    fits = (info.samplerate, info.channels) == (rate, 1)
+        info = audio_info(path)
+        wave = read_audio(path, rate)
+    except AudioError as error:
+        raise RecipeError(str(error)) from None
+    fits = (info.rate, info.channels, info.reader) == (rate, 1, "libsndfile")
     if fits and not UNFIT.search(str(path)):
-        return path, info.frames
+        return path, info.samples
     # beside one of the same name from another folder of the corpus
     status = path.stat()
     told = repr((str(path), status.st_size, status.st_mtime_ns, rate))
@@ -88,11 +84,8 @@ def fit_recording(clip: Clip, rate: int, waves: Path) -> Tuple[Path, int]:
             f"{copy}: white space or | in the path of a copy; give another folder"
         )
     if not copy.is_file():
-        try:
-            write_flac(copy, read_audio(path, rate), rate)
-        except AudioError as error:
-            raise RecipeError(str(error)) from None
-    return copy, soundfile.info(copy).frames
+        write_flac(copy, wave, rate)
+    return copy, len(wave)
 
 
 def write_part(clips, folder: Path, rate: int, waves: Path, least: int) -> int:

@@ -26,7 +26,7 @@ import json
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from espnet_adastride.audio import AudioError, read_audio
+from espnet_adastride.audio import AudioError, audio_info, read_audio
 from espnet_adastride.bin.model_options import add_model_options, load_transcriber
 from espnet_adastride.corpus import DataError, atomic_open, read_scp, shorten
 from espnet_adastride.recipe.errors import RecipeError
@@ -147,17 +147,12 @@ def nearest(waves: Dict[str, str], seconds: float) -> str:
     Raises:
         DataError: for a recording that cannot be read.
     """
-    import soundfile
 
     def distance(key):
         try:
-            info = soundfile.info(waves[key])
-        except (OSError, soundfile.SoundFileError) as error:
-            reason = getattr(error, "error_string", None) or str(error)
-            raise DataError(
-                f"{waves[key]}: cannot be read ({reason.strip(' .')})"
-            ) from None
-        return abs(info.frames / info.samplerate - seconds)
+            return abs(audio_info(waves[key]).seconds - seconds)
+        except AudioError as error:
+            raise DataError(str(error)) from None
 
     return min(sorted(waves), key=distance)
 

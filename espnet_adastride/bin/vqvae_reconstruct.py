@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from espnet_adastride.audio import AudioError, find_audio
+from espnet_adastride.audio import AudioError, describe_unread, find_media
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors
 from espnet_adastride.recipe.files import write_text
 from espnet_adastride.recipe.quiet import quiet_imports
@@ -49,7 +49,9 @@ def main(cmd=None):
         model = load_vqvae(args.model, args.model_file)
     except PluginError as error:
         raise RecipeError(str(error)) from None
-    sources, _ = find_audio(args.recordings)
+    sources, unread, _ = find_media(args.recordings)
+    if unread:
+        raise RecipeError(describe_unread(unread))
     if not sources:
         raise RecipeError(f"{' '.join(args.recordings)}: no recordings in it")
     folder = Path(args.output_dir)

@@ -470,8 +470,8 @@ def _frames(container, stream, name: str, say: Say):
                     own = _Form(frame.sample_rate, len(wave), word)
                     if form is not None and own != form:
                         raise AudioError(
-                            f"{name}: changes from {form.rate} Hz and {form.channels} "
-                            f"channels to {own.rate} Hz and {own.channels}; convert "
+                            f"{name}: changes from {form.rate} Hz, {form.channels} "
+                            f"channels to {own.rate} Hz, {own.channels}; convert "
                             "its parts one by one"
                         )
                     form = own

@@ -8,6 +8,7 @@ the file of a download that was cut off, and out of a DataLoader's worker not ev
 import functools
 from pathlib import Path
 
+import numpy as np
 import soundfile
 
 from espnet_adastride.plugin import espnet
@@ -18,13 +19,14 @@ def naming(read):
     """Return ESPnet's ``soundfile_read`` changed so that its errors name the file.
 
     Raises:
-        UnreadableAudioError: by what it returns, for libsndfile's errors.
+        UnreadableAudioError: by what it returns, for libsndfile's errors and for
+            samples that are not finite.
     """
 
     @functools.wraps(read)
     def wrapper(wavs, *args, **kwargs):
         try:
-            return read(wavs, *args, **kwargs)
+            result = read(wavs, *args, **kwargs)
         except soundfile.LibsndfileError as error:
             paths = [wavs] if isinstance(wavs, str) else wavs
             missing = [path for path in paths if not Path(path).exists()]
@@ -38,6 +40,15 @@ def naming(read):
                 "it again, or take it out of the data and prepare them again from "
                 "stage 3"
             ) from None
+        wave = result[0]
+        if np.issubdtype(wave.dtype, np.floating) and not np.isfinite(wave).all():
+            names = wavs if isinstance(wavs, str) else " or ".join(wavs)
+            wrong = np.count_nonzero(~np.isfinite(wave))
+            raise UnreadableAudioError(
+                f"{names}: {wrong} samples are not numbers (NaN, infinite); export it "
+                "again, or take it out of the data and prepare them again from stage 3"
+            )
+        return result
 
     wrapper.names_audio = True
     return wrapper

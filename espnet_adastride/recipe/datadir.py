@@ -11,9 +11,17 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
-from typing import Dict, Iterable, List, Sequence, Tuple
+from typing import Dict, Iterable, List, Sequence
 from urllib.parse import quote
 
+from espnet_adastride.audio import (
+    AudioError,
+    AudioInfo,
+    audio_info,
+    read_samples,
+    sample_problem,
+    shown,
+)
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.files import (
     PathLike,
@@ -127,23 +135,34 @@ def write_data_dir(
     write_table(Path(folder) / "spk2utt", {s: " ".join(u) for s, u in spk2utt.items()})
 
 
-def _read_header(path: str) -> Tuple[int, int, int]:
-    """Return samples, Hz and channels of an audio file."""
-    import soundfile
+def _check_audio(path: str) -> AudioInfo:
+    """Decode a whole recording; return what it holds.
 
-    info = soundfile.info(path)
-    return info.frames, info.samplerate, info.channels
+    Raises:
+        AudioError: if it cannot be decoded, or its samples are of no use.
+    """
+    info = audio_info(path)
+    if info.channels != 1:
+        raise AudioError(f"{info.channels} channels, and one is needed; mix them down")
+    wave, _ = read_samples(path)
+    if len(wave) == 0:
+        raise AudioError("no samples; record or copy it again")
+    problem = sample_problem(wave)
+    if problem:
+        raise AudioError(problem)
+    return info
 
 
-def _resample(source: str, target: Path, rate: int) -> int:
-    """Write ``source`` at another sampling rate as 16-bit FLAC; return samples."""
+def _convert(source: str, target: Path, rate: int) -> int:
+    """Write ``source`` at a sampling rate as 16-bit FLAC; return samples."""
     import numpy
-    import soundfile
     from scipy.signal import resample_poly
 
-    wave, old_rate = soundfile.read(source, dtype="float64")
+    wave, old_rate = read_samples(source)
+    wave = wave[:, 0].astype(numpy.float64)
     ratio = Fraction(rate, old_rate)
-    wave = resample_poly(wave, ratio.numerator, ratio.denominator)
+    if ratio != 1:
+        wave = resample_poly(wave, ratio.numerator, ratio.denominator)
     wave = numpy.clip(wave, -1.0, 1.0 - 2.0**-15)
     write_flac(target, wave, rate)
     return len(wave)
@@ -152,14 +171,17 @@ def _resample(source: str, target: Path, rate: int) -> int:
 def format_data_dir(source: PathLike, output: PathLike, rate: int, nj: int = 1) -> str:
     """Check a set's audio and write its dump folder (stage 3).
 
-    Audio at ``rate`` Hz is used where it lies; audio at another rate is resampled
-    into ``<output>/resampled``. Also writes ``utt2num_samples`` and ``feats_type``.
+    Every recording is decoded. Those at ``rate`` Hz that ESPnet reads exactly (by
+    libsndfile) are used where they are; others (m4a, mp4, mp3 ..., other rates) are
+    converted into ``<output>/resampled``. Also writes ``utt2num_samples`` and
+    ``feats_type``.
 
     Returns:
         One line that says what was made.
 
     Raises:
-        RecipeError: Audio that cannot be read, has several channels or is a pipe.
+        RecipeError: Audio that cannot be read, has several channels, no samples or
+            some that are not numbers, or is a pipe; all such recordings are listed.
     """
     tables = read_data_dir(source)
     waves = tables["wav.scp"]
@@ -170,22 +192,16 @@ def format_data_dir(source: PathLike, output: PathLike, rate: int, nj: int = 1) 
             )
     keys = sorted(waves)
 
-    def header(key):
+    def check(key):
         try:
-            return _read_header(waves[key])
+            return _check_audio(waves[key])
         except Exception as error:
-            return " ".join(str(error).split()) or type(error).__name__
+            reason = " ".join(str(error).split()) or type(error).__name__
+            return reason.removeprefix(f"{shown(waves[key])}: ")
 
     with ThreadPoolExecutor(max(1, nj)) as pool:
-        headers = dict(zip(keys, pool.map(header, keys)))
-    bad = {k: h for k, h in headers.items() if isinstance(h, str)}
-    bad.update(
-        {
-            k: f"{h[2]} channels"
-            for k, h in headers.items()
-            if not isinstance(h, str) and h[2] != 1
-        }
-    )
+        found = dict(zip(keys, pool.map(check, keys)))
+    bad = {k: f for k, f in found.items() if isinstance(f, str)}
     if bad:
         report = Path(f"{output}.unusable_audio")
         write_table(report, {k: f"{waves[k]} {bad[k]}" for k in bad})
@@ -193,24 +209,26 @@ def format_data_dir(source: PathLike, output: PathLike, rate: int, nj: int = 1) 
         raise RecipeError(
             f"{source}: {len(bad)} of {len(keys)} audio files cannot be used, the "
             f"first is {waves[first]} ({bad[first]}); all are listed in {report}: "
-            "mend them or take them out of the data folder"
+            "fix them or take them out of the data folder"
         )
 
     # a tab would be a character of its own for the tokens, and no space
     tables["text"] = {k: re.sub(r"\s", " ", v) for k, v in tables["text"].items()}
     temporary = fresh_dir(output)
-    samples = {k: headers[k][0] for k in keys}
-    other = [k for k in keys if headers[k][1] != rate]
+    samples = {k: found[k].samples for k in keys}
+    other = [
+        k for k in keys if (found[k].rate, found[k].reader) != (rate, "libsndfile")
+    ]
     if other:
         (temporary / "resampled").mkdir()
 
-        def resample(key):
+        def convert(key):
             name = quote(key, safe="") + ".flac"
-            count = _resample(waves[key], temporary / "resampled" / name, rate)
+            count = _convert(waves[key], temporary / "resampled" / name, rate)
             return count, str(Path(output) / "resampled" / name)
 
         with ThreadPoolExecutor(max(1, nj)) as pool:
-            for key, (count, path) in zip(other, pool.map(resample, other)):
+            for key, (count, path) in zip(other, pool.map(convert, other)):
                 samples[key], waves[key] = count, path
     tables["utt2num_samples"] = {k: str(n) for k, n in samples.items()}
     write_data_dir(temporary, tables, keys)
@@ -218,9 +236,12 @@ def format_data_dir(source: PathLike, output: PathLike, rate: int, nj: int = 1) 
     replace_dir(temporary, output)
     hours = sum(samples.values()) / rate / 3600
     line = f"{output}: {len(keys)} utterances, {hours:.2f} h"
-    if other:
-        rates = sorted({headers[k][1] for k in other})
-        line += f", {len(other)} resampled from {rates} Hz to {rate} Hz"
+    rates = [found[k].rate for k in other if found[k].rate != rate]
+    if rates:
+        line += f", {len(rates)} resampled from {sorted(set(rates))} Hz to {rate} Hz"
+    forms = [found[k].format for k in other if found[k].reader != "libsndfile"]
+    if forms:
+        line += f", {len(forms)} converted from {', '.join(sorted(set(forms)))}"
     return line
 
 

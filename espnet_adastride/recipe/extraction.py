@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence
 
+from espnet_adastride.audio import AudioError, read_samples, sample_problem, shown
 from espnet_adastride.corpora.archives import write_matrix
 from espnet_adastride.corpora.features import RECORD_NAME, Upstream, UpstreamError
 from espnet_adastride.recipe.datadir import (
@@ -70,24 +71,23 @@ class _Part(NamedTuple):
 
 
 def _read_wave(path: str, key: str, rate: int):
-    import soundfile
-
     try:
-        wave, found = soundfile.read(path, dtype="float32")
-    except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        wave, found = read_samples(path)
+        problem = sample_problem(wave)
+        if problem:
+            raise AudioError(f"{shown(path)}: {problem}")
+    except AudioError as error:
         raise RecipeError(
-            f"{path} ({key}) cannot be read: {reason}; fix it or take it out of the "
-            "data folder"
+            f"{key}: {error} (or take it out of the data folder)"
         ) from None
     if found != rate:
         raise RecipeError(
             f"{path} ({key}) has {found} Hz and the upstream takes {rate}: format the "
             f"audio with --fs {rate} (stage 3)"
         )
-    if wave.ndim != 1 or len(wave) == 0:
+    if wave.shape[1] != 1 or len(wave) == 0:
         raise RecipeError(f"{path} ({key}): one channel with samples is needed")
-    return wave
+    return wave[:, 0]
 
 
 def _check_space(output: Path, needed: int) -> None:

@@ -14,6 +14,13 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence
 from urllib.parse import quote
 
+from espnet_adastride.audio import (
+    AudioError,
+    audio_info,
+    read_samples,
+    sample_problem,
+    shown,
+)
 from espnet_adastride.recipe.datadir import read_data_dir, write_data_dir
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.files import PathLike, write_flac, write_text
@@ -87,26 +94,26 @@ def change_speed(copy: Copy) -> None:
     Raises:
         RecipeError: The source cannot be read, or has several channels.
     """
-    import soundfile
     import torch
     import torchaudio
 
     try:
-        info = soundfile.info(copy.source)
-        samples = perturbed_samples(info.frames, copy.factor)
-        if _is_made(copy.target, samples, info.samplerate):
+        info = audio_info(copy.source)
+        samples = perturbed_samples(info.samples, copy.factor)
+        if _is_made(copy.target, samples, info.rate):
             return
-        wave, rate = soundfile.read(copy.source, dtype="float32")
-    except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        wave, rate = read_samples(copy.source)
+        problem = sample_problem(wave) if len(wave) else "no samples"
+        if problem:
+            raise AudioError(f"{shown(copy.source)}: {problem}")
+    except AudioError as error:
         raise RecipeError(
-            f"{copy.source} ({copy.key}) cannot be read: {reason}; mend it or take it "
-            "out of the data folder"
+            f"{copy.key}: {error} (or take it out of the data folder)"
         ) from None
-    if wave.ndim != 1:
+    if wave.shape[1] != 1:
         raise RecipeError(f"{copy.source} ({copy.key}) has {wave.shape[1]} channels")
     wave = torchaudio.functional.resample(
-        torch.from_numpy(wave), copy.factor.numerator, copy.factor.denominator
+        torch.from_numpy(wave[:, 0]), copy.factor.numerator, copy.factor.denominator
     )
     wave = wave[:samples].clamp(-1.0, 1.0 - 2.0**-15).numpy()
     write_flac(copy.target, wave, rate)

@@ -19,9 +19,9 @@ import math
 from typing import Any, Dict, List, Sequence
 
 import numpy as np
-import soundfile
 import torch
 
+from espnet_adastride.audio import AudioError, read_samples, sample_problem, shown
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.strides import (
     compose_boundaries,
@@ -175,10 +175,12 @@ def read_wave(path, rate: int) -> np.ndarray:
         RecipeError: it does not decode or has another rate.
     """
     try:
-        wave, found = soundfile.read(path, dtype="float32")
-    except (soundfile.SoundFileError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise RecipeError(f"{path}: cannot be decoded ({reason})") from None
-    if found != rate or wave.ndim != 1:
+        wave, found = read_samples(path)
+    except AudioError as error:
+        raise RecipeError(str(error)) from None
+    problem = sample_problem(wave)
+    if problem:
+        raise RecipeError(f"{shown(path)}: {problem}")
+    if found != rate or wave.shape[1] != 1:
         raise RecipeError(f"{path}: not one channel at {rate} Hz; prepare it again")
-    return wave
+    return wave[:, 0]

@@ -20,7 +20,14 @@ from typing import Dict, List, NamedTuple
 
 import soundfile
 
-from espnet_adastride.audio import AudioError, cut_at_pauses, find_audio, read_audio
+from espnet_adastride.audio import (
+    AudioError,
+    audio_info,
+    cut_at_pauses,
+    describe_unread,
+    find_media,
+    read_audio,
+)
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.files import fresh_dir, replace_dir, write_text
 
@@ -53,7 +60,9 @@ def find_recordings(folder) -> List[Recording]:
             "RECORDINGS=)"
         )
     texts = read_texts(folder / "trans.txt")
-    sources, _ = find_audio([str(folder)])
+    sources, unread, _ = find_media([str(folder)])
+    if unread:
+        raise RecipeError(f"{folder}: {describe_unread(unread)}")
     found: Dict[str, Recording] = {}
     for source in sources:
         name = "_".join(source.name.replace("/", " ").split())
@@ -182,14 +191,11 @@ def cut_recording(recording: Recording, folder: Path, rate: int):
     Raises:
         AudioError: it cannot be read.
     """
-    try:
-        info = soundfile.info(recording.path)
-    except (soundfile.SoundFileError, OSError):
-        info = None  # reading says what is wrong
-    kept = info is not None and info.samplerate == rate and info.channels == 1
-    if kept and 0 < info.duration <= LONGEST and info.format in ("WAV", "FLAC"):
-        return [(recording.id, Path(recording.path).resolve(), info.duration)]
+    info = audio_info(recording.path)
     wave = read_audio(recording.path, rate)
+    kept = info.format in ("WAV", "FLAC") and (info.rate, info.channels) == (rate, 1)
+    if kept and info.seconds <= LONGEST:
+        return [(recording.id, Path(recording.path).resolve(), info.seconds)]
     pieces = []
     segments = cut_at_pauses(wave, rate, LONGEST)
     for number, (begin, end) in enumerate(segments):
