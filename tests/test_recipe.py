@@ -98,7 +98,7 @@ def test_tables_that_disagree_are_refused_by_name(tmp_path):
     with pytest.raises(RecipeError, match="u9 is in text but not in wav.scp"):
         datadir.read_data_dir(source)
     (source / "text").write_text("u1 ONE\nu1 TWO\n")
-    with pytest.raises(RecipeError, match="text:2: u1 stands there twice"):
+    with pytest.raises(RecipeError, match="text:2: the id u1 occurs twice"):
         datadir.read_data_dir(source)
 
 

@@ -4,7 +4,6 @@ A data folder holds ``wav.scp`` (utterance, audio file), ``text``, ``utt2spk`` a
 ``spk2utt``; each line is a key, one space, and the rest, which may hold spaces.
 """
 
-import io
 import os
 import re
 import shutil
@@ -22,6 +21,7 @@ from espnet_adastride.audio import (
     sample_problem,
     shown,
 )
+from espnet_adastride.corpora import kaldi
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.files import (
     PathLike,
@@ -53,42 +53,31 @@ def parse_rate(word: str) -> int:
 
 
 def read_table(path: PathLike) -> Table:
-    """Read ``key rest`` lines; a line with a key alone has an empty rest.
+    """Read ``ID VALUE`` lines as :func:`espnet_adastride.corpora.kaldi.read_scp` does.
 
-    A tab may stand behind the key, CR LF at the end of a line, a byte order mark at the
-    beginning.
+    A line with an id alone has an empty value.
 
     Raises:
-        RecipeError: The file is missing, is not UTF-8, or a key stands in it twice.
+        RecipeError: The file is missing or malformed.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise RecipeError(f"{path} is missing: run the stage that makes it first")
-    table: Table = {}
-    content = path.read_bytes()
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = content.count(b"\n", 0, error.start) + 1
-        raise RecipeError(
-            f"{path}:{number}: is not UTF-8: convert the file (iconv -t UTF-8)"
-        ) from None
-    for number, line in enumerate(io.StringIO(text, newline=None), 1):
-        key, _, rest = line.strip("\r\n").partition(" ")
-        if "\t" in key:
-            key, _, rest = line.strip("\r\n").partition("\t")
-        if not key:
-            raise RecipeError(f"{path}:{number}: the line has no key")
-        if key in table:
-            raise RecipeError(f"{path}:{number}: {key} stands there twice")
-        table[key] = rest.strip()
-    return table
+        return kaldi.read_scp(path, allow_empty=True)
+    except kaldi.DataError as error:
+        raise RecipeError(str(error)) from None
 
 
 def write_table(path: PathLike, table: Table, keys: Iterable[str] = None) -> None:
-    """Write a table, sorted by key (byte order, as ``LC_ALL=C sort`` does)."""
-    keys = sorted(table if keys is None else keys)
-    write_text(path, "".join(f"{k} {table[k]}".rstrip() + "\n" for k in keys))
+    """Write a table, sorted by key (byte order, as ``LC_ALL=C sort`` does).
+
+    Raises:
+        RecipeError: An id with white space, or a value with a line break.
+    """
+    try:
+        kaldi.write_lines(path, table, keys)
+    except kaldi.DataError as error:
+        raise RecipeError(str(error)) from None
 
 
 def read_data_dir(folder: PathLike) -> Dict[str, Table]:
