@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
-from espnet_adastride.recipe.files import written_whole
+from espnet_adastride.files import written_whole
 
 PathLike = Union[str, Path]
 
