@@ -2,7 +2,6 @@
 
 import io
 import os
-import re
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,14 +70,3 @@ def replace_dir(temporary: PathLike, final: PathLike) -> None:
     os.replace(temporary, final)
     if old.exists():
         shutil.rmtree(old)
-
-
-def printable(name: PathLike) -> str:
-    """Return a file name as it can be printed and written to a UTF-8 file.
-
-    Python holds a byte of a name that is not UTF-8 as a lone surrogate, which no text
-    file takes; here it becomes ``\\xe9``. Other names are unchanged.
-    """
-    return re.sub(
-        "[\udc80-\udcff]", lambda m: f"\\x{ord(m[0]) - 0xDC00:02x}", str(name)
-    )

@@ -155,7 +155,7 @@ def write_data_dir(
             if values:  # lengths may be unknown
                 write_lines(staging / name, values)
         if excluded is not None:
-            _write_excluded(staging / "excluded.txt", excluded)
+            write_excluded(staging / "excluded.txt", excluded)
 
         if directory.is_dir():
             # Of an older run, wav.scp goes first and comes back last, so that an
@@ -170,7 +170,8 @@ def write_data_dir(
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _write_excluded(path: Path, excluded: Sequence[Excluded]) -> None:
+def write_excluded(path: PathLike, excluded: Sequence[Excluded]) -> None:
+    """Write what is not used, one tab-separated line each."""
     with atomic_open(path) as f:
         f.write("# id\tfile\treason\twhat was done\n")
         for e in excluded:
