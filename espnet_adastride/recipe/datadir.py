@@ -60,8 +60,12 @@ def read_table(path: PathLike) -> Table:
     Raises:
         RecipeError: The file is missing or malformed.
     """
-    if not Path(path).is_file():
-        raise RecipeError(f"{path} is missing: run the stage that makes it first")
+    path = Path(path)
+    if not path.is_file():
+        hint = ""
+        if path.name in TABLES:
+            hint = ", or have adastride-prepare make it of your own recordings"
+        raise RecipeError(f"{path} is missing: run the stage that makes it first{hint}")
     try:
         return kaldi.read_scp(path, allow_empty=True)
     except kaldi.DataError as error:
@@ -89,7 +93,8 @@ def read_data_dir(folder: PathLike) -> Dict[str, Table]:
     folder = Path(folder)
     if (folder / "segments").exists():
         raise RecipeError(
-            f"{folder}/segments is not supported: cut the audio into utterances"
+            f"{folder}/segments: have the recordings cut, into another folder: "
+            f"adastride-prepare {folder.name}={folder} --output NEW"
         )
     tables = {name: read_table(folder / name) for name in TABLES}
     if not tables["wav.scp"]:
@@ -132,7 +137,9 @@ def _check_audio(path: str) -> AudioInfo:
     """
     info = audio_info(path)
     if info.channels != 1:
-        raise AudioError(f"{info.channels} channels, and one is needed; mix them down")
+        raise AudioError(
+            f"{info.channels} channels, and one is needed; adastride-prepare mixes them"
+        )
     wave, _ = read_samples(path)
     if len(wave) == 0:
         raise AudioError("no samples; record or copy it again")
@@ -177,7 +184,8 @@ def format_data_dir(source: PathLike, output: PathLike, rate: int, nj: int = 1) 
     for key, path in waves.items():
         if path.endswith("|"):
             raise RecipeError(
-                f"{source}/wav.scp: {key} is a pipe; give audio files (wav, flac, ...)"
+                f"{source}/wav.scp: {key} is a pipe; give audio files, or have "
+                f"adastride-prepare run it (--run_pipes true)"
             )
     keys = sorted(waves)
 
