@@ -112,6 +112,7 @@ def test_a_data_folder_that_needs_preparing_says_so(project, clone):
     assert status == 0, said
     folder = project / "data" / "valid"
     (folder / "segments").write_text("x y 0 1\n")
+    words += " --rerun true"
     status, said = run(f"{driver} {words}", project)
     assert status == 1
     assert "adastride-prepare valid=data/valid --output NEW" in said
