@@ -562,8 +562,7 @@ stage_6() {
     stamp=(--stamp "${lm_stats_dir}/.stage_done")
     lock "${lm_stats_dir}" wait
     if ! is_done "${stamp[@]}" "${words[@]}" --option "token_type=${token_type}"; then
-        awk 'NF > 1' "${texts[@]}" >"${lm_train}.new"
-        mv "${lm_train}.new" "${lm_train}"
+        ours join_texts --output "${lm_train}" "${texts[@]}"
         common_lm_options
         collect_statistics lm "${lm_stats_dir}" "${lm_train}" "${lm_dev_text}" \
             --text_only true
