@@ -40,6 +40,7 @@ from espnet_adastride.corpora.kaldi import (
     PathLike,
     Utterance,
     atomic_open,
+    read_scp,
     shorten,
     write_data_dir,
     write_excluded,
@@ -192,8 +193,9 @@ def _not_found(row: Row, folders: Sequence[Path]) -> str:
         return f"{row.path} is a place in an archive; give audio files"
     if os.path.isabs(row.path):
         return f"{row.path}; correct the path"
-    places = [str(folder) for folder in folders if str(folder) != "."][:2]
-    return f"{row.path} (from {' or '.join(places)}); correct it or give --audio_dir"
+    places = list(dict.fromkeys(os.path.abspath(folder) for folder in folders))
+    there = [place for place in places if os.path.isdir(place)]
+    return f"{row.path} (in {', '.join(there)}); correct it or give --audio_dir"
 
 
 def _speaker(row: Row, folders: Sequence[Path], options: Options) -> str:
@@ -695,8 +697,7 @@ def _hashes(folder: Path) -> Dict[str, str]:
 
 
 def _audio_is_there(folder: Path) -> bool:
-    names = (folder / "wav.scp").read_text(encoding="utf-8").splitlines()
-    return all(os.path.exists(line.split(" ", 1)[1]) for line in names)
+    return all(os.path.exists(path) for path in read_scp(folder / "wav.scp").values())
 
 
 def _write_set(folder: Path, used, checked: Checked, bad, record) -> str:
