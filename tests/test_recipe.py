@@ -206,7 +206,6 @@ def test_bpe_token_list_has_the_size_and_covers_the_text(tmp_path):
             ["--nbpe=3"],
             r"too few pieces .*give --nbpe \d+ or more, or a smaller --bpe_c",
         ),
-        (["--nbpe=0"], "give a --nbpe above 0"),
         (["--bpe_char_cover=0.2"], "give a --bpe_char_cover from 0.98 to 1$"),
         (["--bpe_nlsyms=<a>,<a>"], "--bpe_nlsyms has <a> twice"),
         (["--bpe_nlsyms=<unk>"], "--bpe_nlsyms: <unk> is always there; leave it out"),
@@ -237,6 +236,9 @@ def test_the_numbers_that_are_advised_work(tmp_path):
 def test_an_unknown_error_of_sentencepiece():
     assert in_our_words("Internal: a.cc(1) [x] use --character_coverage") == (
         "use --bpe_char_cover"
+    )
+    assert in_our_words("[(trainer_spec.vocab_size()) > (0)] ") == (
+        "give a --nbpe above 0"
     )
     assert in_our_words("") == "SentencePiece gives no reason"
 
