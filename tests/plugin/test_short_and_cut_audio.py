@@ -166,7 +166,8 @@ def test_transcribe_names_them_and_transcribes_the_others(
     said = capsys.readouterr().err
     for name in ("empty", "one", "some"):
         assert f"error: {data}/{name}.wav: " in said, said
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["whole.txt"]
+    files = {p.name for p in (tmp_path / "out").iterdir() if p.name[0] != "."}
+    assert files == {"whole.txt"}
 
 
 @pytest.mark.parametrize(
