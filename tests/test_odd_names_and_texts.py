@@ -92,7 +92,7 @@ def test_every_format_of_a_transcript_takes_the_name():
     transcript = transcript._replace(words=[Timed("A", 0.1, 0.2, 1.0)])
     for kind, write in FORMATS.items():
         write(transcript).encode("utf-8")
-    assert r"caf\xe9 1 0.100 0.100 A" in ctm_lines(name, transcript.words)[0]
+    assert r"caf\xe9.wav 1 0.100 0.100 A" in ctm_lines(name, transcript.words)[0]
 
 
 def test_align_and_plot_name_it_escaped(tmp_path):
