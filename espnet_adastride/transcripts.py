@@ -12,8 +12,8 @@ from typing import Callable, Dict, Iterable, List, NamedTuple, Sequence, Tuple, 
 
 import numpy as np
 
-from espnet_adastride.audio import AUDIO_SUFFIXES
-from espnet_adastride.corpus import DataError
+from espnet_adastride.audio import AUDIO_SUFFIXES, shown
+from espnet_adastride.corpora.kaldi import DataError, read_utf8
 from espnet_adastride.times import Timed
 
 PathLike = Union[str, Path]
@@ -55,7 +55,7 @@ class Transcript(NamedTuple):
     """What was said in a recording.
 
     Attributes:
-        name: of the recording.
+        name: of the recording; bytes that are not UTF-8 are escaped.
         duration: in seconds.
         text: of all segments, joined by spaces.
         words: of all segments.
@@ -75,6 +75,7 @@ def join_segments(
     name: str, duration: float, segments: Sequence[Segment], silent: bool = False
 ) -> Transcript:
     """Return the transcript that segments make."""
+    name = shown(name)
     text = " ".join(s.text for s in segments if s.text)
     words = [word for segment in segments for word in segment.words]
     return Transcript(name, duration, text, words, list(segments), silent)
@@ -136,7 +137,7 @@ def ctm_lines(name: str, items: Iterable[Timed]) -> List[str]:
         name: its id, written as it is but for white space, which CTM has not.
         items: its words.
     """
-    name = re.sub(r"\s", "_", name)
+    name = re.sub(r"\s", "_", shown(name))
     lines = []
     for item in items:
         # the end is what must not move by rounding twice
@@ -171,7 +172,7 @@ def subtitles(transcript: Transcript) -> List[Tuple[float, float, List[str]]]:
                 phrase = []
             phrase.append(word)
         groups += _cues(phrase)
-    shown = []
+    placed = []
     for index, group in enumerate(groups):
         start, end = group[0].start, group[-1].end
         free = (
@@ -180,8 +181,8 @@ def subtitles(transcript: Transcript) -> List[Tuple[float, float, List[str]]]:
             else max(transcript.duration, end)
         )
         end = max(end, min(start + SUBTITLE_SHORTEST, free))
-        shown.append((start, end, _lines(group)))
-    return shown
+        placed.append((start, end, _lines(group)))
+    return placed
 
 
 def _fits(words: Sequence[Timed]) -> bool:
@@ -239,13 +240,13 @@ def to_srt(transcript: Transcript) -> str:
 
 def to_vtt(transcript: Transcript) -> str:
     """Return WebVTT subtitles."""
-    shown = "".join(
+    blocks = "".join(
         f"\n{clock(start, '.')} --> {clock(end, '.')}\n"
         # these three would be read as markup
         + _block(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         for start, end, lines in subtitles(transcript)
     )
-    return "WEBVTT\n" + shown
+    return "WEBVTT\n" + blocks
 
 
 def _block(lines: Sequence[str]) -> str:
@@ -270,11 +271,7 @@ def read_ctm(path: PathLike) -> Dict[str, List[Timed]]:
     Raises:
         DataError: no such file, or a line that is not CTM; names file and line.
     """
-    try:
-        content = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise DataError(f"{path}: cannot be read ({reason})") from None
+    content = read_utf8(path)
     words: Dict[str, List[Timed]] = {}
     for number, line in enumerate(content.splitlines(), 1):
         if not line.strip() or line.startswith(";;"):
@@ -305,11 +302,7 @@ def read_textgrid(path: PathLike, tier: str = "words") -> List[Timed]:
     Raises:
         DataError: if it cannot be read or has no such tier.
     """
-    try:
-        content = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise DataError(f"{path}: cannot be read ({reason})") from None
+    content = read_utf8(path)
     tiers = re.split(r"item\s*\[\d+\]\s*:", content)[1:]
     for content in tiers:
         if re.search(rf'name\s*=\s*"{tier}"', content):

@@ -91,7 +91,10 @@ def one_line(result):
         ([*SETS, "--asr_config", "no.yaml"], "--asr_config no.yaml: there is no such"),
         ([*SETS, "--python", "no-python"], "--python no-python: cannot be run"),
         ([*SETS, "--cuda_cmd", "slrm.pl --mem 4G"], "slrm.pl is not found; ESPnet's"),
-        ([*SETS, "--stop_stage", "1"], "local/data.sh is missing"),
+        (
+            [*SETS, "--stop_stage", "1"],
+            "data/train is missing (there: none): make data",
+        ),
         ([*SETS, "--stage", "3", "--stop_stage", "3"], "run stage 1 first"),
         ([*SETS, "--stage", "4", "--stop_stage", "4"], "run stage 3 first"),
         ([*SETS, "--stage", "10"], "run stage 4 first"),

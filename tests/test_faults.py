@@ -159,9 +159,9 @@ def test_unseen_characters_are_told_with_their_utterance(tmp_path, capsys, kind)
 @pytest.mark.parametrize(
     "text, words",
     [
-        (b"u1 CAF\xc9\n", "text:1: is not UTF-8"),
-        (b"u1 A\nu2 B\xff\nu3 C\n", "text:2: is not UTF-8"),
-        (b"u1 A\n\nu3 C\n", "text:2: the line has no key"),
+        (b"u1 CAF\xc9\n", "text:1: not UTF-8"),
+        (b"u1 A\nu2 B\xff\nu3 C\n", "text:2: not UTF-8"),
+        (b"u1 A\n\nu3 C\n", "text:2: blank line; remove it"),
         (b"u1\n", "no text in"),
         (b"", "no text in"),
     ],

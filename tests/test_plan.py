@@ -83,6 +83,11 @@ def test_what_ctc_cannot_align_is_refused_beyond_the_share_and_the_mend_fits():
     assert "b (5 of 10), c (8 of 10)" in message
     # but for one utterance, c has the least room: 32 features for 10 labels
     assert "a stride of at most 3.2" in message and "--nbpe" in message
+    # pieces are no option for characters
+    with pytest.raises(RecipeError) as error:
+        plan.refuse_what_cannot_work(one, 7, 0.1, token_type="char")
+    message = str(error.value)
+    assert "--nbpe" not in message and "fewer labels (--token_type bpe)" in message
     assert math.ceil(one.features["c"] / 3.2) >= one.needed["c"]
     assert one.largest_stride(0) == 2  # b: 20 features for 10
 

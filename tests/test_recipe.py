@@ -36,6 +36,7 @@ from espnet_adastride.recipe.statistics import (
     check_finite,
     statistics_options,
 )
+from espnet_adastride.recipe.tokens import in_our_words
 
 
 # ------------------------------------------------------------------ data folders
@@ -158,7 +159,7 @@ def test_tables_that_disagree_are_refused_by_name(tmp_path):
     with pytest.raises(RecipeError, match="u9 is in text but not in wav.scp"):
         datadir.read_data_dir(source)
     (source / "text").write_text("u1 ONE\nu1 TWO\n")
-    with pytest.raises(RecipeError, match="text:2: u1 stands there twice"):
+    with pytest.raises(RecipeError, match="text:2: the id u1 occurs twice"):
         datadir.read_data_dir(source)
 
 
@@ -253,14 +254,53 @@ def test_bpe_token_list_has_the_size_and_covers_the_text(tmp_path):
         assert set(pieces) <= set(lines) and model.decode(pieces) == sentence
 
 
-def test_too_many_pieces_end_in_one_line(tmp_path):
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--nbpe=5000"], r"too many pieces; give --nbpe \d+ or less$"),
+        (
+            ["--nbpe=5000", "--bpemode=bpe"],
+            r"too many pieces; give --nbpe \d+ or less$",
+        ),
+        (
+            ["--nbpe=3"],
+            r"too few pieces .*give --nbpe \d+ or more, or a smaller --bpe_c",
+        ),
+        (["--bpe_char_cover=0.2"], "give a --bpe_char_cover from 0.98 to 1$"),
+        (["--bpe_nlsyms=<a>,<a>"], "--bpe_nlsyms has <a> twice"),
+        (["--bpe_nlsyms=<unk>"], "--bpe_nlsyms: <unk> is always there; leave it out"),
+        (["--bpe_nlsyms=,"], "--bpe_nlsyms has an empty symbol"),
+    ],
+)
+def test_sentencepieces_errors_name_our_options(tmp_path, options, words):
     text = write_sentences(tmp_path / "text")
-    with pytest.raises(SystemExit, match="--nbpe 5000 .*too high.*<= ") as error:
-        make_token_list.main(
-            ["--text", text, "--output", f"{tmp_path}/b", "--nbpe=5000"]
-        )
-    assert "\n" not in str(error.value)
-    assert not (tmp_path / "b").exists()
+    with pytest.raises(SystemExit, match=words) as error:
+        make_token_list.main(["--text", text, "--output", f"{tmp_path}/b", *options])
+    line = str(error.value)
+    assert "\n" not in line and not (tmp_path / "b").exists()
+    theirs = ("vocab", "character_coverage", "model_type", "user_defined", ".cc(")
+    assert not any(name in line for name in theirs)
+
+
+def test_the_numbers_that_are_advised_work(tmp_path):
+    text = write_sentences(tmp_path / "text")
+    for nbpe, mode in (("5000", "unigram"), ("5000", "bpe"), ("3", "unigram")):
+        words = ["--text", text, "--output", f"{tmp_path}/{nbpe}{mode}"]
+        words += ["--bpemode", mode, "--nbpe"]
+        with pytest.raises(SystemExit) as error:
+            make_token_list.main([*words, nbpe])
+        advised = str(error.value).split("give --nbpe ")[1].split()[0]
+        make_token_list.main([*words, advised])
+
+
+def test_an_unknown_error_of_sentencepiece():
+    assert in_our_words("Internal: a.cc(1) [x] use --character_coverage") == (
+        "use --bpe_char_cover"
+    )
+    assert in_our_words("[(trainer_spec.vocab_size()) > (0)] ") == (
+        "give a --nbpe above 0"
+    )
+    assert in_our_words("") == "SentencePiece gives no reason"
 
 
 # ------------------------------------------------------------------ stamps

@@ -19,13 +19,20 @@ import sys
 from pathlib import Path
 from typing import Dict, List, Tuple
 
-from espnet_adastride.audio import AudioError, read_audio
+from espnet_adastride.audio import AudioError, read_audio, shown
 from espnet_adastride.bin.model_options import (
     add_model_options,
     add_segment_option,
     load_transcriber,
 )
-from espnet_adastride.corpus import DataError, atomic_open, read_scp, shorten
+from espnet_adastride.corpora.kaldi import (
+    DataError,
+    atomic_open,
+    read_scp,
+    read_text,
+    read_utf8,
+    shorten,
+)
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.times import AlignmentError
 from espnet_adastride.transcripts import Segment, Transcript, ctm_lines, to_dict
@@ -67,20 +74,19 @@ def read_jobs(args: argparse.Namespace) -> Dict[str, Tuple[str, str]]:
             raise DataError("--audio needs --text: its transcript")
         text = args.text
         if len(text) < 256 and Path(text).is_file():
-            try:
-                text = Path(text).read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError):
-                raise DataError(f"--text {text}: cannot be read as UTF-8") from None
-        return {Path(args.audio).stem: (args.audio, " ".join(text.split()))}
+            text = read_utf8(text)
+        key = shown(Path(args.audio).stem)
+        return {key: (args.audio, " ".join(text.split()))}
     if args.text is not None:
         raise DataError("--text is for --audio; --data_dir has a file of that name")
     folder = Path(args.data_dir)
     if (folder / "segments").exists():
         raise DataError(
-            f"{folder}/segments is not supported: cut the audio into utterances"
+            f"{folder}/segments: have the recordings cut, into another folder: "
+            f"adastride-prepare {folder.name}={folder} --output NEW"
         )
     waves = read_scp(folder / "wav.scp")
-    texts = read_scp(folder / "text", allow_empty=True)
+    texts = read_text(folder / "text", allow_empty=True)
     missing = sorted(set(waves) ^ set(texts))
     if missing:
         raise DataError(

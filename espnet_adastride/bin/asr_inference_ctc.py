@@ -33,6 +33,7 @@ from espnet_adastride.plugin.espnet import (
 )
 from espnet_adastride.plugin.greedy import CTCGreedy, Decoded
 from espnet_adastride.plugin.model import set_stride
+from espnet_adastride.plugin.short_audio import TooFewSamplesError, least_samples
 from espnet_adastride.recipe.numbers import real, whole
 
 
@@ -79,6 +80,8 @@ def inference(args: argparse.Namespace) -> None:
     if args.stride is not None:
         set_stride(model, options, args.stride)
     decode = CTCGreedy(model, options, device)
+    stft = getattr(model.frontend, "stft", None)
+    least = 0 if stft is None else least_samples(stft)
     loader = asr_task.ASRTask.build_streaming_iterator(
         args.data_path_and_name_and_type,
         dtype=args.dtype,
@@ -93,14 +96,20 @@ def inference(args: argparse.Namespace) -> None:
     with DatadirWriter(args.output_dir) as writer:
         recognised = writer["1best_recog"]
         for keys, batch in loader:
-            for length in batch["speech_lengths"].tolist():
+            lengths = batch["speech_lengths"].tolist()
+            for length in lengths:
                 logging.info("speech length: %d", length)
             try:
                 results = decode(batch["speech"], batch["speech_lengths"])
             except TooShortUttError as error:
                 logging.warning("Utterance %s %s", ", ".join(keys), error)
                 results = [Decoded("", [], [], 0.0, 0, 0)] * len(keys)
-            for key, heard in zip(keys, results):
+            for key, samples, heard in zip(keys, lengths, results):
+                # beside longer utterances, padding would be heard
+                if samples < least and heard.frames:
+                    error = TooFewSamplesError(samples, least)
+                    logging.warning("Utterance %s %s", key, error)
+                    heard = Decoded("", [], [], 0.0, 0, 0)
                 recognised["token"][key] = " ".join(heard.tokens)
                 recognised["token_int"][key] = " ".join(map(str, heard.ids))
                 recognised["score"][key] = str(heard.score)

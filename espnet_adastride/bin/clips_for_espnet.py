@@ -18,7 +18,7 @@ import re
 from pathlib import Path
 from typing import List, Tuple
 
-from espnet_adastride.audio import AudioError, audio_info, read_audio
+from espnet_adastride.audio import AudioError, audio_info, read_audio, shown
 from espnet_adastride.classification.clips import (
     LAYOUTS,
     SPLITS,
@@ -73,7 +73,7 @@ def fit_recording(clip: Clip, rate: int, waves: Path) -> Tuple[Path, int]:
     except AudioError as error:
         raise RecipeError(str(error)) from None
     fits = (info.rate, info.channels, info.reader) == (rate, 1, "libsndfile")
-    if fits and not UNFIT.search(str(path)):
+    if fits and not UNFIT.search(str(path)) and shown(path) == str(path):
         return path, info.samples
     # beside one of the same name from another folder of the corpus
     status = path.stat()

@@ -108,7 +108,9 @@ def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
         if frontend is not None:
             longest = frontend.needed(training)
             plan.refuse_lengths_of_frontend(one, frontend.words, longest, frontend.most)
-        plan.refuse_what_cannot_work(one, lengths_of.limit, own.max_unalignable)
+        plan.refuse_what_cannot_work(
+            one, lengths_of.limit, own.max_unalignable, args.token_type
+        )
         warnings += plan.set_warnings(one, lengths_of.limit)
 
     texts = planning.Texts(args, args.train_data_path_and_name_and_type)

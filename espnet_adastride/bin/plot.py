@@ -27,7 +27,7 @@ import sys
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from espnet_adastride.audio import AudioError, audio_info, read_audio
+from espnet_adastride.audio import AudioError, audio_info, read_audio, shown
 from espnet_adastride.bin.model_options import (
     add_model_options,
     add_segment_option,
@@ -125,7 +125,8 @@ def choose(args: argparse.Namespace) -> Recording:
     """
     if args.audio is not None:
         text = None if args.text is None else " ".join(args.text.split())
-        return Recording(args.utt_id or Path(args.audio).stem, args.audio, text)
+        key = args.utt_id or shown(Path(args.audio).stem)
+        return Recording(key, args.audio, text)
     if args.text is not None:
         raise DataError("--text is for --audio; --data_dir has a file of that name")
     folder = Path(args.data_dir)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from espnet_adastride.audio import AudioError, describe_unread, find_media
+from espnet_adastride.audio import AudioError, describe_unread, find_media, shown
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors
 from espnet_adastride.recipe.files import write_text
 from espnet_adastride.recipe.quiet import quiet_imports
@@ -58,7 +58,7 @@ def main(cmd=None):
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     pieces = []
     for source in sources:
-        name = "_".join(source.name.replace("/", " ").split())
+        name = "_".join(shown(source.name).replace("/", " ").split())
         own = Recording(name, source.path, f"file {name}")
         try:
             found = cut_recording(own, folder / "audio", model.features.fs)

@@ -20,11 +20,13 @@ corpus of one's own needs.
 
 import csv
 import hashlib
+import io
 import re
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence
 
-from espnet_adastride.audio import AUDIO_SUFFIXES
+from espnet_adastride.audio import AUDIO_SUFFIXES, shown
+from espnet_adastride.corpora.kaldi import DataError, read_utf8
 from espnet_adastride.downsampling.registry import unknown_word
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.lists import name_seeds
@@ -76,7 +78,11 @@ def find_clips(folder, layout: str) -> List[Clip]:
         )
     if layout != "table" and (folder / layout).is_dir():
         folder = folder / layout
-    clips = sorted(LAYOUTS[layout](folder))
+    # ids, labels and groups are written to files, which are UTF-8; paths are not
+    clips = sorted(
+        clip._replace(**{k: shown(getattr(clip, k)) for k in ("id", "label", "group")})
+        for clip in LAYOUTS[layout](folder)
+    )
     labels = {clip.label for clip in clips}
     if len(labels) < 2:
         raise RecipeError(
@@ -187,7 +193,7 @@ def _read_table(path: Path, needed: Sequence[str], known: Sequence[str] = ()):
     """
     delimiter = "\t" if path.suffix == ".tsv" else ","
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with io.StringIO(read_utf8(path)) as file:
             lines = csv.reader(file, delimiter=delimiter)
             header = [name.strip() for name in next(lines, [])]
             missing = [name for name in needed if name not in header]
@@ -209,8 +215,10 @@ def _read_table(path: Path, needed: Sequence[str], known: Sequence[str] = ()):
                     )
                 stripped = (value.strip() for value in values)
                 yield lines.line_num, dict(zip(header, stripped))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise RecipeError(f"{path}: not a table in UTF-8 ({error})") from None
+    except DataError as error:
+        raise RecipeError(str(error)) from None
+    except csv.Error as error:
+        raise RecipeError(f"{path}: not a table ({error})") from None
 
 
 LAYOUTS: Dict[str, Callable[[Path], Iterator[Clip]]] = {

@@ -25,6 +25,7 @@ from typing import Any, Dict, List
 
 import yaml
 
+from espnet_adastride.corpora.kaldi import read_utf8
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.files import PathLike
 from espnet_adastride.recipe.grid import (
@@ -114,8 +115,8 @@ class Experiment:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        return yaml.safe_load(read_utf8(path, RecipeError))
+    except yaml.YAMLError as error:
         first = str(error).splitlines()[0]
         raise RecipeError(f"{path}: cannot be read as YAML ({first})") from None
 

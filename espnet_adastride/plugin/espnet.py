@@ -29,6 +29,7 @@ from espnet2.asr.preencoder.linear import LinearProjection
 from espnet2.asr.preencoder.sinc import LightweightSincConvs
 from espnet2.cls.espnet_model import ESPnetClassificationModel
 from espnet2.fileio import multi_sound_scp, sound_scp
+from espnet2.layers.stft import Stft
 from espnet2.s2t.espnet_ctc_model import ESPnetS2TCTCModel
 from espnet2.s2t.espnet_model import ESPnetS2TModel
 from espnet2.samplers.build_batch_sampler import build_batch_sampler
@@ -45,6 +46,7 @@ from espnet2.tasks.abs_task import AbsTask
 from espnet2.text.build_tokenizer import build_tokenizer
 from espnet2.text.token_id_converter import TokenIDConverter
 from espnet2.torch_utils.device_funcs import force_gatherable, to_device
+from espnet2.train import iterable_dataset
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from espnet2.train.collate_fn import CommonCollateFn
 from espnet2.train.trainer import Trainer
@@ -88,6 +90,12 @@ RelPositionalEncoding = _embedding.RelPositionalEncoding
 Conv2dSubsampling = _subsampling.Conv2dSubsampling
 TooShortUttError = _subsampling.TooShortUttError
 check_short_utt = _subsampling.check_short_utt
+
+_transducer_utils = _if_any("espnet2.asr_transducer.utils")
+#: the errors, one a tool, at which decoding gives an empty hypothesis and goes on
+TOO_SHORT_ERRORS = tuple(
+    {TooShortUttError, getattr(_transducer_utils, "TooShortUttError", TooShortUttError)}
+)
 
 #: ESPnet3's copy of the task asr, with registries of its own; None before 202611
 espnet3_asr_task = _if_any("espnet3.systems.esp2_asr.task")
@@ -171,6 +179,8 @@ __all__ = [
     "S3prlFrontend",
     "STOCK_SUBSAMPLINGS",
     "SlidingWindow",
+    "Stft",
+    "TOO_SHORT_ERRORS",
     "TokenIDConverter",
     "TooShortUttError",
     "Trainer",
@@ -186,6 +196,7 @@ __all__ = [
     "espnet3_asr_task",
     "forced_align",
     "force_gatherable",
+    "iterable_dataset",
     "multi_sound_scp",
     "s2t_ctc_task",
     "s2t_task",

@@ -15,8 +15,13 @@ from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.errors import UnreadableAudioError
 
 
-def naming(read):
-    """Return ESPnet's ``soundfile_read`` changed so that its errors name the file.
+def naming(read, several: bool = False):
+    """Return one of ESPnet's readers changed so that its errors name the file.
+
+    Args:
+        read: ``soundfile_read`` (one path or a list, to samples and rate), or what
+            statistics and decoding read with (a path, to samples).
+        several: the path is several ones, separated by white space.
 
     Raises:
         UnreadableAudioError: by what it returns, for libsndfile's errors and for
@@ -28,7 +33,8 @@ def naming(read):
         try:
             result = read(wavs, *args, **kwargs)
         except soundfile.LibsndfileError as error:
-            paths = [wavs] if isinstance(wavs, str) else wavs
+            paths = wavs.split() if several else wavs
+            paths = [paths] if isinstance(paths, str) else paths
             missing = [path for path in paths if not Path(path).exists()]
             if missing:
                 raise UnreadableAudioError(
@@ -40,7 +46,9 @@ def naming(read):
                 "it again, or take it out of the data and prepare them again from "
                 "stage 3"
             ) from None
-        wave = result[0]
+        wave = result[0] if isinstance(result, tuple) else result
+        if wave is None:  # ESPnet lets some recordings be absent
+            return result
         if np.issubdtype(wave.dtype, np.floating) and not np.isfinite(wave).all():
             names = wavs if isinstance(wavs, str) else " or ".join(wavs)
             wrong = np.count_nonzero(~np.isfinite(wave))
@@ -55,7 +63,14 @@ def naming(read):
 
 
 def install() -> None:
-    """Change ESPnet's reader of ``wav.scp`` in place; idempotent."""
+    """Change ESPnet's readers of ``wav.scp`` in place; idempotent.
+
+    Training reads by ``sound_scp``, statistics and decoding by ``iterable_dataset``.
+    """
     for module in (espnet.sound_scp, espnet.multi_sound_scp):
         if not hasattr(module.soundfile_read, "names_audio"):
             module.soundfile_read = naming(module.soundfile_read)
+    types = espnet.iterable_dataset.DATA_TYPES
+    for word in ("sound", "multi_columns_sound", "variable_columns_sound"):
+        if word in types and not hasattr(types[word], "names_audio"):
+            types[word] = naming(types[word], several=word != "sound")

@@ -12,7 +12,14 @@ layer in another way refuse the plugin's words in one line.
 
 import inspect
 
-from espnet_adastride.plugin import alignment, encoders, espnet, model, named_audio
+from espnet_adastride.plugin import (
+    alignment,
+    encoders,
+    espnet,
+    model,
+    named_audio,
+    short_audio,
+)
 from espnet_adastride.plugin.layer_sum import LayerSum
 from espnet_adastride.plugin.resnet_encoder import ResNetEncoder
 from espnet_adastride.plugin.trainer import StrideTrainer
@@ -49,8 +56,9 @@ if espnet.espnet3_asr_task is not None:
 def register() -> None:
     """Let ESPnet's tasks build the plugin's encoders and models, and draw strides.
 
-    And let its reader of ``wav.scp`` name a recording that cannot be read, and its
-    aligners use the frames' true times.
+    And let its reader of ``wav.scp`` name a recording that cannot be read, its Fourier
+    transform call one of few samples too short, and its aligners use the frames' true
+    times.
 
     It is idempotent.
 
@@ -58,6 +66,7 @@ def register() -> None:
     place; it must happen before ``get_parser()``.
     """
     named_audio.install()
+    short_audio.install()
     alignment.install()
     for task_class in TASKS:
         task_class.trainer = StrideTrainer

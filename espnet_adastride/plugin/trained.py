@@ -22,6 +22,7 @@ from espnet_adastride.corpora.features import (
     read_record,
     rebuild_upstream,
 )
+from espnet_adastride.corpora.kaldi import read_utf8
 from espnet_adastride.downsampling.registry import downsampler_class, unknown_word
 from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.errors import (
@@ -200,8 +201,8 @@ def read_options(path: Path, roots: Sequence[Path]) -> Dict[str, Any]:
         ModelError: if it cannot be read, or a file that the model needs is missing.
     """
     try:
-        options = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        options = yaml.safe_load(read_utf8(path, ModelError))
+    except yaml.YAMLError as error:
         first = str(error).splitlines()[0]
         raise ModelError(f"{path}: cannot be read as YAML ({first})") from None
     if not isinstance(options, dict):
@@ -284,8 +285,8 @@ def read_inference_config(source) -> Dict[str, Any]:
     where = source if isinstance(source, (str, Path)) else "inference_config"
     if isinstance(source, (str, Path)):
         try:
-            options = yaml.safe_load(Path(source).read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            options = yaml.safe_load(read_utf8(source, ConfigurationError)) or {}
+        except yaml.YAMLError as error:
             first = str(error).splitlines()[0]
             raise ConfigurationError(f"{source}: cannot be read ({first})") from None
     else:

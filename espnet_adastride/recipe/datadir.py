@@ -4,7 +4,6 @@ A data folder holds ``wav.scp`` (utterance, audio file), ``text``, ``utt2spk`` a
 ``spk2utt``; each line is a key, one space, and the rest, which may hold spaces.
 """
 
-import io
 import os
 import re
 import shutil
@@ -22,6 +21,7 @@ from espnet_adastride.audio import (
     sample_problem,
     shown,
 )
+from espnet_adastride.corpora import kaldi
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.files import (
     PathLike,
@@ -53,42 +53,35 @@ def parse_rate(word: str) -> int:
 
 
 def read_table(path: PathLike) -> Table:
-    """Read ``key rest`` lines; a line with a key alone has an empty rest.
+    """Read ``ID VALUE`` lines as :func:`espnet_adastride.corpora.kaldi.read_scp` does.
 
-    A tab may stand behind the key, CR LF at the end of a line, a byte order mark at the
-    beginning.
+    A line with an id alone has an empty value.
 
     Raises:
-        RecipeError: The file is missing, is not UTF-8, or a key stands in it twice.
+        RecipeError: The file is missing or malformed.
     """
     path = Path(path)
     if not path.is_file():
-        raise RecipeError(f"{path} is missing: run the stage that makes it first")
-    table: Table = {}
-    content = path.read_bytes()
+        hint = ""
+        if path.name in TABLES:
+            hint = ", or have adastride-prepare make it of your own recordings"
+        raise RecipeError(f"{path} is missing: run the stage that makes it first{hint}")
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = content.count(b"\n", 0, error.start) + 1
-        raise RecipeError(
-            f"{path}:{number}: is not UTF-8: convert the file (iconv -t UTF-8)"
-        ) from None
-    for number, line in enumerate(io.StringIO(text, newline=None), 1):
-        key, _, rest = line.strip("\r\n").partition(" ")
-        if "\t" in key:
-            key, _, rest = line.strip("\r\n").partition("\t")
-        if not key:
-            raise RecipeError(f"{path}:{number}: the line has no key")
-        if key in table:
-            raise RecipeError(f"{path}:{number}: {key} stands there twice")
-        table[key] = rest.strip()
-    return table
+        return kaldi.read_scp(path, allow_empty=True)
+    except kaldi.DataError as error:
+        raise RecipeError(str(error)) from None
 
 
 def write_table(path: PathLike, table: Table, keys: Iterable[str] = None) -> None:
-    """Write a table, sorted by key (byte order, as ``LC_ALL=C sort`` does)."""
-    keys = sorted(table if keys is None else keys)
-    write_text(path, "".join(f"{k} {table[k]}".rstrip() + "\n" for k in keys))
+    """Write a table, sorted by key (byte order, as ``LC_ALL=C sort`` does).
+
+    Raises:
+        RecipeError: An id with white space, or a value with a line break.
+    """
+    try:
+        kaldi.write_lines(path, table, keys)
+    except kaldi.DataError as error:
+        raise RecipeError(str(error)) from None
 
 
 def read_data_dir(folder: PathLike) -> Dict[str, Table]:
@@ -100,7 +93,8 @@ def read_data_dir(folder: PathLike) -> Dict[str, Table]:
     folder = Path(folder)
     if (folder / "segments").exists():
         raise RecipeError(
-            f"{folder}/segments is not supported: cut the audio into utterances"
+            f"{folder}/segments: have the recordings cut, into another folder: "
+            f"adastride-prepare {folder.name}={folder} --output NEW"
         )
     tables = {name: read_table(folder / name) for name in TABLES}
     if not tables["wav.scp"]:
@@ -143,7 +137,9 @@ def _check_audio(path: str) -> AudioInfo:
     """
     info = audio_info(path)
     if info.channels != 1:
-        raise AudioError(f"{info.channels} channels, and one is needed; mix them down")
+        raise AudioError(
+            f"{info.channels} channels, and one is needed; adastride-prepare mixes them"
+        )
     wave, _ = read_samples(path)
     if len(wave) == 0:
         raise AudioError("no samples; record or copy it again")
@@ -188,7 +184,8 @@ def format_data_dir(source: PathLike, output: PathLike, rate: int, nj: int = 1) 
     for key, path in waves.items():
         if path.endswith("|"):
             raise RecipeError(
-                f"{source}/wav.scp: {key} is a pipe; give audio files (wav, flac, ...)"
+                f"{source}/wav.scp: {key} is a pipe; give audio files, or have "
+                f"adastride-prepare run it (--run_pipes true)"
             )
     keys = sorted(waves)
 

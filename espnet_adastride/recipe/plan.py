@@ -108,7 +108,7 @@ def _percent(share: float) -> str:
 
 
 def refuse_what_cannot_work(
-    lengths: SetLengths, limit: int, max_unalignable: float
+    lengths: SetLengths, limit: int, max_unalignable: float, token_type: str = "bpe"
 ) -> None:
     """Refuse a set with which training would stop, or would learn too little.
 
@@ -118,6 +118,7 @@ def refuse_what_cannot_work(
             at a batch of shorter ones.
         max_unalignable: Largest share of the training utterances that CTC may be
             unable to align, in [0, 1]. In validation only all of them are too many.
+        token_type: ``bpe``, ``char`` ...; decides which tokens are advised.
 
     Raises:
         RecipeError: Naming utterances and the mend.
@@ -138,13 +139,13 @@ def refuse_what_cannot_work(
     allowed = max_unalignable if lengths.name == "training" else 1.0
     if bad and (len(bad) > allowed * count or len(bad) == count):
         fits = lengths.largest_stride(max_unalignable)
-        mend = "give tokens that make fewer labels (a larger --nbpe)"
+        tokens = "tokens that make fewer labels (--token_type bpe)"
+        if token_type == "bpe":
+            tokens = "tokens that make fewer labels (a larger --nbpe)"
+        mend = f"give {tokens}"
         if fits >= 1:
-            mend = (
-                f"take {lengths.stride_words} of at most "
-                f"{math.floor(10 * fits) / 10:g}, tokens that make fewer labels (a "
-                "larger --nbpe)"
-            )
+            stride = math.floor(10 * fits) / 10
+            mend = f"take {lengths.stride_words} of at most {stride:g}, {tokens}"
         if lengths.name == "training":
             mend += ", or a larger --max_unalignable"
         raise RecipeError(

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -64,12 +65,9 @@ def train_bpe(
             minloglevel=2,
         )
     except Exception as error:
-        reason = str(error).strip().splitlines()[-1]
-        # SentencePiece puts its source line and the C++ condition in front
-        reason = reason.split("] ", 1)[-1].strip() or type(error).__name__
         raise RecipeError(
             f"--nbpe {size} --bpemode {mode} does not suit these {len(sentences)} "
-            f"sentences: {reason}"
+            f"sentences: {in_our_words(str(error))}"
         ) from None
     (folder / "bpe.model").write_bytes(writer.getvalue())
     model = sentencepiece.SentencePieceProcessor(model_proto=writer.getvalue())
@@ -78,6 +76,45 @@ def train_bpe(
     lines = [f"{p}\t{s:g}\n" for p, s in zip(pieces, scores)]
     write_text(folder / "bpe.vocab", "".join(lines))
     return pieces[3:]
+
+
+#: what SentencePiece says, and what it means by this recipe's options
+_SENTENCEPIECE = (
+    (
+        r"Vocabulary size too high .*<= (\d+)",
+        r"too many pieces; give --nbpe \1 or less",
+    ),
+    (
+        r"smaller than required_chars\. \d+ vs (\d+)",
+        r"too few pieces for the characters of the text; give --nbpe \1 or more, or a "
+        "smaller --bpe_char_cover",
+    ),
+    (r"character_coverage\(\) >=", "give a --bpe_char_cover from 0.98 to 1"),
+    (r"vocab_size\(\)\) > \(0\)", "give a --nbpe above 0"),
+    (r"(\S+) is already defined", r"--bpe_nlsyms has \1 twice; name it once"),
+    (r"(\S+) must not be defined", r"--bpe_nlsyms: \1 is always there; leave it out"),
+    (r"piece\(\)\.empty", "--bpe_nlsyms has an empty symbol; one comma between two"),
+    (r"sentences_\.empty", "the text has no words"),
+)
+_OPTIONS = {
+    "vocab_size": "--nbpe",
+    "model_type": "--bpemode",
+    "character_coverage": "--bpe_char_cover",
+    "user_defined_symbols": "--bpe_nlsyms",
+}
+
+
+def in_our_words(message: str) -> str:
+    """Return an error of SentencePiece's trainer with this recipe's option names."""
+    for pattern, words in _SENTENCEPIECE:
+        found = re.search(pattern, message)
+        if found:
+            return found.expand(words)
+    # it puts its source line and the C++ condition in front
+    message = " ".join(message.split()).split("] ", 1)[-1].strip() or message.strip()
+    for theirs, ours in _OPTIONS.items():
+        message = re.sub(f"(--)?{theirs}", ours, message)
+    return message or "SentencePiece gives no reason"
 
 
 def make_token_list(

@@ -13,6 +13,7 @@ from typing import Dict, Iterable, List
 
 import yaml
 
+from espnet_adastride.corpora.kaldi import read_utf8
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.files import PathLike, write_text
 
@@ -41,8 +42,8 @@ def read_config(path: PathLike) -> dict:
     if not Path(path).is_file():
         raise RecipeError(f"{path}: there is no such configuration file")
     try:
-        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        config = yaml.safe_load(read_utf8(path, RecipeError))
+    except yaml.YAMLError as error:
         raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if config is None:
         return {}

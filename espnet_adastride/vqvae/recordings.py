@@ -27,7 +27,9 @@ from espnet_adastride.audio import (
     describe_unread,
     find_media,
     read_audio,
+    shown,
 )
+from espnet_adastride.corpora.kaldi import read_lines, read_scp, split_line
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.files import fresh_dir, replace_dir, write_text
 
@@ -65,10 +67,11 @@ def find_recordings(folder) -> List[Recording]:
         raise RecipeError(f"{folder}: {describe_unread(unread)}")
     found: Dict[str, Recording] = {}
     for source in sources:
-        name = "_".join(source.name.replace("/", " ").split())
+        name = "_".join(shown(source.name).replace("/", " ").split())
         if name in found:
             raise RecipeError(
-                f"{source.path} and {found[name].path} would have one name, {name}: "
+                f"{shown(source.path)} and {shown(found[name].path)} would have one "
+                f"name, {name}: "
                 "rename one"
             )
         text = texts.get(Path(source.name).name)
@@ -83,9 +86,8 @@ def read_texts(path) -> Dict[str, str]:
     """Read ``NAME TEXT`` lines; {} if there is no such file. Case and spaces go."""
     texts = {}
     if Path(path).is_file():
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-        for number, line in enumerate(lines, 1):
-            name, _, text = line.strip().partition(" ")
+        for number, line in enumerate(read_lines(path, RecipeError), 1):
+            name, text, _ = split_line(line.strip())
             if name and not text.strip():
                 raise RecipeError(f"{path}, line {number}: write NAME TEXT")
             if name:
@@ -194,6 +196,7 @@ def cut_recording(recording: Recording, folder: Path, rate: int):
     info = audio_info(recording.path)
     wave = read_audio(recording.path, rate)
     kept = info.format in ("WAV", "FLAC") and (info.rate, info.channels) == (rate, 1)
+    kept = kept and shown(recording.path) == recording.path  # wav.scp is UTF-8
     if kept and info.seconds <= LONGEST:
         return [(recording.id, Path(recording.path).resolve(), info.seconds)]
     pieces = []
@@ -208,9 +211,6 @@ def cut_recording(recording: Recording, folder: Path, rate: int):
 
 def read_set(folder) -> List[Recording]:
     """Return the recordings of a prepared set."""
-    groups = dict(
-        line.split(" ", 1) for line in (Path(folder) / "groups").open(encoding="utf-8")
-    )
-    lines = (Path(folder) / "wav.scp").read_text(encoding="utf-8").splitlines()
-    pairs = [line.split(" ", 1) for line in lines]
-    return [Recording(name, path, groups[name].strip()) for name, path in pairs]
+    groups = read_scp(Path(folder) / "groups")
+    waves = read_scp(Path(folder) / "wav.scp")
+    return [Recording(name, path, groups[name]) for name, path in waves.items()]

@@ -111,7 +111,7 @@ def test_a_table_is_all_that_a_corpus_of_ones_own_needs(tmp_path):
         ("file,label\nz.wav,a\n", "line 2: .*z.wav: no such file"),
         ("file,label,part\nx.wav,a,dev\n", "line 2: unknown part 'dev'"),
         ("file,label\nx.wav,a\nx.wav,a\nx.wav,b\n", "are both a/x; rename one"),
-        ("file,label\nx.wav,\xe9\n", "not a table in UTF-8"),
+        ("file,label\nx.wav,\xe9\n", "labels.csv:2: not UTF-8"),
     ],
 )
 def test_a_bad_table_is_named(tmp_path, text, words):

@@ -1,0 +1,39 @@
+#!/usr/bin/env python3
+"""Stage 6: join the text files of a language model, lines without words left out.
+
+Files are UTF-8; a byte order mark, CR LF and a tab behind the id are accepted.
+"""
+
+import argparse
+
+from espnet_adastride.corpora.kaldi import read_lines, split_line
+from espnet_adastride.recipe.errors import RecipeError, one_line_errors
+from espnet_adastride.recipe.files import write_text
+
+
+def get_parser():
+    parser = argparse.ArgumentParser(
+        description="Join text files of 'id text' lines",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--output", required=True, help="File to write")
+    parser.add_argument("text", nargs="+", help="Text files")
+    return parser
+
+
+@one_line_errors
+def main(cmd=None):
+    args = get_parser().parse_args(cmd)
+    lines = []
+    for path in args.text:
+        for line in read_lines(path, RecipeError):
+            key, text, _ = split_line(line)
+            if key and text.strip():
+                lines.append(f"{key} {text}\n")
+    if not lines:
+        raise RecipeError(f"{', '.join(args.text)}: no line 'id text' in it")
+    write_text(args.output, "".join(lines))
+
+
+if __name__ == "__main__":
+    main()

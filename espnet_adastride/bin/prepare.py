@@ -1,0 +1,234 @@
+#!/usr/bin/env python3
+"""Make data directories of one's own recordings (stage 1 for one's own corpus).
+
+    adastride-prepare recordings.csv                        # data/{train,valid,test}
+    adastride-prepare train=train.tsv valid=dev.tsv test=test.tsv
+    adastride-prepare my_kaldi_folder
+    adastride-prepare folder_of_audio_and_txt --speaker_from folder
+    adastride-prepare cv-corpus/en
+
+A source is a table (.csv, .tsv, .jsonl) with the columns path and text (and speaker,
+start, end, set, id), a Kaldi folder (wav.scp, text), a folder of recordings with .txt
+files of the same name, a folder with metadata.csv (Hugging Face), or Common Voice's. Of
+one source, training, validation and test set are made, with different speakers.
+"""
+
+import argparse
+import os
+import re
+from pathlib import Path
+from typing import Dict, List, Sequence, Tuple
+
+from espnet_adastride.audio import shown
+from espnet_adastride.corpora.kaldi import DataError
+from espnet_adastride.corpora.layouts import COLUMNS, Source, read_source
+from espnet_adastride.corpora.own import PARTS, Options, prepare
+from espnet_adastride.recipe.datadir import parse_rate
+from espnet_adastride.recipe.errors import (
+    RecipeError,
+    describe_disk_error,
+    str2bool,
+)
+
+NAME = "adastride-prepare"
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Build the command's argument parser."""
+    parser = argparse.ArgumentParser(
+        prog=NAME,
+        description=__doc__.split("\n\n")[0],
+        epilog="\n\n".join(__doc__.split("\n\n")[1:]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "source",
+        nargs="+",
+        metavar="[SET=]SOURCE",
+        help="table or folder; several of one set are joined",
+    )
+    parser.add_argument(
+        "--output", default="data", help="holds a folder a set (default: data)"
+    )
+    parser.add_argument(
+        "--audio_dir", default="", help="where the relative paths of a table start"
+    )
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="ROLE=NAME",
+        help=f"a table's columns, where they are not found; roles: "
+        f"{' '.join(COLUMNS)}",
+    )
+    parser.add_argument(
+        "--speaker_from",
+        default="",
+        metavar="folder|REGEX",
+        help="where nothing tells the speaker: the first sub-folder, or the group of "
+        "a regular expression on the path, e.g. '([a-z]+)_[0-9]+'",
+    )
+    parser.add_argument(
+        "--split",
+        default="auto",
+        choices=["auto", "speaker", "utterance", "none"],
+        help="auto: by speaker, else by utterance (default: auto)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
+    for part in PARTS[1:]:
+        parser.add_argument(
+            f"--{part}_share",
+            type=float,
+            default=0.1,
+            help=f"of the utterances, for {part} (default: 0.1; 0: none)",
+        )
+    parser.add_argument(
+        "--skip_bad",
+        type=str2bool,
+        default=False,
+        metavar="true|false",
+        help="leave out what cannot be used, and count it (default: false)",
+    )
+    parser.add_argument(
+        "--run_pipes",
+        type=str2bool,
+        default=False,
+        metavar="true|false",
+        help="run the commands in wav.scp (default: false)",
+    )
+    parser.add_argument(
+        "--overwrite",
+        type=str2bool,
+        default=False,
+        metavar="true|false",
+        help="replace data directories of other content (default: false)",
+    )
+    parser.add_argument(
+        "--fs", default="16k", help="Hz of FLAC files that are written (default: 16k)"
+    )
+    parser.add_argument(
+        "--nj", type=int, default=_cpus(), help="threads (default: all CPUs)"
+    )
+    return parser
+
+
+def _cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def read_sources(
+    words: Sequence[str], columns: Dict[str, str]
+) -> List[Tuple[str, Source]]:
+    """Read ``[SET=]SOURCE`` words.
+
+    Raises:
+        DataError: A set has a name that is no folder's, or some sources have a set and
+            others not.
+    """
+    named = []
+    for word in words:
+        name, equals, path = word.partition("=")
+        if not equals or os.path.exists(word):
+            name, path = "", word
+        elif not re.fullmatch(r"[\w-][\w.-]*", name):
+            raise DataError(f"{word}: a set's name has letters, digits, _ - . only")
+        named.append((name, path))
+    if len({bool(name) for name, _ in named}) > 1:
+        raise DataError("give all sources as SET=SOURCE, or none")
+    return [(name, read_source(path, columns)) for name, path in named]
+
+
+def read_columns(words: Sequence[str]) -> Dict[str, str]:
+    """Read ``ROLE=NAME`` words.
+
+    Raises:
+        DataError: One has another form or an unknown role.
+    """
+    columns = {}
+    for word in words:
+        role, equals, name = word.partition("=")
+        if not equals or role not in COLUMNS:
+            raise DataError(
+                f"--columns {word}: write ROLE=NAME with a role of {' '.join(COLUMNS)}"
+            )
+        columns[role] = name
+    return columns
+
+
+def read_options(args: argparse.Namespace) -> Options:
+    """Check the numbers; return the options.
+
+    Raises:
+        DataError: One makes no sense.
+    """
+    shares = {part: getattr(args, f"{part}_share") for part in PARTS[1:]}
+    for part, share in shares.items():
+        if not 0 <= share < 1:
+            raise DataError(f"--{part}_share {share:g}: give a number from 0 to 1")
+    if sum(shares.values()) >= 1:
+        raise DataError("--valid_share and --test_share leave nothing for training")
+    if args.nj < 1:
+        raise DataError(f"--nj {args.nj}: give at least 1")
+    if args.speaker_from not in ("", "folder"):
+        try:
+            groups = re.compile(args.speaker_from).groups
+        except re.error as error:
+            raise DataError(f"--speaker_from: no regular expression ({error})")
+        if groups != 1:
+            raise DataError(
+                f"--speaker_from {args.speaker_from}: put one pair of parentheses "
+                "around the speaker, or give the word folder"
+            )
+    if args.audio_dir and not os.path.isdir(args.audio_dir):
+        raise DataError(f"--audio_dir {args.audio_dir}: no such folder")
+    return Options(
+        fs=parse_rate(args.fs),
+        seed=args.seed,
+        shares=shares,
+        split=args.split,
+        speaker_from=args.speaker_from,
+        audio_dir=args.audio_dir,
+        run_pipes=args.run_pipes,
+        skip_bad=args.skip_bad,
+        overwrite=args.overwrite,
+        nj=args.nj,
+    )
+
+
+def next_command(output: Path) -> List[str]:
+    """Return how to train on the sets, if they are where the driver looks."""
+    if output.name != "data" or not all((output / part).is_dir() for part in PARTS):
+        return []
+    driver = Path(__file__).resolve().parents[2] / "egs" / "asr.sh"
+    if not driver.is_file():
+        return []
+    place = "" if output.resolve().parent == Path.cwd() else f"cd {output.parent}; "
+    return [
+        f"next: {place}{driver} --train_set train --valid_set valid --test_sets test "
+        "--token_type char --asr_config train_asr_own.yaml --inference_config "
+        "decode_ctc_greedy.yaml --inference_asr_model valid.cer_ctc.ave.pth"
+    ]
+
+
+def main(cmd=None) -> None:
+    """Run the command; bad input ends in one line."""
+    args = get_parser().parse_args(cmd)
+    try:
+        options = read_options(args)
+        named = read_sources(args.source, read_columns(args.columns))
+        lines = prepare(named, args.output, options)
+    except (DataError, RecipeError) as error:
+        raise SystemExit(f"{NAME}: error: {shown(str(error))}") from None
+    except OSError as error:
+        reason = describe_disk_error(error) or error
+        raise SystemExit(f"{NAME}: error: {shown(str(reason))}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    for line in lines + next_command(Path(args.output)):
+        print(shown(line))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,341 @@
+"""Kaldi-style data directories: the one reader and the one writer of such files.
+
+A data directory holds text files with one ``ID VALUE`` line per utterance::
+
+    wav.scp          ID  absolute path of the recording
+    text             ID  transcript
+    utt2spk          ID  speaker
+    spk2utt          speaker  ID ID ...
+    utt2num_samples  ID  length in samples (optional)
+
+all sorted as ``LC_ALL=C sort`` does. :func:`write_data_dir` writes a directory;
+:func:`read_scp`, :func:`read_text` and :func:`read_data_dir` read such files. They
+accept what editors and spreadsheets make of them (a tab after the id, CR LF line ends,
+a byte order mark, blank lines at the end) and reject with one line what is malformed.
+"""
+
+import os
+import re
+import shutil
+from collections import defaultdict
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+
+from espnet_adastride.files import written_whole
+
+PathLike = Union[str, Path]
+
+LEFT_OUT = "left out of the data directory"
+
+
+class DataError(ValueError):
+    """Bad input; the message names the culprit and the mend in one line."""
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One line of a data directory.
+
+    Attributes:
+        id: Utterance id, e.g. ``1089-134686-0000``.
+        audio: Absolute path of the recording.
+        text: Transcript.
+        speaker: Speaker id, e.g. ``1089-134686``.
+        samples: Length in samples; None where it is not known.
+    """
+
+    id: str
+    audio: str
+    text: str
+    speaker: str
+    samples: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """Something of the corpus that is not used.
+
+    Attributes:
+        id: Utterance id (``-`` where there is none).
+        file: The file it was found in, with the line number for transcripts.
+        kind: One of the reasons above: the heading it is counted under.
+        detail: What exactly is wrong.
+        done: What was done about it.
+    """
+
+    id: str
+    file: str
+    kind: str
+    detail: str = ""
+    done: str = LEFT_OUT
+
+
+# --------------------------------------------------------------------------- writing
+
+
+@contextmanager
+def atomic_open(path: PathLike) -> Iterator:
+    """Open a UTF-8 text file that appears under its name only when complete."""
+    with written_whole(path) as temporary:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as f:
+            yield f
+
+
+def write_lines(
+    path: PathLike, values: Dict[str, str], keys: Optional[Iterable[str]] = None
+) -> None:
+    """Write ``ID VALUE`` lines, sorted by id as ``LC_ALL=C sort`` sorts UTF-8.
+
+    Args:
+        path: The file.
+        values: By id.
+        keys: The ids to write; default: all.
+
+    Raises:
+        DataError: An id holds white space, or a value a line break.
+    """
+    with atomic_open(path) as f:
+        # Code point order is the byte order of UTF-8, hence C locale order.
+        for key in sorted(values if keys is None else keys):
+            value = str(values[key])
+            if not re.fullmatch(r"\S+", key):
+                raise DataError(f"{path}: the id {key!r} holds white space; rename it")
+            if "\n" in value or "\r" in value:
+                raise DataError(
+                    f"{path}: the value of {key} holds a line break: {value!r}; "
+                    "rename the file or correct the text"
+                )
+            f.write(f"{key} {value}".rstrip(" ") + "\n")
+
+
+def write_data_dir(
+    directory: PathLike,
+    utterances: Iterable[Utterance],
+    excluded: Optional[Sequence[Excluded]] = None,
+) -> None:
+    """Write a data directory; ``wav.scp`` appears last and marks it as whole.
+
+    Args:
+        directory: Made where it does not exist; other files in it are left alone.
+        utterances: What to write, in any order.
+        excluded: Written to ``excluded.txt`` (tab-separated); None writes no such file.
+
+    Raises:
+        DataError: No utterance, an id twice, or values that do not fit on a line.
+    """
+    directory = Path(directory)
+    by_id = {}
+    for utterance in utterances:
+        if utterance.id in by_id:
+            raise DataError(f"{directory}: the id {utterance.id} occurs twice")
+        by_id[utterance.id] = utterance
+    if not by_id:
+        raise DataError(f"{directory}: no utterance to write")
+
+    speakers = defaultdict(list)
+    for key in sorted(by_id):
+        speakers[by_id[key].speaker].append(key)
+
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    staging = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
+    staging.mkdir()
+    try:
+        files = {
+            "text": {k: u.text for k, u in by_id.items()},
+            "utt2spk": {k: u.speaker for k, u in by_id.items()},
+            "spk2utt": {k: " ".join(ids) for k, ids in speakers.items()},
+            "utt2num_samples": {
+                k: u.samples for k, u in by_id.items() if u.samples is not None
+            },
+            "wav.scp": {k: u.audio for k, u in by_id.items()},
+        }
+        for name, values in files.items():
+            if values:  # lengths may be unknown
+                write_lines(staging / name, values)
+        if excluded is not None:
+            write_excluded(staging / "excluded.txt", excluded)
+
+        if directory.is_dir():
+            # Of an older run, wav.scp goes first and comes back last, so that an
+            # interruption never leaves a mixture that looks whole.
+            for name in ("wav.scp", "utt2num_samples"):
+                (directory / name).unlink(missing_ok=True)
+            for path in sorted(staging.iterdir(), key=lambda p: p.name == "wav.scp"):
+                os.replace(path, directory / path.name)
+        else:
+            os.rename(staging, directory)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def write_excluded(path: PathLike, excluded: Sequence[Excluded]) -> None:
+    """Write what is not used, one tab-separated line each."""
+    with atomic_open(path) as f:
+        f.write("# id\tfile\treason\twhat was done\n")
+        for e in excluded:
+            reason = f"{e.kind}: {e.detail}" if e.detail else e.kind
+            fields = (e.id, e.file, reason, e.done)
+            f.write("\t".join(re.sub(r"[\t\r\n]+", " ", x) for x in fields) + "\n")
+
+
+# --------------------------------------------------------------------------- reading
+
+
+def read_utf8(path: PathLike, error: type = DataError) -> str:
+    """Return a text file's content, without a byte order mark, lines ending in LF.
+
+    Args:
+        path: The file.
+        error: Class of what is raised.
+
+    Raises:
+        error: No such file, it cannot be read, or it is not UTF-8; the message names
+            the file and the line.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise error(f"{path}: no such file") from None
+    except OSError as e:
+        raise error(f"{path}: cannot be read ({e.strerror})") from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        line = content.count(b"\n", 0, e.start) + 1
+        raise error(
+            f"{path}:{line}: not UTF-8; convert the file, e.g. from Latin-1: "
+            f"iconv -f latin1 -t utf-8 FILE > NEW"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_lines(path: PathLike, error: type = DataError) -> List[str]:
+    """Return the lines of :func:`read_utf8`, without blank ones at the end."""
+    # not splitlines(): it also splits at characters that a transcript may hold
+    lines = read_utf8(path, error).split("\n")
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines
+
+
+def read_scp(path: PathLike, allow_empty: bool = False) -> Dict[str, str]:
+    """Read ``ID VALUE`` lines; the value is everything after the first space or tab.
+
+    Args:
+        path: A ``wav.scp``, ``text``, ``utt2spk`` ... in UTF-8.
+        allow_empty: Accept a file without lines, and lines that hold an id alone
+            (value ``""``): the empty hypotheses of a recogniser.
+
+    Returns:
+        Values by id, in the file's order.
+
+    Raises:
+        DataError: No such file, no line at all, or a malformed line: not UTF-8,
+            leading white space, a blank line before others, no value, or an id that
+            occurs twice. The message names file, line and fix.
+    """
+    lines = read_lines(path)
+    if not lines and not allow_empty:
+        raise DataError(f"{path}: the file is empty; make it again")
+    values: Dict[str, str] = {}
+    first: Dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        key, value, problem = split_line(line)
+        if problem is None and value == "" and not allow_empty:
+            problem = f"nothing after the id {key!r}; fill in or remove the line"
+        if problem is None and key in values:
+            problem = f"the id {key} occurs twice (first on line {first[key]})"
+        if problem is not None:
+            raise DataError(f"{path}:{number}: {problem}")
+        values[key] = value
+        first[key] = number
+    return values
+
+
+def split_line(line: str) -> Tuple[str, str, Optional[str]]:
+    """Split ``ID VALUE`` into id, value (``""`` if absent) and problem (or None).
+
+    A space or a tab separates them; a carriage return at the end is dropped.
+    """
+    line = line.rstrip("\r")
+    problem = None
+    if "\0" in line:
+        problem = "zero byte in the line; the file is damaged, make it again"
+    elif not line.strip():
+        problem = "blank line; remove it"
+    elif line[0].isspace():
+        problem = "the line begins with white space; begin it with the id"
+    key, separator, value = line.partition(" ")
+    if "\t" in key:
+        key, separator, value = line.partition("\t")
+    return key, value.strip(" \t"), problem
+
+
+def read_text(path: PathLike, allow_empty: bool = False) -> Dict[str, str]:
+    """Read transcripts or hypotheses by id; the same rules as :func:`read_scp`.
+
+    A tab within a transcript becomes a space.
+    """
+    table = read_scp(path, allow_empty=allow_empty)
+    return {key: value.replace("\t", " ") for key, value in table.items()}
+
+
+def read_data_dir(directory: PathLike) -> Dict[str, Utterance]:
+    """Read a data directory back, checking that its files speak of the same ids.
+
+    Args:
+        directory: Holds ``wav.scp``, ``text``, ``utt2spk`` and possibly
+            ``utt2num_samples``.
+
+    Returns:
+        Utterances by id, in the order of ``wav.scp``.
+
+    Raises:
+        DataError: A file is missing or malformed, or the ids differ between files.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise DataError(f"{directory}: no such data directory; prepare it first")
+    audio = read_scp(directory / "wav.scp")
+    others = {
+        "text": read_text(directory / "text"),
+        "utt2spk": read_scp(directory / "utt2spk"),
+    }
+    if (directory / "utt2num_samples").exists():
+        others["utt2num_samples"] = read_scp(directory / "utt2num_samples")
+    for name, values in others.items():
+        for here, there, ids in (
+            ("wav.scp", name, audio.keys() - values.keys()),
+            (name, "wav.scp", values.keys() - audio.keys()),
+        ):
+            if ids:
+                raise DataError(
+                    f"{directory}: {len(ids)} ids are in {here} but not in {there}: "
+                    f"{shorten(sorted(ids))}; prepare the directory again"
+                )
+    samples = others.get("utt2num_samples", {})
+    for key, value in samples.items():
+        if not value.isdigit():
+            raise DataError(
+                f"{directory}/utt2num_samples: {key} has {value!r} instead of a "
+                "number of samples; prepare the directory again"
+            )
+    return {
+        key: Utterance(
+            key,
+            path,
+            others["text"][key],
+            others["utt2spk"][key],
+            int(samples[key]) if key in samples else None,
+        )
+        for key, path in audio.items()
+    }
+
+
+def shorten(names: Sequence[str], limit: int = 5) -> str:
+    """Join up to ``limit`` names, then say how many more there are."""
+    text = ", ".join(names[:limit])
+    more = len(names) - limit
+    return f"{text} and {more} more" if more > 0 else text
