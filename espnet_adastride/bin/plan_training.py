@@ -11,7 +11,7 @@ a page: utterances that are too short, or that CTC cannot align at this rate; pa
 and batches; parameters and multiply-accumulates; time and memory of a step, measured.
 ``--input_layer`` may be any of ESPnet's or of the plugin's. Refused, in one line: a
 batch of too short utterances, too large a share that CTC cannot align, an utterance
-larger than a batch. The first shape file must be that of the speech, the second that of
+larger than a batch, fewer batches than ``accum_grad``. The first shape file must be that of the speech, the second that of
 the text, as in ESPnet's recipes.
 """
 
@@ -110,6 +110,8 @@ def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
             plan.refuse_lengths_of_frontend(one, frontend.words, longest, frontend.most)
         plan.refuse_what_cannot_work(one, lengths_of.limit, own.max_unalignable)
         warnings += plan.set_warnings(one, lengths_of.limit)
+    batches = args.num_iters_per_epoch or len(sets[0].batches)
+    plan.refuse_no_update(batches, args.accum_grad)
 
     texts = planning.Texts(args, args.train_data_path_and_name_and_type)
     middle = sorted(sets[0].samples, key=sets[0].samples.get)[len(sets[0].samples) // 2]

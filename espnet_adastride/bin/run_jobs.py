@@ -112,7 +112,7 @@ def main(cmd=None):
         for job in jobs:
             rotate(job.log)
 
-    polls = []
+    polls, log = [], None
     if args.training_log:
         log = TrainingLog(args.training_log)
         polls.append(lambda: [print(x, flush=True) for x in log.new_lines()])
@@ -128,6 +128,12 @@ def main(cmd=None):
         )
     except Interrupted:
         sys.exit(130)
+    if log is not None and log.given_up:  # ESPnet ends with status 0 then
+        raise RecipeError(
+            f"{args.training_log}: {log.given_up}; nothing was learned: fewer batches "
+            "than accum_grad, values in the data that are not finite, or too high a "
+            "learning rate"
+        )
 
 
 if __name__ == "__main__":
