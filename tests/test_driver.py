@@ -112,7 +112,7 @@ def one_line(result):
         ),
         (
             [*SETS, *MINI, "--inference_args", "--beam_szie 3"],
-            "--inference_args: espnet2.bin.asr_inference has no option 'beam_szie'; did",
+            "--inference_args: espnet2.bin.asr_inference has no option 'beam_szie'",
         ),
         (
             [*SETS, *MINI, "--use_lm", "true", "--lm_args", "--lm_conf untis=3"],

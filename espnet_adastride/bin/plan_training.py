@@ -11,8 +11,8 @@ a page: utterances that are too short, or that CTC cannot align at this rate; pa
 and batches; parameters and multiply-accumulates; time and memory of a step, measured.
 ``--input_layer`` may be any of ESPnet's or of the plugin's. Refused, in one line: a
 batch of too short utterances, too large a share that CTC cannot align, an utterance
-larger than a batch, fewer batches than ``accum_grad``. The first shape file must be that of the speech, the second that of
-the text, as in ESPnet's recipes.
+larger than a batch, fewer batches than ``accum_grad``. The first shape file must be
+that of the speech, the second that of the text, as in ESPnet's recipes.
 """
 
 import argparse

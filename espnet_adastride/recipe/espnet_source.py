@@ -303,7 +303,7 @@ class Choice(NamedTuple):
 
 
 def _class_names(module: str, call: ast.Call) -> Dict[str, Tuple[str, Optional[str]]]:
-    """Return the classes of ``dict(word=Class, ...)``; not of packages not installed."""
+    """Return the classes of ``dict(word=Class, ...)`` whose package is installed."""
     found = {}
     for keyword in call.keywords:
         name = _dotted(keyword.value) or ""
