@@ -83,7 +83,7 @@ def test_an_explicit_one(tmp_path):
 
 
 def test_the_names_are_those_that_espnet_writes(tmp_path):
-    """Let ESPnet's own averaging write its files, with a reporter of what is reported."""
+    """Let ESPnet average epochs, with a reporter of what this model reports."""
     pytest.importorskip("espnet2")
     import torch
     from espnet2.main_funcs.average_nbest_models import average_nbest_models

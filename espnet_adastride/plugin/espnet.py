@@ -10,9 +10,8 @@ seconds, and few commands need them.
 
 import importlib
 
-from espnet_adastride.plugin import imports
-
-imports.install()  # before anything of ESPnet is imported
+# first: it says what of ESPnet is imported late
+from espnet_adastride.plugin import imports  # noqa: F401
 
 # isort: split
 
@@ -101,7 +100,7 @@ STOCK_SUBSAMPLINGS = tuple(
 )
 
 
-#: modules; None where there is none, or something that it needs is not there: ESPnet3's
+#: modules; None where there is none, or something that it needs is missing: ESPnet3's
 #: copy of the task asr, with registries of its own (from 202611 on), CTC segmentation
 #: (without the package ctc_segmentation, which 202511 does not declare) and, from 202611
 #: on, forced alignment (``espnet align``)

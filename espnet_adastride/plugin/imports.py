@@ -9,8 +9,9 @@ process uses one. So:
 * modules that need one name of another, and seldom, get a stand-in for it, which loads
   the real one when it is used (:data:`STAND_INS`).
 
-Nothing of ESPnet is changed by that: the same modules run, some of them later, most of
-them never. Where a package is missing, the error is the one that ESPnet would give.
+Importing this module is enough. Nothing of ESPnet is changed by it: the same modules
+run, some of them later, most of them never. Where a package is missing, the error is
+the one that ESPnet would give.
 """
 
 import contextlib
@@ -69,23 +70,41 @@ def _disable_compiler(function, recursive=True, reason=None):
     return wrapper
 
 
-#: module that imports -> (module, name in it, what stands for that)
+_AUTO = {"transformers": ("AutoModel", "AutoModelForCausalLM", "AutoModelForSeq2SeqLM")}
+_OUTPUT = {**_AUTO, "transformers.file_utils": ("ModelOutput",)}
+_TOKENIZER = {"transformers": ("AutoTokenizer", "AutoProcessor")}
+_BEATS = {
+    "transformers.models.bart.modeling_bart": ("BartLearnedPositionalEmbedding",),
+    "transformers.models.wav2vec2_conformer.modeling_wav2vec2_conformer": (
+        "Wav2Vec2ConformerConfig",
+        "Wav2Vec2ConformerEncoder",
+    ),
+}
+
+#: module of ESPnet -> {module: names in it that it imports, and calls on demand or asks
+#: ``isinstance`` for}
 STAND_INS = {
-    "espnet2.asr.frontend.espnet_ssl": (
-        "espnet2.tasks.ssl",
-        "SSLTask",
-        _Late("espnet2.tasks.ssl", "SSLTask"),
-    ),
-    "espnet2.main_funcs.calculate_all_attentions": (
-        "espnet2.gan_tts.jets.alignments",
-        "AlignmentModule",
-        _Late("espnet2.gan_tts.jets.alignments", "AlignmentModule"),
-    ),
-    "espnet2.legacy.nets.pytorch_backend.nets_utils": (
-        "torch._dynamo",
-        "disable",
-        _disable_compiler,
-    ),
+    "espnet2.asr.decoder.hugging_face_transformers_decoder": {
+        **_OUTPUT,
+        "transformers": (*_AUTO["transformers"], "AutoTokenizer"),
+    },
+    "espnet2.asr.encoder.beats_encoder": _BEATS,
+    "espnet2.asr.frontend.espnet_ssl": {"espnet2.tasks.ssl": ("SSLTask",)},
+    "espnet2.asr.postencoder.hugging_face_transformers_postencoder": _AUTO,
+    "espnet2.beats.encoder": _BEATS,
+    "espnet2.bin.asr_inference": _OUTPUT,
+    "espnet2.layers.create_adapter_fn": {
+        "transformers.models.wav2vec2.modeling_wav2vec2": (
+            "Wav2Vec2EncoderLayerStableLayerNorm",
+        )
+    },
+    "espnet2.legacy.nets.pytorch_backend.nets_utils": {"torch._dynamo": ("disable",)},
+    "espnet2.main_funcs.calculate_all_attentions": {
+        "espnet2.gan_tts.jets.alignments": ("AlignmentModule",)
+    },
+    "espnet2.text.hugging_face_token_id_converter": _TOKENIZER,
+    "espnet2.text.hugging_face_tokenizer": _TOKENIZER,
+    "espnet2.text.qwen2audio_tokenizer": _TOKENIZER,
 }
 
 
@@ -105,7 +124,7 @@ class _Loader(importlib.abc.Loader):
     def exec_module(self, module):
         """Run the module as its loader does, then what waits for it."""
         module.__spec__.loader = module.__loader__ = self._loader
-        with _stand_in(self._name):
+        with _stand_ins(self._name):
             self._loader.exec_module(module)
         for function in FINDER.functions.get(self._name, []):
             function(module)
@@ -142,24 +161,26 @@ FINDER = _Finder()
 
 
 @contextlib.contextmanager
-def _stand_in(importer: str):
-    """Have a module find a stand-in while it is run; what is imported already is used."""
-    module, name, thing = STAND_INS.get(importer, (None, None, None))
-    if module is None or module in sys.modules:
-        yield
-        return
-    sys.modules[module] = ModuleType(module)
-    setattr(sys.modules[module], name, thing)
+def _stand_ins(importer: str):
+    """Have a module find stand-ins while it is run, for what is not imported yet."""
+    made = {}
+    for module, names in STAND_INS.get(importer, {}).items():
+        top = module.partition(".")[0]
+        if module in sys.modules or importlib.util.find_spec(top) is None:
+            continue
+        made[module] = ModuleType(module)
+        for name in names:
+            late = _disable_compiler if name == "disable" else _Late(module, name)
+            setattr(made[module], name, late)
+    sys.modules.update(made)
     try:
         yield
     finally:
-        del sys.modules[module]
+        for module in made:
+            del sys.modules[module]
 
 
-def install() -> None:
-    """Have the modules of :data:`LATE` loaded late; idempotent."""
-    if FINDER not in sys.meta_path:
-        sys.meta_path.insert(0, FINDER)
+sys.meta_path.insert(0, FINDER)
 
 
 def after_import(name: str, function: Callable[[ModuleType], None]) -> None:
@@ -169,7 +190,6 @@ def after_import(name: str, function: Callable[[ModuleType], None]) -> None:
         name: of the module.
         function: a second call with the same module must change nothing.
     """
-    install()
     waiting = FINDER.functions.setdefault(name, [])
     if function not in waiting:
         waiting.append(function)

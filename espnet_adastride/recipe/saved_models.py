@@ -61,8 +61,8 @@ def read_criteria(config: Dict[str, Any]) -> List[Criterion]:
                 criteria.append(Criterion(*words))
                 continue
         raise RecipeError(
-            f"best_model_criterion: {one!r} must be such as [valid, acc, max]: train or "
-            "valid, a statistic, min or max"
+            f"best_model_criterion: {one!r} must be such as [valid, acc, max]: train "
+            "or valid, a statistic, min or max"
         )
     return criteria
 
