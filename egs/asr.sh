@@ -124,6 +124,8 @@ while [ $# -gt 0 ]; do
     case $1 in
         --help | -h) printf 'Usage: run.sh [--option value | --option=value]...\n%s' \
                             "${help_text}"; exit 0 ;;
+        --version) "${default_python}" -c "import runpy; print('espnet_adastride',
+            runpy.run_path('${root}/espnet_adastride/version.py')['__version__'])"; exit 0 ;;
         --*=*) name=${1%%=*} value=${1#*=}; shift ;;
         --*) [ $# -ge 2 ] || die "option $1 needs a value"
              name=$1 value=$2; shift 2 ;;

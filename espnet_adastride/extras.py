@@ -45,14 +45,14 @@ NEEDED_AT_ONCE = ("espnet", "espnet2", "espnet3")
 
 
 def describe_missing(package: str) -> str:
-    """Return one line on a package that is not installed: how to get it."""
+    """Return one line on a missing package: how to get it."""
     extra = EXTRAS[package]
     shown = {"espnet2": "ESPnet", "espnet": "ESPnet", "espnet3": "ESPnet"}
     release = "{}.{}".format(*sys.version_info)
     return (
-        f"{shown.get(package, package)} is not installed, which this needs: "
-        f"pip install -e '.[{extra}]' -c constraints/python{release}.txt, in the folder "
-        f"of this project (elsewhere: pip install 'espnet_adastride[{extra}]')"
+        f"{shown.get(package, package)} is not installed, which this needs: pip "
+        f"install -e '.[{extra}]' -c constraints/python{release}.txt, in the folder of "
+        f"this project (elsewhere: pip install 'espnet_adastride[{extra}]')"
     )
 
 
@@ -62,16 +62,17 @@ class _Missing:
     def __init__(self, package: str):
         self.__dict__["_package"] = package
 
-    def _say(self, *args, **kwargs):
+    def __call__(self, *args, **kwargs):
+        """End the process with one line; a module's constants are let through."""
+        if sys._getframe(1).f_code.co_name == "<module>":
+            return self  # it may never be used
         # no exception that code which skips bad recordings would catch
         raise SystemExit(f"error: {describe_missing(self._package)}")
-
-    __call__ = _say
 
     def __getattr__(self, name):
         if name.startswith("__"):
             raise AttributeError(name)
-        return self._say()
+        return self  # np.random.Generator in an annotation
 
     # in annotations
     def __or__(self, other):
@@ -97,7 +98,7 @@ class _MissingModule(ModuleType):
 
 
 def _importer() -> Optional[str]:
-    """Return the name of the module whose import statement is at work; None: no such."""
+    """Return the name of the module that imports; None: nothing is imported."""
     frame, importing = sys._getframe(1), False
     while frame is not None:
         name = frame.f_globals.get("__name__", "")

@@ -10,11 +10,11 @@ or refuse if its folder holds a training with others. ``--action merge``: lay se
 configurations over each other, later ones override, into ``--output``.
 """
 
-import argparse
 from pathlib import Path
 
 import yaml
 
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
 from espnet_adastride.recipe.files import write_text
 from espnet_adastride.recipe.known_options import (
@@ -38,9 +38,9 @@ from espnet_adastride.recipe.training import (
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Check a training configuration and its experiment folder",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument(
         "--action", choices=["check", "read", "start", "merge"], required=True

@@ -18,17 +18,18 @@ that of the speech, the second that of the text, as in ESPnet's recipes.
 import argparse
 import logging
 
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors
 from espnet_adastride.recipe.numbers import real, whole
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's own options."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="plan_training",
         description="Plan a training: lengths, CTC, batches, cost",
         epilog="All other options are those of espnet2.bin.asr_train.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--plan", help="Write the page there (Markdown)")

@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.recipe.decoding import count_decoded
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
 from espnet_adastride.recipe.jobs import (
@@ -30,9 +31,9 @@ from espnet_adastride.recipe.numbers import real, whole
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Run parallel jobs, each with its log",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     for name in ("gpu", "num_threads", "num_nodes", "name", "mem"):
         parser.add_argument(f"--{name}", help="Taken and not used, as by run.pl")

@@ -102,8 +102,8 @@ STOCK_SUBSAMPLINGS = tuple(
 
 #: modules; None where there is none, or something that it needs is missing: ESPnet3's
 #: copy of the task asr, with registries of its own (from 202611 on), CTC segmentation
-#: (without the package ctc_segmentation, which 202511 does not declare) and, from 202611
-#: on, forced alignment (``espnet align``)
+#: (without the package ctc_segmentation, which 202511 does not declare) and forced
+#: alignment (``espnet align``, from 202611 on)
 _LATE_MODULES = {
     "asr_align": "espnet2.bin.asr_align",
     "asr_transducer_task": "espnet2.tasks.asr_transducer",
