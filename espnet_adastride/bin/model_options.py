@@ -57,7 +57,8 @@ def load_transcriber(args: argparse.Namespace, **options):
         RecipeError: for a model that cannot be read, or does not take the options.
     """
     check_model_options(args, options.get("inference_config"))
-    print(f"loading the model {args.model} ...", file=sys.stderr, flush=True)
+    if sys.stderr.isatty():
+        print(f"loading the model {args.model} ...", file=sys.stderr, flush=True)
     try:
         # ESPnet takes seconds to import: what can be told without has been
         with quiet_imports():
