@@ -17,7 +17,8 @@ NAMES = sorted(p.stem for p in (ROOT / "espnet_adastride" / "bin").glob("[a-z]*.
 SHARED = ("model_options", "parsers")
 #: torch is imported before options are read
 WITH_TORCH = (
-    "classify classify_espnet clips_for_espnet compare_vqvae rate_curve vqvae_reconstruct vqvae_train"
+    "classify classify_espnet clips_for_espnet compare_vqvae rate_curve "
+    "vqvae_reconstruct vqvae_train"
 ).split()
 BARE = [name for name in NAMES if name not in (*SHARED, *WITH_TORCH)]
 

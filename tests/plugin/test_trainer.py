@@ -1,6 +1,7 @@
 """Strides are drawn where ESPnet draws attention, by ESPnet's own hook."""
 
 import datetime
+import importlib
 import logging
 from pathlib import Path
 
@@ -55,7 +56,10 @@ def plot(exp, folder):
 
 
 def test_every_task_has_the_trainer():
-    assert all(task.trainer is trainer.StrideTrainer for task in TASKS)
+    for name, (task, _) in TASKS.items():
+        if task is not None:
+            kind = getattr(importlib.import_module(name), task)
+            assert kind.trainer is trainer.StrideTrainer
 
 
 def test_strides_beside_attention(tmp_path):
