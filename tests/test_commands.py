@@ -54,7 +54,9 @@ def test_help_and_version_need_no_package(name):
     ],
 )
 def test_a_missing_package_is_said_in_one_line(name, words, package, tmp_path):
-    for file, line in (("text", "A B"), ("wav.scp", "x.wav"), ("utt2spk", "s")):
+    wave = tmp_path / "x.wav"
+    wave.write_bytes(b"RIFF" + bytes(4000))
+    for file, line in (("text", "A B"), ("wav.scp", wave), ("utt2spk", "s")):
         (tmp_path / file).write_text(f"u1 {line}\n")
     done = bare(name, *words.format(tmp_path).split())
     assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
