@@ -113,7 +113,8 @@ section "Decoding"
 option inference_config "" "Configuration (YAML)"
 option inference_args "" "Options that override it, split at spaces"
 option inference_tag "" "Suffix of the decoding's folder; empty: from the configuration"
-option inference_asr_model valid.acc.ave.pth "Model file in the experiment's folder"
+option inference_asr_model "" "Model file in the experiment's folder; empty: the average by" \
+    "the configuration's best_model_criterion, e.g. valid.acc.ave.pth"
 option inference_tool auto "espnet (asr_inference), ctc_greedy (batched greedy CTC)," \
     "or auto: ctc_greedy if inference_config's file name starts with decode_ctc_greedy"
 option batch_size "" "Utterances decoded at once; empty: as the configuration says"
@@ -124,6 +125,8 @@ while [ $# -gt 0 ]; do
     case $1 in
         --help | -h) printf 'Usage: run.sh [--option value | --option=value]...\n%s' \
                             "${help_text}"; exit 0 ;;
+        --version) "${default_python}" -c "import runpy; print('espnet_adastride',
+            runpy.run_path('${root}/espnet_adastride/version.py')['__version__'])"; exit 0 ;;
         --*=*) name=${1%%=*} value=${1#*=}; shift ;;
         --*) [ $# -ge 2 ] || die "option $1 needs a value"
              name=$1 value=$2; shift 2 ;;
@@ -250,6 +253,44 @@ fi
 : "${lm_exp:=${expdir}/lm_${lm_tag}}"
 : "${lm_stats_dir:=${expdir}/lm_stats${lang_tag}_${token_tag}}"
 lm_train=${data_feats}/lm_train.txt
+if [ "${inference_tool}" = auto ]; then
+    case $(basename "${inference_config}") in
+        decode_ctc_greedy*) inference_tool=ctc_greedy ;;
+        *) inference_tool=espnet ;;
+    esac
+fi
+if ${use_lm} && [ "${inference_tool}" = ctc_greedy ]; then
+    die "--use_lm true: greedy CTC takes no language model; name a beam search with" \
+        "--inference_config, or give --use_lm false"
+fi
+
+# A configuration that cannot work should not be found after hours of preparation: it is
+# checked before a folder is made. The model to decode with follows from it.
+check_configurations() {
+    local words=(--train false) command=
+    if [ "${stage}" -le 11 ] && [ "${stop_stage}" -ge 10 ] && ! "${skip_train}"; then
+        [ -n "${asr_config}${asr_args}" ] ||
+            die "--asr_config is missing: what is to be trained? Name a configuration," \
+                "e.g. --asr_config train_asr_conformer.yaml (${root}/conf has more)"
+        words=(--train true "--arguments=${asr_args}"
+            --option "normalize=${feats_normalize}" --config "${asr_configs[@]-}")
+    fi
+    if [ "${stage}" -le 12 ] && [ "${stop_stage}" -ge 12 ] && ! "${skip_eval}"; then
+        case ${inference_tool} in
+            ctc_greedy) command=espnet_adastride.bin.asr_inference_ctc ;;
+            espnet) command=espnet2.bin.asr_inference ;;
+        esac
+    fi
+    inference_asr_model=$("${python_cmd[@]}" -m espnet_adastride.bin.check_training \
+        --action check "${words[@]}" --exp "${asr_exp}" --model "${inference_asr_model}" \
+        --inference_command "${command}" --inference_config "${inference_config}" \
+        "--inference_args=${inference_args}") || exit 1
+    if ${use_lm} && [ "${stage}" -le 7 ] && [ "${stop_stage}" -ge 6 ]; then
+        "${python_cmd[@]}" -m espnet_adastride.bin.check_training --action check \
+            --task lm --config "${lm_config}" "--arguments=${lm_args}" >/dev/null || exit 1
+    fi
+}
+check_configurations
 if [ -z "${inference_tag}" ]; then
     inference_tag=inference
     [ -z "${inference_config}" ] || inference_tag=$(basename "${inference_config}" .yaml)
@@ -260,16 +301,6 @@ if [ -z "${inference_tag}" ]; then
     fi
     model_tag=${inference_asr_model//\//_}
     inference_tag+=_asr_model_${model_tag%.*}
-fi
-if [ "${inference_tool}" = auto ]; then
-    case $(basename "${inference_config}") in
-        decode_ctc_greedy*) inference_tool=ctc_greedy ;;
-        *) inference_tool=espnet ;;
-    esac
-fi
-if ${use_lm} && [ "${inference_tool}" = ctc_greedy ]; then
-    die "--use_lm true: greedy CTC takes no language model; name a beam search with" \
-        "--inference_config, or give --use_lm false"
 fi
 # ESPnet filters training and validation sets by duration; evaluation takes all of a set.
 evaluation_dir() {
@@ -581,7 +612,7 @@ stage_7() {
     need "${lm_stats_dir}/.stage_done" "stage 6"
     lock "${lm_exp}" refuse
     each --input "${files[@]}"
-    ours check_training --action start --config "${lm_config}" --arguments "${lm_args}" \
+    ours check_training --action start --config "${lm_config}" "--arguments=${lm_args}" \
         --exp "${lm_exp}" "${words[@]}" --option "token_type=${token_type}"
     stamp=(--stamp "${lm_exp}/.stage_done")
     if ! is_done "${stamp[@]}" --input "${lm_exp}/.training.json"; then
@@ -621,7 +652,7 @@ stage_10() {
     local options common training_files words stamp
     training_data_files
     options=$("${python_cmd[@]}" -m espnet_adastride.bin.check_training --action read \
-        --config "${asr_config}" --arguments "${asr_args}")
+        --config "${asr_config}" "--arguments=${asr_args}")
     each --input "${training_files[@]}"
     stamp=(--stamp "${asr_stats_dir}/.stage_done")
     lock "${asr_stats_dir}" wait
@@ -674,7 +705,7 @@ stage_11() {
     lock "${asr_exp}" refuse
     each --input "${training_files[@]}"
     ours check_training --action start --config "${asr_config}" \
-        --arguments "${asr_args}" --exp "${asr_exp}" "${words[@]}" \
+        "--arguments=${asr_args}" --exp "${asr_exp}" "${words[@]}" \
         --option "fs=${fs}" --option "token_type=${token_type}" \
         --option "feats_normalize=${feats_normalize}" \
         --option "pretrained_model=${pretrained_model}"
@@ -860,18 +891,8 @@ wanted() {
     elif [ "$1" -le 13 ]; then ! "${skip_eval}"
     else ! "${skip_packing}"; fi
 }
-# A configuration that cannot be read should not be found after hours of preparation.
-if [ "${stage}" -le 11 ] && [ "${stop_stage}" -ge 10 ]; then
-    if [ ${#asr_configs[@]} -gt 1 ]; then
-        ours check_training --action merge --config "${asr_configs[@]}" \
-            --output "${asr_config}"
-    fi
-    ours check_training --action read --config "${asr_config}" \
-        --arguments "${asr_args}" >/dev/null
-fi
-if ${use_lm} && [ "${stage}" -le 7 ] && [ "${stop_stage}" -ge 6 ]; then
-    ours check_training --action read --config "${lm_config}" \
-        --arguments "${lm_args}" >/dev/null
+if [ ${#asr_configs[@]} -gt 1 ] && [ "${stage}" -le 11 ] && [ "${stop_stage}" -ge 10 ]; then
+    ours check_training --action merge --config "${asr_configs[@]}" --output "${asr_config}"
 fi
 if [ "${feats_type}" = extracted ] && [ "${stage}" -le 3 ] && [ "${stop_stage}" -ge 3 ] &&
     ! "${skip_data_prep}"; then

@@ -20,6 +20,7 @@ from tests.tiny_recipe import LM_CONFIG
 
 ROOT = Path(__file__).resolve().parents[1]
 SETS = ["--train_set", "train", "--valid_set", "dev", "--test_sets", "test"]
+MINI = ["--asr_config", "train_asr_mini.yaml"]
 
 CONFIG = """\
 encoder: conformer
@@ -97,18 +98,40 @@ def one_line(result):
         ),
         ([*SETS, "--stage", "3", "--stop_stage", "3"], "run stage 1 first"),
         ([*SETS, "--stage", "4", "--stop_stage", "4"], "run stage 3 first"),
-        ([*SETS, "--stage", "10"], "run stage 4 first"),
+        ([*SETS], "--asr_config is missing: what is to be trained?"),
+        ([*SETS, "--stage", "11"], "--asr_config is missing: what is to be trained?"),
+        ([*SETS, *MINI, "--stage", "10"], "run stage 4 first"),
+        (
+            [*SETS, *MINI, "--asr_args", "--encoder_conf num_block=3"],
+            "--asr_args: encoder_conf: unknown key 'num_block' (did you mean",
+        ),
+        (
+            [*SETS, *MINI, "--asr_args", "--max_epoch=ten"],
+            "--asr_args: max_epoch: 'ten' must be a whole number",
+        ),
+        (
+            [*SETS, *MINI, "--inference_asr_model", "valid.loss.ave.pth"],
+            "the training will not save it (best_model_criterion: valid.cer_ctc",
+        ),
+        (
+            [*SETS, *MINI, "--inference_args", "--beam_szie 3"],
+            "--inference_args: espnet2.bin.asr_inference has no option 'beam_szie'",
+        ),
+        (
+            [*SETS, *MINI, "--use_lm", "true", "--lm_args", "--lm_conf untis=3"],
+            "--lm_args: lm_conf: unknown key 'untis' (did you mean 'unit'?)",
+        ),
         ([*SETS, "--stage", "12"], "run stage 11 first"),
         ([*SETS, "--stage", "14"], "run stage 11 first"),
         (
-            [*SETS, "--stage", "2", "--speed_perturb_factors", "0.9 1.0"],
+            [*SETS, *MINI, "--stage", "2", "--speed_perturb_factors", "0.9 1.0"],
             "data/train/wav.scp is missing: run stage 1 first",
         ),
         (
             [*SETS, "--stage", "12", "--speed_perturb_factors=0.9 1.0"],
             "exp/asr_train_raw_bpe30_sp/valid.acc.ave.pth is missing",
         ),
-        ([*SETS, "--use_lm", "true", "--stage", "6"], "run stage 5 first"),
+        ([*SETS, *MINI, "--use_lm", "true", "--stage", "6"], "run stage 5 first"),
         ([*SETS, "--lm_config", "no.yaml"], "--lm_config no.yaml: there is no such"),
         (
             [*SETS, "--use_lm", "true", "--inference_tool", "ctc_greedy"],
@@ -227,7 +250,7 @@ def test_an_interruption_ends_the_children_and_says_how_to_go_on(recipe, whom):
         "sleep 300 & echo $! > pid.new; mv pid.new pid; wait; wait\n"
     )
     process = subprocess.Popen(
-        ["bash", "../asr.sh", "--python", sys.executable, *SETS],
+        ["bash", "../asr.sh", "--python", sys.executable, *SETS, *MINI],
         cwd=recipe,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

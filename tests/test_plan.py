@@ -197,3 +197,13 @@ def test_the_page(tmp_path):
         assert line in text.splitlines()
     none = plan.cost_lines([train], cost, Measured([], "no GPU"))
     assert "not measured (no GPU)" in none[-1]
+
+
+def test_fewer_batches_than_accum_grad_are_no_training():
+    plan.refuse_no_update(4, 4)
+    with pytest.raises(RecipeError) as error:
+        plan.refuse_no_update(3, 4)
+    assert str(error.value).startswith(
+        "an epoch has 3 batches and accum_grad is 4: not one update an epoch"
+    )
+    assert "set accum_grad to at most 3, or make smaller batches" in str(error.value)

@@ -591,6 +591,18 @@ def test_a_command_that_is_not_there(tmp_path):
         run_jobs.main([str(tmp_path / "log"), "no-such-command"])
 
 
+def test_a_training_that_espnet_gave_up_has_failed(tmp_path):
+    """ESPnet leaves with status 0 then, e.g. for a language model."""
+    said = "[host] 2026-11-27 05:00:00,000 (trainer:1) WARNING: The gradients at all "
+    said += "steps are invalid in this epoch. Something seems wrong. This training was "
+    said += "stopped at 2epoch"
+    log = str(tmp_path / "train.log")
+    words = ["--training_log", log, "--rotate", "true", log, "echo"]
+    with pytest.raises(SystemExit, match="all steps are invalid .* at 2epoch; nothing"):
+        run_jobs.main([*words, said])
+    run_jobs.main([*words, "fine"])  # what an older log says does not count
+
+
 def alive(pid):
     try:
         with open(f"/proc/{pid}/stat") as file:

@@ -22,5 +22,4 @@ exec ../asr.sh \
     --test_sets "test" \
     --asr_config ../../conf/train_digits.yaml \
     --inference_config ../../conf/decode_ctc_greedy.yaml \
-    --inference_asr_model valid.cer_ctc.ave.pth \
     "$@"

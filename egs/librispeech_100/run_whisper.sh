@@ -28,5 +28,4 @@ exec ../asr.sh \
     --test_sets "test_clean test_other dev_clean dev_other" \
     --asr_config train_asr_whisper_small.yaml \
     --inference_config decode_ctc_greedy.yaml \
-    --inference_asr_model valid.cer_ctc.ave.pth \
     "$@"

@@ -54,7 +54,6 @@ fi
     --lm_train_text "data/train_mini/text data/local/other_text/text" \
     --asr_config ../../conf/train_asr_mini.yaml \
     --inference_config ../../conf/decode_asr_mini.yaml \
-    --inference_asr_model valid.cer_ctc.ave.pth \
     ${options[@]+"${options[@]}"}
 
 [ ${#options[@]} -eq 0 ] || exit 0

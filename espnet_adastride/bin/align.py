@@ -25,6 +25,7 @@ from espnet_adastride.bin.model_options import (
     add_segment_option,
     load_transcriber,
 )
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.kaldi import (
     DataError,
     atomic_open,
@@ -42,7 +43,7 @@ NAME = "align"
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=NAME,
         description="Say when the words of given transcripts were spoken.",
     )
@@ -117,9 +118,16 @@ def say(line: str) -> None:
     print(f"{NAME}: {line}", file=sys.stderr, flush=True)
 
 
+def _and_more(names: List[str]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+
+
 def align(args: argparse.Namespace) -> List[str]:
     """Align all utterances and write the results; return those that failed."""
     jobs = read_jobs(args)
+    gone = [a for a, _ in jobs.values() if not a.endswith("|") and not Path(a).exists()]
+    if gone and len(gone) == len(jobs):
+        raise DataError(f"{gone[0]}: no such file" + _and_more(gone))
     try:
         recognise = load_transcriber(args, max_segment=args.max_segment, say=say)
     except RecipeError as error:

@@ -18,31 +18,60 @@ spectral_pool), best with a model that was trained with ``train_strides``.
 import argparse
 import logging
 import sys
+from pathlib import Path
 
-import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
-from espnet_adastride.plugin.errors import ConfigurationError, PluginError
-from espnet_adastride.plugin.espnet import (
-    DatadirWriter,
-    TooShortUttError,
-    asr_task,
-    config_argparse,
-    set_all_random_seed,
-    str2bool,
-    str2triple_str,
-    str_or_none,
-)
-from espnet_adastride.plugin.greedy import CTCGreedy, Decoded
-from espnet_adastride.plugin.model import set_stride
-from espnet_adastride.plugin.short_audio import TooFewSamplesError, least_samples
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
 from espnet_adastride.recipe.numbers import real, whole
+from espnet_adastride.recipe.training import read_config
+
+
+class ConfigParser(Parser):
+    """A parser whose option ``--config`` names a YAML file of defaults, as ESPnet's."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Parse, over what the file says.
+
+        Raises:
+            RecipeError: for a file that cannot be read, or an option of it.
+        """
+        words = list(sys.argv[1:] if args is None else args)
+        path = None
+        for word, following in zip(words, [*words[1:], None]):
+            if word == "--config":
+                path = following
+            elif word.startswith("--config="):
+                path = word.partition("=")[2]
+        if path:
+            config = read_config(path)
+            known = {action.dest for action in self._actions}
+            for name in config:
+                if name not in known:
+                    raise RecipeError(f"{path}: there is no option {name!r}")
+            self.set_defaults(**config)
+        return super().parse_known_args(args, namespace)
+
+
+def triple(word: str):
+    """Read ``PATH,NAME,TYPE``."""
+    parts = [part.strip() for part in word.strip("()[]").split(",")]
+    if len(parts) != 3:
+        raise ValueError(word)
+    return tuple(parts)
+
+
+def str_or_none(word: str):
+    """Read a word; ``none`` is None."""
+    return None if word.strip().lower() in ("none", "null", "nil") else word
 
 
 def get_parser():
     """Return the parser; underscored options, YAML through --config."""
-    parser = config_argparse.ArgumentParser(
+    parser = ConfigParser(
         description="Greedy CTC decoding",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
+    parser.add_argument("--config", help="YAML file of these options")
     parser.add_argument("--log_level", type=lambda x: x.upper(), default="INFO")
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--ngpu", type=int, default=0, help="0: CPU, 1: one GPU")
@@ -52,7 +81,7 @@ def get_parser():
     parser.add_argument("--batch_size", type=whole(1), default=1)
     parser.add_argument(
         "--data_path_and_name_and_type",
-        type=str2triple_str,
+        type=triple,
         required=True,
         action="append",
     )
@@ -66,6 +95,17 @@ def get_parser():
 
 def inference(args: argparse.Namespace) -> None:
     """Decode all utterances of the scp files and write the results."""
+    from espnet_adastride.plugin.errors import ConfigurationError
+    from espnet_adastride.plugin.espnet import (
+        DatadirWriter,
+        TooShortUttError,
+        asr_task,
+        set_all_random_seed,
+    )
+    from espnet_adastride.plugin.greedy import CTCGreedy, Decoded
+    from espnet_adastride.plugin.model import set_stride
+    from espnet_adastride.plugin.short_audio import TooFewSamplesError, least_samples
+
     logging.basicConfig(
         level=args.log_level,
         format="%(asctime)s (%(module)s:%(lineno)d) %(levelname)s: %(message)s",
@@ -117,10 +157,20 @@ def inference(args: argparse.Namespace) -> None:
                 recognised["text"][key] = heard.text
 
 
+@one_line_errors
 def main(cmd=None):
     """Run the command."""
+    args = get_parser().parse_args(cmd)
+    paths = [args.asr_train_config, args.asr_model_file, args.key_file]
+    paths += [path for path, _, _ in args.data_path_and_name_and_type]
+    for path in paths:
+        if path is not None and not Path(path).exists():
+            raise RecipeError(f"{path}: there is no such file")
+    import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
+    from espnet_adastride.plugin.errors import PluginError
+
     try:
-        inference(get_parser().parse_args(cmd))
+        inference(args)
     except PluginError as error:
         sys.exit(f"error: {error}")
 

@@ -1,19 +1,32 @@
 #!/usr/bin/env python3
 """Read a training configuration before it is used; guard an experiment's folder.
 
+``--action check``: refuse what ESPnet, or the plugin, would not take (unknown options,
+words and keys, wrong values), and print the name of the model file that decoding will
+use: ``--model``, or what follows from the configuration. Nothing is written.
 ``--action read``: see that the configuration is YAML; print the options on which the
 statistics depend, for a stamp. ``--action start``: record the options of a training,
 or refuse if its folder holds a training with others. ``--action merge``: lay several
 configurations over each other, later ones override, into ``--output``.
 """
 
-import argparse
 from pathlib import Path
 
 import yaml
 
-from espnet_adastride.recipe.errors import one_line_errors
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
 from espnet_adastride.recipe.files import write_text
+from espnet_adastride.recipe.known_options import (
+    override,
+    refuse_unknown_decoding,
+    refuse_unknown_options,
+)
+from espnet_adastride.recipe.saved_models import (
+    default_model,
+    read_kept,
+    refuse_model_that_will_not_be,
+)
 from espnet_adastride.recipe.stamps import hash_file
 from espnet_adastride.recipe.statistics import statistics_options
 from espnet_adastride.recipe.training import (
@@ -25,11 +38,13 @@ from espnet_adastride.recipe.training import (
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Check a training configuration and its experiment folder",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
-    parser.add_argument("--action", choices=["read", "start", "merge"], required=True)
+    parser.add_argument(
+        "--action", choices=["check", "read", "start", "merge"], required=True
+    )
     parser.add_argument(
         "--config",
         nargs="+",
@@ -49,7 +64,84 @@ def get_parser():
     parser.add_argument(
         "--input", action="append", default=[], help="A file it depends on"
     )
+    group = parser.add_argument_group("of check")
+    group.add_argument("--task", choices=["asr", "lm"], default="asr")
+    group.add_argument(
+        "--train",
+        type=str2bool,
+        default=True,
+        help="A training is to come; false: the experiment's own config.yaml counts",
+    )
+    group.add_argument("--model", default="", help="Model file that was asked for")
+    group.add_argument("--inference_config", default="", help="Of the decoding")
+    group.add_argument("--inference_args", default="", help="Options that override it")
+    group.add_argument(
+        "--inference_command", default="", help="Module that decodes; empty: unchecked"
+    )
     return parser
+
+
+def find_place(files, arguments, option="--asr_args"):
+    """Return a function from a word's path to where it was written, for messages.
+
+    Args:
+        files: {path: configuration}, later ones override.
+        arguments: words of the option, which overrides them.
+        option: its name.
+    """
+    given = override({}, arguments)
+
+    def holds(config, path):
+        for key in path:
+            if not isinstance(config, dict) or key not in config:
+                return False
+            config = config[key]
+        return True
+
+    def place(path):
+        if holds(given, path):
+            return option
+        found = [file for file, config in files.items() if holds(config, path)]
+        return found[-1] if found else next(reversed(files), option)
+
+    return place
+
+
+def check(args) -> str:
+    """Refuse what cannot be trained or decoded; return the model file's name."""
+    if args.inference_command:
+        files = {}
+        if args.inference_config:
+            files[args.inference_config] = read_config(args.inference_config)
+        words = args.inference_args.split()
+        place = find_place(files, words, "--inference_args")
+        config = override(merge_configs(files.values()), words)
+        refuse_unknown_decoding(config, args.inference_command, place)
+    trained = Path(args.exp, "config.yaml") if args.exp else None
+    if not args.train:
+        known = trained is not None and trained.is_file()
+        if args.model or not known:
+            return args.model or "valid.acc.ave.pth"
+        return default_model(read_config(trained))
+    files = {path: read_config(path) for path in args.config if path}
+    words = args.arguments.split()
+    place = find_place(files, words, f"--{args.task}_args")
+    config = override(merge_configs(files.values()), words)
+    settings = dict(option.partition("=")[::2] for option in args.option)
+    refuse_unknown_options({**config, **settings}, args.task, place)
+    if args.task != "asr":
+        return ""
+    for name, read in (
+        ("keep_nbest_models", read_kept),
+        ("best_model_criterion", default_model),
+    ):
+        try:
+            read(config)
+        except RecipeError as error:
+            raise RecipeError(f"{place([name])}: {error}") from None
+    if args.model:
+        refuse_model_that_will_not_be(args.model, config, args.exp)
+    return args.model or default_model(config)
 
 
 @one_line_errors
@@ -60,6 +152,9 @@ def main(cmd=None):
             merge_configs(map(read_config, args.config)), sort_keys=False
         )
         write_text(args.output, text)
+        return
+    if args.action == "check":
+        print(check(args))
         return
     options = training_options(args.config[0], args.arguments)
     if args.action == "read":

@@ -24,7 +24,6 @@ also prints methods x data sets, with the option's value chosen for each by its
 validation clips, and draws them: ``EXP/data_sets.png``.
 """
 
-import argparse
 import multiprocessing
 import multiprocessing.connection
 import shlex
@@ -33,6 +32,7 @@ from pathlib import Path
 import torch
 
 from espnet_adastride import available_downsamplers
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.classification.clips import describe_clips, find_clips
 from espnet_adastride.classification.features import load_features
 from espnet_adastride.classification.network import Classifier
@@ -63,9 +63,9 @@ from espnet_adastride.recipe.lists import check_jobs, read_seeds, split_list
 
 def get_parser():
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Train and compare classifiers of recordings",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument("--corpus", help="Folder of the corpus")
     parser.add_argument("--config", help="YAML file of all hyper-parameters")

@@ -34,6 +34,7 @@ import torch
 
 from espnet_adastride.audio import read_samples
 from espnet_adastride.bin.clips_for_espnet import utterance_id, write_data
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.classification.clips import (
     Clip,
     describe_clips,
@@ -70,9 +71,9 @@ CRITERION = ["valid", "acc", "max"]
 
 def get_parser():
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Train and compare classifiers through ESPnet's task cls",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument("--corpus", help="Folder of the corpus")
     parser.add_argument("--config", help="ESPnet's configuration of the training")

@@ -12,13 +12,13 @@ resampled and written to ``data/wav``. Splits and layouts are those of ``classif
 same seed's runs there. ``classify_espnet`` does all steps.
 """
 
-import argparse
 import hashlib
 import re
 from pathlib import Path
 from typing import List, Tuple
 
 from espnet_adastride.audio import AudioError, audio_info, read_audio, shown
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.classification.clips import (
     LAYOUTS,
     SPLITS,
@@ -37,9 +37,9 @@ UNFIT = re.compile(r"[\s|]")
 
 def get_parser():
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Write a corpus of classified recordings for ESPnet's task cls",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument("--corpus", required=True, help="Folder of the corpus")
     parser.add_argument("--layout", required=True, choices=list(LAYOUTS))

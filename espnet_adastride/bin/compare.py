@@ -26,6 +26,7 @@ from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
 
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.comparison import (
     Reference,
     Result,
@@ -61,10 +62,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="compare",
         description="Train, decode and compare methods x rates x seeds",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument(
         "--recipe", default=str(ROOT / "egs" / "digits"), help="folder of run.sh"

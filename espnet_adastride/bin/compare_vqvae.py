@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.methods import parse_method
 from espnet_adastride.recipe.errors import (
     RecipeError,
@@ -50,9 +51,9 @@ RESULT = "result.json"
 
 def get_parser():
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Train and compare VQ-VAEs with several downsampling methods",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument("--corpus", help="Folder of recordings; trans.txt: NAME TEXT")
     parser.add_argument("--config", help="YAML file of all hyper-parameters")

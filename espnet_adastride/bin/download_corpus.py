@@ -17,6 +17,7 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from espnet_adastride.bin.download_librispeech import fetch
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.corpus import DataError
 
 
@@ -100,10 +101,10 @@ def download_corpus(name: str, folder, url: str = "", tries: int = 5) -> Path:
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="download_corpus",
         description="Download a corpus of classified recordings and unpack it.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument("--name", required=True, choices=list(CORPORA))
     parser.add_argument("--corpus", required=True, help="Folder that will hold it")

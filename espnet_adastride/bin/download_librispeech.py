@@ -24,6 +24,7 @@ from typing import Optional
 
 from tqdm import tqdm
 
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.corpus import DataError
 
 URL = "https://www.openslr.org/resources/12"
@@ -252,10 +253,10 @@ def _reason(error: Exception) -> str:
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="download_librispeech",
         description="Download parts of LibriSpeech from OpenSLR and unpack them.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument(
         "--corpus", required=True, help="folder that will hold LibriSpeech/"

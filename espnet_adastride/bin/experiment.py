@@ -16,6 +16,7 @@ import os
 import sys
 from pathlib import Path
 
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.bin.results import RECORDS, write_results
 from espnet_adastride.corpus import DataError
 from espnet_adastride.experiments.definition import ROOT, read_experiment
@@ -35,10 +36,10 @@ from espnet_adastride.recipe.progress import print_dated
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="experiment",
         description="Run what is missing of an experiment",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument("definition", help="conf/experiments/NAME.yaml")
     parser.add_argument("--records", default=str(RECORDS), help="folder of records")

@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 from espnet_adastride.bin.format_data import add_set_options
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.bin.stage_stamp import check
 from espnet_adastride.corpora.features import (
     RECORD_NAME,
@@ -49,10 +50,10 @@ MADE = (
 
 def get_parser():
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="extract_features",
         description="Features of a pretrained encoder, extracted once",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     add_set_options(parser, "A formatted data folder and the folder to make of it")
     add_upstream_options(parser)

@@ -4,10 +4,10 @@
 Each ``--set SOURCE OUTPUT`` is done only if it is not done and unchanged already.
 """
 
-import argparse
 from pathlib import Path
 
 from espnet_adastride.bin.format_data import MADE, add_set_options
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.bin.stage_stamp import check
 from espnet_adastride.recipe.datadir import (
     FEATURE_FILES,
@@ -22,9 +22,9 @@ from espnet_adastride.recipe.stamps import Stamp, fingerprint
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Filter data folders by duration and text",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     add_set_options(parser, "A dump folder and the filtered folder to make of it")
     parser.add_argument(

@@ -1,16 +1,15 @@
 #!/usr/bin/env python3
 """Stages 6 and 10, last step: complete joined statistics, put them into their place."""
 
-import argparse
-
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.recipe.errors import one_line_errors, str2bool
 from espnet_adastride.recipe.statistics import finish
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Append the vocabulary size to text_shape; install statistics",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument("--input_dir", required=True, help="Joined statistics")
     parser.add_argument("--output_dir", required=True, help="asr_ or lm_stats_dir")

@@ -7,6 +7,7 @@ Each ``--set SOURCE OUTPUT`` is done only if it is not done and unchanged alread
 import argparse
 from pathlib import Path
 
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.bin.stage_stamp import add_rerun_option, check
 from espnet_adastride.recipe.datadir import (
     TABLES,
@@ -36,9 +37,9 @@ def add_set_options(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Check audio, resample it where needed, count samples",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     add_set_options(parser, "A data folder and the dump folder to make of it")
     parser.add_argument("--nj", type=whole(1), default=4, help="Threads")

@@ -1,17 +1,16 @@
 #!/usr/bin/env python3
 """Stage 12, last step: join the jobs' hypotheses; print their real-time factor."""
 
-import argparse
-
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.recipe.datadir import parse_rate
 from espnet_adastride.recipe.decoding import join_decoded
 from espnet_adastride.recipe.errors import one_line_errors
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Join what parallel decoding jobs wrote",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument("--logdir", required=True, help="Holds output.N and logs")
     parser.add_argument("--data", required=True, help="The decoded dump folder")

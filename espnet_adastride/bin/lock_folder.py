@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
 """Lock a folder for the shell that calls this: ``exec 9>>DIR/.lock; lock_folder 9``."""
 
-import argparse
 import datetime
 import os
 import sys
 from pathlib import Path
 
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.recipe.errors import one_line_errors, str2bool
 from espnet_adastride.recipe.lock import lock
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Take the lock of a folder on an inherited file descriptor",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument("fd", type=int, help="Open for appending on the lock file")
     parser.add_argument("lock_file", help="Its name")

@@ -11,6 +11,7 @@ finished.
 import argparse
 import os
 
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.espeak import EspeakError
 from espnet_adastride.mini_espeak import (
     DEFAULT_LM_SENTENCES,
@@ -23,10 +24,10 @@ from espnet_adastride.recipe.numbers import real, whole
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="make_espeak_corpus",
         description="Make the synthetic corpus of the demo in LibriSpeech's layout.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument(
         "--output", required=True, help="the folder that will hold LibriSpeech/"

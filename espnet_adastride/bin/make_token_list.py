@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Stage 5: make the token list (and the SentencePiece model) from training text."""
 
-import argparse
 from pathlib import Path
 
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.bin.stage_stamp import add_rerun_option, check
 from espnet_adastride.recipe.errors import one_line_errors
 from espnet_adastride.recipe.numbers import real, whole
@@ -12,9 +12,9 @@ from espnet_adastride.recipe.tokens import make_token_list, unseen_characters
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Make a token list in ESPnet's format",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument(
         "--text", action="append", required=True, help="A Kaldi-style text file"

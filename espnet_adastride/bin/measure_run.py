@@ -5,21 +5,21 @@
         --exp exp/asr_x --output exp/asr_x/measured.json --set test dump/raw/test
 """
 
-import argparse
 import json
 import os
 from pathlib import Path
 
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors
 from espnet_adastride.recipe.files import write_text
 
 
 def get_parser():
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="measure_run",
         description="Measure a trained model",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument("--exp", required=True, help="folder of the experiment")
     parser.add_argument("--output", required=True, help="JSON file to write")

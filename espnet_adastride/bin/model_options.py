@@ -1,10 +1,13 @@
 """The options that commands share which run a trained model."""
 
 import argparse
+import sys
+from pathlib import Path
 
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.numbers import real
 from espnet_adastride.recipe.quiet import quiet_imports
+from espnet_adastride.recipe.training import read_config
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -53,18 +56,69 @@ def load_transcriber(args: argparse.Namespace, **options):
     Raises:
         RecipeError: for a model that cannot be read, or does not take the options.
     """
-    # ESPnet takes seconds to import: call this when other mistakes have been told
-    with quiet_imports():
-        from espnet_adastride.plugin.errors import PluginError
-        from espnet_adastride.transcribe import Transcriber
+    check_model_options(args, options.get("inference_config"))
+    if sys.stderr.isatty():
+        print(f"loading the model {args.model} ...", file=sys.stderr, flush=True)
     try:
-        return Transcriber(
-            args.model,
-            args.asr_model_file,
-            device="cuda" if args.ngpu else "cpu",
-            stride=args.stride,
-            upstream_model=args.upstream_model,
-            **options,
+        # ESPnet takes seconds to import: what can be told without has been
+        with quiet_imports():
+            from espnet_adastride.plugin.errors import PluginError
+            from espnet_adastride.transcribe import Transcriber
+        try:
+            return Transcriber(
+                args.model,
+                args.asr_model_file,
+                device="cuda" if args.ngpu else "cpu",
+                stride=args.stride,
+                upstream_model=args.upstream_model,
+                **options,
+            )
+        except PluginError as error:
+            raise RecipeError(str(error)) from None
+    except KeyboardInterrupt:
+        print("interrupted while the model was loading", file=sys.stderr, flush=True)
+        raise SystemExit(130) from None
+
+
+def check_model_options(args: argparse.Namespace, inference_config=None) -> None:
+    """Refuse what is wrong with the options before a model is loaded.
+
+    Args:
+        args: with the options of :func:`add_model_options`.
+        inference_config: file of a beam search's options, or None.
+
+    Raises:
+        RecipeError: naming the option and what is missing.
+    """
+    model = Path(args.model)
+    if args.ngpu not in (0, 1):
+        raise RecipeError(f"--ngpu {args.ngpu}: give 0 or 1")
+    if args.stride is not None and not args.stride >= 1:
+        raise RecipeError(f"--stride {args.stride:g}: give a number from 1 on")
+    if not model.exists():
+        raise RecipeError(
+            f"--model {model}: no such file or folder; give an experiment's folder "
+            "(exp/asr_...) or a packed .zip"
         )
-    except PluginError as error:
-        raise RecipeError(str(error)) from None
+    if model.is_dir() and not any(
+        (model / name).is_file() for name in ("config.yaml", "meta.yaml")
+    ):
+        raise RecipeError(
+            f"--model {model}: no config.yaml in it; give an experiment's folder "
+            "(exp/asr_...) or a packed .zip"
+        )
+    wanted = args.asr_model_file
+    if wanted is not None and not (
+        (model / wanted).is_file() or Path(wanted).is_file()
+    ):
+        there = ", ".join(sorted(p.name for p in model.glob("*.pth"))) or "none"
+        raise RecipeError(
+            f"--asr_model_file {wanted}: {wanted} is not there (in {model}: {there})"
+        )
+    if args.upstream_model is not None and not Path(args.upstream_model).exists():
+        raise RecipeError(f"--upstream_model {args.upstream_model}: no such folder")
+    if isinstance(inference_config, (str, Path)):
+        try:
+            read_config(inference_config)
+        except RecipeError as error:
+            raise RecipeError(f"--inference_config {error}") from None

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Dict, List
 
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.corpora.features import RECORD_NAME, UpstreamError, read_record
 from espnet_adastride.recipe.archive import check_weights
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors
@@ -36,10 +37,10 @@ WEIGHTS = ("asr_model_file", "lm_file")
 
 def get_parser():
     """Return the parser; ``espnet2.bin.pack asr``'s options and the card's."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="pack_model",
         description="Pack a trained model with its card",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument("--asr_train_config", required=True, help="config.yaml")
     parser.add_argument("--asr_model_file", required=True, help="Parameters")
@@ -206,6 +207,10 @@ def pack_model(args: argparse.Namespace) -> str:
 def main(cmd=None):
     """Run the command; a model that does not load ends it in one line."""
     args = get_parser().parse_args(cmd)
+    for name in ("asr_train_config", "asr_model_file", "lm_train_config", "lm_file"):
+        path = getattr(args, name, None)
+        if path is not None and not os.path.exists(path):
+            raise RecipeError(f"--{name} {path}: there is no such file")
     import espnet_adastride.plugin  # noqa: F401  (registers the words of input_layer)
     from espnet_adastride.plugin.errors import PluginError
 

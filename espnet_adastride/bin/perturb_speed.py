@@ -8,9 +8,9 @@ Copies are 16-bit FLAC below ``<output>/perturbed``; utterances and speakers get
 prefix ``sp0.9-`` and so on. An interrupted run is taken up again.
 """
 
-import argparse
 from pathlib import Path
 
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.bin.stage_stamp import add_rerun_option, check
 from espnet_adastride.recipe.datadir import TABLES, audio_files
 from espnet_adastride.recipe.errors import one_line_errors
@@ -20,9 +20,9 @@ from espnet_adastride.recipe.stamps import Stamp, fingerprint, hash_listing
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Speed perturbation of a data folder",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument("--source", required=True, help="A data folder")
     parser.add_argument("--output", required=True, help="The data folder to make")

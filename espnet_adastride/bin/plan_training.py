@@ -11,24 +11,25 @@ a page: utterances that are too short, or that CTC cannot align at this rate; pa
 and batches; parameters and multiply-accumulates; time and memory of a step, measured.
 ``--input_layer`` may be any of ESPnet's or of the plugin's. Refused, in one line: a
 batch of too short utterances, too large a share that CTC cannot align, an utterance
-larger than a batch. The first shape file must be that of the speech, the second that of
-the text, as in ESPnet's recipes.
+larger than a batch, fewer batches than ``accum_grad``. The first shape file must be
+that of the speech, the second that of the text, as in ESPnet's recipes.
 """
 
 import argparse
 import logging
 
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors
 from espnet_adastride.recipe.numbers import real, whole
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's own options."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="plan_training",
         description="Plan a training: lengths, CTC, batches, cost",
         epilog="All other options are those of espnet2.bin.asr_train.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--plan", help="Write the page there (Markdown)")
@@ -112,6 +113,8 @@ def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
             one, lengths_of.limit, own.max_unalignable, args.token_type
         )
         warnings += plan.set_warnings(one, lengths_of.limit)
+    batches = args.num_iters_per_epoch or len(sets[0].batches)
+    plan.refuse_no_update(batches, args.accum_grad)
 
     texts = planning.Texts(args, args.train_data_path_and_name_and_type)
     middle = sorted(sets[0].samples, key=sets[0].samples.get)[len(sets[0].samples) // 2]

@@ -33,11 +33,13 @@ from espnet_adastride.bin.model_options import (
     add_segment_option,
     load_transcriber,
 )
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpus import DataError, atomic_open, read_scp, shorten
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.numbers import real
 from espnet_adastride.times import AlignmentError, Timed
 from espnet_adastride.transcripts import read_reference, read_textgrid
+from espnet_adastride.words import nearest as nearest_word
 
 NAME = "adastride-plot"
 #: seconds; the utterance nearest to it is drawn
@@ -66,7 +68,7 @@ def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
     from espnet_adastride.plotting import SPEECH_THRESHOLD_DB
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=NAME,
         description="Draw where a model's frames go.",
         epilog=f"{NAME} MODE --help lists the options of a mode",
@@ -143,10 +145,8 @@ def choose(args: argparse.Namespace) -> Recording:
 
 
 def _like(word: str, choices) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(word, list(choices), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = nearest_word(word, choices)
+    return "" if near is None else f"; did you mean {near}?"
 
 
 def nearest(waves: Dict[str, str], seconds: float) -> str:
@@ -298,6 +298,8 @@ def draw_utterance(args: argparse.Namespace) -> List[str]:
     from espnet_adastride.plotting import plot_strides, summary
 
     recording = choose(args)
+    if not recording.audio.endswith("|") and not Path(recording.audio).exists():
+        raise DataError(f"{recording.audio}: no such file")
     reference = None if args.ref is None else read_words(args.ref)
     picture = analyse(load(args), recording, args.speech_threshold, reference)
     lines = summary(picture)
@@ -366,6 +368,8 @@ def draw_corpus(args: argparse.Namespace) -> List[str]:
     if reference is not None and not any(key in reference.words for key in keys):
         raise DataError(f"--ref {args.ref}: none of the utterances of {args.data_dir}")
     recordings = [Recording(key, waves[key], None) for key in keys]
+    if not any(r.audio.endswith("|") or Path(r.audio).exists() for r in recordings):
+        raise DataError(f"{args.data_dir}/wav.scp: none of its recordings is there")
     statistics, left_out = collect(
         load(args), recordings, reference, args.speech_threshold
     )

@@ -12,6 +12,7 @@ A recording that cannot be used is refused by name.
 import argparse
 import time
 
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.corpus import DataError
 from espnet_adastride.digits import build_digits, find_recordings, plan_digits
 from espnet_adastride.recipe.numbers import real, whole
@@ -19,10 +20,10 @@ from espnet_adastride.recipe.numbers import real, whole
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="prepare_digits",
         description="Make connected digits from the Free Spoken Digit Dataset.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument(
         "--corpus", required=True, help="the data set: the folder above recordings/"

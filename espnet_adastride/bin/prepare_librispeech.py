@@ -13,6 +13,7 @@ import os
 import time
 from pathlib import Path
 
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.corpus import (
     DataError,
     find_librispeech,
@@ -94,10 +95,10 @@ def prepare_librispeech(
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="prepare_librispeech",
         description="Turn parts of LibriSpeech into a Kaldi-style data directory.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument(
         "--corpus",

@@ -17,7 +17,6 @@ same command goes on.
 Writes ``rates.md``, ``rates.png`` and a file of every point into ``--output_dir``.
 """
 
-import argparse
 import json
 import math
 import re
@@ -27,6 +26,7 @@ from pathlib import Path
 import torch
 
 from espnet_adastride.audio import AudioError, read_audio
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.comparison import utterance_errors
 from espnet_adastride.plotting import save_figure
 from espnet_adastride.rates import Point, format_table, plot_rates
@@ -41,9 +41,9 @@ from espnet_adastride.times import path_spans
 
 def get_parser():
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="WER over rate over cost",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument(
         "--model", action="append", default=[], help="[NAME=]FOLDER OR PACKAGE"

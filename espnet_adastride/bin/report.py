@@ -16,6 +16,7 @@ import io
 from pathlib import Path
 from typing import List, Tuple
 
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpus import DataError, atomic_open
 from espnet_adastride.recipe.numbers import real, whole
 from espnet_adastride.version import __version__
@@ -25,7 +26,7 @@ NAME = "adastride-report"
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=NAME,
         description="Write one page on one or more experiments.",
     )
@@ -165,6 +166,12 @@ def report(args: argparse.Namespace) -> Path:
     for folder in args.data_dir:
         if not (Path(folder) / "wav.scp").is_file():
             raise DataError(f"--data_dir {folder}: no wav.scp in it")
+    if args.asr_model_file is not None and not any(
+        (Path(e) / args.asr_model_file).is_file() for e in args.experiments
+    ):
+        raise DataError(
+            f"--asr_model_file {args.asr_model_file}: in none of the experiments"
+        )
     output = Path(args.output or Path(args.experiments[0]) / "report.html")
     if output.suffix.lower() not in (".html", ".htm"):
         raise DataError(f"--output {output}: the name must end in .html")

@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 from typing import List
 
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.corpus import DataError, shorten
 from espnet_adastride.experiments.definition import ROOT, read_experiment
 from espnet_adastride.experiments.records import read_records, split_records
@@ -25,10 +26,10 @@ DEFINITIONS = ROOT / "conf" / "experiments"
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="results",
         description="Pages and pictures of the results, from the records",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument(
         "definitions", nargs="*", help="YAML files; default: conf/experiments/*.yaml"

@@ -22,24 +22,33 @@ import os
 import runpy
 import sys
 
-import torch
-from torch import distributed
-
-import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
-from espnet_adastride import atomic_save
-from espnet_adastride.plugin.errors import PluginError
+from espnet_adastride.bin.parsers import Parser
 
 #: run as imported, because the plugin has changed a class in the module: run by name it
 #: would be made anew
 AS_IMPORTED = ("espnet2.bin.asr_align",)
 
-# ESPnet overwrites checkpoint.pth in place: killed in the middle, it would be lost
-atomic_save.install()
+#: nothing of ESPnet is asked for: it need not be there
+ASKS_FOR_HELP = __name__ == "__main__" and sys.argv[1:2] in (
+    ["-h"],
+    ["--help"],
+    ["--version"],
+)
+if not ASKS_FOR_HELP:
+    import torch
+    from torch import distributed
+
+    import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
+    from espnet_adastride import atomic_save
+    from espnet_adastride.plugin.errors import PluginError
+
+    # ESPnet overwrites checkpoint.pth in place: killed in the middle, it would be lost
+    atomic_save.install()
 
 
 def get_parser():
     """Return the parser of what stands before the tool's own arguments."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python3 -m espnet_adastride.bin.run",
         description="Run an ESPnet tool with the plugin registered.",
         usage="%(prog)s (-m MODULE | -c CODE | FILE | -) [arguments of the tool]",
@@ -126,6 +135,8 @@ def leave_together():
 
 def main(cmd=None):
     """Run the tool; print a user's mistake as one line and exit with 1."""
+    if ASKS_FOR_HELP:
+        get_parser().parse_args(sys.argv[1:])
     set_cpu_precision(os.environ.get("ADASTRIDE_CPU_PRECISION", ""))
     kind, target, arguments = split_arguments(sys.argv[1:] if cmd is None else cmd)
     try:

@@ -16,6 +16,7 @@ import sys
 import time
 from pathlib import Path
 
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.recipe.decoding import count_decoded
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
 from espnet_adastride.recipe.jobs import (
@@ -30,9 +31,9 @@ from espnet_adastride.recipe.numbers import real, whole
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Run parallel jobs, each with its log",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     for name in ("gpu", "num_threads", "num_nodes", "name", "mem"):
         parser.add_argument(f"--{name}", help="Taken and not used, as by run.pl")
@@ -112,7 +113,7 @@ def main(cmd=None):
         for job in jobs:
             rotate(job.log)
 
-    polls = []
+    polls, log = [], None
     if args.training_log:
         log = TrainingLog(args.training_log)
         polls.append(lambda: [print(x, flush=True) for x in log.new_lines()])
@@ -128,6 +129,12 @@ def main(cmd=None):
         )
     except Interrupted:
         sys.exit(130)
+    if log is not None and log.given_up:  # ESPnet ends with status 0 then
+        raise RecipeError(
+            f"{args.training_log}: {log.given_up}; nothing was learned: fewer batches "
+            "than accum_grad, values in the data that are not finite, or too high a "
+            "learning rate"
+        )
 
 
 if __name__ == "__main__":

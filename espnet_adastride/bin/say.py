@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 from typing import List, Sequence, Set
 
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.corpus import DataError, read_text
 from espnet_adastride.espeak import EspeakError, Voice, synthesise
 
@@ -25,10 +26,10 @@ VOICE = Voice("en-us", "f4", rate=150)
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=NAME,
         description="Say a sentence with eSpeak NG.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument("text", help="what to say, in English words")
     parser.add_argument("--output", required=True, help=".wav or .flac")

@@ -12,16 +12,17 @@ utterance's alignment. The second writes ``RESULTS.md`` with ESPnet's tables.
 
 import argparse
 
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.corpus import DataError, shorten
 from espnet_adastride.scoring import MARKER, score, write_results
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="score",
         description="WER, CER and TER of a decoded set, or RESULTS.md of an experiment",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument("--ref", help="text of the references")
     parser.add_argument("--hyp", help="text of the hypotheses")

@@ -14,6 +14,7 @@ import argparse
 import json
 from pathlib import Path
 
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.corpus import DataError, atomic_open, shorten
 from espnet_adastride.transcripts import (
     compare_times,
@@ -27,10 +28,10 @@ NAME = "score_times"
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=NAME,
         description="Compare word times with published ones.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument("--ctm", nargs="+", required=True, help="one or more, of words")
     parser.add_argument("--ref", required=True, help="folder of TextGrids, or a CTM")

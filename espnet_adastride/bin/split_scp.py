@@ -1,17 +1,16 @@
 #!/usr/bin/env python3
 """Split a set's keys into near-equal lists for parallel jobs; print their number."""
 
-import argparse
-
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.recipe.datadir import read_table, split_keys, write_table
 from espnet_adastride.recipe.errors import one_line_errors
 from espnet_adastride.recipe.numbers import whole
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Split wav.scp files for parallel jobs",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument(
         "--nj", type=whole(1), required=True, help="At most so many parts"

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
 from espnet_adastride.recipe.files import write_text
 from espnet_adastride.recipe.jobs import signals_handled_by
@@ -24,10 +25,10 @@ NOT_DONE = 3
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Check or write the stamp of a stage's work",
         epilog="run: the command stands at the end, after --",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument("action", choices=["check", "write", "run"])
     parser.add_argument("--stamp", required=True, help="The stamp's file")

@@ -33,6 +33,7 @@ from espnet_adastride.audio import (
     shown,
 )
 from espnet_adastride.bin.model_options import add_model_options, load_transcriber
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpus import atomic_open
 from espnet_adastride.recipe.errors import RecipeError, str2bool
 from espnet_adastride.recipe.numbers import real
@@ -79,7 +80,7 @@ def read_formats(words: str) -> List[str]:
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=NAME,
         description="Transcribe recordings with a trained model, with times.",
     )

@@ -8,16 +8,13 @@ that point elsewhere, pickles that hold more than tensors and broken files are r
 and the folder is then not made.
 """
 
-import argparse
-
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.recipe.archive import unpack
 from espnet_adastride.recipe.errors import one_line_errors
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(
-        prog="unpack_model", description="Unpack a packed model safely"
-    )
+    parser = Parser(prog="unpack_model", description="Unpack a packed model safely")
     parser.add_argument("archive", help="zip or tar, as espnet2.bin.pack writes it")
     parser.add_argument("folder", help="A new (or empty) folder")
     return parser

@@ -9,13 +9,13 @@ ID.vocoder.wav and ID.png, and for all of them ``result.json``: error, codebook
 perplexity, bits a second, side information (``vqvae/measures.py``).
 """
 
-import argparse
 import json
 from pathlib import Path
 
 import torch
 
 from espnet_adastride.audio import AudioError, describe_unread, find_media, shown
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors
 from espnet_adastride.recipe.files import write_text
 from espnet_adastride.recipe.quiet import quiet_imports
@@ -24,9 +24,9 @@ from espnet_adastride.vqvae.recordings import Recording, cut_recording
 
 def get_parser():
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Reconstruct recordings by a trained VQ-VAE",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument("recordings", nargs="+", help="Files or folders")
     parser.add_argument("--model", required=True, help="Folder of the training")

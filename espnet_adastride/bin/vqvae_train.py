@@ -11,11 +11,12 @@
 All options of ESPnet's trainer; ``bin/compare_vqvae.py`` does all steps.
 """
 
+import importlib.util
 import sys
 
 from espnet_adastride import atomic_save
-from espnet_adastride.plugin.errors import PluginError
-from espnet_adastride.plugin.vqvae_task import VQVAETask
+from espnet_adastride.extras import describe_missing
+from espnet_adastride.version import __version__
 
 # at the top, because children of mp.spawn import this module and nothing else
 atomic_save.install()
@@ -23,11 +24,24 @@ atomic_save.install()
 
 def get_parser():
     """Return ESPnet's parser with the task's options."""
+    from espnet_adastride.plugin.vqvae_task import VQVAETask
+
     return VQVAETask.get_parser()
 
 
 def main(cmd=None):
     """Train; print a user's mistake as one line and exit with 1."""
+    words = sys.argv[1:] if cmd is None else cmd
+    if "--version" in words:
+        print(f"espnet_adastride {__version__}")
+        return
+    if {"-h", "--help"} & set(words) and importlib.util.find_spec("espnet2") is None:
+        print(f"{__doc__.strip()}\n\nIts options are ESPnet's.")
+        print(describe_missing("espnet2"))
+        return
+    from espnet_adastride.plugin.errors import PluginError
+    from espnet_adastride.plugin.vqvae_task import VQVAETask
+
     try:
         VQVAETask.main(cmd=cmd)
     except PluginError as error:

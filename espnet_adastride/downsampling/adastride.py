@@ -221,7 +221,9 @@ def _slot_counts(
     slots = torch.round(positions.detach()).to(torch.int64)
     valid = length_mask(lengths.to(slots.device), positions.size(1)).to(torch.int64)
     counts = valid.new_zeros(positions.size(0), max_output_length)
-    return counts.scatter_add(1, slots.clamp(max=max_output_length - 1), valid)
+    # between bounds whatever the input: positions of nan would be an index error, on a
+    # GPU one that ends the process
+    return counts.scatter_add(1, slots.clamp(0, max_output_length - 1), valid)
 
 
 def largest_stride(positions: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

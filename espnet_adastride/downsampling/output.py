@@ -13,7 +13,17 @@ and returns a :class:`DownsamplingOutput`. For every method:
 
 import math
 import numbers
-from typing import Any, Callable, Dict, Iterable, Mapping, NamedTuple, Optional, Union
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterable,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Union,
+)
 
 import torch
 
@@ -114,6 +124,35 @@ def repeat_slots(
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:
     """Return x in float32 if it is in half precision, else as it is."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def checked_lengths(
+    lengths: Union[None, torch.Tensor, Sequence[int]], x: torch.Tensor
+) -> torch.Tensor:
+    """Return the lengths of x (B, T, D) as (B,) int64 in [0, T], on its device.
+
+    Args:
+        lengths: integers, a tensor or a list; None: T, for every utterance.
+
+    Raises:
+        ValueError: for another shape, or numbers that are no integers.
+    """
+    if lengths is None:
+        return torch.full(x.shape[:1], x.size(1), dtype=torch.int64, device=x.device)
+    if not isinstance(lengths, torch.Tensor):
+        lengths = list(lengths)
+        lengths = torch.tensor(lengths, dtype=None if lengths else torch.int64)
+    if lengths.shape != x.shape[:1]:
+        raise ValueError(f"lengths must be ({x.size(0)},), got {tuple(lengths.shape)}")
+    if (
+        lengths.is_floating_point()
+        or lengths.is_complex()
+        or lengths.dtype is torch.bool
+    ):
+        raise ValueError(
+            f"lengths must be integers (numbers of time steps), got {lengths.dtype}"
+        )
+    return lengths.to(device=x.device, dtype=torch.int64).clamp(0, x.size(1))
 
 
 def check_stride(stride: float, integer: bool = False) -> float:
@@ -254,29 +293,31 @@ class Downsampler(torch.nn.Module):
         """
         return 0.0
 
-    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> DownsamplingOutput:
+    def forward(
+        self,
+        x: torch.Tensor,
+        lengths: Union[None, torch.Tensor, Sequence[int]] = None,
+    ) -> DownsamplingOutput:
         """Downsample a padded batch.
 
         Args:
             x: (B, T, D), any floating dtype; the padding may hold anything.
-            lengths: (B,) integers in [0, T].
+            lengths: (B,) integers in [0, T], a tensor on any device or a list; None:
+                all T steps of every utterance. A length above T means T, one below 0
+                means 0: a check of the values would make the host wait for a GPU.
 
         Returns:
             DownsamplingOutput: ``output`` (B, ceil(T / stride), D) in the dtype of x
             (autocast may lower it).
 
         Raises:
-            ValueError: if the shapes do not fit.
+            ValueError: if the shapes do not fit, or the lengths are no integers.
         """
         if x.dim() != 3 or x.size(2) != self.size:
             raise ValueError(
                 f"x must be (batch, time, {self.size}), got {tuple(x.shape)}"
             )
-        if lengths.shape != x.shape[:1]:
-            raise ValueError(
-                f"lengths must be ({x.size(0)},), got {tuple(lengths.shape)}"
-            )
-        lengths = lengths.to(device=x.device, dtype=torch.int64)
+        lengths = checked_lengths(lengths, x)
         if x.size(0) == 0 or x.size(1) == 0:
             empty = x.new_zeros(x.size(0), 0, x.size(2))
             return DownsamplingOutput(empty, torch.zeros_like(lengths))

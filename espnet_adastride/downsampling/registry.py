@@ -5,7 +5,6 @@ tests, benchmarks and the ESPnet input layer find it through this registry. A wo
 example: docs/adding_a_downsampler.md.
 """
 
-import difflib
 import inspect
 from typing import Any, Dict, Mapping, Tuple, Type
 
@@ -22,6 +21,7 @@ from espnet_adastride.downsampling.pooling import AvgPool, MaxPool
 from espnet_adastride.downsampling.random_strides import RandomStrides
 from espnet_adastride.downsampling.soft import AdaPool, SoftPool
 from espnet_adastride.downsampling.spectral import DiffStride, SpectralPool
+from espnet_adastride.words import unknown_word
 
 DOWNSAMPLERS: Dict[str, Type[Downsampler]] = {}
 
@@ -60,14 +60,6 @@ _register("random_strides", RandomStrides)
 def available_downsamplers() -> Tuple[str, ...]:
     """Return the names that :func:`build_downsampler` takes."""
     return tuple(DOWNSAMPLERS)
-
-
-def unknown_word(kind: str, word: object, choices) -> str:
-    """Return one line that names an unknown word, the nearest one and all choices."""
-    choices = [str(choice) for choice in choices]
-    near = difflib.get_close_matches(str(word), choices, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"unknown {kind} {word!r}{hint}; choose from: {', '.join(choices)}"
 
 
 def downsampler_class(name: str) -> Type[Downsampler]:

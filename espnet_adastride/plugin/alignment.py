@@ -16,10 +16,10 @@ from typing import Optional
 
 import numpy as np
 
-from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.errors import ConfigurationError, UnknownTimesError
 from espnet_adastride.plugin.frame_times import frame_times
 from espnet_adastride.plugin.frontends import model_frames, why_unknown
+from espnet_adastride.plugin.imports import after_import
 from espnet_adastride.plugin.model import input_layer
 
 
@@ -143,15 +143,21 @@ def _align(call):
     return wrapper
 
 
+def _install_segmentation(module) -> None:
+    kind = module.CTCSegmentation
+    if not hasattr(kind.__call__, "maps_times"):
+        kind.get_lpz = _noting(kind.get_lpz)
+        kind.__call__ = _mapping(kind.__call__)
+
+
+def _install_forced(module) -> None:
+    kind = module.ForcedAligner
+    if not hasattr(kind.__call__, "maps_times"):
+        kind.log_probs = _log_probs(kind.log_probs)
+        kind.__call__ = _align(kind.__call__)
+
+
 def install() -> None:
-    """Change ESPnet's aligners in place; idempotent."""
-    if espnet.asr_align is not None:
-        kind = espnet.asr_align.CTCSegmentation
-        if not hasattr(kind.__call__, "maps_times"):
-            kind.get_lpz = _noting(kind.get_lpz)
-            kind.__call__ = _mapping(kind.__call__)
-    if espnet.forced_align is not None:
-        kind = espnet.forced_align.ForcedAligner
-        if not hasattr(kind.__call__, "maps_times"):
-            kind.log_probs = _log_probs(kind.log_probs)
-            kind.__call__ = _align(kind.__call__)
+    """Change ESPnet's aligners in place, when they are imported; idempotent."""
+    after_import("espnet2.bin.asr_align", _install_segmentation)
+    after_import("espnet2.bin.align", _install_forced)

@@ -209,18 +209,25 @@ def refusing(word: str, stock: type) -> type:
     return type(stock.__name__, (stock,), members)
 
 
-class TransducerEncoder(espnet.asr_transducer_task.Encoder):
-    """The encoder of ESPnet's task ``asr_transducer``; refuses the plugin's words."""
+def refusing_transducer(stock: type) -> type:
+    """Return the encoder of ESPnet's task ``asr_transducer``, refusing our words."""
 
-    def __init__(self, input_size, *args, **conf):
-        given = [conf.get("input_layer"), *(conf.get("input_conf") or {}).values()]
-        words = available_downsamplers()
-        if "input_layer_conf" in conf or any(
-            isinstance(value, str) and value in words for value in given
-        ):
-            raise ConfigurationError(
-                "encoder_conf: the task asr_transducer builds its encoder from blocks "
-                "of its own, without an input_layer; use decoder: transducer in the "
-                "task asr (examples/asr_rnnt.yaml)"
-            )
-        super().__init__(input_size, *args, **conf)
+    class TransducerEncoder(stock):
+        """ESPnet's, which builds its blocks without an ``input_layer``."""
+
+        refuses = True
+
+        def __init__(self, input_size, *args, **conf):
+            given = [conf.get("input_layer"), *(conf.get("input_conf") or {}).values()]
+            words = available_downsamplers()
+            if "input_layer_conf" in conf or any(
+                isinstance(value, str) and value in words for value in given
+            ):
+                raise ConfigurationError(
+                    "encoder_conf: the task asr_transducer builds its encoder from "
+                    "blocks of its own, without an input_layer; use decoder: "
+                    "transducer in the task asr (examples/asr_rnnt.yaml)"
+                )
+            super().__init__(input_size, *args, **conf)
+
+    return TransducerEncoder

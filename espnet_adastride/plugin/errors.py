@@ -25,6 +25,10 @@ class NotFiniteError(PluginError):
     """Losses or statistics that are not numbers: nothing can be learned by them."""
 
 
+class TrainingError(PluginError):
+    """A training in which nothing is learned."""
+
+
 class UnreadableAudioError(PluginError):
     """A recording of ``wav.scp`` that is gone or cannot be decoded."""
 

@@ -4,11 +4,16 @@ ESPnet 202511 (Python 3.10, 3.11) and 202611 (Python 3.12, 3.13) keep some thing
 different places. What is where is found out here, by looking, never by comparing
 versions; docs/espnet_releases.md lists every difference and the test that covers it.
 
-Names in ``_LATE`` belong to ESPnet's command-line tools. They are imported when first
-asked for: some take seconds, and few commands need them.
+Names in ``_LATE`` and ``_LATE_MODULES`` are imported when first asked for: some take
+seconds, and few commands need them.
 """
 
 import importlib
+
+# first: it says what of ESPnet is imported late
+from espnet_adastride.plugin import imports  # noqa: F401
+
+# isort: split
 
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.encoder.branchformer_encoder import BranchformerEncoder
@@ -27,21 +32,10 @@ from espnet2.asr.frontend.windowing import SlidingWindow
 from espnet2.asr.preencoder.abs_preencoder import AbsPreEncoder
 from espnet2.asr.preencoder.linear import LinearProjection
 from espnet2.asr.preencoder.sinc import LightweightSincConvs
-from espnet2.cls.espnet_model import ESPnetClassificationModel
 from espnet2.fileio import multi_sound_scp, sound_scp
 from espnet2.layers.stft import Stft
-from espnet2.s2t.espnet_ctc_model import ESPnetS2TCTCModel
-from espnet2.s2t.espnet_model import ESPnetS2TModel
 from espnet2.samplers.build_batch_sampler import build_batch_sampler
-from espnet2.slu.espnet_model import ESPnetSLUModel
-from espnet2.st.espnet_model import ESPnetSTModel
 from espnet2.tasks import asr as asr_task
-from espnet2.tasks import asr_transducer as asr_transducer_task
-from espnet2.tasks import cls as cls_task
-from espnet2.tasks import s2t as s2t_task
-from espnet2.tasks import s2t_ctc as s2t_ctc_task
-from espnet2.tasks import slu as slu_task
-from espnet2.tasks import st as st_task
 from espnet2.tasks.abs_task import AbsTask
 from espnet2.text.build_tokenizer import build_tokenizer
 from espnet2.text.token_id_converter import TokenIDConverter
@@ -97,14 +91,6 @@ TOO_SHORT_ERRORS = tuple(
     {TooShortUttError, getattr(_transducer_utils, "TooShortUttError", TooShortUttError)}
 )
 
-#: ESPnet3's copy of the task asr, with registries of its own; None before 202611
-espnet3_asr_task = _if_any("espnet3.systems.esp2_asr.task")
-
-#: CTC segmentation; None without the package ctc_segmentation, which 202511 does not
-#: declare; and, since 202611, forced alignment (``espnet align``)
-asr_align = _if_any("espnet2.bin.asr_align")
-forced_align = _if_any("espnet2.bin.align")
-
 #: ESPnet's own input layers that shorten
 STOCK_SUBSAMPLINGS = tuple(
     getattr(_subsampling, name)
@@ -122,9 +108,34 @@ STOCK_SUBSAMPLINGS = tuple(
 )
 
 
+#: modules; None where there is none, or something that it needs is missing: ESPnet3's
+#: copy of the task asr, with registries of its own (from 202611 on), CTC segmentation
+#: (without the package ctc_segmentation, which 202511 does not declare) and forced
+#: alignment (``espnet align``, from 202611 on)
+_LATE_MODULES = {
+    "asr_align": "espnet2.bin.asr_align",
+    "asr_transducer_task": "espnet2.tasks.asr_transducer",
+    "cls_task": "espnet2.tasks.cls",
+    "espnet3_asr_task": "espnet3.systems.esp2_asr.task",
+    "forced_align": "espnet2.bin.align",
+    "s2t_ctc_task": "espnet2.tasks.s2t_ctc",
+    "s2t_task": "espnet2.tasks.s2t",
+    "slu_task": "espnet2.tasks.slu",
+    "st_task": "espnet2.tasks.st",
+}
+_MAY_BE_MISSING = ("asr_align", "espnet3_asr_task", "forced_align")
+
 #: name here -> (module, name there); imported when first used
 _LATE = {
     "Classification": ("espnet2.bin.cls_inference", "Classification"),
+    "ESPnetClassificationModel": (
+        "espnet2.cls.espnet_model",
+        "ESPnetClassificationModel",
+    ),
+    "ESPnetS2TCTCModel": ("espnet2.s2t.espnet_ctc_model", "ESPnetS2TCTCModel"),
+    "ESPnetS2TModel": ("espnet2.s2t.espnet_model", "ESPnetS2TModel"),
+    "ESPnetSLUModel": ("espnet2.slu.espnet_model", "ESPnetSLUModel"),
+    "ESPnetSTModel": ("espnet2.st.espnet_model", "ESPnetSTModel"),
     "DatadirWriter": ("espnet2.fileio.datadir_writer", "DatadirWriter"),
     "Speech2Text": ("espnet2.bin.asr_inference", "Speech2Text"),
     "cls_train": ("espnet2.bin.cls_train", "main"),
@@ -141,6 +152,10 @@ _LATE = {
 
 
 def __getattr__(name):
+    if name in _LATE_MODULES:
+        load = _if_any if name in _MAY_BE_MISSING else importlib.import_module
+        globals()[name] = load(_LATE_MODULES[name])
+        return globals()[name]
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module, attribute = _LATE[name]
@@ -162,11 +177,6 @@ __all__ = [
     "EBranchformerCTCEncoder",
     "EBranchformerEncoder",
     "ESPnetASRModel",
-    "ESPnetClassificationModel",
-    "ESPnetS2TCTCModel",
-    "ESPnetS2TModel",
-    "ESPnetSLUModel",
-    "ESPnetSTModel",
     "FusedFrontends",
     "HuggingFaceFrontend",
     "LightweightSincConvs",
@@ -186,23 +196,15 @@ __all__ = [
     "Trainer",
     "TransformerEncoder",
     "WhisperFrontend",
-    "asr_align",
     "asr_task",
-    "asr_transducer_task",
     "build_batch_sampler",
     "build_tokenizer",
     "check_short_utt",
-    "cls_task",
-    "espnet3_asr_task",
-    "forced_align",
     "force_gatherable",
     "iterable_dataset",
     "multi_sound_scp",
-    "s2t_ctc_task",
-    "s2t_task",
-    "slu_task",
     "sound_scp",
-    "st_task",
     "to_device",
     *_LATE,
+    *_LATE_MODULES,
 ]

@@ -215,21 +215,30 @@ class AdaStrideASRModel(DownsamplingModel, espnet.ESPnetASRModel):
     """ESPnet's ``asr`` model."""
 
 
-class AdaStrideSTModel(DownsamplingModel, espnet.ESPnetSTModel):
-    """ESPnet's ``st`` (speech translation) model."""
+#: the other tasks' models, made when first asked for: ESPnet's class and what it is
+_LATE = {
+    "AdaStrideSTModel": ("ESPnetSTModel", "``st`` (speech translation) model"),
+    "AdaStrideSLUModel": (
+        "ESPnetSLUModel",
+        "``slu`` (spoken language understanding) model",
+    ),
+    "AdaStrideS2TModel": ("ESPnetS2TModel", "``s2t`` (OWSM) model"),
+    "AdaStrideS2TCTCModel": (
+        "ESPnetS2TCTCModel",
+        "``espnet_ctc`` model of the task ``s2t_ctc`` (OWSM-CTC)",
+    ),
+    "AdaStrideCLSModel": (
+        "ESPnetClassificationModel",
+        "``cls`` (audio classification) model",
+    ),
+}
 
 
-class AdaStrideSLUModel(DownsamplingModel, espnet.ESPnetSLUModel):
-    """ESPnet's ``slu`` (spoken language understanding) model."""
-
-
-class AdaStrideS2TModel(DownsamplingModel, espnet.ESPnetS2TModel):
-    """ESPnet's ``s2t`` (OWSM) model."""
-
-
-class AdaStrideS2TCTCModel(DownsamplingModel, espnet.ESPnetS2TCTCModel):
-    """ESPnet's ``espnet_ctc`` model of the task ``s2t_ctc`` (OWSM-CTC)."""
-
-
-class AdaStrideCLSModel(DownsamplingModel, espnet.ESPnetClassificationModel):
-    """ESPnet's ``cls`` (audio classification) model."""
+def __getattr__(name):
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    stock, what = _LATE[name]
+    members = {"__doc__": f"ESPnet's {what}.", "__module__": __name__}
+    bases = (DownsamplingModel, getattr(espnet, stock))
+    globals()[name] = type(name, bases, members)
+    return globals()[name]

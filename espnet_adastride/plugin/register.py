@@ -20,6 +20,7 @@ from espnet_adastride.plugin import (
     named_audio,
     short_audio,
 )
+from espnet_adastride.plugin.imports import after_import
 from espnet_adastride.plugin.layer_sum import LayerSum
 from espnet_adastride.plugin.resnet_encoder import ResNetEncoder
 from espnet_adastride.plugin.trainer import StrideTrainer
@@ -27,30 +28,30 @@ from espnet_adastride.plugin.trainer import StrideTrainer
 #: encoders that every task gets; the others it gets where ESPnet has them
 EVERYWHERE = ("conformer", "e_branchformer", "branchformer", "transformer")
 
-#: the tasks' classes, which name their trainer
-TASKS = (
-    espnet.asr_task.ASRTask,
-    espnet.st_task.STTask,
-    espnet.slu_task.SLUTask,
-    espnet.s2t_task.S2TTask,
-    espnet.s2t_ctc_task.S2TTask,
-    espnet.cls_task.CLSTask,
-)
+#: of each module: its task's class (None: it has the trainer of another), and ESPnet's
+#: models with ours in their places
+TASKS = {
+    "espnet2.tasks.asr": ("ASRTask", {"ESPnetASRModel": "AdaStrideASRModel"}),
+    "espnet2.tasks.st": ("STTask", {"ESPnetSTModel": "AdaStrideSTModel"}),
+    "espnet2.tasks.slu": ("SLUTask", {"ESPnetSLUModel": "AdaStrideSLUModel"}),
+    "espnet2.tasks.s2t": ("S2TTask", {"ESPnetS2TModel": "AdaStrideS2TModel"}),
+    "espnet2.tasks.s2t_ctc": (
+        "S2TTask",
+        {
+            "ESPnetS2TModel": "AdaStrideS2TModel",
+            "ESPnetS2TCTCModel": "AdaStrideS2TCTCModel",
+        },
+    ),
+    "espnet2.tasks.cls": (
+        "CLSTask",
+        {"ESPnetClassificationModel": "AdaStrideCLSModel"},
+    ),
+    "espnet3.systems.esp2_asr.task": (None, {"ESPnetASRModel": "AdaStrideASRModel"}),
+}
 
-#: ESPnet's task, its model and ours
-MODELS = (
-    (espnet.asr_task, espnet.ESPnetASRModel, model.AdaStrideASRModel),
-    (espnet.st_task, espnet.ESPnetSTModel, model.AdaStrideSTModel),
-    (espnet.slu_task, espnet.ESPnetSLUModel, model.AdaStrideSLUModel),
-    (espnet.s2t_task, espnet.ESPnetS2TModel, model.AdaStrideS2TModel),
-    (espnet.s2t_ctc_task, espnet.ESPnetS2TModel, model.AdaStrideS2TModel),
-    (espnet.s2t_ctc_task, espnet.ESPnetS2TCTCModel, model.AdaStrideS2TCTCModel),
-    (espnet.cls_task, espnet.ESPnetClassificationModel, model.AdaStrideCLSModel),
-)
-if espnet.espnet3_asr_task is not None:
-    MODELS += (
-        (espnet.espnet3_asr_task, espnet.ESPnetASRModel, model.AdaStrideASRModel),
-    )
+
+#: tasks that name their model's class themselves
+NAMING_MODELS = ("espnet2.tasks.st", "espnet2.tasks.cls")
 
 
 def register() -> None:
@@ -63,26 +64,40 @@ def register() -> None:
     It is idempotent.
 
     The tasks' ``build_model`` read these module-level names, so they are changed in
-    place; it must happen before ``get_parser()``.
+    place, when a task is imported: before its ``get_parser()``, which must be so.
     """
     named_audio.install()
     short_audio.install()
     alignment.install()
-    for task_class in TASKS:
-        task_class.trainer = StrideTrainer
-    espnet.asr_transducer_task.Encoder = encoders.TransducerEncoder
-    for task, stock, ours in MODELS:
-        register_encoders(task.encoder_choices.classes)
-        if hasattr(task, "preencoder_choices"):
-            task.preencoder_choices.classes["layer_sum"] = LayerSum
-        if task is espnet.cls_task:
-            task.encoder_choices.classes["resnet"] = ResNetEncoder
+    for name in TASKS:
+        after_import(name, register_task)
+    after_import("espnet2.tasks.asr_transducer", register_transducer)
+
+
+def register_transducer(task) -> None:
+    """Let the module of the task ``asr_transducer`` refuse the plugin's words."""
+    if not getattr(task.Encoder, "refuses", False):
+        task.Encoder = encoders.refusing_transducer(task.Encoder)
+
+
+def register_task(task) -> None:
+    """Put encoders, models and trainer into a task's module; idempotent."""
+    class_name, pairs = TASKS[task.__name__]
+    if class_name is not None:
+        getattr(task, class_name).trainer = StrideTrainer
+    register_encoders(task.encoder_choices.classes)
+    if hasattr(task, "preencoder_choices"):
+        task.preencoder_choices.classes["layer_sum"] = LayerSum
+    if task.__name__ == "espnet2.tasks.cls":
+        task.encoder_choices.classes["resnet"] = ResNetEncoder
+    for stock_name, our_name in pairs.items():
+        stock, ours = getattr(espnet, stock_name), getattr(model, our_name)
         if hasattr(task, "model_choices"):
             models = task.model_choices.classes
             for word in [word for word, kind in models.items() if kind is stock]:
                 models[word] = ours
-        if task in (espnet.st_task, espnet.cls_task):  # they name the class itself
-            setattr(task, stock.__name__, ours)
+        if task.__name__ in NAMING_MODELS:
+            setattr(task, stock_name, ours)
 
 
 def register_encoders(classes) -> None:

@@ -53,6 +53,8 @@ from espnet_adastride.recipe.archive import unpack
 from espnet_adastride.recipe.datadir import parse_rate
 from espnet_adastride.recipe.errors import RecipeError
 from espnet_adastride.recipe.lengths import find_lengths
+from espnet_adastride.recipe.saved_models import default_model
+from espnet_adastride.recipe.training import read_config
 
 PathLike = Union[str, Path]
 
@@ -132,9 +134,13 @@ def _choose_parameters(folder: Path, wanted: Optional[str]) -> Path:
                 return path
     there = sorted(folder.glob("valid.*.ave.pth"))
     there = there or sorted(folder.glob("valid.*.ave_*best.pth"))  # ESPnet3's
-    usual = folder / "valid.acc.ave.pth"
-    if wanted is None and usual in there:
-        return usual
+    if wanted is None:
+        try:  # the one that the recipe decodes with
+            usual = folder / default_model(read_config(folder / "config.yaml"))
+        except RecipeError:
+            usual = folder / "valid.acc.ave.pth"
+        if usual in there:
+            return usual
     if wanted is None and len(there) == 1:
         return there[0]
     names = ", ".join(sorted(p.name for p in folder.glob("*.pth"))) or "none"

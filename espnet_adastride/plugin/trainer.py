@@ -12,6 +12,9 @@ attention either: with ``num_att_plot: 0``, ``use_matplotlib: false`` or DeepSpe
 
 It stops a training whose losses are not numbers (``finite.py``).
 
+ESPnet ends a training in which no step of an epoch could update the model with a
+warning, and as if it were finished. Here it is an error, before that epoch is kept.
+
 It also resumes under ESPnet 202611 what 202511 trained: its checkpoints hold numpy's
 numbers and time spans, which 202611 takes for possible code.
 """
@@ -27,6 +30,7 @@ import torch
 
 from espnet_adastride import atomic_save
 from espnet_adastride.downsampling.registry import downsampler_class
+from espnet_adastride.plugin.errors import TrainingError
 from espnet_adastride.plugin.espnet import Trainer
 from espnet_adastride.plugin.finite import WatchedBatches, refuse_epoch, refuse_run
 from espnet_adastride.plugin.frame_times import frame_times
@@ -55,9 +59,18 @@ class FiniteTrainer(Trainer):
     @classmethod
     def train_one_epoch(cls, model, iterator, *args, **kwargs):
         """Train as ESPnet does; stop where losses are not finite, naming the batch."""
-        with watched_losses(model, iterator) as batches:
+        counted = CountedBatches(iterator)
+        with watched_losses(model, counted) as batches:
             result = super().train_one_epoch(model, batches, *args, **kwargs)
         refuse_epoch(batches, "training")
+        if result:  # ESPnet would stop with a warning, as if it were finished
+            raise TrainingError(
+                describe_no_update(
+                    kwargs["reporter"].get_epoch(),
+                    counted.count,
+                    kwargs["options"].accum_grad,
+                )
+            )
         return result
 
     @classmethod
@@ -134,6 +147,38 @@ def watched_losses(model, iterator):
         yield batches
     finally:
         hook.remove()
+
+
+class CountedBatches:
+    """An iterator of batches that counts them; as long as what it iterates over."""
+
+    def __init__(self, batches):
+        self._batches, self.count = batches, 0
+
+    def __len__(self):
+        return len(self._batches)
+
+    def __iter__(self):
+        for batch in self._batches:
+            self.count += 1
+            yield batch
+
+
+def describe_no_update(epoch: int, batches: int, accum_grad: int) -> str:
+    """Return one line on an epoch without an update of the model."""
+    if batches < accum_grad:
+        return (
+            f"epoch {epoch} had {batches} batches and accum_grad is {accum_grad}: not "
+            f"one update, nothing is learned; set accum_grad to at most {batches}, or "
+            "make smaller batches"
+        )
+    return (
+        f"epoch {epoch}: the gradients of all {batches} batches were infinite or not a "
+        "number, nothing is learned. Look in train.log for the first loss that is nan "
+        "or inf: in the first epoch, a recording or the statistics have such values "
+        "(run stages 3 and 10 again); later, the learning rate is too high (optim_conf:"
+        " lr), and the models of earlier epochs are still there"
+    )
 
 
 def fit_epochs(folder, model) -> None:

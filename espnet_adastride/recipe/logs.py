@@ -154,6 +154,8 @@ class TrainingLog:
         self._inode = None
         self._max_epoch: Optional[int] = None
         self._spans: List[float] = []
+        #: what ESPnet's trainer says of a training that it gave up; '': it did not
+        self.given_up = ""
 
     def new_lines(self) -> List[str]:
         """Return the lines for people that the log has grown since the last call."""
@@ -162,7 +164,7 @@ class TrainingLog:
         except OSError:
             return []
         if self._inode != status.st_ino or status.st_size < self._offset:
-            self._inode, self._offset = status.st_ino, 0
+            self._inode, self._offset, self.given_up = status.st_ino, 0, ""
         with self.path.open("rb") as file:
             file.seek(self._offset)
             data = file.read()
@@ -177,7 +179,10 @@ class TrainingLog:
             self._max_epoch = int(found.group(2))
         if "training was resumed using" in line:
             return ["going on from the last finished epoch"]
-        for sign in ("[Early stopping]", "has already reached", "at all steps are inv"):
+        if "at all steps are inv" in line:
+            self.given_up = line.split("WARNING: ")[-1].strip()
+            return []
+        for sign in ("[Early stopping]", "has already reached"):
             if sign in line:
                 return [line.split("INFO: ")[-1].split("WARNING: ")[-1]]
         epoch = parse_epoch(line)

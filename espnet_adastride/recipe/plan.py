@@ -1,7 +1,8 @@
 """What a training will meet, said before it starts: lengths, CTC, batches, cost.
 
 1. what a set's batches hold           SetLengths
-2. what cannot work                    refuse_what_cannot_work, refuse_batch_bins
+2. what cannot work                    refuse_what_cannot_work, refuse_batch_bins,
+                                       refuse_no_update
 3. what works, but is worth knowing    set_warnings
 4. how long an epoch takes             epoch_seconds
 5. the page for people                 write_plan
@@ -245,6 +246,26 @@ def refuse_batch_bins(name: str, bins: Dict[str, int], batch_bins: int) -> None:
             f"{len(large)} of {len(bins)} {name} utterances are larger than a batch "
             f"(batch_bins {batch_bins}): {_some(large, bins.get)}; raise batch_bins, "
             "or leave long ones out (--max_wav_duration)"
+        )
+
+
+def refuse_no_update(batches: int, accum_grad: int) -> None:
+    """Refuse a training whose epochs end before its first update.
+
+    ESPnet updates the model once in ``accum_grad`` batches, counted anew every epoch.
+
+    Args:
+        batches: of an epoch.
+        accum_grad: batches of an update.
+
+    Raises:
+        RecipeError: Naming both numbers and the fix.
+    """
+    if batches < accum_grad:
+        raise RecipeError(
+            f"an epoch has {batches} batches and accum_grad is {accum_grad}: not one "
+            f"update an epoch, so nothing would be learned; set accum_grad to at most "
+            f"{batches}, or make smaller batches (batch_bins, batch_size)"
         )
 
 

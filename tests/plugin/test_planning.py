@@ -253,6 +253,16 @@ def test_what_cannot_work_is_refused_in_one_line(tmp_path):
     assert "holds 2 utterances and 4 processes share it" in line
 
 
+def test_a_training_without_an_update_is_refused(experiment):
+    two = ("--batch_bins", "70000")  # batches of the training set
+    experiment.plan("--plan_seconds", "0", *two, "--accum_grad", "2")
+    line = refused(experiment, *two, "--accum_grad", "3")
+    assert "an epoch has 2 batches and accum_grad is 3" in line
+    experiment.plan(
+        "--plan_seconds", "0", *two, "--accum_grad", "3", "--num_iters_per_epoch", "3"
+    )
+
+
 def test_text_that_ctc_cannot_align_is_refused_and_a_share_may_be(tmp_path):
     train = utterances("t", [1.0] * 9)
     train["much"] = (16000, "ABC" * 10)  # 30 labels; 13 frames at 8x, 25 at 4x

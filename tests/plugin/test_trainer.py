@@ -1,6 +1,7 @@
 """Strides are drawn where ESPnet draws attention, by ESPnet's own hook."""
 
 import datetime
+import importlib
 import logging
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import torch
 pytest.importorskip("espnet2")
 
 from espnet2.tasks.asr import ASRTask  # noqa: E402
+from espnet2.train.distributed_utils import DistributedOption  # noqa: E402
 from espnet2.train.reporter import Reporter  # noqa: E402
 
 from espnet_adastride.plugin import trainer  # noqa: E402
+from espnet_adastride.plugin.errors import PluginError  # noqa: E402
 from espnet_adastride.plugin.register import TASKS  # noqa: E402
 from tests.plugin.releases import NEWER  # noqa: E402
 from tests.plugin.test_other_release import renamed  # noqa: E402
@@ -53,7 +56,10 @@ def plot(exp, folder):
 
 
 def test_every_task_has_the_trainer():
-    assert all(task.trainer is trainer.StrideTrainer for task in TASKS)
+    for name, (task, _) in TASKS.items():
+        if task is not None:
+            kind = getattr(importlib.import_module(name), task)
+            assert kind.trainer is trainer.StrideTrainer
 
 
 def test_strides_beside_attention(tmp_path):
@@ -170,3 +176,47 @@ def test_a_checkpoint_with_more_than_data_is_still_refused(tmp_path):
         ASRTask.trainer.resume(
             checkpoint=exp / "checkpoint.pth", model=model, scaler=None, **words
         )
+
+
+# ------------------------------------------------------------------ nothing learned
+def train_one_epoch(exp, batches, scale=1.0, accum_grad=1):
+    """Train an epoch as ESPnet's loop does; ``scale`` of the sound may be nan."""
+    model, args = ASRTask.build_model_from_file(
+        exp / "config.yaml", exp / "valid.acc.ave.pth", "cpu"
+    )
+    args.accum_grad = accum_grad
+    reporter = Reporter()
+    reporter.set_epoch(3)
+    before = [p.clone() for p in model.parameters()]
+    one = batch()
+    one["speech"] = one["speech"] * scale
+    with reporter.observe("train") as sub_reporter:
+        stopped = ASRTask.trainer.train_one_epoch(
+            model=model,
+            optimizers=[torch.optim.Adam(model.parameters(), lr=0.01)],
+            schedulers=[None],
+            iterator=[(["a", "b"], dict(one)) for _ in range(batches)],
+            reporter=sub_reporter,
+            scaler=None,
+            summary_writer=None,
+            options=ASRTask.trainer.build_options(args),
+            distributed_option=DistributedOption(),
+        )
+    assert not stopped
+    return any(not torch.equal(a, b) for a, b in zip(before, model.parameters()))
+
+
+def test_an_epoch_without_an_update_is_an_error(tmp_path):
+    """ESPnet warns, stops and leaves with status 0: "finished"."""
+    exp = make_experiment(tmp_path / "exp")
+    assert train_one_epoch(exp, batches=2, accum_grad=2)
+    with pytest.raises(PluginError) as error:
+        train_one_epoch(exp, batches=2, accum_grad=3)
+    assert str(error.value).startswith(
+        "epoch 3 had 2 batches and accum_grad is 3: not one update"
+    )
+    with pytest.raises(PluginError) as error:
+        train_one_epoch(exp, batches=2, scale=float("nan"))
+    assert "epoch 3: the gradients of all 2 batches were infinite or not a" in str(
+        error.value
+    )

@@ -1,0 +1,78 @@
+"""The parser of all commands: argparse's, with advice that fits.
+
+It knows ``--version``, names the program that was called, suggests the option that is
+spelt like an unknown one, and shows only defaults that say something.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from espnet_adastride.version import __version__
+from espnet_adastride.words import nearest
+
+
+def called_program(name: str) -> str:
+    """Return what was typed to start this process; ``name`` where that is not known."""
+    path, called = Path(sys.argv[0]), name
+    if path.suffix == ".py" and path.parts[-3:-1] == ("espnet_adastride", "bin"):
+        called = f"python -m espnet_adastride.bin.{path.stem}"
+    elif path.name.startswith("adastride-"):
+        called = path.name
+    return name if name.startswith(called) else called  # of a mode: the mode, too
+
+
+class DefaultsFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Adds defaults to the help, but not those of required options, None and empty."""
+
+    def _get_help_string(self, action):
+        if action.required or action.default in (None, "", [], ()):
+            return action.help
+        return super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's parser, of a command of this package.
+
+    Args:
+        prog: the command's name, where it is not started as a program.
+        **options: argparse's.
+    """
+
+    def __init__(self, *args, prog=None, **options):
+        name = prog or options.get("usage") or Path(sys.argv[0]).name
+        super().__init__(*args, prog=called_program(name), **options)
+        self._words = []
+        if not any("--version" in a.option_strings for a in self._actions):
+            self.add_argument(
+                "--version",
+                action="version",
+                version=f"espnet_adastride {__version__}",
+                help="show the version and exit",
+            )
+
+    def parse_known_args(self, args=None, namespace=None):
+        """Parse as argparse does; the words are kept for advice."""
+        self._words = list(sys.argv[1:] if args is None else map(str, args))
+        return super().parse_known_args(args, namespace)
+
+    def _options(self):
+        found = set(self._option_string_actions)
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for parser in action.choices.values():
+                    found |= set(parser._option_string_actions)
+        return found
+
+    def error(self, message):
+        """End with the usage and the message, and with what may have been meant."""
+        options = self._options()
+        for word in self._words:
+            name = word.partition("=")[0]
+            if not name.startswith("--") or any(o.startswith(name) for o in options):
+                continue
+            near = nearest(name, options)
+            if near is not None:
+                message += f"; {name} is no option: did you mean {near}?"
+                break
+        super().error(message)

@@ -1,0 +1,362 @@
+"""What ESPnet's options and classes take, read in its source: nothing is imported.
+
+Importing ESPnet takes ten seconds and more; a mistyped word should be told at once.
+The text of the installed package says which options a tool has, which words each of
+them takes, and which arguments the class has that a word stands for. What cannot be
+read there (an argument ``**kwargs``, a class that is made at run time) is unknown, and
+nothing is said about it.
+"""
+
+import ast
+import functools
+import importlib.util
+from pathlib import Path
+from typing import Dict, FrozenSet, NamedTuple, Optional, Tuple
+
+
+class Argument(NamedTuple):
+    """An argument of a class's constructor.
+
+    Attributes:
+        annotation: its type as it is written; None: not written.
+        default: what is written behind ``=``; None: nothing.
+        words: all the words that it may be, where its class refuses others.
+    """
+
+    annotation: Optional[ast.expr]
+    default: Optional[ast.expr]
+    words: FrozenSet[str] = frozenset()
+
+
+class Option(NamedTuple):
+    """An option of a command.
+
+    Attributes:
+        kind: ``type=`` as it is written, e.g. ``int_or_none``; None: not written.
+        words: what ``choices=`` lists; None: not a list of words.
+        several: it takes several values, or is given several times.
+        flag: it takes none.
+    """
+
+    kind: Optional[str] = None
+    words: Optional[Tuple[Optional[str], ...]] = None
+    several: bool = False
+    flag: bool = False
+
+
+class ClassReference(NamedTuple):
+    """A class, where its definition is."""
+
+    module: str
+    name: str
+
+
+@functools.lru_cache(maxsize=None)
+def find_source(module: str) -> Optional[Path]:
+    """Return the file of a module; None: it is not installed, or has none."""
+    top, *rest = module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)  # of a package at the top: no import
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    if not rest and spec.origin:
+        return Path(spec.origin)
+    for folder in spec.submodule_search_locations or ():
+        path = Path(folder, *rest)
+        for one in (path.with_suffix(".py"), path / "__init__.py"):
+            if one.is_file():
+                return one
+    return None
+
+
+@functools.lru_cache(maxsize=None)
+def parse(module: str) -> Optional[ast.Module]:
+    """Return the syntax tree of a module; None where there is no source."""
+    path = find_source(module)
+    try:
+        return None if path is None else ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return None
+
+
+@functools.lru_cache(maxsize=None)
+def _imports(module: str) -> Dict[str, str]:
+    """Return what the module's imported names are: {name: dotted name}."""
+    found = {}
+    tree = parse(module)
+    path = find_source(module)
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                found[alias.asname or alias.name.partition(".")[0]] = (
+                    alias.name if alias.asname else alias.name.partition(".")[0]
+                )
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *filter(None, [node.module])])
+            for alias in node.names:
+                found[alias.asname or alias.name] = f"{base}.{alias.name}"
+    return found
+
+
+def _dotted(node: ast.expr) -> Optional[str]:
+    """Return ``torch.optim.Adam`` of the expression; None: it is another one."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        before = _dotted(node.value)
+        return None if before is None else f"{before}.{node.attr}"
+    return None
+
+
+def find_class(module: str, name: Optional[str]) -> Optional[ClassReference]:
+    """Follow a name, as a module writes it, to the class's definition.
+
+    Args:
+        module: e.g. ``espnet2.tasks.asr``.
+        name: e.g. ``ConformerEncoder`` or ``torch.optim.Adam``.
+    """
+    seen = set()
+    while name and (module, name) not in seen:
+        seen.add((module, name))
+        tree = parse(module)
+        if tree is None:
+            return None
+        first, _, rest = name.partition(".")
+        if not rest and any(
+            isinstance(node, ast.ClassDef) and node.name == name for node in tree.body
+        ):
+            return ClassReference(module, name)
+        if first not in _imports(module):
+            return None
+        name = _imports(module)[first] + (f".{rest}" if rest else "")
+        # the longest part that is a module
+        parts = name.split(".")
+        for size in range(len(parts) - 1, 0, -1):
+            if find_source(".".join(parts[:size])) is not None:
+                module, name = ".".join(parts[:size]), ".".join(parts[size:])
+                break
+        else:
+            return None
+    return None
+
+
+def _definition(reference: ClassReference) -> ast.ClassDef:
+    return next(
+        node
+        for node in parse(reference.module).body
+        if isinstance(node, ast.ClassDef) and node.name == reference.name
+    )
+
+
+def _closed_words(function: ast.FunctionDef) -> Dict[str, FrozenSet[str]]:
+    """Return arguments that are compared with words, all others being refused.
+
+    That is ``if a == "x": ... elif a == "y": ... else: raise``.
+    """
+    found: Dict[str, FrozenSet[str]] = {}
+    later = set()
+    for node in ast.walk(function):
+        if not isinstance(node, ast.If) or node in later:
+            continue
+        words: Dict[str, set] = {}
+        branch: ast.stmt = node
+        while True:
+            later.add(branch)
+            for test in ast.walk(branch.test):
+                if not isinstance(test, ast.Compare) or len(test.ops) != 1:
+                    continue
+                if isinstance(test.left, ast.Name) and isinstance(test.ops[0], ast.Eq):
+                    value = test.comparators[0]
+                    if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                        words.setdefault(test.left.id, set()).add(value.value)
+            rest = branch.orelse
+            if len(rest) == 1 and isinstance(rest[0], ast.If):
+                branch = rest[0]
+                continue
+            break
+        if rest and isinstance(rest[-1], ast.Raise) and len(words) == 1:
+            ((name, all_of_them),) = words.items()
+            found[name] = frozenset(all_of_them)
+    return found
+
+
+@functools.lru_cache(maxsize=None)
+def constructor(reference: ClassReference) -> Optional[Dict[str, Argument]]:
+    """Return a constructor's arguments by name; None: it takes any, or is unknown."""
+    node = _definition(reference)
+    for function in node.body:
+        if isinstance(function, ast.FunctionDef) and function.name == "__init__":
+            given = function.args
+            if given.kwarg is not None:
+                return None
+            names = [*given.posonlyargs, *given.args]
+            defaults = [None] * (len(names) - len(given.defaults)) + given.defaults
+            pairs = [*zip(names, defaults), *zip(given.kwonlyargs, given.kw_defaults)]
+            words = _closed_words(function)
+            return {
+                a.arg: Argument(a.annotation, default, words.get(a.arg, frozenset()))
+                for a, default in pairs
+                if a.arg != "self"
+            }
+    for base in node.bases:
+        parent = find_class(reference.module, _dotted(base))
+        if parent is not None:
+            return constructor(parent)
+    return None
+
+
+def _calls(tree: ast.AST, name: str):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = getattr(node.func, "attr", getattr(node.func, "id", None))
+            if called == name:
+                yield node
+
+
+def _words(module: str, node: Optional[ast.expr]) -> Optional[Tuple]:
+    """Return the words of a list, or the keys of a dictionary; None: not written out.
+
+    That is ``["a", None]``, ``list(TYPES) + [None]``, or the name of one.
+    """
+    if isinstance(node, (ast.List, ast.Tuple)):
+        words = [e.value if isinstance(e, ast.Constant) else ... for e in node.elts]
+        return None if ... in words else tuple(words)
+    if isinstance(node, ast.Dict):
+        return _words(module, ast.List(node.keys))
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        parts = _words(module, node.left), _words(module, node.right)
+        return None if None in parts else parts[0] + parts[1]
+    if isinstance(node, ast.Call):
+        called = _dotted(node.func)
+        if called == "dict" and not node.args:
+            return tuple(k.arg for k in node.keywords)
+        if called in ("list", "tuple", "sorted") and len(node.args) == 1:
+            return _words(module, node.args[0])
+    if isinstance(node, ast.Name):
+        return named_words(module, node.id)
+    return None
+
+
+def named_words(module: str, name: str) -> Optional[Tuple]:
+    """Return the words that a name stands for in a module; see :func:`_words`."""
+    tree = parse(module)
+    if tree is None:
+        return None
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        if isinstance(node, ast.AnnAssign):
+            targets = [node.target]
+        if name in [getattr(target, "id", None) for target in targets]:
+            return _words(module, node.value)
+    if name in _imports(module):
+        there, _, name = _imports(module)[name].rpartition(".")
+        return named_words(there, name)
+    return None
+
+
+@functools.lru_cache(maxsize=None)
+def command_options(module: str) -> Optional[Dict[str, Option]]:
+    """Return the options that a module adds to a parser, by name; None: no source."""
+    tree = parse(module)
+    if tree is None:
+        return None
+    options = {}
+    for call in _calls(tree, "add_argument"):
+        keywords = {k.arg: k.value for k in call.keywords}
+        for name in call.args:
+            if isinstance(name, ast.JoinedStr):  # --optim{suf}, of the only optimizer
+                parts = [v.value for v in name.values if isinstance(v, ast.Constant)]
+                name = ast.Constant("".join(parts))
+            if not isinstance(name, ast.Constant) or not str(name.value).startswith(
+                "--"
+            ):
+                continue
+            action = getattr(keywords.get("action"), "value", None)
+            kind = keywords.get("type")
+            options[name.value[2:]] = Option(
+                kind=None if kind is None else ast.unparse(kind),
+                words=_words(module, keywords.get("choices")),
+                several="nargs" in keywords or action == "append",
+                flag=action in ("store_true", "store_false"),
+            )
+    return options
+
+
+class Choice(NamedTuple):
+    """The words of ``--encoder`` and its like, and the classes behind them.
+
+    Attributes:
+        classes: (module, name as it is written there); see :func:`find_class`.
+        default: the word, if none is given.
+        optional: null is a word, too.
+    """
+
+    classes: Dict[str, Tuple[str, Optional[str]]]
+    default: Optional[str]
+    optional: bool
+
+
+def _class_names(module: str, call: ast.Call) -> Dict[str, Tuple[str, Optional[str]]]:
+    """Return the classes of ``dict(word=Class, ...)`` whose package is installed."""
+    found = {}
+    for keyword in call.keywords:
+        name = _dotted(keyword.value) or ""
+        origin = _imports(module).get(name.partition(".")[0])
+        if origin is None or find_source(origin.partition(".")[0]) is not None:
+            found[keyword.arg.lower()] = (module, name or None)
+    return found
+
+
+@functools.lru_cache(maxsize=None)
+def class_choices(module: str) -> Dict[str, Choice]:
+    """Return the ``ClassChoices`` that a task's module names, by option.
+
+    Args:
+        module: e.g. ``espnet2.tasks.asr``.
+    """
+    found = {}
+    for call in _calls(parse(module), "ClassChoices"):
+        keywords = {k.arg: k.value for k in call.keywords}
+        name = keywords.get("name", call.args[0] if call.args else None)
+        classes = keywords.get("classes")
+        if not isinstance(name, ast.Constant) or not isinstance(classes, ast.Call):
+            continue
+        default = getattr(keywords.get("default"), "value", None)
+        optional = getattr(keywords.get("optional"), "value", False)
+        found[name.value] = Choice(
+            _class_names(module, classes), default, bool(optional) or default is None
+        )
+    return found
+
+
+@functools.lru_cache(maxsize=None)
+def class_dictionary(module: str, name: str) -> Dict[str, Tuple[str, Optional[str]]]:
+    """Return a dictionary of classes that a module makes (``optim_classes``)."""
+    found: Dict[str, Tuple[str, Optional[str]]] = {}
+    for node in ast.walk(parse(module)):
+        call = None
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            names = [getattr(t, "id", None) for t in node.targets]
+            if name in names and getattr(node.value.func, "id", None) == "dict":
+                call = node.value
+        elif isinstance(node, ast.Call) and _dotted(node.func) == f"{name}.update":
+            call = node
+        if call is not None:
+            for word, place in _class_names(module, call).items():
+                found.setdefault(word, place)
+    return found
+
+
+@functools.lru_cache(maxsize=None)
+def registered(module: str) -> Dict[str, Tuple[str, Optional[str]]]:
+    """Return the downsampling methods that ``_register`` names in a module."""
+    return {
+        call.args[0].value: (module, _dotted(call.args[1]))
+        for call in _calls(parse(module), "_register")
+    }

@@ -1,0 +1,413 @@
+"""Refuse a mistyped training or decoding configuration before anything is done.
+
+Unknown options, unknown words (``encoder: confomer``), unknown keys at every level that
+a class reads (``encoder_conf``, ``optim_conf``, ``input_layer_conf`` ...) and values of
+the wrong type are told in one line, in a fraction of a second: ESPnet's source is read
+(``espnet_source.py``), not imported. Values that only running code can judge are left
+to the plan and to ESPnet.
+"""
+
+import ast
+from typing import Any, Dict, List, Optional, Sequence
+
+import yaml
+
+from espnet_adastride.recipe import espnet_source as source
+from espnet_adastride.recipe.errors import RecipeError
+from espnet_adastride.words import nearest, unknown_word
+
+ENCODERS = "espnet_adastride.plugin.encoders"
+LAYER = source.ClassReference(
+    "espnet_adastride.plugin.subsampling", "AdaptiveSubsampling"
+)
+METHODS = "espnet_adastride.downsampling.registry"
+
+#: options that ESPnet divides by, or counts to
+AT_LEAST_ONE = ("accum_grad", "max_epoch", "batch_size", "batch_bins")
+
+#: an option's class, where the option names none
+SINGLE_CLASSES = {"ctc_conf": "CTC", "joint_net_conf": "JointNetwork"}
+
+WANTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a word",
+}
+NOTHING = ("none", "null", "nil")
+
+
+# ---------------------------------------------------------------- a value's type
+def _is_kind(kind: str, value: Any) -> Optional[bool]:
+    """Return whether a value is of a plain type; None: the type says nothing."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return {
+        "int": isinstance(value, int),
+        "float": number,
+        "bool": isinstance(value, (bool, int)),
+        "str": isinstance(value, str),
+        "None": value is None,
+        "list": isinstance(value, list),
+        "dict": isinstance(value, dict),
+    }.get(kind)
+
+
+_GENERIC = {
+    **dict.fromkeys(("List", "Sequence", "Tuple", "Iterable", "Collection"), "list"),
+    **dict.fromkeys(("list", "tuple", "set"), "list"),
+    **dict.fromkeys(("Dict", "Mapping", "dict"), "dict"),
+}
+
+
+def _kinds(annotation: ast.expr) -> List[str]:
+    """Return the plain types of an annotation; '' is one that is not known here."""
+    if isinstance(annotation, ast.Constant):
+        return ["None" if annotation.value is None else ""]
+    if isinstance(annotation, ast.BinOp):  # int | None
+        return _kinds(annotation.left) + _kinds(annotation.right)
+    if isinstance(annotation, ast.Subscript):
+        name = getattr(annotation.value, "id", getattr(annotation.value, "attr", ""))
+        inner = annotation.slice
+        if name == "Optional":
+            return [*_kinds(inner), "None"]
+        if name == "Union":
+            parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+            return [kind for part in parts for kind in _kinds(part)]
+        return [_GENERIC.get(name, "")]
+    if isinstance(annotation, ast.Name):
+        if annotation.id in WANTED:
+            return [annotation.id]
+        if annotation.id == "Tensor":  # which no YAML holds
+            return []
+        return [_GENERIC.get(annotation.id, "")]
+    return [""]
+
+
+def wrong_value(argument: source.Argument, value: Any) -> str:
+    """Return what an argument should be, if a value cannot be that; else ''."""
+    if value is None:  # ESPnet's own defaults are None where the type says otherwise
+        return ""
+    if argument.annotation is not None:
+        kinds = _kinds(argument.annotation)
+    else:  # of the default, no more than: words are no numbers
+        default = getattr(argument.default, "value", None)
+        number = isinstance(default, (int, float)) and not isinstance(default, bool)
+        if not (number and isinstance(value, str)):
+            return ""
+        kinds = ["float"]
+    if "" in kinds or any(_is_kind(kind, value) for kind in kinds):
+        if isinstance(value, str) and argument.words and value not in argument.words:
+            return "one of " + ", ".join(sorted(argument.words))
+        return ""
+    names = {"list": "a list", "dict": "options such as {key: value}", **WANTED}
+    wanted = [names[kind] for kind in dict.fromkeys(kinds) if kind in names]
+    hint = ""
+    if isinstance(value, str) and "float" in kinds and _a_number(value):
+        hint = f" (YAML reads {value} as a word: write {float(value)!r})"
+    return " or ".join(wanted) + hint
+
+
+def _a_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+# ---------------------------------------------------------------- an option's value
+def wrong_option_value(option: source.Option, value: Any) -> str:
+    """Return what an option of a command should be, if a value is not that; else ''."""
+    if isinstance(value, (list, dict)) or option.several:
+        return ""
+    kind = option.kind or "str"
+    word = str(value)
+    if value is None or word.lower() in NOTHING:
+        may = option.words is None or None in option.words or word in option.words
+        return "" if may else "one of " + _listed(option.words)
+    if kind in ("int", "int_or_none"):
+        if isinstance(value, bool) or isinstance(value, float):
+            return WANTED["int"]
+        try:
+            int(word)
+        except ValueError:
+            return WANTED["int"]
+    elif kind in ("float", "float_or_none"):
+        if isinstance(value, bool) or not _a_number(word):
+            return WANTED["float"]
+    elif kind == "str2bool":
+        truths = "y yes t true on 1 n no f false off 0".split()
+        if not isinstance(value, bool) and word.lower() not in truths:
+            return WANTED["bool"]
+    if option.words is not None:
+        given = word.lower() if "lower" in kind else value
+        given = word.upper() if "upper" in kind else given
+        if kind.startswith(("int", "float")):
+            given = float(word)
+        if given not in option.words and str(given) not in option.words:
+            return "one of " + _listed(option.words)
+    return ""
+
+
+def _listed(words: Sequence[Any]) -> str:
+    return ", ".join("null" if word is None else str(word) for word in words)
+
+
+# ---------------------------------------------------------------- overriding options
+def override(config: Dict[str, Any], words: Sequence[str]) -> Dict[str, Any]:
+    """Return a configuration with options of a command line laid over it, nested.
+
+    Args:
+        config: as read from YAML.
+        words: ``--max_epoch 3 --encoder_conf input_layer_conf.stride=8``.
+
+    Raises:
+        RecipeError: for words that are no options.
+    """
+    result = dict(config)
+    given: Dict[str, List[str]] = {}
+    name = None
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            given.setdefault(name, []).extend([value] if equals else [])
+        elif name is None:
+            raise RecipeError(f"{word!r}: options start with --")
+        else:
+            given[name].append(word)
+    for name, values in given.items():
+        if not name.endswith("_conf"):
+            result[name] = values[0] if len(values) == 1 else values
+            continue
+        for value in values:
+            key, equals, setting = value.partition("=")
+            if equals:
+                _put(result, [name, *key.split(".")], _read_yaml(name, setting))
+                continue
+            options = _read_yaml(name, value)
+            if not isinstance(options, dict):
+                raise RecipeError(f"--{name} {value}: give KEY=VALUE")
+            result[name] = {**(result.get(name) or {}), **options}
+    return result
+
+
+def _read_yaml(name: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"--{name} {text}: the value is not YAML") from None
+
+
+def _put(config: Dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for key in path[:-1]:
+        inner = config.get(key)
+        config[key] = dict(inner) if isinstance(inner, dict) else {}
+        config = config[key]
+    config[path[-1]] = value
+
+
+# ---------------------------------------------------------------- a training
+class _Checker:
+    """Checks one configuration; ``where`` says which file a word came from."""
+
+    def __init__(self, config: Dict[str, Any], task: str, where):
+        self.config, self.where = config, where
+        self.module = f"espnet2.tasks.{task}"
+        self.options = {
+            **(source.command_options("espnet2.tasks.abs_task") or {}),
+            **(source.command_options(self.module) or {}),
+            "config": source.Option(),
+        }
+        self.choices = dict(source.class_choices(self.module))
+        if task == "asr":
+            self._know_the_plugins_words()
+        for name, choice in self.choices.items():
+            words = [*choice.classes, *([None] if choice.optional else [])]
+            self.options[name] = source.Option("lower", tuple(words))
+            self.options[f"{name}_conf"] = source.Option()
+        for name in ("optim", "scheduler"):
+            classes = source.class_dictionary(
+                "espnet2.tasks.abs_task", f"{name}_classes"
+            )
+            default = {"optim": "adadelta"}.get(name)
+            self.choices[name] = source.Choice(classes, default, name == "scheduler")
+            words = (*classes, *([None] if name == "scheduler" else []))
+            self.options[name] = source.Option("lower", words)
+
+    def _know_the_plugins_words(self):
+        layer_sum = "espnet_adastride.plugin.layer_sum", "LayerSum"
+        before = self.choices["preencoder"]
+        self.choices["preencoder"] = before._replace(
+            classes={**before.classes, "layer_sum": layer_sum}
+        )
+
+    def refuse(self, path: Sequence[str], problem: str):
+        raise RecipeError(f"{self.where(path)}: {problem}")
+
+    def run(self) -> None:
+        for name, value in self.config.items():
+            name, option = self._option(str(name))
+            if name.endswith("_conf"):
+                if value is not None and not isinstance(value, dict):
+                    self.refuse([name], f"{name}: give options such as {{key: value}}")
+                continue
+            wrong = wrong_option_value(option, value)
+            if wrong:
+                near = nearest(value, option.words or ())
+                hint = f" (did you mean {near!r}?)" if near else ""
+                self.refuse([name], f"{name}: {value!r} must be {wrong}{hint}")
+            if name in AT_LEAST_ONE and value is not None and float(value) < 1:
+                self.refuse([name], f"{name}: {value} must be 1 or more")
+        for name, value in self.config.items():
+            if str(name).endswith("_conf") and isinstance(value, dict):
+                self._conf(str(name), value)
+
+    def _option(self, name: str):
+        if name in self.options:
+            return name, self.options[name]
+        near = nearest(name, self.options)
+        hint = f"; did you mean {near!r}?" if near else ""
+        self.refuse([name], f"ESPnet's training has no option {name!r}{hint}")
+
+    def _conf(self, name: str, conf: Dict[str, Any]) -> None:
+        chosen = name[: -len("_conf")]
+        reference = None
+        if name in SINGLE_CLASSES:
+            reference = source.find_class(self.module, SINGLE_CLASSES[name])
+        elif chosen in self.choices:
+            choice = self.choices[chosen]
+            word = self.config.get(chosen, choice.default)
+            if word is None or str(word).lower() in NOTHING:
+                return
+            reference = source.find_class(*choice.classes[str(word).lower()])
+        arguments = None if reference is None else source.constructor(reference)
+        if arguments is None:
+            return
+        arguments = dict(arguments)
+        layer = None
+        if chosen == "encoder" and self._takes_our_words(arguments):
+            methods = source.registered(METHODS)
+            given = conf.get("input_layer")
+            layer = given if given in methods else None
+            words = arguments["input_layer"].words
+            words = frozenset([*words, *methods]) if words else words
+            arguments["input_layer"] = arguments["input_layer"]._replace(words=words)
+            for own in ("input_layer_conf", "use_sdpa"):
+                arguments.setdefault(own, source.Argument(None, ast.Constant(None)))
+        self._arguments([name], conf, arguments)
+        if chosen == "encoder" and isinstance(conf.get("input_layer_conf"), dict):
+            self._input_layer(layer, conf["input_layer_conf"])
+
+    def _takes_our_words(self, arguments) -> bool:
+        words = source.named_words(ENCODERS, "ENCODERS")
+        encoder = str(self.config.get("encoder", self.choices["encoder"].default))
+        return encoder.lower() in words and "input_layer" in arguments
+
+    def _arguments(self, path, conf, arguments) -> None:
+        for key, value in conf.items():
+            if key not in arguments:
+                # those without a default are ESPnet's own to give
+                words = [a for a, b in arguments.items() if b.default is not None]
+                words = words or list(arguments)
+                self.refuse(
+                    [*path, key], f"{'.'.join(path)}: {unknown_word('key', key, words)}"
+                )
+            wrong = wrong_value(arguments[key], value)
+            if wrong:
+                near = nearest(value, arguments[key].words)
+                hint = f" (did you mean {near!r}?)" if near else ""
+                self.refuse(
+                    [*path, key],
+                    f"{'.'.join(path)}: {key}: {value!r} must be {wrong}{hint}",
+                )
+
+    def _input_layer(self, word: Optional[str], conf: Dict[str, Any]) -> None:
+        path = ["encoder_conf", "input_layer_conf"]
+        methods = source.registered(METHODS)
+        if word is None:
+            given = self.config["encoder_conf"].get("input_layer", "conv2d")
+            if conf:
+                self.refuse(
+                    path,
+                    f"encoder_conf: input_layer_conf is for the words "
+                    f"{', '.join(methods)}; input_layer is {given!r}, which takes none",
+                )
+            return
+        named = conf.get("method", word)
+        named = named if isinstance(named, list) else [named]
+        for one in named:
+            if one not in methods:
+                self.refuse(
+                    [*path, "method"],
+                    f"{'.'.join(path)}: {unknown_word('method', one, methods)}",
+                )
+        own = source.named_words(LAYER.module, "OWN_WORDS")
+        arguments = {
+            key: argument for key, argument in _layer_arguments().items() if key in own
+        }
+        for one in dict.fromkeys(named):
+            reference = source.find_class(*methods[one])
+            for key, argument in source.constructor(reference).items():
+                if key not in ("size", "stride"):
+                    arguments.setdefault(key, argument)
+        trunks = frozenset(source.named_words(LAYER.module, "TRUNKS"))
+        arguments["trunk"] = arguments["trunk"]._replace(words=trunks)
+        self._arguments(path, conf, arguments)
+
+
+def _layer_arguments() -> Dict[str, source.Argument]:
+    """Return what the input layer names itself; its ``**options`` are the methods'."""
+    node = next(
+        item
+        for item in ast.walk(source.parse(LAYER.module))
+        if isinstance(item, ast.ClassDef) and item.name == LAYER.name
+    )
+    function = next(
+        f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"
+    )
+    return {
+        a.arg: source.Argument(a.annotation, ast.Constant(None))
+        for a in function.args.args
+    }
+
+
+def refuse_unknown_options(config: Dict[str, Any], task: str, where) -> None:
+    """Refuse a training configuration that ESPnet, or the plugin, will not take.
+
+    Args:
+        config: as ESPnet would have it, options of the command line included.
+        task: ``asr`` or ``lm``.
+        where: called with the path of a word, e.g. ``["encoder_conf", "num_blocks"]``;
+            returns where it was written, for the message.
+
+    Raises:
+        RecipeError: one line that names the place, the word and the nearest known one.
+    """
+    if source.parse(f"espnet2.tasks.{task}") is None:
+        return  # no ESPnet here: what needs it says so
+    _Checker(config, task, where).run()
+
+
+def refuse_unknown_decoding(config: Dict[str, Any], module: str, where) -> None:
+    """Refuse a decoding configuration with options that its command does not have.
+
+    Args:
+        config: of ``--inference_config``, options of the command line included.
+        module: of the command: ``espnet2.bin.asr_inference`` or the plugin's.
+        where: as for :func:`refuse_unknown_options`.
+
+    Raises:
+        RecipeError: one line that names the place, the word and the nearest known one.
+    """
+    options = source.command_options(module)
+    if not options:
+        return
+    options["config"] = source.Option()
+    for name, value in config.items():
+        if name not in options:
+            near = nearest(name, options)
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise RecipeError(f"{where([name])}: {module} has no option {name!r}{hint}")
+        wrong = wrong_option_value(options[name], value)
+        if wrong:
+            raise RecipeError(f"{where([name])}: {name}: {value!r} must be {wrong}")
