@@ -22,6 +22,7 @@ setup(
     package_data={"espnet_adastride": ["data/*"]},
     entry_points={
         "console_scripts": [
+            "adastride = espnet_adastride.cli:main",
             "adastride-plot = espnet_adastride.bin.plot:main",
             "adastride-prepare = espnet_adastride.bin.prepare:main",
             "adastride-report = espnet_adastride.bin.report:main",
@@ -45,6 +46,7 @@ setup(
             "matplotlib",
             "pyyaml",
             "sentencepiece",
+            "shtab",
             "six; python_version < '3.12'",
             "soundfile",
             "soxr",

@@ -4,17 +4,16 @@
 Files are UTF-8; a byte order mark, CR LF and a tab behind the id are accepted.
 """
 
-import argparse
-
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.corpora.kaldi import read_lines, split_line
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors
 from espnet_adastride.recipe.files import write_text
 
 
 def get_parser():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Join text files of 'id text' lines",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument("--output", required=True, help="File to write")
     parser.add_argument("text", nargs="+", help="Text files")

@@ -17,7 +17,7 @@ def called_program(name: str) -> str:
     path, called = Path(sys.argv[0]), name
     if path.suffix == ".py" and path.parts[-3:-1] == ("espnet_adastride", "bin"):
         called = f"python -m espnet_adastride.bin.{path.stem}"
-    elif path.name.startswith("adastride-"):
+    elif path.name.startswith(("adastride-", "adastride ")):
         called = path.name
     return name if name.startswith(called) else called  # of a mode: the mode, too
 
@@ -71,8 +71,8 @@ class Parser(argparse.ArgumentParser):
             name = word.partition("=")[0]
             if not name.startswith("--") or any(o.startswith(name) for o in options):
                 continue
-            near = nearest(name, options)
+            near = nearest(name[2:], [o[2:] for o in options if o.startswith("--")])
             if near is not None:
-                message += f"; {name} is no option: did you mean {near}?"
+                message += f"; {name} is no option: did you mean --{near}?"
                 break
         super().error(message)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 
 from espnet_adastride.audio import shown
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.kaldi import DataError
 from espnet_adastride.corpora.layouts import COLUMNS, Source, read_source
 from espnet_adastride.corpora.own import PARTS, Options, prepare
@@ -35,7 +36,7 @@ NAME = "adastride-prepare"
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=NAME,
         description=__doc__.split("\n\n")[0],
         epilog="\n\n".join(__doc__.split("\n\n")[1:]),

@@ -9,9 +9,9 @@ makes ``training_lengths.yaml`` there, by which recordings are cut later
 (``recipe/lengths.py``).
 """
 
-import argparse
 from pathlib import Path
 
+from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.recipe.datadir import parse_rate
 from espnet_adastride.recipe.errors import RecipeError, one_line_errors
 from espnet_adastride.recipe.lengths import (
@@ -23,9 +23,9 @@ from espnet_adastride.recipe.lengths import (
 
 def get_parser():
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Write the lengths of a training set's utterances",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=DefaultsFormatter,
     )
     parser.add_argument("--shape_file", required=True, help="Of the training set")
     parser.add_argument("--fs", default="16k", help="Samples per second")
