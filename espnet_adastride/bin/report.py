@@ -145,6 +145,10 @@ class Pictures:
             "experiment": experiment.name,
             "utterance": key,
             "why": why,
+            "hypothesis_of": picture.hypothesis is not None
+            and picture.hypothesis_from,
+            "decoding": decoded.decoding,
+            "decoded": decoded.hyp.get(key),
             "lines": summary(picture),
             "uri": data_uri(buffer.getvalue(), "image/png"),
             "audio": audio,
