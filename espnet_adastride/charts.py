@@ -36,7 +36,7 @@ PANELS = (
 STRIDE_CELL = 1.09
 STRIDE_CELLS = 120
 #: characters of a line below the picture of a corpus
-CORPUS_TEXT_WIDTH = 135
+CORPUS_TEXT_WIDTH = 138
 
 # ------------------------------------------------------------------ training
 
@@ -301,8 +301,7 @@ def corpus_lines(numbers: dict) -> List[str]:
     """Say the numbers in sentences, one a line."""
     lines = [
         f"Speech and words: {numbers['source']}. Every 10 ms has the same weight. "
-        "AUC 0.5: no difference; above 0.5: shorter strides. Bits: mutual information, "
-        "of the most there could be."
+        "AUC 0.5: no difference; above: shorter strides. Bits: mutual information."
     ]
     places = {
         "speech": ("in speech", "in silence"),
@@ -320,7 +319,7 @@ def corpus_lines(numbers: dict) -> List[str]:
         elif r["high"] < 0.5:
             comparison = "longer than"
         lines.append(
-            f"Strides {here} ({100 * r['share']:.0f} % of the time) are {comparison} "
+            f"Strides {here} ({100 * r['share']:.0f} % of time) are {comparison} "
             f"{there}: AUC {r['auc']:.3f} [{r['low']:.3f}, {r['high']:.3f}], "
             f"{r['bits']:.3f} of {r['bits_most']:.2f} bits "
             f"({r['bits_chance']:.3f} by chance)."
