@@ -145,8 +145,7 @@ class Pictures:
             "experiment": experiment.name,
             "utterance": key,
             "why": why,
-            "hypothesis_of": picture.hypothesis is not None
-            and picture.hypothesis_from,
+            "hypothesis_of": picture.hypothesis is not None and picture.hypothesis_from,
             "decoding": decoded.decoding,
             "decoded": decoded.hyp.get(key),
             "lines": summary(picture),
