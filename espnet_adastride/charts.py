@@ -58,7 +58,7 @@ def plot_panel(
         panel: one of PANELS.
     """
     with drawing(*PANEL) as figure:
-        axes = figure.add_axes((0.14, 0.2, 0.83, 0.66))
+        axes = figure.add_axes((0.155, 0.2, 0.815, 0.66))
         draw_panel(axes, runs, panel)
         return figure
 
@@ -100,11 +100,19 @@ def draw_panel(axes, runs, panel) -> None:
         axes.yaxis.set_major_locator(FixedLocator(shown))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
+    elif max(abs(lowest), abs(highest)) < 0.01:  # 0.00015 has no room: 1.5e-4
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _short(v)))
     axes.set_title(title, loc="left")
     axes.set_xlabel("epoch")
     axes.set_xlim(0.5, longest + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
     axes.grid(axis="y")
+
+
+def _short(value: float) -> str:
+    """Return a small number as ``1.5e-4``."""
+    digits, exponent = f"{value:.2e}".split("e")
+    return f"{float(digits):g}e{int(exponent)}" if value else "0"
 
 
 def legend(names: Sequence[str]) -> List[Tuple[str, str, str]]:

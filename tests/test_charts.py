@@ -76,6 +76,23 @@ def test_epochs_are_whole_numbers():
     assert late.axes[0].get_xlim()[1] == 7.5
 
 
+@pytest.mark.parametrize("scale", [1e-6, 2e-4, 0.04, 1.0, 3e3, 9e5])
+@pytest.mark.parametrize("stat", ["empty_slots", "loss"])
+def test_labels_are_within_the_chart(scale, stat):
+    some = runs(stat, train=curve(1.1 * scale, 0.5 * scale), valid=curve(scale, 0.0))
+    for figure in (plot_panel(some, PANEL[stat]), plot_training(some)):
+        figure.draw_without_rendering()
+        (axes,) = figure.axes
+        written = [t for t in axes.get_yticklabels() if t.get_text()]
+        assert len(written) >= 3
+        assert all(t.get_window_extent().x0 >= 0 for t in written)
+        # and each says its tick
+        for tick, label in zip(axes.get_yticks(), axes.get_yticklabels()):
+            said = float(label.get_text().replace("\u2212", "-"))
+            if not axes.yaxis.get_offset_text().get_text():
+                assert said == pytest.approx(tick, rel=1e-6, abs=1e-12)
+
+
 def test_no_epoch_is_said():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
