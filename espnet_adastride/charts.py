@@ -1,5 +1,6 @@
 """Charts of trainings and corpora, for files and for pages."""
 
+import textwrap
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import matplotlib
@@ -16,7 +17,7 @@ from espnet_adastride.figures import (
     line_style,
 )
 from espnet_adastride.recipe.learning import Curve
-from espnet_adastride.stride_statistics import StrideStatistics
+from espnet_adastride.stride_statistics import SILENCE, StrideStatistics
 
 PANEL = (4.2, 2.6)  # inches
 #: what is drawn, where it was reported: stat, title, whether its axis is logarithmic
@@ -30,6 +31,12 @@ PANELS = (
     ("largest_jump", "largest jump (slots)", True),
     ("stride", "learned stride", False),
 )
+
+#: ratio of neighbouring edges in the histogram of strides, and most cells of it
+STRIDE_CELL = 1.09
+STRIDE_CELLS = 120
+#: characters of a line below the picture of a corpus
+CORPUS_TEXT_WIDTH = 138
 
 # ------------------------------------------------------------------ training
 
@@ -51,7 +58,7 @@ def plot_panel(
         panel: one of PANELS.
     """
     with drawing(*PANEL) as figure:
-        axes = figure.add_axes((0.14, 0.2, 0.83, 0.66))
+        axes = figure.add_axes((0.155, 0.2, 0.815, 0.66))
         draw_panel(axes, runs, panel)
         return figure
 
@@ -63,11 +70,13 @@ def draw_panel(axes, runs, panel) -> None:
     longest = 1
     for index, stats in enumerate(runs.values()):
         for phase, curve in stats.get(stat, {}).items():
+            # one epoch has no line: larger marks, the hollow one around the other
+            sizes = (4, 2.5) if len(curve.epochs) > 1 else (6, 9)
             axes.plot(
                 curve.epochs,
                 curve.values,
                 **line_style(index),
-                markersize=4 if phase == "valid" else 2.5,
+                markersize=sizes[phase != "valid"],
                 linewidth=1.6 if phase == "valid" else 1.0,
                 linestyle="-" if phase == "valid" else (0, (4, 2)),
                 markerfacecolor="none" if phase == "train" else None,
@@ -75,20 +84,35 @@ def draw_panel(axes, runs, panel) -> None:
             lowest = min(lowest, curve.values.min())
             highest = max(highest, curve.values.max())
             longest = max(longest, curve.epochs.max())
-    if logarithmic and lowest > 0 and highest > 4 * lowest:
+    if lowest > highest:  # no value of this stat
+        axes.set_ylim(0, 1)
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center")
+    elif lowest == highest:  # one value: no range to show but that from 0
+        axes.set_ylim(*sorted((0, 1.25 * lowest)) if lowest else (-0.05, 1))
+    elif logarithmic and lowest > 0 and highest > 4 * lowest:
         axes.set_yscale("log")
         low, high = axes.get_ylim()
         ticks = [m * 10.0**e for e in range(-6, 7) for m in (1, 2, 5)]
-        axes.yaxis.set_major_locator(
-            FixedLocator([t for t in ticks if low <= t <= high][:8])
-        )
+        shown = [t for t in ticks if low <= t <= high]
+        if len(shown) > 8:
+            shown = [t for t in shown if f"{t:e}".startswith("1")]
+        axes.yaxis.set_major_locator(FixedLocator(shown))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
+    elif max(abs(lowest), abs(highest)) < 0.01:  # 0.00015 has no room: 1.5e-4
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _short(v)))
     axes.set_title(title, loc="left")
     axes.set_xlabel("epoch")
     axes.set_xlim(0.5, longest + 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
     axes.grid(axis="y")
+
+
+def _short(value: float) -> str:
+    """Return a small number as ``1.5e-4``."""
+    digits, exponent = f"{value:.2e}".split("e")
+    return f"{float(digits):g}e{int(exponent)}" if value else "0"
 
 
 def legend(names: Sequence[str]) -> List[Tuple[str, str, str]]:
@@ -131,7 +155,10 @@ def plot_training(runs: Dict[str, Dict[str, Dict[str, Curve]]]) -> Figure:
                 )
             )
             figure.text(0.55 / width, y / height, name, va="center", parse_math=False)
-        note = "solid: validation, dashed: training (with dropout and SpecAug)"
+        note = (
+            "solid lines, filled marks: validation; dashed lines, hollow marks: "
+            "training (with dropout and SpecAug)"
+        )
         y = height - 0.17 - 0.2 * len(runs)
         figure.text(0.1 / width, y / height, note, va="center", size=FONT_SIZE - 0.5)
         return figure
@@ -149,9 +176,13 @@ def plot_corpus(statistics: StrideStatistics, numbers: Optional[dict] = None) ->
     """
     numbers = numbers or statistics.numbers()
     groups = statistics.groups()
-    lines = corpus_lines(numbers)
+    lines = [
+        part
+        for line in corpus_lines(numbers)
+        for part in textwrap.wrap(line, CORPUS_TEXT_WIDTH, subsequent_indent="    ")
+    ]
     rows = max(len(groups), 2)
-    above, chart = 0.8, 2.4
+    above, chart = 0.95, 2.4
     below = 0.62 + 0.2 * len(lines)
     tall = max(chart, 0.36 * rows + 0.2)
     height = above + tall + below
@@ -184,12 +215,11 @@ def plot_corpus(statistics: StrideStatistics, numbers: Optional[dict] = None) ->
 def _draw_histogram(axes, statistics: StrideStatistics) -> None:
     strides = np.concatenate(statistics.strides)
     speech = np.concatenate(statistics.speech)
-    low, high = np.percentile(strides, [0.2, 99.8])
-    edges = np.geomspace(max(low, 1e-2), max(high, low * 1.2), 41)
+    edges = histogram_edges(strides)
     styles = (("silence", ~speech, 1, "--"), ("speech", speech, 0, "-"))
     for name, mark, colour, dash in styles:
         if mark.any():
-            counts, _ = np.histogram(strides[mark].clip(edges[0], edges[-1]), edges)
+            counts, _ = np.histogram(strides[mark], edges)
             axes.stairs(
                 100 * counts / mark.sum(),
                 edges,
@@ -198,17 +228,39 @@ def _draw_histogram(axes, statistics: StrideStatistics) -> None:
                 linewidth=1.6,
                 linestyle=dash,
             )
-    _stride_axis(axes, edges[0], edges[-1])
-    axes.set_ylabel("% of its time")
-    axes.set_title("distribution of the local stride", loc="left")
+    # an empty cell on either side: no bar touches the frame
+    _stride_axis(axes, edges[0] / STRIDE_CELL, edges[-1] * STRIDE_CELL)
+    axes.set_ylabel("share of speech or silence (%)")
+    axes.set_title("Local strides in speech and in silence", loc="left")
     axes.legend(fontsize=FONT_SIZE - 0.5, handlelength=2.2, borderaxespad=0.1)
     axes.set_ylim(0, 1.25 * axes.get_ylim()[1])
+
+
+def histogram_edges(strides: np.ndarray) -> np.ndarray:
+    """Return the edges of cells of equal ratio that hold every stride.
+
+    Args:
+        strides: (n,) positive, n >= 1.
+
+    Returns:
+        (cells + 1,) edges; the first is at most the smallest stride, the last is above
+        the largest one. The ratio is STRIDE_CELL, or more beyond STRIDE_CELLS cells.
+    """
+    low, high = np.log(strides.min()), np.log(strides.max())
+    step = max(np.log(STRIDE_CELL), (high - low) / STRIDE_CELLS)
+    first = np.floor(low / step - 1e-9)
+    last = np.floor(high / step + 1e-9) + 1
+    return np.exp(step * np.arange(first, last + 1))
 
 
 def _stride_axis(axes, low: float, high: float) -> None:
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    ticks = [t for t in (0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100, 200)]
+    ticks = [0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100, 200]
+    if high > 40 * low:  # far apart: fewer, and as far as the strides go
+        ticks = [m * 10.0**e for e in range(-6, 7) for m in (1, 3)]
+    if high > 4000 * low:
+        ticks = [10.0**e for e in range(-6, 7)]
     axes.xaxis.set_major_locator(FixedLocator([t for t in ticks if low <= t <= high]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -226,7 +278,7 @@ def _draw_groups(axes, numbers: dict) -> None:
             linewidth=7,
             solid_capstyle="butt",
         )
-        axes.plot([g["p50"]], [row], marker="o", color=INK, markersize=5)
+        axes.plot([g["p50"]], [row], "o", color=INK, markersize=5)
     axes.set_yticks(
         range(len(groups)),
         [f"{name} ({100 * g['share']:.0f} %)" for name, g in groups.items()],
@@ -235,7 +287,20 @@ def _draw_groups(axes, numbers: dict) -> None:
     low = min(g["p5"] for g in groups.values()) / 1.1
     high = max(g["p95"] for g in groups.values()) * 1.1
     _stride_axis(axes, low, high)
-    axes.set_title("median, 50 % and 90 % of each", loc="left")
+    by_phones = set(groups) - {"speech", SILENCE}
+    what = "by phone class" if by_phones else "in speech and silence"
+    axes.set_title(f"Percentiles {what} (% of the time)", loc="left", pad=22)
+    axes.legend(
+        axes.lines[2::-1],  # of the first row
+        ["median", "middle 50 %", "middle 90 %"],
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        ncol=3,
+        fontsize=FONT_SIZE - 0.5,
+        handlelength=1.6,
+        borderaxespad=0.1,
+        borderpad=0.2,
+    )
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
 
@@ -243,20 +308,33 @@ def _draw_groups(axes, numbers: dict) -> None:
 def corpus_lines(numbers: dict) -> List[str]:
     """Say the numbers in sentences, one a line."""
     lines = [
-        f"speech and words: {numbers['source']}; every 10 ms counts alike; "
-        "AUC 0.5: no difference"
+        f"Speech and words: {numbers['source']}. Every 10 ms has the same weight. "
+        "AUC 0.5: no difference; above: shorter strides. Bits: mutual information."
     ]
-    silent = {"speech": "silence", "word boundary": "the rest"}
+    places = {
+        "speech": ("in speech", "in silence"),
+        "word boundary": ("at word boundaries", "elsewhere"),
+        "word boundary, in speech": (
+            "at word boundaries within speech",
+            "elsewhere in speech",
+        ),
+    }
     for name, r in numbers["relations"].items():
-        other = silent.get(name, "the rest of speech")
+        here, there = places[name]
+        comparison = "not shown to differ from those"
+        if r["low"] > 0.5:
+            comparison = "shorter than"
+        elif r["high"] < 0.5:
+            comparison = "longer than"
         lines.append(
-            f"{name} ({100 * r['share']:.0f} %): strides shorter than in {other}: AUC "
-            f"{r['auc']:.3f} [{r['low']:.3f}, {r['high']:.3f}]; {r['bits']:.3f} of "
-            f"{r['bits_most']:.2f} bits ({r['bits_chance']:.3f} by chance)"
+            f"Strides {here} ({100 * r['share']:.0f} % of time) are {comparison} "
+            f"{there}: AUC {r['auc']:.3f} [{r['low']:.3f}, {r['high']:.3f}], "
+            f"{r['bits']:.3f} of {r['bits_most']:.2f} bits "
+            f"({r['bits_chance']:.3f} by chance)."
         )
     if "phone_class_bits" in numbers:
         lines.append(
-            "phone class: the stride tells "
-            f"{numbers['phone_class_bits']:.3f} bits of it"
+            f"Strides carry {numbers['phone_class_bits']:.3f} bits about the phone "
+            "class."
         )
     return lines

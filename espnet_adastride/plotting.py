@@ -92,6 +92,7 @@ class StridePicture:
         method: what made the boundaries, e.g. ``adastride 8x``.
         reference: transcript, None if not known.
         hypothesis: what the model recognises, None if not known.
+        hypothesis_from: the search that found it, e.g. ``greedy CTC``.
         threshold: speech is what is at most so many dB below the loudest frame.
         words: with their times in seconds.
         phones: the same.
@@ -107,6 +108,7 @@ class StridePicture:
     method: str = "adaptive"
     reference: Optional[str] = None
     hypothesis: Optional[str] = None
+    hypothesis_from: str = ""
     threshold: float = SPEECH_THRESHOLD_DB
     words: Sequence[Timed] = ()
     phones: Sequence[Timed] = ()
@@ -332,7 +334,11 @@ def _draw(picture: StridePicture) -> Figure:
 def _text(picture: StridePicture) -> Tuple[List[str], List[str]]:
     """Return the lines of the transcripts and those of the numbers."""
     words, numbers = [], []
-    for name, text in (("REF", picture.reference), ("HYP", picture.hypothesis)):
+    search = f" ({picture.hypothesis_from})" if picture.hypothesis_from else ""
+    for name, text in (
+        ("REF", picture.reference),
+        (f"HYP{search}", picture.hypothesis),
+    ):
         if text is not None:
             words += textwrap.wrap(
                 f"{name}:  {text or '(nothing)'}",

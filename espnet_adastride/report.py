@@ -214,7 +214,7 @@ class System:
     """One decoding of one set by one experiment, aligned.
 
     Attributes:
-        name: of the experiment, with the decoding where it has several.
+        name: of the experiment, with the decoding where the report has several.
         experiment: the experiment.
         decoded: what it recognised.
         aligned: one alignment an utterance, in order of ids.
@@ -234,8 +234,8 @@ class System:
 def read_systems(experiments: Sequence[Experiment]) -> List[System]:
     """Align all that was decoded, set by set."""
     systems = []
+    several = len({d.decoding for e in experiments for d in e.decoded}) > 1
     for experiment in experiments:
-        several = len({d.decoding for d in experiment.decoded}) > 1
         for decoded in experiment.decoded:
             keys = sorted(decoded.ref)
             ref = {key: decoded.ref[key] for key in keys}
@@ -290,6 +290,7 @@ def rate_rows(systems: Sequence[System], resamples: int) -> List[dict]:
         part = 100.0 / counts.words
         rows.append(
             {
+                "system": s.name,
                 "experiment": s.experiment.name,
                 "set": s.decoded.set,
                 "decoding": s.decoded.decoding,
@@ -369,6 +370,21 @@ def difference_rows(
     return rows, notes, by_speaker
 
 
+def add_verdicts(rates: Sequence[dict], differences: Sequence[dict]) -> None:
+    """Add ``verdict`` to the rows of the rates: against the first system of the set.
+
+    That one is the ``baseline``; what was not compared has the verdict "".
+    """
+    first: Dict[str, str] = {}
+    for row in differences:
+        first.setdefault(row["set"], row["baseline"])
+    found = {(d["set"], d["system"], d["baseline"]): d["verdict"] for d in differences}
+    for row in rates:
+        baseline = first.get(row["set"], "")
+        own = "baseline" if baseline and row["system"] == baseline else ""
+        row["verdict"] = found.get((row["set"], row["system"], baseline), own)
+
+
 def worst_of(aligned: Sequence[Alignment], number: int) -> List[Alignment]:
     """Return the utterances with the most errors, most first; none without an error.
 
@@ -419,6 +435,7 @@ def make_report(
     systems = read_systems(experiments)
     rates = rate_rows(systems, resamples)
     differences, notes, by_speaker = difference_rows(systems, resamples)
+    add_verdicts(rates, differences)
     runs = {e.name: e.curves for e in experiments if e.curves}
     panels = training_panels(runs)
     svgs = [
@@ -441,7 +458,8 @@ def make_report(
                 )
         tables.append(
             {
-                "experiment": system.name,
+                "experiment": system.experiment.name,
+                "decoding": system.decoded.decoding,
                 "set": system.decoded.set,
                 "utterances": len(system.aligned),
                 "rows": [

@@ -84,7 +84,8 @@ def join_segments(
 def _timed_json(items: Iterable[Timed], what: str) -> List[dict]:
     return [
         {
-            what: item.text,
+            "text": item.text,
+            what: item.text,  # its only name in earlier files
             "start": round(item.start, 3),
             "end": round(item.end, 3),
             "score": round(item.score, 4),
@@ -99,11 +100,18 @@ def to_text(transcript: Transcript) -> str:
 
 
 def to_dict(transcript: Transcript) -> dict:
-    """Return all there is, as what JSON can hold; times in seconds."""
+    """Return all there is, as what JSON can hold; times in seconds.
+
+    The keys are the names of the attributes of :class:`Transcript`, :class:`Segment`
+    and :class:`Timed`. Beside ``text``, a word has the same in ``word`` and a token in
+    ``token``: the keys that earlier files have.
+    """
     return {
         "name": transcript.name,
         "duration": round(transcript.duration, 3),
         "text": transcript.text,
+        "silent": transcript.silent,
+        "words": _timed_json(transcript.words, "word"),
         "segments": [
             {
                 "start": round(segment.start, 3),

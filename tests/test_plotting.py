@@ -149,6 +149,12 @@ def test_the_picture_holds_its_data(picture):
         assert words in written
 
 
+def test_the_hypothesis_says_which_search_found_it(picture):
+    assert "HYP:  (nothing)" in texts(plot_strides(picture))
+    picture.hypothesis_from = "greedy CTC"
+    assert "HYP (greedy CTC):  (nothing)" in texts(plot_strides(picture))
+
+
 def test_everything_written_lies_within_the_picture(picture):
     picture.reference = " ".join(["PARLIAMENT"] * 60)
     figure = plot_strides(picture)

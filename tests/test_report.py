@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -28,19 +29,19 @@ REFERENCES = {
 }
 
 
-def make_experiment(recipe, name, hypotheses, sets=("test",)):
+def make_experiment(recipe, name, hypotheses, decodings=("decode_x",)):
     """Write what the report reads of exp/NAME: configuration, log, scored sets."""
     folder = recipe / "exp" / name
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("encoder_conf: {input_layer: conv2d}\n")
     log = "".join(EPOCH.format(n=n, loss=9 / n) for n in (1, 2, 3))
     (folder / "train.log").write_text(log)
-    for test in sets:
-        data = recipe / "dump" / "raw" / test
-        output = folder / "decode_x" / test
+    data = recipe / "dump" / "raw" / "test"
+    for decoding in decodings:
+        output = folder / decoding / "test"
         output.mkdir(parents=True)
         with (output / "text").open("w") as file:
-            file.writelines(f"{k} {hypotheses[k]}\n" for k in REFERENCES)
+            file.writelines(f"{k} {hypotheses[k]}\n" for k in hypotheses)
         score(data / "text", output / "text", output)
     return folder
 
@@ -71,6 +72,33 @@ def recipe(tmp_path_factory):
         {"s1-u1": "B", "s1-u2": "B A", "s2-u3": "X Y Z", "s2-u4": "B"},
     )
     return recipe
+
+
+LONG = "asr_train_asr_conformer_specaug_raw_en_bpe5000_sp_seed0_max_epoch50_" + 60 * "x"
+GREEDY = "decode_ctc_greedy_asr_model_valid.cer_ctc.ave"
+BEAM = "decode_asr_lm_lm_train_lm_en_bpe5000_valid.loss.ave_asr_model_valid.acc.ave"
+
+
+@pytest.fixture(scope="module")
+def long_page(tmp_path_factory, recipe):
+    """The report on experiments with names of any length, one decoded in two ways."""
+    root = tmp_path_factory.mktemp("long")
+    speakers = {f"s{i}-u{i}": f"WORD{i} IS {80 * 'W'}" for i in range(20)}
+    data = root / "dump" / "raw" / "test"
+    data.mkdir(parents=True)
+    (data / "text").write_text("".join(f"{k} {v}\n" for k, v in speakers.items()))
+    (data / "utt2spk").write_text(
+        "".join(f"{k} s{i // 2}\n" for i, k in enumerate(speakers))
+    )
+    right = {key: text.replace("IS", "") for key, text in speakers.items()}
+    wrong = {key: "X" for key in speakers}
+    folders = [
+        make_experiment(root, LONG, right, (BEAM, GREEDY)),
+        make_experiment(root, "asr_short", wrong, (GREEDY,)),
+    ]
+    output = root / "report.html"
+    command.main([*map(str, folders), "--output", str(output), "--pictures", "0"])
+    return output
 
 
 @pytest.fixture(scope="module")
@@ -147,13 +175,99 @@ def test_names_in_trn_files():
 
 
 def test_every_text_is_escaped(page):
-    text = page.read_text(encoding="utf-8")
+    text = page.read_text(encoding="utf-8").replace("<wbr>", "")
     assert NASTY not in text and "&lt;script&gt;document.title" in text
     assert "asr_two<b>" not in text and "asr_two&lt;b&gt;" in text
     # our one script alone, and nothing from elsewhere
     assert text.count("<script") == 1
     for address in re.findall(r'(?:src|href|url)\s*[=(]\s*["\']?([^"\'\s>)]+)', text):
         assert address.startswith(("data:", "#")), address
+
+
+class Tables(HTMLParser):
+    """Tables by id: (label, text) of the cells of each row, and the column heads."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.heads, self.rows, self.open, self.name = {}, {}, None, None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag == "table":
+            self.name = attributes.get("id", f"worst{len(self.heads)}")
+            self.heads[self.name], self.rows[self.name] = [], []
+        elif tag == "tr" and self.heads[self.name]:
+            self.rows[self.name].append([])
+        elif tag in ("th", "td"):
+            self.open = [attributes.get("data-label"), ""]
+
+    def handle_endtag(self, tag):
+        if tag == "th":
+            self.heads[self.name].append(self.open[1].strip())
+        elif tag == "td":
+            self.rows[self.name][-1].append((self.open[0], self.open[1].strip()))
+        self.open = None if tag in ("th", "td") else self.open
+
+    def handle_data(self, data):
+        if self.open:
+            self.open[1] += data
+
+
+def test_the_first_columns_are_the_rate_and_the_verdict(long_page):
+    tables = Tables(long_page.read_text(encoding="utf-8"))
+    rates, differences = tables.heads["rates-table"], tables.heads["differences-table"]
+    assert rates[:4] == ["experiment", "WER %", "95 % interval", "verdict"]
+    assert differences[:4] == ["experiment", "WER, points", "95 % interval", "verdict"]
+    # the labels of a card are the heads of the table, in the same order
+    for name, heads in tables.heads.items():
+        assert tables.rows[name]
+        for row in tables.rows[name]:
+            labels = [label for label, _ in row]
+            assert labels == heads or labels == [None, *heads[1:]]
+    shown = [[text for _, text in row][1:4] for row in tables.rows["rates-table"]]
+    assert shown == [
+        ["33.33", "33.33 to 33.33", "baseline"],
+        ["33.33", "33.33 to 33.33", "no difference shown"],
+        ["100.00", "100.00 to 100.00", "worse"],
+    ]
+
+
+def test_every_hypothesis_says_what_decoded_it(long_page, page):
+    text = long_page.read_text(encoding="utf-8").replace("<wbr>", "")
+    for name, decoding in ((LONG, BEAM), (LONG, GREEDY), ("asr_short", GREEDY)):
+        assert f"<summary>{name}, {decoding}, test: 10 of 20</summary>" in text
+        # and each of the ten hypotheses below it
+        assert text.count(f'<div class="quiet">{name}, {decoding}</div>') == 10
+    rows = Tables(text).rows["differences-table"]
+    named = {row[0][1] for row in rows} | {row[4][1] for row in rows}
+    assert named == {f"{LONG}, {BEAM}", f"{LONG}, {GREEDY}", f"asr_short, {GREEDY}"}
+    # one decoding of all: the names are enough
+    (row,) = Tables(page.read_text(encoding="utf-8")).rows["differences-table"]
+    assert (row[0][1], row[4][1]) == ("asr_two<b>", "asr_one")
+
+
+def test_narrow_screens_get_cards(page):
+    text = page.read_text(encoding="utf-8")
+    rules = re.search(r"@media \(max-width: \d+rem\) \{(.*?)\n\}", text, re.S).group(1)
+    assert re.search(r"\.cards tr, \.cards td \{ display: block", rules)
+    assert "content: attr(data-label)" in rules
+    assert ".cards thead { display: none; }" in rules
+    assert re.search(r"td\.text \{[^}]*overflow-wrap: anywhere", text)
+
+
+def test_verdicts_are_those_against_the_first():
+    def row(test, system, baseline, verdict):
+        return dict(set=test, system=system, baseline=baseline, verdict=verdict)
+
+    rates = [{"set": s, "system": n} for s in ("t", "u") for n in "abc"]
+    report.add_verdicts(
+        rates,
+        [row("t", "b", "a", "worse"), row("t", "c", "a", "better"),
+         row("t", "c", "b", "no difference shown")],
+    )  # fmt: skip
+    assert [r["verdict"] for r in rates[:3]] == ["baseline", "worse", "better"]
+    assert [r["verdict"] for r in rates[3:]] == ["", "", ""]
 
 
 def test_what_is_no_experiment_is_refused(recipe, tmp_path):
@@ -209,6 +323,8 @@ def test_pictures_of_an_adaptive_model(recipe, tmp_path, capsys):
     command.main([str(exp), "--output", str(tmp_path / "r.html"), "--worst", "1"])
     text = (tmp_path / "r.html").read_text()
     assert text.count('src="data:image/png') == 2
+    # the picture's search is not the report's
+    assert text.count("HYP in the picture: greedy CTC; decode_x recognised: ") == 2
     assert "s1-u2, among the worst" in text or "s2-u3, among the worst" in text
 
 
@@ -269,18 +385,19 @@ def test_tables_are_sorted_by_mouse_and_keys(browser, page):
     from selenium.webdriver.common.keys import Keys
 
     show(browser, page)
-    assert column(browser, "#rates-table", 2) == ["30.00", "90.00"]
+    assert column(browser, "#rates-table", 1) == ["30.00", "90.00"]
     heads = browser.find_elements(By.CSS_SELECTOR, "#rates-table th")
-    button = heads[2].find_element(By.TAG_NAME, "button")
+    button = heads[1].find_element(By.TAG_NAME, "button")
     button.click()
-    assert heads[2].get_attribute("aria-sort") == "ascending"
-    assert column(browser, "#rates-table", 2) == ["30.00", "90.00"]
+    assert heads[1].get_attribute("aria-sort") == "ascending"
+    assert column(browser, "#rates-table", 1) == ["30.00", "90.00"]
     button.send_keys(Keys.ENTER)
-    assert heads[2].get_attribute("aria-sort") == "descending"
-    assert column(browser, "#rates-table", 2) == ["90.00", "30.00"]
+    assert heads[1].get_attribute("aria-sort") == "descending"
+    assert column(browser, "#rates-table", 1) == ["90.00", "30.00"]
     heads[0].find_element(By.TAG_NAME, "button").send_keys(Keys.SPACE)
-    assert column(browser, "#rates-table", 0) == ["asr_one", "asr_two<b>"]
-    assert heads[2].get_attribute("aria-sort") is None
+    names = column(browser, "#rates-table", 0)
+    assert names == ["asr_onedecode_x", "asr_two<b>decode_x"]
+    assert heads[1].get_attribute("aria-sort") is None
     # numbers as numbers, and the rest of the row goes with them
     worst = "details:last-of-type .worst"
     browser.execute_script("document.querySelectorAll('details').forEach(d=>d.open=1)")
@@ -294,13 +411,48 @@ def test_nothing_overflows_on_a_phone(browser, page):
     show(browser, page, width=360)
     script = "return [document.documentElement.scrollWidth, innerWidth]"
     assert browser.execute_script(script) == [360, 360]
-    # what is wider scrolls in its box, which keys can reach
+    # what is wider would scroll in its box, which keys can reach
     boxes = browser.execute_script(
         "return [...document.querySelectorAll('.scroll')].map(b => "
-        "[b.scrollWidth > b.clientWidth, getComputedStyle(b).overflowX, b.tabIndex])"
+        "[getComputedStyle(b).overflowX, b.tabIndex])"
     )
-    assert any(wide for wide, _, _ in boxes)
-    assert all(style == "auto" and index == 0 for _, style, index in boxes)
+    assert boxes and all(box == ["auto", 0] for box in boxes)
+
+
+@pytest.mark.parametrize("width", [360, 390, 768, 1024, 1280])
+def test_tables_are_seen_whole(browser, long_page, width):
+    """No name is too long: neither the page nor a table's box scrolls sideways."""
+    show(browser, long_page, width=width)
+    browser.execute_script("document.querySelectorAll('details').forEach(d=>d.open=1)")
+    script = "return [document.documentElement.scrollWidth, innerWidth]"
+    total, inner = browser.execute_script(script)
+    assert total <= inner == width
+    boxes = browser.execute_script(
+        "return [...document.querySelectorAll('.scroll')]"
+        ".map(b => [b.scrollWidth, b.clientWidth])"
+    )
+    assert len(boxes) == 2 + 3
+    assert all(inside <= box for inside, box in boxes), boxes
+    # every value is within the screen, and so are the words of long texts
+    beyond = browser.execute_script(
+        "return [...document.querySelectorAll('td, .pair')]"
+        ".filter(e => e.getClientRects().length)"
+        ".map(e => e.getBoundingClientRect()).filter(r => r.left < 0 || r.right > "
+        "document.documentElement.clientWidth).length"
+    )
+    assert beyond == 0
+    shown = browser.execute_script(
+        "return [...document.querySelector('#rates-table tbody tr').cells]"
+        ".slice(0, 4).map(c => { const r = c.getBoundingClientRect(); return "
+        "[r.top, r.left, getComputedStyle(c, '::before').content]; })"
+    )
+    tops, lefts, labels = zip(*shown)
+    if width <= 1024:  # a card: one value below the other, each with its label
+        assert sorted(set(tops)) == list(tops)
+        assert labels[1:] == ('"WER %"', '"95 % interval"', '"verdict"')
+    else:
+        assert len(set(tops)) == 1 and sorted(set(lefts)) == list(lefts)
+        assert set(labels) == {"none"}
 
 
 CONTRAST = """

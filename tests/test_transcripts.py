@@ -90,8 +90,40 @@ def test_json_holds_everything():
     found = json.loads(FORMATS["json"](TALK))
     assert found["name"] == "talks/a b.wav" and found["text"] == "SO A&B <end>"
     first = found["segments"][0]["words"][0]
-    assert first == {"word": "SO", "start": 0.5, "end": 0.751, "score": 0.5}
+    assert first == {
+        "text": "SO", "word": "SO", "start": 0.5, "end": 0.751, "score": 0.5
+    }  # fmt: skip
     assert found["segments"][1]["tokens"][0]["token"] == "<end>"
+
+
+def test_json_has_the_names_and_values_of_python():
+    """Each attribute is a key, at every level; rounding is to 1 ms and 1e-4."""
+
+    def same(ours, read, also=()):
+        assert set(read) == {*ours._fields, *also}
+        for name in ours._fields:
+            value = getattr(ours, name)
+            if isinstance(value, float):
+                assert read[name] == pytest.approx(value, abs=5e-4), name
+            elif not isinstance(value, list):
+                assert read[name] == value, name
+
+    found = json.loads(FORMATS["json"](TALK))
+    same(TALK, found)
+    segments = list(zip(TALK.segments, found["segments"]))
+    assert len(segments) == len(found["segments"]) == 2
+    spoken = [(TALK.words, found["words"], "word")]
+    for ours, read in segments:
+        same(ours, read)
+        spoken.append((ours.words, read["words"], "word"))
+        spoken.append((ours.tokens, read["tokens"], "token"))
+    for ours, read, old in spoken:
+        assert len(ours) == len(read) > 0
+        for a, b in zip(ours, read):
+            same(a, b, (old,))
+            assert b[old] == b["text"] == a.text
+    silent = join_segments("x", 1.0, [Segment(0, 1, "", [], [], "ctc")], silent=True)
+    assert json.loads(FORMATS["json"](silent))["silent"] is True
 
 
 def test_subtitle_files():

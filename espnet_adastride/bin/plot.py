@@ -286,6 +286,7 @@ def analyse(
         method=trained.describe_strides(),
         reference=recording.text,
         hypothesis=hypothesis,
+        hypothesis_from="greedy CTC",
         threshold=threshold,
         words=words,
         phones=phones,
