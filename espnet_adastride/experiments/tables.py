@@ -17,6 +17,8 @@ from espnet_adastride.comparison import (
     Result,
     format_comparison,
     format_interval,
+    format_p,
+    holm,
 )
 from espnet_adastride.corpus import shorten
 from espnet_adastride.experiments.definition import Experiment
@@ -186,6 +188,38 @@ def tercile_table(experiment: Experiment, cells: Sequence[Cell]) -> str:
     return markdown_table(names, rows)
 
 
+def across_rates_table(experiment: Experiment, cells: Sequence[Cell], bootstrap) -> str:
+    """Return each method minus the baseline at every higher frame rate; "" if none.
+
+    It answers whether a method needs fewer frames for the same errors.
+    """
+    pairs = [
+        (cell, base)
+        for cell in cells
+        for base in cells
+        if base.system == experiment.baseline and base.rate < cell.rate
+    ]
+    if not pairs:
+        return ""
+    found = []
+    for cell, base in pairs:
+        errors = [np.stack([s.errors() for s in c.scores()]) for c in (cell, base)]
+        words = cell.scores()[0].reference()
+        found.append(bootstrap.difference(*errors, words))
+    rows = [
+        [
+            f"`{cell.system}` at {_rate_words(experiment, cell)}",
+            f"{experiment.feature_rate / base.rate:.4g} Hz",
+            f"{len(cell.records)}, {len(base.records)}",
+            f"{one.value:+.2f} {format_interval(one.low, one.high)}",
+            format_p(p),
+        ]
+        for (cell, base), one, p in zip(pairs, found, holm([one.p for one in found]))
+    ]
+    names = ["method", f"minus `{experiment.baseline}` at", "seeds", "WER", "p, Holm"]
+    return markdown_table(names, rows)
+
+
 def _millions(value: float) -> str:
     return "" if np.isnan(value) else f"{value / 1e6:.2f}"
 
@@ -293,6 +327,12 @@ def write_page(
     )
     results = [cell.result() for cell in cells]
     text += format_comparison(results, reference, experiment.baseline, resamples)
+    across = across_rates_table(experiment, cells, bootstrap)
+    if across:
+        text += (
+            f"\n## Against more frames\n\n{across}\nPoints of WER on {test_set}, "
+            "negative is better; 95 % intervals over the speakers, not adjusted.\n"
+        )
     text += f"\n## WER by speaking rate, {test_set}\n\n"
     text += tercile_table(experiment, cells)
     text += (

@@ -191,6 +191,10 @@ def test_the_page_by_hand(experiment, tmp_path):
     # slow and middle: 2 of 8 words; fast: 5 of 8
     assert "| 25.00 | 25.00 | 62.50 |" in terciles
     assert "| 40.0 | 2.0 | 50.0 | 2.50 | 1.00 | 0.25 | 4.00 |" in costs
+    # against strided_conv at twice the frames, which is as bad there
+    assert "| `adastride` at 8x, 6.25 Hz | 12.5 Hz | 2, 2 | -37.50 [" in page
+    assert "| `strided_conv` at 8x, 6.25 Hz | 12.5 Hz | 2, 2 | +0.00 [" in page
+    assert "at 4x, 12.5 Hz |" not in page.split("## Against more frames")[1]
     assert "-37.50" in page and "better" in page and "3 speakers" in page
     assert "Not run yet" not in page
 
