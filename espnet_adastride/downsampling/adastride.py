@@ -479,9 +479,14 @@ class _AdaptiveStrides(Downsampler):
             x,
             score_weight,
             lengths,
-            lambda scores: self.place(scores, lengths, output_lengths),
-            lambda p: self.ranges(
-                p, lengths.to(p.device), output_lengths.to(p.device), width, x.dtype
+            output_lengths,
+            self.place,
+            lambda positions, lengths, output_lengths: self.ranges(
+                positions,
+                lengths.to(positions.device),
+                output_lengths.to(positions.device),
+                width,
+                x.dtype,
             ),
             self.sigma_square,
         )
