@@ -314,7 +314,9 @@ class _AdaptiveStrides(Downsampler):
         stride: overall rate, any real number >= 1.
         sigma_square: sharpness of the weights, > 0 (5.0 in the paper's code).
         score_bound: keep scores within +-score_bound of the utterance's mean
-            (:func:`bound_scores`); None is the published, unbounded form.
+            (:func:`bound_scores`). The default is None because that is the published
+            form; the ESPnet input layer uses 1.0 (``training_defaults``) because
+            unbounded scores can collapse the strides in training.
         score_rate: factor on what ``score`` gives. The weights start at 0, so that
             under Adam and its like this is the learning rate of the scores relative
             to the rest; 1 is the published form.
@@ -479,9 +481,14 @@ class _AdaptiveStrides(Downsampler):
             x,
             score_weight,
             lengths,
-            lambda scores: self.place(scores, lengths, output_lengths),
-            lambda p: self.ranges(
-                p, lengths.to(p.device), output_lengths.to(p.device), width, x.dtype
+            output_lengths,
+            self.place,
+            lambda positions, lengths, output_lengths: self.ranges(
+                positions,
+                lengths.to(positions.device),
+                output_lengths.to(positions.device),
+                width,
+                x.dtype,
             ),
             self.sigma_square,
         )
@@ -626,6 +633,9 @@ class AdaStride(_AdaptiveStrides):
     ``AdaStride(size, stride, sigma_square=5.0, score_bound=None)(x, lengths)`` with x
     (B, T, D) gives output (B, ceil(T / stride), D) and lengths ceil(lengths / stride).
     Source: the paper's equations, see the top of this file.
+
+    ``score_bound`` is None here because that is the published form. The ESPnet input
+    layer sets it to 1.0 because unbounded scores can collapse the strides in training.
     """
 
     def ranges(self, positions, lengths, output_lengths, width, dtype):
@@ -666,6 +676,9 @@ class AdaStrideF(_AdaptiveStrides):
     whose position is nearest, which is what AdaStride's softmax tends to as
     sigma_square grows: an encoder then never reads a frame that no input produced.
     The ESPnet input layer uses ``"nearest"``.
+
+    ``score_bound`` is None here because that is the published form. The ESPnet input
+    layer sets it to 1.0 because unbounded scores can collapse the strides in training.
 
     Args:
         size: D, the number of features.

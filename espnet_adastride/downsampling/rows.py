@@ -19,6 +19,7 @@ ever scattered. ``alignment_matrix`` in adastride.py is the definition this must
 """
 
 import os
+from functools import partial
 from typing import Callable, Iterable, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
@@ -76,9 +77,10 @@ def kernels_for(x: torch.Tensor):
     """Return the module of Triton kernels if x is to be resampled by them, else None.
 
     The only place where that is decided: wanted (:func:`triton_is_wanted`), Triton
-    installed, x on CUDA. Everything else is computed by the rows of this file.
+    installed, x on CUDA and not within torch.func, which the kernels cannot be asked
+    by. Everything else is computed by the rows of this file.
     """
-    if _KERNELS is None or not triton_is_wanted():
+    if _KERNELS is None or not triton_is_wanted() or _is_transformed():
         return None
     usable = _KERNELS.runs_on(x.device) and x.dtype in _KERNELS.DTYPES
     return _KERNELS if usable else None
@@ -123,8 +125,10 @@ class SparseRows(NamedTuple):
         z = _WeightedGather.apply(
             self.weights,
             x.reshape(batch * steps, x.size(2)).to(self.weights.dtype),
-            (self.columns, self.row_starts),
-            (self.rows, self.column_starts),
+            self.columns,
+            self.row_starts,
+            self.rows,
+            self.column_starts,
             self.transposed,
             self.longest,
         )
@@ -140,9 +144,12 @@ class SparseRows(NamedTuple):
         x = _WeightedGather.apply(
             self.weights[self.transposed],
             z.reshape(batch * width, z.size(2)).to(self.weights.dtype),
-            (self.rows[self.transposed], self.column_starts),
-            (self.columns[self.transposed], self.row_starts),
+            self.rows[self.transposed],
+            self.column_starts,
+            self.columns[self.transposed],
+            self.row_starts,
             inverse,
+            0,
         )
         return x.view(batch, steps, z.size(2)).to(z.dtype)
 
@@ -335,7 +342,7 @@ def build_rows(
     transposed = of_column - row_origin[row]
 
     index = (columns, rows, row_starts, transposed, column_starts)
-    weights = _RowSoftmax.apply(positions, nearest_square, index, sigma_square, dtype)
+    weights = _RowSoftmax.apply(positions, nearest_square, sigma_square, dtype, *index)
     return SparseRows(weights, *index, (batch, width, steps), longest)
 
 
@@ -377,13 +384,75 @@ def slot_windows(ranges: Ranges, max_entries: int) -> List[Window]:
     ]
 
 
-def _first_order_only():
-    """Raise where autograd is asked for a graph of the gradients (create_graph)."""
+_SECOND_ORDER = (
+    "second-order gradients of AdaStride's sparse rows are not implemented: use the "
+    "dense alignment_matrix(positions, ...) @ x where you need them"
+)
+
+
+def _is_transformed() -> bool:
+    """Return whether a transformation of torch.func (grad, vjp, vmap ...) is active."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def _first_order(ctx, gradients, *tensors):
+    """Return ``gradients(*tensors)`` for a backward that has no second order.
+
+    Raises:
+        RuntimeError: where autograd is asked for a graph of them (create_graph).
+            torch.func always asks, so there the error waits for the second derivative.
+    """
+    if ctx.transformed:
+        return _Gradients.apply(gradients, *tensors)
     if torch.is_grad_enabled():
-        raise RuntimeError(
-            "second-order gradients of AdaStride's sparse rows are not implemented: "
-            "use the dense alignment_matrix(positions, ...) @ x where you need them"
+        raise RuntimeError(_SECOND_ORDER)
+    return gradients(*tensors)
+
+
+class _Gradients(torch.autograd.Function):
+    """What a backward computes, as one operation that cannot be differentiated."""
+
+    @staticmethod
+    def forward(gradients, *tensors):
+        return gradients(*tensors)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, *grads):
+        raise RuntimeError(_SECOND_ORDER)
+
+    @staticmethod
+    def vmap(info, in_dims, gradients, *tensors):
+        return _one_by_one(
+            lambda *tensors: _Gradients.apply(gradients, *tensors),
+            info.batch_size,
+            in_dims[1:],
+            tensors,
         )
+
+
+def _one_by_one(function, batch_size, in_dims, inputs):
+    """Call a function for every slice of what torch.func.vmap maps over: a loop.
+
+    Args:
+        function: of ``inputs``; returns a tuple of tensors and None.
+        batch_size: number of slices.
+        in_dims: of every input the dimension that is mapped over, or None.
+        inputs: tensors, or anything whose dimension is None.
+
+    Returns:
+        The results, stacked, and their mapped dimensions, as vmap wants them.
+    """
+    slices = (
+        [v if dim is None else v.select(dim, i) for v, dim in zip(inputs, in_dims)]
+        for i in range(batch_size)
+    )
+    results = zip(*(function(*one) for one in slices))
+    stacked = tuple(None if of[0] is None else torch.stack(of) for of in results)
+    return stacked, tuple(None if one is None else 0 for one in stacked)
 
 
 def _segment_sums(values, starts):
@@ -410,23 +479,29 @@ class _RowSoftmax(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, positions, nearest_square, index, sigma_square, dtype):
+    def forward(positions, nearest_square, sigma_square, dtype, *index):
         terms, totals = _row_terms(
             positions, nearest_square, *index[:3], sigma_square, dtype
         )
-        weights = (terms / totals[index[1]]).to(dtype)
-        ctx.save_for_backward(positions, weights, *index)
-        ctx.sigma_square, ctx.width = sigma_square, nearest_square.size(1)
-        return weights
+        return (terms / totals[index[1]]).to(dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        positions, nearest_square, ctx.sigma_square, _, *index = inputs
+        ctx.save_for_backward(positions, output, *index)
+        ctx.width, ctx.transformed = nearest_square.size(1), _is_transformed()
 
     @staticmethod
     def backward(ctx, grad_weights):
-        _first_order_only()
-        positions, *entries = ctx.saved_tensors
-        shape = (positions.size(0), ctx.width, positions.size(1))
-        rows = SparseRows(*entries, shape, longest=0)  # which only `apply` reads
-        grad = _grad_positions(positions, rows, ctx.sigma_square, grad_weights)
-        return grad, None, None, None, None
+        width, sigma_square = ctx.width, ctx.sigma_square
+
+        def gradients(grad_weights, positions, *entries):
+            shape = (positions.size(0), width, positions.size(1))
+            rows = SparseRows(*entries, shape, longest=0)  # which only `apply` reads
+            return (_grad_positions(positions, rows, sigma_square, grad_weights),)
+
+        (grad,) = _first_order(ctx, gradients, grad_weights, *ctx.saved_tensors)
+        return grad, *(None,) * 8
 
 
 def _grad_positions(positions, rows, sigma_square, grad_weights):
@@ -443,42 +518,59 @@ def _grad_positions(positions, rows, sigma_square, grad_weights):
 class _WeightedGather(torch.autograd.Function):
     """z[i] = sum of weight * table[column] over row i's entries, and its gradients.
 
-    ``forward_index`` is (columns, row_starts), ``backward_index`` (rows,
-    column_starts), ``transposed`` the order that turns the one into the other.
+    ``columns`` and ``row_starts`` serve the way forth, ``rows`` and ``column_starts``
+    the way back; ``transposed`` is the order that turns the one into the other.
     """
 
     @staticmethod
     def forward(
-        ctx, weights, table, forward_index, backward_index, transposed, longest=0
+        weights, table, columns, row_starts, rows, column_starts, transposed, longest
     ):
-        columns, row_starts = forward_index
-        rows, column_starts = backward_index
-        ctx.save_for_backward(
-            weights, table, columns, row_starts, rows, column_starts, transposed
-        )
         return _bag(columns, table, row_starts, weights, longest)
 
     @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[:-1])
+        ctx.transformed = _is_transformed()
+
+    @staticmethod
     def backward(ctx, grad):
-        _first_order_only()
-        weights, table, columns, row_starts, rows, column_starts, transposed = (
-            ctx.saved_tensors
+        want_weights, want_table = ctx.needs_input_grad[:2]
+
+        def gradients(
+            grad, weights, table, columns, row_starts, rows, column_starts, transposed
+        ):
+            grad_weights = grad_table = None
+            grad = grad.contiguous()
+            if want_weights:
+                grad_weights = _dot_products(grad, table, columns, row_starts, rows)
+            if want_table:
+                grad_table = _transposed_bag(
+                    rows, grad, column_starts, weights, transposed
+                )
+            return grad_weights, grad_table
+
+        grads = _first_order(ctx, gradients, grad, *ctx.saved_tensors)
+        return *grads, *(None,) * 6
+
+    @staticmethod
+    def vmap(info, in_dims, *inputs):
+        (z,), (dim,) = _one_by_one(
+            lambda *one: (_WeightedGather.apply(*one),),
+            info.batch_size,
+            in_dims,
+            inputs,
         )
-        grad_weights = grad_table = None
-        grad = grad.contiguous()
-        if ctx.needs_input_grad[0]:
-            grad_weights = _dot_products(grad, table, columns, row_starts, rows)
-        if ctx.needs_input_grad[1]:
-            grad_table = _transposed_bag(rows, grad, column_starts, weights, transposed)
-        return grad_weights, grad_table, None, None, None, None
+        return z, dim
 
 
 def resample_by_scores(
     x: torch.Tensor,
     score_weight: torch.Tensor,
     lengths: torch.Tensor,
-    place: Callable[[torch.Tensor], torch.Tensor],
-    reach: Callable[[torch.Tensor], Ranges],
+    output_lengths: torch.Tensor,
+    place: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    reach: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Ranges],
     sigma_square: float,
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """Score the steps, place them, and resample them: A(p(x w)) x.
@@ -494,9 +586,10 @@ def resample_by_scores(
         x: (B, T, D), float32 or float64; the padding is never used.
         score_weight: (D,).
         lengths: (B,) valid lengths n.
-        place: scores (B, T) to positions (B, T), differentiable or detached; it
-            ignores the padding's scores.
-        reach: positions to Ranges.
+        output_lengths: (B,) number of output slots m.
+        place: scores (B, T) and both lengths to positions (B, T), differentiable or
+            detached; it ignores the padding's scores.
+        reach: positions and both lengths to Ranges.
         sigma_square: sharpness, > 0.
 
     Returns:
@@ -504,7 +597,10 @@ def resample_by_scores(
         only. On a device without float64 the positions are on the CPU, and so is what
         ``place`` and ``reach`` are given.
     """
-    return _ScoredResample.apply(x, score_weight, lengths, place, reach, sigma_square)
+    z, positions, *_ = _ScoredResample.apply(
+        x, score_weight, lengths, output_lengths, place, reach, sigma_square
+    )
+    return z, positions
 
 
 def score_steps(x: torch.Tensor, score_weight: torch.Tensor) -> torch.Tensor:
@@ -523,13 +619,17 @@ def score_steps(x: torch.Tensor, score_weight: torch.Tensor) -> torch.Tensor:
 
 
 class _ScoredResample(torch.autograd.Function):
-    """See :func:`resample_by_scores`."""
+    """See :func:`resample_by_scores`.
+
+    Returns z and the positions, and what the backward needs: scores, windows, the rows'
+    shape and longest, and, where there is one window, the rows' six tensors.
+    """
 
     @staticmethod
-    def forward(ctx, x, score_weight, lengths, place, reach, sigma_square):
+    def forward(x, score_weight, lengths, output_lengths, place, reach, sigma_square):
         scores = score_steps(x, score_weight)
-        positions = place(scores)
-        ranges = reach(positions)
+        positions = place(scores, lengths, output_lengths)
+        ranges = reach(positions, lengths, output_lengths)
         table = x.reshape(-1, x.size(2))
         windows = slot_windows(ranges, MAX_ENTRIES)
         z = None
@@ -540,57 +640,115 @@ class _ScoredResample(torch.autograd.Function):
                 here.columns, table, here.row_starts, here.weights, here.longest
             )
             z = part if z is None else z.add_(part)
+        z = z.view(*rows.shape[:2], x.size(2))
         kept = rows[:6] if len(windows) == 1 else ()
-        ctx.save_for_backward(x, score_weight, lengths, scores, *kept)
-        ctx.place, ctx.reach, ctx.windows = place, reach, windows
-        ctx.shape_and_longest, ctx.sigma_square = rows[6:], sigma_square
-        return z.view(*rows.shape[:2], x.size(2)), positions
+        return z, positions, scores, windows, rows[6:], *kept
 
     @staticmethod
-    def backward(ctx, grad_z, grad_positions):
-        _first_order_only()
-        x, score_weight, lengths, scores, *kept = ctx.saved_tensors
-        table = x.reshape(-1, x.size(2))
-        grad_z = grad_z.reshape(-1, x.size(2))
-        # what is one number a step is small: let autograd go through it again
-        with torch.enable_grad():
-            scores = scores.detach().requires_grad_()
-            positions = ctx.place(scores)
-        where = positions.detach()
+    def setup_context(ctx, inputs, output):
+        *tensors, ctx.place, ctx.reach, ctx.sigma_square = inputs
+        _, _, scores, ctx.windows, ctx.shape_and_longest, *kept = output
+        ctx.save_for_backward(*tensors, scores, *kept)
+        ctx.mark_non_differentiable(scores, *kept)
+        ctx.set_materialize_grads(False)  # of the rows' tensors there are none
+        ctx.transformed = _is_transformed()
 
-        def all_rows():
-            if kept:
-                yield SparseRows(*kept, *ctx.shape_and_longest)
-                return
-            ranges = ctx.reach(where)
-            for window in ctx.windows:
-                yield build_rows(ranges, where, ctx.sigma_square, x.dtype, window)
+    @staticmethod
+    def backward(ctx, grad_z, grad_positions, *_):
+        grads = _first_order(
+            ctx,
+            partial(
+                _scored_gradients,
+                ctx.place,
+                ctx.reach,
+                ctx.windows,
+                ctx.shape_and_longest,
+                ctx.sigma_square,
+                ctx.needs_input_grad[:2],
+            ),
+            grad_z,
+            grad_positions,
+            *ctx.saved_tensors,
+        )
+        return *grads, *(None,) * 5
 
-        grad_x = None
-        for rows in all_rows():
-            here = rows.to(x.device)
-            grad_weights = _dot_products(
-                grad_z, table, here.columns, here.row_starts, here.rows
+    @staticmethod
+    def vmap(info, in_dims, *inputs):
+        layouts = []
+
+        def resample(*one):
+            z, positions, scores, _, layout, *_ = _ScoredResample.apply(*one)
+            layouts.append(layout)
+            return z, positions, scores
+
+        outputs, dims = _one_by_one(resample, info.batch_size, in_dims, inputs)
+        # every slice has rows of its own length: the backward builds them again
+        return (*outputs, None, layouts[0]), (*dims, None, None)
+
+
+def _scored_gradients(
+    place,
+    reach,
+    windows,
+    shape_and_longest,
+    sigma_square,
+    wanted,
+    grad_z,
+    grad_positions,
+    x,
+    score_weight,
+    lengths,
+    output_lengths,
+    scores,
+    *kept,
+):
+    """Return the gradients of x and score_weight, of resample_by_scores; None where
+    they are not wanted."""
+    table = x.reshape(-1, x.size(2))
+    if grad_z is None:
+        grad_z = x.new_zeros(x.size(0), shape_and_longest[0][1], x.size(2))
+    grad_z = grad_z.reshape(-1, x.size(2))
+    own = [one.to(scores.device) for one in (lengths, output_lengths)]
+    # what is one number a step is small: let autograd go through it again
+    with torch.enable_grad():
+        scores = scores.detach().requires_grad_()
+        positions = place(scores, *own)
+    where = positions.detach()
+
+    def all_rows():
+        if kept:
+            yield SparseRows(*kept, *shape_and_longest)
+            return
+        ranges = reach(where, *own)
+        for window in windows or slot_windows(ranges, MAX_ENTRIES):
+            yield build_rows(ranges, where, sigma_square, x.dtype, window)
+
+    grad_x = None
+    for rows in all_rows():
+        here = rows.to(x.device)
+        grad_weights = _dot_products(
+            grad_z, table, here.columns, here.row_starts, here.rows
+        )
+        of_rows = _grad_positions(
+            where, rows, sigma_square, grad_weights.to(where.device)
+        )
+        grad_positions = of_rows if grad_positions is None else grad_positions + of_rows
+        if wanted[0]:
+            part = _transposed_bag(
+                here.rows, grad_z, here.column_starts, here.weights, here.transposed
             )
-            grad_positions = grad_positions + _grad_positions(
-                where, rows, ctx.sigma_square, grad_weights.to(where.device)
-            )
-            if ctx.needs_input_grad[0]:
-                part = _transposed_bag(
-                    here.rows, grad_z, here.column_starts, here.weights, here.transposed
-                )
-                grad_x = part if grad_x is None else grad_x.add_(part)
-        grad_scores = torch.zeros_like(scores)
-        if positions.requires_grad:  # or else `place` has cut the graph
-            (grad_scores,) = torch.autograd.grad(positions, scores, grad_positions)
-        grad_scores = grad_scores.flatten().to(x.dtype).to(x.device)
-        if grad_x is not None:
-            grad_x = grad_x.addr_(grad_scores, score_weight).view_as(x)
-        grad_score_weight = None
-        if ctx.needs_input_grad[1]:
-            valid = length_mask(lengths, x.size(1)).flatten()
-            grad_score_weight = _weighted_sum(grad_scores, table, valid)
-        return grad_x, grad_score_weight, None, None, None, None
+            grad_x = part if grad_x is None else grad_x.add_(part)
+    grad_scores = torch.zeros_like(scores)
+    if positions.requires_grad:  # or else `place` has cut the graph
+        (grad_scores,) = torch.autograd.grad(positions, scores, grad_positions)
+    grad_scores = grad_scores.flatten().to(x.dtype).to(x.device)
+    if grad_x is not None:
+        grad_x = grad_x.addr_(grad_scores, score_weight).view_as(x)
+    grad_score_weight = None
+    if wanted[1]:
+        valid = length_mask(lengths, x.size(1)).flatten()
+        grad_score_weight = _weighted_sum(grad_scores, table, valid)
+    return grad_x, grad_score_weight
 
 
 @torch.no_grad()

@@ -143,11 +143,16 @@ class _Bounded(torch.autograd.Function):
     momentum) has carried over the bound.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, value, low, high):
-        ctx.save_for_backward(value)
-        ctx.low, ctx.high = low, high
+    def forward(value, low, high):
         return value.clamp(low, high)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        value, ctx.low, ctx.high = inputs
+        ctx.save_for_backward(value)
 
     @staticmethod
     def backward(ctx, grad):

@@ -251,6 +251,82 @@ def test_a_layer_refuses_second_order_gradients_clearly(method):
         torch.autograd.grad(loss, x, create_graph=True)
 
 
+@pytest.mark.parametrize("method", [AdaStride, AdaStrideF])
+@pytest.mark.parametrize("max_entries", [200, 2**24])
+def test_torch_func_gives_the_gradients_of_autograd(method, max_entries, monkeypatch):
+    """Of a layer, its Jacobian, and every utterance's own; in windows of slots too."""
+    monkeypatch.setattr(adastride_module, "DENSE_UP_TO", 0)
+    monkeypatch.setattr(rows_module, "MAX_ENTRIES", max_entries)
+    layer = method(3, 2, sigma_square=2.0, score_bound=2.0).double()
+    torch.nn.init.normal_(layer.score.weight)
+    state = {"score.weight": layer.score.weight.detach()}
+    x, lengths = torch.randn(4, 60, 3).double(), torch.tensor([60, 41, 1, 0])
+    factor = torch.randn(4, 30, 3).double()
+
+    def loss(state, x, lengths, factor):
+        out = torch.func.functional_call(layer, state, (x, lengths))
+        return (out.output * factor).sum() + out.aux_loss
+
+    def by_autograd(x, *more):
+        x = x.clone().requires_grad_()
+        grads = torch.autograd.grad(
+            loss({}, x, *more), (layer.score.weight, x), allow_unused=True
+        )
+        return [grad if grad is not None else torch.zeros(()) for grad in grads]
+
+    gradients = torch.func.grad(loss, (0, 1))
+    of_state, of_x = gradients(state, x, lengths, factor)
+    whole = by_autograd(x, lengths, factor)
+    assert torch.equal(of_state["score.weight"], whole[0])
+    assert torch.equal(of_x, whole[1])
+
+    each = torch.func.vmap(gradients, (None, 0, 0, 0))
+    each = each(state, x[:, None], lengths[:, None], factor[:, None])
+    for i in range(4):
+        alone = by_autograd(x[i : i + 1], lengths[i : i + 1], factor[i : i + 1])
+        torch.testing.assert_close(each[0]["score.weight"][i], alone[0])
+        torch.testing.assert_close(each[1][i], alone[1])
+
+    def output(x):
+        return layer(x, torch.tensor([9])).output
+
+    jacobian = torch.func.jacrev(output)(x[:1, :9])
+    expected = torch.autograd.functional.jacobian(output, x[:1, :9])
+    torch.testing.assert_close(jacobian, expected)
+
+
+def test_rows_for_a_second_tensor_under_torch_func():
+    layer, lengths = AdaStride(4, 2).double(), torch.tensor([300])
+    torch.nn.init.normal_(layer.score.weight)
+    x = torch.randn(1, 300, 4).double()
+
+    def there_and_back(x):
+        rows = layer.rows(layer(x, lengths).positions, lengths, torch.float64)
+        return rows.apply_transposed(rows.apply(x)).square().sum()
+
+    given = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(there_and_back(given), given)
+    torch.testing.assert_close(torch.func.grad(there_and_back)(x), expected)
+
+
+@pytest.mark.parametrize("method", [AdaStride, AdaStrideF])
+def test_torch_func_refuses_second_order_and_forward_mode_clearly(method):
+    layer, x = method(4, 2), torch.randn(1, 300, 4)
+
+    def loss(x):
+        return layer(x, torch.tensor([300])).output.square().sum()
+
+    def slope(x):
+        return torch.func.grad(loss)(x).sum()
+
+    with pytest.raises(RuntimeError, match="second-order gradients"):
+        torch.func.grad(slope)(x)
+    with pytest.raises(RuntimeError, match="second-order gradients"):
+        slope(x.requires_grad_()).backward()
+    with pytest.raises(NotImplementedError, match="forward mode AD"):
+        torch.func.jvp(loss, (x.detach(),), (x.detach(),))
+
+
 def test_entries_stay_linear_in_time():
     """The count of entries grows with T, not T^2, where strides are not degenerate."""
     counts = []
