@@ -17,9 +17,7 @@ from typing import Optional
 EXTRAS = {
     **dict.fromkeys(
         (
-            "espnet",
             "espnet2",
-            "espnet3",
             "jinja2",
             "jiwer",
             "matplotlib",
@@ -41,13 +39,13 @@ EXTRAS = {
     "vector_quantize_pytorch": "vqvae",
 }
 #: what cannot be stood in for: classes of ours inherit from theirs
-NEEDED_AT_ONCE = ("espnet", "espnet2", "espnet3")
+NEEDED_AT_ONCE = ("espnet2",)
 
 
 def describe_missing(package: str) -> str:
     """Return one line on a missing package: how to get it."""
     extra = EXTRAS[package]
-    shown = {"espnet2": "ESPnet", "espnet": "ESPnet", "espnet3": "ESPnet"}
+    shown = {"espnet2": "ESPnet"}
     release = "{}.{}".format(*sys.version_info)
     return (
         f"{shown.get(package, package)} is not installed, which this needs: pip "
@@ -123,12 +121,12 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             return None
         if not (_importer() or "").startswith("espnet_adastride"):
             return None
-        if package in NEEDED_AT_ONCE:
-            raise SystemExit(f"error: {describe_missing(package)}")
         if package in sys.modules and not isinstance(
             sys.modules[package], _MissingModule
         ):
             return None  # the package is there, and this module of it is not
+        if package in NEEDED_AT_ONCE:
+            raise SystemExit(f"error: {describe_missing(package)}")
         return importlib.machinery.ModuleSpec(name, self, is_package=True)
 
     def create_module(self, spec):

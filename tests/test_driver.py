@@ -382,11 +382,12 @@ def test_all_stages_on_a_handful_of_utterances(recipe, tmp_path, warm_python):
     line = one_line(run(tmp_path, *options, *greedy, "--stage", "11", **common))
     assert "encoder_conf.input_layer was adastride, is conv2d" in line
 
-    # a misspelt word ends in one line that names the log and the choices
+    # a misspelt word ends in one line that names the file and the choices
     (tmp_path / "tiny.yaml").write_text(CONFIG.format(input_layer="adastrid"))
     bad = ["--asr_tag", "bad", "--stage", "11", "--stop_stage", "11", "--plan=false"]
     line = one_line(run(tmp_path, *options, *greedy, *bad, **common))
-    assert "exp/asr_bad/train.log" in line and "'adastrid'" in line
+    assert "tiny.yaml: encoder_conf: input_layer" in line and "'adastrid'" in line
+    assert not (folder / "exp" / "asr_bad").exists()
 
     # the plan refuses what cannot work, naming utterances and the mend
     (tmp_path / "tiny.yaml").write_text(CONFIG.format(input_layer="avg_pool"))

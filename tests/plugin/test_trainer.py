@@ -179,8 +179,8 @@ def test_a_checkpoint_with_more_than_data_is_still_refused(tmp_path):
 
 
 # ------------------------------------------------------------------ nothing learned
-def train_one_epoch(exp, batches, scale=1.0, accum_grad=1):
-    """Train an epoch as ESPnet's loop does; ``scale`` of the sound may be nan."""
+def train_one_epoch(exp, batches, accum_grad=1, damaged=False):
+    """Train an epoch as ESPnet's loop does, also with gradients that are not numbers."""
     model, args = ASRTask.build_model_from_file(
         exp / "config.yaml", exp / "valid.acc.ave.pth", "cpu"
     )
@@ -189,7 +189,9 @@ def train_one_epoch(exp, batches, scale=1.0, accum_grad=1):
     reporter.set_epoch(3)
     before = [p.clone() for p in model.parameters()]
     one = batch()
-    one["speech"] = one["speech"] * scale
+    if damaged:
+        for parameter in model.parameters():
+            parameter.register_hook(lambda grad: grad * float("nan"))
     with reporter.observe("train") as sub_reporter:
         stopped = ASRTask.trainer.train_one_epoch(
             model=model,
@@ -216,7 +218,7 @@ def test_an_epoch_without_an_update_is_an_error(tmp_path):
         "epoch 3 had 2 batches and accum_grad is 3: not one update"
     )
     with pytest.raises(PluginError) as error:
-        train_one_epoch(exp, batches=2, scale=float("nan"))
+        train_one_epoch(exp, batches=2, damaged=True)
     assert "epoch 3: the gradients of all 2 batches were infinite or not a" in str(
         error.value
     )
