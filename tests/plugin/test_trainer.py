@@ -180,7 +180,7 @@ def test_a_checkpoint_with_more_than_data_is_still_refused(tmp_path):
 
 # ------------------------------------------------------------------ nothing learned
 def train_one_epoch(exp, batches, accum_grad=1, damaged=False):
-    """Train an epoch as ESPnet's loop does, also with gradients that are not numbers."""
+    """Train an epoch as ESPnet's loop does, also with gradients that are NaN."""
     model, args = ASRTask.build_model_from_file(
         exp / "config.yaml", exp / "valid.acc.ave.pth", "cpu"
     )
