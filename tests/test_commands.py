@@ -1,5 +1,6 @@
 """What all commands have in common: help, version, advice, missing packages."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -105,6 +106,25 @@ def test_what_is_missing_is_said_before_a_model_is_loaded(tmp_path, changed, wor
     assert words in str(error.value)
     with pytest.raises(RecipeError, match="--inference_config .*no such"):
         model_options.check_model_options(options(tmp_path), "none.yaml")
+
+
+@pytest.mark.parametrize(
+    "name, words, message",
+    [
+        ("rate_curve", "--model {0}/x --data_dir {0}", "x: no such file or folder"),
+        ("vqvae_reconstruct", "--model {0} {0}", "no config.yaml there"),
+        ("extract_features", "--set {0} {0}/y --upstream whisper", "no wav.scp there"),
+    ],
+)
+def test_other_commands_too_say_it_before(name, words, message, tmp_path, monkeypatch):
+    module = importlib.import_module(f"espnet_adastride.bin.{name}")
+    for needed in ("espnet_adastride.plugin", "ctranslate2"):  # cannot be imported now
+        monkeypatch.setitem(sys.modules, needed, None)
+    words = words.format(tmp_path).split()
+    if name != "extract_features":
+        words += ["--output_dir", str(tmp_path / "out")]
+    with pytest.raises(SystemExit, match=message):
+        module.main(words)
 
 
 def test_an_interruption_while_the_model_is_loading(tmp_path, monkeypatch, capsys):

@@ -90,6 +90,9 @@ def main(cmd=None):
         return
     args = get_parser().parse_args(words)
     check_jobs(args.nj)
+    for source, _ in args.set:
+        if not (Path(source) / "wav.scp").is_file():
+            raise RecipeError(f"--set {source}: no wav.scp there; stage 3 makes it")
     rate = parse_rate(args.fs)
     try:
         check_upstream(args.upstream)

@@ -190,6 +190,9 @@ def main(cmd=None):
     args = get_parser().parse_args(cmd)
     torch.set_num_threads(1)
     models = named_models(args.model + args.fixed)
+    for _, path in models:
+        if not Path(path).exists():
+            raise RecipeError(f"--model {path}: no such file or folder")
     for stride in args.strides:
         if not (math.isfinite(stride) and stride >= 1):
             raise RecipeError(f"--strides {stride:g}: give numbers of at least 1")

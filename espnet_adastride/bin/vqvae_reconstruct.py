@@ -40,6 +40,16 @@ def main(cmd=None):
     """Run the command; bad input ends in one line."""
     args = get_parser().parse_args(cmd)
     torch.set_num_threads(1)
+    if not (Path(args.model) / "config.yaml").is_file():
+        raise RecipeError(
+            f"--model {args.model}: no config.yaml there; give the folder of a "
+            "finished VQ-VAE training"
+        )
+    sources, unread, _ = find_media(args.recordings)
+    if unread:
+        raise RecipeError(describe_unread(unread))
+    if not sources:
+        raise RecipeError(f"{' '.join(args.recordings)}: no recordings in it")
     with quiet_imports():
         from espnet_adastride.plugin.errors import PluginError
         from espnet_adastride.plugin.vqvae_task import load_vqvae
@@ -49,11 +59,6 @@ def main(cmd=None):
         model = load_vqvae(args.model, args.model_file)
     except PluginError as error:
         raise RecipeError(str(error)) from None
-    sources, unread, _ = find_media(args.recordings)
-    if unread:
-        raise RecipeError(describe_unread(unread))
-    if not sources:
-        raise RecipeError(f"{' '.join(args.recordings)}: no recordings in it")
     folder = Path(args.output_dir)
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     pieces = []
