@@ -123,21 +123,34 @@ def halve_weights(source: str, target: Path) -> None:
     torch.save({name: half(name, value) for name, value in state.items()}, target)
 
 
-def pack_model(args: argparse.Namespace) -> str:
-    """Write the archive and, beside it, the card; return one line on it.
+def named_files(args: argparse.Namespace) -> Dict[str, str]:
+    """Return {option: file} of configurations and parameters.
 
     Raises:
-        RecipeError: A file is missing, or the model does not load.
+        RecipeError: One of them, or of the further files, is missing.
+    """
+    named = {k: getattr(args, k) for k in (*CONFIGS, *WEIGHTS) if getattr(args, k)}
+    for path in (*named.values(), *args.option):
+        if not Path(path).is_file():
+            raise RecipeError(f"{path} is missing: train first (stages 6-11)")
+    return named
+
+
+def pack_model(args: argparse.Namespace, named: Dict[str, str]) -> str:
+    """Write the archive and, beside it, the card; return one line on it.
+
+    Args:
+        args: The command's.
+        named: From :func:`named_files`.
+
+    Raises:
+        RecipeError: The model does not load.
     """
     import yaml
 
     from espnet_adastride.plugin.espnet import pack as espnets_pack
 
-    named = {k: getattr(args, k) for k in (*CONFIGS, *WEIGHTS) if getattr(args, k)}
     paths: List[str] = [*named.values(), *args.option]
-    for path in paths:
-        if not Path(path).is_file():
-            raise RecipeError(f"{path} is missing: train first (stages 6-11)")
     for key in WEIGHTS:
         if key in named:
             check_weights(named[key])
@@ -151,14 +164,11 @@ def pack_model(args: argparse.Namespace) -> str:
             upstream = read_record(beside)
         except UpstreamError as error:
             raise RecipeError(error) from None
-    lengths = find_lengths(
-        read_config(args.asr_train_config),
-        Path(args.asr_train_config).parent,
-        [Path.cwd()],
-    )
+    config = read_config(args.asr_train_config)
+    lengths = find_lengths(config, beside.parent, [Path.cwd()])
     card = model_card(
         name=out.stem,
-        config=read_config(args.asr_train_config),
+        config=config,
         parameters=parameters,
         files={k: names[os.path.abspath(v)] for k, v in named.items()},
         results=args.results,
@@ -207,15 +217,12 @@ def pack_model(args: argparse.Namespace) -> str:
 def main(cmd=None):
     """Run the command; a model that does not load ends it in one line."""
     args = get_parser().parse_args(cmd)
-    for name in ("asr_train_config", "asr_model_file", "lm_train_config", "lm_file"):
-        path = getattr(args, name, None)
-        if path is not None and not os.path.exists(path):
-            raise RecipeError(f"--{name} {path}: there is no such file")
+    named = named_files(args)  # before what takes seconds to import
     import espnet_adastride.plugin  # noqa: F401  (registers the words of input_layer)
     from espnet_adastride.plugin.errors import PluginError
 
     try:
-        print(pack_model(args))
+        print(pack_model(args, named))
     except PluginError as error:
         raise RecipeError(error) from None
 

@@ -21,7 +21,6 @@ what is computed from them, up to the weights of A. On CUDA, triton_rows.py has 
 it as kernels (docs/gpu.md).
 """
 
-import numbers
 from typing import Iterable, Iterator, Optional
 
 import torch
@@ -30,6 +29,7 @@ from espnet_adastride.downsampling.output import (
     Downsampler,
     DownsamplingOutput,
     check_number,
+    check_whole,
     downsampled_lengths,
     float64_device,
     length_mask,
@@ -292,20 +292,6 @@ def _noting_kind(chunks, kinds):
         yield chunk
 
 
-def _optional_whole(name: str, value: Optional[int]) -> Optional[int]:
-    """Return a whole number >= 1, or None.
-
-    Raises:
-        ValueError: naming the option.
-    """
-    if value is None:
-        return None
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not whole or value < 1:
-        raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
-    return int(value)
-
-
 class _AdaptiveStrides(Downsampler):
     """What AdaStride and AdaStrideF share: scores, positions, positioning loss.
 
@@ -355,9 +341,11 @@ class _AdaptiveStrides(Downsampler):
         self.score_bound = (
             None if score_bound is None else check_number("score_bound", score_bound)
         )
-        self.score_hidden = _optional_whole("score_hidden", score_hidden)
-        self.score_context = _optional_whole("score_context", score_context)
-        if not self.score_context or self.score_context % 2 == 0:
+        self.score_hidden = (
+            None if score_hidden is None else check_whole("score_hidden", score_hidden)
+        )
+        self.score_context = check_whole("score_context", score_context)
+        if self.score_context % 2 == 0:
             raise ValueError(f"score_context must be odd, got {score_context!r}")
         if self.score_context > 1 and self.score_hidden is None:
             raise ValueError(

@@ -198,6 +198,18 @@ def check_number(
     raise ValueError(f"{name} must be a number {limit}, got {value!r}")
 
 
+def check_whole(name: str, value: int) -> int:
+    """Return the value as an int if it is a whole number >= 1.
+
+    Raises:
+        ValueError: naming the option and the value.
+    """
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < 1:
+        raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+    return int(value)
+
+
 class Downsampler(torch.nn.Module):
     """Base of all methods: checks, zeroes the padding, calls :meth:`downsample`.
 
@@ -244,9 +256,7 @@ class Downsampler(torch.nn.Module):
 
     def __init__(self, size: int, stride: float):
         super().__init__()
-        if isinstance(size, bool) or not isinstance(size, numbers.Integral) or size < 1:
-            raise ValueError(f"size must be a whole number >= 1, got {size!r}")
-        self.size = int(size)
+        self.size = check_whole("size", size)
         self.stride = check_stride(stride, integer=self.integer_stride)
 
     #: True: the stride is a parameter, and not to be set

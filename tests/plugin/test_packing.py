@@ -167,7 +167,7 @@ def test_what_does_not_load_is_not_packed(experiment, tmp_path):
 
     archive = tmp_path / "a.zip"
     line = refused(*options("exp/config.yaml", "exp/9best.pth", archive))
-    assert "--asr_model_file exp/9best.pth: there is no such file" in line
+    assert "exp/9best.pth is missing: train first" in line
     config = yaml.safe_load(open("exp/config.yaml"))
     config["encoder_conf"]["input_layer_conf"]["stride"] = 4
     open("exp/other.yaml", "w").write(yaml.safe_dump(config))
