@@ -145,11 +145,11 @@ def prepare(
             "is (channels, n), as torchaudio gives it, transpose it (wave.T)"
         )
     if not np.issubdtype(wave.dtype, np.floating):
-        mend = ""
+        fix = ""
         if np.issubdtype(wave.dtype, np.signedinteger):
-            mend = f"; divide them by {2 ** (8 * wave.dtype.itemsize - 1)}"
+            fix = f"; divide them by {2 ** (8 * wave.dtype.itemsize - 1)}"
         raise AudioError(
-            f"{name}: samples must be floats in [-1, 1], got {wave.dtype}{mend}"
+            f"{name}: samples must be floats in [-1, 1], got {wave.dtype}{fix}"
         )
     problem = sample_problem(wave)
     if problem:

@@ -100,22 +100,22 @@ def find_librispeech(corpus: PathLike) -> Tuple[Path, List[str]]:
     Raises:
         DataError: No path, no such folder, or no part in it.
     """
-    mend = "set LIBRISPEECH=/path/to/LibriSpeech or edit db.sh"
+    fix = "set LIBRISPEECH=/path/to/LibriSpeech or edit db.sh"
     if not str(corpus).strip():
-        raise DataError(f"the path of LibriSpeech is empty; {mend}")
+        raise DataError(f"the path of LibriSpeech is empty; {fix}")
     # abspath, not resolve: links that the owner made stay in the paths.
     root = Path(os.path.abspath(os.path.expanduser(corpus)))
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
-        raise DataError(f"the corpus folder {root} {what}; {mend}")
+        raise DataError(f"the corpus folder {root} {what}; {fix}")
     for candidate in (root / "LibriSpeech", root):
         parts = _parts(candidate)
         if parts:
             return candidate, parts
     if next(root.glob("*/*/*.trans.txt"), None):
-        mend = f"{root} is a part itself: give the folder that holds it, or {mend}"
+        fix = f"{root} is a part itself: give the folder that holds it, or {fix}"
     raise DataError(
-        f"no part of LibriSpeech (PART/SPEAKER/CHAPTER/*.flac) in {root}; {mend}"
+        f"no part of LibriSpeech (PART/SPEAKER/CHAPTER/*.flac) in {root}; {fix}"
     )
 
 

@@ -159,12 +159,12 @@ def read_experiment(folder: PathLike) -> Experiment:
     found = Experiment(folder.resolve().name, folder)
     if not (folder / "config.yaml").is_file():
         inner = sorted(p.parent.name for p in folder.glob("*/config.yaml"))
-        mend = (
+        fix = (
             f"give one of those in it: {', '.join(inner[:4])}"
             if inner
             else ("give an experiment's folder (exp/asr_...)")
         )
-        raise DataError(f"{folder}: no experiment: no config.yaml in it; {mend}")
+        raise DataError(f"{folder}: no experiment: no config.yaml in it; {fix}")
     for path in sorted(folder.rglob("score_wer/ref.trn")):
         if len(path.relative_to(folder).parts) >= 4:  # DECODING/SET/score_wer/ref.trn
             found.decoded.append(read_decoded(folder, path.parents[1]))

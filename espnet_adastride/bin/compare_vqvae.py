@@ -231,7 +231,7 @@ def check_inputs(args):
     """See that there is something to train on, before ESPnet is imported.
 
     Raises:
-        RecipeError: naming the option and the mend.
+        RecipeError: naming the option and the fix.
     """
     for name in ("corpus", "config"):
         if not getattr(args, name):

@@ -71,7 +71,7 @@ def prepare_librispeech(
     if strict and (scan.excluded or scan.notes):
         why = [f"{e.id} ({e.kind})" for e in scan.excluded] + scan.notes
         raise DataError(
-            f"--strict: not prepared because of {shorten(why, max_names)}; mend the "
+            f"--strict: not prepared because of {shorten(why, max_names)}; fix the "
             "corpus, or run without --strict to leave these out"
         )
     if not scan.utterances:

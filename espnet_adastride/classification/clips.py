@@ -297,13 +297,13 @@ def _given(clips, seed):
     return parts
 
 
-def _own(clips, column: str, split: str, mend: str = "") -> List[str]:
+def _own(clips, column: str, split: str, fix: str = "") -> List[str]:
     """Return what the corpus itself says of every clip; refuse one it is silent on."""
     without = [clip for clip in clips if not getattr(clip, column)]
     if without:
         others = f", nor have {len(without) - 1} others" if len(without) > 1 else ""
         raise RecipeError(
-            f"data.split: {split}, but {without[0].path} has no {column}{others}{mend}"
+            f"data.split: {split}, but {without[0].path} has no {column}{others}{fix}"
         )
     return [getattr(clip, column) for clip in clips]
 
@@ -359,14 +359,14 @@ def split_clips(clips: List[Clip], split: str, seed: int) -> Dict[str, List[int]
     for part, indices in parts.items():
         if not indices:
             groups = len({clip.group for clip in clips})
-            mend = (
+            fix = (
                 "its column part names it nowhere"
                 if split == "given"
                 else "few groups want leave_one_out, which tests each in turn"
             )
             raise RecipeError(
                 f"data.split: {split} leaves no {part} clips among {len(clips)} in "
-                f"{groups} groups (seed {seed}); {mend}"
+                f"{groups} groups (seed {seed}); {fix}"
             )
     known = {clips[index].label for index in parts["train"]}
     for part in ("valid", "test"):

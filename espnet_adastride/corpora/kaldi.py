@@ -31,7 +31,7 @@ LEFT_OUT = "left out of the data directory"
 
 
 class DataError(ValueError):
-    """Bad input; the message names the culprit and the mend in one line."""
+    """Bad input; the message names the culprit and the fix in one line."""
 
 
 @dataclass(frozen=True)

@@ -214,9 +214,9 @@ def read_options(path: Path, roots: Sequence[Path]) -> Dict[str, Any]:
     if not isinstance(options, dict):
         raise ModelError(f"{path}: holds no options; give a training's config.yaml")
 
-    def mend(key, value):
+    def fix(key, value):
         if isinstance(value, dict):
-            return {name: mend(name, v) for name, v in value.items()}
+            return {name: fix(name, v) for name, v in value.items()}
         if not isinstance(value, str) or not ("/" in value or key in FILE_OPTIONS):
             return value
         if not Path(value).is_absolute():
@@ -227,7 +227,7 @@ def read_options(path: Path, roots: Sequence[Path]) -> Dict[str, Any]:
             places = (_within(root, value) for root in roots[:1])
         return next((str(p) for p in places if p is not None and p.is_file()), value)
 
-    options = mend("", options)
+    options = fix("", options)
     options["init"] = None  # parameters come from a file; some names are gone by 202611
     leave_out_unknown(options)
     statistics = (options.get("normalize_conf") or {}).get("stats_file")

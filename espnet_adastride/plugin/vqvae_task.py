@@ -179,7 +179,7 @@ def load_vqvae(folder, model_file=None) -> VQVAEModel:
         model_file: default: the epoch of the best validation.
 
     Raises:
-        ModelError: it is missing or does not fit; names the file and the mend.
+        ModelError: it is missing or does not fit; names the file and the fix.
     """
     config = Path(folder) / "config.yaml"
     path = Path(model_file or Path(folder) / "valid.loss_mse.best.pth")

@@ -103,7 +103,7 @@ def read_data_dir(folder: PathLike) -> Dict[str, Table]:
         for here, there, key in _first_mismatch(tables, "wav.scp", name):
             raise RecipeError(
                 f"{folder}: {key} is in {here} but not in {there}: prepare it again "
-                "(--stage 1 --rerun true) or mend the files"
+                "(--stage 1 --rerun true) or fix the files"
             )
     return tables
 

@@ -1,11 +1,11 @@
-"""One error for everything a recipe's user can mend, printed as one line."""
+"""One error for everything a recipe's user can fix, printed as one line."""
 
 import contextlib
 import errno
 import functools
 import sys
 
-# What a disk or a folder answers; the mend is the user's, and nothing is wrong here.
+# What a disk or a folder answers; the fix is the user's, and nothing is wrong here.
 _DISK = {
     errno.ENOSPC: "the disk is full: make room",
     errno.EDQUOT: "your quota of the disk is used up: make room",
@@ -21,11 +21,11 @@ _DISK = {
 
 
 class RecipeError(Exception):
-    """Bad input of a recipe; the message names the culprit and the mend."""
+    """Bad input of a recipe; the message names the culprit and the fix."""
 
 
 def describe_disk_error(error: OSError) -> str:
-    """Return one line on a disk's refusal: the file, the reason, the mend; else ''."""
+    """Return one line on a disk's refusal: the file, the reason, the fix; else ''."""
     if error.errno not in _DISK:
         return ""
     name = error.filename2 or error.filename or "a file"

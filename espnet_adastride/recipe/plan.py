@@ -122,7 +122,7 @@ def refuse_what_cannot_work(
         token_type: ``bpe``, ``char`` ...; decides which tokens are advised.
 
     Raises:
-        RecipeError: Naming utterances and the mend.
+        RecipeError: Naming utterances and the fix.
     """
     fatal = [b for b in lengths.batches if max(lengths.features[k] for k in b) < limit]
     if fatal:
@@ -143,18 +143,18 @@ def refuse_what_cannot_work(
         tokens = "tokens that make fewer labels (--token_type bpe)"
         if token_type == "bpe":
             tokens = "tokens that make fewer labels (a larger --nbpe)"
-        mend = f"give {tokens}"
+        fix = f"give {tokens}"
         if fits >= 1:
             stride = math.floor(10 * fits) / 10
-            mend = f"take {lengths.stride_words} of at most {stride:g}, {tokens}"
+            fix = f"take {lengths.stride_words} of at most {stride:g}, {tokens}"
         if lengths.name == "training":
-            mend += ", or a larger --max_unalignable"
+            fix += ", or a larger --max_unalignable"
         raise RecipeError(
             f"CTC cannot align {len(bad)} of {count} {lengths.name} utterances "
             f"({_percent(len(bad) / count)}; {_percent(allowed)} may be): at 1/"
             f"{lengths.downsampling():.3g} of the frames they have fewer than labels "
             f"and repeats need: {_some_unalignable(lengths, lengths.frames, bad)}; "
-            f"{mend}"
+            f"{fix}"
         )
 
 
@@ -233,7 +233,7 @@ def refuse_batch_bins(name: str, bins: Dict[str, int], batch_bins: int) -> None:
         bins: :func:`utterance_bins`.
 
     Raises:
-        RecipeError: Naming the largest utterances and the mend.
+        RecipeError: Naming the largest utterances and the fix.
     """
     if batch_bins <= 0:
         raise RecipeError(

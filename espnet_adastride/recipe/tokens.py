@@ -168,6 +168,6 @@ def unseen_characters(tokens: PathLike, text: PathLike) -> str:
     more = f" and {len(found) - 5} more" if len(found) > 5 else ""
     return (
         f"warning: {text}: {count} of {len(sentences)} utterances have characters that "
-        f"no token has: {some}{more}; they are <unk>: mend the text, or add such text "
+        f"no token has: {some}{more}; they are <unk>: fix the text, or add such text "
         "(--bpe_train_text)"
     )

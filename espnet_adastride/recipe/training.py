@@ -86,7 +86,7 @@ def refuse_changes(path: PathLike, config: object, holds: str) -> None:
         holds: what the folder has, ``runs`` or ``a run``, for the message.
 
     Raises:
-        RecipeError: naming the first word that was changed, and the mend.
+        RecipeError: naming the first word that was changed, and the fix.
     """
     folder = Path(path).parent
     before, after = flatten(read_config(path)), flatten(config)
@@ -184,15 +184,15 @@ def check_checkpoint(checkpoint: PathLike) -> None:
         number = re.fullmatch(r"(\d+)epoch", path.stem)
         if number and _whole(path):
             found[int(number[1])] = path
-    mend = f"remove {folder}: the training starts anew"
+    fix = f"remove {folder}: the training starts anew"
     if found:
         last = found[max(found)]
-        mend = (
+        fix = (
             f"the newest whole model is {last}: start from it under another name, "
             f"--asr_tag NAME --pretrained_model {last}, or remove {folder} to start "
             "anew"
         )
-    raise RecipeError(f"{checkpoint} is cut off, and nothing can go on from it; {mend}")
+    raise RecipeError(f"{checkpoint} is cut off, and nothing can go on from it; {fix}")
 
 
 def start_or_resume(record: PathLike, checkpoint: PathLike, options: dict) -> str:

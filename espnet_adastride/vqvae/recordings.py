@@ -124,7 +124,7 @@ def prepare_recordings(folder, output, rate: int) -> str:
         rate: samples per second that are wanted.
 
     Raises:
-        RecipeError: bad input; names the file and the mend.
+        RecipeError: bad input; names the file and the fix.
     """
     recordings = find_recordings(folder)
     output = Path(output)
