@@ -19,7 +19,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["espnet_adastride", "espnet_adastride.*"]),
-    package_data={"espnet_adastride": ["data/*"]},
+    package_data={
+        "espnet_adastride.corpora": ["*.yaml"],
+        "espnet_adastride.report.experiments": ["templates/*"],
+    },
     entry_points={
         "console_scripts": [
             "adastride = espnet_adastride.cli:main",

@@ -95,7 +95,7 @@ class Corpus:
     def __init__(self, folder, scale):
         import sentencepiece
 
-        from espnet_adastride.recipe.tokens import train_bpe
+        from espnet_adastride.corpora.tokens import train_bpe
 
         folder = Path(folder)
         self.folder, self.device = folder, scale.device
@@ -331,7 +331,7 @@ def plan_updates(args, scale):
 
 def train(method, rate, args, scale, records):
     """Return the cell of one setting."""
-    from espnet_adastride import scoring
+    from espnet_adastride.evaluation import scoring
 
     speech = corpus(args.data, scale)
     updates = records.value("train/updates", "updates")

@@ -36,7 +36,7 @@ import numpy
 import torch
 
 import espnet_adastride.plugin  # noqa: F401  (registers the words of input_layer)
-from espnet_adastride.macs import macs_by_module
+from espnet_adastride.networks.macs import macs_by_module
 from espnet_adastride.plugin.espnet import asr_task
 from espnet_adastride.plugin.model import input_layer
 from espnet_adastride.plugin.subsampling import TRUNKS

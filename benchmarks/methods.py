@@ -56,7 +56,7 @@ from torch.utils.flop_counter import flop_registry
 from downsampling import REFERENCE, make_input, measure_layer
 from espnet_adastride import available_downsamplers, build_downsampler
 from espnet_adastride.downsampling import downsampler_class
-from espnet_adastride.plotting import log_mel
+from espnet_adastride.report.utterance import log_mel
 from measuring import OUT, added_peak, in_child, in_turn, write
 
 #: tones: how many frequencies (evenly spaced, none of them at 1/4), steps, features
@@ -187,8 +187,8 @@ def recorded(args):
 
 def synthesised(args):
     """Return [(wave, rate)] of sentences that eSpeak NG reads."""
-    from espnet_adastride.espeak import EspeakError
-    from espnet_adastride.mini_espeak import FS, PARTS, plan_corpus, speak
+    from espnet_adastride.corpora.mini_espeak import FS, PARTS, plan_corpus, speak
+    from espnet_adastride.errors import EspeakError
 
     minutes = {**dict.fromkeys(PARTS, 0.1), PARTS[0]: args.minutes}
     chapters = plan_corpus(0, minutes, lm_sentences=1).chapters

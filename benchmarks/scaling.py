@@ -4,12 +4,13 @@
 
 Measured here: multiply-accumulates of a training forward of the published models with
 each input layer, on one utterance of --seconds (decoder and CTC included; what is
-counted: espnet_adastride/macs.py), their parameters, what autograd saves of it, and how
-much flac one core decodes in a second. The rest is arithmetic, and its assumptions are
-options: a step is three forwards' work, a multiply-accumulate two FLOPs, --tflops what
-a GPU reaches in the end, not its peak: the default is what the 16 hours published for
-the Conformer on one V100 come to (70 epochs of 300 hours). 16 bytes a parameter are for
-weights, gradients and Adam. Prints the tables of docs/scaling.md and writes them to
+counted: espnet_adastride/networks/macs.py), their parameters, what autograd saves of
+it, and how much flac one core decodes in a second. The rest is arithmetic, and its
+assumptions are options: a step is three forwards' work, a multiply-accumulate two
+FLOPs, --tflops what a GPU reaches in the end, not its peak: the default is what the 16
+hours published for the Conformer on one V100 come to (70 epochs of 300 hours). 16 bytes
+a parameter are for weights, gradients and Adam. Prints the tables of docs/scaling.md
+and writes them to
 benchmarks/out/. A minute, 4 GiB.
 """
 

@@ -25,10 +25,10 @@ from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 import torch
 
+from espnet_adastride.corpora.unlabelled import read_set
+from espnet_adastride.evaluation.vqvae import read_wave
+from espnet_adastride.networks.vqvae import durations
 from espnet_adastride.plugin.vqvae_task import load_vqvae
-from espnet_adastride.vqvae.measures import read_wave
-from espnet_adastride.vqvae.network import durations
-from espnet_adastride.vqvae.recordings import read_set
 from measuring import OUT, write
 
 #: how often the shorter context's shares count

@@ -10,8 +10,8 @@ import importlib
 import sys
 from typing import Dict, Sequence, Tuple
 
+from espnet_adastride.errors import unknown_word
 from espnet_adastride.version import __version__
-from espnet_adastride.words import unknown_word
 
 #: the commands by group: word, module in bin/, what it does
 GROUPS: Dict[str, Tuple[Tuple[str, str, str], ...]] = {

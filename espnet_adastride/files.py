@@ -1,13 +1,34 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and locks on folders.
 
+A lock is ``flock`` on an open file: it goes with the process that holds it, so it never
+outlives a killed driver. The file says who holds it, for the message only.
+"""
+
+import errno
+import fcntl
 import io
 import os
 import shutil
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, Union
 
+from espnet_adastride.errors import DataError, RecipeError
+
 PathLike = Union[str, Path]
+
+#: suffixes of audio, and of films that have a sound track; taken from folders
+AUDIO_SUFFIXES = frozenset(
+    ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .nist "
+    ".sph .m4a .m4b .mp4 .m4v .mkv .mka .webm .mov .aac .wma .wmv .asf .amr .3gp .3g2 "
+    ".avi .flv .mp2 .mpg .mpeg .ac3 .ape .wv .tta .ogv .ra .rm .dss".split()
+)
+
+
+def shown(path) -> str:
+    """Return a path as it can be printed: bytes that are not UTF-8 are escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 @contextmanager
@@ -28,6 +49,34 @@ def written_whole(path: PathLike) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_utf8(path: PathLike, error: type = DataError) -> str:
+    """Return a text file's content, without a byte order mark, lines ending in LF.
+
+    Args:
+        path: The file.
+        error: Class of what is raised.
+
+    Raises:
+        error: No such file, it cannot be read, or it is not UTF-8; the message names
+            the file and the line.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise error(f"{path}: no such file") from None
+    except OSError as e:
+        raise error(f"{path}: cannot be read ({e.strerror})") from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+        line = content.count(b"\n", 0, e.start) + 1
+        raise error(
+            f"{path}:{line}: not UTF-8; convert the file, e.g. from Latin-1: "
+            f"iconv -f latin1 -t utf-8 FILE > NEW"
+        ) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def write_text(path: PathLike, text: str) -> None:
@@ -70,3 +119,68 @@ def replace_dir(temporary: PathLike, final: PathLike) -> None:
     os.replace(temporary, final)
     if old.exists():
         shutil.rmtree(old)
+
+
+# ------------------------------------------------------------------------------- locks
+def lock(fd: int, path: Path, wait: bool, who: str, say=print) -> None:
+    """Lock the file ``path`` that is open for appending as ``fd``.
+
+    The lock belongs to the open file description: taken here on an inherited ``fd``,
+    it stays with the shell that opened it.
+
+    Args:
+        wait: Wait for the other driver instead of refusing.
+        who: What to write into the file, e.g. ``process 1234 since 12:30``.
+
+    Raises:
+        RecipeError: Another driver works there and ``wait`` is false.
+    """
+    told = False
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+        other = path.read_text(encoding="utf-8").strip() or "unknown process"
+        if not wait:
+            raise RecipeError(
+                f"another driver works in {path.parent} ({other}): wait for it, stop "
+                "it, or give this run another --asr_tag or --inference_tag"
+            )
+        if not told:
+            say(f"waiting: another driver works in {path.parent} ({other})")
+            told = True
+        time.sleep(0.5)
+    os.ftruncate(fd, 0)
+    os.write(fd, (who + "\n").encode())
+
+
+@contextmanager
+def locked(path: PathLike, wait: bool = True) -> Iterator[bool]:
+    """Hold the lock file ``path``; yields False if another process has it (no wait)."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+@contextmanager
+def alone(exp: PathLike) -> Iterator[None]:
+    """Hold the lock of an experiment's folder.
+
+    Raises:
+        RecipeError: another process has it.
+    """
+    with locked(Path(exp) / ".lock", wait=False) as free:
+        if not free:
+            raise RecipeError(
+                f"{exp}: another process is at it; wait for it, or give another --exp"
+            )
+        yield

@@ -17,20 +17,17 @@ import numpy as np
 import torch
 
 import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
-from espnet_adastride.audio import (
-    AudioError,
-    Say,
+from espnet_adastride.corpora.audio import Say, log_line
+from espnet_adastride.corpora.recordings import (
     cut_at_pauses,
     is_silent,
-    log_line,
     prepare,
     read_audio,
 )
-from espnet_adastride.plugin.errors import UnknownTimesError
+from espnet_adastride.errors import AlignmentError, AudioError, UnknownTimesError
 from espnet_adastride.plugin.frame_times import join_times
 from espnet_adastride.plugin.trained import Encoded, TrainedModel
-from espnet_adastride.times import (
-    AlignmentError,
+from espnet_adastride.timing.ctc import (
     Timed,
     force_align,
     path_spans,
@@ -40,7 +37,7 @@ from espnet_adastride.times import (
     timed_words,
     words_of_tokens,
 )
-from espnet_adastride.transcripts import Segment, Transcript, join_segments
+from espnet_adastride.timing.transcripts import Segment, Transcript, join_segments
 
 __all__ = ["Segment", "Timed", "Transcriber", "Transcript"]
 

@@ -15,7 +15,7 @@ RATE = 16000
 def speech(text="The doctor is late, and the train left an hour ago."):
     """Return speech (n,) float32 at 16 kHz, by eSpeak NG."""
     pytest.importorskip("espeakng_loader")
-    from espnet_adastride import espeak
+    from espnet_adastride.corpora import espeak
 
     wave = espeak.synthesise(text, espeak.Voice(), RATE) / 32768
     assert len(wave) > RATE

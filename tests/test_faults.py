@@ -20,7 +20,7 @@ import pytest
 import soundfile
 import torch
 
-from espnet_adastride import atomic_save
+from espnet_adastride import files
 from espnet_adastride.bin import (
     check_training,
     filter_data,
@@ -29,7 +29,8 @@ from espnet_adastride.bin import (
     perturb_speed,
     prepare_librispeech,
 )
-from espnet_adastride.recipe import datadir, files
+from espnet_adastride.corpora import datadir
+from espnet_adastride.networks import saving
 
 ROOT = Path(__file__).resolve().parents[1]
 NOISE = np.random.default_rng(0).integers(-3000, 3000, 40000).astype("int16")
@@ -324,7 +325,7 @@ def test_a_checkpoint_that_is_cut_off(tmp_path, share):
 
 
 def test_a_model_that_is_cut_off_is_named(tmp_path):
-    load = atomic_save.naming(torch.load)
+    load = saving.naming(torch.load)
     path = trained(tmp_path / "exp") / "2epoch.pth"
     cut(path)
     with pytest.raises(OSError, match="2epoch.pth is cut off.*another model"):
@@ -336,7 +337,7 @@ def test_a_model_that_is_cut_off_is_named(tmp_path):
 
 def test_what_the_trainer_reads_is_named_under_202611_too(tmp_path):
     """There it loads with weights_only, and takes any error for unsafe content."""
-    load = atomic_save.naming(torch.load)
+    load = saving.naming(torch.load)
     exp = trained(tmp_path / "exp")
     for name, share in (("2epoch.pth", 0.5), ("checkpoint.pth", 0.0)):
         cut(exp / name, share)
@@ -355,7 +356,7 @@ def test_what_the_trainer_reads_is_named_under_202611_too(tmp_path):
 def test_an_epoch_whose_model_was_not_written_any_more(tmp_path, weights_only):
     """Killed between checkpoint.pth and 2epoch.pth: the average needs both."""
     exp = trained(tmp_path / "exp", epochs=(1,))
-    load = atomic_save.naming(torch.load)
+    load = saving.naming(torch.load)
     load(exp / "checkpoint.pth", weights_only=weights_only)
     assert torch.equal(torch.load(exp / "2epoch.pth")["w"], torch.full((64,), 2.0))
     torch.save({"w": torch.zeros(1)}, exp / "2epoch.pth")  # one that is there stays

@@ -10,23 +10,23 @@ import soundfile
 
 from espnet_adastride.bin import join_texts, make_token_list, score, score_times
 from espnet_adastride.bin.clips_for_espnet import fit_recording
-from espnet_adastride.classification.clips import find_clips, rotating_split
-from espnet_adastride.corpora.kaldi import DataError, read_scp
+from espnet_adastride.config import read_config
+from espnet_adastride.corpora.clips import find_clips, rotating_split
+from espnet_adastride.corpora.kaldi import read_scp
+from espnet_adastride.corpora.unlabelled import (
+    find_recordings,
+    prepare_recordings,
+    read_set,
+)
+from espnet_adastride.errors import DataError, RecipeError
 from espnet_adastride.experiments.definition import read_experiment
-from espnet_adastride.recipe.errors import RecipeError
-from espnet_adastride.recipe.training import read_config
-from espnet_adastride.times import Timed
-from espnet_adastride.transcripts import (
+from espnet_adastride.timing.ctc import Timed
+from espnet_adastride.timing.transcripts import (
     FORMATS,
     ctm_lines,
     join_segments,
     read_ctm,
     read_textgrid,
-)
-from espnet_adastride.vqvae.recordings import (
-    find_recordings,
-    prepare_recordings,
-    read_set,
 )
 
 RATE = 8000
@@ -151,7 +151,7 @@ def test_latin1_tables_and_configurations(tmp_path):
 
 
 def test_latin1_files_of_a_model(tmp_path):
-    from espnet_adastride.plugin.errors import ConfigurationError, ModelError
+    from espnet_adastride.errors import ConfigurationError, ModelError
     from espnet_adastride.plugin.trained import read_inference_config, read_options
 
     path = tmp_path / "config.yaml"

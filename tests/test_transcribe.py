@@ -19,21 +19,21 @@ from espnet2.main_funcs.pack_funcs import pack  # noqa: E402
 from espnet2.tasks.asr import ASRTask  # noqa: E402
 
 import media  # noqa: E402
-from espnet_adastride.audio import AudioError  # noqa: E402
 from espnet_adastride.bin import align, asr_inference_ctc, transcribe  # noqa: E402
-from espnet_adastride.plugin import trained  # noqa: E402
-from espnet_adastride.plugin.errors import (  # noqa: E402
+from espnet_adastride.corpora.lengths import TrainingLengths  # noqa: E402
+from espnet_adastride.corpora.tokens import train_bpe  # noqa: E402
+from espnet_adastride.errors import AudioError  # noqa: E402
+from espnet_adastride.errors import (  # noqa: E402
     ConfigurationError,
     ModelError,
     PluginError,
 )
+from espnet_adastride.plugin import trained  # noqa: E402
 from espnet_adastride.plugin.frame_times import FrameTimes  # noqa: E402
 from espnet_adastride.plugin.greedy import CTCGreedy  # noqa: E402
-from espnet_adastride.recipe.lengths import TrainingLengths  # noqa: E402
-from espnet_adastride.recipe.tokens import train_bpe  # noqa: E402
-from espnet_adastride.times import force_align, path_spans  # noqa: E402
+from espnet_adastride.timing.ctc import force_align, path_spans  # noqa: E402
+from espnet_adastride.timing.transcripts import read_ctm  # noqa: E402
 from espnet_adastride.transcribe import Transcriber  # noqa: E402
-from espnet_adastride.transcripts import read_ctm  # noqa: E402
 from tiny_models import RATE, TOKENS, make_experiment  # noqa: E402
 
 MODEL = "valid.acc.ave.pth"

@@ -19,24 +19,17 @@ import sys
 from pathlib import Path
 from typing import Dict, List, Tuple
 
-from espnet_adastride.audio import AudioError, read_audio, shown
 from espnet_adastride.bin.model_options import (
     add_model_options,
     add_segment_option,
     load_transcriber,
 )
 from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.corpora.kaldi import (
-    DataError,
-    atomic_open,
-    read_scp,
-    read_text,
-    read_utf8,
-    shorten,
-)
-from espnet_adastride.recipe.errors import RecipeError
-from espnet_adastride.times import AlignmentError
-from espnet_adastride.transcripts import Segment, Transcript, ctm_lines, to_dict
+from espnet_adastride.corpora.kaldi import atomic_open, read_scp, read_text, shorten
+from espnet_adastride.corpora.recordings import read_audio
+from espnet_adastride.errors import AlignmentError, AudioError, DataError, RecipeError
+from espnet_adastride.files import read_utf8, shown
+from espnet_adastride.timing.transcripts import Segment, Transcript, ctm_lines, to_dict
 
 NAME = "align"
 
@@ -132,7 +125,7 @@ def align(args: argparse.Namespace) -> List[str]:
         recognise = load_transcriber(args, max_segment=args.max_segment, say=say)
     except RecipeError as error:
         raise DataError(str(error)) from None
-    from espnet_adastride.plugin.errors import ModelError, UnknownTimesError
+    from espnet_adastride.errors import ModelError, UnknownTimesError
 
     if recognise.trained.model.ctc is None:
         raise DataError(f"{args.model}: no CTC branch, which alignment needs")

@@ -21,9 +21,9 @@ import sys
 from pathlib import Path
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
-from espnet_adastride.recipe.numbers import real, whole
-from espnet_adastride.recipe.training import read_config
+from espnet_adastride.config import read_config
+from espnet_adastride.errors import RecipeError, one_line_errors
+from espnet_adastride.options import real, str2bool, whole
 
 
 class ConfigParser(Parser):
@@ -95,7 +95,7 @@ def get_parser():
 
 def inference(args: argparse.Namespace) -> None:
     """Decode all utterances of the scp files and write the results."""
-    from espnet_adastride.plugin.errors import ConfigurationError
+    from espnet_adastride.errors import ConfigurationError
     from espnet_adastride.plugin.espnet import (
         DatadirWriter,
         TooShortUttError,
@@ -167,7 +167,7 @@ def main(cmd=None):
         if path is not None and not Path(path).exists():
             raise RecipeError(f"{path}: there is no such file")
     import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
-    from espnet_adastride.plugin.errors import PluginError
+    from espnet_adastride.errors import PluginError
 
     try:
         inference(args)

@@ -15,26 +15,23 @@ from pathlib import Path
 import yaml
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
-from espnet_adastride.recipe.files import write_text
+from espnet_adastride.config import merge_configs, read_config, training_options
+from espnet_adastride.errors import RecipeError, one_line_errors
+from espnet_adastride.files import write_text
+from espnet_adastride.networks.saved_models import (
+    default_model,
+    read_kept,
+    refuse_model_that_will_not_be,
+)
+from espnet_adastride.options import str2bool
+from espnet_adastride.recipe.feature_statistics import statistics_options
 from espnet_adastride.recipe.known_options import (
     override,
     refuse_unknown_decoding,
     refuse_unknown_options,
 )
-from espnet_adastride.recipe.saved_models import (
-    default_model,
-    read_kept,
-    refuse_model_that_will_not_be,
-)
 from espnet_adastride.recipe.stamps import hash_file
-from espnet_adastride.recipe.statistics import statistics_options
-from espnet_adastride.recipe.training import (
-    merge_configs,
-    read_config,
-    start_or_resume,
-    training_options,
-)
+from espnet_adastride.recipe.training import start_or_resume
 
 
 def get_parser():

@@ -7,7 +7,7 @@
 
 The corpus is Speech Commands, spoken digits (FSDD), ESC-10, or any folder of recordings
 with a table ``labels.csv`` of the columns file and label (``data.layout`` of the
-configuration; espnet_adastride/classification/clips.py).
+configuration; espnet_adastride/corpora/clips.py).
 
 A method may carry options of its own, and every stride a method of its own:
 ``adastride:sigma_square=0.5``, ``strided_conv+strided_conv+adastride``.
@@ -33,32 +33,30 @@ import torch
 
 from espnet_adastride import available_downsamplers
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.classification.clips import describe_clips, find_clips
-from espnet_adastride.classification.features import load_features
-from espnet_adastride.classification.network import Classifier
-from espnet_adastride.classification.options import read_options
-from espnet_adastride.classification.pictures import plot_data_sets, plot_option
-from espnet_adastride.classification.results import compare, read_runs
-from espnet_adastride.classification.tables import (
+from espnet_adastride.corpora.clips import describe_clips, find_clips
+from espnet_adastride.errors import RecipeError, one_line_errors, resumable
+from espnet_adastride.experiments.classification.features import load_features
+from espnet_adastride.experiments.classification.options import read_options
+from espnet_adastride.experiments.classification.pictures import (
+    plot_data_sets,
+    plot_option,
+)
+from espnet_adastride.experiments.classification.results import compare, read_runs
+from espnet_adastride.experiments.classification.tables import (
     add_report_options,
     format_data_sets,
     report,
 )
-from espnet_adastride.classification.training import (
+from espnet_adastride.experiments.classification.training import (
     claim_experiment,
     train_all,
     unfinished,
 )
-from espnet_adastride.methods import parse_method
-from espnet_adastride.plotting import save_figure
-from espnet_adastride.recipe.errors import (
-    RecipeError,
-    one_line_errors,
-    say_what_goes_on,
-    str2bool,
-)
+from espnet_adastride.networks.classifier import Classifier
+from espnet_adastride.networks.methods import parse_method
+from espnet_adastride.options import check_jobs, read_seeds, split_list, str2bool
 from espnet_adastride.recipe.jobs import die_with_parent
-from espnet_adastride.recipe.lists import check_jobs, read_seeds, split_list
+from espnet_adastride.report.utterance import save_figure
 
 
 def get_parser():
@@ -226,7 +224,7 @@ def main(cmd=None):
     torch.set_num_threads(1)
     methods, seeds = read_lists(args)
     if args.train:
-        with say_what_goes_on():
+        with resumable():
             train(args, methods, seeds)
     report_all(args, methods, seeds)
 

@@ -32,37 +32,40 @@ from typing import List, NamedTuple
 import numpy as np
 import torch
 
-from espnet_adastride.audio import read_samples
 from espnet_adastride.bin.clips_for_espnet import utterance_id, write_data
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.classification.clips import (
+from espnet_adastride.config import claim_run, merge_configs, read_config
+from espnet_adastride.corpora.audio import read_samples
+from espnet_adastride.corpora.clips import (
     Clip,
     describe_clips,
     find_clips,
     folds_in_a_round,
     split_clips,
 )
-from espnet_adastride.classification.options import read_options
-from espnet_adastride.classification.tables import add_report_options, report
-from espnet_adastride.classification.training import RESULT, run_name
-from espnet_adastride.downsampling.registry import (
-    available_downsamplers,
-    unknown_word,
-)
-from espnet_adastride.methods import Method, parse_method
-from espnet_adastride.recipe.errors import (
+from espnet_adastride.downsampling.registry import available_downsamplers
+from espnet_adastride.errors import (
     RecipeError,
     one_line_errors,
-    say_what_goes_on,
-    str2bool,
+    resumable,
+    unknown_word,
 )
-from espnet_adastride.recipe.files import write_text
+from espnet_adastride.evaluation.learning_curves import (
+    curves,
+    read_epochs,
+    training_seconds,
+)
+from espnet_adastride.experiments.classification.options import read_options
+from espnet_adastride.experiments.classification.tables import (
+    add_report_options,
+    report,
+)
+from espnet_adastride.experiments.classification.training import RESULT, run_name
+from espnet_adastride.files import alone, write_text
+from espnet_adastride.networks.methods import Method, parse_method
+from espnet_adastride.options import check_jobs, read_seeds, split_list, str2bool
 from espnet_adastride.recipe.forked import Task, run_forked
-from espnet_adastride.recipe.learning import curves, read_epochs, training_seconds
-from espnet_adastride.recipe.lists import check_jobs, read_seeds, split_list
-from espnet_adastride.recipe.lock import alone
 from espnet_adastride.recipe.quiet import quiet_imports
-from espnet_adastride.recipe.training import claim_run, merge_configs, read_config
 
 #: the model that is tested, and the criterion that has ESPnet keep it
 MODEL = "valid.acc.best.pth"
@@ -306,9 +309,9 @@ def train(args, methods, seeds):
     classes = sorted({utterance_id(clip.label) for clip in clips})
     with quiet_imports():
         import espnet_adastride.plugin  # noqa: F401  (registers the encoder)
-        from espnet_adastride import atomic_save
+        from espnet_adastride.networks import saving
         from espnet_adastride.plugin.espnet import cls_train  # noqa: F401  (to fork)
-    atomic_save.install()
+    saving.install()
     command = ["python", "-m", "espnet_adastride.bin.classify_espnet"]
     for name in ("corpus", "config", "data_config", "exp"):
         command += [f"--{name}", str(getattr(args, name))]
@@ -358,7 +361,7 @@ def main(cmd=None):
         raise RecipeError("--methods: give one at least")
     check_jobs(args.nj)
     if args.train:
-        with say_what_goes_on():
+        with resumable():
             train(args, methods, seeds)
     report(args.exp, args.reference, args.confusion)
 

@@ -17,9 +17,9 @@ import re
 from pathlib import Path
 from typing import List, Tuple
 
-from espnet_adastride.audio import AudioError, audio_info, read_audio, shown
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.classification.clips import (
+from espnet_adastride.corpora.audio import audio_info
+from espnet_adastride.corpora.clips import (
     LAYOUTS,
     SPLITS,
     Clip,
@@ -27,9 +27,10 @@ from espnet_adastride.classification.clips import (
     find_clips,
     split_clips,
 )
-from espnet_adastride.recipe.errors import RecipeError, one_line_errors
-from espnet_adastride.recipe.files import write_flac, write_text
-from espnet_adastride.recipe.numbers import whole
+from espnet_adastride.corpora.recordings import read_audio
+from espnet_adastride.errors import AudioError, RecipeError, one_line_errors
+from espnet_adastride.files import shown, write_flac, write_text
+from espnet_adastride.options import whole
 
 #: what ESPnet's tools read as more than a path, or cannot hold in a line
 UNFIT = re.compile(r"[\s|]")

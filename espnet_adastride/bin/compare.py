@@ -8,7 +8,7 @@
 interruption: runs that are done and unchanged are not done again. At the end, or with
 ``--table_only true``, the finished runs become ``RECIPE/exp/NAME.md``: error rates over
 the seeds, and paired tests against the baseline at the same rate (see
-espnet_adastride/comparison.py for what they say and what not).
+espnet_adastride/evaluation/comparison.py for what they say and what not).
 
 Beside methods with their defaults it compares variants:
 
@@ -27,22 +27,16 @@ from typing import Dict, List, Sequence, Tuple
 import numpy as np
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.comparison import (
+from espnet_adastride.corpora.kaldi import read_scp, read_text, shorten
+from espnet_adastride.errors import DataError, RecipeError, one_line_errors, resumable
+from espnet_adastride.evaluation.comparison import (
     Reference,
     Result,
     format_comparison,
     utterance_errors,
 )
-from espnet_adastride.corpus import DataError, read_scp, read_text, shorten
-from espnet_adastride.experiments.records import code_state
-from espnet_adastride.recipe.errors import (
-    RecipeError,
-    one_line_errors,
-    say_what_goes_on,
-    str2bool,
-)
-from espnet_adastride.recipe.files import write_text
-from espnet_adastride.recipe.grid import (
+from espnet_adastride.evaluation.scoring import characters, check_ids, percent, words
+from espnet_adastride.experiments.grid import (
     Grid,
     Run,
     make_runs,
@@ -50,12 +44,11 @@ from espnet_adastride.recipe.grid import (
     read_variant,
     run_grid,
 )
+from espnet_adastride.experiments.records import code_state
+from espnet_adastride.files import lock, write_text
+from espnet_adastride.options import read_seeds, split_list, str2bool, whole
+from espnet_adastride.progress import print_dated
 from espnet_adastride.recipe.jobs import Interrupted, Job, run_jobs
-from espnet_adastride.recipe.lists import read_seeds, split_list
-from espnet_adastride.recipe.lock import lock
-from espnet_adastride.recipe.numbers import whole
-from espnet_adastride.recipe.progress import print_dated
-from espnet_adastride.scoring import characters, check_ids, percent, words
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -257,7 +250,7 @@ def main(cmd=None):
     folder.mkdir(parents=True, exist_ok=True)
     failures: List[str] = []
     try:
-        with say_what_goes_on(Interrupted):
+        with resumable(Interrupted):
             if not args.table_only:
                 with (folder / ".lock").open("a") as file:
                     who = f"process {os.getpid()}"

@@ -25,26 +25,19 @@ import torch
 import yaml
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.methods import parse_method
-from espnet_adastride.recipe.errors import (
-    RecipeError,
-    one_line_errors,
-    say_what_goes_on,
-    str2bool,
-)
-from espnet_adastride.recipe.files import write_text
-from espnet_adastride.recipe.forked import Task, run_forked
-from espnet_adastride.recipe.learning import read_epochs, training_seconds
-from espnet_adastride.recipe.lists import check_jobs, read_seeds, split_list
-from espnet_adastride.recipe.lock import alone
-from espnet_adastride.recipe.numbers import whole
-from espnet_adastride.recipe.quiet import quiet_imports
-from espnet_adastride.recipe.training import claim_run, merge_configs, read_config
-from espnet_adastride.vqvae.recordings import (
+from espnet_adastride.config import claim_run, merge_configs, read_config
+from espnet_adastride.corpora.unlabelled import (
     find_recordings,
     prepare_recordings,
     read_set,
 )
+from espnet_adastride.errors import RecipeError, one_line_errors, resumable
+from espnet_adastride.evaluation.learning_curves import read_epochs, training_seconds
+from espnet_adastride.files import alone, write_text
+from espnet_adastride.networks.methods import parse_method
+from espnet_adastride.options import check_jobs, read_seeds, split_list, str2bool, whole
+from espnet_adastride.recipe.forked import Task, run_forked
+from espnet_adastride.recipe.quiet import quiet_imports
 
 RESULT = "result.json"
 
@@ -124,7 +117,7 @@ def check_config(name, config):
     Raises:
         RecipeError: naming the culprit.
     """
-    from espnet_adastride.plugin.errors import PluginError
+    from espnet_adastride.errors import PluginError
     from espnet_adastride.plugin.vqvae_task import VQVAETask
 
     options = argparse.Namespace(
@@ -182,9 +175,9 @@ def collect_statistics(exp, config):
 def train_run(exp, folder, method, rate, seed, listen):
     """Train a run, or go on with it, and measure it; in the process of the caller."""
     from espnet_adastride.bin.vqvae_train import main as vqvae_train
+    from espnet_adastride.evaluation.vqvae import measure
     from espnet_adastride.plugin.vqvae_task import load_vqvae
-    from espnet_adastride.vqvae.listening import listen as write_sounds
-    from espnet_adastride.vqvae.measures import measure
+    from espnet_adastride.report.listening import listen as write_sounds
 
     torch.set_num_threads(1)  # a run has a core
     stats = exp / "stats"
@@ -274,9 +267,9 @@ def train(args, methods, rates, seeds):
 
 def report(args):
     """Write table and picture, and the listening page (of the lowest seeds)."""
-    from espnet_adastride.plotting import save_figure
-    from espnet_adastride.vqvae.listening import page
-    from espnet_adastride.vqvae.results import format_table, plot_bits, read_runs
+    from espnet_adastride.experiments.vqvae import format_table, plot_bits, read_runs
+    from espnet_adastride.report.listening import page
+    from espnet_adastride.report.utterance import save_figure
 
     exp = Path(args.exp).resolve()
     runs = read_runs(exp)
@@ -303,7 +296,7 @@ def main(cmd=None):
         check_inputs(args)
         with quiet_imports():
             import espnet_adastride.plugin.vqvae_task  # noqa: F401  (before forking)
-        with say_what_goes_on():
+        with resumable():
             train(args, methods, rates, seeds)
     report(args)
 

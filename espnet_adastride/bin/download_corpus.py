@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from espnet_adastride.bin.download_librispeech import fetch
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.corpus import DataError
+from espnet_adastride.errors import DataError
 
 
 class Corpus(NamedTuple):

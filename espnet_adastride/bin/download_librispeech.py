@@ -25,7 +25,7 @@ from typing import Optional
 from tqdm import tqdm
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.corpus import DataError
+from espnet_adastride.errors import DataError
 
 URL = "https://www.openslr.org/resources/12"
 

@@ -18,20 +18,15 @@ from pathlib import Path
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.bin.results import RECORDS, write_results
-from espnet_adastride.corpus import DataError
+from espnet_adastride.errors import DataError, RecipeError, one_line_errors, resumable
 from espnet_adastride.experiments.definition import ROOT, read_experiment
+from espnet_adastride.experiments.grid import run_grid
 from espnet_adastride.experiments.records import code_state
 from espnet_adastride.experiments.runs import RecordedGrid
-from espnet_adastride.recipe.errors import (
-    RecipeError,
-    one_line_errors,
-    say_what_goes_on,
-)
-from espnet_adastride.recipe.grid import run_grid
+from espnet_adastride.files import lock
+from espnet_adastride.options import check_jobs
+from espnet_adastride.progress import print_dated
 from espnet_adastride.recipe.jobs import Interrupted, Job, run_jobs
-from espnet_adastride.recipe.lists import check_jobs
-from espnet_adastride.recipe.lock import lock
-from espnet_adastride.recipe.progress import print_dated
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -78,7 +73,7 @@ def main(cmd=None):
         environment=environment,
     )
     failures = []
-    with say_what_goes_on(Interrupted):
+    with resumable(Interrupted):
         try:
             failures = run_missing(args, grid, experiment, environment)
         except DataError as error:

@@ -21,18 +21,16 @@ from pathlib import Path
 from espnet_adastride.bin.format_data import add_set_options
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.bin.stage_stamp import check
+from espnet_adastride.corpora.datadir import TABLES, audio_files, parse_rate
 from espnet_adastride.corpora.features import (
     RECORD_NAME,
-    UpstreamError,
     build_upstream,
     check_upstream,
     read_record,
 )
-from espnet_adastride.recipe.datadir import TABLES, audio_files, parse_rate
-from espnet_adastride.recipe.errors import RecipeError, one_line_errors
+from espnet_adastride.errors import RecipeError, UpstreamError, one_line_errors
+from espnet_adastride.options import check_jobs, whole
 from espnet_adastride.recipe.extraction import MADE_FROM, extract_data_dir
-from espnet_adastride.recipe.lists import check_jobs
-from espnet_adastride.recipe.numbers import whole
 from espnet_adastride.recipe.stamps import Stamp, fingerprint, hash_listing
 
 #: what a folder of features holds

@@ -9,15 +9,15 @@ from pathlib import Path
 from espnet_adastride.bin.format_data import MADE, add_set_options
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.bin.stage_stamp import check
-from espnet_adastride.recipe.datadir import (
+from espnet_adastride.corpora.datadir import (
     FEATURE_FILES,
     FEATURE_TABLES,
     TABLES,
     filter_data_dir,
     parse_rate,
 )
-from espnet_adastride.recipe.errors import one_line_errors
-from espnet_adastride.recipe.numbers import real
+from espnet_adastride.errors import one_line_errors
+from espnet_adastride.options import real
 from espnet_adastride.recipe.stamps import Stamp, fingerprint
 
 

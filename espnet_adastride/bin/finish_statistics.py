@@ -2,8 +2,9 @@
 """Stages 6 and 10, last step: complete joined statistics, put them into their place."""
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.recipe.errors import one_line_errors, str2bool
-from espnet_adastride.recipe.statistics import finish
+from espnet_adastride.errors import one_line_errors
+from espnet_adastride.options import str2bool
+from espnet_adastride.recipe.feature_statistics import finish
 
 
 def get_parser():

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.bin.stage_stamp import add_rerun_option, check
-from espnet_adastride.recipe.datadir import (
+from espnet_adastride.corpora.datadir import (
     TABLES,
     audio_files,
     format_data_dir,
     parse_rate,
 )
-from espnet_adastride.recipe.errors import one_line_errors
-from espnet_adastride.recipe.numbers import whole
+from espnet_adastride.errors import one_line_errors
+from espnet_adastride.options import whole
 from espnet_adastride.recipe.stamps import Stamp, fingerprint, hash_listing
 
 MADE = (*TABLES, "spk2utt", "utt2num_samples", "feats_type")

@@ -2,9 +2,9 @@
 """Stage 12, last step: join the jobs' hypotheses; print their real-time factor."""
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.recipe.datadir import parse_rate
+from espnet_adastride.corpora.datadir import parse_rate
+from espnet_adastride.errors import one_line_errors
 from espnet_adastride.recipe.decoding import join_decoded
-from espnet_adastride.recipe.errors import one_line_errors
 
 
 def get_parser():

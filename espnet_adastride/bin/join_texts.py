@@ -6,8 +6,8 @@ Files are UTF-8; a byte order mark, CR LF and a tab behind the id are accepted.
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.corpora.kaldi import read_lines, split_line
-from espnet_adastride.recipe.errors import RecipeError, one_line_errors
-from espnet_adastride.recipe.files import write_text
+from espnet_adastride.errors import RecipeError, one_line_errors
+from espnet_adastride.files import write_text
 
 
 def get_parser():

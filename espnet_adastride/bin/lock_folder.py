@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.recipe.errors import one_line_errors, str2bool
-from espnet_adastride.recipe.lock import lock
+from espnet_adastride.errors import one_line_errors
+from espnet_adastride.files import lock
+from espnet_adastride.options import str2bool
 
 
 def get_parser():

@@ -12,14 +12,13 @@ import argparse
 import os
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.espeak import EspeakError
-from espnet_adastride.mini_espeak import (
+from espnet_adastride.corpora.mini_espeak import (
     DEFAULT_LM_SENTENCES,
     DEFAULT_MINUTES,
-    MiniEspeakError,
     build_corpus,
 )
-from espnet_adastride.recipe.numbers import real, whole
+from espnet_adastride.errors import EspeakError, MiniEspeakError
+from espnet_adastride.options import real, whole
 
 
 def get_parser() -> argparse.ArgumentParser:

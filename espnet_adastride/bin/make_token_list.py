@@ -5,10 +5,10 @@ from pathlib import Path
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.bin.stage_stamp import add_rerun_option, check
-from espnet_adastride.recipe.errors import one_line_errors
-from espnet_adastride.recipe.numbers import real, whole
+from espnet_adastride.corpora.tokens import make_token_list, unseen_characters
+from espnet_adastride.errors import one_line_errors
+from espnet_adastride.options import real, whole
 from espnet_adastride.recipe.stamps import Stamp, fingerprint
-from espnet_adastride.recipe.tokens import make_token_list, unseen_characters
 
 
 def get_parser():

@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.recipe.errors import RecipeError, one_line_errors
-from espnet_adastride.recipe.files import write_text
+from espnet_adastride.errors import RecipeError, one_line_errors
+from espnet_adastride.files import write_text
 
 
 def get_parser():
@@ -47,9 +47,8 @@ def main(cmd=None):
     if args.work_dir:
         os.chdir(args.work_dir)
     import espnet_adastride.plugin  # noqa: F401  (registers the words of input_layer)
+    from espnet_adastride.errors import NotPlanned, PluginError
     from espnet_adastride.experiments.measure import measure
-    from espnet_adastride.plugin.errors import PluginError
-    from espnet_adastride.plugin.planning import NotPlanned
     from espnet_adastride.plugin.trained import find_files
 
     try:

@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from espnet_adastride.recipe.errors import RecipeError
-from espnet_adastride.recipe.numbers import real
+from espnet_adastride.config import read_config
+from espnet_adastride.errors import RecipeError
+from espnet_adastride.options import real
 from espnet_adastride.recipe.quiet import quiet_imports
-from espnet_adastride.recipe.training import read_config
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +62,7 @@ def load_transcriber(args: argparse.Namespace, **options):
     try:
         # ESPnet takes seconds to import: what can be told without has been
         with quiet_imports():
-            from espnet_adastride.plugin.errors import PluginError
+            from espnet_adastride.errors import PluginError
             from espnet_adastride.transcribe import Transcriber
         try:
             return Transcriber(

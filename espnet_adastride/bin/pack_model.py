@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Dict, List
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.corpora.features import RECORD_NAME, UpstreamError, read_record
-from espnet_adastride.recipe.archive import check_weights
-from espnet_adastride.recipe.errors import RecipeError, one_line_errors
-from espnet_adastride.recipe.files import write_text
-from espnet_adastride.recipe.lengths import LENGTHS_NAME, find_lengths, write_lengths
+from espnet_adastride.config import read_config
+from espnet_adastride.corpora.features import RECORD_NAME, read_record
+from espnet_adastride.corpora.lengths import LENGTHS_NAME, find_lengths, write_lengths
+from espnet_adastride.errors import RecipeError, UpstreamError, one_line_errors
+from espnet_adastride.evaluation.plan import short_count
+from espnet_adastride.files import write_text
+from espnet_adastride.networks.unpacking import check_weights
 from espnet_adastride.recipe.model_card import model_card
-from espnet_adastride.recipe.plan import short_count
-from espnet_adastride.recipe.training import read_config
 
 CONFIGS = ("asr_train_config", "lm_train_config")
 WEIGHTS = ("asr_model_file", "lm_file")
@@ -219,7 +219,7 @@ def main(cmd=None):
     args = get_parser().parse_args(cmd)
     named = named_files(args)  # before what takes seconds to import
     import espnet_adastride.plugin  # noqa: F401  (registers the words of input_layer)
-    from espnet_adastride.plugin.errors import PluginError
+    from espnet_adastride.errors import PluginError
 
     try:
         print(pack_model(args, named))

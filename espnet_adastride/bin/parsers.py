@@ -8,8 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from espnet_adastride.errors import nearest
 from espnet_adastride.version import __version__
-from espnet_adastride.words import nearest
 
 
 def called_program(name: str) -> str:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.bin.stage_stamp import add_rerun_option, check
-from espnet_adastride.recipe.datadir import TABLES, audio_files
-from espnet_adastride.recipe.errors import one_line_errors
-from espnet_adastride.recipe.numbers import whole
-from espnet_adastride.recipe.perturb import RECORD, parse_factors, perturb_data_dir
+from espnet_adastride.corpora.datadir import TABLES, audio_files
+from espnet_adastride.corpora.perturb import RECORD, parse_factors, perturb_data_dir
+from espnet_adastride.errors import one_line_errors
+from espnet_adastride.options import whole
 from espnet_adastride.recipe.stamps import Stamp, fingerprint, hash_listing
 
 

@@ -19,8 +19,8 @@ import argparse
 import logging
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.recipe.errors import RecipeError, one_line_errors
-from espnet_adastride.recipe.numbers import real, whole
+from espnet_adastride.errors import RecipeError, one_line_errors
+from espnet_adastride.options import real, whole
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -64,9 +64,9 @@ def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
         NotPlanned, UnknownTimesError: its lengths are not known here.
         PluginError: a wrong word in the configuration.
     """
+    from espnet_adastride.evaluation import plan
     from espnet_adastride.plugin import planning
     from espnet_adastride.plugin.espnet import asr_task
-    from espnet_adastride.recipe import plan
 
     if not 0 <= own.max_unalignable <= 1:
         raise RecipeError(
@@ -141,10 +141,9 @@ def main(cmd=None):
     """Run the command: print the page, or one line that says why not."""
     own, rest = get_parser().parse_known_args(cmd)
     import espnet_adastride.plugin  # noqa: F401  (registers the words of input_layer)
-    from espnet_adastride.plugin.errors import PluginError, UnknownTimesError
+    from espnet_adastride.errors import NotPlanned, PluginError, UnknownTimesError
+    from espnet_adastride.evaluation.plan import write_plan
     from espnet_adastride.plugin.espnet import asr_task
-    from espnet_adastride.plugin.planning import NotPlanned
-    from espnet_adastride.recipe.plan import write_plan
 
     args = asr_task.ASRTask.get_parser().parse_args(rest)
     logging.basicConfig(level="WARNING")

@@ -27,19 +27,21 @@ import sys
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from espnet_adastride.audio import AudioError, audio_info, read_audio, shown
 from espnet_adastride.bin.model_options import (
     add_model_options,
     add_segment_option,
     load_transcriber,
 )
 from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.corpus import DataError, atomic_open, read_scp, shorten
-from espnet_adastride.recipe.errors import RecipeError
-from espnet_adastride.recipe.numbers import real
-from espnet_adastride.times import AlignmentError, Timed
-from espnet_adastride.transcripts import read_reference, read_textgrid
-from espnet_adastride.words import nearest as nearest_word
+from espnet_adastride.corpora.audio import audio_info
+from espnet_adastride.corpora.kaldi import atomic_open, read_scp, shorten
+from espnet_adastride.corpora.recordings import read_audio
+from espnet_adastride.errors import AlignmentError, AudioError, DataError, RecipeError
+from espnet_adastride.errors import nearest as nearest_word
+from espnet_adastride.files import shown
+from espnet_adastride.options import real
+from espnet_adastride.timing.ctc import Timed
+from espnet_adastride.timing.transcripts import read_reference, read_textgrid
 
 NAME = "adastride-plot"
 #: seconds; the utterance nearest to it is drawn
@@ -66,7 +68,7 @@ class Reference(NamedTuple):
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
-    from espnet_adastride.plotting import SPEECH_THRESHOLD_DB
+    from espnet_adastride.report.utterance import SPEECH_THRESHOLD_DB
 
     parser = Parser(
         prog=NAME,
@@ -246,8 +248,8 @@ def analyse(
     Raises:
         DataError: if the recording does not suit the model.
     """
-    from espnet_adastride.plotting import StridePicture
-    from espnet_adastride.plugin.errors import UnknownTimesError
+    from espnet_adastride.errors import UnknownTimesError
+    from espnet_adastride.report.utterance import StridePicture
 
     trained = transcriber.trained
     wave = load_wave(recording, trained.rate)
@@ -296,7 +298,7 @@ def analyse(
 
 def draw_utterance(args: argparse.Namespace) -> List[str]:
     """Draw one utterance; return what is to be printed."""
-    from espnet_adastride.plotting import plot_strides, summary
+    from espnet_adastride.report.utterance import plot_strides, summary
 
     recording = choose(args)
     if not recording.audio.endswith("|") and not Path(recording.audio).exists():
@@ -316,9 +318,9 @@ def collect(
     threshold: float,
 ):
     """Return the StrideStatistics of recordings, and (id, reason) of those left out."""
-    from espnet_adastride.plotting import energy_db, frame_edges, is_speech
-    from espnet_adastride.plugin.errors import UnknownTimesError
-    from espnet_adastride.stride_statistics import StrideStatistics
+    from espnet_adastride.errors import UnknownTimesError
+    from espnet_adastride.evaluation.stride_statistics import StrideStatistics
+    from espnet_adastride.report.utterance import energy_db, frame_edges, is_speech
 
     trained = transcriber.trained
     source = (
@@ -359,7 +361,7 @@ def collect(
 
 def draw_corpus(args: argparse.Namespace) -> List[str]:
     """Draw a corpus; return what is to be printed."""
-    from espnet_adastride.charts import corpus_lines, plot_corpus
+    from espnet_adastride.report.charts import corpus_lines, plot_corpus
 
     if args.utterances < 0:
         raise DataError(f"--utterances {args.utterances}: give a number, or 0 for all")
@@ -399,8 +401,8 @@ def draw_corpus(args: argparse.Namespace) -> List[str]:
 
 def draw_training(args: argparse.Namespace) -> List[str]:
     """Draw trainings; return what is to be printed."""
-    from espnet_adastride.charts import plot_training
-    from espnet_adastride.recipe.learning import curves, read_epochs
+    from espnet_adastride.evaluation.learning_curves import curves, read_epochs
+    from espnet_adastride.report.charts import plot_training
 
     runs, lines = {}, []
     for folder in map(Path, args.experiments):
@@ -442,12 +444,12 @@ def save(figure, output: str, title: str, lines: Sequence[str], sound=None) -> N
         lines: of text below the picture.
         sound: (samples, rate) to listen to, or None.
     """
-    from espnet_adastride.plotting import save_figure
+    from espnet_adastride.report.utterance import save_figure
 
     if Path(output).suffix.lower() != ".html":
         save_figure(figure, output)
         return
-    from espnet_adastride.pages import data_uri, encode_audio, render
+    from espnet_adastride.report.pages import data_uri, encode_audio, render
 
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150)

@@ -19,17 +19,13 @@ import re
 from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 
-from espnet_adastride.audio import shown
 from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.corpora.kaldi import DataError
+from espnet_adastride.corpora.datadir import parse_rate
 from espnet_adastride.corpora.layouts import COLUMNS, Source, read_source
 from espnet_adastride.corpora.own import PARTS, Options, prepare
-from espnet_adastride.recipe.datadir import parse_rate
-from espnet_adastride.recipe.errors import (
-    RecipeError,
-    describe_disk_error,
-    str2bool,
-)
+from espnet_adastride.errors import DataError, RecipeError, describe_disk_error
+from espnet_adastride.files import shown
+from espnet_adastride.options import str2bool
 
 NAME = "adastride-prepare"
 

@@ -13,9 +13,9 @@ import argparse
 import time
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.corpus import DataError
-from espnet_adastride.digits import build_digits, find_recordings, plan_digits
-from espnet_adastride.recipe.numbers import real, whole
+from espnet_adastride.corpora.digits import build_digits, find_recordings, plan_digits
+from espnet_adastride.errors import DataError
+from espnet_adastride.options import real, whole
 
 
 def get_parser() -> argparse.ArgumentParser:

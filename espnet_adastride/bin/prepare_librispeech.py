@@ -14,15 +14,14 @@ import time
 from pathlib import Path
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.corpus import (
-    DataError,
+from espnet_adastride.corpora.kaldi import shorten, write_data_dir
+from espnet_adastride.corpora.librispeech import (
     find_librispeech,
     scan_librispeech,
-    shorten,
     summarise,
-    write_data_dir,
 )
-from espnet_adastride.recipe.numbers import whole
+from espnet_adastride.errors import DataError
+from espnet_adastride.options import whole
 
 
 def prepare_librispeech(

@@ -25,18 +25,18 @@ from pathlib import Path
 
 import torch
 
-from espnet_adastride.audio import AudioError, read_audio
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.comparison import utterance_errors
-from espnet_adastride.plotting import save_figure
-from espnet_adastride.rates import Point, format_table, plot_rates
-from espnet_adastride.recipe.datadir import read_table
-from espnet_adastride.recipe.errors import RecipeError, one_line_errors
-from espnet_adastride.recipe.files import write_text
+from espnet_adastride.corpora.datadir import read_table
+from espnet_adastride.corpora.recordings import read_audio
+from espnet_adastride.errors import AudioError, RecipeError, one_line_errors
+from espnet_adastride.evaluation.comparison import utterance_errors
+from espnet_adastride.evaluation.scoring import words
+from espnet_adastride.experiments.rate_curves import Point, format_table, plot_rates
+from espnet_adastride.files import write_text
 from espnet_adastride.recipe.quiet import quiet_imports
 from espnet_adastride.recipe.stamps import fingerprint
-from espnet_adastride.scoring import words
-from espnet_adastride.times import path_spans
+from espnet_adastride.report.utterance import save_figure
+from espnet_adastride.timing.ctc import path_spans
 
 
 def get_parser():
@@ -137,7 +137,7 @@ def measure(name, path, strides, audio, texts, args, prefix):
         prefix: of the points' files.
     """
     with quiet_imports():
-        from espnet_adastride.plugin.errors import PluginError
+        from espnet_adastride.errors import PluginError
         from espnet_adastride.plugin.trained import TrainedModel
 
     try:

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import List, Tuple
 
 from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.corpus import DataError, atomic_open
-from espnet_adastride.recipe.numbers import real, whole
+from espnet_adastride.corpora.kaldi import atomic_open
+from espnet_adastride.errors import DataError
+from espnet_adastride.options import real, whole
 from espnet_adastride.version import __version__
 
 NAME = "adastride-report"
@@ -81,7 +82,7 @@ class Pictures:
         self.seconds = seconds
 
     def __call__(self, experiment, systems, find) -> Tuple[List[dict], List[str]]:
-        """Return pictures and notes, for :func:`espnet_adastride.report.make_report`.
+        """Return pictures and notes, for ``report.experiments.make_report``.
 
         What hinders the pictures of one experiment is a note: the rest of the report
         does not need them.
@@ -95,7 +96,7 @@ class Pictures:
             note = f"{name}: no pictures of strides: the recordings were not found."
             return [], [note]
         from espnet_adastride.bin import plot
-        from espnet_adastride.report import worst_of
+        from espnet_adastride.report.experiments import worst_of
 
         try:
             if not _adaptive(experiment.folder):
@@ -126,8 +127,8 @@ class Pictures:
         return drawn, []
 
     def _draw(self, plot, transcriber, experiment, decoded, waves, key, why) -> dict:
-        from espnet_adastride.pages import data_uri, encode_audio
-        from espnet_adastride.plotting import (
+        from espnet_adastride.report.pages import data_uri, encode_audio
+        from espnet_adastride.report.utterance import (
             SPEECH_THRESHOLD_DB,
             plot_strides,
             summary,
@@ -178,7 +179,7 @@ def report(args: argparse.Namespace) -> Path:
     output = Path(args.output or Path(args.experiments[0]) / "report.html")
     if output.suffix.lower() not in (".html", ".htm"):
         raise DataError(f"--output {output}: the name must end in .html")
-    from espnet_adastride.report import make_report, read_experiment
+    from espnet_adastride.report.experiments import make_report, read_experiment
 
     paths = list(dict.fromkeys(Path(e).resolve() for e in args.experiments))
     shown = {Path(e).resolve(): e for e in args.experiments}

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import List
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.corpus import DataError, shorten
+from espnet_adastride.corpora.kaldi import shorten
+from espnet_adastride.errors import DataError, RecipeError, one_line_errors
 from espnet_adastride.experiments.definition import ROOT, read_experiment
 from espnet_adastride.experiments.records import read_records, split_records
-from espnet_adastride.recipe.errors import RecipeError, one_line_errors
-from espnet_adastride.recipe.files import PathLike, write_text
-from espnet_adastride.recipe.numbers import whole
+from espnet_adastride.files import PathLike, write_text
+from espnet_adastride.options import whole
 
 RECORDS = ROOT / "results" / "records"
 DEFINITIONS = ROOT / "conf" / "experiments"
@@ -52,7 +52,7 @@ def write_results(
     """
     from espnet_adastride.experiments.runs import missing_runs
     from espnet_adastride.experiments.tables import plot_page, write_page
-    from espnet_adastride.plotting import save_figure
+    from espnet_adastride.report.utterance import save_figure
 
     experiment = read_experiment(definition)
     found = read_records(Path(records) / experiment.name)

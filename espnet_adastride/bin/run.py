@@ -39,11 +39,11 @@ if not ASKS_FOR_HELP:
     from torch import distributed
 
     import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
-    from espnet_adastride import atomic_save
-    from espnet_adastride.plugin.errors import PluginError
+    from espnet_adastride.errors import PluginError
+    from espnet_adastride.networks import saving
 
     # ESPnet overwrites checkpoint.pth in place: killed in the middle, it would be lost
-    atomic_save.install()
+    saving.install()
 
 
 def get_parser():

@@ -17,8 +17,11 @@ import time
 from pathlib import Path
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.errors import RecipeError, one_line_errors
+from espnet_adastride.evaluation.logs import TrainingLog
+from espnet_adastride.options import real, str2bool, whole
+from espnet_adastride.progress import format_span
 from espnet_adastride.recipe.decoding import count_decoded
-from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
 from espnet_adastride.recipe.jobs import (
     Interrupted,
     Job,
@@ -26,8 +29,6 @@ from espnet_adastride.recipe.jobs import (
     rotate,
     run_jobs,
 )
-from espnet_adastride.recipe.logs import TrainingLog, format_span
-from espnet_adastride.recipe.numbers import real, whole
 
 
 def get_parser():

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import List, Sequence, Set
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.corpus import DataError, read_text
-from espnet_adastride.espeak import EspeakError, Voice, synthesise
+from espnet_adastride.corpora.espeak import Voice, synthesise
+from espnet_adastride.corpora.kaldi import read_text
+from espnet_adastride.errors import DataError, EspeakError
 
 NAME = "say"
 RATE = 16000

@@ -13,8 +13,9 @@ utterance's alignment. The second writes ``RESULTS.md`` with ESPnet's tables.
 import argparse
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.corpus import DataError, shorten
-from espnet_adastride.scoring import MARKER, score, write_results
+from espnet_adastride.corpora.kaldi import shorten
+from espnet_adastride.errors import DataError
+from espnet_adastride.evaluation.scoring import MARKER, score, write_results
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -15,8 +15,9 @@ import json
 from pathlib import Path
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.corpus import DataError, atomic_open, shorten
-from espnet_adastride.transcripts import (
+from espnet_adastride.corpora.kaldi import atomic_open, shorten
+from espnet_adastride.errors import DataError
+from espnet_adastride.timing.transcripts import (
     compare_times,
     read_ctm,
     read_reference,

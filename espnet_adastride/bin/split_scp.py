@@ -2,9 +2,9 @@
 """Split a set's keys into near-equal lists for parallel jobs; print their number."""
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.recipe.datadir import read_table, split_keys, write_table
-from espnet_adastride.recipe.errors import one_line_errors
-from espnet_adastride.recipe.numbers import whole
+from espnet_adastride.corpora.datadir import read_table, split_keys, write_table
+from espnet_adastride.errors import one_line_errors
+from espnet_adastride.options import whole
 
 
 def get_parser():

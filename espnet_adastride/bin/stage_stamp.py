@@ -16,8 +16,9 @@ import subprocess
 import sys
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
-from espnet_adastride.recipe.files import write_text
+from espnet_adastride.errors import RecipeError, one_line_errors
+from espnet_adastride.files import write_text
+from espnet_adastride.options import str2bool
 from espnet_adastride.recipe.jobs import signals_handled_by
 from espnet_adastride.recipe.stamps import Stamp, fingerprint
 

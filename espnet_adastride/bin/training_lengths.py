@@ -12,13 +12,13 @@ makes ``training_lengths.yaml`` there, by which recordings are cut later
 from pathlib import Path
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.recipe.datadir import parse_rate
-from espnet_adastride.recipe.errors import RecipeError, one_line_errors
-from espnet_adastride.recipe.lengths import (
+from espnet_adastride.corpora.datadir import parse_rate
+from espnet_adastride.corpora.lengths import (
     LENGTHS_NAME,
     measure_lengths,
     write_lengths,
 )
+from espnet_adastride.errors import RecipeError, one_line_errors
 
 
 def get_parser():
@@ -42,7 +42,8 @@ def main(cmd=None):
     args = get_parser().parse_args(cmd)
     per_second = float(parse_rate(args.fs))
     if args.upstream:
-        from espnet_adastride.corpora.features import UpstreamError, read_record
+        from espnet_adastride.corpora.features import read_record
+        from espnet_adastride.errors import UpstreamError
 
         try:
             per_second = 1.0 / read_record(args.upstream).step

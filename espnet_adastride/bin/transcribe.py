@@ -21,32 +21,26 @@ import time
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence, Tuple
 
-from espnet_adastride.audio import (
-    AUDIO_SUFFIXES,
+from espnet_adastride.bin.model_options import add_model_options, load_transcriber
+from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.corpora.audio import quick_seconds
+from espnet_adastride.corpora.kaldi import atomic_open
+from espnet_adastride.corpora.recordings import (
     STDIN,
-    AudioError,
     Source,
     describe_unread,
     find_media,
-    quick_seconds,
     read_audio,
-    shown,
 )
-from espnet_adastride.bin.model_options import add_model_options, load_transcriber
-from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.corpus import atomic_open
-from espnet_adastride.recipe.errors import RecipeError, str2bool
-from espnet_adastride.recipe.numbers import real
+from espnet_adastride.errors import AudioError, RecipeError, UsageError
+from espnet_adastride.files import AUDIO_SUFFIXES, shown
+from espnet_adastride.options import real, str2bool
 from espnet_adastride.recipe.sources import Sources
-from espnet_adastride.transcripts import FORMATS, Transcript, to_dict
+from espnet_adastride.timing.transcripts import FORMATS, Transcript, to_dict
 
 NAME = "adastride-transcribe"
 BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s, {remaining} left{postfix}"
 BAR_WITHOUT_END = "{n:.0f} s, {elapsed}{postfix}"
-
-
-class UsageError(Exception):
-    """Options or arguments that do not fit together; one line."""
 
 
 class Job(NamedTuple):
@@ -248,7 +242,7 @@ def transcribe(args: argparse.Namespace) -> int:
         )
     except RecipeError as error:
         raise UsageError(str(error)) from None
-    from espnet_adastride.plugin.errors import UnknownTimesError
+    from espnet_adastride.errors import UnknownTimesError
 
     terminal = sys.stderr.isatty()
     total = sum(quick_seconds(j.source.path) for j in todo if j.source.path != STDIN)

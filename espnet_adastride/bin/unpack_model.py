@@ -9,8 +9,8 @@ and the folder is then not made.
 """
 
 from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.recipe.archive import unpack
-from espnet_adastride.recipe.errors import one_line_errors
+from espnet_adastride.errors import one_line_errors
+from espnet_adastride.networks.unpacking import unpack
 
 
 def get_parser():

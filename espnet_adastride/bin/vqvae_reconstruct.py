@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 
-from espnet_adastride.audio import AudioError, describe_unread, find_media, shown
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.recipe.errors import RecipeError, one_line_errors
-from espnet_adastride.recipe.files import write_text
+from espnet_adastride.corpora.recordings import describe_unread, find_media
+from espnet_adastride.corpora.unlabelled import Recording, cut_recording
+from espnet_adastride.errors import AudioError, RecipeError, one_line_errors
+from espnet_adastride.files import shown, write_text
 from espnet_adastride.recipe.quiet import quiet_imports
-from espnet_adastride.vqvae.recordings import Recording, cut_recording
 
 
 def get_parser():
@@ -51,10 +51,10 @@ def main(cmd=None):
     if not sources:
         raise RecipeError(f"{' '.join(args.recordings)}: no recordings in it")
     with quiet_imports():
-        from espnet_adastride.plugin.errors import PluginError
+        from espnet_adastride.errors import PluginError
+        from espnet_adastride.evaluation.vqvae import measure
         from espnet_adastride.plugin.vqvae_task import load_vqvae
-        from espnet_adastride.vqvae.listening import listen
-        from espnet_adastride.vqvae.measures import measure
+        from espnet_adastride.report.listening import listen
     try:
         model = load_vqvae(args.model, args.model_file)
     except PluginError as error:

@@ -14,12 +14,12 @@ All options of ESPnet's trainer; ``bin/compare_vqvae.py`` does all steps.
 import importlib.util
 import sys
 
-from espnet_adastride import atomic_save
 from espnet_adastride.extras import describe_missing
+from espnet_adastride.networks import saving
 from espnet_adastride.version import __version__
 
 # at the top, because children of mp.spawn import this module and nothing else
-atomic_save.install()
+saving.install()
 
 
 def get_parser():
@@ -39,7 +39,7 @@ def main(cmd=None):
         print(f"{__doc__.strip()}\n\nIts options are ESPnet's.")
         print(describe_missing("espnet2"))
         return
-    from espnet_adastride.plugin.errors import PluginError
+    from espnet_adastride.errors import PluginError
     from espnet_adastride.plugin.vqvae_task import VQVAETask
 
     try:

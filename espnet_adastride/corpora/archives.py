@@ -18,12 +18,10 @@ from typing import BinaryIO, Dict, Tuple, Union
 
 import numpy as np
 
+from espnet_adastride.errors import ArchiveError
+
 PathLike = Union[str, Path]
 STEPS = 65535
-
-
-class ArchiveError(ValueError):
-    """An archive that cannot be read; one line."""
 
 
 def write_matrix(file: BinaryIO, key: str, matrix: np.ndarray) -> int:

@@ -31,15 +31,12 @@ from typing import (
 
 import numpy as np
 
+from espnet_adastride.errors import AudioError
+from espnet_adastride.files import shown
+
 Source = Union[str, Path, bytes]
 Say = Callable[[str], None]
 
-#: suffixes of audio, and of films that have a sound track; taken from folders
-AUDIO_SUFFIXES = frozenset(
-    ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .nist "
-    ".sph .m4a .m4b .mp4 .m4v .mkv .mka .webm .mov .aac .wma .wmv .asf .amr .3gp .3g2 "
-    ".avi .flv .mp2 .mpg .mpeg .ac3 .ape .wv .tta .ogv .ra .rm .dss".split()
-)
 #: media that nothing here reads: protected, MIDI, or parts of files
 UNREAD_SUFFIXES = frozenset(".aax .aa .m4p .mid .midi .ds2".split())
 #: first bytes of Ogg, FLAC, ID3 (MP3), Matroska and WebM, ASF (WMA), AMR, AU, CAF
@@ -56,10 +53,6 @@ BAD_PACKETS = 0.02
 #: containers whose header holds a duration that was measured, not guessed
 MEASURED = {"mov", "mp4", "matroska", "webm", "asf", "avi"}
 EXTRA = "install PyAV: pip install av, or this package's extra [audio]"
-
-
-class AudioError(ValueError):
-    """A recording that cannot be used; one line that names it and the fix."""
 
 
 class AudioInfo(NamedTuple):
@@ -85,11 +78,6 @@ class AudioInfo(NamedTuple):
     def seconds(self) -> float:
         """Duration."""
         return self.samples / self.rate
-
-
-def shown(path) -> str:
-    """Return a path as it can be printed: bytes that are not UTF-8 are escaped."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def is_media(path) -> bool:

@@ -30,6 +30,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 import numpy as np
 import yaml
 
+from espnet_adastride.errors import UpstreamError
 from espnet_adastride.timing.convolutions import Convolution, FrameRule, stack
 
 PathLike = Union[str, Path]
@@ -47,10 +48,6 @@ WHISPER_RATE = 16000
 WHISPER_FFT = 400
 WHISPER_HOP = 160
 WHISPER_PIECE = 30 * WHISPER_RATE
-
-
-class UpstreamError(ValueError):
-    """An upstream that is missing, or does not suit; one line with the fix."""
 
 
 # ---------------------------------------------------------------- what is kept

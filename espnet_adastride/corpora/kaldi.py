@@ -23,15 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
 
-from espnet_adastride.files import written_whole
+from espnet_adastride.errors import DataError
+from espnet_adastride.files import read_utf8, written_whole
 
 PathLike = Union[str, Path]
 
 LEFT_OUT = "left out of the data directory"
-
-
-class DataError(ValueError):
-    """Bad input; the message names the culprit and the fix in one line."""
 
 
 @dataclass(frozen=True)
@@ -181,34 +178,6 @@ def write_excluded(path: PathLike, excluded: Sequence[Excluded]) -> None:
 
 
 # --------------------------------------------------------------------------- reading
-
-
-def read_utf8(path: PathLike, error: type = DataError) -> str:
-    """Return a text file's content, without a byte order mark, lines ending in LF.
-
-    Args:
-        path: The file.
-        error: Class of what is raised.
-
-    Raises:
-        error: No such file, it cannot be read, or it is not UTF-8; the message names
-            the file and the line.
-    """
-    try:
-        content = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise error(f"{path}: no such file") from None
-    except OSError as e:
-        raise error(f"{path}: cannot be read ({e.strerror})") from None
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        line = content.count(b"\n", 0, e.start) + 1
-        raise error(
-            f"{path}:{line}: not UTF-8; convert the file, e.g. from Latin-1: "
-            f"iconv -f latin1 -t utf-8 FILE > NEW"
-        ) from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_lines(path: PathLike, error: type = DataError) -> List[str]:

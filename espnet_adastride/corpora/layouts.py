@@ -25,13 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from espnet_adastride.audio import (
-    AUDIO_SUFFIXES,
-    describe_unread,
-    find_media,
-    shown,
-)
-from espnet_adastride.corpora.kaldi import DataError, read_lines, shorten, split_line
+from espnet_adastride.corpora.kaldi import read_lines, shorten, split_line
+from espnet_adastride.corpora.recordings import describe_unread, find_media
+from espnet_adastride.errors import DataError
+from espnet_adastride.files import AUDIO_SUFFIXES, shown
 
 #: what is looked for in the header of a table, by role; the first word is ours, the
 #: others are those of Hugging Face, Common Voice, NeMo and DeepSpeech

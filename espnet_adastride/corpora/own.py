@@ -27,15 +27,8 @@ from urllib.parse import quote
 
 from tqdm import tqdm
 
-from espnet_adastride.audio import (
-    AudioError,
-    AudioInfo,
-    audio_info,
-)
-from espnet_adastride.audio import prepare as mix_down
-from espnet_adastride.audio import read_audio, read_samples, shown
+from espnet_adastride.corpora.audio import AudioInfo, audio_info, read_samples
 from espnet_adastride.corpora.kaldi import (
-    DataError,
     Excluded,
     PathLike,
     Utterance,
@@ -46,7 +39,10 @@ from espnet_adastride.corpora.kaldi import (
     write_excluded,
 )
 from espnet_adastride.corpora.layouts import Problem, Row, Source, locate
-from espnet_adastride.files import fresh_dir, replace_dir, write_flac
+from espnet_adastride.corpora.recordings import prepare as mix_down
+from espnet_adastride.corpora.recordings import read_audio
+from espnet_adastride.errors import AudioError, DataError
+from espnet_adastride.files import fresh_dir, replace_dir, shown, write_flac
 
 PARTS = ("train", "valid", "test")
 RECORD = "prepared.json"

@@ -21,7 +21,7 @@ from espnet_adastride.downsampling.pooling import AvgPool, MaxPool
 from espnet_adastride.downsampling.random_strides import RandomStrides
 from espnet_adastride.downsampling.soft import AdaPool, SoftPool
 from espnet_adastride.downsampling.spectral import DiffStride, SpectralPool
-from espnet_adastride.words import unknown_word
+from espnet_adastride.errors import unknown_word
 
 DOWNSAMPLERS: Dict[str, Type[Downsampler]] = {}
 

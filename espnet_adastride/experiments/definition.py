@@ -25,16 +25,15 @@ from typing import Any, Dict, List
 
 import yaml
 
-from espnet_adastride.corpora.kaldi import read_utf8
-from espnet_adastride.recipe.errors import RecipeError
-from espnet_adastride.recipe.files import PathLike
-from espnet_adastride.recipe.grid import (
+from espnet_adastride.errors import RecipeError
+from espnet_adastride.experiments.grid import (
     Run,
     System,
     make_runs,
     method_system,
     read_variant,
 )
+from espnet_adastride.files import PathLike, read_utf8
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,19 +11,15 @@ from typing import Any, Dict, Optional, Tuple
 
 import torch
 
-from espnet_adastride.corpora.features import (
-    RECORD_NAME,
-    UpstreamError,
-    read_record,
-    rebuild_upstream,
-)
-from espnet_adastride.macs import macs_by_module
+from espnet_adastride.corpora.datadir import read_table
+from espnet_adastride.corpora.features import RECORD_NAME, read_record, rebuild_upstream
+from espnet_adastride.errors import UpstreamError
+from espnet_adastride.files import PathLike
+from espnet_adastride.networks.macs import macs_by_module
 from espnet_adastride.plugin.espnet import asr_task
 from espnet_adastride.plugin.greedy import main_frames
 from espnet_adastride.plugin.planning import ModelLengths, Texts, sampling_rate
-from espnet_adastride.recipe.datadir import read_table
-from espnet_adastride.recipe.files import PathLike
-from espnet_adastride.times import needed_frames
+from espnet_adastride.timing.ctc import needed_frames
 
 SECONDS = 12.8
 PASSES = 10

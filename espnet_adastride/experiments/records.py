@@ -26,12 +26,11 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from espnet_adastride.corpus import DataError
+from espnet_adastride.errors import DataError, RecipeError
+from espnet_adastride.evaluation.scoring import align, characters, check_ids, words
 from espnet_adastride.experiments.definition import ROOT, Experiment
-from espnet_adastride.recipe.errors import RecipeError
-from espnet_adastride.recipe.files import PathLike, written_whole
-from espnet_adastride.recipe.grid import Run
-from espnet_adastride.scoring import align, characters, check_ids, words
+from espnet_adastride.experiments.grid import Run
+from espnet_adastride.files import PathLike, written_whole
 
 FORMAT = 1
 #: options of a training that name files, or do not bear on the result

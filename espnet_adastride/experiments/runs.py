@@ -11,9 +11,18 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import yaml
 
+from espnet_adastride.corpora.datadir import parse_rate, read_table
 from espnet_adastride.corpora.features import RECORD_NAME
-from espnet_adastride.corpus import read_text
+from espnet_adastride.corpora.kaldi import read_text
+from espnet_adastride.errors import RecipeError
+from espnet_adastride.evaluation.learning_curves import (
+    curves,
+    read_epochs,
+    training_seconds,
+)
+from espnet_adastride.evaluation.scoring import percent
 from espnet_adastride.experiments.definition import Experiment
+from espnet_adastride.experiments.grid import Grid, Run
 from espnet_adastride.experiments.records import (
     Record,
     SetScores,
@@ -26,13 +35,8 @@ from espnet_adastride.experiments.records import (
     split_records,
     write_record,
 )
-from espnet_adastride.recipe.datadir import parse_rate, read_table
-from espnet_adastride.recipe.errors import RecipeError
-from espnet_adastride.recipe.files import PathLike
-from espnet_adastride.recipe.grid import Grid, Run
+from espnet_adastride.files import PathLike
 from espnet_adastride.recipe.jobs import Job, run_jobs
-from espnet_adastride.recipe.learning import curves, read_epochs, training_seconds
-from espnet_adastride.scoring import percent
 
 
 class RecordedGrid(Grid):

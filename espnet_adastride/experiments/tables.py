@@ -1,7 +1,7 @@
 """Every table and picture of an experiment, from its records alone.
 
 The tests (paired bootstrap over speakers, Holm, Welch) are those of
-espnet_adastride/comparison.py.
+espnet_adastride/evaluation/comparison.py.
 """
 
 from collections import Counter
@@ -11,7 +11,8 @@ from typing import Dict, List, Sequence, Tuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from espnet_adastride.comparison import (
+from espnet_adastride.corpora.kaldi import shorten
+from espnet_adastride.evaluation.comparison import (
     Bootstrap,
     Reference,
     Result,
@@ -20,7 +21,6 @@ from espnet_adastride.comparison import (
     format_p,
     holm,
 )
-from espnet_adastride.corpus import shorten
 from espnet_adastride.experiments.definition import Experiment
 from espnet_adastride.experiments.records import (
     Record,
@@ -29,7 +29,7 @@ from espnet_adastride.experiments.records import (
     split_records,
 )
 from espnet_adastride.experiments.runs import missing_runs
-from espnet_adastride.figures import drawing, line_style
+from espnet_adastride.report.style import drawing, line_style
 
 STATS = ("stride", "largest_jump", "empty_slots")
 TERCILES = ("slow", "middle", "fast")

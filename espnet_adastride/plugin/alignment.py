@@ -16,7 +16,7 @@ from typing import Optional
 
 import numpy as np
 
-from espnet_adastride.plugin.errors import ConfigurationError, UnknownTimesError
+from espnet_adastride.errors import ConfigurationError, UnknownTimesError
 from espnet_adastride.plugin.frame_times import frame_times
 from espnet_adastride.plugin.frontends import model_frames, why_unknown
 from espnet_adastride.plugin.imports import after_import

@@ -9,9 +9,8 @@ import inspect
 from typing import Any, Dict, Optional
 
 from espnet_adastride.downsampling import available_downsamplers
-from espnet_adastride.downsampling.registry import unknown_word
+from espnet_adastride.errors import ConfigurationError, unknown_word
 from espnet_adastride.plugin import espnet
-from espnet_adastride.plugin.errors import ConfigurationError
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling, fit_names
 from espnet_adastride.plugin.timing import TrueTimeAttention
 

@@ -9,7 +9,7 @@ from typing import Iterable, Iterator, List, Sequence, Tuple
 
 import torch
 
-from espnet_adastride.plugin.errors import NotFiniteError
+from espnet_adastride.errors import NotFiniteError
 
 #: steps without a finite loss, one after the other, that stop a training
 MOST_STEPS = 10

@@ -16,11 +16,11 @@ import torch
 
 from espnet_adastride.downsampling import downsampled_lengths
 from espnet_adastride.downsampling.stages import StageTrace
-from espnet_adastride.plugin.errors import ConfigurationError, UnknownTimesError
+from espnet_adastride.errors import ConfigurationError, UnknownTimesError
 from espnet_adastride.plugin.espnet import STOCK_SUBSAMPLINGS
 from espnet_adastride.plugin.frontends import model_frames
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
-from espnet_adastride.strides import (
+from espnet_adastride.timing.boundaries import (
     boundaries_in_seconds,
     compose_boundaries,
     slot_boundaries,

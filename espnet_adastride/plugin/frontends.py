@@ -26,7 +26,7 @@ from typing import Callable, Dict, List, Optional
 
 import torch
 
-from espnet_adastride.plugin.errors import ConfigurationError, UnknownTimesError
+from espnet_adastride.errors import ConfigurationError, UnknownTimesError
 from espnet_adastride.plugin.espnet import (
     CNNFrontend,
     FusedFrontends,

@@ -4,9 +4,9 @@ from typing import List, NamedTuple, Tuple
 
 import torch
 
-from espnet_adastride.plugin.errors import ConfigurationError
+from espnet_adastride.errors import ConfigurationError
 from espnet_adastride.plugin.espnet import TokenIDConverter, build_tokenizer, to_device
-from espnet_adastride.times import path_spans
+from espnet_adastride.timing.ctc import path_spans
 
 
 def ctc_collapse(path: List[int], blank: int) -> List[int]:

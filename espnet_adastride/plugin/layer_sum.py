@@ -15,7 +15,7 @@ from typing import Tuple
 
 import torch
 
-from espnet_adastride.plugin.errors import ConfigurationError
+from espnet_adastride.errors import ConfigurationError
 from espnet_adastride.plugin.espnet import AbsPreEncoder
 
 

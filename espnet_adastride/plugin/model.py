@@ -24,12 +24,12 @@ from espnet_adastride.downsampling.stages import (
     auxiliary_losses,
     position_stats,
 )
-from espnet_adastride.plugin import espnet
-from espnet_adastride.plugin.errors import (
+from espnet_adastride.errors import (
     CheckpointMismatchError,
     ConfigurationError,
     UnknownTimesError,
 )
+from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.espnet import (
     LinearProjection,
     SlidingWindow,

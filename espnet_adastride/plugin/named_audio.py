@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from espnet_adastride.errors import UnreadableAudioError
 from espnet_adastride.plugin import espnet
-from espnet_adastride.plugin.errors import UnreadableAudioError
 
 
 def naming(read, several: bool = False):

@@ -19,8 +19,18 @@ from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
-from espnet_adastride.corpora.features import RECORD_NAME, UpstreamError, read_record
-from espnet_adastride.macs import macs_by_module
+from espnet_adastride.corpora.datadir import parse_rate, read_table
+from espnet_adastride.corpora.features import RECORD_NAME, read_record
+from espnet_adastride.errors import NotPlanned, RecipeError, UpstreamError
+from espnet_adastride.evaluation.plan import (
+    Measured,
+    ModelCost,
+    SetLengths,
+    StepCost,
+    extrapolate,
+)
+from espnet_adastride.files import PathLike
+from espnet_adastride.networks.macs import macs_by_module
 from espnet_adastride.plugin.espnet import (
     asr_task,
     build_batch_sampler,
@@ -28,24 +38,10 @@ from espnet_adastride.plugin.espnet import (
 )
 from espnet_adastride.plugin.frontends import FrontendFrames, model_frames
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
-from espnet_adastride.recipe.datadir import parse_rate, read_table
-from espnet_adastride.recipe.errors import RecipeError
-from espnet_adastride.recipe.files import PathLike
-from espnet_adastride.recipe.plan import (
-    Measured,
-    ModelCost,
-    SetLengths,
-    StepCost,
-    extrapolate,
-)
-from espnet_adastride.times import needed_frames
+from espnet_adastride.timing.ctc import needed_frames
 
 Shapes = Dict[str, Tuple[int, ...]]
 MEMORY_SHARE = 0.6  # of what is free on the machine, that measuring may take
-
-
-class NotPlanned(Exception):
-    """ESPnet trains this, but its lengths are not known here; the message says why."""
 
 
 def read_shapes(path: PathLike) -> Shapes:

@@ -1,7 +1,7 @@
 """The paper's audio classifier as an encoder of ESPnet's task ``cls``: ``resnet``.
 
-A pre-activation residual network over time (``espnet_adastride/resnet.py``), six blocks
-of width 256 and kernel 3, three of them with a stride of 2 that any method of the
+A pre-activation residual network over time (``networks/resnet.py``), six blocks of
+width 256 and kernel 3, three of them with a stride of 2 that any method of the
 registry makes; the task's ``linear`` decoder averages the valid frames.
 """
 
@@ -11,9 +11,9 @@ import torch
 
 from espnet_adastride.downsampling.output import check_number
 from espnet_adastride.downsampling.stages import StageTrace
+from espnet_adastride.errors import ConfigurationError
+from espnet_adastride.networks.resnet import ResNet
 from espnet_adastride.plugin import espnet
-from espnet_adastride.plugin.errors import ConfigurationError
-from espnet_adastride.resnet import ResNet
 
 
 class ResNetEncoder(espnet.AbsEncoder):

@@ -39,10 +39,9 @@ from espnet_adastride.downsampling.registry import (
     STRIDED_CONV,
     downsampler_options,
     stage_options,
-    unknown_word,
 )
 from espnet_adastride.downsampling.stages import StageTrace
-from espnet_adastride.plugin.errors import ConfigurationError
+from espnet_adastride.errors import ConfigurationError, unknown_word
 from espnet_adastride.plugin.espnet import (
     Conv2dSubsampling,
     PositionalEncoding,

@@ -14,22 +14,29 @@ import numpy as np
 import torch
 import yaml
 
-from espnet_adastride.audio import AudioError
+from espnet_adastride.config import read_config
+from espnet_adastride.corpora.datadir import parse_rate
 from espnet_adastride.corpora.features import (
     RECORD_NAME,
     Upstream,
-    UpstreamError,
     read_record,
     rebuild_upstream,
 )
-from espnet_adastride.corpora.kaldi import read_utf8
-from espnet_adastride.downsampling.registry import downsampler_class, unknown_word
-from espnet_adastride.plugin import espnet
-from espnet_adastride.plugin.errors import (
+from espnet_adastride.corpora.lengths import find_lengths
+from espnet_adastride.downsampling.registry import downsampler_class
+from espnet_adastride.errors import (
+    AudioError,
     ConfigurationError,
     ModelError,
+    RecipeError,
     UnknownTimesError,
+    UpstreamError,
+    unknown_word,
 )
+from espnet_adastride.files import read_utf8
+from espnet_adastride.networks.saved_models import default_model
+from espnet_adastride.networks.unpacking import unpack
+from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.espnet import (
     TokenIDConverter,
     TooShortUttError,
@@ -49,12 +56,6 @@ from espnet_adastride.plugin.frontends import (
 )
 from espnet_adastride.plugin.greedy import main_frames
 from espnet_adastride.plugin.model import input_layer, set_stride
-from espnet_adastride.recipe.archive import unpack
-from espnet_adastride.recipe.datadir import parse_rate
-from espnet_adastride.recipe.errors import RecipeError
-from espnet_adastride.recipe.lengths import find_lengths
-from espnet_adastride.recipe.saved_models import default_model
-from espnet_adastride.recipe.training import read_config
 
 PathLike = Union[str, Path]
 

@@ -28,9 +28,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from espnet_adastride import atomic_save
 from espnet_adastride.downsampling.registry import downsampler_class
-from espnet_adastride.plugin.errors import TrainingError
+from espnet_adastride.errors import TrainingError
+from espnet_adastride.networks import saving
 from espnet_adastride.plugin.espnet import Trainer
 from espnet_adastride.plugin.finite import WatchedBatches, refuse_epoch, refuse_run
 from espnet_adastride.plugin.frame_times import frame_times
@@ -123,7 +123,7 @@ class StrideTrainer(FiniteTrainer):
                     continue
                 epoch = reporter.get_epoch()
                 if output_dir is not None:
-                    from espnet_adastride.plotting import save_figure
+                    from espnet_adastride.report.utterance import save_figure
 
                     folder = output_dir / key
                     folder.mkdir(parents=True, exist_ok=True)
@@ -195,7 +195,7 @@ def fit_epochs(folder, model) -> None:
     for path in folder.glob("*epoch.pth"):
         state = torch.load(path, map_location="cpu", weights_only=True)
         if fit_names(state, "encoder.embed.", own):
-            atomic_save.save(state, path)
+            saving.save(state, path)
 
 
 def keeps_no_weights(model) -> bool:
@@ -227,7 +227,7 @@ def draw(model, key, batch, index):
     Raises:
         UnknownTimesError: if the times of the frames are not known.
     """
-    from espnet_adastride.plotting import StridePicture, plot_strides
+    from espnet_adastride.report.utterance import StridePicture, plot_strides
 
     length = int(batch["speech_lengths"][index])
     speech = batch["speech"][index : index + 1, :length]

@@ -16,18 +16,17 @@ import numpy as np
 import torch
 import yaml
 
-from espnet_adastride.downsampling.registry import unknown_word
 from espnet_adastride.downsampling.stages import (
     add_auxiliary_losses,
     auxiliary_losses,
     position_stats,
 )
+from espnet_adastride.errors import ConfigurationError, ModelError, unknown_word
+from espnet_adastride.evaluation.vqvae import perplexity
+from espnet_adastride.networks.log_mel import LogMel
+from espnet_adastride.networks.vqvae import VQVAE, network_words
 from espnet_adastride.plugin import espnet
-from espnet_adastride.plugin.errors import ConfigurationError, ModelError
 from espnet_adastride.plugin.trainer import FiniteTrainer
-from espnet_adastride.vqvae.log_mel import LogMel
-from espnet_adastride.vqvae.measures import perplexity
-from espnet_adastride.vqvae.network import VQVAE, network_words
 
 
 class VQVAEModel(espnet.AbsESPnetModel):

@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 from typing import List
 
-from espnet_adastride.recipe.datadir import read_table, write_table
-from espnet_adastride.recipe.errors import RecipeError
-from espnet_adastride.recipe.files import PathLike
-from espnet_adastride.recipe.logs import decoding_seconds, format_span
+from espnet_adastride.corpora.datadir import read_table, write_table
+from espnet_adastride.errors import RecipeError
+from espnet_adastride.evaluation.logs import decoding_seconds
+from espnet_adastride.files import PathLike
+from espnet_adastride.progress import format_span
 
 FILES = ("token", "token_int", "score", "frames", "text")  # frames: of greedy CTC
 

@@ -13,18 +13,19 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence
 
-from espnet_adastride.audio import AudioError, read_samples, sample_problem, shown
 from espnet_adastride.corpora.archives import write_matrix
-from espnet_adastride.corpora.features import RECORD_NAME, Upstream, UpstreamError
-from espnet_adastride.recipe.datadir import (
+from espnet_adastride.corpora.audio import read_samples
+from espnet_adastride.corpora.datadir import (
     read_data_dir,
     read_table,
     write_data_dir,
     write_table,
 )
-from espnet_adastride.recipe.errors import RecipeError
-from espnet_adastride.recipe.files import PathLike, write_text, written_whole
-from espnet_adastride.recipe.logs import format_span
+from espnet_adastride.corpora.features import RECORD_NAME, Upstream
+from espnet_adastride.corpora.recordings import sample_problem
+from espnet_adastride.errors import AudioError, RecipeError, UpstreamError
+from espnet_adastride.files import PathLike, shown, write_text, written_whole
+from espnet_adastride.progress import format_span
 
 PART = 100  # utterances of an archive
 ARCHIVES = "feats"  # their folder, in the set's

@@ -15,9 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple, Sequence
 
-from espnet_adastride.recipe.errors import RecipeError
+from espnet_adastride.errors import RecipeError
+from espnet_adastride.progress import Progress
 from espnet_adastride.recipe.jobs import describe_failure, die_with_parent
-from espnet_adastride.recipe.progress import Progress
 
 
 class Task(NamedTuple):

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from espnet_adastride.recipe.errors import RecipeError
-from espnet_adastride.recipe.logs import describe_signal, last_error
+from espnet_adastride.errors import RecipeError
+from espnet_adastride.evaluation.logs import describe_signal, last_error
 
 
 class Job(NamedTuple):

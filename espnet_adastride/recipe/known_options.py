@@ -12,9 +12,8 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import yaml
 
+from espnet_adastride.errors import RecipeError, nearest, unknown_word
 from espnet_adastride.recipe import espnet_source as source
-from espnet_adastride.recipe.errors import RecipeError
-from espnet_adastride.words import nearest, unknown_word
 
 ENCODERS = "espnet_adastride.plugin.encoders"
 LAYER = source.ClassReference(

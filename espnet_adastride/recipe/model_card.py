@@ -12,8 +12,8 @@ from espnet_adastride.corpora.features import (
     DEFAULT_VERSION,
     UpstreamRecord,
 )
-from espnet_adastride.recipe.files import PathLike
-from espnet_adastride.recipe.plan import short_count
+from espnet_adastride.evaluation.plan import short_count
+from espnet_adastride.files import PathLike
 
 # ESPnet's paper, the method's, and its published follow-up
 CITATION = """\

@@ -16,7 +16,7 @@ import os
 from pathlib import Path
 from typing import Any, Dict
 
-from espnet_adastride.recipe.files import PathLike
+from espnet_adastride.files import PathLike
 
 RECORDS_NAME = ".transcribed.jsonl"
 

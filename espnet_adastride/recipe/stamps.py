@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Dict, Iterable, Optional
 
-from espnet_adastride.recipe.files import PathLike, write_text
+from espnet_adastride.files import PathLike, write_text
 
 # Outputs beyond this size (models) are recognised by their size alone.
 MAX_HASHED_OUTPUT = 16 * 2**20

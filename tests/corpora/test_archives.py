@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from espnet_adastride.corpora.archives import (
-    ArchiveError,
     FeatureReader,
     parse_place,
     read_matrix,
     write_matrix,
 )
+from espnet_adastride.errors import ArchiveError
 
 
 @pytest.fixture

@@ -8,13 +8,9 @@ import pytest
 import soundfile
 
 import media
-from espnet_adastride import audio
-from espnet_adastride.corpora.audio import (
-    AudioError,
-    audio_info,
-    quick_seconds,
-    read_samples,
-)
+from espnet_adastride.corpora import recordings
+from espnet_adastride.corpora.audio import audio_info, quick_seconds, read_samples
+from espnet_adastride.errors import AudioError
 from media import RATE, speech
 
 pytest.importorskip("av")
@@ -67,13 +63,13 @@ def test_a_browsers_recording_and_a_film(tmp_path):
     wave = speech()
     path = tmp_path / "a.webm"
     media.encode(path, "libopus", soxr.resample(wave, RATE, 48000), 48000)
-    found = audio.read_audio(path, RATE)
+    found = recordings.read_audio(path, RATE)
     assert len(found) == pytest.approx(len(wave), abs=800)
     assert likeness(found, wave) > 0.95
     stereo = np.stack([wave, 0.5 * wave], axis=1)
     film = media.encode(tmp_path / "film.mp4", "aac", stereo, video=True)
     assert audio_info(film).channels == 2
-    found = audio.read_audio(film, RATE)
+    found = recordings.read_audio(film, RATE)
     assert len(found) == pytest.approx(len(wave), abs=1100)
     assert np.abs(found).max() == pytest.approx(0.75 * np.abs(wave).max(), rel=0.1)
 
@@ -100,14 +96,14 @@ def test_files_joined_byte_by_byte_are_read_to_the_end(options, longer, tmp_path
     path = tmp_path / "joined"
     parts = [media.sound_file(w, **options) for w in (wave, other)]
     path.write_bytes(b"".join(parts))
-    found = audio.read_audio(path, RATE)
+    found = recordings.read_audio(path, RATE)
     whole = len(wave) + len(other)
     assert whole - 400 <= len(found) <= whole + longer
     assert likeness(found[: len(wave)], wave) > 0.9
     assert likeness(found[-len(other) :], other) > 0.9
     # libsndfile alone stops behind the first
     path.write_bytes(parts[0])
-    assert len(audio.read_audio(path, RATE)) <= len(wave) + 1000
+    assert len(recordings.read_audio(path, RATE)) <= len(wave) + 1000
 
 
 def test_an_mp3_without_its_length_table(tmp_path):
@@ -115,7 +111,7 @@ def test_an_mp3_without_its_length_table(tmp_path):
     content = media.sound_file(wave, format="MP3")
     path = tmp_path / "a.mp3"
     path.write_bytes(media.without_length_table(content))
-    found = audio.read_audio(path, RATE)
+    found = recordings.read_audio(path, RATE)
     # with the encoder's delay, which nothing names now
     assert len(wave) <= len(found) <= len(wave) + 3000
     assert likeness(found, wave) > 0.9
@@ -216,12 +212,12 @@ def test_a_name_that_is_not_utf8(tmp_path):
 
 def prepared(wave, rate=RATE):
     said = []
-    return audio.prepare(wave, rate, RATE, "x", said.append), said
+    return recordings.prepare(wave, rate, RATE, "x", said.append), said
 
 
 def refused(wave):
     with pytest.raises(AudioError) as error:
-        audio.prepare(wave, RATE, RATE, "x")
+        recordings.prepare(wave, RATE, RATE, "x")
     return str(error.value)
 
 
@@ -265,11 +261,11 @@ def test_media_of_a_folder_that_are_not_read(tmp_path):
     (tmp_path / "b.m4a").rename(tmp_path / "b.mp4.part")
     (tmp_path / "protected.m4p").write_bytes(b"x")
     (tmp_path / "notes.txt").write_text("no audio")
-    found = audio.find_media([str(tmp_path)])
+    found = recordings.find_media([str(tmp_path)])
     assert [s.name for s in found.sources] == ["a"] and found.others == 1
     names = [str(tmp_path / n) for n in ("b.mp4.part", "protected.m4p")]
     assert found.unread == names
-    line = audio.describe_unread(found.unread)
+    line = recordings.describe_unread(found.unread)
     assert line.startswith("2 media files are not read: ") and names[0] in line
     # named, it is read whatever it is called
-    assert audio.find_media([str(tmp_path), names[0]]).unread == names[1:]
+    assert recordings.find_media([str(tmp_path), names[0]]).unread == names[1:]

@@ -8,7 +8,6 @@ import pytest
 
 from espnet_adastride.corpora import features
 from espnet_adastride.corpora.features import (
-    UpstreamError,
     WhisperLogMel,
     build_upstream,
     check_upstream,
@@ -17,6 +16,7 @@ from espnet_adastride.corpora.features import (
     read_record,
     rebuild_upstream,
 )
+from espnet_adastride.errors import UpstreamError
 from tests.corpora.upstreams import save_ctranslate2, save_wave_model, whisper_model
 
 

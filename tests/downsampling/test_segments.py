@@ -13,7 +13,7 @@ from espnet_adastride.downsampling.segments import (
     segment_positions,
     slots_of,
 )
-from espnet_adastride.strides import slot_boundaries
+from espnet_adastride.timing.boundaries import slot_boundaries
 
 
 def dense(rows):

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from espnet_adastride.errors import RecipeError
 from espnet_adastride.experiments import definition
 from espnet_adastride.experiments.definition import read_experiment
-from espnet_adastride.recipe.errors import RecipeError
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTENT = {

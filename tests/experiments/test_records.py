@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from espnet_adastride.corpus import DataError
+from espnet_adastride.errors import DataError, RecipeError
 from espnet_adastride.experiments import records, tables
 from espnet_adastride.experiments.definition import Experiment
 from espnet_adastride.experiments.records import (
@@ -22,7 +22,6 @@ from espnet_adastride.experiments.records import (
     split_records,
     write_record,
 )
-from espnet_adastride.recipe.errors import RecipeError
 
 REFERENCE = {
     "1-9-0": "A B C D",  # 4 words in 4 s: slow

@@ -11,8 +11,8 @@ import soundfile
 
 import espnet_adastride
 from espnet_adastride.bin import pack_model, run, unpack_model
+from espnet_adastride.errors import ConfigurationError
 from espnet_adastride.plugin import alignment, espnet
-from espnet_adastride.plugin.errors import ConfigurationError
 from espnet_adastride.transcribe import Transcriber
 from tests.plugin.releases import NEWER
 from tests.plugin.test_more_encoders import owsm_ctc

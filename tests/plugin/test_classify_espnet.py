@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from espnet_adastride.bin import classify_espnet
-from espnet_adastride.classification.clips import find_clips, split_clips
+from espnet_adastride.corpora.clips import find_clips, split_clips
 from espnet_adastride.plugin.model import AdaStrideCLSModel
 from tests.tones import tone
 

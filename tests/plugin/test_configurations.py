@@ -10,8 +10,8 @@ import yaml
 from espnet2.tasks.asr import ASRTask
 
 import espnet_adastride.plugin  # noqa: F401  (registers the words)
+from espnet_adastride.config import merge_configs, read_config
 from espnet_adastride.plugin.planning import ModelLengths
-from espnet_adastride.recipe.training import merge_configs, read_config
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 TOKENS = ["<blank>", "<unk>", *map(str, range(4997)), "<sos/eos>"]  # --nbpe 5000

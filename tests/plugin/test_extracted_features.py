@@ -26,13 +26,13 @@ from espnet_adastride.corpora.features import (  # noqa: E402
     build_upstream,
 )
 from espnet_adastride.downsampling.stages import StageTrace  # noqa: E402
-from espnet_adastride.experiments.measure import measure  # noqa: E402
-from espnet_adastride.plugin import planning, trained  # noqa: E402
-from espnet_adastride.plugin.errors import (  # noqa: E402
+from espnet_adastride.errors import (  # noqa: E402
     ConfigurationError,
     ModelError,
     UnknownTimesError,
 )
+from espnet_adastride.experiments.measure import measure  # noqa: E402
+from espnet_adastride.plugin import planning, trained  # noqa: E402
 from espnet_adastride.plugin.espnet import LinearProjection, asr_task  # noqa: E402
 from espnet_adastride.plugin.frame_times import (  # noqa: E402
     FeatureGrid,

@@ -11,8 +11,8 @@ import yaml
 pytest.importorskip("espnet2")
 pytest.importorskip("transformers", reason="the extra [pretrained] is not installed")
 
+from espnet_adastride.corpora.datadir import read_table  # noqa: E402
 from espnet_adastride.corpora.features import build_upstream  # noqa: E402
-from espnet_adastride.recipe.datadir import read_table  # noqa: E402
 from tests.corpora.upstreams import save_wave_model  # noqa: E402
 from tests.tiny_recipe import CONFIG, SETS, write_corpus  # noqa: E402
 

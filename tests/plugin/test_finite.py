@@ -10,7 +10,7 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel  # noqa: E402
 from espnet2.train.distributed_utils import DistributedOption  # noqa: E402
 from espnet2.train.reporter import Reporter  # noqa: E402
 
-from espnet_adastride.plugin.errors import NotFiniteError  # noqa: E402
+from espnet_adastride.errors import NotFiniteError  # noqa: E402
 from espnet_adastride.plugin.trainer import FiniteTrainer, StrideTrainer  # noqa: E402
 from espnet_adastride.plugin.vqvae_task import VQVAETask, read_statistics  # noqa: E402
 from tiny_models import make_experiment  # noqa: E402
@@ -114,7 +114,7 @@ def test_validation_chooses_by_its_losses(options):
 def test_the_vqvae_is_trained_by_it(tmp_path):
     import numpy as np
 
-    from espnet_adastride.plugin.errors import ConfigurationError
+    from espnet_adastride.errors import ConfigurationError
 
     assert VQVAETask.trainer is FiniteTrainer
     path = tmp_path / "feats_stats.npz"

@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("espnet2")
 
 from espnet_adastride.downsampling.stages import StageTrace  # noqa: E402
-from espnet_adastride.plugin.errors import UnknownTimesError  # noqa: E402
+from espnet_adastride.errors import UnknownTimesError  # noqa: E402
 from espnet_adastride.plugin.espnet import (  # noqa: E402
     STOCK_SUBSAMPLINGS,
     Conv2dSubsampling,

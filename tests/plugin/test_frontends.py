@@ -12,12 +12,11 @@ import soundfile
 import torch
 import yaml
 
-from espnet_adastride.audio import AudioError
 from espnet_adastride.bin import align, plot
 from espnet_adastride.bin import transcribe as transcribe_command
 from espnet_adastride.bin.report import Pictures
+from espnet_adastride.errors import AudioError, ConfigurationError, UnknownTimesError
 from espnet_adastride.plugin import espnet, trainer
-from espnet_adastride.plugin.errors import ConfigurationError, UnknownTimesError
 from espnet_adastride.plugin.espnet import TooShortUttError, asr_task
 from espnet_adastride.plugin.frontends import frontend_frames, why_unknown
 from espnet_adastride.plugin.planning import ModelLengths

@@ -5,13 +5,13 @@ import copy
 import pytest
 import torch
 
+from espnet_adastride.errors import ConfigurationError
 from espnet_adastride.plugin.encoders import (
     BranchformerEncoder,
     ConformerEncoder,
     EBranchformerEncoder,
     TransformerEncoder,
 )
-from espnet_adastride.plugin.errors import ConfigurationError
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
 
 ENCODERS = [

@@ -16,7 +16,7 @@ from espnet2.utils.get_default_kwargs import get_default_kwargs
 import espnet_adastride.plugin
 from espnet_adastride import available_downsamplers
 from espnet_adastride.downsampling import downsampler_class
-from espnet_adastride.plugin.errors import CheckpointMismatchError, ConfigurationError
+from espnet_adastride.errors import CheckpointMismatchError, ConfigurationError
 from espnet_adastride.plugin.espnet import (
     Conv2dSubsampling,
     ESPnetASRModel,
@@ -367,7 +367,7 @@ def test_runner_prints_a_mistake_as_one_line(capsys):
     from espnet_adastride.bin import run
 
     code = (
-        "from espnet_adastride.plugin.errors import ConfigurationError\n"
+        "from espnet_adastride.errors import ConfigurationError\n"
         "raise ConfigurationError('encoder_conf: culprit and mend')"
     )
     with pytest.raises(SystemExit, match="^error: encoder_conf: culprit and mend$"):

@@ -5,9 +5,9 @@ import argparse
 import pytest
 import torch
 
+from espnet_adastride.errors import ConfigurationError
 from espnet_adastride.plugin import espnet, subsampling
 from espnet_adastride.plugin.encoders import EBranchformerCTCEncoder
-from espnet_adastride.plugin.errors import ConfigurationError
 from espnet_adastride.plugin.model import AdaStrideS2TCTCModel
 from tests.plugin.test_model import batch, build
 

@@ -7,7 +7,7 @@ from espnet2.train.dataset import ESPnetDataset
 from torch.utils.data import DataLoader
 
 from espnet_adastride.bin import run
-from espnet_adastride.plugin.errors import UnreadableAudioError
+from espnet_adastride.errors import UnreadableAudioError
 
 
 @pytest.fixture

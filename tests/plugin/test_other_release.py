@@ -16,9 +16,9 @@ import torch
 import yaml
 
 from espnet_adastride.bin import asr_inference_ctc, unpack_model
+from espnet_adastride.errors import CheckpointMismatchError
 from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.encoders import ConformerEncoder, EBranchformerEncoder
-from espnet_adastride.plugin.errors import CheckpointMismatchError
 from espnet_adastride.transcribe import Transcriber
 from tests.plugin.releases import NEWER
 from tests.plugin.test_model import batch, build

@@ -13,7 +13,7 @@ from espnet2.tasks.asr import ASRTask
 
 import espnet_adastride.plugin  # noqa: F401  (registers the words)
 from espnet_adastride.bin import pack_model
-from espnet_adastride.recipe.archive import unpack
+from espnet_adastride.networks.unpacking import unpack
 
 CONFIG = """\
 encoder: conformer

@@ -10,7 +10,7 @@ from espnet2.tasks.asr import ASRTask
 
 import espnet_adastride.plugin  # noqa: F401  (registers the words)
 from espnet_adastride.bin import plan_training
-from espnet_adastride.macs import macs_by_module
+from espnet_adastride.networks.macs import macs_by_module
 from espnet_adastride.plugin import planning
 from espnet_adastride.plugin.espnet import TooShortUttError
 from tests.plugin.releases import NEWER, conv2d_frames

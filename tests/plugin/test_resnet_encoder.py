@@ -10,8 +10,8 @@ import yaml
 from espnet2.bin import cls_inference, cls_train
 
 from espnet_adastride.bin import clips_for_espnet
-from espnet_adastride.classification.clips import find_clips, split_clips
-from espnet_adastride.plugin.errors import ConfigurationError
+from espnet_adastride.corpora.clips import find_clips, split_clips
+from espnet_adastride.errors import ConfigurationError
 from espnet_adastride.plugin.resnet_encoder import ResNetEncoder
 from tests.tones import tone
 

@@ -9,14 +9,14 @@ from espnet2.asr.ctc import CTC
 from espnet2.tasks.asr import ASRTask
 
 from espnet_adastride.downsampling import available_downsamplers, build_downsampler
+from espnet_adastride.errors import ConfigurationError
 from espnet_adastride.experiments.definition import ROOT, read_experiment
-from espnet_adastride.macs import macs_by_module
+from espnet_adastride.networks.macs import macs_by_module
 from espnet_adastride.plugin.encoders import (
     ConformerEncoder,
     MultiConvConformerEncoder,
     TransformerEncoder,
 )
-from espnet_adastride.plugin.errors import ConfigurationError
 from espnet_adastride.plugin.frame_times import encoder_boundaries, frame_times
 from espnet_adastride.plugin.later_stages import LaterStage, give_back
 from espnet_adastride.plugin.model import input_layer, set_stride

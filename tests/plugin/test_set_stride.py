@@ -8,7 +8,7 @@ import torch
 pytest.importorskip("espnet2")
 
 from espnet_adastride import available_downsamplers, build_downsampler  # noqa: E402
-from espnet_adastride.plugin.errors import ConfigurationError  # noqa: E402
+from espnet_adastride.errors import ConfigurationError  # noqa: E402
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling  # noqa: E402
 
 

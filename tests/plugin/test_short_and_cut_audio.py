@@ -19,9 +19,9 @@ from espnet_adastride.bin import (
     plot,
     transcribe,
 )
+from espnet_adastride.corpora import datadir
 from espnet_adastride.corpora.kaldi import read_text
-from espnet_adastride.plugin.errors import UnreadableAudioError
-from espnet_adastride.recipe import datadir
+from espnet_adastride.errors import UnreadableAudioError
 from tests.tiny_models import RATE, make_experiment
 
 NOISE = np.random.default_rng(0).integers(-3000, 3000, 2 * RATE).astype("int16")

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from espnet_adastride.bin import make_token_list
-from espnet_adastride.recipe import datadir
-from espnet_adastride.recipe.archive import unpack
+from espnet_adastride.corpora import datadir
+from espnet_adastride.networks.unpacking import unpack
 from tests.tiny_recipe import CONFIG, write_corpus
 
 ROOT = Path(__file__).resolve().parents[2]

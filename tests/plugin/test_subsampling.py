@@ -8,8 +8,8 @@ import torch
 
 from espnet_adastride import available_downsamplers
 from espnet_adastride.downsampling import AdaStride, AdaStrideF
+from espnet_adastride.errors import ConfigurationError
 from espnet_adastride.plugin import subsampling
-from espnet_adastride.plugin.errors import ConfigurationError
 from espnet_adastride.plugin.subsampling import (
     TRUNKS,
     AdaptiveSubsampling,

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from espnet_adastride.errors import ConfigurationError
 from espnet_adastride.plugin import subsampling
 from espnet_adastride.plugin.encoders import (
     BranchformerEncoder,
     ConformerEncoder,
     EBranchformerEncoder,
 )
-from espnet_adastride.plugin.errors import ConfigurationError
 from espnet_adastride.plugin.espnet import (
     RelPositionalEncoding,
     RelPositionMultiHeadedAttention,

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from espnet_adastride.plugin.errors import ConfigurationError
+from espnet_adastride.errors import ConfigurationError
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
 
 

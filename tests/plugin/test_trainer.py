@@ -15,8 +15,8 @@ from espnet2.tasks.asr import ASRTask  # noqa: E402
 from espnet2.train.distributed_utils import DistributedOption  # noqa: E402
 from espnet2.train.reporter import Reporter  # noqa: E402
 
+from espnet_adastride.errors import PluginError  # noqa: E402
 from espnet_adastride.plugin import trainer  # noqa: E402
-from espnet_adastride.plugin.errors import PluginError  # noqa: E402
 from espnet_adastride.plugin.register import TASKS  # noqa: E402
 from tests.plugin.releases import NEWER  # noqa: E402
 from tests.plugin.test_other_release import renamed  # noqa: E402

@@ -1,0 +1,135 @@
+"""YAML configurations: read, lay over each other, compare with a folder's earlier one.
+
+Options are ESPnet's: nested in YAML, flat (``encoder_conf.num_blocks``) where they are
+compared, and as words of a command line (``--encoder_conf num_blocks=2``).
+"""
+
+from pathlib import Path
+from typing import Dict, Iterable, List
+
+import yaml
+
+from espnet_adastride.errors import RecipeError
+from espnet_adastride.files import PathLike, read_utf8, write_text
+
+
+def read_config(path: PathLike) -> dict:
+    """Read a YAML configuration.
+
+    Raises:
+        RecipeError: It is missing, is no YAML, or is no mapping of options.
+    """
+    if not Path(path).is_file():
+        raise RecipeError(f"{path}: there is no such configuration file")
+    try:
+        config = yaml.safe_load(read_utf8(path, RecipeError))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if config is None:
+        return {}
+    if not isinstance(config, dict):
+        raise RecipeError(f"{path}: must hold 'option: value' lines")
+    return config
+
+
+def merge_configs(configs: Iterable[dict]) -> dict:
+    """Return configurations laid over each other: later ones override.
+
+    Mappings are merged option by option, everything else is replaced.
+    """
+    merged: dict = {}
+    for config in configs:
+        for key, value in config.items():
+            before = merged.get(key)
+            if isinstance(before, dict) and isinstance(value, dict):
+                value = merge_configs([before, value])
+            merged[key] = value
+    return merged
+
+
+def flatten(config: object, prefix: str = "") -> Dict[str, str]:
+    """Turn nested options into ``{"encoder_conf.num_blocks": "12", ...}``."""
+    if not isinstance(config, dict) or not config:
+        return {prefix: str(config)}
+    flat: Dict[str, str] = {}
+    for key, value in config.items():
+        flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
+    return flat
+
+
+def refuse_changes(path: PathLike, config: object, holds: str) -> None:
+    """Refuse a configuration that is not the one a folder's runs were started with.
+
+    Args:
+        path: the file in the folder that the earlier configuration was written to.
+        config: the one of now.
+        holds: what the folder has, ``runs`` or ``a run``, for the message.
+
+    Raises:
+        RecipeError: naming the first word that was changed, and the fix.
+    """
+    folder = Path(path).parent
+    before, after = flatten(read_config(path)), flatten(config)
+    for word in sorted({*before, *after}):
+        if before.get(word) != after.get(word):
+            raise RecipeError(
+                f"{folder} holds {holds} of another configuration: {word} was "
+                f"{before.get(word)}, is {after.get(word)}; give this one another "
+                f"--exp, or remove {folder}"
+            )
+
+
+def claim_run(folder: PathLike, config: dict, result: str) -> None:
+    """Write a run's ``training.yaml``, or see that it is the one it was started with.
+
+    Args:
+        folder: of the run.
+        config: ESPnet's options.
+        result: name of the file that says that the run is finished.
+
+    Raises:
+        RecipeError: naming what was changed.
+    """
+    path = Path(folder) / "training.yaml"
+    if path.is_file() and any(
+        (Path(folder) / name).exists() for name in ("checkpoint.pth", result)
+    ):
+        refuse_changes(path, config, "a run")
+    write_text(path, yaml.safe_dump(config, sort_keys=False))
+
+
+def read_options(words: List[str]) -> Dict[str, str]:
+    """Read command-line options as ESPnet takes them.
+
+    ``--max_epoch 3``, ``--max_epoch=3`` and ``--frontend_conf n_fft=400`` become
+    ``{"max_epoch": "3", "frontend_conf.n_fft": "400"}``; an option given several
+    times (``--init_param a --init_param b``) keeps its values in order.
+    """
+    options: Dict[str, str] = {}
+    name = None
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            if equals:
+                _add_option(options, name, value)
+        elif name is None:
+            raise RecipeError(f"{word!r}: options start with --")
+        else:
+            _add_option(options, name, word)
+    return options
+
+
+def _add_option(options: Dict[str, str], name: str, value: str) -> None:
+    key, equals, setting = value.partition("=")
+    if name.endswith("_conf") and equals:
+        options[f"{name}.{key}"] = str(yaml.safe_load(setting))
+    else:
+        options[name] = f"{options[name]} {value}" if name in options else value
+
+
+def training_options(config: PathLike, arguments: str) -> Dict[str, str]:
+    """Return the options of a training: the configuration, then what overrides it."""
+    options = flatten(read_config(config)) if config else {}
+    options.pop("", None)
+    options.update(read_options(arguments.split()))
+    return options

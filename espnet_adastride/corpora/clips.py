@@ -1,0 +1,401 @@
+"""Recordings with a class each: where four kinds of corpora keep them, how to split.
+
+    layout            files                                  group        fold
+    speech_commands   WORD/HASH_nohash_N.wav                 HASH         -
+    fsdd              recordings/DIGIT_SPEAKER_N.wav         SPEAKER      -
+    esc10             CLASS/FOLD-SOURCE-TAKE.ogg, or ESC-50  SOURCE       FOLD
+                      (audio/, meta/esc50.csv: its 10 classes of ESC-10)
+    table             anything, and a table that says what   its columns ``group`` and
+                      (``labels.csv`` or ``labels.tsv``)     ``fold``, if there
+
+A *group* is what must not be on both sides of a split, since its recordings resemble
+each other: a speaker, or the long recording that clips were cut from. Splits
+(:data:`SPLITS`) put whole groups into ``train``, ``valid`` and ``test``; which, follows
+from the seed of a run.
+
+The table has a header: ``file`` (from the folder), ``label``, and if there are such,
+``group``, ``fold`` and ``part`` (``train``, ``valid``, ``test``). That is all that a
+corpus of one's own needs.
+"""
+
+import csv
+import hashlib
+import io
+import re
+from pathlib import Path
+from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence
+
+from espnet_adastride.errors import DataError, RecipeError, unknown_word
+from espnet_adastride.files import AUDIO_SUFFIXES, read_utf8, shown
+from espnet_adastride.options import name_seeds
+
+PARTS = ("train", "valid", "test")
+TABLES = ("labels.csv", "labels.tsv")
+COLUMNS = ("file", "label", "group", "fold", "part")
+
+
+class Clip(NamedTuple):
+    """One recording.
+
+    Attributes:
+        id: LABEL/NAME, unique.
+        path: its file.
+        label: its class.
+        group: what it must not be separated from.
+        fold: the corpus' own fold, or "".
+        part: the corpus' own part, or "".
+    """
+
+    id: str
+    path: Path
+    label: str
+    group: str
+    fold: str = ""
+    part: str = ""
+
+
+# ---------------------------------------------------------------------------- layouts
+
+
+def find_clips(folder, layout: str) -> List[Clip]:
+    """Find the recordings of a corpus, sorted by id.
+
+    Args:
+        folder: the corpus, or (not for a table) one that holds it under the layout's
+            name.
+        layout: a word of :data:`LAYOUTS`; see the file's top.
+
+    Raises:
+        RecipeError: no such folder, none of the layout's files, a name or a line of the
+            table that does not tell what it must, or fewer than two classes.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise RecipeError(
+            f"{folder}: no such folder; say where the corpus lies (--corpus)"
+        )
+    if layout != "table" and (folder / layout).is_dir():
+        folder = folder / layout
+    # ids, labels and groups are written to files, which are UTF-8; paths are not
+    clips = sorted(
+        clip._replace(**{k: shown(getattr(clip, k)) for k in ("id", "label", "group")})
+        for clip in LAYOUTS[layout](folder)
+    )
+    labels = {clip.label for clip in clips}
+    if len(labels) < 2:
+        raise RecipeError(
+            f"{folder}: all {len(clips)} recordings are {labels.pop()!r}; a classifier "
+            "needs two classes at least"
+        )
+    for one, other in zip(clips, clips[1:]):
+        if one.id == other.id:
+            raise RecipeError(
+                f"{one.path} and {other.path} are both {one.id}; rename one"
+            )
+    return clips
+
+
+def _files(folder: Path, pattern: str, told: str) -> List[Path]:
+    """Return the audio files that match, or say that it is no such corpus."""
+    found = [p for p in folder.glob(pattern) if p.suffix.lower() in AUDIO_SUFFIXES]
+    if not found:
+        raise RecipeError(f"{folder}: no {told} in it; is it the right folder?")
+    return found
+
+
+def _speech_commands(folder: Path) -> Iterator[Clip]:
+    """Folders whose names begin with _ (``_background_noise_``) are left alone."""
+    for path in _files(folder, "[!_.]*/*.wav", "WORD/*.wav of Speech Commands"):
+        found = re.fullmatch(r"([^_]+)_nohash_\d+", path.stem)
+        if not found:
+            raise RecipeError(
+                f"{path}: not named HASH_nohash_N.wav, it does not tell who speaks"
+            )
+        word = path.parent.name
+        yield Clip(f"{word}/{path.stem}", path, word, found[1])
+
+
+def _fsdd(folder: Path) -> Iterator[Clip]:
+    if (folder / "recordings").is_dir():
+        folder = folder / "recordings"
+    for path in _files(folder, "*.wav", "DIGIT_SPEAKER_INDEX.wav"):
+        found = re.fullmatch(r"(\d)_(.+)_\d+", path.stem)
+        if not found:
+            raise RecipeError(
+                f"{path}: not named DIGIT_SPEAKER_INDEX.wav, it does not tell who "
+                "speaks"
+            )
+        yield Clip(f"{found[1]}/{path.stem}", path, found[1], found[2])
+
+
+def _esc10(folder: Path) -> Iterator[Clip]:
+    table = folder / "meta" / "esc50.csv"
+    if table.is_file():
+        for number, row in _read_table(table, ("filename", "fold", "category")):
+            if row.get("esc10", "").lower() == "true":
+                path = folder / "audio" / row["filename"]
+                yield _esc_clip(path, row["category"], f"{table}, line {number}")
+        return
+    for path in _files(folder, "*/*", "CLASS/FOLD-SOURCE-TAKE recordings of ESC-10"):
+        # the first publication numbers its folders: "001 - Dog bark"
+        label = re.sub(r"^\d+ - ", "", path.parent.name)
+        yield _esc_clip(path, label, str(path))
+
+
+def _esc_clip(path: Path, label: str, where: str) -> Clip:
+    found = re.fullmatch(r"(\d)-(\d+)-.+", path.stem)
+    if not found:
+        raise RecipeError(
+            f"{where}: {path.name} is not named FOLD-SOURCE-TAKE, it does not tell its "
+            "fold"
+        )
+    if not path.is_file():
+        raise RecipeError(f"{where}: {path} is missing; copy the corpus again")
+    return Clip(f"{label}/{path.stem}", path, label, found[2], found[1])
+
+
+def _table(folder: Path) -> Iterator[Clip]:
+    tables = [folder / name for name in TABLES if (folder / name).is_file()]
+    if len(tables) != 1:
+        found = " and ".join(TABLES) if tables else "no labels.csv"
+        raise RecipeError(
+            f"{folder}: {found} in it; give one table labels.csv (or .tsv) with the "
+            "columns file and label, and group, fold or part if there are such"
+        )
+    for number, row in _read_table(tables[0], COLUMNS[:2], COLUMNS):
+        where = f"{tables[0]}, line {number}"
+        name, label = row["file"], row["label"]
+        if not name or not label or "/" in label:
+            raise RecipeError(
+                f"{where}: file {name!r}, label {label!r}; both must be there, and the "
+                "label without /"
+            )
+        path = folder / name
+        if not path.is_file():
+            raise RecipeError(f"{where}: {path}: no such file")
+        stem = str(Path(name).with_suffix(""))
+        part = row.get("part", "")
+        if part and part not in PARTS:
+            raise RecipeError(f"{where}: {unknown_word('part', part, PARTS)}")
+        group = row.get("group") or stem
+        yield Clip(f"{label}/{stem}", path, label, group, row.get("fold", ""), part)
+
+
+def _read_table(path: Path, needed: Sequence[str], known: Sequence[str] = ()):
+    """Yield (line number, {column: stripped value}) of a table with a header.
+
+    Args:
+        path: tabs separate its columns if its name ends in .tsv, else commas.
+        needed: columns that must be there.
+        known: if given, all that may be there.
+    """
+    delimiter = "\t" if path.suffix == ".tsv" else ","
+    try:
+        with io.StringIO(read_utf8(path)) as file:
+            lines = csv.reader(file, delimiter=delimiter)
+            header = [name.strip() for name in next(lines, [])]
+            missing = [name for name in needed if name not in header]
+            if missing:
+                raise RecipeError(
+                    f"{path}: no column {' and '.join(missing)}; its first line is "
+                    f"{delimiter.join(header)!r}"
+                )
+            for name in header if known else ():
+                if name not in known:
+                    raise RecipeError(f"{path}: {unknown_word('column', name, known)}")
+            for values in lines:
+                if not any(value.strip() for value in values):
+                    continue
+                if len(values) != len(header):
+                    raise RecipeError(
+                        f"{path}, line {lines.line_num}: {len(values)} columns, the "
+                        f"header has {len(header)}"
+                    )
+                stripped = (value.strip() for value in values)
+                yield lines.line_num, dict(zip(header, stripped))
+    except DataError as error:
+        raise RecipeError(str(error)) from None
+    except csv.Error as error:
+        raise RecipeError(f"{path}: not a table ({error})") from None
+
+
+LAYOUTS: Dict[str, Callable[[Path], Iterator[Clip]]] = {
+    "speech_commands": _speech_commands,
+    "fsdd": _fsdd,
+    "esc10": _esc10,
+    "table": _table,
+}
+
+
+# ----------------------------------------------------------------------------- splits
+
+
+def rotating_split(group: str, seed: int) -> str:
+    """Return the part that a group has in the runs of a seed.
+
+    SHA-256 of the group's name modulo 10 gives ten folds. Seed k tests on fold k,
+    validates on fold k + 5 and trains on the other eight (modulo 10): every seed up to
+    ten is tested by further speakers, and what is chosen by the validation of seeds 0
+    to 4 is tested by speakers who had no part in the choice. It depends on nothing
+    else: any part of the corpus has speakers of all folds.
+    """
+    fold = int(hashlib.sha256(group.encode()).hexdigest(), 16) % 10
+    return {seed % 10: "test", (seed + 5) % 10: "valid"}.get(fold, "train")
+
+
+def published_split(group: str) -> str:
+    """Return the part of a speaker by the rule of Speech Commands' README.
+
+    SHA-1 modulo 2^27, as a percentage: below 10 valid, below 20 test. It gives
+    ``validation_list.txt`` and ``testing_list.txt``.
+    """
+    most = 2**27 - 1
+    number = int(hashlib.sha1(group.encode()).hexdigest(), 16) % (most + 1)
+    percent = number * (100.0 / most)
+    return "valid" if percent < 10 else "test" if percent < 20 else "train"
+
+
+def _rotating(clips, seed):
+    return [rotating_split(clip.group, seed) for clip in clips]
+
+
+def _fixed(clips, seed):
+    return _rotating(clips, 0)
+
+
+def _published(clips, seed):
+    return [published_split(clip.group) for clip in clips]
+
+
+def _in_turn(names: Sequence[str], seed: int) -> List[str]:
+    """Test on the seed's name of the sorted ones, validate on the one behind it."""
+    order = sorted(set(names))
+    if len(order) < 3:
+        raise RecipeError(
+            f"the clips have {len(order)} groups or folds ({', '.join(order)}); to "
+            "test and validate on one each, three are needed"
+        )
+    test, valid = order[seed % len(order)], order[(seed + 1) % len(order)]
+    return [{test: "test", valid: "valid"}.get(name, "train") for name in names]
+
+
+def _leave_one_out(clips, seed):
+    return _in_turn([clip.group for clip in clips], seed)
+
+
+def _folds(clips, seed):
+    folds = _own(clips, "fold", "folds")
+    _refuse_divided_groups(clips, folds, "folds")
+    return _in_turn(folds, seed)
+
+
+def _given(clips, seed):
+    parts = _own(clips, "part", "given", "; fill the column part")
+    _refuse_divided_groups(clips, parts, "parts")
+    return parts
+
+
+def _own(clips, column: str, split: str, fix: str = "") -> List[str]:
+    """Return what the corpus itself says of every clip; refuse one it is silent on."""
+    without = [clip for clip in clips if not getattr(clip, column)]
+    if without:
+        others = f", nor have {len(without) - 1} others" if len(without) > 1 else ""
+        raise RecipeError(
+            f"data.split: {split}, but {without[0].path} has no {column}{others}{fix}"
+        )
+    return [getattr(clip, column) for clip in clips]
+
+
+def _refuse_divided_groups(clips, where, kind):
+    """Refuse a group in two places: what was learned by heart would be tested."""
+    place: Dict[str, str] = {}
+    for clip, own in zip(clips, where):
+        if place.setdefault(clip.group, own) != own:
+            raise RecipeError(
+                f"group {clip.group} is in two {kind}, {place[clip.group]} and {own}"
+            )
+
+
+#: how the runs of a seed split the clips: (clips, seed) -> their parts
+SPLITS: Dict[str, Callable[[List[Clip], int], List[str]]] = {
+    "rotating": _rotating,
+    "fixed": _fixed,
+    "published": _published,
+    "leave_one_out": _leave_one_out,
+    "folds": _folds,
+    "given": _given,
+}
+
+
+def folds_in_a_round(clips: List[Clip], split: str) -> int:
+    """Return how many consecutive seeds test every clip once; 1 if none do together.
+
+    ``folds`` and ``leave_one_out`` are cross-validations: seeds 0 .. F-1 are round 0,
+    and a round's accuracy is over all clips.
+    """
+    if split == "folds":
+        return len({clip.fold for clip in clips})
+    if split == "leave_one_out":
+        return len({clip.group for clip in clips})
+    return 1
+
+
+def split_clips(clips: List[Clip], split: str, seed: int) -> Dict[str, List[int]]:
+    """Return the indices of the clips of every part, for the runs of a seed.
+
+    Args:
+        clips: of :func:`find_clips`.
+        split: a word of :data:`SPLITS`.
+        seed: of the run.
+
+    Raises:
+        RecipeError: a part stays empty, or a group is divided.
+    """
+    parts: Dict[str, List[int]] = {part: [] for part in PARTS}
+    for index, part in enumerate(SPLITS[split](clips, seed)):
+        parts[part].append(index)
+    for part, indices in parts.items():
+        if not indices:
+            groups = len({clip.group for clip in clips})
+            fix = (
+                "its column part names it nowhere"
+                if split == "given"
+                else "few groups want leave_one_out, which tests each in turn"
+            )
+            raise RecipeError(
+                f"data.split: {split} leaves no {part} clips among {len(clips)} in "
+                f"{groups} groups (seed {seed}); {fix}"
+            )
+    known = {clips[index].label for index in parts["train"]}
+    for part in ("valid", "test"):
+        for index in parts[part]:
+            if clips[index].label not in known:
+                label = repr(clips[index].label)
+                raise RecipeError(
+                    f"data.split: {split}, seed {seed}: {clips[index].path} is of "
+                    f"class {label}, of which none is left for training"
+                )
+    return parts
+
+
+def describe_clips(clips: List[Clip], split: str, seeds: List[int]) -> str:
+    """Return one line: how many clips, classes and groups, and how they are split.
+
+    Raises:
+        RecipeError: see :func:`split_clips`.
+    """
+    labels = {clip.label for clip in clips}
+    groups = {clip.group for clip in clips}
+    numbers: Dict[str, List[int]] = {}
+    for seed in seeds:
+        parts = split_clips(clips, split, seed)
+        key = "/".join(str(len(parts[part])) for part in PARTS)
+        numbers.setdefault(key, []).append(seed)
+    told = "; ".join(
+        f"{key} (seed{'s' * (len(own) > 1)} {name_seeds(own)})"
+        for key, own in numbers.items()
+    )
+    return (
+        f"{len(clips)} clips of {len(labels)} classes in {len(groups)} groups; "
+        f"{'/'.join(PARTS)}: {told}"
+    )

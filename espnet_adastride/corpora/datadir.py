@@ -1,0 +1,307 @@
+"""Kaldi-style data folders: read, check, format, filter, split.
+
+A data folder holds ``wav.scp`` (utterance, audio file), ``text``, ``utt2spk`` and
+``spk2utt``; each line is a key, one space, and the rest, which may hold spaces.
+"""
+
+import os
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+from pathlib import Path
+from typing import Dict, Iterable, List, Sequence
+from urllib.parse import quote
+
+from espnet_adastride.corpora import kaldi
+from espnet_adastride.corpora.audio import AudioInfo, audio_info, read_samples
+from espnet_adastride.corpora.recordings import sample_problem
+from espnet_adastride.errors import AudioError, RecipeError
+from espnet_adastride.files import (
+    PathLike,
+    fresh_dir,
+    replace_dir,
+    shown,
+    write_flac,
+    write_text,
+)
+
+Table = Dict[str, str]
+TABLES = ("wav.scp", "text", "utt2spk")
+#: what a folder of extracted features holds beside these: tables, then other files
+FEATURE_TABLES = ("feats.scp", "utt2num_frames")
+FEATURE_FILES = ("feats_dim", "upstream.yaml")
+
+
+def parse_rate(word: str) -> int:
+    """Read a sampling rate in Hz: ``16000``, ``16k`` or ``22.05k``."""
+    number, factor = word.strip().lower(), 1
+    if number.endswith("k"):
+        number, factor = number[:-1], 1000
+    try:
+        rate = Fraction(number) * factor
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if rate <= 0 or rate.denominator != 1:
+        raise RecipeError(f"--fs {word}: give a sampling rate such as 16k or 16000")
+    return int(rate)
+
+
+def read_table(path: PathLike) -> Table:
+    """Read ``ID VALUE`` lines as :func:`espnet_adastride.corpora.kaldi.read_scp` does.
+
+    A line with an id alone has an empty value.
+
+    Raises:
+        RecipeError: The file is missing or malformed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        hint = ""
+        if path.name in TABLES:
+            hint = ", or have adastride-prepare make it of your own recordings"
+        raise RecipeError(f"{path} is missing: run the stage that makes it first{hint}")
+    try:
+        return kaldi.read_scp(path, allow_empty=True)
+    except kaldi.DataError as error:
+        raise RecipeError(str(error)) from None
+
+
+def write_table(path: PathLike, table: Table, keys: Iterable[str] = None) -> None:
+    """Write a table, sorted by key (byte order, as ``LC_ALL=C sort`` does).
+
+    Raises:
+        RecipeError: An id with white space, or a value with a line break.
+    """
+    try:
+        kaldi.write_lines(path, table, keys)
+    except kaldi.DataError as error:
+        raise RecipeError(str(error)) from None
+
+
+def read_data_dir(folder: PathLike) -> Dict[str, Table]:
+    """Read ``wav.scp``, ``text`` and ``utt2spk`` and see that they agree.
+
+    Raises:
+        RecipeError: A file is missing or empty, or the three hold other utterances.
+    """
+    folder = Path(folder)
+    if (folder / "segments").exists():
+        raise RecipeError(
+            f"{folder}/segments: have the recordings cut, into another folder: "
+            f"adastride-prepare {folder.name}={folder} --output NEW"
+        )
+    tables = {name: read_table(folder / name) for name in TABLES}
+    if not tables["wav.scp"]:
+        raise RecipeError(f"{folder}/wav.scp is empty: the set has no utterances")
+    for name in TABLES[1:]:
+        for here, there, key in _first_mismatch(tables, "wav.scp", name):
+            raise RecipeError(
+                f"{folder}: {key} is in {here} but not in {there}: prepare it again "
+                "(--stage 1 --rerun true) or fix the files"
+            )
+    return tables
+
+
+def _first_mismatch(tables, one, other):
+    for here, there in ((one, other), (other, one)):
+        missing = sorted(set(tables[here]) - set(tables[there]))
+        if missing:
+            yield here, there, missing[0]
+            return
+
+
+def write_data_dir(
+    folder: PathLike, tables: Dict[str, Table], keys: Iterable[str]
+) -> None:
+    """Write the tables for ``keys``, and ``spk2utt`` made from ``utt2spk``."""
+    keys = sorted(keys)
+    for name, table in tables.items():
+        write_table(Path(folder) / name, table, keys)
+    spk2utt: Dict[str, List[str]] = {}
+    for key in keys:
+        spk2utt.setdefault(tables["utt2spk"][key], []).append(key)
+    write_table(Path(folder) / "spk2utt", {s: " ".join(u) for s, u in spk2utt.items()})
+
+
+def _check_audio(path: str) -> AudioInfo:
+    """Decode a whole recording; return what it holds.
+
+    Raises:
+        AudioError: if it cannot be decoded, or its samples are of no use.
+    """
+    info = audio_info(path)
+    if info.channels != 1:
+        raise AudioError(
+            f"{info.channels} channels, and one is needed; adastride-prepare mixes them"
+        )
+    wave, _ = read_samples(path)
+    if len(wave) == 0:
+        raise AudioError("no samples; record or copy it again")
+    problem = sample_problem(wave)
+    if problem:
+        raise AudioError(problem)
+    return info
+
+
+def _convert(source: str, target: Path, rate: int) -> int:
+    """Write ``source`` at a sampling rate as 16-bit FLAC; return samples."""
+    import numpy
+    from scipy.signal import resample_poly
+
+    wave, old_rate = read_samples(source)
+    wave = wave[:, 0].astype(numpy.float64)
+    ratio = Fraction(rate, old_rate)
+    if ratio != 1:
+        wave = resample_poly(wave, ratio.numerator, ratio.denominator)
+    wave = numpy.clip(wave, -1.0, 1.0 - 2.0**-15)
+    write_flac(target, wave, rate)
+    return len(wave)
+
+
+def format_data_dir(source: PathLike, output: PathLike, rate: int, nj: int = 1) -> str:
+    """Check a set's audio and write its dump folder (stage 3).
+
+    Every recording is decoded. Those at ``rate`` Hz that ESPnet reads exactly (by
+    libsndfile) are used where they are; others (m4a, mp4, mp3 ..., other rates) are
+    converted into ``<output>/resampled``. Also writes ``utt2num_samples`` and
+    ``feats_type``.
+
+    Returns:
+        One line that says what was made.
+
+    Raises:
+        RecipeError: Audio that cannot be read, has several channels, no samples or
+            some that are not numbers, or is a pipe; all such recordings are listed.
+    """
+    tables = read_data_dir(source)
+    waves = tables["wav.scp"]
+    for key, path in waves.items():
+        if path.endswith("|"):
+            raise RecipeError(
+                f"{source}/wav.scp: {key} is a pipe; give audio files, or have "
+                f"adastride-prepare run it (--run_pipes true)"
+            )
+    keys = sorted(waves)
+
+    def check(key):
+        try:
+            return _check_audio(waves[key])
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            return reason.removeprefix(f"{shown(waves[key])}: ")
+
+    with ThreadPoolExecutor(max(1, nj)) as pool:
+        found = dict(zip(keys, pool.map(check, keys)))
+    bad = {k: f for k, f in found.items() if isinstance(f, str)}
+    if bad:
+        report = Path(f"{output}.unusable_audio")
+        write_table(report, {k: f"{waves[k]} {bad[k]}" for k in bad})
+        first = sorted(bad)[0]
+        raise RecipeError(
+            f"{source}: {len(bad)} of {len(keys)} audio files cannot be used, the "
+            f"first is {waves[first]} ({bad[first]}); all are listed in {report}: "
+            "fix them or take them out of the data folder"
+        )
+
+    # a tab would be a character of its own for the tokens, and no space
+    tables["text"] = {k: re.sub(r"\s", " ", v) for k, v in tables["text"].items()}
+    temporary = fresh_dir(output)
+    samples = {k: found[k].samples for k in keys}
+    other = [
+        k for k in keys if (found[k].rate, found[k].reader) != (rate, "libsndfile")
+    ]
+    if other:
+        (temporary / "resampled").mkdir()
+
+        def convert(key):
+            name = quote(key, safe="") + ".flac"
+            count = _convert(waves[key], temporary / "resampled" / name, rate)
+            return count, str(Path(output) / "resampled" / name)
+
+        with ThreadPoolExecutor(max(1, nj)) as pool:
+            for key, (count, path) in zip(other, pool.map(convert, other)):
+                samples[key], waves[key] = count, path
+    tables["utt2num_samples"] = {k: str(n) for k, n in samples.items()}
+    write_data_dir(temporary, tables, keys)
+    write_text(temporary / "feats_type", "raw\n")
+    replace_dir(temporary, output)
+    hours = sum(samples.values()) / rate / 3600
+    line = f"{output}: {len(keys)} utterances, {hours:.2f} h"
+    rates = [found[k].rate for k in other if found[k].rate != rate]
+    if rates:
+        line += f", {len(rates)} resampled from {sorted(set(rates))} Hz to {rate} Hz"
+    forms = [found[k].format for k in other if found[k].reader != "libsndfile"]
+    if forms:
+        line += f", {len(forms)} converted from {', '.join(sorted(set(forms)))}"
+    return line
+
+
+def filter_data_dir(
+    source: PathLike, output: PathLike, rate: int, shortest: float, longest: float
+) -> str:
+    """Leave out utterances that are too short, too long or without text (stage 4).
+
+    As ESPnet does, keeps ``shortest < duration < longest`` (seconds). What is left out
+    is listed with the reason in ``<output>/removed.txt``.
+
+    Returns:
+        One line that says what was made.
+    """
+    tables = read_data_dir(source)
+    tables["utt2num_samples"] = read_table(Path(source) / "utt2num_samples")
+    extracted = (Path(source) / FEATURE_TABLES[0]).exists()
+    if extracted:
+        for name in FEATURE_TABLES:
+            tables[name] = read_table(Path(source) / name)
+    removed: Dict[str, str] = {}
+    counts = {"too short": 0, "too long": 0, "without text": 0}
+    for key, words in tables["text"].items():
+        seconds = int(tables["utt2num_samples"][key]) / rate
+        if seconds <= shortest:
+            reason, detail = "too short", f"{seconds:.3f} s"
+        elif seconds >= longest:
+            reason, detail = "too long", f"{seconds:.3f} s"
+        elif not words:
+            reason, detail = "without text", ""
+        else:
+            continue
+        counts[reason] += 1
+        removed[key] = f"{reason} {detail}".strip()
+    keys = [k for k in tables["text"] if k not in removed]
+    if not keys:
+        raise RecipeError(
+            f"{source}: no utterance is left: all {len(removed)} are shorter than "
+            f"{shortest} s, longer than {longest} s or without text "
+            "(--min_wav_duration, --max_wav_duration)"
+        )
+    temporary = fresh_dir(output)
+    write_data_dir(temporary, tables, keys)
+    write_table(temporary / "removed.txt", removed)
+    write_text(temporary / "feats_type", "extracted\n" if extracted else "raw\n")
+    for name in FEATURE_FILES if extracted else ():
+        shutil.copyfile(Path(source) / name, temporary / name)
+    replace_dir(temporary, output)
+    line = f"{output}: kept {len(keys)} of {len(tables['text'])} utterances"
+    if removed:
+        what = ", ".join(f"{n} {reason}" for reason, n in counts.items() if n)
+        line += f"; left out: {what} (named in {output}/removed.txt)"
+    return line
+
+
+def split_keys(keys: Sequence[str], jobs: int) -> List[List[str]]:
+    """Cut a list into at most ``jobs`` contiguous, near-equal, non-empty parts."""
+    jobs = max(1, min(jobs, len(keys)))
+    size, rest = divmod(len(keys), jobs)
+    parts, start = [], 0
+    for job in range(jobs):
+        stop = start + size + (job < rest)
+        parts.append(list(keys[start:stop]))
+        start = stop
+    return parts
+
+
+def audio_files(folder: PathLike) -> List[str]:
+    """Return the audio files named in a data folder's ``wav.scp`` (none if absent)."""
+    path = Path(folder) / "wav.scp"
+    return list(read_table(path).values()) if os.path.isfile(path) else []

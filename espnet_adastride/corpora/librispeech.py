@@ -1,0 +1,394 @@
+"""LibriSpeech's layout in, Kaldi-style data directories out.
+
+LibriSpeech keeps ``PART/SPK/CHAP/SPK-CHAP-UTT.flac`` beside
+``PART/SPK/CHAP/SPK-CHAP.trans.txt`` (``ID TEXT`` per line). :func:`scan_librispeech`
+finds and decodes the recordings; :mod:`espnet_adastride.corpora.kaldi` writes the data
+directories, with SPK-CHAP as the speaker, as Kaldi's and ESPnet's recipes have it. What
+cannot be used is never dropped silently: it comes back as a list of :class:`Excluded`,
+each with the file, the reason and what was done about it.
+"""
+
+import codecs
+import hashlib
+import os
+import re
+import sys
+from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+
+import soundfile
+from tqdm import tqdm
+
+# the reader and writer of data directories under their earlier import path, too
+from espnet_adastride.corpora.kaldi import (
+    LEFT_OUT,
+    Excluded,
+    PathLike,
+    Utterance,
+    shorten,
+    split_line,
+)
+from espnet_adastride.errors import DataError
+
+# Utterances per part as published: a part that was unpacked half-way is noticed.
+LIBRISPEECH_UTTERANCES = {
+    "dev-clean": 2703,
+    "dev-other": 2864,
+    "test-clean": 2620,
+    "test-other": 2939,
+    "train-clean-100": 28539,
+    "train-clean-360": 104014,
+    "train-other-500": 148688,
+}
+
+# Reasons for leaving something out, as printed and as written to excluded.txt.
+EMPTY_AUDIO = "empty recording"
+NOT_DECODABLE = "recording that does not decode"
+WRONG_RATE = "recording at another sampling rate"
+NOT_MONO = "recording that is not mono"
+NO_TRANSCRIPT = "recording without transcript"
+NO_AUDIO = "transcript without recording"
+EMPTY_TRANSCRIPT = "empty transcript"
+MALFORMED_TRANSCRIPT = "malformed transcript line"
+DUPLICATE_ID = "id that occurs more than once"
+MISPLACED = "name that does not fit its folder"
+
+
+@dataclass
+class Scan:
+    """What :func:`scan_librispeech` found.
+
+    Attributes:
+        utterances: Usable utterances, sorted by id.
+        excluded: Everything else, sorted by kind and id.
+        recordings: Number of flac files seen.
+        transcripts: Number of transcript lines seen.
+        ignored: Files that are neither flac nor ``*.trans.txt``.
+        notes: Remarks on whole parts, one line each.
+    """
+
+    utterances: List[Utterance]
+    excluded: List[Excluded]
+    recordings: int = 0
+    transcripts: int = 0
+    ignored: List[str] = field(default_factory=list)
+    notes: List[str] = field(default_factory=list)
+
+
+# ----------------------------------------------------------------------- LibriSpeech
+
+
+def find_librispeech(corpus: PathLike) -> Tuple[Path, List[str]]:
+    """Find the folder that holds the parts.
+
+    Args:
+        corpus: ``LibriSpeech`` itself, or the folder that holds it.
+
+    Returns:
+        The folder, absolute, and the names of the parts in it, sorted.
+
+    Raises:
+        DataError: No path, no such folder, or no part in it.
+    """
+    fix = "set LIBRISPEECH=/path/to/LibriSpeech or edit db.sh"
+    if not str(corpus).strip():
+        raise DataError(f"the path of LibriSpeech is empty; {fix}")
+    # abspath, not resolve: links that the owner made stay in the paths.
+    root = Path(os.path.abspath(os.path.expanduser(corpus)))
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise DataError(f"the corpus folder {root} {what}; {fix}")
+    for candidate in (root / "LibriSpeech", root):
+        parts = _parts(candidate)
+        if parts:
+            return candidate, parts
+    if next(root.glob("*/*/*.trans.txt"), None):
+        fix = f"{root} is a part itself: give the folder that holds it, or {fix}"
+    raise DataError(
+        f"no part of LibriSpeech (PART/SPEAKER/CHAPTER/*.flac) in {root}; {fix}"
+    )
+
+
+def _parts(root: Path) -> List[str]:
+    if not root.is_dir():
+        return []
+    return sorted(
+        p.name
+        for p in root.iterdir()
+        if p.is_dir()
+        and not p.name.startswith(".")
+        and any(next(p.glob(f"*/*/*{s}"), None) for s in (".trans.txt", ".flac"))
+    )
+
+
+def check_audio(path: PathLike, fs: int) -> Tuple[int, str, str]:
+    """Decode a whole recording and compare it with what its header promises.
+
+    A flac header carries the number of samples and the MD5 sum of the decoded signal:
+    cut or altered files are told from sound ones with certainty.
+
+    Args:
+        path: The recording.
+        fs: The sampling rate that is asked for, in Hz.
+
+    Returns:
+        Number of samples, the reason for leaving it out ("" if there is none), detail.
+    """
+    path = str(path)
+    try:
+        if os.path.getsize(path) == 0:
+            return 0, EMPTY_AUDIO, "0 bytes"
+        with soundfile.SoundFile(path) as f:
+            digest = hashlib.md5()
+            samples = 0
+            while True:
+                block = f.read(1 << 18, dtype="int16", always_2d=True)
+                if len(block) == 0:
+                    break
+                samples += len(block)
+                digest.update(block.astype("<i2", copy=False).tobytes())
+            promised, rate, channels = f.frames, f.samplerate, f.channels
+            bits16 = f.subtype == "PCM_16"
+    except OSError as e:
+        return 0, NOT_DECODABLE, f"cannot be opened ({e.strerror})"
+    except (soundfile.SoundFileError, RuntimeError) as e:
+        detail = str(getattr(e, "error_string", e)).strip()
+        return 0, NOT_DECODABLE, re.sub(r"^Error : ", "", detail)
+    if samples == 0:
+        return 0, EMPTY_AUDIO, "no samples"
+    if samples != promised:
+        return samples, NOT_DECODABLE, f"{samples} of {promised} samples"
+    # The sum is taken over 16-bit samples; other widths are left to the count above.
+    expected = _flac_md5(path)
+    if bits16 and expected is not None and expected != digest.hexdigest():
+        return samples, NOT_DECODABLE, "the signal does not fit the file's checksum"
+    if rate != fs:
+        return samples, WRONG_RATE, f"{rate} Hz, {fs} Hz wanted"
+    if channels != 1:
+        return samples, NOT_MONO, f"{channels} channels"
+    return samples, "", ""
+
+
+def _flac_md5(path: str) -> Optional[str]:
+    """MD5 sum of the signal in a flac file's STREAMINFO, None where it has none."""
+    with open(path, "rb") as f:
+        head = f.read(42)
+    # "fLaC", block header (4 bytes; type 0 is STREAMINFO), 34 bytes ending in the sum.
+    if len(head) < 42 or head[:4] != b"fLaC" or head[4] & 0x7F != 0:
+        return None
+    md5 = head[26:42]
+    return md5.hex() if any(md5) else None
+
+
+def _check_audio(job: Tuple[str, int]) -> Tuple[int, str, str]:
+    return check_audio(*job)
+
+
+def check_audio_files(
+    paths: Sequence[str], fs: int, nj: int, progress: bool = True
+) -> List[Tuple[int, str, str]]:
+    """:func:`check_audio` on many files with ``nj`` processes and a progress bar.
+
+    Raises:
+        DataError: A process died (out of memory, killed).
+    """
+    # A log file gets a line now and then, a terminal a moving bar.
+    interval = 0.2 if sys.stderr.isatty() else 30.0
+    bar = tqdm(
+        total=len(paths),
+        desc="decoding",
+        unit="file",
+        mininterval=interval,
+        disable=not progress,
+    )
+    jobs = [(path, fs) for path in paths]
+    results = []
+    with bar:
+        if nj <= 1 or len(jobs) < 64:
+            for job in jobs:
+                results.append(_check_audio(job))
+                bar.update()
+            return results
+        try:
+            with ProcessPoolExecutor(nj) as pool:
+                for result in pool.map(_check_audio, jobs, chunksize=16):
+                    results.append(result)
+                    bar.update()
+        except BrokenProcessPool:
+            raise DataError(
+                f"a decoding process died near {paths[len(results)]} (killed, or out "
+                "of memory); run again with --nj 1 to see the file"
+            ) from None
+    return results
+
+
+def scan_librispeech(
+    root: PathLike,
+    parts: Sequence[str],
+    fs: int = 16000,
+    nj: int = 1,
+    progress: bool = True,
+) -> Scan:
+    """Read parts of LibriSpeech and decode every recording.
+
+    Args:
+        root: The folder that holds the parts, as :func:`find_librispeech` returns it.
+        parts: Names of parts; several are read as one set.
+        fs: Sampling rate, in Hz.
+        nj: Number of decoding processes.
+        progress: Show a progress bar on standard error.
+
+    Returns:
+        Usable utterances, and by name all that was left out and why.
+
+    Raises:
+        DataError: A part is not there.
+    """
+    root = Path(root)
+    scan = Scan([], [])
+    audio: Dict[str, List[str]] = defaultdict(list)
+    texts: Dict[str, List[Tuple[str, str]]] = defaultdict(list)  # (text, file:line)
+    for part in parts:
+        if not (root / part).is_dir():
+            raise DataError(f"no part {part!r} in {root}")
+        before = scan.recordings
+        for path, rel in _walk(root / part):
+            name = rel[-1]
+            shown = path.encode("utf-8", "backslashreplace").decode()
+            if shown != path:
+                # It could not be written to wav.scp.
+                problem = "the path is not UTF-8"
+                scan.excluded.append(Excluded("-", shown, MISPLACED, problem))
+                scan.recordings += name.endswith(".flac")
+                continue
+            # SPK-CHAP where the file lies as deep as it should, else nothing fits.
+            speaker = "-".join(rel[:2]) if len(rel) == 3 else None
+            if name.endswith(".flac"):
+                scan.recordings += 1
+                key = name[: -len(".flac")]
+                problem = _misplaced(key, speaker)
+                if problem:
+                    scan.excluded.append(Excluded(key, path, MISPLACED, problem))
+                else:
+                    audio[key].append(path)
+            elif name.endswith(".trans.txt"):
+                _read_transcripts(path, speaker, texts, scan)
+            else:
+                scan.ignored.append(path)
+        found, published = scan.recordings - before, LIBRISPEECH_UTTERANCES.get(part)
+        if published is not None and found != published:
+            scan.notes.append(
+                f"{part} has {found} recordings here, LibriSpeech publishes "
+                f"{published}: a subset, or not fully unpacked"
+            )
+
+    duplicates = {k for k, v in audio.items() if len(v) > 1}
+    duplicates |= {k for k, v in texts.items() if len(v) > 1}
+    for key in duplicates:
+        places = audio.pop(key, []) + [where for _, where in texts.pop(key, [])]
+        # Which of them is right is not for us to guess: none is used.
+        detail = "all of them: " + ", ".join(places)
+        scan.excluded.append(Excluded(key, places[0], DUPLICATE_ID, detail))
+    for key in sorted(texts.keys() - audio.keys()):
+        scan.excluded.append(Excluded(key, texts[key][0][1], NO_AUDIO))
+
+    keys = sorted(audio)
+    paths = [audio[key][0] for key in keys]
+    for key, path, (samples, kind, detail) in zip(
+        keys, paths, check_audio_files(paths, fs, nj, progress)
+    ):
+        text, where = texts[key][0] if key in texts else (None, path)
+        if kind:
+            scan.excluded.append(Excluded(key, path, kind, detail))
+        elif text is None:
+            scan.excluded.append(Excluded(key, path, NO_TRANSCRIPT))
+        elif not text:
+            scan.excluded.append(Excluded(key, where, EMPTY_TRANSCRIPT))
+        else:
+            # An id that passed _misplaced begins with SPK-CHAP- of its folders.
+            chapter = Path(path).parent
+            speaker = f"{chapter.parent.name}-{chapter.name}"
+            scan.utterances.append(Utterance(key, path, text, speaker, samples))
+    scan.excluded.sort(key=lambda e: (e.kind, e.id, e.file))
+    scan.ignored.sort()
+    return scan
+
+
+def _walk(part: Path) -> Iterator[Tuple[str, Tuple[str, ...]]]:
+    """All files of a part, sorted, with their path split relative to the part."""
+    for folder, subfolders, names in os.walk(part, followlinks=True):
+        subfolders.sort()
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            yield path, Path(path).relative_to(part).parts
+
+
+def _misplaced(key: str, speaker: Optional[str]) -> str:
+    """What is wrong with an id in the folders SPK/CHAP; "" if nothing is."""
+    if speaker is None:
+        return "not in SPEAKER/CHAPTER/"
+    if not re.fullmatch(r"\S+", key):
+        return "white space in the id"
+    if not key.startswith(f"{speaker}-"):
+        return f"does not begin with {speaker}-"
+    return ""
+
+
+def _read_transcripts(
+    path: str,
+    speaker: Optional[str],
+    texts: Dict[str, List[Tuple[str, str]]],
+    scan: Scan,
+) -> None:
+    """Add a ``*.trans.txt`` to ``texts``, its bad lines to ``scan.excluded``."""
+    try:
+        content = Path(path).read_bytes()
+    except OSError as e:
+        scan.excluded.append(
+            Excluded("-", path, MALFORMED_TRANSCRIPT, f"unreadable ({e.strerror})")
+        )
+        return
+    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
+    if lines[-1] == b"":
+        lines.pop()
+    if not lines:
+        scan.excluded.append(Excluded("-", path, MALFORMED_TRANSCRIPT, "empty file"))
+    for number, raw in enumerate(lines, 1):
+        where = f"{path}:{number}"
+        scan.transcripts += 1
+        try:
+            key, text, problem = split_line(raw.decode("utf-8"))
+        except UnicodeDecodeError:
+            key, text, problem = raw.split(b" ")[0].decode("utf-8", "replace"), "", ""
+            problem = "not UTF-8; convert the file"
+        if problem:
+            key = re.split(r"\s", key)[0] or "-"
+            scan.excluded.append(Excluded(key, where, MALFORMED_TRANSCRIPT, problem))
+            continue
+        problem = _misplaced(key, speaker)
+        if problem:
+            scan.excluded.append(Excluded(key, where, MISPLACED, problem))
+        else:
+            texts[key].append((text, where))
+
+
+def summarise(scan: Scan, limit: int = 5) -> List[str]:
+    """One line per kind of exclusion with up to ``limit`` names, then the notes."""
+    kinds = defaultdict(list)
+    for e in scan.excluded:
+        kinds[e.kind].append(e.id if e.id != "-" else e.file)
+    lines = [
+        f"{LEFT_OUT}: {len(names)} x {kind} ({shorten(names, limit)})"
+        for kind, names in sorted(kinds.items())
+    ]
+    if scan.ignored:
+        names = [os.path.basename(p) for p in scan.ignored]
+        lines.append(
+            f"ignored: {len(names)} files that are neither .flac nor .trans.txt "
+            f"({shorten(names, limit)})"
+        )
+    return lines + [f"note: {note}" for note in scan.notes]

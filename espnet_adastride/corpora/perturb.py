@@ -1,0 +1,191 @@
+"""Speed perturbation offline (stage 2): a set, and copies of it at other speeds.
+
+As in Kaldi and ESPnet, a copy at factor 0.9 takes 1 / 0.9 of the time at a lower pitch;
+its utterances and speakers get the prefix ``sp0.9-`` (another speed is another voice),
+and factor 1.0 is the set itself, as it lies.
+"""
+
+import json
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from fractions import Fraction
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Sequence
+from urllib.parse import quote
+
+from espnet_adastride.corpora.audio import audio_info, read_samples
+from espnet_adastride.corpora.datadir import read_data_dir, write_data_dir
+from espnet_adastride.corpora.recordings import sample_problem
+from espnet_adastride.errors import AudioError, RecipeError
+from espnet_adastride.files import PathLike, shown, write_flac, write_text
+from espnet_adastride.progress import format_span
+
+AUDIO = "perturbed"  # the folder of the copies' audio, in the set's folder
+RECORD = ".made_from.json"  # what that audio was made from
+PROGRESS = 30.0  # seconds between two lines
+
+
+def parse_factors(words: Sequence[str]) -> Dict[str, Fraction]:
+    """Read speed factors, as typed: ``0.9`` makes the prefix ``sp0.9-``.
+
+    Raises:
+        RecipeError: One is no number from 0.1 to 10, or stands there twice.
+    """
+    factors: Dict[str, Fraction] = {}
+    for word in words:
+        try:
+            factor = Fraction(word)
+        except (ValueError, ZeroDivisionError):
+            factor = Fraction(0)
+        if not Fraction(1, 10) <= factor <= 10 or "/" in word:
+            raise RecipeError(
+                f"--speed_perturb_factors: {word!r} is no speed; give numbers from 0.1 "
+                'to 10, such as "0.9 1.0 1.1"'
+            )
+        if factor in factors.values():
+            raise RecipeError(f"--speed_perturb_factors: {word} stands there twice")
+        factors[word] = factor
+    if not factors:
+        raise RecipeError("--speed_perturb_factors is empty: give factors")
+    return factors
+
+
+def prefix_of(word: str, factor: Fraction) -> str:
+    """Return what stands before utterances and speakers: ``sp0.9-``; none for 1.0."""
+    return "" if factor == 1 else f"sp{word}-"
+
+
+class Copy(NamedTuple):
+    """One utterance to be made: its audio, the copy's file, and the factor."""
+
+    key: str
+    source: str
+    target: Path
+    factor: Fraction
+
+
+def perturbed_samples(samples: int, factor: Fraction) -> int:
+    """Return the samples of a copy: ceil(samples / factor)."""
+    return -(-samples * factor.denominator // factor.numerator)
+
+
+def _is_made(target: Path, samples: int, rate: int) -> bool:
+    import soundfile
+
+    try:  # to the end: the header of a torn file still tells its length
+        wave, found = soundfile.read(str(target), dtype="int16")
+    except RuntimeError:
+        return False
+    return (len(wave), found) == (samples, rate)
+
+
+def change_speed(copy: Copy) -> None:
+    """Write the copy as 16-bit FLAC at the rate of its source, whole or not at all.
+
+    A file that is there with the right number of samples is left alone. Resampled by
+    torchaudio, as ESPnet does on the fly.
+
+    Raises:
+        RecipeError: The source cannot be read, or has several channels.
+    """
+    import torch
+    import torchaudio
+
+    try:
+        info = audio_info(copy.source)
+        samples = perturbed_samples(info.samples, copy.factor)
+        if _is_made(copy.target, samples, info.rate):
+            return
+        wave, rate = read_samples(copy.source)
+        problem = sample_problem(wave) if len(wave) else "no samples"
+        if problem:
+            raise AudioError(f"{shown(copy.source)}: {problem}")
+    except AudioError as error:
+        raise RecipeError(
+            f"{copy.key}: {error} (or take it out of the data folder)"
+        ) from None
+    if wave.shape[1] != 1:
+        raise RecipeError(f"{copy.source} ({copy.key}) has {wave.shape[1]} channels")
+    wave = torchaudio.functional.resample(
+        torch.from_numpy(wave[:, 0]), copy.factor.numerator, copy.factor.denominator
+    )
+    wave = wave[:samples].clamp(-1.0, 1.0 - 2.0**-15).numpy()
+    write_flac(copy.target, wave, rate)
+
+
+def _copies(source: PathLike, output: Path, factors: Dict[str, Fraction]):
+    """Return the tables of all copies together, and the audio to be made."""
+    tables = read_data_dir(source)
+    merged: Dict[str, Dict[str, str]] = {name: {} for name in tables}
+    copies: List[Copy] = []
+    for word, factor in factors.items():
+        prefix = prefix_of(word, factor)
+        for key, path in tables["wav.scp"].items():
+            if path.endswith("|"):
+                raise RecipeError(
+                    f"{source}/wav.scp: {key} is a pipe; give audio files"
+                )
+            name, speaker = prefix + key, prefix + tables["utt2spk"][key]
+            if name in merged["text"]:
+                raise RecipeError(f"{source}: {name} is there, and would be made")
+            if prefix:
+                folder = output / AUDIO / quote(speaker, safe="")
+                target = folder / (quote(name, safe="") + ".flac")
+                copies.append(Copy(name, path, target, factor))
+                path = str(target)
+            merged["wav.scp"][name] = path
+            merged["text"][name] = tables["text"][key]
+            merged["utt2spk"][name] = speaker
+    return merged, copies
+
+
+def perturb_data_dir(
+    source: PathLike, output: PathLike, words: Sequence[str], nj: int, work: dict
+) -> str:
+    """Write a data folder with a set's copies at several speeds.
+
+    Interrupted, it goes on: what was made from the same ``work`` is kept.
+
+    Args:
+        source: A data folder.
+        output: The data folder to make; its audio lies in ``<output>/perturbed``.
+        words: Speed factors.
+        nj: Threads.
+        work: Fingerprint of what the copies are made from.
+
+    Returns:
+        One line that says what was made.
+
+    Raises:
+        RecipeError: Naming the first audio file that cannot be used.
+    """
+    import torch
+
+    output = Path(output)
+    merged, copies = _copies(source, output, parse_factors(words))
+    record = output / RECORD
+    text = json.dumps(work, sort_keys=True)
+    if not record.exists() or record.read_text(encoding="utf-8") != text:
+        # of other audio, or by other factors: nothing of it is of use
+        shutil.rmtree(output / AUDIO, ignore_errors=True)
+        write_text(record, text)
+    torch.set_num_threads(1)  # the threads below are enough
+    start = told = time.monotonic()
+    with ThreadPoolExecutor(max(1, nj)) as pool:
+        jobs = [pool.submit(change_speed, copy) for copy in copies]
+        try:
+            for count, job in enumerate(as_completed(jobs), 1):
+                job.result()
+                if time.monotonic() - told > PROGRESS and count < len(jobs):
+                    told = time.monotonic()
+                    left = (told - start) / count * (len(jobs) - count)
+                    print(
+                        f"made {count}/{len(jobs)} copies, ETA {format_span(left)}",
+                        flush=True,
+                    )
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    write_data_dir(output, merged, merged["wav.scp"])
+    return f"{output}: {len(merged['text'])} utterances at the speeds {' '.join(words)}"

@@ -1,0 +1,382 @@
+"""Read any recording as one channel at a model's rate; find them; cut long ones.
+
+How files are decoded is decided in ``corpora/audio.py``.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from espnet_adastride.corpora.audio import (
+    AudioInfo,
+    Say,
+    audio_info,
+    is_media,
+    log_line,
+    quick_seconds,
+    read_samples,
+)
+from espnet_adastride.errors import AudioError
+from espnet_adastride.files import AUDIO_SUFFIXES, shown
+
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "AudioError",
+    "AudioInfo",
+    "Source",
+    "audio_info",
+    "cut_at_pauses",
+    "describe_unread",
+    "find_audio",
+    "find_media",
+    "is_silent",
+    "log_line",
+    "prepare",
+    "quick_seconds",
+    "read_audio",
+    "read_samples",
+    "sample_problem",
+    "shown",
+]
+
+STDIN = "-"
+
+#: seconds over which energy is averaged, and from one value to the next
+ENERGY_WINDOW = 0.03
+ENERGY_STEP = 0.01
+#: steps that are computed at a time
+ENERGY_BLOCK = 6000
+#: a pause lasts so many seconds at least
+SHORTEST_PAUSE = 0.2
+#: seconds around a moment that say what is quiet there
+NEIGHBOURHOOD = 4.0
+#: below this amplitude (-80 dB of full scale) there is nothing to hear
+SILENT = 1e-4
+#: channels cancel where their mean has this share (-20 dB) of the loudest one's energy
+CANCELLED = 0.01
+#: peaks above 1 that lossy formats and hot mixes have; beyond, samples are scaled
+HOT, SCALED = 2.0, 16.0
+
+
+def read_audio(
+    source: Union[str, Path], rate: int, name: str = "", say: Optional[Say] = None
+) -> np.ndarray:
+    """Return a recording, mixed down and resampled.
+
+    Args:
+        source: a file, or ``-`` for standard input.
+        rate: samples per second that are wanted.
+        name: for messages, if not ``source``.
+        say: takes a line on what is odd but can be used; None: the log.
+
+    Returns:
+        (samples,) float32, at least one sample, all finite.
+
+    Raises:
+        AudioError: if there is no such file, it cannot be decoded, is empty or holds
+            samples that are not numbers.
+    """
+    content: Union[str, Path, bytes] = source
+    if str(source) == STDIN:
+        name = name or "standard input"
+        content = sys.stdin.buffer.read()
+        if not content:
+            raise AudioError(f"{name}: empty; pipe an audio file into it")
+    name = name or shown(source)
+    wave, found = read_samples(content, name=name, say=say)
+    if len(wave) == 0:
+        raise AudioError(f"{name}: no samples; record or copy it again")
+    return prepare(wave, found, rate, name, say)
+
+
+def sample_problem(wave: np.ndarray) -> str:
+    """Return what is wrong with samples, "" if nothing is.
+
+    Args:
+        wave: of any shape, floats.
+    """
+    # one pass for the usual case: NaN and infinity stay in the sum
+    peak = float(np.abs(wave).max(initial=0.0))
+    if not np.isfinite(peak):
+        wrong = np.count_nonzero(~np.isfinite(wave))
+        return f"{wrong} samples are not numbers (NaN, infinite); export it again"
+    if peak > SCALED:
+        for bits in (16, 24, 32):
+            if peak <= 2 ** (bits - 1):
+                break
+        return (
+            f"samples reach {peak:.6g}, outside [-1, 1]: they seem to be scaled as "
+            f"{bits}-bit integers; divide them by {2 ** (bits - 1)}"
+        )
+    return ""
+
+
+def prepare(
+    wave: np.ndarray, found: int, rate: int, name: str, say: Optional[Say] = None
+) -> np.ndarray:
+    """Return samples as (n,) float32 at another rate, mixed down.
+
+    Channels are averaged. Where they cancel each other (one is the negative of the
+    other), the loudest one is used.
+
+    Args:
+        wave: (n,) or (n, channels), numbers in [-1, 1].
+        found: its samples per second.
+        rate: samples per second that are wanted.
+        name: for messages.
+        say: takes a line on what is odd but can be used; None: the log.
+
+    Raises:
+        AudioError: for samples that are not numbers, far outside [-1, 1], or none.
+    """
+    say = say or log_line
+    wave = np.asarray(wave)
+    if wave.ndim not in (1, 2) or wave.size == 0:
+        raise AudioError(
+            f"{name}: samples must be (n,) or (n, channels), got {wave.shape}"
+        )
+    if wave.ndim == 2 and wave.shape[1] > wave.shape[0]:
+        raise AudioError(
+            f"{name}: samples must be (n,) or (n, channels), got {wave.shape}; if that "
+            "is (channels, n), as torchaudio gives it, transpose it (wave.T)"
+        )
+    if not np.issubdtype(wave.dtype, np.floating):
+        fix = ""
+        if np.issubdtype(wave.dtype, np.signedinteger):
+            fix = f"; divide them by {2 ** (8 * wave.dtype.itemsize - 1)}"
+        raise AudioError(
+            f"{name}: samples must be floats in [-1, 1], got {wave.dtype}{fix}"
+        )
+    problem = sample_problem(wave)
+    if problem:
+        raise AudioError(f"{name}: {problem}")
+    wave = wave.astype(np.float32, copy=False)
+    peak = float(np.abs(wave).max())
+    if peak > HOT:
+        say(f"{name}: samples reach {peak:.2f}, outside [-1, 1]; is it scaled?")
+    if wave.ndim == 2:
+        wave = _mixed(wave, name, say)
+    if found != rate:
+        import soxr
+
+        wave = soxr.resample(wave, found, rate)
+        if len(wave) == 0:
+            raise AudioError(f"{name}: too short to be resampled to {rate} Hz")
+    return np.ascontiguousarray(wave, dtype=np.float32)
+
+
+def _mixed(wave: np.ndarray, name: str, say: Say) -> np.ndarray:
+    """Return the mean of channels (n, channels), or the loudest if they cancel."""
+    if wave.shape[1] == 1:
+        return wave[:, 0]
+    mixed = wave.mean(axis=1)
+    power = np.square(wave, dtype=np.float64).sum(axis=0)
+    best = int(power.argmax())
+    if np.square(mixed, dtype=np.float64).sum() < CANCELLED * power[best]:
+        if not is_silent(wave[:, best]):
+            say(
+                f"{name}: its channels cancel each other (one is reversed); channel "
+                f"{best + 1} of {wave.shape[1]} is used alone"
+            )
+            return wave[:, best]
+    return mixed
+
+
+class Source(NamedTuple):
+    """A recording to read.
+
+    Attributes:
+        path: file, or ``-``.
+        name: what its outputs are called, without suffix: the path within the folder
+            that was given, else the file's name.
+        full: the same with suffix, for recordings that differ in nothing else.
+    """
+
+    path: str
+    name: str
+    full: str
+
+
+def _source(path: str, shown: Path) -> Source:
+    return Source(path, str(shown.with_suffix("")), str(shown))
+
+
+class Found(NamedTuple):
+    """What files and folders hold.
+
+    Attributes:
+        sources: the recordings.
+        unread: files of folders that are no recordings by their names, and media by
+            their content, or media that are not supported.
+        others: how many other files are in the folders.
+    """
+
+    sources: List[Source]
+    unread: List[str]
+    others: int
+
+
+def find_media(paths: Sequence[str]) -> Found:
+    """Find the recordings in files and folders.
+
+    Folders are walked recursively, in order of names; what begins with a dot is left
+    out. Files that are named are taken whatever they are called, existing or not:
+    reading tells.
+
+    Raises:
+        AudioError: for an empty name, e.g. of a shell's variable that is not set.
+    """
+    sources: List[Source] = []
+    unread: List[str] = []
+    others = 0
+    if "" in paths:
+        raise AudioError("a recording's name is empty; is a variable not set?")
+    for path in dict.fromkeys(paths):
+        if path == STDIN:
+            sources.append(Source(STDIN, "stdin", "stdin"))
+        elif not os.path.isdir(path):
+            sources.append(_source(path, Path(Path(path).name)))
+        else:
+            for file in _files(Path(path)):
+                if file.suffix.lower() in AUDIO_SUFFIXES:
+                    sources.append(_source(str(file), file.relative_to(path)))
+                elif is_media(file):
+                    unread.append(str(file))
+                else:
+                    others += 1
+    once: Dict[str, Source] = {}
+    for source in sources:  # a file may be named beside its folder
+        once.setdefault(os.path.normpath(source.path), source)
+    taken = {os.path.normpath(path) for path in paths}
+    unread = [path for path in unread if os.path.normpath(path) not in taken]
+    return Found(list(once.values()), unread, others)
+
+
+def find_audio(paths: Sequence[str]) -> Tuple[List[Source], int]:
+    """Return the recordings in files and folders, and how many other files are there.
+
+    See :func:`find_media`, which tells the other files apart.
+    """
+    found = find_media(paths)
+    return found.sources, found.others + len(found.unread)
+
+
+def describe_unread(unread: Sequence[str]) -> str:
+    """Return one line on a folder's media files that are not read, naming them."""
+    names = ", ".join(shown(path) for path in unread[:10])
+    more = f" and {len(unread) - 10} more" if len(unread) > 10 else ""
+    what = "file is" if len(unread) == 1 else "files are"
+    return (
+        f"{len(unread)} media {what} not read: {names}{more}; convert to wav or flac, "
+        "or give the ending of the format"
+    )
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for here, folders, files in os.walk(folder):
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        for name in sorted(files):
+            if not name.startswith("."):
+                yield Path(here) / name
+
+
+# ------------------------------------------------------------------- cutting
+
+
+def energy(wave: np.ndarray, rate: int) -> np.ndarray:
+    """Return the energy in dB of full scale around each 10 ms step, >= -100.
+
+    Value i is of the window of 30 ms centred at (i + 0.5) steps.
+    """
+    step = max(int(round(ENERGY_STEP * rate)), 1)
+    half = max(int(round((ENERGY_WINDOW - ENERGY_STEP) / 2 * rate)), 0)
+    begin = np.arange(0, max(len(wave), 1), step)
+    mean = np.empty(len(begin))
+    for low in range(0, len(begin), ENERGY_BLOCK):  # an hour in float64 is large
+        own = begin[low : low + ENERGY_BLOCK]
+        first = (own - half).clip(0)
+        last = (own + step + half).clip(max=len(wave))
+        part = wave[first[0] : last[-1]].astype(np.float64)
+        total = np.concatenate([[0.0], np.cumsum(part**2)])
+        sums = total[last - first[0]] - total[first - first[0]]
+        mean[low : low + len(own)] = sums.clip(0) / (last - first).clip(1)
+    return 10 * np.log10(mean + 1e-10)
+
+
+def find_pauses(level: np.ndarray) -> List[Tuple[int, int]]:
+    """Return the pauses [begin, end) of an energy curve, in its steps.
+
+    Quiet is what is in the lower half between the floor and the loud parts (the 5th and
+    95th percentile) of the four seconds around: noise does not matter while speech
+    stands out of it, and may change from one sentence to the next.
+    """
+    width = min(round(NEIGHBOURHOOD / ENERGY_STEP), len(level))
+    centres = np.arange(0, len(level), max(width // 8, 1))
+    limits = []
+    for centre in centres:
+        first = max(0, min(centre - width // 2, len(level) - width))
+        limits.append(np.percentile(level[first : first + width], [5, 95]))
+    floor, loud = (
+        np.interp(np.arange(len(level)), centres, column)
+        for column in np.array(limits).T
+    )
+    stands_out = loud - floor >= 6.0
+    quiet = np.zeros(len(level) + 2, dtype=bool)
+    quiet[1:-1] = stands_out & (level < (floor + loud) / 2)
+    change = np.flatnonzero(quiet[1:] != quiet[:-1])
+    shortest = round(SHORTEST_PAUSE / ENERGY_STEP)
+    return [(a, b) for a, b in zip(change[::2], change[1::2]) if b - a >= shortest]
+
+
+def cut_at_pauses(
+    wave: np.ndarray, rate: int, longest: float = 20.0
+) -> List[Tuple[int, int]]:
+    """Return segments [begin, end) in samples that cover a recording, none too long.
+
+    A recording that is short enough stays whole. Else each segment ends in the middle
+    of the longest pause between a third of the longest duration and all of it; where
+    there is no pause, at the quietest place of the last half. Nothing is left out.
+
+    Args:
+        wave: (n,).
+        rate: samples per second.
+        longest: seconds of a segment at most, > 0.
+    """
+    most = max(int(longest * rate), 1)
+    if len(wave) <= most:
+        return [(0, len(wave))]
+    level = energy(wave, rate)
+    step = max(int(round(ENERGY_STEP * rate)), 1)
+    pauses = find_pauses(level)
+    # over 0.2 s, so that a stop consonant is no quiet place
+    width = min(round(SHORTEST_PAUSE / ENERGY_STEP), len(level))
+    smooth = np.convolve(level, np.ones(width) / width, mode="same")
+    segments, begin = [], 0
+    while len(wave) - begin > most:
+        # what is left must not be so short that an encoder refuses it
+        low, high = begin + most // 3, min(begin + most, len(wave) - most // 6)
+        best = None
+        for a, b in pauses:
+            # the part of the pause that a cut can lie in
+            a, b = max(a * step, low), min(b * step, high)
+            if b - a > 0 and (best is None or b - a > best[1] - best[0]):
+                best = a, b
+        if best is not None:
+            cut = (best[0] + best[1]) // 2
+        else:
+            first = -(-(begin + most // 2) // step)
+            last = max(high // step, first + 1)
+            cut = (first + int(np.argmin(smooth[first:last]))) * step + step // 2
+        cut = min(max(cut, begin + 1), high)
+        segments.append((begin, cut))
+        begin = cut
+    segments.append((begin, len(wave)))
+    return segments
+
+
+def is_silent(wave: np.ndarray) -> bool:
+    """Return whether nothing can be heard: all samples below -80 dB of full scale."""
+    return bool(len(wave) == 0 or np.abs(wave).max() < SILENT)

@@ -1,0 +1,214 @@
+"""Any folder of recordings as training, validation and test set, split by text.
+
+    FOLDER/**.flac (or wav, ogg, mp3 ...), FOLDER/trans.txt (optional: NAME TEXT)
+        -> OUTPUT/{train,valid,test}/{wav.scp,groups}, OUTPUT/audio/*.flac
+
+Recordings of one text stay together: what a model has learned of a sentence must not
+help it with another reading of that sentence. Without texts every file is a group of
+its own, and so are long recordings, which are cut at pauses. ``groups`` says which
+recordings belong together: ``ID GROUP``.
+
+What lies there at the right rate, as one channel and short enough, is read where it
+lies; all else is converted.
+"""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Dict, List, NamedTuple
+
+import soundfile
+
+from espnet_adastride.corpora.audio import audio_info
+from espnet_adastride.corpora.kaldi import read_lines, read_scp, split_line
+from espnet_adastride.corpora.recordings import (
+    cut_at_pauses,
+    describe_unread,
+    find_media,
+    read_audio,
+)
+from espnet_adastride.errors import AudioError, RecipeError
+from espnet_adastride.files import fresh_dir, replace_dir, shown, write_text
+
+PARTS = ("train", "valid", "test")
+#: of the groups; at least one each
+SHARES = {"test": 0.1, "valid": 0.05}
+#: seconds; longer recordings are cut, shorter ones left out
+LONGEST, SHORTEST = 15.0, 0.25
+
+
+class Recording(NamedTuple):
+    """One recording: its id, where it lies, and the text or file it is grouped by."""
+
+    id: str
+    path: str
+    group: str
+
+
+def find_recordings(folder) -> List[Recording]:
+    """Find the recordings of a folder, sorted by id.
+
+    Raises:
+        RecipeError: no such folder, no recordings, two of one name, or a line of
+            trans.txt without a text.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise RecipeError(
+            f"{folder}: no such folder; say where the recordings lie (--corpus, or "
+            "RECORDINGS=)"
+        )
+    texts = read_texts(folder / "trans.txt")
+    sources, unread, _ = find_media([str(folder)])
+    if unread:
+        raise RecipeError(f"{folder}: {describe_unread(unread)}")
+    found: Dict[str, Recording] = {}
+    for source in sources:
+        name = "_".join(shown(source.name).replace("/", " ").split())
+        if name in found:
+            raise RecipeError(
+                f"{shown(source.path)} and {shown(found[name].path)} would have one "
+                f"name, {name}: "
+                "rename one"
+            )
+        text = texts.get(Path(source.name).name)
+        group = f"file {name}" if text is None else f"text {text}"
+        found[name] = Recording(name, source.path, group)
+    if not found:
+        raise RecipeError(f"{folder}: no recordings (wav, flac, ogg, mp3 ...) in it")
+    return [found[name] for name in sorted(found)]
+
+
+def read_texts(path) -> Dict[str, str]:
+    """Read ``NAME TEXT`` lines; {} if there is no such file. Case and spaces go."""
+    texts = {}
+    if Path(path).is_file():
+        for number, line in enumerate(read_lines(path, RecipeError), 1):
+            name, text, _ = split_line(line.strip())
+            if name and not text.strip():
+                raise RecipeError(f"{path}, line {number}: write NAME TEXT")
+            if name:
+                texts[name] = " ".join(text.lower().split())
+    return texts
+
+
+def split_groups(groups) -> Dict[str, str]:
+    """Return the part of every group: the first shares in the order of their hashes.
+
+    Raises:
+        RecipeError: fewer than three groups.
+    """
+    order = sorted(set(groups), key=lambda g: hashlib.sha256(g.encode()).hexdigest())
+    if len(order) < len(PARTS):
+        raise RecipeError(
+            f"{len(order)} recordings of different texts: training, validation and "
+            "test want one each; give a folder with at least three"
+        )
+    parts, start = {}, 0
+    for part, share in SHARES.items():
+        number = max(1, math.floor(share * len(order)))
+        parts.update(dict.fromkeys(order[start : start + number], part))
+        start += number
+    return {group: parts.get(group, "train") for group in order}
+
+
+def prepare_recordings(folder, output, rate: int) -> str:
+    """Write the three sets; return one line on them. A prepared folder is kept.
+
+    Args:
+        folder: of the recordings.
+        output: its content is replaced, if it was made of something else.
+        rate: samples per second that are wanted.
+
+    Raises:
+        RecipeError: bad input; names the file and the fix.
+    """
+    recordings = find_recordings(folder)
+    output = Path(output)
+    seen = [(r.id, r.group, Path(r.path).stat().st_size) for r in recordings]
+    record = {
+        "digest": hashlib.sha256(repr((seen, rate, LONGEST)).encode()).hexdigest()[:16],
+    }
+    done = output / "prepared.json"
+    if done.is_file():
+        before = json.loads(done.read_text(encoding="utf-8"))
+        if before["digest"] == record["digest"]:
+            return before["told"]
+        raise RecipeError(
+            f"{output} was prepared from other recordings; give another --exp, or "
+            f"remove {output.parent}"
+        )
+    part_of = split_groups(r.group for r in recordings)
+    fresh = fresh_dir(output)
+    (fresh / "audio").mkdir()
+    lines: Dict[str, List[str]] = {part: [] for part in PARTS}
+    groups: Dict[str, List[str]] = {part: [] for part in PARTS}
+    seconds, short = dict.fromkeys(PARTS, 0.0), 0
+    for recording in recordings:
+        part = part_of[recording.group]
+        try:
+            pieces = cut_recording(recording, fresh / "audio", rate)
+        except AudioError as error:
+            raise RecipeError(str(error)) from None
+        for name, path, duration in pieces:
+            if duration < SHORTEST:
+                short += 1
+                continue
+            if path.parent == fresh / "audio":  # where it will be
+                path = output.resolve() / "audio" / path.name
+            lines[part].append(f"{name} {path}\n")
+            groups[part].append(f"{name} {recording.group}\n")
+            seconds[part] += duration
+    for part in PARTS:
+        if not lines[part]:
+            raise RecipeError(
+                f"{folder}: nothing of {SHORTEST} s or more is left for {part}; give "
+                "more recordings"
+            )
+        write_text(fresh / part / "wav.scp", "".join(lines[part]))
+        write_text(fresh / part / "groups", "".join(groups[part]))
+    record["told"] = (
+        "; ".join(
+            f"{part}: {len(lines[part])} recordings, {seconds[part] / 3600:.2f} h"
+            for part in PARTS
+        )
+        + f"; {len(part_of)} texts or files, {short} below {SHORTEST} s left out"
+    )
+    write_text(fresh / "prepared.json", json.dumps(record) + "\n")
+    replace_dir(fresh, output)
+    return record["told"]
+
+
+def cut_recording(recording: Recording, folder: Path, rate: int):
+    """Return [(id, path, seconds)] of what a recording is used as.
+
+    Args:
+        recording: to read.
+        folder: for what must be converted or cut, existing.
+        rate: samples per second that are wanted.
+
+    Raises:
+        AudioError: it cannot be read.
+    """
+    info = audio_info(recording.path)
+    wave = read_audio(recording.path, rate)
+    kept = info.format in ("WAV", "FLAC") and (info.rate, info.channels) == (rate, 1)
+    kept = kept and shown(recording.path) == recording.path  # wav.scp is UTF-8
+    if kept and info.seconds <= LONGEST:
+        return [(recording.id, Path(recording.path).resolve(), info.seconds)]
+    pieces = []
+    segments = cut_at_pauses(wave, rate, LONGEST)
+    for number, (begin, end) in enumerate(segments):
+        name = recording.id if len(segments) == 1 else f"{recording.id}_{number:04d}"
+        path = folder / f"{name}.flac"
+        soundfile.write(path, wave[begin:end], rate)
+        pieces.append((name, path, (end - begin) / rate))
+    return pieces
+
+
+def read_set(folder) -> List[Recording]:
+    """Return the recordings of a prepared set."""
+    groups = read_scp(Path(folder) / "groups")
+    waves = read_scp(Path(folder) / "wav.scp")
+    return [Recording(name, path, groups[name]) for name, path in waves.items()]

@@ -1,0 +1,181 @@
+"""Errors for users, below one base, and the one place that turns them into a line.
+
+Every message says in one line what is wrong, where, and how to fix it. A command's
+``main`` is decorated with :func:`one_line_errors`: it prints ``error: MESSAGE`` and
+exits with status 1. Everything else is a fault of the program and keeps its traceback.
+"""
+
+import contextlib
+import difflib
+import errno
+import functools
+import sys
+from typing import Iterable, Optional
+
+
+class UserError(Exception):
+    """Bad input; the message says in one line what is wrong, where, and the fix."""
+
+
+# ------------------------------------------------------------------ corpora and timing
+class DataError(UserError, ValueError):
+    """A data directory, table or text that is malformed or missing."""
+
+
+class AudioError(UserError, ValueError):
+    """A recording that cannot be used."""
+
+
+class ArchiveError(UserError, ValueError):
+    """An archive of features that cannot be read."""
+
+
+class UpstreamError(UserError, ValueError):
+    """A pretrained encoder that is missing or does not fit."""
+
+
+class EspeakError(UserError, RuntimeError):
+    """eSpeak NG is absent or refuses."""
+
+
+class MiniEspeakError(UserError, ValueError):
+    """The demo's corpus cannot be made as asked."""
+
+
+class AlignmentError(UserError, ValueError):
+    """The frames are too few for the tokens."""
+
+
+# ------------------------------------------------------------------------------ report
+class PictureError(UserError, ValueError):
+    """A picture that cannot be made as asked."""
+
+
+# ------------------------------------------------------------------------------ plugin
+class PluginError(UserError, ValueError):
+    """A wrong configuration, checkpoint or model of ESPnet's."""
+
+
+class ConfigurationError(PluginError):
+    """A wrong word, key or value in the YAML configuration."""
+
+
+class CheckpointMismatchError(PluginError):
+    """A checkpoint whose parameters are not those of the configured model."""
+
+
+class ModelError(PluginError):
+    """A trained model that cannot be found, read or used as asked."""
+
+
+class UnknownTimesError(PluginError):
+    """Something needs the times of a model's frames, and they are not known."""
+
+
+class NotFiniteError(PluginError):
+    """Losses or statistics that are not numbers: nothing can be learned from them."""
+
+
+class TrainingError(PluginError):
+    """A training in which nothing is learned."""
+
+
+class UnreadableAudioError(PluginError):
+    """A recording of ``wav.scp`` that is missing or cannot be decoded."""
+
+    def __str__(self) -> str:
+        # a DataLoader raises a worker's error again, with its traceback as the message
+        return super().__str__().rpartition(f"{type(self).__name__}: ")[2].strip()
+
+
+class NotPlanned(UserError):
+    """ESPnet trains this model, but its lengths are not known here."""
+
+
+# ----------------------------------------------------------------- recipe and commands
+class RecipeError(UserError):
+    """Bad input of a recipe or a command."""
+
+
+class UsageError(UserError):
+    """Options or arguments that do not fit together."""
+
+
+# ------------------------------------------------------------------------ how to end
+# What a disk or a folder answers; the user can fix it, and nothing is wrong here.
+_DISK = {
+    errno.ENOSPC: "the disk is full: make room",
+    errno.EDQUOT: "your disk quota is used up: make room",
+    errno.EFBIG: "files may not become as large (ulimit -f): raise the limit",
+    errno.EROFS: "the disk is read-only: work in another folder",
+    errno.EACCES: "permission denied: change it, or work in another folder",
+    errno.EPERM: "permission denied: change it, or work in another folder",
+    errno.EIO: "the disk reports an error: work on another one",
+    errno.ENOTDIR: "a file is where a folder must be: move it away",
+    errno.EEXIST: "something else has this name: move it away",
+    errno.EISDIR: "a folder is where a file must be: move it away",
+}
+
+
+def describe_disk_error(error: OSError) -> str:
+    """Return one line on a disk's refusal: the file, the reason, the fix; else ''."""
+    if error.errno not in _DISK:
+        return ""
+    name = error.filename2 or error.filename or "a file"
+    return (
+        f"{name} cannot be written or read: {_DISK[error.errno]}, then run the same "
+        "command again; finished work is kept"
+    )
+
+
+def one_line_errors(main):
+    """Decorate a command's ``main``: a UserError ends it in one line, status 1.
+
+    So does what a disk or a folder refuses. An interruption ends it silently, status
+    130: the driver reports it.
+    """
+
+    @functools.wraps(main)
+    def wrapper(cmd=None):
+        try:
+            return main(cmd)
+        except UserError as error:
+            raise SystemExit(f"error: {error}") from None
+        except OSError as error:
+            line = describe_disk_error(error)
+            if not line:
+                raise
+            raise SystemExit(f"error: {line}") from None
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+
+    return wrapper
+
+
+@contextlib.contextmanager
+def resumable(*interruptions):
+    """Have an interruption end a command of many runs in one line, status 130.
+
+    Args:
+        interruptions: exceptions that are one; KeyboardInterrupt is.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, *interruptions):
+        print("interrupted; nothing is lost: the same command resumes", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+# --------------------------------------------------------------------- misspelt words
+def nearest(word: object, choices: Iterable[object]) -> Optional[str]:
+    """Return the choice that is spelt most like a word; None: none is like it."""
+    near = difflib.get_close_matches(str(word), [str(c) for c in choices], n=1)
+    return near[0] if near else None
+
+
+def unknown_word(kind: str, word: object, choices: Iterable[object]) -> str:
+    """Return one line that names an unknown word, the nearest one and all choices."""
+    choices = [str(choice) for choice in choices]
+    near = nearest(word, choices)
+    hint = f" (did you mean {near!r}?)" if near else ""
+    return f"unknown {kind} {word!r}{hint}; choose from: {', '.join(choices)}"

@@ -1,0 +1,9 @@
+"""Numbers from what was trained and decoded.
+
+scoring.py            error rates, as sclite counts them
+comparison.py         several seeds and systems on one test set: intervals, paired tests
+stride_statistics.py  where the frames go, against what is said
+learning_curves.py    epochs of a training, from ESPnet's log (logs.py reads its lines)
+plan.py               what a training will meet: lengths, CTC, batches, cost
+vqvae.py              error and bits a second of a VQ-VAE
+"""

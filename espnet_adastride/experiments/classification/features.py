@@ -1,0 +1,112 @@
+"""Clips to log-mel frames: computed once, kept in a file, held in memory."""
+
+import hashlib
+from pathlib import Path
+from typing import Callable, List, Tuple
+
+import torch
+import torchaudio
+from torch.nn.utils.rnn import pad_sequence
+
+from espnet_adastride.corpora.clips import Clip
+from espnet_adastride.corpora.recordings import read_audio
+from espnet_adastride.downsampling import length_mask
+from espnet_adastride.errors import AudioError, RecipeError
+from espnet_adastride.experiments.classification.options import FeatureOptions
+from espnet_adastride.files import locked
+from espnet_adastride.networks.saving import save
+
+
+class LogMel(torch.nn.Module):
+    """Samples (N,) to log-mel frames (1 + floor(N / hop_length), n_mels)."""
+
+    def __init__(self, options: FeatureOptions):
+        super().__init__()
+        self.mel = torchaudio.transforms.MelSpectrogram(
+            options.sample_rate,
+            n_fft=options.n_fft,
+            hop_length=options.hop_length,
+            n_mels=options.n_mels,
+            pad_mode="constant",  # reflection would want n_fft / 2 samples
+        )
+
+    def forward(self, wave: torch.Tensor) -> torch.Tensor:
+        return torch.log(self.mel(wave) + 1e-6).T
+
+
+def read_wave(path, sample_rate: int) -> torch.Tensor:
+    """Return a recording's samples (N,) in [-1, 1], mixed down and resampled.
+
+    Raises:
+        RecipeError: see :func:`espnet_adastride.corpora.recordings.read_audio`.
+    """
+    try:
+        return torch.from_numpy(read_audio(path, sample_rate))
+    except AudioError as error:
+        raise RecipeError(str(error)) from None
+
+
+class Features:
+    """Log-mel frames of all clips, in memory.
+
+    Args:
+        clips: of the corpus, in the order of ``lengths``.
+        frames: (sum of lengths, F), clip by clip.
+        lengths: (clips,) frames of each.
+
+    Attributes:
+        classes: their names, sorted.
+        labels: (clips,) indices into ``classes``.
+    """
+
+    def __init__(self, clips: List[Clip], frames: torch.Tensor, lengths: torch.Tensor):
+        self.clips, self.frames, self.lengths = clips, frames, lengths
+        self.ends = lengths.cumsum(0).tolist()
+        self.classes = sorted({clip.label for clip in clips})
+        number = {name: index for index, name in enumerate(self.classes)}
+        self.labels = torch.tensor([number[clip.label] for clip in clips])
+
+    def batch(self, indices) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return x (B, T, F), zeros in its padding, lengths (B,) and labels (B,)."""
+        lengths = self.lengths[indices]
+        places = zip(indices.tolist(), lengths.tolist())
+        clips = [self.frames[self.ends[i] - n : self.ends[i]] for i, n in places]
+        return pad_sequence(clips, batch_first=True), lengths, self.labels[indices]
+
+    def statistics(self, indices) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Return mean and standard deviation (F,) of some clips' frames."""
+        x, lengths, _ = self.batch(indices)
+        frames = x[length_mask(lengths, x.size(1))]
+        return frames.mean(dim=0), frames.std(dim=0).clamp(min=1e-3)
+
+
+def load_features(
+    clips: List[Clip],
+    options: FeatureOptions,
+    folder,
+    say: Callable[[str], None] = print,
+) -> Features:
+    """Return the clips' features, computed once: later calls read them from a file.
+
+    The file's name follows the clips' names, sizes and times and the options.
+
+    Raises:
+        RecipeError: see :func:`read_wave`.
+    """
+    digest = hashlib.sha256(repr(("log-mel 1", options)).encode())
+    for clip in clips:
+        status = clip.path.stat()
+        digest.update(f"{clip.id} {status.st_size} {status.st_mtime_ns}\n".encode())
+    folder = Path(folder)
+    path = folder / f"logmel_{digest.hexdigest()[:16]}.pth"
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(path.with_suffix(".lock")):
+        if not path.is_file():
+            say(f"computing log-mel frames of {len(clips)} clips: {path}")
+            log_mel = LogMel(options)
+            frames = [
+                log_mel(read_wave(clip.path, options.sample_rate)) for clip in clips
+            ]
+            lengths = torch.tensor([len(one) for one in frames])
+            save({"frames": torch.cat(frames), "lengths": lengths}, path)
+        return Features(clips, **torch.load(path))

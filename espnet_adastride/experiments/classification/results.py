@@ -1,0 +1,352 @@
+"""Methods side by side: what a folder of classification runs says, and what it cannot.
+
+* **accuracy**: mean over the rounds of a method, and their standard deviation. A round
+  is a seed, or in a cross-validation (``split: folds``, ``leave_one_out``) the seeds
+  that test every clip once; a round that a method has not finished does not count
+  (:func:`whole_rounds`). The deviation holds the chance of the training and, where
+  rounds are tested on different groups (``split: rotating``), that of the groups;
+* **95 % interval**: bootstrap over the test *groups* (speakers; source recordings), a
+  clip that several seeds were tested on counting once, with their mean;
+* **paired test** against a reference method: for every test *group*, how many answers
+  of one were right less those of the other, over its clips and the seeds; were the
+  methods no different, each such number could as well have the other sign. Exact and
+  two-sided (:func:`group_test`). Where every group is a clip, and every clip belongs to
+  one seed, that is McNemar's exact test;
+* **Holm's correction** of its p for as many methods as are compared.
+
+What the intervals and the test speak of is these trained networks on further groups:
+the clips of a group resemble each other, and so do the answers of several seeds to one
+clip. A handful of groups shows nothing (six speakers cannot have p below 1/32), and of
+so few no interval can be believed; the notes below the table say how many there are.
+"""
+
+import inspect
+import json
+import math
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from espnet_adastride.downsampling.registry import (
+    available_downsamplers,
+    downsampler_class,
+)
+from espnet_adastride.errors import RecipeError
+from espnet_adastride.evaluation.comparison import holm
+
+LEVEL = 0.05
+
+
+DRAWS = 10000
+
+
+class Row(NamedTuple):
+    """One method of the table; see the file's top.
+
+    Attributes:
+        method: its word.
+        seeds: of its runs.
+        accuracies: percent, one a round.
+        valid_accuracy: percent, mean over the runs: what options are chosen by.
+        interval: (low, high) percent.
+        parameters: trained numbers of the network.
+        rate: input frames by output frames, mean over the seeds.
+        seconds: of a training, mean over the seeds: of the CPU, where a run has
+            measured them, else of the clock.
+        comparison: None for the reference, or without one.
+    """
+
+    method: str
+    seeds: Tuple[int, ...]
+    accuracies: Tuple[float, ...]
+    valid_accuracy: float
+    interval: Tuple[float, float]
+    parameters: int
+    rate: float
+    seconds: float
+    comparison: Optional["Comparison"]
+
+
+class Comparison(NamedTuple):
+    """A method against the reference, over the seeds that both have.
+
+    Attributes:
+        difference: of the accuracies, in percentage points.
+        interval: (low, high) of it.
+        better: clips that the method got right in more seeds than the reference.
+        worse: in fewer.
+        p: of the test over the groups.
+        p_holm: the same, corrected for all methods of the table.
+    """
+
+    difference: float
+    interval: Tuple[float, float]
+    better: int
+    worse: int
+    p: float
+    p_holm: float = float("nan")
+
+
+#: the finished runs of a method, {seed: content of result.json}
+Runs = Dict[int, Dict[str, Any]]
+
+
+def read_runs(folder) -> Dict[str, Runs]:
+    """Read the finished runs of an experiment: {method: {seed: result}}.
+
+    Raises:
+        RecipeError: there is none, runs of one seed were tested on different clips, or
+            one was written by an earlier version.
+    """
+    runs: Dict[str, Runs] = {}
+    clips: Dict[int, set] = {}
+    for path in sorted(Path(folder).glob("*/result.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        if "groups" not in run:
+            raise RecipeError(
+                f"{path}: written by an earlier version; train it anew in another --exp"
+            )
+        seed = run["seed"]
+        if clips.setdefault(seed, set(run["predictions"])) != set(run["predictions"]):
+            raise RecipeError(f"{path}: tested on other clips than the runs beside it")
+        runs.setdefault(run["method"], {})[seed] = run
+    if not runs:
+        raise RecipeError(f"{folder}: no finished run (*/result.json) in it")
+    return runs
+
+
+def compare(runs: Dict[str, Runs], reference: str) -> List[Row]:
+    """Return the table's rows, the reference first, then by falling accuracy.
+
+    Args:
+        runs: of :func:`read_runs`; those of unfinished rounds are left out.
+        reference: the method to compare with; not among the runs: no comparison.
+    """
+    rows = []
+    runs = whole_rounds(runs)
+    for method, own in runs.items():
+        right = {seed: right_answers(run) for seed, run in sorted(own.items())}
+        clips, _, means = pool(list(right.values()))
+        groups = groups_of(own.values())
+        comparison = None
+        if method != reference and set(own) & set(runs.get(reference, {})):
+            comparison = _compare_two(own, runs[reference])
+        rows.append(
+            Row(
+                method,
+                tuple(right),
+                round_accuracies(own),
+                float(np.mean([run["valid_accuracy"] for run in own.values()])),
+                group_interval(100.0 * means, [groups[clip] for clip in clips]),
+                max(run["parameters"] for run in own.values()),
+                float(np.mean([run["rate"] for run in own.values()])),
+                float(np.mean([_seconds(run) for run in own.values()])),
+                comparison,
+            )
+        )
+    compared = [index for index, row in enumerate(rows) if row.comparison is not None]
+    corrected = holm([rows[index].comparison.p for index in compared])
+    for index, p in zip(compared, corrected):
+        comparison = rows[index].comparison._replace(p_holm=p)
+        rows[index] = rows[index]._replace(comparison=comparison)
+    return sorted(rows, key=lambda r: (r.method != reference, -np.mean(r.accuracies)))
+
+
+def _compare_two(ours: Runs, theirs: Runs) -> Comparison:
+    """Compare over the seeds that both have."""
+    differences = []
+    for seed in sorted(set(ours) & set(theirs)):
+        mine, other = right_answers(ours[seed]), right_answers(theirs[seed])
+        differences.append({clip: mine[clip] - other[clip] for clip in mine})
+    clips, sums, means = pool(differences)
+    group = groups_of(ours.values())
+    groups = [group[clip] for clip in clips]
+    return Comparison(
+        100.0 * float(means.mean()),
+        group_interval(100.0 * means, groups),
+        int((sums > 0).sum()),
+        int((sums < 0).sum()),
+        group_test(sums, groups),
+    )
+
+
+def _seconds(run: Dict[str, Any]) -> float:
+    return run["cpu_seconds" if "cpu_seconds" in run else "seconds"]
+
+
+def right_answers(run: Dict[str, Any]) -> Dict[str, int]:
+    """Return {clip: 1 if the class before the slash was recognised, else 0}."""
+    answers = run["predictions"].items()
+    return {clip: int(clip.split("/")[0] == name) for clip, name in answers}
+
+
+def pool(values: List[Dict[str, int]]) -> Tuple[List[str], np.ndarray, np.ndarray]:
+    """Return the clips, sorted, and over the seeds that have each its sum and mean."""
+    pooled: Dict[str, List[int]] = {}
+    for one in values:
+        for clip, value in one.items():
+            pooled.setdefault(clip, []).append(value)
+    clips = sorted(pooled)
+    sums = np.array([sum(pooled[clip]) for clip in clips])
+    return clips, sums, sums / [len(pooled[clip]) for clip in clips]
+
+
+def groups_of(runs: Iterable[Dict[str, Any]]) -> Dict[str, str]:
+    """Return {clip: its group} of all test clips of some runs."""
+    return {clip: group for run in runs for clip, group in run["groups"].items()}
+
+
+def seeds_in_a_round(runs: Dict[str, Runs]) -> int:
+    """Return how many seeds make a round: the fewest that the runs allow.
+
+    Round r of n seeds is seeds ``r n`` to ``r n + n - 1``; of a round 0 that no method
+    has finished, what there is counts as a round.
+    """
+    return max(
+        seed // (run["round"] + 1) + 1
+        for own in runs.values()
+        for seed, run in own.items()
+    )
+
+
+def whole_rounds(runs: Dict[str, Runs]) -> Dict[str, Runs]:
+    """Leave out the runs of rounds that a method has not finished.
+
+    A round begun is tested on some of the clips, on two of six speakers, say: its
+    accuracy is no second measurement of what the first round measured. A method without
+    a finished round keeps the fullest that it has.
+    """
+    size = seeds_in_a_round(runs)
+    kept = {}
+    for method, own in runs.items():
+        rounds: Dict[int, Runs] = {}
+        for seed, run in sorted(own.items()):
+            rounds.setdefault(run["round"], {})[seed] = run
+        whole = [r for r in rounds.values() if len(r) == size]
+        counted = whole or [max(rounds.values(), key=len)]
+        kept[method] = {seed: run for one in counted for seed, run in one.items()}
+    return kept
+
+
+def round_accuracies(runs: Runs) -> Tuple[float, ...]:
+    """Return the accuracy of every round, in percent, over all of its test clips."""
+    rounds: Dict[int, List[int]] = {}
+    for run in runs.values():
+        rounds.setdefault(run["round"], []).extend(right_answers(run).values())
+    return tuple(100.0 * float(np.mean(rounds[number])) for number in sorted(rounds))
+
+
+def group_interval(
+    values: np.ndarray, groups: Sequence[str], draws: int = DRAWS
+) -> Tuple[float, float]:
+    """Return the 95 % percentile interval of the mean, groups drawn with replacement.
+
+    Args:
+        values: (clips,).
+        groups: (clips,) what each belongs to.
+        draws: of the bootstrap; its random numbers are always the same.
+
+    Returns:
+        (low, high), not-a-number where there is one group alone.
+    """
+    names, who = np.unique(groups, return_inverse=True)
+    if len(names) < 2:
+        return math.nan, math.nan
+    sums = np.bincount(who, weights=values)
+    counts = np.bincount(who)
+    generator = np.random.default_rng(0)
+    even = np.full(len(names), 1 / len(names))
+    times = generator.multinomial(len(names), even, size=draws)
+    means = (times @ sums) / (times @ counts)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def group_test(differences: np.ndarray, groups: Sequence[str]) -> float:
+    """Return the exact two-sided p of a sum of differences, signs flipped by group.
+
+    Under the null hypothesis the two methods are exchangeable within a group, so that
+    the sum of every group has either sign with probability 1/2, independently. p is the
+    probability that the sum of all is at least as far from 0 as it is.
+
+    Args:
+        differences: (clips,) whole numbers: seeds in which one method was right less
+            those in which the other was.
+        groups: (clips,) what each belongs to.
+    """
+    _, who = np.unique(groups, return_inverse=True)
+    sums = np.bincount(who, weights=differences).round().astype(int)
+    total = int(np.abs(sums).sum())
+    # of every sum from -total to total, group by group
+    probability = np.zeros(2 * total + 1)
+    probability[total] = 1.0
+    for size in np.abs(sums[sums != 0]):
+        flipped = np.zeros_like(probability)
+        flipped[size:] += probability[:-size] / 2
+        flipped[:-size] += probability[size:] / 2
+        probability = flipped
+    far = np.abs(np.arange(-total, total + 1)) >= abs(int(sums.sum()))
+    return min(1.0, float(probability[far].sum()))
+
+
+def confusion(runs: Runs) -> Tuple[List[str], np.ndarray]:
+    """Return the classes, and counts (classes, classes): true by recognised."""
+    spoken = {clip.split("/")[0] for r in runs.values() for clip in r["predictions"]}
+    names = sorted(
+        {*spoken, *(n for r in runs.values() for n in r["predictions"].values())}
+    )
+    place = {name: index for index, name in enumerate(names)}
+    counts = np.zeros((len(names), len(names)), dtype=int)
+    for run in runs.values():
+        for clip, answer in run["predictions"].items():
+            counts[place[clip.split("/")[0]], place[answer]] += 1
+    return names, counts
+
+
+def option_curve(rows: Sequence[Row], option: str) -> Dict[str, List]:
+    """Return the rows in which one option was varied: {method: [(value, row), ...]}.
+
+    A row belongs to it whose word is ``METHOD:OPTION=VALUE`` with a number and nothing
+    else, and the row of ``METHOD`` alone, with the value that it has by default, unless
+    that value was trained by name. A method is kept if there are two values at least.
+    """
+    curves: Dict[str, Dict[float, Row]] = {}
+    for row in rows:
+        method, _, rest = row.method.partition(":")
+        word, _, value = rest.partition("=")
+        if word != option:
+            continue
+        try:
+            curves.setdefault(method, {})[float(value)] = row
+        except ValueError:  # several options, or a word
+            continue
+    for row in rows:
+        default = _default_value(row.method, option)
+        if row.method in curves and default is not None:
+            curves[row.method].setdefault(default, row)
+    return {method: sorted(c.items()) for method, c in curves.items() if len(c) > 1}
+
+
+def _default_value(method: str, option: str) -> Optional[float]:
+    """Return the number that an option of a method is by default; None: it is none."""
+    if method not in available_downsamplers():
+        return None
+    kind = downsampler_class(method)
+    parameter = inspect.signature(kind).parameters.get(option)
+    value = kind.training_defaults.get(option, parameter and parameter.default)
+    return float(value) if type(value) in (int, float) else None
+
+
+def choose_option(rows: Sequence[Row], option: str) -> Dict[str, Tuple[float, Row]]:
+    """Return {method: (best value, its row)} of an option, chosen by validation.
+
+    The test clips have no say. Of equal values the smallest is taken; values with fewer
+    seeds than others have are left out.
+    """
+    chosen = {}
+    for method, points in option_curve(rows, option).items():
+        most = max(len(row.seeds) for _, row in points)
+        whole = [point for point in points if len(point[1].seeds) == most]
+        chosen[method] = max(whole, key=lambda p: (p[1].valid_accuracy, -p[0]))
+    return chosen

@@ -1,0 +1,281 @@
+"""Train and test classifiers: a folder is an experiment, a method and a seed its run.
+
+:func:`train_all` goes through the runs of an experiment, :func:`train` is one of them:
+deterministic, going on where it was interrupted, and written down as one line of JSON
+when it is finished, which ``results.py`` reads.
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+import torch
+import yaml
+
+from espnet_adastride.config import refuse_changes
+from espnet_adastride.corpora.clips import Clip, folds_in_a_round, split_clips
+from espnet_adastride.downsampling.stages import (
+    add_auxiliary_losses,
+    auxiliary_losses,
+    position_stats,
+)
+from espnet_adastride.errors import RecipeError
+from espnet_adastride.experiments.classification.features import Features
+from espnet_adastride.experiments.classification.options import Options, TrainingOptions
+from espnet_adastride.files import locked, write_text
+from espnet_adastride.networks.classifier import Classifier, random_mask
+from espnet_adastride.networks.methods import Method
+from espnet_adastride.networks.saving import save
+from espnet_adastride.progress import Progress
+
+RESULT = "result.json"
+
+
+CHECKPOINT = "checkpoint.pth"
+
+
+def run_name(method: str, seed: int) -> str:
+    """Return the name of a run's folder."""
+    return f"{re.sub(r'[^A-Za-z0-9_.+=,-]', '_', method)}_seed{seed}"
+
+
+def unfinished(folder, methods: List[Method], seeds: List[int]) -> List[str]:
+    """Return the names of the runs that have no result yet."""
+    names = [run_name(method.word, seed) for method in methods for seed in seeds]
+    return [name for name in names if not (Path(folder) / name / RESULT).is_file()]
+
+
+def claim_experiment(folder, options: Options, clips: List[Clip]) -> None:
+    """Write down what the runs of a folder share, or see that it is still the same.
+
+    Raises:
+        RecipeError: the folder holds runs (also interrupted ones) of another
+            configuration or of other clips.
+    """
+    ids = "\n".join("\t".join((c.id, c.group, c.fold, c.part)) for c in clips)
+    digest = hashlib.sha256(ids.encode()).hexdigest()[:16]
+    config = {**dataclasses.asdict(options), "clips": f"{len(clips)}, hash {digest}"}
+    path = Path(folder) / "config.yaml"
+    with locked(Path(folder) / ".lock"):
+        files = (RESULT, CHECKPOINT)
+        started = any(any(Path(folder).glob(f"*/{name}")) for name in files)
+        if not path.is_file() or not started:
+            write_text(path, yaml.safe_dump(config, sort_keys=False))
+            return
+        refuse_changes(path, config, "runs")
+
+
+def train_all(
+    data: Features,
+    options: Options,
+    methods: List[Method],
+    seeds: List[int],
+    folder,
+    command_of: Callable[[Method, int], str],
+    say: Callable[[str], None] = print,
+    processes: int = 1,
+) -> None:
+    """Train what is not finished, all methods of a seed before the next seed.
+
+    A run that another process is at is left to that one: several processes with the
+    same arguments share the work.
+
+    Args:
+        command_of: the command of a run, to be written down with its result.
+        say: takes lines: epochs, and behind every run how many of all are finished and
+            when the rest will be.
+        processes: how many share the work, for that estimate.
+    """
+    runs = [(method, seed) for seed in seeds for method in methods]
+
+    def count():
+        return len(runs) - len(unfinished(folder, methods, seeds))
+
+    progress = Progress(len(runs), count(), processes, say)
+    for method, seed in runs:
+        path = Path(folder) / run_name(method.word, seed)
+        with locked(path / ".lock", wait=False) as free:
+            if not free or (path / RESULT).is_file():
+                continue
+            start, command = time.monotonic(), command_of(method, seed)
+            result = train(data, options, method, seed, path, command, say)
+            progress.done = count() - 1  # other processes finish runs, too
+            progress.finished(
+                f"{method.word} seed {seed}: test accuracy {result['accuracy']:.1f} %, "
+                f"{result['parameters']} parameters, {result['cpu_seconds']:.0f} CPU "
+                "seconds",
+                time.monotonic() - start,
+            )
+
+
+def train(
+    data: Features,
+    options: Options,
+    method: Method,
+    seed: int,
+    folder,
+    command: str,
+    say: Callable[[str], None] = print,
+) -> Dict[str, Any]:
+    """Train and test one run; a finished one is read back, an interrupted one goes on.
+
+    Every epoch draws its order, masks and dropout from the seed and its own number, so
+    that an interrupted training ends as it would have without the interruption. The
+    model of the last epoch is tested, once.
+
+    Args:
+        folder: the run's own; gets ``checkpoint.pth`` after every epoch, at the end
+            ``model.pth`` and ``result.json``.
+        command: to be written down with the result.
+
+    Returns:
+        The content of ``result.json``.
+    """
+    folder = Path(folder)
+    if (folder / RESULT).is_file():
+        return json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    o = options.training
+    torch.manual_seed(seed)
+    network = Classifier(
+        len(data.classes), data.frames.size(1), options.network, method
+    )
+    parts = split_clips(data.clips, options.data.split, seed)
+    own = {part: torch.tensor(indices) for part, indices in parts.items()}
+    network.set_statistics(*data.statistics(own["train"]))
+    optimiser = torch.optim.Adam(
+        network.parameters(), lr=o.lr, weight_decay=o.weight_decay
+    )
+    done, spent, wall, history = 0, 0.0, 0.0, []
+    checkpoint = folder / CHECKPOINT
+    if checkpoint.is_file():
+        state = torch.load(checkpoint)
+        network.load_state_dict(state["network"])
+        optimiser.load_state_dict(state["optimiser"])
+        done, spent, wall = state["epochs"], state["cpu_seconds"], state["seconds"]
+        history = state["history"]
+        say(f"{method.word} seed {seed}: going on after epoch {done}")
+    for epoch in range(done, o.epochs):
+        cpu_start, start = time.process_time(), time.monotonic()
+        loss = _train_epoch(network, optimiser, data, own["train"], o, seed, epoch)
+        valid = evaluate(network, data, own["valid"])["accuracy"]
+        history.append({"loss": loss, "valid_accuracy": valid})
+        spent += time.process_time() - cpu_start
+        wall += time.monotonic() - start
+        folder.mkdir(parents=True, exist_ok=True)
+        save(
+            {
+                "network": network.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "epochs": epoch + 1,
+                "cpu_seconds": spent,
+                "seconds": wall,
+                "history": history,
+            },
+            checkpoint,
+        )
+        say(
+            f"{method.word} seed {seed}: epoch {epoch + 1}/{o.epochs}, "
+            f"loss {loss:.3f}, valid accuracy {valid:.1f} %, {wall:.0f} s"
+        )
+    tested = evaluate(network, data, own["test"])
+    result = {
+        "method": method.word,
+        "seed": seed,
+        "round": seed // folds_in_a_round(data.clips, options.data.split),
+        "accuracy": tested["accuracy"],
+        "valid_accuracy": history[-1]["valid_accuracy"],
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "rate": tested["rate"],
+        "cpu_seconds": round(spent, 1),
+        "seconds": round(wall, 1),
+        "stats": tested["stats"],
+        "history": history,
+        "command": command,
+        "torch": torch.__version__,
+        "predictions": tested["predictions"],
+        "groups": {data.clips[i].id: data.clips[i].group for i in parts["test"]},
+    }
+    save(network.state_dict(), folder / "model.pth")
+    write_text(folder / RESULT, json.dumps(result) + "\n")
+    checkpoint.unlink()
+    return result
+
+
+def _train_epoch(network, optimiser, data, own, o, seed, epoch) -> float:
+    """Go through the training clips once; return the mean loss."""
+    torch.manual_seed(seed * 100003 + epoch + 1)  # dropout
+    generator = torch.Generator().manual_seed(seed * 100003 + epoch + 1)
+    order = own[torch.randperm(len(own), generator=generator)]
+    # batches of one size, as nearly as can be: no last one of a single clip
+    batches = order.tensor_split(max(1, round(len(order) / o.batch_size)))
+    network.train()
+    total = 0.0
+    for number, indices in enumerate(batches, 1):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(epoch + number / len(batches), o)
+        x, lengths, labels = data.batch(indices)
+        masked = random_mask(x, lengths, o.mask_mels, o.mask_frames, generator)
+        out = network(x, lengths, masked)
+        loss = torch.nn.functional.cross_entropy(
+            out.logits, labels, label_smoothing=o.label_smoothing
+        )
+        loss = add_auxiliary_losses(loss, auxiliary_losses(out.stages), o.vp_weight)
+        optimiser.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), o.grad_clip)
+        if not torch.isfinite(norm):
+            methods = "+".join(network.encoder.methods)
+            raise RecipeError(
+                f"{methods} seed {seed}: loss {float(loss):g} in epoch {epoch + 1} has "
+                "no finite gradient; a lower training.lr?"
+            )
+        optimiser.step()
+        total += float(loss.detach())
+    return total / len(batches)
+
+
+def learning_rate(epochs: float, options: TrainingOptions) -> float:
+    """Return the rate after so many epochs (a real number): up linearly for
+    ``warmup_epochs``, then times ``decay`` an epoch."""
+    if epochs < options.warmup_epochs:
+        return options.lr * epochs / options.warmup_epochs
+    return options.lr * options.decay ** (epochs - options.warmup_epochs)
+
+
+@torch.no_grad()
+def evaluate(network: Classifier, data: Features, indices) -> Dict[str, Any]:
+    """Classify some clips.
+
+    Returns:
+        ``accuracy`` (percent), ``predictions`` {clip id: class}, ``rate`` (frames in by
+        frames out) and ``stats``: what the downsamplers have learned, and of positions
+        the share of empty slots and the largest jump.
+    """
+    network.eval()
+    predictions, stats = {}, {}
+    frames_in = frames_out = 0
+    placed = []
+    for some in indices.split(128):
+        x, lengths, _ = data.batch(some)
+        out = network(x, lengths)
+        for index, label in zip(some.tolist(), out.logits.argmax(dim=1).tolist()):
+            predictions[data.clips[index].id] = data.classes[label]
+        frames_in += int(lengths.sum())
+        frames_out += int(out.lengths.sum())
+        placed.append(position_stats(out.stages))
+    stats.update(network.encoder.reported_stats())
+    if any(placed):
+        stats["largest_jump"] = max(float(one["largest_jump"]) for one in placed)
+        shares = [float(one["empty_slots"]) for one in placed]
+        stats["empty_slots"] = sum(shares) / len(shares)
+    correct = sum(key.split("/")[0] == name for key, name in predictions.items())
+    return {
+        "accuracy": 100.0 * correct / len(predictions),
+        "predictions": predictions,
+        "rate": frames_in / max(1, frames_out),
+        "stats": stats,
+    }

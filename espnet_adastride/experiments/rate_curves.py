@@ -1,0 +1,177 @@
+"""Word error rate over rate over cost: one model at many rates beside others.
+
+A point is a model at an overall rate: its word errors on a set of utterances, greedily
+decoded one by one, and the seconds of computing per second of audio (real-time factor).
+Points of one name and rate, such as seeds, are pooled (:func:`pool`).
+:func:`format_table` and :func:`plot_rates` show points; ``bin/rate_curve.py`` makes
+them.
+"""
+
+import math
+from typing import Dict, List, NamedTuple, Sequence, Tuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from espnet_adastride.evaluation.comparison import Bootstrap
+from espnet_adastride.report.style import drawing, line_style
+
+
+class Point(NamedTuple):
+    """A model at a rate.
+
+    Attributes:
+        model: its name.
+        stride: overall rate, input frames by output frames.
+        own: it is the rate that the model's configuration names.
+        errors: (U,) word errors by utterance.
+        words: (U,) reference words by utterance.
+        seconds: of computing, all utterances.
+        audio: seconds of their audio.
+    """
+
+    model: str
+    stride: float
+    own: bool
+    errors: Sequence[float]
+    words: Sequence[float]
+    seconds: float
+    audio: float
+
+    @property
+    def wer(self) -> float:
+        """Word error rate in percent."""
+        return 100.0 * sum(self.errors) / sum(self.words)
+
+    @property
+    def rtf(self) -> float:
+        """Seconds of computing per second of audio."""
+        return self.seconds / self.audio
+
+
+class Cell(NamedTuple):
+    """The points of one model name at one rate.
+
+    Attributes:
+        point: their mean: errors of every utterance, and seconds, averaged.
+        wers: word error rate of each in percent.
+    """
+
+    point: Point
+    wers: List[float]
+
+
+def pool(points: Sequence[Point]) -> List[Cell]:
+    """Return the cells: names in their order, rates rising.
+
+    Args:
+        points: over the same utterances.
+    """
+    names = list(dict.fromkeys(point.model for point in points))
+    groups: Dict[tuple, List[Point]] = {}
+    for point in points:
+        groups.setdefault((names.index(point.model), point.stride), []).append(point)
+    return [
+        Cell(
+            own[0]._replace(
+                own=all(point.own for point in own),
+                errors=np.mean([point.errors for point in own], axis=0),
+                seconds=float(np.mean([point.seconds for point in own])),
+            ),
+            [point.wer for point in own],
+        )
+        for _, own in sorted(groups.items())
+    ]
+
+
+def intervals(points: Sequence[Point], units: Sequence[str]) -> List[Sequence[float]]:
+    """Return (low, high) of every point's WER: 95 %, bootstrap over ``units``.
+
+    Args:
+        points: over the same utterances.
+        units: (U,) what an utterance is drawn with, such as itself; of one unit there
+            is no interval (not-a-number).
+    """
+    bootstrap = Bootstrap(units)
+    found = []
+    for point in points:
+        errors, words = np.asarray(point.errors), np.asarray(point.words)
+        nothing = np.zeros((1, len(words)))
+        difference = bootstrap.difference(errors[None], nothing, words)
+        found.append((difference.low, difference.high))
+    return found
+
+
+def format_table(points: Sequence[Point], units: Sequence[str]) -> str:
+    """Return the Markdown table of the cells, with each run's WER if there are several.
+
+    Args:
+        points: over the same utterances.
+        units: as of :func:`intervals`.
+    """
+    cells = pool(points)
+    ends = intervals([cell.point for cell in cells], units)
+    several = any(len(cell.wers) > 1 for cell in cells)
+    names = ["model", "rate", "WER, %", *["of each"] * several]
+    names += ["95 % interval", "RTF", "to the first row"]
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    first = cells[0].point.rtf
+    for (point, wers), (low, high) in zip(cells, ends):
+        rate = f"{point.stride:g}x" + (", its own" if point.own else "")
+        row = [f"`{point.model}`", rate, f"{point.wer:.1f}"]
+        row += [" ".join(f"{wer:.1f}" for wer in wers)] * several
+        row += ["none" if math.isnan(low) else f"{low:.1f} to {high:.1f}"]
+        row += [f"{point.rtf:.4f}", f"{point.rtf / first:.2f}"]
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def plot_rates(points: Sequence[Point], units: Sequence[str]) -> Figure:
+    """Draw WER over rate, and WER over real-time factor.
+
+    A name with several rates is a line, a model's own rate a filled mark; bars are the
+    intervals over ``units``, small dots the runs where several were pooled.
+
+    Returns:
+        A figure for ``plotting.save_figure``.
+    """
+    cells = pool(points)
+    ends = intervals([cell.point for cell in cells], units)
+    curves: Dict[str, List[Tuple[Cell, Sequence[float]]]] = {}
+    for cell, end in zip(cells, ends):
+        curves.setdefault(cell.point.model, []).append((cell, end))
+    with drawing(8.0, 3.8, layout="constrained") as figure:
+        left, right = figure.subplots(1, 2, sharey=True)
+        for number, (name, line) in enumerate(curves.items()):
+            style = line_style(number)
+            own = [cell.point for cell, _ in line]
+            wer = np.array([point.wer for point in own])
+            reach = np.abs(np.array([end for _, end in line]).T - wer)
+            for axes, x in (
+                (left, [point.stride for point in own]),
+                (right, [1000 * point.rtf for point in own]),
+            ):
+                label = name if axes is left else None
+                axes.errorbar(
+                    x, wer, reach, capsize=3, fillstyle="none", label=label, **style
+                )
+                filled = [(a, b) for a, b, p in zip(x, wer, own) if p.own]
+                if filled:
+                    axes.plot(*zip(*filled), ls="", **style)
+                for place, (cell, _) in zip(x, line):
+                    if len(cell.wers) > 1:
+                        dots = {"color": style["color"], "alpha": 0.45}
+                        axes.plot([place] * len(cell.wers), cell.wers, ".", **dots)
+        strides = sorted({p.stride for p in points})
+        left.set_xscale("log")
+        left.set_xticks(strides, [f"{s:g}x" for s in strides], minor=False)
+        left.minorticks_off()
+        left.set_xlabel("rate, input frames by output frames")
+        left.set_ylabel("word error rate, %")
+        left.set_ylim(bottom=0)
+        right.set_xlabel("computing, ms per second of audio")
+        right.set_xlim(left=0)
+        for axes in (left, right):
+            axes.grid()
+        figure.legend(loc="outside upper center", ncols=3)
+    return figure

@@ -1,0 +1,238 @@
+"""Methods side by side: the table of an experiment, and error over bits a second.
+
+What the figures are: ``measures.py``. Needs neither a model nor the quantiser.
+"""
+
+import json
+import math
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any, Callable, Dict, List
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from espnet_adastride.errors import RecipeError
+from espnet_adastride.evaluation.comparison import (
+    Bootstrap,
+    format_interval,
+    format_p,
+    holm,
+    seed_interval,
+    verdict,
+)
+from espnet_adastride.report.style import drawing, line_style
+
+RESULT = "result.json"
+
+
+def read_runs(folder) -> List[Dict[str, Any]]:
+    """Read the finished runs of an experiment, by rate, method and seed.
+
+    Raises:
+        RecipeError: there is none, or they were tested on different recordings.
+    """
+    runs, tested = [], None
+    for path in sorted(Path(folder).glob(f"*/{RESULT}")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        tested = tested or set(run["utterances"])
+        if tested != set(run["utterances"]):
+            raise RecipeError(
+                f"{path}: tested on other recordings than those beside it"
+            )
+        runs.append({**run, "folder": path.parent})
+    if not runs:
+        raise RecipeError(f"{folder}: no finished run (*/{RESULT}) in it")
+    return sorted(runs, key=lambda r: (r["rate"], r["method"], r["seed"]))
+
+
+def format_table(
+    runs: List[Dict[str, Any]], reference: str, resamples: int = 10000
+) -> str:
+    """Return Markdown: figures of every method and rate, then paired differences.
+
+    Args:
+        runs: of :func:`read_runs`.
+        reference: method that others are compared with at the same rate.
+        resamples: of the bootstrap.
+    """
+    cells: Dict[Any, List[Dict[str, Any]]] = {}
+    for run in runs:
+        cells.setdefault((run["rate"], run["method"]), []).append(run)
+    order = sorted(cells, key=lambda k: (k[0], k[1] != reference, k[1]))
+    lines = [
+        "| rate | method | seeds | error, dB | RMS, dB | with exact positions, dB "
+        "| perplexity | tokens/s | bit/s | side bit/s | together | entropy-coded, "
+        f"together | `{reference}` at as many bits, dB | minutes |",
+        "|" + "---|" * 14,
+    ]
+    curve = _error_over_bits(
+        [own for (_, method), own in cells.items() if method == reference]
+    )
+    for rate, method in order:
+        own = cells[rate, method]
+
+        def column(name, digits=2):
+            return _spread([run[name] for run in own], digits)
+
+        together = [run["bits"] + run["side_bits"] for run in own]
+        coded = [run["entropy_bits"] + run["side_bits"] for run in own]
+        row = [f"{rate:g}x", f"`{method}`", ", ".join(str(r["seed"]) for r in own)]
+        row += [column("error"), column("rms_error")]
+        told = any(run["side_bits"] > 0 for run in own)
+        row += [column("error_exact") if told else ""]
+        row += [column("perplexity", 0), column("tokens_per_second", 1)]
+        row += [column("bits", 0), column("side_bits", 0), _spread(together, 0)]
+        at_equal_bits = curve(mean(together)) if method != reference else float("nan")
+        row += [_spread(coded, 0)]
+        row += ["" if math.isnan(at_equal_bits) else f"{at_equal_bits:.2f}"]
+        row += [_spread([r["minutes"] for r in own], 1)]
+        lines.append("| " + " | ".join(row) + " |")
+    first = runs[0]
+    groups = {u["group"] for u in first["utterances"].values()}
+    lines += [
+        "",
+        f"{len(first['utterances'])} test recordings of {len(groups)} texts or files, "
+        f"{first['seconds_of_speech'] / 60:.1f} minutes, none of whose texts is in the "
+        f"training; codebook of {first['codebook_size']}. Mean ± standard deviation "
+        "over seeds. Error: mean absolute difference of log-mels, by a decoder that "
+        "knows tokens and, where strides adapt, the number of steps of every slot: "
+        "the *side bits*, by their entropy. *With exact positions*: the encoder's real "
+        "numbers, which cannot be sent. **Methods of one rate have equal token rates, "
+        "not equal bits: where strides adapt, compare with "
+        f"`{reference}` at as many bits**: between its rates, by the logarithm of the "
+        "bits.",
+        "",
+        *_differences(cells, order, reference, resamples),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _spread(values, digits=2) -> str:
+    text = f"{mean(values):.{digits}f}"
+    return text + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
+
+
+def _error_over_bits(rates: List[List[Dict[str, Any]]]) -> Callable[[float], float]:
+    """Return a method's error over bits a second, between its rates; NaN beyond.
+
+    Args:
+        rates: the method's runs, a list for each rate.
+    """
+    points = sorted(
+        (
+            mean(math.log2(run["bits"] + run["side_bits"]) for run in own),
+            mean(run["error"] for run in own),
+        )
+        for own in rates
+    )
+
+    def error(bits: float) -> float:
+        if not points:
+            return float("nan")
+        known, errors = zip(*points)
+        place = math.log2(bits)
+        return float(np.interp(place, known, errors, left=np.nan, right=np.nan))
+
+    return error
+
+
+def _differences(cells, order, reference, resamples) -> List[str]:
+    rows, p_values = [], []
+    bootstrap, ids = None, None
+    for rate, method in order:
+        base = {run["seed"]: run for run in cells.get((rate, reference), [])}
+        own = {run["seed"]: run for run in cells[rate, method]}
+        seeds = sorted(set(base) & set(own))
+        if method == reference or not seeds:
+            continue
+        if bootstrap is None:
+            utterances = own[seeds[0]]["utterances"]
+            ids = sorted(utterances)
+            frames = np.array([utterances[i]["frames"] for i in ids], dtype=float)
+            bootstrap = Bootstrap([utterances[i]["group"] for i in ids], resamples)
+
+        def errors(runs):
+            # Bootstrap.difference is in hundredths
+            return np.array(
+                [
+                    [runs[s]["utterances"][i]["error"] / 100.0 for i in ids] * frames
+                    for s in seeds
+                ]
+            )
+
+        difference = bootstrap.difference(errors(own), errors(base), frames)
+        over_seeds = seed_interval(
+            [own[s]["error"] for s in seeds], [base[s]["error"] for s in seeds]
+        )
+        rows.append((rate, method, len(seeds), difference, over_seeds))
+        p_values.append(difference.p)
+    if not rows:
+        return [f"No rate has both `{reference}` and another method yet."]
+    lines = [
+        f"| rate | method minus `{reference}` | seeds | error, dB | over texts | "
+        "p, Holm | over seeds | verdict, bits aside |",
+        "|" + "---|" * 8,
+    ]
+    for (rate, method, seeds, d, over_seeds), p in zip(rows, holm(p_values)):
+        row = [f"{rate:g}x", f"`{method}`", str(seeds), f"{d.value:+.2f}"]
+        row += [format_interval(d.low, d.high), format_p(p)]
+        row += [format_interval(*over_seeds) if over_seeds else ""]
+        row += [verdict(d, p, over_seeds)]
+        lines.append("| " + " | ".join(row) + " |")
+    return [
+        *lines,
+        "",
+        f"Paired bootstrap over texts ({resamples} test sets; the readings of a text "
+        "and the seeds of a recording kept together), negative is better; p corrected "
+        f"for {len(rows)} comparisons; over seeds: Welch's 95 % interval.",
+    ]
+
+
+def plot_bits(runs: List[Dict[str, Any]]) -> Figure:
+    """Draw error over bits a second, a line for each method.
+
+    Marks are means over seeds, bars the lowest and the highest seed, numbers the rates.
+    Where the decoder must be told durations, these bits count, and a dotted line shows
+    what the tokens alone would be.
+
+    Returns:
+        A figure for ``save_figure``.
+    """
+    cells: Dict[str, Dict[float, List[Dict[str, Any]]]] = {}
+    for run in runs:
+        cells.setdefault(run["method"], {}).setdefault(run["rate"], []).append(run)
+    with drawing(6.6, 4.4, layout="constrained") as figure:
+        axes = figure.add_subplot()
+        for number, (method, rates) in enumerate(sorted(cells.items())):
+            style = line_style(number)
+            errors = [[run["error"] for run in own] for own in rates.values()]
+            centre = np.array([mean(own) for own in errors])
+            reach = np.abs(np.array([[min(e), max(e)] for e in errors]).T - centre)
+            tokens = [mean(run["bits"] for run in own) for own in rates.values()]
+            side = [mean(run["side_bits"] for run in own) for own in rates.values()]
+            together = np.add(tokens, side)
+            axes.errorbar(together, centre, reach, capsize=3, label=method, **style)
+            if max(side) > 0:
+                alone = {**style, "marker": "", "ls": ":", "lw": 1.2}
+                axes.plot(tokens, centre, **alone)
+            for rate, x, y in zip(rates, together, centre):
+                axes.annotate(
+                    f"{rate:g}x",
+                    (x, y),
+                    xytext=(5, 5),
+                    textcoords="offset points",
+                    size=8,
+                    color=style["color"],
+                )
+        axes.set_xscale("log")
+        low, high = np.log2(np.array(axes.get_xlim()) / 25)
+        ticks = [25 * 2.0**n for n in range(math.floor(low), math.ceil(high) + 1)]
+        axes.set_xlim(ticks[0], ticks[-1])
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel("bits a second; dotted: tokens without durations")
+        axes.set_ylabel("error of log-mels, dB")
+        axes.grid()
+        figure.legend(loc="outside upper center", ncols=min(len(cells), 4))
+    return figure

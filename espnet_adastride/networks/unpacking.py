@@ -1,0 +1,271 @@
+"""Unpacking models from strangers: ESPnet's archives, nothing outside, no code run.
+
+An archive (zip or tar) holds ``meta.yaml``, which names configurations and parameter
+files by the options of ESPnet's inference tools, these files, and further ones such as
+the tokeniser. ESPnet's own ``unpack`` writes wherever a member's name points to, and
+its loader runs what a pickle asks for (``weights_only=False``). Here:
+
+1. every member is a plain file or folder below the target, or nothing is unpacked;
+2. YAML is data, and ``.pth`` files must load as plain tensors;
+3. the target folder appears whole, or not at all.
+"""
+
+import os
+import shutil
+import tarfile
+import zipfile
+import zlib
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO, Callable, Dict, Iterator, List, NamedTuple, Set
+
+import yaml
+
+from espnet_adastride.errors import RecipeError
+from espnet_adastride.files import PathLike, fresh_dir, replace_dir
+
+WEIGHTS = (".pth", ".pt", ".ckpt", ".bin")
+_BROKEN = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    NotImplementedError,  # a zip's compression
+    RuntimeError,  # an encrypted zip
+    ValueError,
+)
+
+
+class Member(NamedTuple):
+    """A file of an archive, its size in bytes, and how to read it."""
+
+    name: str
+    size: int
+    open: Callable[[], IO[bytes]]
+
+
+def _refuse(archive: Path, what: str) -> RecipeError:
+    return RecipeError(f"{archive} is not unpacked: {what}")
+
+
+@contextmanager
+def _opened(archive: Path) -> Iterator[List[Member]]:
+    """Give the members that are files; refuse links, devices and the like."""
+    # by its first bytes: zipfile.is_zipfile also finds a model (a zip) inside a tar
+    with archive.open("rb") as file:
+        zipped = file.read(2) == b"PK"
+    if zipped:
+        with zipfile.ZipFile(archive) as packed:
+            members = []
+            for info in packed.infolist():
+                kind = info.external_attr >> 16 & 0o170000  # as on Unix
+                if kind not in (0, 0o100000, 0o040000):
+                    raise _refuse(archive, f"{info.filename!r} is no plain file")
+                if not info.is_dir():
+                    opens = partial(packed.open, info)
+                    members.append(Member(info.filename, info.file_size, opens))
+            yield members
+    elif tarfile.is_tarfile(archive):
+        with tarfile.open(archive) as packed:
+            members = []
+            for info in packed.getmembers():
+                if not info.isfile() and not info.isdir():
+                    raise _refuse(archive, f"{info.name!r} is no plain file (a link?)")
+                if info.isfile():
+                    opens = partial(packed.extractfile, info)
+                    members.append(Member(info.name, info.size, opens))
+            yield members
+    else:
+        raise _refuse(archive, "it is no zip and no tar, or is cut off")
+
+
+def safe_name(name: str) -> bool:
+    """Return whether a member's name stays below the folder it is unpacked into."""
+    path = PurePosixPath(name)
+    return (
+        bool(name)
+        and not name.startswith(("/", "~"))
+        and "\\" not in name
+        and ":" not in name.split("/")[0]  # a drive
+        and "\0" not in name
+        and ".." not in path.parts
+        and str(path) not in ("", ".")
+    )
+
+
+def _check_members(archive: Path, members: List[Member], free: int) -> None:
+    for member in members:
+        if not safe_name(member.name):
+            raise _refuse(
+                archive,
+                f"{member.name!r} points outside the folder; such archives are made to "
+                "overwrite files: ask who sent it",
+            )
+    needed = sum(member.size for member in members)
+    if needed > free:
+        raise _refuse(
+            archive, f"it takes {needed} bytes and {free} are free on the disk"
+        )
+
+
+def _copy(archive: Path, member: Member, target: Path) -> None:
+    if target.is_file():
+        _compare(archive, member, target)
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    written = 0
+    with member.open() as source, target.open("wb") as file:
+        while block := source.read(2**20):
+            written += len(block)
+            if written > member.size:
+                break
+            file.write(block)
+    if written != member.size:
+        raise _refuse(
+            archive,
+            f"{member.name!r} is not of the size that is written in it: cut off, or "
+            "made to fill the disk; get the file again",
+        )
+
+
+def _compare(archive: Path, member: Member, target: Path) -> None:
+    """Let a member be there twice if it is the same: asr.sh packs RESULTS.md so."""
+    with member.open() as source, target.open("rb") as file:
+        block = b"first"
+        while block:
+            block = source.read(2**20)
+            if file.read(len(block) or 1) != block:
+                raise _refuse(archive, f"{member.name!r} is in it twice, and differs")
+
+
+def _read_yaml(archive: Path, path: Path, name: str) -> dict:
+    loader = yaml.SafeLoader  # libyaml's could be made to exhaust the stack
+    try:
+        text = path.read_text(encoding="utf-8")
+        if any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(text, loader)):
+            # a few lines of them can stand for more than fits into memory
+            raise _refuse(archive, f"{name} is no plain YAML: it has aliases")
+        content = yaml.load(text, loader)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise _refuse(archive, f"{name} is no plain YAML: {reason}") from None
+    if not isinstance(content, dict):
+        raise _refuse(archive, f"{name} holds no options")
+    return content
+
+
+def check_weights(path: PathLike) -> None:
+    """See that a parameter file is tensors and plain containers, without running code.
+
+    Raises:
+        RecipeError: Loading it would run code, or it is cut off.
+    """
+    import torch
+
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        raise RecipeError(
+            f"{path} holds something else than tensors, or is cut off "
+            f"({type(error).__name__}: {reason[:200]}); loading it could run code: do "
+            "not use it"
+        ) from None
+
+
+def _check_arrays(path: Path) -> None:
+    import numpy
+
+    try:
+        with numpy.load(path, allow_pickle=False) as arrays:
+            for name in arrays:
+                arrays[name]
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RecipeError(
+            f"{path} holds something else than arrays: {reason}"
+        ) from None
+
+
+def _moved(value, names: Set[str], folder: Path):
+    """Return a configuration whose paths to members point into the folder."""
+    if isinstance(value, dict):
+        return {key: _moved(one, names, folder) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_moved(one, names, folder) for one in value]
+    if isinstance(value, str) and value and str(PurePosixPath(value)) in names:
+        return str(folder / value)
+    return value
+
+
+def unpack(archive: PathLike, output: PathLike) -> Dict[str, str]:
+    """Unpack a model that ``espnet2.bin.pack`` packed.
+
+    Args:
+        archive: A zip or tar file (also compressed).
+        output: A folder that is not there yet, or is empty.
+
+    Returns:
+        {option of the inference tool: path}, e.g. ``asr_train_config``.
+
+    Raises:
+        RecipeError: The archive is broken, or is not what it should be: one line that
+            names the member. Nothing is left in ``output`` then.
+    """
+    archive, output = Path(archive), Path(output)
+    if not archive.is_file():
+        raise RecipeError(f"{archive}: there is no such file")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise RecipeError(f"{output} is there already: give an empty or a new folder")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = fresh_dir(output)
+    try:
+        try:
+            with _opened(archive) as members:
+                free = shutil.disk_usage(temporary).free
+                _check_members(archive, members, free)
+                for member in members:
+                    _copy(archive, member, temporary / member.name)
+        except _BROKEN as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise _refuse(
+                archive, f"it is broken ({reason}); get the file again"
+            ) from None
+        names = {str(PurePosixPath(member.name)) for member in members}
+        files = _settle(archive, temporary, output, names)
+        replace_dir(temporary, output)
+        return files
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _settle(archive: Path, temporary: Path, output: Path, names: Set[str]) -> dict:
+    """Check what was unpacked, and let the configurations point to its new place."""
+    if "meta.yaml" not in names:
+        raise _refuse(
+            archive, "it has no meta.yaml: cut off, or not made by espnet2.bin.pack"
+        )
+    meta = _read_yaml(archive, temporary / "meta.yaml", "meta.yaml")
+    files: Dict[str, str] = {}
+    for kind in ("yaml_files", "files"):
+        table = meta.get(kind)
+        if not isinstance(table, dict):
+            raise _refuse(archive, f"meta.yaml has no {kind}")
+        for option, name in table.items():
+            if not isinstance(name, str) or str(PurePosixPath(name)) not in names:
+                raise _refuse(
+                    archive, f"meta.yaml names {name!r} ({option}), which is not in it"
+                )
+            files[str(option)] = os.path.join(output, name)
+    for name in meta["yaml_files"].values():
+        config = _moved(_read_yaml(archive, temporary / name, name), names, output)
+        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        (temporary / name).write_text(text, encoding="utf-8")
+    for name in sorted(names):
+        if name.endswith(WEIGHTS) or name in meta["files"].values():
+            check_weights(temporary / name)
+        elif name.endswith((".npz", ".npy")):
+            _check_arrays(temporary / name)
+    return files

@@ -1,0 +1,119 @@
+"""Values on a command line: truth values, numbers in a range, lists, seeds.
+
+``float`` reads ``inf`` and ``nan``, which no option means, and neither ``float`` nor
+``int`` knows a range::
+
+    parser.add_argument("--nj", type=whole(1))
+    parser.add_argument("--max_segment", type=real(1))
+"""
+
+import argparse
+import math
+import re
+from typing import Callable, List, Optional, Sequence
+
+from espnet_adastride.errors import RecipeError
+
+
+def str2bool(word: str) -> bool:
+    """Read ``true``/``false`` as ESPnet's options write them."""
+    if word.lower() in ("true", "yes", "1"):
+        return True
+    if word.lower() in ("false", "no", "0"):
+        return False
+    raise ValueError(word)
+
+
+# ----------------------------------------------------------------------------- numbers
+def _range(low: Optional[float], high: Optional[float], above: bool) -> str:
+    if low is None:
+        return ""
+    if high is not None:
+        return f" from {low:g} to {high:g}"
+    return f" above {low:g}" if above else f", {low:g} or more"
+
+
+def real(
+    low: Optional[float] = None,
+    high: Optional[float] = None,
+    above: bool = False,
+    infinite: bool = False,
+) -> Callable[[str], float]:
+    """Return an option's type: a finite number.
+
+    Args:
+        low: the least that is allowed; None: any.
+        high: the most; None: any.
+        above: ``low`` itself is refused.
+        infinite: inf is allowed, for a limit that is none.
+    """
+
+    def parse(word: str) -> float:
+        try:
+            value = float(word)
+        except ValueError:
+            value = math.nan
+        fits = not math.isnan(value) and (infinite or math.isfinite(value))
+        if fits and low is not None:
+            fits = value > low if above else value >= low
+        if not fits or (high is not None and value > high):
+            raise argparse.ArgumentTypeError(
+                f"{word!r}: give a number{_range(low, high, above)}"
+            )
+        return value
+
+    return parse
+
+
+def whole(low: Optional[int] = None) -> Callable[[str], int]:
+    """Return an option's type: a whole number, not below ``low``."""
+
+    def parse(word: str) -> int:
+        try:
+            value = int(word)
+        except ValueError:
+            value = None
+        if value is None or (low is not None and value < low):
+            raise argparse.ArgumentTypeError(
+                f"{word!r}: give a whole number{_range(low, None, False)}"
+            )
+        return value
+
+    return parse
+
+
+# ------------------------------------------------------------------------------- lists
+def split_list(words: Sequence[str]) -> List[str]:
+    """Return ``["4", "8 12", "4"]`` as ``["4", "8", "12"]``: each once, in order."""
+    return list(dict.fromkeys(word for part in words for word in part.split()))
+
+
+def name_seeds(seeds: Sequence[int]) -> str:
+    """Return ``0, 1, 2``, or ``0 to 5`` of more than three that follow each other."""
+    seeds = list(seeds)
+    if len(seeds) > 3 and seeds == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds))
+
+
+def check_jobs(number: int) -> None:
+    """Refuse a ``--nj`` below 1.
+
+    Raises:
+        RecipeError: naming it.
+    """
+    if number < 1:
+        raise RecipeError(f"--nj {number}: give at least 1")
+
+
+def read_seeds(words: Sequence[str]) -> List[int]:
+    """Return the seeds of ``--seeds``.
+
+    Raises:
+        RecipeError: one is no whole number, or there is none.
+    """
+    seeds = split_list(words)
+    for word in seeds or ["''"]:  # none at all is refused, too
+        if not re.fullmatch(r"\d{1,6}", word):
+            raise RecipeError(f"--seeds {word}: give whole numbers, e.g. 0 1 2")
+    return [int(word) for word in seeds]

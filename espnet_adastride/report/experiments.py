@@ -1,0 +1,519 @@
+"""One page on one or more experiments: error rates, curves, strides, worst utterances.
+
+    exp/asr_... -> Experiment (decoded sets, curves)      read_experiment
+        -> rates with intervals, paired differences       rate_rows, difference_rows
+        -> learning curves, pictures, worst utterances
+        -> HTML in one file                               make_report
+
+What was said and recognised is read from ``score_wer/{ref,hyp}.trn``, as sclite and
+this package write them: an experiment of ESPnet's own recipes will do as well. No
+ESPnet is imported, unless stride pictures are asked for (``pictures`` is a function of
+the caller's).
+"""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from espnet_adastride.corpora.audio import audio_info
+from espnet_adastride.corpora.kaldi import read_scp, read_text
+from espnet_adastride.corpora.recordings import read_audio
+from espnet_adastride.errors import AudioError, DataError
+from espnet_adastride.evaluation.comparison import (
+    LEVEL,
+    Bootstrap,
+    Difference,
+    few_units_note,
+    holm,
+)
+from espnet_adastride.evaluation.learning_curves import Curve, curves, read_epochs
+from espnet_adastride.evaluation.scoring import (
+    Alignment,
+    align,
+    characters,
+    total,
+    words,
+)
+from espnet_adastride.report.charts import legend, plot_panel, training_panels
+from espnet_adastride.report.pages import Sound, encode_audio, render
+from espnet_adastride.report.style import to_svg
+
+PathLike = Union[str, Path]
+
+#: fewer speakers make no interval over speakers
+FEWEST_SPEAKERS = 8
+#: more systems than these are compared with the first one alone
+ALL_PAIRS = 5
+#: rate of the recordings in the page
+AUDIO_RATE = 16000
+#: seconds of a recording in the page
+AUDIO_SECONDS = 20.0
+
+_TRN = re.compile(r"^(.*?)\s*\((\S+)\)\s*$")
+
+
+class Decoded(NamedTuple):
+    """A test set that a model has decoded.
+
+    Attributes:
+        decoding: name of the decoding's folder.
+        set: name of the set.
+        ref, hyp: texts by utterance.
+        speakers: by utterance; an utterance's own id where they are not known.
+        folder: of the set in the experiment.
+    """
+
+    decoding: str
+    set: str
+    ref: Dict[str, str]
+    hyp: Dict[str, str]
+    speakers: Dict[str, str]
+    folder: Path
+
+
+@dataclass
+class Experiment:
+    """What an experiment's folder holds.
+
+    Attributes:
+        name: of the folder.
+        folder: itself.
+        decoded: sets that were decoded and scored.
+        curves: by stat and phase.
+    """
+
+    name: str
+    folder: Path
+    decoded: List[Decoded] = field(default_factory=list)
+    curves: Dict[str, Dict[str, Curve]] = field(default_factory=dict)
+
+
+# ------------------------------------------------------------------ reading
+
+
+def read_trn(path: PathLike) -> Dict[str, str]:
+    """Return the texts of a ``.trn`` file by the names in its brackets.
+
+    Raises:
+        DataError: naming file and line.
+    """
+    texts = {}
+    content = Path(path).read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(content.splitlines(), 1):
+        if not line.strip():
+            continue
+        found = _TRN.match(line)
+        if not found:
+            raise DataError(f"{path}:{number}: not 'words (speaker-utterance)'")
+        texts[found.group(2)] = " ".join(found.group(1).split())
+    return texts
+
+
+def split_name(name: str, ids: Sequence[str]) -> Tuple[str, str]:
+    """Return utterance and speaker of ``speaker-utterance``.
+
+    Args:
+        name: as in a ``.trn`` file.
+        ids: known utterances; where none fits, the name is the utterance.
+    """
+    # the first that fits is the longest: a shorter id may be the end of it
+    for start in [0, *(m.end() for m in re.finditer("-", name))]:
+        if name[start:] in ids:
+            return name[start:], name[: start - 1] if start else ""
+    return name, ""
+
+
+def read_decoded(experiment: Path, folder: Path) -> Decoded:
+    """Read a decoded and scored set.
+
+    Raises:
+        DataError: if references and hypotheses are of different utterances.
+    """
+    score = folder / "score_wer"
+    ref, hyp = read_trn(score / "ref.trn"), read_trn(score / "hyp.trn")
+    if ref.keys() != hyp.keys():
+        raise DataError(
+            f"{score}: ref.trn and hyp.trn name different utterances; score again"
+        )
+    ids = set()
+    if (folder / "text").is_file():
+        ids = set(read_text(folder / "text", allow_empty=True))
+    names = {name: split_name(name, ids) for name in ref}
+    inner = folder.relative_to(experiment).parts
+    return Decoded(
+        "/".join(inner[:-1]),
+        inner[-1],
+        {names[n][0]: text for n, text in ref.items()},
+        {names[n][0]: text for n, text in hyp.items()},
+        {key: speaker or key for key, speaker in names.values()},
+        folder,
+    )
+
+
+def read_experiment(folder: PathLike) -> Experiment:
+    """Read an experiment's folder.
+
+    Raises:
+        DataError: in one line, if it is none: it has neither a training's log nor
+            scored sets.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        what = "a file, not a folder" if folder.exists() else "no such folder"
+        raise DataError(f"{folder}: {what}; give an experiment's folder (exp/asr_...)")
+    found = Experiment(folder.resolve().name, folder)
+    if not (folder / "config.yaml").is_file():
+        inner = sorted(p.parent.name for p in folder.glob("*/config.yaml"))
+        fix = (
+            f"give one of those in it: {', '.join(inner[:4])}"
+            if inner
+            else ("give an experiment's folder (exp/asr_...)")
+        )
+        raise DataError(f"{folder}: no experiment: no config.yaml in it; {fix}")
+    for path in sorted(folder.rglob("score_wer/ref.trn")):
+        if len(path.relative_to(folder).parts) >= 4:  # DECODING/SET/score_wer/ref.trn
+            found.decoded.append(read_decoded(folder, path.parents[1]))
+    found.curves = curves(read_epochs(folder))
+    if not found.decoded and not found.curves:
+        raise DataError(
+            f"{folder}: nothing to report: no train.log with a finished epoch, and no "
+            "scored set (DECODING/SET/score_wer)"
+        )
+    return found
+
+
+def find_audio(
+    decoded: Decoded, experiment: Path, data_dirs: Sequence[PathLike] = ()
+) -> Dict[str, str]:
+    """Return the recordings of a set's utterances; {} if they are not found.
+
+    They are looked for in the folders given, then in the recipe's ``dump/raw/SET`` and
+    ``data/SET``.
+    """
+    places = [Path(d) for d in data_dirs]
+    recipe = experiment.resolve().parents[1]
+    for root in (recipe, Path.cwd()):
+        for name in ("dump/raw", "dump/raw/org", "data"):
+            places.append(root / name / decoded.set)
+    for place in places:
+        if not (place / "wav.scp").is_file():
+            continue
+        waves = read_scp(place / "wav.scp")
+        here = {}
+        for key in decoded.ref:
+            path = waves.get(key, "")
+            for root in ("", recipe, Path.cwd()):
+                if path and (Path(root) / path).is_file():
+                    here[key] = str(Path(root) / path)
+                    break
+        if here:
+            return here
+    return {}
+
+
+# ------------------------------------------------------------------ numbers
+
+
+@dataclass
+class System:
+    """One decoding of one set by one experiment, aligned.
+
+    Attributes:
+        name: of the experiment, with the decoding where the report has several.
+        experiment: the experiment.
+        decoded: what it recognised.
+        aligned: one alignment an utterance, in order of ids.
+        errors, tokens: (U,) words.
+        char_rate: CER in percent.
+    """
+
+    name: str
+    experiment: Experiment
+    decoded: Decoded
+    aligned: List[Alignment]
+    errors: np.ndarray
+    tokens: np.ndarray
+    char_rate: float
+
+
+def read_systems(experiments: Sequence[Experiment]) -> List[System]:
+    """Align all that was decoded, set by set."""
+    systems = []
+    several = len({d.decoding for e in experiments for d in e.decoded}) > 1
+    for experiment in experiments:
+        for decoded in experiment.decoded:
+            keys = sorted(decoded.ref)
+            ref = {key: decoded.ref[key] for key in keys}
+            aligned = align(ref, decoded.hyp, words)
+            # in a .trn of words, the spaces are those between them
+            chars = total(align(ref, decoded.hyp, characters))
+            name = experiment.name
+            systems.append(
+                System(
+                    f"{name}, {decoded.decoding}" if several else name,
+                    experiment,
+                    decoded,
+                    aligned,
+                    np.array([a.counts.errors for a in aligned], dtype=float),
+                    np.array([a.counts.words for a in aligned], dtype=float),
+                    chars.error_rate,
+                )
+            )
+    order = {s.decoded.set: n for n, s in reversed(list(enumerate(systems)))}
+    return sorted(systems, key=lambda s: order[s.decoded.set])
+
+
+def rate_interval(
+    errors: np.ndarray, tokens: np.ndarray, units: Sequence, resamples: int
+) -> Difference:
+    """Return the error rate in percent with its 95 % interval by bootstrap.
+
+    Args:
+        errors, tokens: (U,).
+        units: (U,) what is drawn: utterances, or their speakers.
+        resamples: test sets drawn.
+    """
+    nothing = np.zeros((1, len(errors)))
+    return Bootstrap(units, resamples).difference(errors[None], nothing, tokens)
+
+
+def rate_rows(systems: Sequence[System], resamples: int) -> List[dict]:
+    """Return the rows of the table of error rates."""
+    rows = []
+    for s in systems:
+        counts = total(s.aligned)
+        if not counts.words:
+            continue
+        units = np.arange(len(s.errors))
+        interval = rate_interval(s.errors, s.tokens, units, resamples)
+        speakers = [s.decoded.speakers[a.id] for a in s.aligned]
+        number = len(set(speakers))
+        over_speakers = None
+        if FEWEST_SPEAKERS <= number < len(speakers):
+            one = rate_interval(s.errors, s.tokens, speakers, resamples)
+            over_speakers = (one.low, one.high)
+        part = 100.0 / counts.words
+        rows.append(
+            {
+                "system": s.name,
+                "experiment": s.experiment.name,
+                "set": s.decoded.set,
+                "decoding": s.decoded.decoding,
+                "wer": interval.value,
+                "low": interval.low,
+                "high": interval.high,
+                "speaker_interval": over_speakers,
+                "speakers": number,
+                "cer": s.char_rate,
+                "sub": part * counts.substitutions,
+                "dele": part * counts.deletions,
+                "ins": part * counts.insertions,
+                "wrong": 100.0 * counts.sentence_errors / counts.sentences,
+                "utterances": counts.sentences,
+                "words": counts.words,
+            }
+        )
+    return rows
+
+
+def difference_rows(
+    systems: Sequence[System], resamples: int
+) -> Tuple[List[dict], List[str], bool]:
+    """Return the rows of the paired differences, notes on what was not compared, and
+    whether they were drawn by speaker.
+
+    Utterances of a speaker are drawn together where there are enough speakers.
+    """
+    rows, notes, by_speaker = [], [], False
+    sets = list(dict.fromkeys(s.decoded.set for s in systems))
+    for name in sets:
+        group = [s for s in systems if s.decoded.set == name and s.tokens.sum()]
+        comparable = [s for s in group if s.decoded.ref == group[0].decoded.ref]
+        for s in group:
+            if s not in comparable:
+                notes.append(
+                    f"{s.name}, {name}: not compared: its references are not those of "
+                    f"{group[0].name}."
+                )
+        if len(comparable) < 2:
+            continue
+        first = comparable[0]
+        speakers = [first.decoded.speakers[a.id] for a in first.aligned]
+        units, kind = np.arange(len(speakers)), "utterances"
+        if FEWEST_SPEAKERS <= len(set(speakers)) < len(speakers):
+            units, kind, by_speaker = speakers, "speakers", True
+        bootstrap = Bootstrap(units, resamples)
+        few = few_units_note(bootstrap.number, kind)
+        if few:
+            notes.append(f"{name}: {few}")
+        pairs = [
+            (a, b)
+            for n, b in enumerate(comparable)
+            for a in comparable[n + 1 :]
+            if len(comparable) <= ALL_PAIRS or b is first
+        ]
+        for system, baseline in pairs:
+            difference = bootstrap.difference(
+                system.errors[None], baseline.errors[None], first.tokens
+            )
+            rows.append(
+                {
+                    "set": name,
+                    "system": system.name,
+                    "baseline": baseline.name,
+                    "value": difference.value,
+                    "low": difference.low,
+                    "high": difference.high,
+                    "p": difference.p,
+                }
+            )
+    for row, p in zip(rows, holm([row["p"] for row in rows])):
+        row["p"] = p
+        row["verdict"] = "no difference shown"
+        if p < LEVEL:
+            row["verdict"] = "better" if row["value"] < 0 else "worse"
+    return rows, notes, by_speaker
+
+
+def add_verdicts(rates: Sequence[dict], differences: Sequence[dict]) -> None:
+    """Add ``verdict`` to the rows of the rates: against the first system of the set.
+
+    That one is the ``baseline``; what was not compared has the verdict "".
+    """
+    first: Dict[str, str] = {}
+    for row in differences:
+        first.setdefault(row["set"], row["baseline"])
+    found = {(d["set"], d["system"], d["baseline"]): d["verdict"] for d in differences}
+    for row in rates:
+        baseline = first.get(row["set"], "")
+        own = "baseline" if baseline and row["system"] == baseline else ""
+        row["verdict"] = found.get((row["set"], row["system"], baseline), own)
+
+
+def worst_of(aligned: Sequence[Alignment], number: int) -> List[Alignment]:
+    """Return the utterances with the most errors, most first; none without an error.
+
+    Among equals the one with fewer words comes first, then the first id.
+    """
+    wrong = [a for a in aligned if a.counts.errors]
+    wrong.sort(key=lambda a: (-a.counts.errors, a.counts.words, a.id))
+    return wrong[:number]
+
+
+def _sound(path: Optional[str], seconds: float) -> Optional[Sound]:
+    """Return a recording for the page; None where it cannot be read."""
+    if path is None:
+        return None
+    try:
+        rate = min(audio_info(path).rate, AUDIO_RATE)
+        return encode_audio(read_audio(path, rate), rate, seconds)
+    except (AudioError, OSError, RuntimeError):
+        return None
+
+
+# ------------------------------------------------------------------ the page
+
+
+def make_report(
+    experiments: Sequence[Experiment],
+    made: str,
+    worst: int = 10,
+    resamples: int = 2000,
+    data_dirs: Sequence[PathLike] = (),
+    audio_seconds: float = AUDIO_SECONDS,
+    pictures: Optional[Callable[[Experiment, List[System], Callable], tuple]] = None,
+) -> str:
+    """Return the page.
+
+    Args:
+        experiments: at least one; their names differ.
+        made: a line on when and by what the page was made.
+        worst: utterances shown of each decoded set.
+        resamples: test sets of the bootstrap.
+        data_dirs: folders with wav.scp where recordings are looked for first.
+        audio_seconds: of a recording at most; 0: no recordings.
+        pictures: takes an experiment, its systems and :func:`find_audio`; returns
+            (pictures, notes) for the page.
+    """
+    from markupsafe import Markup
+
+    systems = read_systems(experiments)
+    rates = rate_rows(systems, resamples)
+    differences, notes, by_speaker = difference_rows(systems, resamples)
+    add_verdicts(rates, differences)
+    runs = {e.name: e.curves for e in experiments if e.curves}
+    panels = training_panels(runs)
+    svgs = [
+        # our own markup: names of experiments are not in it
+        Markup(to_svg(plot_panel(runs, panel), f"{panel[1]} over the epochs"))
+        for panel in panels
+    ]
+    tables, audio_notes = [], []
+    for system in systems:
+        rows = worst_of(system.aligned, worst)
+        if not rows:
+            continue
+        paths: Dict[str, str] = {}
+        if audio_seconds > 0:
+            paths = find_audio(system.decoded, system.experiment.folder, data_dirs)
+            if not paths:
+                audio_notes.append(
+                    f"{system.decoded.set}: the recordings were not found; name the "
+                    "folder of their wav.scp with --data_dir."
+                )
+        tables.append(
+            {
+                "experiment": system.experiment.name,
+                "decoding": system.decoded.decoding,
+                "set": system.decoded.set,
+                "utterances": len(system.aligned),
+                "rows": [
+                    {
+                        "id": a.id,
+                        "errors": a.counts.errors,
+                        "words": a.counts.words,
+                        "rate": a.counts.error_rate,
+                        "pairs": a.pairs,
+                        "audio": _sound(paths.get(a.id), audio_seconds),
+                    }
+                    for a in rows
+                ],
+            }
+        )
+    drawn, picture_notes = [], []
+    if pictures is not None:
+        for experiment in experiments:
+            own = [s for s in systems if s.experiment is experiment]
+            some, said = pictures(
+                experiment,
+                own,
+                lambda d: find_audio(d, experiment.folder, data_dirs),
+            )
+            drawn += some
+            picture_notes += said
+    names = [e.name for e in experiments]
+    return render(
+        "report.html.j2",
+        title=names[0] if len(names) == 1 else f"{len(names)} experiments",
+        made=made,
+        rates=rates,
+        by_speaker=any(r["speaker_interval"] for r in rates),
+        resamples=resamples,
+        notes=notes,
+        differences=differences,
+        unit_words=(
+            "a speaker's utterances drawn together"
+            if by_speaker
+            else "utterances drawn one by one"
+        ),
+        panels=svgs,
+        stride_panels=any("stride" in p[0] or "slots" in p[0] for p in panels),
+        legend=legend(list(runs)),
+        pictures=drawn,
+        picture_notes=picture_notes,
+        worst=tables,
+        audio_notes=list(dict.fromkeys(audio_notes)),
+    )

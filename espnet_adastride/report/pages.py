@@ -1,0 +1,69 @@
+"""HTML pages in one file: nothing is fetched, every text is escaped."""
+
+import base64
+import io
+from pathlib import Path
+from typing import NamedTuple, Optional
+
+import numpy as np
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+class Sound(NamedTuple):
+    """A recording in a page.
+
+    Attributes:
+        uri: ``data:audio/...``.
+        seconds: that are in it.
+        whole: whether that is all of the recording.
+    """
+
+    uri: str
+    seconds: float
+    whole: bool
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    """Return bytes of a kind (``image/png``) as a data URI."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def encode_audio(wave: np.ndarray, rate: int, seconds: Optional[float] = None) -> Sound:
+    """Return a recording as every browser plays it: MP3, or FLAC without an encoder.
+
+    Args:
+        wave: (samples,) in [-1, 1].
+        rate: samples per second.
+        seconds: no more than so many of the beginning.
+    """
+    import soundfile
+
+    part = wave if seconds is None else wave[: max(int(seconds * rate), 1)]
+    buffer = io.BytesIO()
+    kind = "audio/mpeg"
+    try:
+        soundfile.write(buffer, part, rate, format="MP3")
+    except (soundfile.SoundFileError, ValueError):  # an old libsndfile, an odd rate
+        buffer, kind = io.BytesIO(), "audio/flac"
+        soundfile.write(buffer, part, rate, format="FLAC")
+    return Sound(
+        data_uri(buffer.getvalue(), kind), len(part) / rate, len(part) == len(wave)
+    )
+
+
+def render(template: str, **values) -> str:
+    """Return a page made from one of the package's templates.
+
+    Values are escaped, unless they are markupsafe's Markup.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(**values)

@@ -1,0 +1,602 @@
+"""The picture of one utterance's adaptive strides over its spectrogram.
+
+From top to bottom, all over the same seconds::
+
+    id, reference, hypothesis
+    the words and phones, where their times are known
+    log-mel spectrogram, a line where one output frame ends and the next begins,
+        coloured by the local stride
+    two strips of frames coloured by their length: uniform (average pooling), adaptive
+    the local stride as a curve, the signal's energy faintly behind it
+
+:func:`plot_strides` draws a :class:`StridePicture`; the boundaries in it come from
+``strides.py``. No ESPnet: whoever has a waveform and boundaries in seconds can draw.
+"""
+
+import os
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterator, List, Optional, Sequence, Tuple, Union
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.colors import (
+    FuncNorm,
+    LinearSegmentedColormap,
+    ListedColormap,
+    Normalize,
+)
+from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from espnet_adastride.errors import PictureError
+from espnet_adastride.timing.boundaries import share_of_frames
+from espnet_adastride.timing.ctc import Timed
+
+#: seconds between the columns of the spectrogram and the frames of the energy
+HOP = 0.005
+#: windows that are computed at a time
+BLOCK = 2000
+WINDOW = 0.025
+MEL_BINS = 80
+#: the picture shows this range below the loudest bin; beneath it is white
+SPECTROGRAM_RANGE_DB = 65.0
+#: speech is what is at most so much quieter than the loudest frame
+SPEECH_THRESHOLD_DB = 30.0
+#: digital silence; a recording that never exceeds it has no speech
+SILENCE_DB = -90.0
+
+CURVE_COLOUR = "#1a1a1a"
+ENERGY_COLOUR = "#dcdcdc"
+SPEECH_COLOUR = "#7a7a7a"
+#: violet: finer than uniform, orange: coarser; told apart with every colour blindness
+STRIDE_MAP = ListedColormap(
+    matplotlib.colormaps["PuOr_r"](np.linspace(0.06, 0.94, 256)), "strides"
+)
+#: the same for lines on a light spectrogram: dark where uniform, not white
+BOUNDARY_MAP = LinearSegmentedColormap.from_list(
+    "boundaries", ["#4b1a92", "#7a5fae", "#4d4d4d", "#d07f2c", "#a34a00"]
+)
+#: of words and phones above the spectrogram
+LABEL_ROWS = 3
+LABEL_SIZE = 9.0
+FONT_SIZE = 10.0
+TEXT_WIDTH = 104  # characters of a line above the picture
+#: of the figure's width
+LEFT, RIGHT = 0.085, 0.925
+WIDTH = 10.0  # inches
+#: width of the axes over time; the colour bar takes the rest
+AXES_POINTS = 72 * WIDTH * (RIGHT - LEFT) * 60 / (61 + 0.03 * 61 / 2)
+DPI = 150
+PICTURE_KINDS = ("png", "svg", "pdf")
+
+
+@dataclass
+class StridePicture:
+    """What is drawn.
+
+    Attributes:
+        utterance: id.
+        wave: (samples,) in [-1, 1].
+        rate: sampling rate in Hz.
+        step: seconds from one feature frame (input frame of the encoder) to the next.
+        boundaries: (m + 1,) seconds, where each output frame begins and ends.
+        uniform: the same for constant strides, to compare with.
+        method: what made the boundaries, e.g. ``adastride 8x``.
+        reference: transcript, None if not known.
+        hypothesis: what the model recognises, None if not known.
+        hypothesis_from: the search that found it, e.g. ``greedy CTC``.
+        threshold: speech is what is at most so many dB below the loudest frame.
+        words: with their times in seconds.
+        phones: the same.
+        times_from: where the words' times are from, e.g. ``CTC``.
+    """
+
+    utterance: str
+    wave: np.ndarray
+    rate: int
+    step: float
+    boundaries: np.ndarray
+    uniform: np.ndarray
+    method: str = "adaptive"
+    reference: Optional[str] = None
+    hypothesis: Optional[str] = None
+    hypothesis_from: str = ""
+    threshold: float = SPEECH_THRESHOLD_DB
+    words: Sequence[Timed] = ()
+    phones: Sequence[Timed] = ()
+    times_from: str = ""
+
+    @property
+    def duration(self) -> float:
+        """Seconds of the recording."""
+        return len(self.wave) / self.rate
+
+    @property
+    def uniform_width(self) -> float:
+        """Seconds of a uniform frame (the last one of an utterance may be shorter)."""
+        return float(np.median(np.diff(self.uniform)))
+
+
+def _frames(wave: np.ndarray, rate: int) -> int:
+    """Return how many windows a recording has."""
+    return max(1, int(np.ceil(len(wave) / rate / HOP - 1e-9)))
+
+
+def _windows(wave: np.ndarray, rate: int) -> Iterator[np.ndarray]:
+    """Yield (frames, window) samples, frame i centred at (i + 0.5) HOP seconds.
+
+    In blocks: all windows of ten minutes together would take gigabytes.
+    """
+    size = max(2, round(WINDOW * rate))
+    centres = np.round((np.arange(_frames(wave, rate)) + 0.5) * HOP * rate).astype(int)
+    padded = np.pad(np.asarray(wave), size)
+    for first in range(0, len(centres), BLOCK):
+        begin = centres[first : first + BLOCK] + size - size // 2
+        places = begin[:, None] + np.arange(size)[None, :]
+        yield padded[places].astype(np.float64)
+
+
+def frame_edges(wave: np.ndarray, rate: int) -> np.ndarray:
+    """Return (frames + 1,) seconds: the intervals that energy and speech speak of."""
+    count = _frames(wave, rate)
+    edges = np.arange(count + 1) * HOP
+    edges[-1] = len(wave) / rate
+    return edges
+
+
+def energy_db(wave: np.ndarray, rate: int) -> np.ndarray:
+    """Return (frames,) the energy of 25 ms windows in dB below full scale."""
+    parts = [np.square(block).mean(axis=1) for block in _windows(wave, rate)]
+    power = np.concatenate(parts)
+    return 10 * np.log10(np.maximum(power, 10 ** (SILENCE_DB / 10)))
+
+
+def is_speech(energy: np.ndarray, threshold: float = SPEECH_THRESHOLD_DB) -> np.ndarray:
+    """Return (frames,) booleans: at most ``threshold`` dB below the loudest frame.
+
+    Enough for clean recordings; it hears music and noise as speech.
+    """
+    return (energy > SILENCE_DB) & (energy >= energy.max() - threshold)
+
+
+def mel(hertz):
+    """Return the mel value (HTK's formula) of a frequency in Hz."""
+    return 2595.0 * np.log10(1.0 + np.asarray(hertz) / 700.0)
+
+
+def log_mel(wave: np.ndarray, rate: int, bins: int = MEL_BINS) -> np.ndarray:
+    """Return (bins, frames) log-mel energies in dB, lowest band first.
+
+    Triangular bands, equally wide in mel from 0 Hz to half the sampling rate.
+    """
+    window = max(2, round(WINDOW * rate))
+    # long enough that the narrowest band holds a bin of the transform
+    size = 2 ** int(np.ceil(np.log2(max(window, rate / 10))))
+    edges = np.linspace(0.0, mel(rate / 2), bins + 2)
+    centre = mel(np.fft.rfftfreq(size, 1 / rate))[None, :]
+    low, middle, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    bands = np.minimum(
+        (centre - low) / (middle - low), (high - centre) / (high - middle)
+    ).clip(min=0.0)
+    parts = []
+    for block in _windows(wave, rate):
+        spectrum = np.fft.rfft(block * np.hanning(window), size, axis=1)
+        parts.append(bands @ np.square(np.abs(spectrum)).T)
+    return 10 * np.log10(np.maximum(np.concatenate(parts, axis=1), 1e-10))
+
+
+def summary(picture: StridePicture) -> List[str]:
+    """Say in one line what the strides are, in another where the frames went."""
+    frames = len(picture.boundaries) - 1
+    width = np.diff(picture.boundaries)
+    mean = picture.duration / frames
+    low, high = 1000 * np.percentile(width, [5, 95])
+    rate = (
+        f"{frames} frames in {picture.duration:.2f} s, {1 / mean:.1f} per second; mean "
+        f"{1000 * mean:.0f} ms = {mean / picture.step:.1f} input frames, 90 % of them "
+        f"from {low:.0f} to {high:.0f} ms"
+    )
+    speech = is_speech(energy_db(picture.wave, picture.rate), picture.threshold)
+    if not speech.any():
+        return [rate, "the recording is silent"]
+    edges = frame_edges(picture.wave, picture.rate)
+    time, share = share_of_frames(picture.boundaries, edges, speech)
+    return [
+        rate,
+        f"speech (energy within {picture.threshold:g} dB of the loudest): "
+        f"{100 * time:.0f} % of the time, {100 * share:.0f} % of the frames; "
+        f"silence: {100 - 100 * time:.0f} % of the time, "
+        f"{100 - 100 * share:.0f} % of the frames",
+    ]
+
+
+def stride_scale(picture: StridePicture) -> Normalize:
+    """Return the colour scale of frame lengths in ms, the uniform one in its middle.
+
+    Logarithmic on either side. Each side ends where 5 % of the frames are beyond it, so
+    that a few extremes saturate rather than bleach all others; at 1.6 times at least,
+    so that strides that hardly vary look uniform, and at 8 times at most.
+    """
+    width = 1000 * np.diff(picture.boundaries)
+    centre = 1000 * picture.uniform_width
+    low, high = np.percentile(width, [5, 95])
+    low = np.clip(low, centre / 8, centre / 1.6)
+    high = np.clip(high, centre * 1.6, centre * 8)
+    knots = np.log([low, centre, high])
+    shares = [0.0, 0.5, 1.0]
+
+    def forward(ms):
+        return np.interp(np.log(np.maximum(ms, 1e-6)), knots, shares)
+
+    def inverse(share):
+        return np.exp(np.interp(share, shares, knots))
+
+    return FuncNorm((forward, inverse), vmin=low, vmax=high)
+
+
+def plot_strides(picture: StridePicture) -> Figure:
+    """Draw the picture, 10 inches wide.
+
+    Returns:
+        A matplotlib figure that belongs to no window; see :func:`save_figure`.
+
+    Raises:
+        ValueError: if the boundaries do not run from 0 to the recording's end.
+    """
+    for boundaries in (picture.boundaries, picture.uniform):
+        ends = boundaries[0], boundaries[-1]
+        if len(boundaries) < 2 or not np.allclose(ends, (0, picture.duration)):
+            raise ValueError(
+                f"boundaries must run from 0 to {picture.duration} s, not from "
+                f"{ends[0]} to {ends[1]} s"
+            )
+    with matplotlib.rc_context({"font.size": FONT_SIZE, "axes.linewidth": 0.6}):
+        return _draw(picture)
+
+
+def _draw(picture: StridePicture) -> Figure:
+    words, numbers = _text(picture)
+    lanes = [
+        (name, items, place_labels(items, picture.duration, AXES_POINTS))
+        for name, items in (("words", picture.words), ("phones", picture.phones))
+        if items
+    ]
+    # inches: the rows of labels and the line of spans below them
+    lane_heights = [0.12 + 0.17 * (1 + max(rows)) for _, _, rows in lanes]
+    lanes_height = sum(lane_heights) + 0.06 * len(lanes)
+    text_height = 0.46 + 0.19 * (len(words) + len(numbers)) + lanes_height
+    heights = (2.3, 0.72, 1.35)
+    height = text_height + sum(heights) + 0.95
+    figure = Figure(figsize=(WIDTH, height), facecolor="white", dpi=DPI)
+    FigureCanvasAgg(figure)
+    grid = figure.add_gridspec(
+        3,
+        2,
+        height_ratios=heights,
+        width_ratios=(60, 1),
+        left=LEFT,
+        right=RIGHT,
+        top=1 - text_height / height,
+        bottom=0.52 / height,
+        hspace=0.11,
+        wspace=0.03,
+    )
+    spectrogram = figure.add_subplot(grid[0, 0])
+    strips = figure.add_subplot(grid[1, 0], sharex=spectrogram)
+    curve = figure.add_subplot(grid[2, 0], sharex=spectrogram)
+    scale = stride_scale(picture)
+    draw_spectrogram(spectrogram, picture, scale)
+    colours = draw_strips(strips, picture, scale)
+    draw_local_stride(curve, picture)
+    _draw_colour_bar(figure, figure.add_subplot(grid[1:, 1]), colours, picture, scale)
+    for axes in (spectrogram, strips):
+        axes.tick_params(labelbottom=False)
+    curve.set_xlim(0, picture.duration)
+    curve.set_xlabel("time (s)", labelpad=2)
+    figure.align_ylabels([spectrogram, curve])
+    box = spectrogram.get_position()
+    bottom = box.y1 + 0.04 / height
+    for (name, items, rows), inches in reversed(list(zip(lanes, lane_heights))):
+        axes = figure.add_axes((box.x0, bottom, box.width, inches / height))
+        axes.set_xlim(0, picture.duration)
+        draw_labels(axes, name, items, rows)
+        bottom += (inches + 0.06) / height
+    place = dict(x=LEFT, va="top", linespacing=1.4, parse_math=False)
+    figure.text(
+        y=1 - 0.09 / height,
+        s=f"{picture.utterance}   {picture.method}",
+        weight="bold",
+        size=FONT_SIZE + 1,
+        **place,
+    )
+    for lines, above, colour in (
+        (words, 0.33, "black"),
+        (numbers, 0.35 + 0.19 * len(words), "#444444"),
+    ):
+        figure.text(
+            y=1 - above / height,
+            s="\n".join(lines),
+            size=FONT_SIZE - 0.5,
+            color=colour,
+            **place,
+        )
+    return figure
+
+
+def _text(picture: StridePicture) -> Tuple[List[str], List[str]]:
+    """Return the lines of the transcripts and those of the numbers."""
+    words, numbers = [], []
+    search = f" ({picture.hypothesis_from})" if picture.hypothesis_from else ""
+    for name, text in (
+        ("REF", picture.reference),
+        (f"HYP{search}", picture.hypothesis),
+    ):
+        if text is not None:
+            words += textwrap.wrap(
+                f"{name}:  {text or '(nothing)'}",
+                TEXT_WIDTH,
+                subsequent_indent=" " * 10,
+            )
+    for line in summary(picture):
+        numbers += textwrap.wrap(line, TEXT_WIDTH + 26)
+    if picture.words and picture.times_from:
+        numbers.append(f"times of the words: {picture.times_from}")
+    return words, numbers
+
+
+def label_width(text: str, size: float = LABEL_SIZE) -> float:
+    """Return how wide a label is, in points."""
+    shown = text.strip().replace("$", r"\$")
+    return TextPath((0, 0), shown, size=size).get_extents().width if shown else 0.0
+
+
+def place_labels(
+    items: Sequence[Timed], duration: float, width: float, rows: int = LABEL_ROWS
+) -> List[int]:
+    """Return the row of each label so that none overlaps another.
+
+    A label is centred on its span and stands in the lowest row that is free there.
+
+    Args:
+        items: in order of time.
+        duration: seconds that the axes show.
+        width: of the axes, in points.
+        rows: at most.
+
+    Returns:
+        (len(items),) rows from 0, or -1 for a label that finds no place.
+    """
+    ends = [-np.inf] * rows
+    placed = []
+    for item in items:
+        size = label_width(item.text)
+        middle = _label_middle(item, size, duration, width)
+        row = next((r for r in range(rows) if ends[r] <= middle - size / 2), -1)
+        if row >= 0:
+            ends[row] = middle + size / 2 + 4.0  # points between two labels
+        placed.append(row)
+    return placed
+
+
+def _label_middle(item: Timed, size: float, duration: float, width: float) -> float:
+    """Return where a label's middle is, in points, moved into the axes at the ends."""
+    middle = (item.start + item.end) / 2 / duration * width
+    return float(np.clip(middle, size / 2, max(width - size / 2, size / 2)))
+
+
+def draw_labels(axes, name: str, items: Sequence[Timed], rows: Sequence[int]) -> None:
+    """Draw labels over the bars of their spans; a label without a place is left out."""
+    duration = axes.get_xlim()[1]
+    top = 1 + max(rows)
+    for index, (item, row) in enumerate(zip(items, rows)):
+        # neighbours that touch are told apart
+        colour = "#1a1a1a" if index % 2 else "#8c8c8c"
+        axes.plot(
+            [item.start, item.end],
+            [-0.35, -0.35],
+            color=colour,
+            linewidth=3.0,
+            solid_capstyle="butt",
+        )
+        if row >= 0:
+            middle = _label_middle(item, label_width(item.text), duration, AXES_POINTS)
+            axes.text(
+                middle / AXES_POINTS * duration,
+                row + 0.42,
+                item.text,
+                ha="center",
+                va="center",
+                size=LABEL_SIZE,
+                parse_math=False,
+            )
+    axes.set_ylim(-0.7, top)
+    axes.set_yticks([top / 2], [name])
+    axes.tick_params(axis="both", length=0, labelbottom=False)
+    for side in ("top", "right", "left", "bottom"):
+        axes.spines[side].set_visible(False)
+    axes.patch.set_visible(False)
+
+
+def draw_spectrogram(axes, picture: StridePicture, scale: Normalize) -> None:
+    """Draw the log-mel spectrogram in grey and the boundaries by the local stride.
+
+    A boundary has the colour of the mean length of the frames on either side.
+    """
+    image = log_mel(picture.wave, picture.rate)
+    top = image.max()
+    edges = frame_edges(picture.wave, picture.rate)
+    axes.imshow(
+        image,
+        origin="lower",
+        aspect="auto",
+        cmap="Greys",
+        vmin=top - SPECTROGRAM_RANGE_DB,
+        vmax=top + 8.0,  # black is left to the axes
+        extent=(0, HOP * (len(edges) - 1), 0, mel(picture.rate / 2)),
+        interpolation="nearest",
+    )
+    height = mel(picture.rate / 2)
+    width = np.diff(picture.boundaries)
+    axes.add_collection(
+        LineCollection(
+            [[(x, 0), (x, height)] for x in picture.boundaries[1:-1]],
+            colors=BOUNDARY_MAP(scale(1000 * (width[1:] + width[:-1]) / 2)),
+            # finer and fainter where there are many: speech is seen between them
+            linewidths=np.clip(140 / len(picture.boundaries), 0.5, 1.2),
+            alpha=np.clip(200 / len(picture.boundaries), 0.45, 1.0),
+            snap=False,
+        ),
+        autolim=False,
+    )
+    ticks = [k for k in (0, 0.5, 1, 2, 4, 8, 16) if 1000 * k <= picture.rate / 2]
+    axes.set_yticks([mel(1000 * k) for k in ticks], [f"{k:g}" for k in ticks])
+    axes.set_ylim(0, height)
+    axes.set_ylabel("kHz (mel)")
+
+
+def draw_strips(axes, picture: StridePicture, scale: Normalize):
+    """Draw the uniform and the adaptive frames as coloured cells; return the artist."""
+    rows = (("uniform", picture.uniform), ("adaptive", picture.boundaries))
+    for row, (_, boundaries) in enumerate(rows):
+        colours = axes.pcolormesh(
+            boundaries,
+            [row + 0.07, row + 0.93],
+            1000 * np.diff(boundaries)[None, :].clip(min=1e-3),
+            cmap=STRIDE_MAP,
+            norm=scale,
+            edgecolors="#555555",
+            linewidth=np.clip(50 / len(boundaries), 0.05, 0.4),
+            antialiased=True,  # not snapped to whole pixels: cells stay visible
+            snap=False,
+        )
+    axes.set_yticks([0.5, 1.5], [name for name, _ in rows])
+    axes.set_ylim(len(rows), 0)
+    axes.tick_params(axis="y", length=0)
+    for side in ("top", "right", "left", "bottom"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(axis="x", length=0)
+    return colours
+
+
+def draw_local_stride(axes, picture: StridePicture) -> None:
+    """Draw input frames per output frame over time, energy and speech behind it."""
+    width = np.diff(picture.boundaries)
+    seen = width > 0
+    stride = np.repeat(width[seen] / picture.step, 2)
+    begin, end = picture.boundaries[:-1][seen], picture.boundaries[1:][seen]
+    time = np.stack([begin, end], axis=1).ravel()
+    uniform = picture.uniform_width / picture.step
+    low = min(0.8 * stride.min(), uniform / 2)
+    # room for the legend above the curve
+    high = max(1.15 * stride.max(), uniform * 2)
+    high *= (high / low) ** 0.15
+
+    energy = energy_db(picture.wave, picture.rate)
+    edges = frame_edges(picture.wave, picture.rate)
+    speech = is_speech(energy, picture.threshold)
+    behind = axes.twinx()
+    behind.set_zorder(axes.get_zorder() - 1)
+    axes.patch.set_visible(False)
+    loudest = energy.max()
+    behind.fill_between(
+        (edges[:-1] + edges[1:]) / 2,
+        loudest - 60,
+        energy.clip(min=loudest - 60),
+        color=ENERGY_COLOUR,
+        linewidth=0,
+        label="energy",
+    )
+    # below the energy's floor, so that it hides nothing
+    behind.fill_between(
+        edges,
+        loudest - 65.5,
+        loudest - 62,
+        where=np.append(speech, speech[-1]),
+        step="post",
+        color=SPEECH_COLOUR,
+        linewidth=0,
+        label="speech",
+    )
+    behind.set_ylim(loudest - 65.5, loudest + 20)
+    behind.set_yticks([])
+
+    axes.axhline(
+        uniform,
+        color=SPEECH_COLOUR,
+        linewidth=1.0,
+        linestyle=(0, (5, 3)),
+        label="uniform",
+    )
+    axes.plot(time, stride, color=CURVE_COLOUR, linewidth=1.2, label="adaptive")
+    axes.set_yscale("log")
+    axes.set_ylim(low, high)
+    ticks = [t for t in (0.5, 1, 2, 4, 8, 16, 32, 64, 128) if low <= t <= high]
+    axes.yaxis.set_major_locator(FixedLocator(ticks))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_ylabel("input frames\nper frame")
+    handles, labels = axes.get_legend_handles_labels()
+    more, names = behind.get_legend_handles_labels()
+    axes.legend(
+        handles + more,
+        labels + names,
+        loc="upper center",
+        ncol=4,
+        fontsize=FONT_SIZE - 1,
+        frameon=False,
+        borderaxespad=0.1,
+        handlelength=1.8,
+        columnspacing=1.6,
+    )
+
+
+def _draw_colour_bar(figure, axes, colours, picture, scale) -> None:
+    bar = figure.colorbar(colours, cax=axes, extend="both", extendfrac=0.04)
+    centre = 1000 * picture.uniform_width
+    ticks = [
+        scale.vmin,
+        np.sqrt(scale.vmin * centre),
+        centre,
+        np.sqrt(centre * scale.vmax),
+        scale.vmax,
+    ]
+    bar.set_ticks(ticks, labels=[f"{tick:.0f}" for tick in ticks])
+    bar.ax.yaxis.set_minor_locator(NullLocator())
+    bar.set_label("ms per frame")
+    bar.outline.set_linewidth(0.6)
+
+
+def check_picture_name(path: Union[str, Path]) -> str:
+    """Return the kind of picture that the name's ending asks for.
+
+    Raises:
+        PictureError: for another ending than .png, .svg or .pdf.
+    """
+    kind = Path(path).suffix[1:].lower()
+    if kind not in PICTURE_KINDS:
+        raise PictureError(
+            f"{path}: the name must end in {', '.join('.' + k for k in PICTURE_KINDS)}"
+        )
+    return kind
+
+
+def save_figure(figure: Figure, path: Union[str, Path], dpi: int = DPI) -> None:
+    """Write the figure to ``path`` (.png, .svg or .pdf), whole or not at all.
+
+    Raises:
+        PictureError: for another ending.
+        OSError: if the file cannot be written.
+    """
+    path = Path(path)
+    kind = check_picture_name(path)
+    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    try:
+        figure.savefig(temporary, format=kind, dpi=dpi)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

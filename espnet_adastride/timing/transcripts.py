@@ -1,0 +1,395 @@
+"""Transcripts with times, and the files they are written to and compared with.
+
+text, JSON, subtitles (SRT, WebVTT) and NIST's CTM, one word a line::
+
+    RECORDING CHANNEL START DURATION WORD CONFIDENCE
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Callable, Dict, Iterable, List, NamedTuple, Sequence, Tuple, Union
+
+import numpy as np
+
+from espnet_adastride.errors import DataError
+from espnet_adastride.files import AUDIO_SUFFIXES, read_utf8, shown
+from espnet_adastride.timing.ctc import Timed
+
+PathLike = Union[str, Path]
+
+#: a subtitle holds so many characters, in two lines, and lasts so many seconds at most;
+#: a pause of so many seconds ends it
+SUBTITLE_LINE = 42
+SUBTITLE_SECONDS = 6.0
+SUBTITLE_PAUSE = 0.8
+#: and is shown so many seconds at least, unless the next one comes earlier
+SUBTITLE_SHORTEST = 1.0
+
+
+class Segment(NamedTuple):
+    """A part of a recording that was decoded on its own.
+
+    Attributes:
+        start: in seconds.
+        end: in seconds.
+        text: what was said.
+        words: with times in the recording.
+        tokens: the same in the model's tokens.
+        times: where the words' times are from: ``ctc``; ``even``, by CTC's frames,
+            spread evenly over the segment, as nothing is known of ESPnet's own input
+            layer or of the frontend; ``spread``, by letters over the segment, where
+            the CTC branch is missing or cannot say the words; or ``none``: nobody
+            asked for times.
+    """
+
+    start: float
+    end: float
+    text: str
+    words: List[Timed]
+    tokens: List[Timed]
+    times: str
+
+
+class Transcript(NamedTuple):
+    """What was said in a recording.
+
+    Attributes:
+        name: of the recording; bytes that are not UTF-8 are escaped.
+        duration: in seconds.
+        text: of all segments, joined by spaces.
+        words: of all segments.
+        segments: in order; together they cover the recording.
+        silent: whether there was nothing to hear.
+    """
+
+    name: str
+    duration: float
+    text: str
+    words: List[Timed]
+    segments: List[Segment]
+    silent: bool = False
+
+
+def join_segments(
+    name: str, duration: float, segments: Sequence[Segment], silent: bool = False
+) -> Transcript:
+    """Return the transcript that segments make."""
+    name = shown(name)
+    text = " ".join(s.text for s in segments if s.text)
+    words = [word for segment in segments for word in segment.words]
+    return Transcript(name, duration, text, words, list(segments), silent)
+
+
+def _timed_json(items: Iterable[Timed], what: str) -> List[dict]:
+    return [
+        {
+            "text": item.text,
+            what: item.text,  # its only name in earlier files
+            "start": round(item.start, 3),
+            "end": round(item.end, 3),
+            "score": round(item.score, 4),
+        }
+        for item in items
+    ]
+
+
+def to_text(transcript: Transcript) -> str:
+    """Return the words in one line."""
+    return transcript.text + "\n"
+
+
+def to_dict(transcript: Transcript) -> dict:
+    """Return all there is, as what JSON can hold; times in seconds.
+
+    The keys are the names of the attributes of :class:`Transcript`, :class:`Segment`
+    and :class:`Timed`. Beside ``text``, a word has the same in ``word`` and a token in
+    ``token``: the keys that earlier files have.
+    """
+    return {
+        "name": transcript.name,
+        "duration": round(transcript.duration, 3),
+        "text": transcript.text,
+        "silent": transcript.silent,
+        "words": _timed_json(transcript.words, "word"),
+        "segments": [
+            {
+                "start": round(segment.start, 3),
+                "end": round(segment.end, 3),
+                "text": segment.text,
+                "times": segment.times,
+                "words": _timed_json(segment.words, "word"),
+                "tokens": _timed_json(segment.tokens, "token"),
+            }
+            for segment in transcript.segments
+        ],
+    }
+
+
+def to_json(transcript: Transcript) -> str:
+    """Return :func:`to_dict` as one indented JSON object."""
+    return json.dumps(to_dict(transcript), ensure_ascii=False, indent=1) + "\n"
+
+
+def recording_id(name: str) -> str:
+    """Return a file's name without folder and suffix, and without white space."""
+    path = Path(name)
+    stem = path.stem if path.suffix.lower() in AUDIO_SUFFIXES else path.name
+    return re.sub(r"\s", "_", stem) or "-"
+
+
+def ctm_lines(name: str, items: Iterable[Timed]) -> List[str]:
+    """Return one line per word (or token) of an utterance or a recording.
+
+    Args:
+        name: its id, written as it is but for white space, which CTM has not.
+        items: its words.
+    """
+    name = re.sub(r"\s", "_", shown(name))
+    lines = []
+    for item in items:
+        # the end is what must not move by rounding twice
+        start, end = round(item.start, 3), round(item.end, 3)
+        word = re.sub(r"\s", "_", item.text) or "_"
+        lines.append(f"{name} 1 {start:.3f} {end - start:.3f} {word} {item.score:.4f}")
+    return lines
+
+
+def to_ctm(transcript: Transcript) -> str:
+    """Return one line per word, nothing for silence."""
+    name = recording_id(transcript.name)
+    return "".join(f"{x}\n" for x in ctm_lines(name, transcript.words))
+
+
+def clock(seconds: float, comma: str) -> str:
+    """Return ``01:02:03,456``, with the separator of SRT (``,``) or WebVTT (``.``)."""
+    milliseconds = round(seconds * 1000)
+    minutes, rest = divmod(milliseconds, 60000)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}{comma}{rest % 1000:03d}"
+
+
+def subtitles(transcript: Transcript) -> List[Tuple[float, float, List[str]]]:
+    """Return (start, end, lines) of each subtitle, in order, without overlap."""
+    groups: List[List[Timed]] = []
+    for segment in transcript.segments:
+        phrase: List[Timed] = []
+        for word in segment.words:
+            if phrase and word.start - phrase[-1].end >= SUBTITLE_PAUSE:
+                groups += _cues(phrase)
+                phrase = []
+            phrase.append(word)
+        groups += _cues(phrase)
+    placed = []
+    for index, group in enumerate(groups):
+        start, end = group[0].start, group[-1].end
+        free = (
+            groups[index + 1][0].start
+            if index + 1 < len(groups)
+            else max(transcript.duration, end)
+        )
+        end = max(end, min(start + SUBTITLE_SHORTEST, free))
+        placed.append((start, end, _lines(group)))
+    return placed
+
+
+def _fits(words: Sequence[Timed]) -> bool:
+    """Return whether words can be one subtitle: two lines, and not too long."""
+    long = words[-1].end - words[0].start > SUBTITLE_SECONDS
+    return len(words) == 1 or (len(_lines(words)) <= 2 and not long)
+
+
+def _cues(phrase: Sequence[Timed]) -> List[List[Timed]]:
+    """Cut what is spoken without a pause into subtitles, none of them an orphan.
+
+    As few as fit, filled from the front; what is left for the last one may be a single
+    word, which would stand alone: then the last two share their words evenly.
+    """
+    cues: List[List[Timed]] = []
+    for word in phrase:
+        if cues and _fits([*cues[-1], word]):
+            cues[-1].append(word)
+        else:
+            cues.append([word])
+    if len(cues) > 1:
+        both = cues[-2] + cues[-1]
+        cuts = range(1, len(both))
+
+        def uneven(cut):
+            sizes = [sum(len(w.text) + 1 for w in part) for part in split(cut)]
+            return abs(sizes[0] - sizes[1])
+
+        def split(cut):
+            return both[:cut], both[cut:]
+
+        fitting = [cut for cut in cuts if all(map(_fits, split(cut)))]
+        if 2 * len(cues[-1]) < len(cues[-2]) and fitting:
+            cues[-2:] = map(list, split(min(fitting, key=uneven)))
+    return cues
+
+
+def _lines(words: Sequence[Timed]) -> List[str]:
+    lines: List[str] = []
+    for word in words:
+        if lines and len(lines[-1]) + 1 + len(word.text) <= SUBTITLE_LINE:
+            lines[-1] += " " + word.text
+        else:
+            lines.append(word.text)
+    return lines
+
+
+def to_srt(transcript: Transcript) -> str:
+    """Return SubRip subtitles."""
+    return "\n".join(
+        f"{number}\n{clock(start, ',')} --> {clock(end, ',')}\n" + _block(lines)
+        for number, (start, end, lines) in enumerate(subtitles(transcript), 1)
+    )
+
+
+def to_vtt(transcript: Transcript) -> str:
+    """Return WebVTT subtitles."""
+    blocks = "".join(
+        f"\n{clock(start, '.')} --> {clock(end, '.')}\n"
+        # these three would be read as markup
+        + _block(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        for start, end, lines in subtitles(transcript)
+    )
+    return "WEBVTT\n" + blocks
+
+
+def _block(lines: Sequence[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+#: how a transcript becomes a file, by the file's ending
+FORMATS: Dict[str, Callable[[Transcript], str]] = {
+    "txt": to_text,
+    "json": to_json,
+    "srt": to_srt,
+    "vtt": to_vtt,
+    "ctm": to_ctm,
+}
+
+# -------------------------------------------------------- reading and comparing
+
+
+def read_ctm(path: PathLike) -> Dict[str, List[Timed]]:
+    """Return the words of each recording, in order of time.
+
+    Raises:
+        DataError: no such file, or a line that is not CTM; names file and line.
+    """
+    content = read_utf8(path)
+    words: Dict[str, List[Timed]] = {}
+    for number, line in enumerate(content.splitlines(), 1):
+        if not line.strip() or line.startswith(";;"):
+            continue
+        fields = line.split()
+        try:
+            start, length = float(fields[2]), float(fields[3])
+            score = float(fields[5]) if len(fields) > 5 else 1.0
+            word = Timed(fields[4], start, round(start + length, 6), score)
+        except (IndexError, ValueError):
+            raise DataError(
+                f"{path}:{number}: not CTM (RECORDING CHANNEL START DURATION WORD): "
+                f"{line.strip()!r}"
+            ) from None
+        words.setdefault(fields[0], []).append(word)
+    for timed in words.values():
+        timed.sort(key=lambda w: (w.start, w.end))
+    return words
+
+
+def read_textgrid(path: PathLike, tier: str = "words") -> List[Timed]:
+    """Return what a tier of a TextGrid holds; empty intervals are silence.
+
+    Args:
+        path: the file.
+        tier: ``words``, or ``phones``.
+
+    Raises:
+        DataError: if it cannot be read or has no such tier.
+    """
+    content = read_utf8(path)
+    tiers = re.split(r"item\s*\[\d+\]\s*:", content)[1:]
+    for content in tiers:
+        if re.search(rf'name\s*=\s*"{tier}"', content):
+            intervals = re.findall(
+                r"xmin\s*=\s*([\d.eE+-]+)\s+xmax\s*=\s*([\d.eE+-]+)\s+"
+                r'text\s*=\s*"((?:[^"]|"")*)"',
+                content,
+            )
+            return [
+                Timed(text.strip().replace('""', '"'), float(a), float(b), 1.0)
+                for a, b, text in intervals
+                if text.strip()
+            ]
+    raise DataError(f'{path}: no tier named "{tier}"; is it a TextGrid of {tier}?')
+
+
+def read_reference(path: PathLike) -> Dict[str, List[Timed]]:
+    """Return the words of each utterance of a CTM, or of a folder of TextGrids.
+
+    TextGrids are called ``UTTERANCE.TextGrid`` and may lie in folders within.
+    """
+    if not Path(path).is_dir():
+        return read_ctm(path)
+    files = sorted(Path(path).rglob("*.TextGrid"))
+    if not files:
+        raise DataError(f"{path}: no *.TextGrid in it; give word alignments or a CTM")
+    return {file.stem: read_textgrid(file) for file in files}
+
+
+class TimeErrors(NamedTuple):
+    """How far word times lie from a reference, in ms.
+
+    Attributes:
+        words: compared.
+        starts: (words,) start less the reference's start; late is positive.
+        ends: the same for ends.
+        different: utterances whose words differ from the reference's: left out.
+        missing: utterances without a reference: left out.
+    """
+
+    words: int
+    starts: np.ndarray
+    ends: np.ndarray
+    different: List[str]
+    missing: List[str]
+
+
+def compare_times(
+    words: Dict[str, List[Timed]], reference: Dict[str, List[Timed]]
+) -> TimeErrors:
+    """Return the errors of word boundaries, over utterances with the same words.
+
+    Case does not matter.
+    """
+    starts: List[float] = []
+    ends: List[float] = []
+    different, missing = [], []
+    for key, ours in words.items():
+        if key not in reference:
+            missing.append(key)
+            continue
+        theirs = reference[key]
+        if [w.text.lower() for w in ours] != [w.text.lower() for w in theirs]:
+            different.append(key)
+            continue
+        starts += [1000 * (a.start - b.start) for a, b in zip(ours, theirs)]
+        ends += [1000 * (a.end - b.end) for a, b in zip(ours, theirs)]
+    return TimeErrors(len(starts), np.array(starts), np.array(ends), different, missing)
+
+
+def summarise_errors(errors: np.ndarray) -> Dict[str, float]:
+    """Return median and 90th percentile of the absolute errors, and the median error.
+
+    Args:
+        errors: (n,) in ms, n >= 1.
+    """
+    size = np.abs(errors)
+    return {
+        "median": float(np.median(size)),
+        "p90": float(np.percentile(size, 90)),
+        "bias": float(np.median(errors)),
+    }

@@ -1,0 +1,278 @@
+"""The grid of runs: with a recipe whose trainer takes no time."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from espnet_adastride.bin import compare
+from espnet_adastride.bin.compare import main
+from espnet_adastride.errors import RecipeError
+from espnet_adastride.experiments.grid import (
+    make_runs,
+    method_system,
+    read_variant,
+)
+from espnet_adastride.progress import Progress
+from espnet_adastride.recipe.jobs import Job, run_queue
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Recognises everything, but avg_pool takes ONE for TWO where the seed is not 2.
+RUN = r"""#!/usr/bin/env bash
+set -eu
+cd "$(dirname "$0")"
+while [ $# -gt 0 ]; do printf -v "opt_${1#--}" %s "$2"; shift 2; done
+if [ "${opt_stage}" = 1 ]; then
+    echo "prepare ${OMP_NUM_THREADS}" >>calls
+    for name in train dev test; do
+        mkdir -p "dump/raw/${name}"
+        printf 'u1 ONE TWO\nu2 TWO ONE\nu3 TWO TWO\n' >"dump/raw/${name}/text"
+        printf 'u1 g1\nu2 g1\nu3 g2\n' >"dump/raw/${name}/utt2spk"
+        printf 'u1 a\nu2 b\nu3 c\n' >"dump/raw/${name}/wav.scp"
+    done
+    exit
+fi
+echo "${opt_asr_tag}" >>calls
+echo "epoch 3/12, loss"
+sleep "$(cat seconds 2>/dev/null || echo 0)"
+if [ -e fails ] && grep -qx "${opt_asr_tag}" fails; then
+    echo "error: the disk is full"
+    exit 1
+fi
+exp=exp/asr_${opt_asr_tag}
+out=${exp}/${opt_inference_tag}/test
+mkdir -p "${out}"
+case ${opt_asr_args} in
+    *input_layer=avg_pool*"--seed 2"*) cp dump/raw/test/text "${out}/text" ;;
+    *input_layer=avg_pool*) sed s/ONE/TWO/ dump/raw/test/text >"${out}/text" ;;
+    *) cp dump/raw/test/text "${out}/text" ;;
+esac
+echo "[x] 2026-01-01 00:00:00,1 (t) INFO: 12epoch results: [train] loss=1.0," \
+    "stride=7.25, time=50 seconds, [valid] loss=1.0, stride=7.25, time=10 seconds" \
+    >"${exp}/train.log"
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    folder = tmp_path / "a recipe"
+    folder.mkdir()
+    (folder / "run.sh").write_text(RUN)
+    (folder / "train.yaml").write_text("max_epoch: 12\n")
+    return folder
+
+
+def options(recipe, *more):
+    return [
+        *("--recipe", str(recipe), "--asr_config", str(recipe / "train.yaml")),
+        *("--methods", "strided_conv", "avg_pool", "--rates", "4", "8"),
+        *("--seeds", "0", "2", "--resamples", "100", "--nj", "2", *more),
+    ]
+
+
+def calls(recipe):
+    """The runs that were called since the last time, sorted."""
+    path = recipe / "calls"
+    lines = path.read_text().splitlines() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return sorted(line for line in lines if not line.startswith("prepare"))
+
+
+ALL = sorted(
+    f"train_{method}_{rate}x_seed{seed}"
+    for method in ("strided_conv", "avg_pool")
+    for rate in (4, 8)
+    for seed in (0, 2)
+)
+
+
+def test_the_grid_runs_once_and_makes_the_table(recipe, capsys):
+    main(options(recipe))
+    assert "prepare 1" in (recipe / "calls").read_text()
+    assert calls(recipe) == ALL
+    shown = capsys.readouterr().out
+    assert "[8/8]" in shown and "avg_pool 8x seed 0: WER 33.33 CER" in shown
+    text = (recipe / "exp" / "comparison.md").read_text()
+    row = next(x for x in text.splitlines() if x.startswith("| 8x | `avg_pool`"))
+    assert "| 16.67 ± 23.57 |" in row and "| 33.33 0.00 | 7.25 |" in row
+    assert "| 1.0 |" in row  # minutes
+    # rates in their order, methods in theirs
+    heads = [
+        x.split("|")[1:3] for x in text.splitlines() if x.startswith(("| 4", "| 8"))
+    ]
+    assert [h[0].strip() for h in heads[:4]] == ["4x", "4x", "8x", "8x"]
+    assert [h[1].strip() for h in heads[:2]] == ["`strided_conv`", "`avg_pool`"]
+
+    main(options(recipe))
+    assert calls(recipe) == []
+    assert "8 of 8 runs are done" in capsys.readouterr().out
+
+
+def test_what_changed_is_done_again_and_nothing_else(recipe, capsys):
+    main(options(recipe))
+    calls(recipe)
+    decoded = recipe / "exp" / f"asr_{ALL[0]}" / "decode" / "test" / "text"
+    decoded.write_text(decoded.read_text().replace("TWO", "ONE"))
+    main(options(recipe, "--nj", "1"))  # not the number of jobs
+    assert calls(recipe) == ALL[:1]
+    (recipe / "train.yaml").write_text("max_epoch: 13\n")
+    main(options(recipe, "--table_only", "false", "--seeds", "0"))
+    assert calls(recipe) == [tag for tag in ALL if tag.endswith("seed0")]
+    main(options(recipe, "--asr_args", "--max_epoch 1", "--seeds", "0"))
+    assert all("train_max_epoch1_" in tag for tag in calls(recipe))
+
+
+def test_a_failed_run_stops_no_other_and_is_named(recipe, capsys):
+    (recipe / "fails").write_text(ALL[3] + "\n")
+    with pytest.raises(SystemExit) as error:
+        main(options(recipe))
+    message = str(error.value)
+    assert message.startswith(
+        "error: 1 of 8 runs failed, the first is avg_pool 8x seed"
+    )
+    assert "the disk is full" in message and "\n" not in message
+    assert calls(recipe) == ALL
+    assert "Not finished, 1 of 8" in (recipe / "exp" / "comparison.md").read_text()
+    (recipe / "fails").unlink()
+    main(options(recipe))
+    assert calls(recipe) == [ALL[3]]
+    assert "Not finished" not in (recipe / "exp" / "comparison.md").read_text()
+
+
+def test_a_table_of_what_is_finished(recipe, capsys):
+    with pytest.raises(SystemExit, match="dump/raw/test/text: no such file|no run is"):
+        main(options(recipe, "--table_only", "true"))
+    main(options(recipe, "--seeds", "0"))
+    calls(recipe)
+    main(options(recipe, "--table_only", "true", "--name", "part"))
+    assert calls(recipe) == []
+    text = (recipe / "exp" / "part.md").read_text()
+    assert "Not finished, 4 of 8: strided_conv 4x seed 2" in text
+
+
+def test_runs_of_different_code_are_told(recipe, monkeypatch):
+    monkeypatch.setattr(compare, "code_state", lambda: "abc")
+    compare.main(options(recipe, "--seeds", "0"))
+    monkeypatch.setattr(compare, "code_state", lambda: "def")
+    compare.main(options(recipe))
+    text = (recipe / "exp" / "comparison.md").read_text()
+    assert "different states of the code**: abc (4 runs), def (4 runs)" in text
+
+
+def test_an_interrupted_grid_goes_on(recipe):
+    (recipe / "seconds").write_text("0.3")
+    command = [sys.executable, "-m", "espnet_adastride.bin.compare", *options(recipe)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    stamps = []
+    while not stamps and time.monotonic() < deadline:
+        time.sleep(0.02)
+        stamps = list(recipe.glob("exp/*/.run_done"))
+    (recipe / "seconds").write_text("60")
+    time.sleep(0.8)  # two runs that would not end by themselves
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "goes on" in errors and len(errors.splitlines()) == 1
+    done = {p.parent.name[len("asr_") :] for p in recipe.glob("exp/*/.run_done")}
+    assert done and len(done) < 8
+    left = subprocess.run(["pgrep", "-f", str(recipe)], capture_output=True, text=True)
+    assert left.stdout == ""
+    calls(recipe)
+    (recipe / "seconds").unlink()
+    main(options(recipe))
+    assert calls(recipe) == sorted(set(ALL) - done)
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        (["--methods", "avgpool"], "--methods avgpool: choose among"),
+        (["--methods", "avg_pool"], "--baseline strided_conv is not compared"),
+        (["--rates", "4 4.0"], "rates: 4.0 is given twice"),
+        (["--rates", "4x"], "--rates 4x: give numbers"),
+        (["--seeds", "0 1.5"], "--seeds 1.5: give whole numbers"),
+        (["--variant", "wide"], "--variant 'wide': give NAME=METHOD"),
+        (["--nj", "0"], "--nj 0: give at least 1"),
+        (["--recipe", "no"], "--recipe no: there is no run.sh"),
+        (["--asr_config", "no.yaml"], "--asr_config no.yaml: there is no such file"),
+    ],
+)
+def test_a_wrong_option_ends_in_one_line(recipe, more, words):
+    with pytest.raises(SystemExit) as error:
+        main(options(recipe, *more))
+    assert str(error.value).startswith("error: ") and words in str(error.value)
+    assert calls(recipe) == []
+
+
+def test_runs_and_variants():
+    variant = read_variant(
+        "wide=adastride score_bound=2 vp_weight=20 --optim_conf lr=1"
+    )
+    runs = make_runs([variant, method_system("stack")], [12.0, 5.5], [7], "c", "--x 1")
+    assert [r.tag for r in runs] == [
+        "c_x1_wide_12x_seed7",
+        "c_x1_stack_12x_seed7",
+        "c_x1_wide_5.5x_seed7",
+        "c_x1_stack_5.5x_seed7",
+    ]
+    assert runs[0].asr_args == (
+        "--encoder_conf input_layer=adastride "
+        "--encoder_conf input_layer_conf.score_bound=2 "
+        "--encoder_conf input_layer_conf.vp_weight=20 --optim_conf lr=1 "
+        "--encoder_conf input_layer_conf.stride=12 --seed 7 --x 1"
+    )
+    for text in ("a b=stack", "x=", "x=a=b", "x=stack word"):
+        with pytest.raises(RecipeError, match="--variant"):
+            read_variant(text)
+
+
+def test_progress_tells_when_all_will_be_done(tmp_path):
+    now, said = [0.0], []
+    progress = Progress(10, 4, 2, said.append, every=60, clock=lambda: now[0])
+    progress(["a"], [tmp_path / "a.log"])
+    assert said == []
+    progress.finished("one", 100)
+    assert said.pop() == "[5/10] one, 1 min 40 s, ETA 4 min 10 s"
+    (tmp_path / "a.log").write_text("epoch 1/12, loss 3\nepoch 2/12, loss 2\n")
+    now[0] = 61
+    progress(["a", "b"], [tmp_path / "a.log", tmp_path / "b.log"])
+    assert said == ["[5/10] running: a (epoch 2/12 done); b (starting), ETA 4 min 10 s"]
+
+
+def test_no_more_than_the_limit_run_at_once(tmp_path):
+    code = (
+        "import os, sys, time; name = sys.argv[1]; open(name, 'w').close(); n = 0\n"
+        "end = time.time() + 3\n"
+        "while n < 2 and time.time() < end: n = len(os.listdir('.'))\n"
+        "time.sleep(0.3); n = max(n, len(os.listdir('.'))); os.remove(name); print(n)"
+    )
+    work = tmp_path / "work"
+    work.mkdir()
+    jobs = [
+        Job(
+            ["env", "-C", str(work), sys.executable, "-S", "-c", code, str(i)],
+            tmp_path / f"{i}.log",
+        )
+        for i in range(5)
+    ]
+    ended = []
+    run_queue(jobs, 2, lambda i, s, problem: ended.append((i, problem)), interval=0.05)
+    assert sorted(ended) == [(i, None) for i in range(5)]
+    counts = [int((tmp_path / f"{i}.log").read_text()) for i in range(5)]
+    assert max(counts) == 2
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    assert signal.default_int_handler in handlers and os.getpid()
+
+
+def test_a_command_that_cannot_be_started(tmp_path):
+    jobs = [Job([str(tmp_path / "none")], tmp_path / "log")]
+    with pytest.raises(RecipeError, match="cannot start"):
+        run_queue(jobs, 1, lambda *_: None)

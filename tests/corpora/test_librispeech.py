@@ -1,0 +1,653 @@
+"""Data preparation: LibriSpeech's layout, everything that can be wrong with it."""
+
+import hashlib
+import http.server
+import io
+import os
+import tarfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from espnet_adastride.bin import download_librispeech as download
+from espnet_adastride.bin import prepare_librispeech as prepare
+from espnet_adastride.corpora import kaldi, librispeech
+from espnet_adastride.corpora.kaldi import (
+    Excluded,
+    Utterance,
+    read_data_dir,
+    read_scp,
+    read_text,
+    write_data_dir,
+)
+from espnet_adastride.corpora.librispeech import find_librispeech, scan_librispeech
+from espnet_adastride.errors import DataError
+
+NOISE = np.random.default_rng(0).integers(-3000, 3000, 40000).astype("int16")
+
+
+def add_chapter(part: Path, speaker="12", chapter="34", texts=("A B", "C D", "E F")):
+    """Write one chapter; utterance i is 800 + i samples of noise."""
+    folder = part / speaker / chapter
+    folder.mkdir(parents=True)
+    lines = []
+    for i, text in enumerate(texts):
+        key = f"{speaker}-{chapter}-{i:04d}"
+        soundfile.write(folder / f"{key}.flac", NOISE[: 800 + i], 16000)
+        lines.append(f"{key} {text}\n")
+    (folder / f"{speaker}-{chapter}.trans.txt").write_text("".join(lines))
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A corpus with one part of one chapter of three utterances."""
+    path = tmp_path / "my corpora" / "LibriSpeech"
+    add_chapter(path / "dev-x")
+    return path
+
+
+@pytest.fixture
+def chapter(root):
+    return root / "dev-x" / "12" / "34"
+
+
+def run(root, output, *options):
+    prepare.main(
+        ["--corpus", str(root), "--output", str(output), "--nj", "1"]
+        + (["--part", "dev-x"] if "--part" not in options else [])
+        + list(options)
+    )
+
+
+def kinds(scan):
+    return {(e.id, e.kind) for e in scan.excluded}
+
+
+def test_data_dir_of_a_sound_corpus(root, tmp_path, capsys):
+    add_chapter(root / "dev-x", "2", "1", ["G  H I"])
+    run(root.parent, tmp_path / "data" / "dev x")
+    out = tmp_path / "data" / "dev x"
+    flac = root / "dev-x"
+    # C locale order: "12-..." before "2-..."; absolute paths, blanks included.
+    assert (out / "wav.scp").read_text() == (
+        f"12-34-0000 {flac}/12/34/12-34-0000.flac\n"
+        f"12-34-0001 {flac}/12/34/12-34-0001.flac\n"
+        f"12-34-0002 {flac}/12/34/12-34-0002.flac\n"
+        f"2-1-0000 {flac}/2/1/2-1-0000.flac\n"
+    )
+    assert (out / "text").read_text() == (
+        "12-34-0000 A B\n12-34-0001 C D\n12-34-0002 E F\n2-1-0000 G  H I\n"
+    )
+    assert (out / "utt2spk").read_text() == (
+        "12-34-0000 12-34\n12-34-0001 12-34\n12-34-0002 12-34\n2-1-0000 2-1\n"
+    )
+    assert (out / "spk2utt").read_text() == (
+        "12-34 12-34-0000 12-34-0001 12-34-0002\n2-1 2-1-0000\n"
+    )
+    assert (out / "utt2num_samples").read_text() == (
+        "12-34-0000 800\n12-34-0001 801\n12-34-0002 802\n2-1-0000 800\n"
+    )
+    assert (out / "excluded.txt").read_text() == "# id\tfile\treason\twhat was done\n"
+    assert "4 utterances" in capsys.readouterr().out
+    assert read_data_dir(out)["2-1-0000"] == Utterance(
+        "2-1-0000", f"{flac}/2/1/2-1-0000.flac", "G  H I", "2-1", 800
+    )
+    assert sorted(p.name for p in out.parent.iterdir()) == ["dev x"]
+
+
+def cut(path):
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def overwrite(path):
+    data = bytearray(path.read_bytes())
+    data[-400:-350] = bytes(50)
+    path.write_bytes(bytes(data))
+
+
+def damage_checksum(path):
+    data = bytearray(path.read_bytes())
+    data[30] ^= 1  # within the MD5 sum of STREAMINFO
+    path.write_bytes(bytes(data))
+
+
+def not_flac(path):
+    path.write_text("<html>404 Not Found</html>")
+
+
+def no_samples(path):
+    soundfile.write(path, NOISE[:0], 16000, format="WAV")
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def slow(path):
+    soundfile.write(path, NOISE[:800], 8000)
+
+
+def stereo(path):
+    soundfile.write(path, NOISE[:800].reshape(-1, 2), 16000)
+
+
+def dangling(path):
+    path.unlink()
+    path.symlink_to("nowhere.flac")
+
+
+@pytest.mark.parametrize(
+    "damage, kind, detail",
+    [
+        (cut, librispeech.NOT_DECODABLE, "lost sync"),
+        (overwrite, librispeech.NOT_DECODABLE, ""),
+        (damage_checksum, librispeech.NOT_DECODABLE, "checksum"),
+        (not_flac, librispeech.NOT_DECODABLE, "Format not recognised"),
+        (dangling, librispeech.NOT_DECODABLE, "cannot be opened"),
+        (no_samples, librispeech.EMPTY_AUDIO, "no samples"),
+        (empty, librispeech.EMPTY_AUDIO, "0 bytes"),
+        (slow, librispeech.WRONG_RATE, "8000 Hz, 16000 Hz wanted"),
+        (stereo, librispeech.NOT_MONO, "2 channels"),
+        (Path.unlink, librispeech.NO_AUDIO, ""),
+    ],
+)
+def test_bad_recording_is_left_out_by_name(
+    root, chapter, tmp_path, capsys, damage, kind, detail
+):
+    damage(chapter / "12-34-0001.flac")
+    run(root, tmp_path / "out")
+    assert list(read_text(tmp_path / "out" / "text")) == ["12-34-0000", "12-34-0002"]
+    for name in ("wav.scp", "utt2spk", "spk2utt", "utt2num_samples"):
+        assert "12-34-0001" not in (tmp_path / "out" / name).read_text()
+    (line,) = (tmp_path / "out" / "excluded.txt").read_text().splitlines()[1:]
+    key, file, reason, done = line.split("\t")
+    assert key == "12-34-0001" and done == librispeech.LEFT_OUT
+    assert file.startswith(str(chapter)) and reason.startswith(kind)
+    assert detail in reason
+    out = capsys.readouterr().out
+    assert f"1 x {kind} (12-34-0001)" in out and "2 utterances" in out
+    # the same corpus is refused when asked to be strict, and nothing is written
+    with pytest.raises(SystemExit, match="--strict.*12-34-0001") as stop:
+        run(root, tmp_path / "strict", "--strict")
+    assert "\n" not in str(stop.value) and not (tmp_path / "strict").exists()
+
+
+@pytest.mark.parametrize(
+    "line, kind, left",
+    [
+        ("", librispeech.NO_TRANSCRIPT, 2),
+        ("12-34-0001\n", librispeech.EMPTY_TRANSCRIPT, 2),
+        ("12-34-0001  \n", librispeech.EMPTY_TRANSCRIPT, 2),
+        (" 12-34-0001 C D\n", librispeech.MALFORMED_TRANSCRIPT, 2),
+        ("12-34-0001 C D\n12-34-0001 C D\n", librispeech.DUPLICATE_ID, 2),
+        ("12-34-0001 C D\n12-34-0009 X\n", librispeech.NO_AUDIO, 3),
+        ("12-34-0001 C D\n12-35-0009 X\n", librispeech.MISPLACED, 3),
+        ("12-34-0001 C D\n\n", librispeech.MALFORMED_TRANSCRIPT, 3),
+    ],
+)
+def test_bad_transcript_is_left_out_by_name(root, chapter, line, kind, left):
+    text = f"12-34-0000 A B\n{line}12-34-0002 E F\n"
+    (chapter / "12-34.trans.txt").write_bytes(text.encode())
+    scan = scan_librispeech(root, ["dev-x"], progress=False)
+    assert len(scan.utterances) == left
+    assert kind in {e.kind for e in scan.excluded}
+    if left == 2:
+        assert "12-34-0001" not in {u.id for u in scan.utterances}
+        assert "12-34-0001" in {e.id for e in scan.excluded} or line.startswith(" ")
+
+
+def test_transcripts_as_editors_save_them(root, chapter):
+    text = "\ufeff12-34-0000\tA B\r\n12-34-0001 C D\r\n12-34-0002 E F"
+    (chapter / "12-34.trans.txt").write_bytes(text.encode())
+    scan = scan_librispeech(root, ["dev-x"], progress=False)
+    assert [u.text for u in scan.utterances] == ["A B", "C D", "E F"]
+    assert not scan.excluded
+
+
+def test_transcripts_that_are_not_utf8_or_not_there(root, chapter):
+    (chapter / "12-34.trans.txt").write_bytes(b"12-34-0000 CAF\xc9\n12-34-0001 C\n")
+    scan = scan_librispeech(root, ["dev-x"], progress=False)
+    assert [u.id for u in scan.utterances] == ["12-34-0001"]
+    assert ("12-34-0000", librispeech.MALFORMED_TRANSCRIPT) in kinds(scan)
+    (chapter / "12-34.trans.txt").write_bytes(b"")
+    scan = scan_librispeech(root, ["dev-x"], progress=False)
+    assert ("-", librispeech.MALFORMED_TRANSCRIPT) in kinds(scan)
+    assert sum(e.kind == librispeech.NO_TRANSCRIPT for e in scan.excluded) == 3
+    (chapter / "12-34.trans.txt").unlink()
+    scan = scan_librispeech(root, ["dev-x"], progress=False)
+    assert {e.kind for e in scan.excluded} == {librispeech.NO_TRANSCRIPT}
+
+
+def test_files_at_the_wrong_place(root, chapter):
+    for name in ("12-34-0000 (copy).flac", "99-34-0000.flac", "._12-34-0000.flac"):
+        (chapter / name).write_bytes(b"x")
+    (chapter.parent / "12-34-0005.flac").write_bytes(b"x")
+    (chapter / "notes.md").write_text("x")
+    scan = scan_librispeech(root, ["dev-x"], progress=False)
+    assert len(scan.utterances) == 3 and scan.recordings == 7
+    assert kinds(scan) == {
+        (key, librispeech.MISPLACED)
+        for key in (
+            "12-34-0000 (copy)",
+            "99-34-0000",
+            "._12-34-0000",
+            "12-34-0005",
+        )
+    }
+    assert [os.path.basename(p) for p in scan.ignored] == ["notes.md"]
+
+
+def test_links_are_followed_and_stay_in_the_paths(root, chapter, tmp_path):
+    elsewhere = tmp_path / "other disk"
+    elsewhere.mkdir()
+    chapter.parent.rename(elsewhere / "12")
+    (root / "dev-x" / "12").symlink_to(elsewhere / "12")
+    scan = scan_librispeech(root, ["dev-x"], progress=False)
+    assert [Path(u.audio).parent for u in scan.utterances] == [chapter] * 3
+
+
+def test_parts_are_read_as_one_set_and_duplicates_across_them_left_out(root, tmp_path):
+    add_chapter(root / "dev-y", "12", "34", ["X"])
+    add_chapter(root / "dev-y", "56", "7", ["Y"])
+    run(root, tmp_path / "out", "--part", "dev-x", "dev-y")
+    assert list(read_text(tmp_path / "out" / "text")) == [
+        "12-34-0001",
+        "12-34-0002",
+        "56-7-0000",
+    ]
+    (line,) = (tmp_path / "out" / "excluded.txt").read_text().splitlines()[1:]
+    assert librispeech.DUPLICATE_ID in line and "dev-x" in line and "dev-y" in line
+
+
+def test_many_processes_give_what_one_gives(root, chapter):
+    add_chapter(root / "dev-x", "77", "1", [f"T{i}" for i in range(100)])
+    cut(chapter / "12-34-0001.flac")
+    one = scan_librispeech(root, ["dev-x"], nj=1, progress=False)
+    two = scan_librispeech(root, ["dev-x"], nj=2, progress=False)
+    assert one == two and len(one.utterances) == 102
+
+
+def test_names_are_shortened_on_the_terminal_and_complete_in_the_file(
+    root, tmp_path, capsys
+):
+    folder = add_chapter(root / "dev-x", "77", "1", [f"T{i}" for i in range(9)])
+    for path in folder.glob("*.flac"):
+        path.write_bytes(b"")
+    run(root, tmp_path / "out", "--max_names", "2")
+    assert "9 x empty recording (77-1-0000, 77-1-0001 and 7 more)" in (
+        capsys.readouterr().out
+    )
+    assert (tmp_path / "out" / "excluded.txt").read_text().count("\n77-1-") == 9
+
+
+@pytest.mark.parametrize(
+    "make, pattern",
+    [
+        (lambda p: "", "path of LibriSpeech is empty.*LIBRISPEECH=.*db.sh"),
+        (lambda p: p / "nowhere", "nowhere does not exist.*LIBRISPEECH=.*db.sh"),
+        (lambda p: p, "no part of LibriSpeech"),
+        (lambda p: p / "my corpora/LibriSpeech/dev-x", "a part itself"),
+        (lambda p: p / "my corpora/LibriSpeech/dev-x/12/34/12-34.trans.txt", "folder"),
+    ],
+)
+def test_missing_corpus_is_one_clear_line(root, tmp_path, make, pattern):
+    with pytest.raises(SystemExit, match=pattern) as stop:
+        run(make(tmp_path), tmp_path / "out")
+    assert "\n" not in str(stop.value) and not (tmp_path / "out").exists()
+
+
+def test_missing_part_names_those_that_are_there(root, tmp_path, capsys):
+    add_chapter(root / "test-y")
+    options = ("--part", "dev-x", "dev-z")
+    with pytest.raises(SystemExit, match="not in .*: dev-z; .*: dev-x, test-y"):
+        run(root, tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()
+    run(root, tmp_path / "out", *options, "--skip_missing_parts")
+    assert "dev-z" in capsys.readouterr().out
+    assert len(read_data_dir(tmp_path / "out")) == 3
+    with pytest.raises(SystemExit, match="dev-z"):
+        run(root, tmp_path / "out", "--part", "dev-z", "--skip_missing_parts")
+
+
+def test_nothing_usable_is_an_error(root, chapter, tmp_path):
+    for path in chapter.glob("*.flac"):
+        path.write_bytes(b"")
+    with pytest.raises(SystemExit, match="no usable utterance in dev-x"):
+        run(root, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_incomplete_published_part_is_noticed(root):
+    add_chapter(root / "dev-clean")
+    scan = scan_librispeech(root, ["dev-clean"], progress=False)
+    assert scan.notes == [
+        "dev-clean has 3 recordings here, LibriSpeech publishes 2703: a subset, or "
+        "not fully unpacked"
+    ]
+
+
+def test_a_file_is_replaced_only_when_complete(tmp_path):
+    (tmp_path / "text").write_text("old\n")
+    with pytest.raises(ZeroDivisionError):
+        with librispeech.atomic_open(tmp_path / "text") as f:
+            f.write("new\n")
+            f.flush()
+            assert (tmp_path / "text").read_text() == "old\n"
+            1 / 0
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("text", "old\n")]
+
+
+def test_interrupted_writing_leaves_nothing_that_looks_whole(tmp_path, monkeypatch):
+    utterance = Utterance("a-b-1", "/x.flac", "X", "a-b", 3)
+    other = Utterance("a-b-2", "/y.flac", "Y", "a-b", 3)
+
+    def die(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kaldi, "write_lines", die)
+        with pytest.raises(KeyboardInterrupt):
+            write_data_dir(tmp_path / "new", [utterance])
+    assert list(tmp_path.iterdir()) == []
+
+    write_data_dir(tmp_path / "old", [utterance], [])
+    (tmp_path / "old" / "mine").write_text("kept")
+    real, moved = os.replace, []
+
+    def die_later(source, target):
+        if Path(target).parent == tmp_path / "old" and len(moved) == 2:
+            raise KeyboardInterrupt
+        if Path(target).parent == tmp_path / "old":
+            moved.append(target)
+        real(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", die_later)
+        with pytest.raises(KeyboardInterrupt):
+            write_data_dir(tmp_path / "old", [other], [])
+    with pytest.raises(DataError, match="wav.scp: no such file"):
+        read_data_dir(tmp_path / "old")
+    write_data_dir(tmp_path / "old", [other], [])
+    assert list(read_data_dir(tmp_path / "old")) == ["a-b-2"]
+    assert (tmp_path / "old" / "mine").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    "content, pattern",
+    [
+        (b"a X\nb\n", ":2: nothing after the id 'b'"),
+        (b"a X\nb  \n", ":2: nothing after the id 'b'"),
+        (b"a X\n\nb Y\n", ":2: blank line"),
+        (b"a X\n b Y\n", ":2: the line begins with white space"),
+        (b"a X\nb Y\na Z\n", ":3: the id a occurs twice .first on line 1"),
+        (b"a X\nb \xe9\n", ":2: not UTF-8"),
+        (b"a X\nb \0\0\n", ":2: zero byte"),
+        (b"", "the file is empty"),
+    ],
+)
+def test_malformed_lines_are_refused_by_name(tmp_path, content, pattern):
+    path = tmp_path / "text"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=pattern) as error:
+        read_text(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"a X Y\r\nb Z\r\n",
+        b"a\tX Y\nb\tZ\n",
+        b"a \tX Y\t\nb Z",
+        b"\xef\xbb\xbfa X Y\nb Z\n",
+        b"a X\tY\nb Z\n\n\r\n",
+        b"a X Y\rb Z\r",
+    ],
+)
+def test_lines_as_editors_save_them(tmp_path, content):
+    (tmp_path / "text").write_bytes(content)
+    assert read_text(tmp_path / "text") == {"a": "X Y", "b": "Z"}
+
+
+def test_read_scp_keeps_blanks_and_unicode_and_allows_empty_when_told(tmp_path):
+    path = tmp_path / "wav.scp"
+    path.write_text("b /my music/x y.flac\na Ünïcode\u2028x\u00a0y\nc \nd", "utf-8")
+    assert read_scp(path, allow_empty=True) == {
+        "b": "/my music/x y.flac",
+        "a": "Ünïcode\u2028x\u00a0y",
+        "c": "",
+        "d": "",
+    }
+    with pytest.raises(DataError, match="no such file"):
+        read_scp(tmp_path / "none")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_scp(tmp_path)
+
+
+def test_data_dir_whose_files_disagree_is_refused(tmp_path):
+    write_data_dir(tmp_path / "d", [Utterance(k, "/x", "X", "s") for k in "abc"])
+    (tmp_path / "d" / "text").write_text("a X\nc X\n")
+    with pytest.raises(DataError, match="1 ids are in wav.scp but not in text: b"):
+        read_data_dir(tmp_path / "d")
+    (tmp_path / "d" / "text").write_text("a X\nb X\nc X\nd X\n")
+    with pytest.raises(DataError, match="1 ids are in text but not in wav.scp: d"):
+        read_data_dir(tmp_path / "d")
+    (tmp_path / "d" / "text").write_text("a X\nb X\nc X\n")
+    (tmp_path / "d" / "utt2num_samples").write_text("a 1\nb x\nc 1\n")
+    with pytest.raises(DataError, match="b has 'x'"):
+        read_data_dir(tmp_path / "d")
+
+
+def test_what_does_not_fit_on_a_line_is_not_written(tmp_path):
+    for bad in (
+        Utterance("a b", "/x", "X", "s"),
+        Utterance("a", "/x\ny", "X", "s"),
+    ):
+        with pytest.raises(DataError, match="holds"):
+            write_data_dir(tmp_path / "d", [bad])
+    with pytest.raises(DataError, match="twice"):
+        write_data_dir(tmp_path / "d", [Utterance("a", "/x", "X", "s")] * 2)
+    with pytest.raises(DataError, match="no utterance"):
+        write_data_dir(tmp_path / "d", [])
+    assert list(tmp_path.iterdir()) == []
+    write_data_dir(
+        tmp_path / "d",
+        [Utterance("a", "/x", "X", "s")],
+        [Excluded("b", "/tab\tand\nline", "kind", "why")],
+    )
+    line = (tmp_path / "d" / "excluded.txt").read_text().splitlines()[1]
+    assert line == f"b\t/tab and line\tkind: why\t{librispeech.LEFT_OUT}"
+
+
+@pytest.mark.skipif(not os.environ.get("LIBRISPEECH"), reason="LIBRISPEECH is not set")
+def test_real_speech():
+    root, parts = find_librispeech(os.environ["LIBRISPEECH"])
+    if "test-clean" not in parts:
+        pytest.skip(f"no test-clean in {root}")
+    scan = scan_librispeech(root, ["test-clean"], nj=2, progress=False)
+    assert len(scan.utterances) == 2620 and not scan.excluded and not scan.notes
+    assert sum(len(u.text.split()) for u in scan.utterances) == 52576
+    assert sum(u.samples for u in scan.utterances) / 16000 / 3600 == pytest.approx(
+        5.40, abs=0.01
+    )
+
+
+# -------------------------------------------------------------------------- download
+
+
+def tarball(part, extra=()):
+    """A part's archive as OpenSLR packs it, with one incompressible file."""
+    data = io.BytesIO()
+    noise = np.random.default_rng(1).bytes(300_000)
+    members = [
+        ("LibriSpeech/LICENSE.TXT", b"free"),
+        (f"LibriSpeech/{part}/1/2/1-2.trans.txt", b"1-2-0000 X\n"),
+        (f"LibriSpeech/{part}/1/2/1-2-0000.flac", noise),
+        *extra,
+    ]
+    with tarfile.open(fileobj=data, mode="w:gz") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return data.getvalue()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves ``files``; drops the line after ``drop`` bytes of the first answers."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files, self.drops, self.ranges, self.honour_range = {}, [], [], True
+        self.url = f"http://127.0.0.1:{self.server_port}/resources/12"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+    def do_GET(self):
+        data = self.server.files.get(self.path.rsplit("/", 1)[-1])
+        if data is None:
+            self.send_error(404)
+            return
+        start = 0
+        wanted = self.headers.get("Range")
+        self.server.ranges.append(wanted)
+        if wanted and self.server.honour_range:
+            start = int(wanted[len("bytes=") : -1])
+            if start >= len(data):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(data)}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(data) - start))
+        self.end_headers()
+        drop = self.server.drops.pop(0) if self.server.drops else None
+        self.wfile.write(data[start:] if drop is None else data[start : start + drop])
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    with Server() as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        data = tarball("mini")
+        server.files["mini.tar.gz"] = data
+        server.files["md5sum.txt"] = (
+            f"{hashlib.md5(b'x').hexdigest()}  other.tar.gz\n"
+            f"{hashlib.md5(data).hexdigest()}  mini.tar.gz\n"
+        ).encode()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def get(server, where, *options, part="mini"):
+    download.main(
+        ["--corpus", str(where), "--part", part, "--url", server.url, *options]
+    )
+
+
+def test_download_unpacks_and_leaves_nothing_else(server, tmp_path, capsys):
+    get(server, tmp_path / "c")
+    part = tmp_path / "c" / "LibriSpeech" / "mini"
+    assert (part / "1" / "2" / "1-2.trans.txt").read_text() == "1-2-0000 X\n"
+    assert (part.parent / "LICENSE.TXT").read_text() == "free"
+    assert [p.name for p in (tmp_path / "c").iterdir()] == ["LibriSpeech"]
+    requests = len(server.ranges)
+    get(server, part.parent)  # LibriSpeech/ itself is understood too
+    assert "already in" in capsys.readouterr().out
+    assert len(server.ranges) == requests
+
+
+def test_download_goes_on_where_it_stopped(server, tmp_path):
+    server.drops = [None, 100_000, 50_000]  # the first answer is md5sum.txt
+    get(server, tmp_path, "--keep_archive")
+    assert server.ranges[1:] == [None, "bytes=100000-", "bytes=150000-"]
+    assert (tmp_path / "mini.tar.gz").read_bytes() == server.files["mini.tar.gz"]
+
+
+@pytest.mark.parametrize("have", [1000, None, 10**6])
+@pytest.mark.parametrize("honour", [True, False])
+def test_download_takes_up_a_partial_file(server, tmp_path, have, honour):
+    data = server.files["mini.tar.gz"]
+    server.honour_range = honour
+    # some of it, all of it, or something longer than it
+    old = data if have is None else (data + bytes(10**6))[:have]
+    (tmp_path / "mini.tar.gz.part").write_bytes(old)
+    get(server, tmp_path)
+    assert (tmp_path / "LibriSpeech" / "mini").is_dir()
+
+
+def test_download_gives_up_but_keeps_what_came(server, tmp_path):
+    server.drops = [None, 1000] + [0] * 10
+    with pytest.raises(SystemExit, match="run again: 1000 bytes are kept") as stop:
+        get(server, tmp_path)
+    assert "\n" not in str(stop.value)
+    assert not (tmp_path / "LibriSpeech").exists()
+    server.drops = []
+    get(server, tmp_path)
+    assert server.ranges[-1] == "bytes=1000-"
+
+
+def test_download_refuses_a_wrong_md5_sum(server, tmp_path):
+    server.files["mini.tar.gz"] = tarball("mini", [("LibriSpeech/x", b"y")])
+    with pytest.raises(SystemExit, match="MD5 sum .* not the published") as stop:
+        get(server, tmp_path)
+    assert "\n" not in str(stop.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["mini.tar.gz.damaged"]
+
+
+def test_published_md5_sums_are_used_for_published_parts(server, tmp_path):
+    server.files["dev-clean.tar.gz"] = tarball("dev-clean")
+    with pytest.raises(SystemExit, match=download.MD5["dev-clean"]):
+        get(server, tmp_path, part="dev-clean")
+
+
+@pytest.mark.parametrize("name", ["../evil.txt", "/tmp/adastride-evil.txt"])
+def test_archives_cannot_write_elsewhere(server, tmp_path, name):
+    data = tarball("mini", [(name, b"evil")])
+    server.files["mini.tar.gz"] = data
+    server.files["md5sum.txt"] = (
+        f"{hashlib.md5(data).hexdigest()}  mini.tar.gz".encode()
+    )
+    where = tmp_path / "a" / "b"
+    if name.startswith("/"):
+        # the filter strips the leading slash: it lands in the staging folder
+        get(server, where)
+    else:
+        with pytest.raises(SystemExit, match="cannot be unpacked"):
+            get(server, where)
+        assert not (where / "LibriSpeech").exists()
+    assert not list(tmp_path.rglob("*evil*")) and not os.path.exists(name)
+
+
+def test_download_errors_are_one_line(server, tmp_path):
+    for part, pattern in (
+        ("none", "md5sum.txt does not name none.tar.gz"),
+        ("../x", "no name of a part"),
+        ("dev-clean", "the server says 404"),
+    ):
+        with pytest.raises(SystemExit, match=pattern) as stop:
+            get(server, tmp_path, part=part)
+        assert "\n" not in str(stop.value)
+    with pytest.raises(SystemExit, match="--corpus is empty"):
+        get(server, "")
+    data = tarball("other")
+    server.files["mini.tar.gz"] = data
+    server.files["md5sum.txt"] = (
+        f"{hashlib.md5(data).hexdigest()}  mini.tar.gz".encode()
+    )
+    with pytest.raises(SystemExit, match="holds no LibriSpeech/mini"):
+        get(server, tmp_path)
+    assert not (tmp_path / "LibriSpeech").exists()

@@ -1,0 +1,188 @@
+"""Reading recordings of all kinds, and cutting long ones."""
+
+import io
+import types
+
+import numpy as np
+import pytest
+
+soundfile = pytest.importorskip("soundfile")
+
+from espnet_adastride.corpora import recordings  # noqa: E402
+from espnet_adastride.corpora.recordings import (  # noqa: E402
+    cut_at_pauses,
+    energy,
+    find_audio,
+    find_pauses,
+    is_silent,
+    prepare,
+    read_audio,
+)
+from espnet_adastride.errors import AudioError  # noqa: E402
+
+RATE = 8000
+
+
+def tone(seconds, rate=RATE, frequency=440.0, level=0.3):
+    time = np.arange(round(seconds * rate)) / rate
+    return (level * np.sin(2 * np.pi * frequency * time)).astype(np.float32)
+
+
+def loudest_frequency(wave, rate):
+    return np.argmax(np.abs(np.fft.rfft(wave))) * rate / len(wave)
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("a.wav", {}),
+        ("a.flac", {}),
+        ("a.ogg", {"format": "OGG", "subtype": "VORBIS"}),
+        ("a.opus", {"format": "OGG", "subtype": "OPUS"}),
+        ("a.mp3", {"format": "MP3"}),
+    ],
+)
+@pytest.mark.parametrize("rate, channels", [(8000, 1), (48000, 2)])
+def test_formats_rates_and_channels(name, options, rate, channels, tmp_path):
+    soundfile.write(
+        tmp_path / name, np.stack([tone(0.5, rate)] * channels, 1), rate, **options
+    )
+    wave = read_audio(tmp_path / name, RATE)
+    assert wave.dtype == np.float32 and wave.ndim == 1
+    assert len(wave) == pytest.approx(0.5 * RATE, abs=0.1 * RATE)
+    assert loudest_frequency(wave, RATE) == pytest.approx(440, abs=6)
+    assert np.abs(wave[1000:3000]).max() == pytest.approx(0.3, abs=0.05)
+
+
+def test_channels_are_averaged_and_odd_rates_resampled():
+    left, right = tone(1.0, 11025), np.zeros(11025, np.float32)
+    wave = prepare(np.stack([left, right], axis=1), 11025, RATE, "x")
+    assert len(wave) == RATE
+    assert np.abs(wave[1000:7000]).max() == pytest.approx(0.15, abs=0.005)
+    same = tone(0.1)
+    np.testing.assert_array_equal(prepare(same, RATE, RATE, "x"), same)
+
+
+def test_standard_input(monkeypatch):
+    file = io.BytesIO()
+    soundfile.write(file, tone(0.2), RATE, format="FLAC")
+    stdin = types.SimpleNamespace(buffer=io.BytesIO(file.getvalue()))
+    monkeypatch.setattr(recordings.sys, "stdin", stdin)
+    assert len(read_audio("-", RATE)) == 1600
+    with pytest.raises(AudioError, match="standard input: empty"):
+        read_audio("-", RATE)  # it has been read
+
+
+def test_bad_recordings_are_named_in_one_line(tmp_path):
+    def said(name, content=None, samples=None):
+        path = tmp_path / name
+        if content is not None:
+            path.write_bytes(content)
+        if samples is not None:
+            soundfile.write(path, samples, RATE, subtype="FLOAT")
+        with pytest.raises(AudioError) as error:
+            read_audio(path, RATE)
+        message = str(error.value)
+        assert message.startswith(f"{path}: ") and "\n" not in message
+        return message
+
+    assert "no such file" in said("none.wav")
+    assert "an empty file" in said("empty.wav", content=b"")
+    assert "not audio that can be read" in said("text.wav", content=b"no audio here")
+    assert "convert it to wav" in said("movie.m4a", content=b"\0\0\0 ftypM4A ")
+    assert "no samples" in said("header.wav", samples=np.zeros(0))
+    wave = np.zeros(10)
+    wave[3], wave[4] = np.nan, np.inf
+    assert "2 samples are not numbers" in said("nan.wav", samples=wave)
+    (tmp_path / "folder.wav").mkdir()
+    assert said("folder.wav")
+    for samples in (np.zeros((2, 2, 2)), np.zeros(0), np.zeros(3, np.int16)):
+        with pytest.raises(AudioError, match="x: samples must be"):
+            prepare(samples, RATE, RATE, "x")
+
+
+def test_folders_are_walked_and_other_files_counted(tmp_path):
+    for name in ("b/x.wav", "b/a.MP3", "b/notes.txt", "b/.hidden.wav", ".git/y.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found, skipped = find_audio([str(tmp_path), "any.thing", "d/e.wav", "-"])
+    assert [(s.name, s.full) for s in found] == [
+        ("b/a", "b/a.MP3"), ("b/x", "b/x.wav"), ("any", "any.thing"), ("e", "e.wav"),
+        ("stdin", "stdin"),
+    ]  # fmt: skip
+    # once, however often it is named
+    with pytest.raises(AudioError, match="a recording's name is empty"):
+        find_audio([str(tmp_path), ""])
+    again = find_audio([str(tmp_path), f"{tmp_path}/b//x.wav", "any", "any"])[0]
+    assert [s.name for s in again] == ["b/a", "b/x", "any"]
+    assert skipped == 1 and found[0].path == str(tmp_path / "b" / "a.MP3")
+
+
+# ------------------------------------------------------------------- cutting
+
+
+def speech(*parts):
+    """Noise (seconds > 0) and pauses of faint hiss (seconds < 0)."""
+    rng = np.random.default_rng(0)
+    waves = [
+        rng.standard_normal(round(abs(s) * RATE)) * (0.2 if s > 0 else 0.002)
+        for s in parts
+    ]
+    return np.concatenate(waves).astype(np.float32)
+
+
+def seconds(segments):
+    return [(round(a / RATE, 2), round(b / RATE, 2)) for a, b in segments]
+
+
+def test_energy_of_a_step():
+    wave = np.zeros(RATE, np.float32)
+    wave[4000:] = 0.1  # -20 dB
+    level = energy(wave, RATE)
+    assert len(level) == 100
+    np.testing.assert_allclose(level[:48], -100)
+    np.testing.assert_allclose(level[52:], -20, atol=1e-4)
+    assert len(energy(wave[:1], RATE)) == 1
+
+
+def test_pauses_are_where_they_were_made():
+    level = energy(speech(1.0, -0.5, 1.0, -0.1, 1.0), RATE)
+    ((begin, end),) = find_pauses(level)  # 0.1 s is none
+    assert (begin / 100, end / 100) == pytest.approx((1.0, 1.5), abs=0.03)
+    assert find_pauses(energy(speech(2.0), RATE)) == []  # nothing stands out
+
+
+def test_short_recordings_stay_whole():
+    wave = speech(1.0, -1.0, 1.0)
+    assert cut_at_pauses(wave, RATE, 3.0) == [(0, len(wave))]
+
+
+def test_cuts_lie_in_the_longest_pause_within_reach():
+    wave = speech(2.0, -0.3, 2.0, -0.6, 2.0, -0.3, 2.0)
+    # of the pauses at 2.0-2.3, 4.3-4.9 and 6.9-7.2, the second from 0, then the third
+    cuts = seconds(cut_at_pauses(wave, RATE, 5.0))
+    assert cuts == [(0.0, 4.6), (4.6, cuts[1][1])] + cuts[2:]
+    assert cuts[0][1] == pytest.approx(4.6, abs=0.03) and cuts[-1][1] == 9.2
+    cuts = seconds(cut_at_pauses(wave, RATE, 4.0))
+    assert [b for _, b in cuts[:-1]] == pytest.approx([2.15, 4.6, 7.05], abs=0.03)
+
+
+def test_without_a_pause_the_quietest_place_is_cut():
+    wave = speech(10.0)
+    wave[int(4.1 * RATE) : int(4.4 * RATE)] *= 0.6  # too loud for a pause
+    segments = seconds(cut_at_pauses(wave, RATE, 6.0))
+    assert segments[0][1] == pytest.approx(4.25, abs=0.1)
+
+
+@pytest.mark.parametrize("parts", [(30.0,), (-30.0,), (7.0, -0.4) * 4, (6.2,)])
+def test_segments_cover_all_and_none_is_too_long_or_short(parts):
+    wave = speech(*parts)
+    segments = cut_at_pauses(wave, RATE, 6.0)
+    assert segments[0][0] == 0 and segments[-1][1] == len(wave)
+    assert all(a[1] == b[0] for a, b in zip(segments, segments[1:]))
+    assert all(0.9 * RATE < b - a <= 6 * RATE for a, b in segments)
+
+
+def test_silence():
+    assert is_silent(np.zeros(5)) and is_silent(np.zeros(0))
+    assert not is_silent(speech(-0.1))

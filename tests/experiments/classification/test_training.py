@@ -1,0 +1,118 @@
+"""Features, schedule, masks, resumption, configuration."""
+
+import math
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+
+from espnet_adastride.corpora.clips import find_clips
+from espnet_adastride.errors import RecipeError
+from espnet_adastride.experiments.classification.features import load_features
+from espnet_adastride.experiments.classification.options import read_options
+from espnet_adastride.experiments.classification.training import learning_rate, train
+from espnet_adastride.networks.classifier import Classifier, random_mask
+from espnet_adastride.networks.methods import parse_method
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_features_are_computed_once_and_follow_their_files(corpus, config, tmp_path):
+    options = read_options(config).features
+    clips = find_clips(corpus.parent, "speech_commands")  # the folder above will do
+    said = []
+    first = load_features(clips[:3], options, tmp_path, said.append)
+    again = load_features(clips[:3], options, tmp_path, said.append)
+    assert len(said) == 1 and torch.equal(first.frames, again.frames)
+    samples = [soundfile.info(clip.path).frames for clip in clips[:3]]
+    assert first.lengths.tolist() == [1 + n // options.hop_length for n in samples]
+    x, lengths, labels = first.batch(torch.tensor([2, 0]))
+    assert x.shape == (2, int(lengths.max()), 20) and labels.tolist() == [0, 0]
+    assert torch.equal(x[0, : lengths[0]], first.frames[-lengths[0] :])
+    assert torch.equal(x[1, : lengths[1]], first.frames[: lengths[1]])
+    load_features(clips[:2], options, tmp_path, said.append)
+    assert len(said) == 2
+    # the first clips are tones of about 2500 Hz
+    mean, deviation = first.statistics(torch.arange(3))
+    assert abs(int(mean.argmax()) - 12) <= 1  # of 20 bands, equally wide in mel
+    assert (deviation > 0).all()
+
+
+def test_learning_rate_and_masks_by_hand(config):
+    options = read_options(config).training
+    rates = [learning_rate(e, options) for e in (0.0, 0.5, 1.0, 2.0, 3.0)]
+    assert rates == pytest.approx([0.0, 0.005, 0.01, 0.008, 0.0064])
+    generator = torch.Generator().manual_seed(0)
+    x, lengths = torch.zeros(200, 30, 20), torch.arange(200) % 30 + 1
+    masked = random_mask(x, lengths, 4, 6, generator)
+    mels = masked.all(dim=1).sum(dim=1)
+    spans = (masked.all(dim=2)).sum(dim=1)
+    assert mels.max() == 4 and mels.min() == 0 and spans.max() == 6 and spans.min() == 0
+    assert (spans <= lengths).all()
+    assert not random_mask(x, lengths, 0, 0, generator).any()
+
+
+def test_an_interrupted_run_ends_as_if_it_had_not_been(data, config, tmp_path):
+    options, method = read_options(config), parse_method("adastride")
+    whole = train(data, options, method, 5, tmp_path / "whole", "a", lambda line: None)
+    assert whole["accuracy"] > 95 and whole["command"] == "a" and whole["rate"] > 6
+
+    def stop(line):
+        if "epoch 3/" in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(data, options, method, 5, tmp_path / "cut", "a", stop)
+    assert (tmp_path / "cut" / "checkpoint.pth").is_file()
+    assert not (tmp_path / "cut" / "result.json").exists()
+    said = []
+    cut = train(data, options, method, 5, tmp_path / "cut", "a", said.append)
+    assert "going on after epoch 3" in said[0] and len(said) == 1 + 5
+    timing = ("cpu_seconds", "seconds")
+    assert {k: v for k, v in cut.items() if k not in timing} == {
+        k: v for k, v in whole.items() if k not in timing
+    }
+    assert not (tmp_path / "cut" / "checkpoint.pth").exists()
+    models = [torch.load(tmp_path / name / "model.pth") for name in ("whole", "cut")]
+    for a, b in zip(*(model.values() for model in models)):
+        assert torch.equal(a, b)
+    other = train(data, options, method, 6, tmp_path / "other", "a", lambda line: None)
+    assert other["history"] != whole["history"]
+
+
+@pytest.mark.parametrize(
+    "before, after, words",
+    [
+        ("lr:", "lrr:", "unknown word of training 'lrr' (did you mean 'lr'?)"),
+        (
+            "epochs: 8",
+            "epochs: many",
+            "training.epochs must be of type int, got 'many'",
+        ),
+        ("epochs: 8", "epochs: 0", "training.epochs must be at least 1"),
+        ("  dropout: 0.1\n", "", "word of network is missing: dropout"),
+        ("split: rotating", "split: random", "unknown split 'random'"),
+        ("layout: speech", "layout: esc", "unknown layout 'esc_commands'"),
+        ("decay:", "- decay:", "not YAML"),
+    ],
+)
+def test_a_bad_configuration_is_named(config, tmp_path, before, after, words):
+    text = config.read_text()
+    assert before in text
+    path = tmp_path / "bad.yaml"
+    path.write_text(text.replace(before, after, 1))
+    with pytest.raises(RecipeError) as caught:
+        read_options(path)
+    assert words in str(caught.value) and str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name, classes", [("speech_commands", 9), ("fsdd", 10), ("esc10", 10)]
+)
+def test_the_shipped_configurations_are_whole(name, classes):
+    options = read_options(ROOT / "conf" / f"train_{name}.yaml")
+    assert options.data.layout == name
+    network = Classifier(classes, 80, options.network, parse_method("adastride"))
+    assert math.prod(options.network.strides) == 8
+    assert sum(p.numel() for p in network.parameters()) < 200_000

@@ -1,0 +1,427 @@
+"""The recipe driver egs/asr.sh: options, interruptions, and all stages end to end.
+
+Each test works in a copy of ``egs`` whose path holds a space.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+
+from tests.tiny_recipe import LM_CONFIG
+
+ROOT = Path(__file__).resolve().parents[2]
+SETS = ["--train_set", "train", "--valid_set", "dev", "--test_sets", "test"]
+MINI = ["--asr_config", "train_asr_mini.yaml"]
+
+CONFIG = """\
+encoder: conformer
+encoder_conf:
+    output_size: 16
+    attention_heads: 2
+    linear_units: 32
+    num_blocks: 1
+    input_layer: {input_layer}
+    cnn_module_kernel: 7
+decoder: transformer
+decoder_conf: {{attention_heads: 2, linear_units: 32, num_blocks: 1}}
+model_conf: {{ctc_weight: 0.5}}
+frontend_conf: {{n_fft: 512, win_length: 400, hop_length: 160, n_mels: 20}}
+batch_type: numel
+batch_bins: 400000
+num_workers: 0
+num_att_plot: 0
+max_epoch: 2
+keep_nbest_models: 2
+best_model_criterion: [[valid, cer_ctc, min]]
+optim_conf: {{lr: 0.002}}
+"""
+
+
+@pytest.fixture
+def recipe(clone):
+    """A recipe's folder of its own, beside a copy of egs/asr.sh."""
+    folder = clone / "egs" / "mine"
+    (folder / "local").mkdir(parents=True)
+    return folder
+
+
+def run(folder, *options, script="../asr.sh", python=sys.executable, **settings):
+    """Run a driver; return its status, standard output and standard error."""
+    done = subprocess.run(
+        ["bash", str(script), "--python", str(python), *map(str, options)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        **settings,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def one_line(result):
+    """Return the one line in which a driver failed."""
+    status, _, errors = result
+    assert status == 1
+    lines = errors.splitlines()
+    assert len(lines) == 1, errors
+    return lines[0]
+
+
+# ------------------------------------------------------------------ options
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--stgae", "3"], "unknown option --stgae; did you mean --stage"),
+        (["--asr-confg=x"], "unknown option --asr_confg; did you mean --asr_config"),
+        (["--stage"], "option --stage needs a value"),
+        (["here"], "'here' is no option"),
+        ([], "--train_set is required"),
+        ([*SETS, "--nj", "many"], "--nj many: give a whole number"),
+        ([*SETS, "--inference_nj=0"], "--inference_nj 0: give at least 1"),
+        ([*SETS, "--rerun", "yes"], "--rerun yes: give true or false"),
+        ([*SETS, "--token_type", "phn"], "--token_type 'phn': choose one of bpe char"),
+        ([*SETS, "--asr_config", "no.yaml"], "--asr_config no.yaml: there is no such"),
+        ([*SETS, "--python", "no-python"], "--python no-python: cannot be run"),
+        ([*SETS, "--cuda_cmd", "slrm.pl --mem 4G"], "slrm.pl is not found; ESPnet's"),
+        (
+            [*SETS, "--stop_stage", "1"],
+            "data/train is missing (there: none): make data",
+        ),
+        ([*SETS, "--stage", "3", "--stop_stage", "3"], "run stage 1 first"),
+        ([*SETS, "--stage", "4", "--stop_stage", "4"], "run stage 3 first"),
+        ([*SETS], "--asr_config is missing: what is to be trained?"),
+        ([*SETS, "--stage", "11"], "--asr_config is missing: what is to be trained?"),
+        ([*SETS, *MINI, "--stage", "10"], "run stage 4 first"),
+        (
+            [*SETS, *MINI, "--asr_args", "--encoder_conf num_block=3"],
+            "--asr_args: encoder_conf: unknown key 'num_block' (did you mean",
+        ),
+        (
+            [*SETS, *MINI, "--asr_args", "--max_epoch=ten"],
+            "--asr_args: max_epoch: 'ten' must be a whole number",
+        ),
+        (
+            [*SETS, *MINI, "--inference_asr_model", "valid.loss.ave.pth"],
+            "the training will not save it (best_model_criterion: valid.cer_ctc",
+        ),
+        (
+            [*SETS, *MINI, "--inference_args", "--beam_szie 3"],
+            "--inference_args: espnet2.bin.asr_inference has no option 'beam_szie'",
+        ),
+        (
+            [*SETS, *MINI, "--use_lm", "true", "--lm_args", "--lm_conf untis=3"],
+            "--lm_args: lm_conf: unknown key 'untis' (did you mean 'unit'?)",
+        ),
+        ([*SETS, "--stage", "12"], "run stage 11 first"),
+        ([*SETS, "--stage", "14"], "run stage 11 first"),
+        (
+            [*SETS, *MINI, "--stage", "2", "--speed_perturb_factors", "0.9 1.0"],
+            "data/train/wav.scp is missing: run stage 1 first",
+        ),
+        (
+            [*SETS, "--stage", "12", "--speed_perturb_factors=0.9 1.0"],
+            "exp/asr_train_raw_bpe30_sp/valid.acc.ave.pth is missing",
+        ),
+        ([*SETS, *MINI, "--use_lm", "true", "--stage", "6"], "run stage 5 first"),
+        ([*SETS, "--lm_config", "no.yaml"], "--lm_config no.yaml: there is no such"),
+        (
+            [*SETS, "--use_lm", "true", "--inference_tool", "ctc_greedy"],
+            "greedy CTC takes no language model",
+        ),
+    ],
+)
+def test_a_wrong_option_ends_in_one_line(recipe, options, words):
+    assert words in one_line(run(recipe, *options))
+    assert not (recipe / "exp").exists()
+
+
+def test_the_python_is_taken_from_the_environment_too(recipe):
+    done = subprocess.run(
+        ["bash", "../asr.sh", *SETS],
+        cwd=recipe,
+        env={**os.environ, "PYTHON": "no-python"},
+        capture_output=True,
+        text=True,
+    )
+    assert one_line((done.returncode, done.stdout, done.stderr)) == (
+        "error: --python no-python: cannot be run"
+    )
+
+
+def test_help_lists_every_option_with_its_default(recipe):
+    status, text, _ = run(recipe, "--help")
+    assert status == 0
+    assert re.search(r'--max_wav_duration +.*\(default: "20"\)', text)
+    script = (ROOT / "egs" / "asr.sh").read_text()
+    names = re.findall(r"^option (\w+) ", script, re.M)
+    assert len(names) > 50
+    for name in names:
+        assert f"  --{name} " in text
+
+
+def test_espnets_options_are_taken(recipe):
+    """Every option that espnet's librispeech_100 and its users give is known."""
+    words = """stage stop_stage ngpu num_nodes nj inference_nj gpu_inference dumpdir
+    expdir python speed_perturb_factors min_wav_duration max_wav_duration token_type
+    nbpe bpemode use_lm lm_config asr_config asr_args asr_tag asr_exp asr_stats_dir
+    pretrained_model inference_config inference_args inference_tag inference_asr_model
+    train_set valid_set test_sets lm_train_text bpe_train_text lang""".split()
+    text = run(recipe, "--help")[1]
+    assert [w for w in words if f"  --{w} " not in text] == []
+
+
+def test_a_stage_that_comes_later_says_so_and_goes_on(recipe):
+    arguments = ["--stage=9", "--stop_stage=9", "--use-ngram=true"]
+    status, text, _ = run(recipe, *SETS, *arguments)
+    assert status == 0 and "comes later" in text and len(text.splitlines()) == 1
+
+
+def test_a_configuration_is_found_where_the_caller_stands(recipe, tmp_path):
+    (tmp_path / "mine.yaml").write_text("- this is no mapping\n")
+    environment = {**os.environ, "ADASTRIDE_CALLER_DIR": str(tmp_path)}
+    options = [*SETS, "--stage", "11", "--asr_config", "mine.yaml"]
+    line = one_line(run(recipe, *options, env=environment))
+    assert f"{tmp_path}/mine.yaml: must hold 'option: value' lines" in line
+
+
+def test_configurations_are_laid_over_each_other(recipe, tmp_path):
+    (tmp_path / "mine.yaml").write_text("encoder_conf: {num_blocks: 3}\n")
+    environment = {**os.environ, "ADASTRIDE_CALLER_DIR": str(tmp_path)}
+    files = "train_asr_conformer.yaml adastride_8x.yaml mine.yaml"
+    options = [*SETS, "--stage=11", "--asr_config", files]
+    line = one_line(run(recipe, *options, env=environment))
+    assert "run stage 4 first" in line
+    name = "train_asr_conformer_adastride_8x_mine"
+    merged = yaml.safe_load((recipe / "exp" / "conf" / f"{name}.yaml").read_text())
+    layer = merged["encoder_conf"].pop("input_layer")
+    assert layer == "adastride" and merged["encoder_conf"]["num_blocks"] == 3
+    assert merged["encoder_conf"]["input_layer_conf"]["stride"] == 8
+    assert merged["encoder_conf"]["output_size"] == 256
+    line = one_line(run(recipe, *SETS, "--stage=14", "--asr_config", files))
+    assert "mine.yaml: there is no such file" in line
+    line = one_line(run(recipe, *options, "--stage=14", env=environment))
+    assert f"exp/asr_{name}_raw_bpe30/valid.acc.ave.pth is missing" in line
+
+
+def test_speed_perturbation_through_the_stages(recipe):
+    """Copies reach the training set alone; sentences are counted once."""
+    for key in ("u1", "u2"):
+        wave = 0.1 * np.random.default_rng(1).standard_normal(16000)
+        soundfile.write(recipe / f"{key}.flac", wave, 16000)
+    tables = "wav.scp", "text", "utt2spk"
+    lines = ["for key in u1 u2; do echo $key $PWD/$key.flac; done"]
+    lines += ["echo u1 A B; echo u2 A B C", "echo u1 s; echo u2 t"]
+    script = "for name in train dev test; do mkdir -p data/$name\n"
+    for name, line in zip(tables, lines):
+        script += f"( {line} ) > data/$name/{name}\n"
+    (recipe / "local" / "data.sh").write_text(script + "done\n")
+    options = [*SETS, "--token_type=char", "--stop_stage=5", "--nj=2"]
+    options.append("--speed_perturb_factors=0.9 1.0 1.1")
+    status, text, errors = run(recipe, *options)
+    assert status == 0, text + errors
+    keys = (recipe / "dump/raw/train_sp/utt2num_samples").read_text().split()
+    assert dict(zip(keys[::2], keys[1::2])) == {
+        **{"u1": "16000", "u2": "16000", "sp0.9-u1": "17778", "sp0.9-u2": "17778"},
+        **{"sp1.1-u1": "14546", "sp1.1-u2": "14546"},
+    }
+    speakers = (recipe / "dump/raw/train_sp/utt2spk").read_text()
+    assert "sp1.1-u2 sp1.1-t\n" in speakers and "u1 s\n" in speakers
+    assert not (recipe / "dump/raw/train").exists()
+    assert len((recipe / "dump/raw/dev/text").read_text().splitlines()) == 2
+    tokens = (recipe / "data/token_list/char/tokens.txt").read_text().split()
+    assert sorted(tokens[2:-1]) == ["<space>", "A", "B", "C"]
+    status, text, errors = run(recipe, *options)
+    assert status == 0 and text.count("done and unchanged") == 7, text + errors
+
+
+# ------------------------------------------------------------------ interruptions
+@pytest.mark.parametrize("whom", ["driver", "terminal"])
+def test_an_interruption_ends_the_children_and_says_how_to_go_on(recipe, whom):
+    (recipe / "local" / "data.sh").write_text(
+        "sleep 300 & echo $! > pid.new; mv pid.new pid; wait; wait\n"
+    )
+    process = subprocess.Popen(
+        ["bash", "../asr.sh", "--python", sys.executable, *SETS, *MINI],
+        cwd=recipe,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 90
+    while not (recipe / "pid").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    if whom == "driver":
+        process.send_signal(signal.SIGTERM)
+    else:
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+    text, _ = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert len(re.findall("Interrupted in stage 1; nothing is lost", text)) == 1
+    pid = int((recipe / "pid").read_text())
+    for _ in range(100):
+        if not Path(f"/proc/{pid}/cmdline").exists():
+            break
+        time.sleep(0.05)
+    else:
+        pytest.fail("the child of local/data.sh still runs")
+
+
+# ------------------------------------------------------------------ librispeech_100
+def test_missing_corpus_and_missing_parts_end_in_one_line(recipe, tmp_path):
+    script = recipe.parent / "librispeech_100" / "run.sh"
+    environment = {**os.environ, "LIBRISPEECH": "no where"}  # from where we stand
+    line = one_line(run(tmp_path, "--stop_stage=1", script=script, env=environment))
+    assert f"not in {tmp_path}/no where, which holds: nothing" in line
+
+    (tmp_path / "corpora" / "LibriSpeech" / "train-clean-100").mkdir(parents=True)
+    environment["LIBRISPEECH"] = str(tmp_path / "corpora")
+    line = one_line(run(tmp_path, "--stop_stage=1", script=script, env=environment))
+    assert "dev-clean dev-other test-clean test-other not in" in line
+    assert "holds: train-clean-100" in line and "--download true" in line
+
+
+# ------------------------------------------------------------------ end to end
+@pytest.mark.e2e
+def test_all_stages_on_a_handful_of_utterances(recipe, tmp_path, warm_python):
+    pytest.importorskip("espeakng_loader")
+    folder = recipe.parent / "mini_espeak"
+    (tmp_path / "tiny.yaml").write_text(CONFIG.format(input_layer="adastride"))
+    minutes = "--train_minutes 0.5 --dev_minutes 0.1 --test_minutes 0.1"
+    minutes += " --lm_sentences 200"
+    options = ["--local_data_opts", minutes, "--asr_config", "tiny.yaml"]
+    options += ["--nbpe=40", "--ngpu=0", "--nj=2", "--inference_nj=1"]
+    # time for the plan to measure whole steps, on a busy machine too
+    options += ["--token_type=bpe", "--plan_seconds=200"]
+    greedy = ["--use_lm=false", "--inference_config=decode_ctc_greedy.yaml"]
+    common = {"script": folder / "run.sh"}
+
+    status, text, errors = run(tmp_path, *options, *greedy, **common)
+    assert status == 0, text + errors
+    exp = folder / "exp" / "asr_tiny_raw_en_bpe40"
+    stats = folder / "exp" / "asr_stats_raw_en_bpe40"
+    decoded = exp / "decode_ctc_greedy_asr_model_valid.cer_ctc.ave" / "test_mini"
+    for path in (
+        folder / "data" / "train_mini" / "wav.scp",
+        folder / "dump" / "raw" / "org" / "train_mini" / "utt2num_samples",
+        folder / "dump" / "raw" / "train_mini" / "text",
+        folder / "data" / "en_token_list" / "bpe_unigram40" / "bpe.model",
+        stats / "train" / "feats_stats.npz",
+        exp / "config.yaml",
+        exp / "valid.cer_ctc.ave.pth",
+        exp / "RESULTS.md",
+        decoded / "score_wer" / "result.txt",
+    ):
+        assert path.exists(), path
+    shapes = (stats / "train" / "text_shape.bpe").read_text().splitlines()
+    assert shapes and all(line.endswith(",40") for line in shapes)
+    assert re.search(
+        r"^epoch 2/2, loss train [\d.]+ valid [\d.]+.* loss_vp ", text, re.M
+    )
+    assert "real-time factor" in text
+    references = (folder / "dump" / "raw" / "test_mini" / "text").read_text()
+    count, words = len(references.splitlines()), len(references.split())
+    row = f"test_mini|{count}|{words - count}|"
+    assert row in (exp / "RESULTS.md").read_text() and row in text
+
+    page = (exp / "plan.md").read_text()
+    assert page in text and "| utterances | " in page and "(measured)" in page
+    utterances = len((folder / "dump/raw/train_mini/text").read_text().splitlines())
+    assert f"| utterances | {utterances} | " in page and "- an epoch: about" in page
+
+    # packed, unpacked elsewhere and decoded there: the same hypotheses
+    archive = exp / f"{exp.name}_valid.cer_ctc.ave.zip"
+    away = tmp_path / "far away"
+    away.mkdir()
+    command = [sys.executable, "-m", "espnet_adastride.bin.unpack_model"]
+    unpacked = subprocess.run(
+        [*command, archive, "model"], cwd=away, capture_output=True, text=True
+    )
+    assert unpacked.returncode == 0, unpacked.stderr
+    card = (away / "model" / "README.md").read_text()
+    assert card == (exp / "README.md").read_text()
+    assert "license: cc-by-4.0" in card and row in card
+    assert "import espnet_adastride.plugin" in card and "@inproceedings" in card
+    options_file = dict(line[2:].split(" ", 1) for line in unpacked.stdout.splitlines())
+    config = yaml.safe_load((away / options_file["asr_train_config"]).read_text())
+    assert config["bpemodel"].startswith("model/")
+    subprocess.run(
+        [sys.executable, "-m", "espnet_adastride.bin.asr_inference_ctc"]
+        + [word for k, v in options_file.items() for word in (f"--{k}", v)]
+        + ["--data_path_and_name_and_type"]
+        + [f"{folder}/dump/raw/test_mini/wav.scp,speech,sound"]
+        + ["--output_dir", "decoded", "--num_workers", "0"],
+        cwd=away,
+        check=True,
+        capture_output=True,
+    )
+    again = (away / "decoded" / "1best_recog" / "text").read_text().splitlines()
+    before = (decoded / "text").read_text().splitlines()
+    assert sorted(map(str.split, again)) == sorted(map(str.split, before))
+
+    # once more: everything is found done; an experiment with other options is refused
+    common["python"] = warm_python  # from here on ESPnet is not imported every time
+    model = (exp / "valid.cer_ctc.ave.pth").resolve().stat().st_mtime_ns
+    status, text, errors = run(tmp_path, *options, *greedy, **common)
+    assert status == 0, text + errors
+    for stage in (1, 3, 4, 5, 10, 11, 12, 13, 14):
+        part = text.split(f" Stage {stage}: ", 1)[1].split(f" Stage {stage}: ", 1)[0]
+        assert "done and unchanged" in part, part
+    assert (exp / "valid.cer_ctc.ave.pth").resolve().stat().st_mtime_ns == model
+    (tmp_path / "tiny.yaml").write_text(CONFIG.format(input_layer="conv2d"))
+    line = one_line(run(tmp_path, *options, *greedy, "--stage", "11", **common))
+    assert "encoder_conf.input_layer was adastride, is conv2d" in line
+
+    # a misspelt word ends in one line that names the file and the choices
+    (tmp_path / "tiny.yaml").write_text(CONFIG.format(input_layer="adastrid"))
+    bad = ["--asr_tag", "bad", "--stage", "11", "--stop_stage", "11", "--plan=false"]
+    line = one_line(run(tmp_path, *options, *greedy, *bad, **common))
+    assert "tiny.yaml: encoder_conf: input_layer" in line and "'adastrid'" in line
+    assert not (folder / "exp" / "asr_bad").exists()
+
+    # the plan refuses what cannot work, naming utterances and the mend
+    (tmp_path / "tiny.yaml").write_text(CONFIG.format(input_layer="avg_pool"))
+    small = ["--asr_tag", "small", "--stage", "11", "--asr_args", "--batch_bins 20000"]
+    line = one_line(run(tmp_path, *options, *greedy, *small, **common))
+    assert "exp/asr_small/plan.log" in line and "larger than a batch" in line
+    assert "raise batch_bins" in line
+    assert not (folder / "exp" / "asr_small" / "train.log").exists()
+
+    # a language model: trained on what is spoken and further text, then decoded with
+    (tmp_path / "tiny.yaml").write_text(CONFIG.format(input_layer="adastride"))
+    (tmp_path / "lm.yaml").write_text(LM_CONFIG)
+    beam = "--inference_args=--beam_size 1 --maxlenratio 0.2"
+    with_lm = ["--lm_config=lm.yaml", beam]
+    line = one_line(run(tmp_path, *options, *with_lm, "--stage", "7", **common))
+    assert "run stage 6 first" in line
+    skip = ["--skip_data_prep=true", "--use_lm=true"]
+    status, text, errors = run(tmp_path, *options, *with_lm, *skip, **common)
+    assert status == 0, text + errors
+    further = (folder / "data" / "local" / "other_text" / "text").read_text()
+    spoken = (folder / "dump" / "raw" / "train_mini" / "text").read_text()
+    trained_on = (folder / "dump" / "raw" / "lm_train.txt").read_text()
+    assert trained_on.splitlines() == [*spoken.splitlines(), *further.splitlines()]
+    assert not {line.split(None, 1)[1] for line in references.splitlines()} & {
+        line.split(None, 1)[1] for line in trained_on.splitlines()
+    }
+    perplexity = float(re.search(r"perplexity of .*: ([\d.]+) per token", text)[1])
+    assert 1 < perplexity < 40  # better than a guess among the 40 pieces
+    name = "decode_asr_mini*_lm_lm_lm_en_bpe40_valid.loss.ave_asr_model_*"
+    (with_model,) = exp.glob(f"{name}/test_mini/score_wer/result.txt")
+    log = (with_model.parents[1] / "logdir" / "asr_inference.1.log").read_text()
+    assert len(re.findall(r" \* 0\.4 = .* for lm\n", log)) == count  # in each score
+    status, text, errors = run(tmp_path, *options, *with_lm, *skip, **common)
+    assert status == 0, text + errors
+    for stage in (6, 7, 8, 12):
+        part = text.split(f" Stage {stage}: ", 1)[1].split(f" Stage {stage}: ", 1)[0]
+        assert "done and unchanged" in part, part

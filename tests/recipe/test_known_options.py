@@ -1,0 +1,288 @@
+"""Mistyped configurations: what is refused is what ESPnet would refuse, much later."""
+
+import copy
+import inspect
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from espnet_adastride.config import merge_configs, read_config
+from espnet_adastride.errors import RecipeError
+from espnet_adastride.recipe import espnet_source
+from espnet_adastride.recipe.known_options import (
+    override,
+    refuse_unknown_decoding,
+    refuse_unknown_options,
+)
+
+pytest.importorskip("espnet2")
+CONF = Path(__file__).resolve().parents[2] / "conf"
+#: every configuration of the recipes, with an overlay that fits it
+WHOLE = {
+    "conformer": ["train_asr_conformer.yaml", "adastride_8x.yaml"],
+    "e_branchformer": ["train_asr_e_branchformer.yaml", "conv2d_8x.yaml"],
+    "ctc": ["train_asr_ctc_e_branchformer.yaml", "adastride_f_4x.yaml"],
+    "mini": ["train_asr_mini.yaml"],
+    "small": ["train_asr_small.yaml", "speed_perturb.yaml"],
+    "digits": ["train_digits.yaml"],
+    "whisper": ["train_asr_whisper_small.yaml"],
+}
+
+
+def whole(name):
+    return merge_configs(read_config(CONF / file) for file in WHOLE[name])
+
+
+def refused(config, task="asr"):
+    with pytest.raises(RecipeError) as error:
+        refuse_unknown_options(config, task, lambda path: "x.yaml")
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def keys(config, path=()):
+    """Yield the path of every key that a class or the command reads."""
+    for key, value in config.items():
+        yield (*path, key)
+        if isinstance(value, dict):
+            yield from keys(value, (*path, key))
+
+
+def changed(config, path, value, key=None):
+    """Return the configuration with another value, or another key, at a path."""
+    config = copy.deepcopy(config)
+    inner = config
+    for one in path[:-1]:
+        inner = inner.setdefault(one, {})
+    if key is not None:
+        value = inner.pop(path[-1])
+    inner[key or path[-1]] = value
+    return config
+
+
+# ------------------------------------------------------------------ what is taken
+@pytest.mark.parametrize("name", WHOLE)
+def test_the_recipes_configurations_are_taken(name):
+    refuse_unknown_options(whole(name), "asr", str)
+
+
+def test_the_language_models_configuration_is_taken_and_checked():
+    config = read_config(CONF / "train_lm_mini.yaml")
+    refuse_unknown_options(config, "lm", str)
+    line = refused({**config, "lm": "transfomer"}, "lm")
+    assert "lm: 'transfomer' must be one of" in line and "'transformer'?" in line
+    line = refused({**config, "lm_conf": {"untis": 3}}, "lm")
+    assert "lm_conf: unknown key 'untis'" in line
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_any_mistyped_key_is_refused_and_the_right_one_named(name):
+    config = whole(name)
+    tried = 0
+    for path in keys(config):
+        wrong = path[-1][:-1] + "q"
+        line = refused(changed(config, path, None, key=wrong))
+        assert f"'{wrong}'" in line
+        tried += 1
+    assert tried > 30
+
+
+# ------------------------------------------------------------------ what is read
+def test_options_are_those_of_espnets_parsers():
+    from espnet2.tasks.asr import ASRTask
+    from espnet2.tasks.lm import LMTask
+
+    for task, module in ((ASRTask, "asr"), (LMTask, "lm")):
+        parser = task.get_parser()
+        wanted = {action.dest: action for action in parser._actions}
+        del wanted["help"]
+        config = {name: None for name in wanted if name.endswith("_conf")}
+        refuse_unknown_options(config, module, str)
+        read = {
+            **espnet_source.command_options("espnet2.tasks.abs_task"),
+            **espnet_source.command_options(f"espnet2.tasks.{module}"),
+        }
+        choices = espnet_source.class_choices(f"espnet2.tasks.{module}")
+        for name in choices:
+            read[name] = read[f"{name}_conf"] = None
+        assert set(read) == set(wanted) - {"config"}
+        for name, action in wanted.items():
+            option = read.get(name)
+            if name in ("optim", "scheduler"):  # see the next test
+                continue
+            if action.choices is not None and option and option.words is not None:
+                assert set(option.words) == set(action.choices), name
+        words = {
+            n: set(c.classes) | ({None} if c.optional else set())
+            for n, c in choices.items()
+        }
+        # the plugin, if a test has imported it, adds its own
+        ours = {"layer_sum"}
+        assert words == {name: set(wanted[name].choices) - ours for name in words}
+
+
+def test_constructors_are_those_of_the_classes():
+    """All classes that an option of the task asr may name."""
+    from espnet2.tasks import abs_task, asr
+
+    compared = 0
+    real = {c.name: c.classes for c in asr.ASRTask.class_choices_list}
+    real["optim"], real["scheduler"] = (
+        abs_task.optim_classes,
+        abs_task.scheduler_classes,
+    )
+    read = {n: c.classes for n, c in espnet_source.class_choices(asr.__name__).items()}
+    for name in ("optim", "scheduler"):
+        read[name] = espnet_source.class_dictionary(
+            abs_task.__name__, f"{name}_classes"
+        )
+        assert set(read[name]) == set(real[name])
+    for option, classes in real.items():
+        for word, kind in classes.items():
+            if kind.__module__.startswith("espnet_adastride") or word == "layer_sum":
+                continue  # in this process the plugin may be registered
+            reference = espnet_source.find_class(*read[option][word])
+            arguments = espnet_source.constructor(reference)
+            wanted = inspect.signature(kind).parameters
+            if any(p.kind is p.VAR_KEYWORD for p in wanted.values()):
+                assert arguments is None, (option, word)
+                continue
+            wanted = [n for n, p in wanted.items() if p.kind is not p.VAR_POSITIONAL]
+            assert list(arguments) == wanted, (option, word)
+            compared += 1
+    assert compared > 40
+
+
+def test_methods_and_their_words_are_those_of_the_registry():
+    from espnet_adastride.downsampling import registry
+
+    read = espnet_source.registered("espnet_adastride.downsampling.registry")
+    assert tuple(read) == registry.available_downsamplers()
+    for name, place in read.items():
+        words = espnet_source.constructor(espnet_source.find_class(*place))
+        assert tuple(words)[2:] == registry.downsampler_options(name)
+
+
+def test_input_layers_are_those_that_the_encoders_build():
+    from espnet_adastride.plugin import encoders
+
+    source = espnet_source.class_choices("espnet2.tasks.asr")["encoder"].classes
+    for word in ("conformer", "e_branchformer", "transformer"):
+        reference = espnet_source.find_class(*source[word])
+        found = espnet_source.constructor(reference)["input_layer"].words
+        assert set(encoders.ENCODERS[word].espnet_words) <= found | {None}
+        assert len(found) > 5
+
+
+# ------------------------------------------------------------------ what is refused
+@pytest.mark.parametrize(
+    "path, value, words",
+    [
+        ("max_epoch", "seventy", "max_epoch: 'seventy' must be a whole number"),
+        ("max_epoch", 7.5, "max_epoch: 7.5 must be a whole number"),
+        ("accum_grad", 0, "accum_grad: 0 must be 1 or more"),
+        ("use_amp", "maybe", "use_amp: 'maybe' must be true or false"),
+        ("grad_clip", "five", "grad_clip: 'five' must be a number"),
+        ("batch_type", "nummel", "(did you mean 'numel'?)"),
+        ("encoder", "confomer", "(did you mean 'conformer'?)"),
+        ("optim", "adamm", "(did you mean 'adam"),
+        ("encoder_conf", "conformer", "encoder_conf: give options such as"),
+        ("encoder_conf.num_blocks", "12x", "num_blocks: '12x' must be a whole number"),
+        ("decoder_conf.num_blocks", 6.0, "num_blocks: 6.0 must be a whole number"),
+        ("optim_conf.lr", "2e-3", "YAML reads 2e-3 as a word: write 0.002"),
+        ("encoder_conf.input_layer", "adastrid", "(did you mean 'adastride'?)"),
+        ("encoder_conf.rel_pos_type", "lates", "must be one of latest, legacy"),
+        ("encoder_conf.input_layer_conf.stride", "8x", "must be a number or a list"),
+        ("encoder_conf.input_layer_conf.trunk", "conv3d", "(did you mean 'conv2d'?)"),
+        ("encoder_conf.input_layer_conf.method", "adastid", "'adastride'?"),
+        ("encoder_conf.input_layer_conf.vp_weight", "1", "must be a number"),
+        ("encoder_conf.input_layer_conf.filter_size", 3, "unknown key 'filter_size'"),
+        ("ctc_conf.ctc_tpye", "builtin", "(did you mean 'ctc_type'?)"),
+        ("preprocessor_conf.data_aug_prop", 0.3, "(did you mean 'data_aug_prob'?)"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_line(path, value, words):
+    config = changed(whole("conformer"), path.split("."), value)
+    line = refused(config)
+    assert line.startswith("x.yaml: ") and words in line
+
+
+def test_options_of_another_input_layer_are_refused():
+    config = changed(whole("conformer"), ["encoder_conf", "input_layer"], "conv2d")
+    assert "input_layer is 'conv2d', which takes none" in refused(config)
+
+
+def test_options_of_the_command_line_are_laid_over():
+    words = "--max_epoch 3 --keep_nbest_models 2 5 --use_amp=true"
+    words += " --encoder_conf input_layer_conf.stride=8 --optim_conf lr"
+    config = {"encoder_conf": {"num_blocks": 2}, "max_epoch": 70}
+    with pytest.raises(RecipeError, match="--optim_conf lr: give KEY=VALUE"):
+        override(config, words.split())
+    assert override(config, f"{words}=0.1".split()) == {
+        "encoder_conf": {"num_blocks": 2, "input_layer_conf": {"stride": 8}},
+        "max_epoch": "3",
+        "keep_nbest_models": ["2", "5"],
+        "use_amp": "true",
+        "optim_conf": {"lr": 0.1},
+    }
+    assert config == {"encoder_conf": {"num_blocks": 2}, "max_epoch": 70}
+    with pytest.raises(RecipeError, match="'3': options start with --"):
+        override({}, ["3"])
+
+
+def test_decoding():
+    for name in ("decode_asr.yaml", "decode_asr_mini.yaml"):
+        config = read_config(CONF / name)
+        refuse_unknown_decoding(config, "espnet2.bin.asr_inference", str)
+    with pytest.raises(RecipeError) as error:
+        refuse_unknown_decoding(
+            {**config, "beam_szie": 3}, "espnet2.bin.asr_inference", lambda _: "d.yaml"
+        )
+    assert "d.yaml: espnet2.bin.asr_inference has no option 'beam_szie'" in str(
+        error.value
+    )
+    assert "did you mean 'beam_size'?" in str(error.value)
+    with pytest.raises(RecipeError, match="beam_size: 'wide' must be a whole number"):
+        refuse_unknown_decoding(
+            {"beam_size": "wide"}, "espnet2.bin.asr_inference", lambda _: "d.yaml"
+        )
+    with pytest.raises(RecipeError, match="no option 'beam_size'"):
+        refuse_unknown_decoding(
+            {"beam_size": 3}, "espnet_adastride.bin.asr_inference_ctc", lambda _: "x"
+        )
+
+
+# ------------------------------------------------------------------ the command
+def check(*words):
+    return subprocess.run(
+        [sys.executable, "-m", "espnet_adastride.bin.check_training"]
+        + ["--action", "check", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_the_command_names_the_file_and_imports_neither_torch_nor_espnet(tmp_path):
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text(yaml.safe_dump({"encoder_conf": {"num_block": 3}}))
+    base = CONF / "train_asr_conformer.yaml"
+    done = check("--config", base, overlay)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"error: {overlay}: encoder_conf: unknown key")
+    done = check("--config", base, "--arguments=--encoder_conf num_blok=3")
+    assert done.stderr.startswith("error: --asr_args: encoder_conf: unknown key")
+    done = check("--config", base)
+    assert done.returncode == 0 and done.stdout == "valid.acc.ave.pth\n"
+    code = "import sys\nfrom espnet_adastride.bin.check_training import main\n"
+    code += f"main(['--action', 'check', '--config', {str(base)!r}])\n"
+    code += "assert not {'torch', 'numpy', 'espnet2'} & set(sys.modules)\n"
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    # on an idle machine 0.6 s; importing torch alone would take longer than this where
+    # the limit could fail
+    assert time.monotonic() - start < 10
