@@ -1,4 +1,4 @@
-"""Imports flow one way: output <- methods <- registry <- plugin <- bin."""
+"""Imports run one way: the library <- rooms <- plugin <- experiments, recipe <- bin."""
 
 import ast
 import subprocess
@@ -8,6 +8,25 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "espnet_adastride"
+
+
+#: the rooms and root modules, from those that know nothing of the rest to those that
+#: may import everything
+ORDER = [
+    {"version", "errors"},
+    {"files", "extras"},
+    {"options", "progress", "config"},
+    {"downsampling"},
+    {"networks", "timing"},
+    {"corpora", "evaluation"},
+    {"report"},
+    {"plugin"},
+    {"transcribe"},
+    {"experiments", "recipe"},
+    {"bin"},
+    {"cli"},
+]
+RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
 
 def imports_of(path):
@@ -57,6 +76,20 @@ def test_imports_flow_one_way(path):
         assert {n.split(".")[0] for n in names} <= allowed
         if path.name not in ("registry.py", "__init__.py"):
             assert "espnet_adastride.downsampling.registry" not in names
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_a_room_imports_no_later_one(path):
+    room = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    if room == "__init__":
+        return
+    assert room in RANK, f"give {room} a place in ORDER"
+    for name in imports_of(path):
+        top = name.split(".")[1:2] if name.startswith("espnet_adastride.") else []
+        for imported in top:
+            assert RANK[imported] <= RANK[room], f"{path} imports {name}"
 
 
 def test_importing_the_library_leaves_espnet_alone():
