@@ -366,8 +366,8 @@ def test_an_epoch_whose_model_was_not_written_any_more(tmp_path, weights_only):
 
 def test_a_full_disk_while_a_checkpoint_is_written(tmp_path):
     exp = trained(tmp_path / "exp")
-    code = "from espnet_adastride import atomic_save; import torch, sys\n"
-    code += "atomic_save.install(); torch.save(torch.zeros(9000), sys.argv[1])"
+    code = "from espnet_adastride.networks import saving; import torch, sys\n"
+    code += "saving.install(); torch.save(torch.zeros(9000), sys.argv[1])"
     done = subprocess.run(
         [sys.executable, "-c", code, str(exp / "checkpoint.pth")],
         env={**os.environ, "PYTHONPATH": str(ROOT)},

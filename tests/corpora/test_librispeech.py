@@ -334,7 +334,7 @@ def test_incomplete_published_part_is_noticed(root):
 def test_a_file_is_replaced_only_when_complete(tmp_path):
     (tmp_path / "text").write_text("old\n")
     with pytest.raises(ZeroDivisionError):
-        with librispeech.atomic_open(tmp_path / "text") as f:
+        with kaldi.atomic_open(tmp_path / "text") as f:
             f.write("new\n")
             f.flush()
             assert (tmp_path / "text").read_text() == "old\n"

@@ -25,6 +25,7 @@ from espnet_adastride.bin import (
     split_scp,
     stage_stamp,
 )
+from espnet_adastride.config import read_config, training_options
 from espnet_adastride.corpora import datadir
 from espnet_adastride.corpora.tokens import in_our_words
 from espnet_adastride.errors import RecipeError
@@ -512,7 +513,7 @@ def test_statistics_depend_on_the_front_end_alone(tmp_path):
     config = tmp_path / "train.yaml"
     config.write_text("encoder_conf: {num_blocks: 2}\nfrontend_conf: {n_fft: 512}\n")
     arguments = "--max_epoch 3 --frontend_conf n_fft=400"
-    options = training.training_options(config, arguments)
+    options = training_options(config, arguments)
     assert options["max_epoch"] == "3" and options["encoder_conf.num_blocks"] == "2"
     assert statistics_options(options) == {"frontend_conf.n_fft": "400"}
 
@@ -542,7 +543,7 @@ def test_a_changed_training_is_refused_and_more_epochs_are_not(tmp_path):
 def test_unreadable_configuration(tmp_path, text, words):
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(RecipeError, match=words) as error:
-        training.read_config(tmp_path / "x.yaml")
+        read_config(tmp_path / "x.yaml")
     assert "\n" not in str(error.value)
 
 
