@@ -123,7 +123,7 @@ def describe_disk_error(error: OSError) -> str:
         return ""
     name = error.filename2 or error.filename or "a file"
     return (
-        f"{name} cannot be written or read: {_DISK[error.errno]}, then run the same "
+        f"{name} cannot be written or read: {_DISK[error.errno]}, then give the same "
         "command again; finished work is kept"
     )
 
