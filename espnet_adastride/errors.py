@@ -162,7 +162,7 @@ def resumable(*interruptions):
     try:
         yield
     except (KeyboardInterrupt, *interruptions):
-        print("interrupted; nothing is lost: the same command resumes", file=sys.stderr)
+        print("interrupted; nothing is lost: the same command goes on", file=sys.stderr)
         raise SystemExit(130) from None
 
 

@@ -100,7 +100,7 @@ def test_an_interruption_says_what_goes_on(corpus, config, tmp_path):
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=60)[1] == (
-        "interrupted; nothing is lost: the same command resumes\n"
+        "interrupted; nothing is lost: the same command goes on\n"
     )
     assert process.returncode == 130
     assert list((tmp_path / "exp").glob("*/result.json"))
