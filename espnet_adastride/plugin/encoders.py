@@ -206,27 +206,3 @@ def refusing(word: str, stock: type) -> type:
     members = {"__init__": __init__, "__signature__": inspect.signature(stock)}
     members.update(__module__=stock.__module__, __doc__=stock.__doc__, refuses=True)
     return type(stock.__name__, (stock,), members)
-
-
-def refusing_transducer(stock: type) -> type:
-    """Return the encoder of ESPnet's task ``asr_transducer``, refusing our words."""
-
-    class TransducerEncoder(stock):
-        """ESPnet's, which builds its blocks without an ``input_layer``."""
-
-        refuses = True
-
-        def __init__(self, input_size, *args, **conf):
-            given = [conf.get("input_layer"), *(conf.get("input_conf") or {}).values()]
-            words = available_downsamplers()
-            if "input_layer_conf" in conf or any(
-                isinstance(value, str) and value in words for value in given
-            ):
-                raise ConfigurationError(
-                    "encoder_conf: the task asr_transducer builds its encoder from "
-                    "blocks of its own, without an input_layer; use decoder: "
-                    "transducer in the task asr (examples/asr_rnnt.yaml)"
-                )
-            super().__init__(input_size, *args, **conf)
-
-    return TransducerEncoder

@@ -85,6 +85,11 @@ Conv2dSubsampling = _subsampling.Conv2dSubsampling
 TooShortUttError = _subsampling.TooShortUttError
 check_short_utt = _subsampling.check_short_utt
 
+_transducer_attention = _if_any("espnet2.asr_transducer.encoder.modules.attention")
+#: attention of the task asr_transducer, which has one of its own
+TransducerAttention = getattr(
+    _transducer_attention, "RelPositionMultiHeadedAttention", torch.nn.Module
+)
 _transducer_utils = _if_any("espnet2.asr_transducer.utils")
 #: the errors, one a tool, at which decoding gives an empty hypothesis and goes on
 TOO_SHORT_ERRORS = tuple(
@@ -128,6 +133,10 @@ _MAY_BE_MISSING = ("asr_align", "espnet3_asr_task", "forced_align")
 #: name here -> (module, name there); imported when first used
 _LATE = {
     "Classification": ("espnet2.bin.cls_inference", "Classification"),
+    "ESPnetASRTransducerModel": (
+        "espnet2.asr_transducer.espnet_transducer_model",
+        "ESPnetASRTransducerModel",
+    ),
     "ESPnetClassificationModel": (
         "espnet2.cls.espnet_model",
         "ESPnetClassificationModel",

@@ -33,11 +33,12 @@ from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.espnet import (
     LinearProjection,
     SlidingWindow,
-    TooShortUttError,
     force_gatherable,
 )
 from espnet_adastride.plugin.frontends import frontend_frames, why_unknown
 from espnet_adastride.plugin.resnet_encoder import ResNetEncoder
+from espnet_adastride.plugin.rnnt_loss import stand_in
+from espnet_adastride.plugin.short_audio import TooShortAudioError
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
 
 
@@ -122,7 +123,8 @@ class DownsamplingModel:
     """
 
     def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+        with stand_in():  # decoder: transducer
+            super().__init__(*args, **kwargs)
         check_frontend(self)
 
     def _extract_feats(self, speech, speech_lengths):
@@ -147,7 +149,7 @@ class DownsamplingModel:
             raise ConfigurationError(f"frontend {known.words}: {known.untrainable}")
         needed = known.needed(self.training)
         if samples < needed:
-            raise TooShortUttError(
+            raise TooShortAudioError(
                 f"has {samples} samples, too short for frontend {known.words} (it "
                 f"needs {needed}{' in training' if self.training else ''}; asr.sh: "
                 "--min_wav_duration)",
@@ -215,8 +217,20 @@ class AdaStrideASRModel(DownsamplingModel, espnet.ESPnetASRModel):
     """ESPnet's ``asr`` model."""
 
 
+class TransducerLoss:
+    """Mixin before ESPnet's ``asr_transducer`` model: its loss may be torchaudio's."""
+
+    def _calc_transducer_loss(self, *args, **kwargs):
+        with stand_in():
+            return super()._calc_transducer_loss(*args, **kwargs)
+
+
 #: the other tasks' models, made when first asked for: ESPnet's class and what it is
 _LATE = {
+    "AdaStrideTransducerModel": (
+        "ESPnetASRTransducerModel",
+        "``asr_transducer`` model",
+    ),
     "AdaStrideSTModel": ("ESPnetSTModel", "``st`` (speech translation) model"),
     "AdaStrideSLUModel": (
         "ESPnetSLUModel",
@@ -240,5 +254,7 @@ def __getattr__(name):
     stock, what = _LATE[name]
     members = {"__doc__": f"ESPnet's {what}.", "__module__": __name__}
     bases = (DownsamplingModel, getattr(espnet, stock))
+    if name == "AdaStrideTransducerModel":
+        bases = (TransducerLoss, *bases)
     globals()[name] = type(name, bases, members)
     return globals()[name]

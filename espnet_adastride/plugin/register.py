@@ -6,8 +6,9 @@ espnet_adastride.bin.run``.
 
 The tasks are those with an encoder that reads frames of speech and one of the encoders
 of ``encoders.py``: asr (its transducer decoder included; ESPnet3's copy of it, too),
-st, slu, s2t, s2t_ctc (OWSM-CTC) and cls. Encoders and tasks that build their input
-layer in another way refuse the plugin's words in one line.
+st, slu, s2t, s2t_ctc (OWSM-CTC) and cls. asr_transducer, which builds its encoder from
+blocks, takes the words for its input block (``transducer.py``). Encoders that build
+their input layer in another way refuse them in one line.
 """
 
 import inspect
@@ -19,6 +20,7 @@ from espnet_adastride.plugin import (
     model,
     named_audio,
     short_audio,
+    transducer,
 )
 from espnet_adastride.plugin.imports import after_import
 from espnet_adastride.plugin.layer_sum import LayerSum
@@ -75,9 +77,14 @@ def register() -> None:
 
 
 def register_transducer(task) -> None:
-    """Let the module of the task ``asr_transducer`` refuse the plugin's words."""
-    if not getattr(task.Encoder, "refuses", False):
-        task.Encoder = encoders.refusing_transducer(task.Encoder)
+    """Put encoder, model and trainer into the module of the task ``asr_transducer``.
+
+    Idempotent.
+    """
+    task.ASRTransducerTask.trainer = StrideTrainer
+    task.ESPnetASRTransducerModel = model.AdaStrideTransducerModel
+    if not hasattr(task.Encoder, "knows_our_words"):
+        task.Encoder = transducer.adaptive_encoder(task.Encoder)
 
 
 def register_task(task) -> None:

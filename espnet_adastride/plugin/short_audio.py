@@ -12,17 +12,25 @@ import functools
 from espnet_adastride.plugin import espnet
 
 
-class TooFewSamplesError(*espnet.TOO_SHORT_ERRORS):
+class TooShortAudioError(*espnet.TOO_SHORT_ERRORS):
+    """A recording that is too short, as every decoder of ESPnet expects to hear it."""
+
+    def __init__(self, message: str, actual_size: int, limit: int):
+        # the bases' own one calls super() as if it had a single base
+        Exception.__init__(self, message)
+        self.actual_size, self.limit = actual_size, limit
+
+
+class TooFewSamplesError(TooShortAudioError):
     """A recording that is shorter than the window of the Fourier transform needs."""
 
     def __init__(self, samples: int, least: int):
-        # the bases' own one calls super() as if it had a single base
-        Exception.__init__(
-            self,
+        super().__init__(
             f"has {samples} samples and is too short for the Fourier transform (it "
             f"needs {least} samples), return empty results",
+            samples,
+            least,
         )
-        self.actual_size, self.limit = samples, least
 
 
 def least_samples(stft) -> int:

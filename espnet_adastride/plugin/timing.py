@@ -108,6 +108,37 @@ def time_encoding(times: torch.Tensor, size: int) -> torch.Tensor:
     return torch.stack([angles.sin(), angles.cos()], dim=3).flatten(2)
 
 
+def time_scores(u: torch.Tensor, encoding: torch.Tensor) -> torch.Tensor:
+    """Return the products of queries with the sinusoids of time differences.
+
+    The sinusoids of t_i - t_j follow from those of t_i and of t_j::
+
+        u_s sin w(t_i - t_j) + u_c cos w(t_i - t_j)
+            = (u_c cos w t_i + u_s sin w t_i) cos w t_j
+            + (u_c sin w t_i - u_s cos w t_i) sin w t_j
+
+    so that nothing of size T x T x D is formed.
+
+    Args:
+        u: (B, H, T, D) queries in the sinusoids' basis; what broadcasts to it.
+        encoding: (B, T, D), :func:`time_encoding` at the frames' times.
+
+    Returns:
+        (B, H, T, T) for every pair of frames (i, j).
+    """
+    u_sine, u_cosine = u[..., 0::2], u[..., 1::2]
+    sine, cosine = encoding[:, None, :, 0::2], encoding[:, None, :, 1::2]
+    rotated = torch.cat(
+        [
+            u_cosine * cosine + u_sine * sine,
+            u_cosine * sine - u_sine * cosine,
+        ],
+        dim=-1,
+    )
+    keys = torch.cat([cosine, sine], dim=-1)
+    return torch.matmul(rotated, keys.transpose(-2, -1))
+
+
 class TrueTimeEncoding(RelPositionalEncoding):
     """ESPnet's relative positional encoding, for frames at true times.
 
@@ -124,16 +155,9 @@ class TrueTimeAttention(RelPositionMultiHeadedAttention):
     """ESPnet's attention, with relative positions that need not be whole numbers.
 
     ESPnet looks up the sinusoids of i - j and shifts rows into place. Here frame i is
-    at time t_i, and the sinusoids of t_i - t_j follow from those of t_i and of t_j:
-    with u the query in the sinusoids' basis,
-
-        u_s sin w(t_i - t_j) + u_c cos w(t_i - t_j)
-            = (u_c cos w t_i + u_s sin w t_i) cos w t_j
-            + (u_c sin w t_i - u_s cos w t_i) sin w t_j
-
-    so that nothing of size T x T x D is formed. The parameters are ESPnet's; at
-    t_i = i the result is ESPnet's. With ``use_sdpa`` (ESPnet 202611) the second term is
-    handed to PyTorch's scaled dot product attention as a mask to be added, as there.
+    at time t_i: :func:`time_scores`. The parameters are ESPnet's; at t_i = i the result
+    is ESPnet's. With ``use_sdpa`` (ESPnet 202611) the second term is handed to
+    PyTorch's scaled dot product attention as a mask to be added, as there.
     """
 
     def forward(self, query, key, value, pos_emb, mask):
@@ -141,18 +165,7 @@ class TrueTimeAttention(RelPositionMultiHeadedAttention):
         q, k, v = self.forward_qkv(query, key, value)  # (B, H, T, d_k)
         bias_u, bias_v = self.pos_bias_u.unsqueeze(1), self.pos_bias_v.unsqueeze(1)
         basis = self.linear_pos.weight.view(self.h, self.d_k, -1)
-        u = torch.matmul(q + bias_v, basis)  # (B, H, T, D)
-        u_sine, u_cosine = u[..., 0::2], u[..., 1::2]
-        sine, cosine = pos_emb[:, None, :, 0::2], pos_emb[:, None, :, 1::2]
-        rotated = torch.cat(
-            [
-                u_cosine * cosine + u_sine * sine,
-                u_cosine * sine - u_sine * cosine,
-            ],
-            dim=-1,
-        )
-        keys = torch.cat([cosine, sine], dim=-1)
-        place = torch.matmul(rotated, keys.transpose(-2, -1))
+        place = time_scores(torch.matmul(q + bias_v, basis), pos_emb)
         if self.use_sdpa:
             place = place / self.d_k**0.5
             if mask is not None:
