@@ -32,6 +32,9 @@ from espnet2.asr.frontend.windowing import SlidingWindow
 from espnet2.asr.preencoder.abs_preencoder import AbsPreEncoder
 from espnet2.asr.preencoder.linear import LinearProjection
 from espnet2.asr.preencoder.sinc import LightweightSincConvs
+from espnet2.asr_transducer.encoder.modules.attention import (
+    RelPositionMultiHeadedAttention as TransducerAttention,
+)
 from espnet2.fileio import multi_sound_scp, sound_scp
 from espnet2.layers.stft import Stft
 from espnet2.samplers.build_batch_sampler import build_batch_sampler
@@ -85,11 +88,6 @@ Conv2dSubsampling = _subsampling.Conv2dSubsampling
 TooShortUttError = _subsampling.TooShortUttError
 check_short_utt = _subsampling.check_short_utt
 
-_transducer_attention = _if_any("espnet2.asr_transducer.encoder.modules.attention")
-#: attention of the task asr_transducer, which has one of its own
-TransducerAttention = getattr(
-    _transducer_attention, "RelPositionMultiHeadedAttention", torch.nn.Module
-)
 _transducer_utils = _if_any("espnet2.asr_transducer.utils")
 #: the errors, one a tool, at which decoding gives an empty hypothesis and goes on
 TOO_SHORT_ERRORS = tuple(
@@ -203,6 +201,7 @@ __all__ = [
     "TokenIDConverter",
     "TooShortUttError",
     "Trainer",
+    "TransducerAttention",
     "TransformerEncoder",
     "WhisperFrontend",
     "asr_task",

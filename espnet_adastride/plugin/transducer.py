@@ -25,13 +25,33 @@ import torch
 from espnet_adastride.downsampling import available_downsamplers
 from espnet_adastride.downsampling.registry import unknown_word
 from espnet_adastride.plugin.errors import ConfigurationError
+from espnet_adastride.plugin.espnet import TransducerAttention
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
+from espnet_adastride.plugin.timing import time_encoding, time_scores
 
 #: ``block_type`` of ESPnet's own input blocks: older recipes have it, ESPnet ignores it
 ESPNET_BLOCKS = ("conv2d", "vgg")
 
 #: options of the input layer that need the encoders of the other tasks
-ELSEWHERE = ("after_blocks", "restore", "true_times")
+ELSEWHERE = ("after_blocks", "restore")
+
+
+class NotedTimes(torch.nn.Module):
+    """Notes when frames are, from the input block to the positional encoding."""
+
+    def __init__(self):
+        super().__init__()
+        self.times = None
+
+    def forward(self, x, times):
+        """Return x as it is; note the times (B, T')."""
+        self.times = times
+        return x
+
+    def take(self) -> torch.Tensor:
+        """Return the times (B, T') of the last forward, once."""
+        times, self.times = self.times, None
+        return times
 
 
 class TransducerSubsampling(AdaptiveSubsampling):
@@ -46,6 +66,9 @@ class TransducerSubsampling(AdaptiveSubsampling):
     def __init__(self, input_size: int, output_size: int, **conf):
         super().__init__(input_size, output_size, pos_enc=torch.nn.Identity(), **conf)
         self.output_size = output_size
+
+    def _use_true_times(self):
+        self.out[1] = NotedTimes()
 
     @property
     def subsampling_factor(self) -> float:
@@ -69,6 +92,72 @@ class TransducerSubsampling(AdaptiveSubsampling):
         valid = None if mask is None else ~mask.unsqueeze(1)
         x, valid = super().forward(x, valid)
         return x, None if valid is None else ~valid.squeeze(1)
+
+
+class TrueTimes(torch.nn.Module):
+    """The encoder's positional encoding, with ``true_times``.
+
+    Args:
+        noted: of the input block.
+        size: width D of the blocks.
+        dropout_rate: of the encoding.
+    """
+
+    def __init__(self, noted: NotedTimes, size: int, dropout_rate: float):
+        super().__init__()
+        self.noted = noted
+        self.size, self.dropout = size, torch.nn.Dropout(dropout_rate)
+
+    def forward(self, x):
+        """Return the encoding (B, T', D) of the times of x (B, T', D)."""
+        times = self.noted.take()
+        return self.dropout(time_encoding(times, self.size).to(x.dtype))
+
+
+class TrueTimeTransducerAttention(TransducerAttention):
+    """Its attention, with the encoding that :class:`TrueTimes` makes.
+
+    The parameters are ESPnet's; at t_i = i the scores are ESPnet's.
+    """
+
+    def compute_attention_score(self, query, key, pos_enc, left_context=0):
+        """Return the scores (B, H, T, T) of queries and keys (B, H, T, d_k)."""
+        bias_u, bias_v = self.pos_bias_u.unsqueeze(1), self.pos_bias_v.unsqueeze(1)
+        basis = self.linear_pos.weight.view(self.num_heads, self.d_k, -1)
+        content = torch.matmul(query + bias_u, key.transpose(-2, -1))
+        place = time_scores(torch.matmul(query + bias_v, basis), pos_enc)
+        return (content + place) / math.sqrt(self.d_k)
+
+    def compute_simplified_attention_score(self, query, key, pos_enc, left_context=0):
+        """Return the same where the place does not ask for the query."""
+        place = time_scores(self.linear_pos.weight.unsqueeze(1), pos_enc)
+        place = place + self.linear_pos.bias[:, None, None]
+        content = torch.matmul(query, key.transpose(-2, -1))
+        return (content + place) / math.sqrt(self.d_k)
+
+
+def use_true_times(encoder) -> None:
+    """Give an encoder's attention the times of the frames that its input block makes.
+
+    Raises:
+        ConfigurationError: if a block changes the positional encoding itself.
+    """
+    blocks = encoder.encoders.blocks
+    for number, block in enumerate(blocks, 1):
+        if hasattr(block, "create_new_pos_enc"):
+            raise ConfigurationError(
+                f"encoder_conf: body_conf: block {number} is a conv1d, which shortens "
+                "the positional encoding by counting frames; leave it out, or leave "
+                "input_conf: true_times out"
+            )
+    given = encoder.pos_enc
+    encoder.pos_enc = TrueTimes(encoder.embed.out[1], given.size, given.dropout.p)
+    for module in blocks.modules():
+        if type(module) is TransducerAttention:
+            # the same parameters, read in another way; ESPnet keeps the bound method
+            name = module.compute_att_score.__name__
+            module.__class__ = TrueTimeTransducerAttention
+            module.compute_att_score = getattr(module, name)
 
 
 def _width(body_conf) -> int:
@@ -113,16 +202,16 @@ def input_block(input_size: int, output_size: int, conf) -> TransducerSubsamplin
 
 def refuse_other_tasks_words(conf) -> None:
     """Refuse ``input_layer`` and ``input_layer_conf``, with the words of this task."""
-    given = {key: conf[key] for key in ("input_layer", "input_layer_conf") if key in conf}
-    if not given:
+    keys = [key for key in ("input_layer", "input_layer_conf") if key in conf]
+    if not keys:
         return
-    block = {"block_type": given.get("input_layer", "adastride")}
-    options = given.get("input_layer_conf")
+    block = {"block_type": conf.get("input_layer", "adastride")}
+    options = conf.get("input_layer_conf")
     block.update(options if isinstance(options, dict) else {})
     words = ", ".join(f"{key}: {value}" for key, value in block.items())
     raise ConfigurationError(
-        f"encoder_conf: the encoder of the task asr_transducer has no {list(given)[0]}; "
-        f"write input_conf: {{{words}}}"
+        f"encoder_conf: the encoder of the task asr_transducer has no {keys[0]}; write "
+        f"input_conf: {{{words}}}"
     )
 
 
@@ -138,7 +227,9 @@ def adaptive_encoder(stock: type) -> type:
 
         knows_our_words = True
 
-        def __init__(self, input_size, body_conf, input_conf=None, main_conf=None, **other):
+        def __init__(
+            self, input_size, body_conf, input_conf=None, main_conf=None, **other
+        ):
             refuse_other_tasks_words(other)
             input_conf = {} if input_conf is None else input_conf
             main_conf = {} if main_conf is None else main_conf
@@ -162,6 +253,8 @@ def adaptive_encoder(stock: type) -> type:
             # are built for that many
             super().__init__(7, body_conf, {"conv_size": width}, main_conf, **other)
             self.embed = input_block(input_size, width, input_conf)
+            if self.embed.true_times:
+                use_true_times(self)
 
         def reset_cache(self, *args, **kwargs):
             """Prepare for streaming, which our words refuse.

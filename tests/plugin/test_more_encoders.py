@@ -234,22 +234,3 @@ def test_other_encoders_are_espnets_else():
         assert ours.__name__ == stock.__name__
     model = build("contextual_block_transformer", "conv2d", linear_units=16)
     assert type(model.encoder.embed).__name__ == "Conv2dSubsamplingWOPosEnc"
-
-
-@pytest.mark.parametrize(
-    "conf",
-    [
-        {"input_layer": "adastride"},
-        {"input_layer_conf": {"stride": 8}},
-        {"input_conf": {"block_type": "adastride_f"}},
-    ],
-)
-def test_the_transducer_task_refuses_in_one_line(conf):
-    body = [{"block_type": "conformer", "hidden_size": 16, "linear_size": 16}]
-    with pytest.raises(ConfigurationError, match="examples/asr_rnnt.yaml") as error:
-        espnet.asr_transducer_task.Encoder(40, body_conf=body, **conf)
-    assert "\n" not in str(error.value)
-    own = espnet.asr_transducer_task.Encoder(
-        40, body_conf=[dict(body[0], conv_mod_kernel_size=3)]
-    )
-    assert own.output_size == 16
