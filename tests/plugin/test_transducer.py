@@ -346,7 +346,7 @@ seed: 1
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Train by ESPnet's command; return the folder of the experiment, and the corpus."""
+    """Train by ESPnet's command; return the experiment's folder and the corpus."""
     folder = tmp_path_factory.mktemp("transducer")
     corpus, exp = folder / "corpus", folder / "exp"
     write_corpus(corpus)
