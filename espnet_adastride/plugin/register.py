@@ -19,6 +19,7 @@ from espnet_adastride.plugin import (
     espnet,
     model,
     named_audio,
+    owsm,
     short_audio,
     transducer,
 )
@@ -60,8 +61,8 @@ def register() -> None:
     """Let ESPnet's tasks build the plugin's encoders and models, and draw strides.
 
     And let its reader of ``wav.scp`` name a recording that cannot be read, its Fourier
-    transform call one of few samples too short, and its aligners use the frames' true
-    times.
+    transform call one of few samples too short, its aligners use the frames' true
+    times, and its OWSM decoders do without a frame rate.
 
     It is idempotent.
 
@@ -71,6 +72,7 @@ def register() -> None:
     named_audio.install()
     short_audio.install()
     alignment.install()
+    owsm.install()
     for name in TASKS:
         after_import(name, register_task)
     after_import("espnet2.tasks.asr_transducer", register_transducer)

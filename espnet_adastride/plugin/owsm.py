@@ -1,0 +1,86 @@
+"""ESPnet's decoding of OWSM models, with an input layer whose rate it does not know.
+
+ESPnet looks up the frame rate of ``input_layer`` among its own words. It needs the rate
+for recordings of any length alone: of an OWSM-CTC it encodes windows that overlap, and
+joins them by counting frames. Behind adaptive strides, where a window's frames are is
+not a matter of counting; this is refused in one line. OWSM models with a decoder cut by
+the times that they say: these work.
+
+ESPnet 202511's greedy search asks for the rate whatever it decodes, and stops at a word
+that it does not know; here it does without.
+"""
+
+import functools
+
+from espnet_adastride.downsampling import available_downsamplers
+from espnet_adastride.plugin.errors import ConfigurationError
+from espnet_adastride.plugin.imports import after_import
+from espnet_adastride.plugin.model import input_layer
+from espnet_adastride.recipe.datadir import parse_rate
+
+
+def _refuse_joining(decoder) -> None:
+    if input_layer(decoder.s2t_model) is not None:
+        raise ConfigurationError(
+            "long recordings: ESPnet encodes OWSM-CTC in windows and joins them by "
+            "counting frames, which adaptive strides do not allow; cut the recording "
+            "into pieces of the length that the model was trained with, and decode each"
+        )
+
+
+def _without_rate(init):
+    @functools.wraps(init)
+    def wrapper(self, *args, **kwargs):
+        try:
+            init(self, *args, **kwargs)
+        except KeyError as error:
+            # the rate is the last thing that it sets
+            if error.args[0] not in available_downsamplers():
+                raise
+            self.frames_per_sec = None
+
+    wrapper.knows_our_words = True
+    return wrapper
+
+
+def _refusing(call):
+    @functools.wraps(call)
+    def wrapper(self, *args, **kwargs):
+        _refuse_joining(self)
+        return call(self, *args, **kwargs)
+
+    return wrapper
+
+
+def _iter_long(call):
+    @functools.wraps(call)
+    def wrapper(self, *args, **kwargs):
+        if input_layer(self.s2t_model) is not None:
+            if self.ctc_only:
+                _refuse_joining(self)
+            rate = (self.s2t_train_args.frontend_conf or {}).get("fs", 16000)
+            self.sample_rate = self.sample_rate or parse_rate(str(rate))
+        return call(self, *args, **kwargs)
+
+    wrapper.knows_our_words = True
+    return wrapper
+
+
+def _install_ctc(module) -> None:
+    kind = module.Speech2TextGreedySearch
+    if not hasattr(kind.__init__, "knows_our_words"):
+        kind.__init__ = _without_rate(kind.__init__)
+        long = _refusing(kind.decode_long_batched_buffered)
+        kind.decode_long_batched_buffered = long
+
+
+def _install_s2t(module) -> None:
+    call = getattr(module.Speech2Text, "iter_long", None)  # from 202611 on
+    if call is not None and not hasattr(call, "knows_our_words"):
+        module.Speech2Text.iter_long = _iter_long(call)
+
+
+def install() -> None:
+    """Change ESPnet's decoders in place, when they are imported; idempotent."""
+    after_import("espnet2.bin.s2t_inference", _install_s2t)
+    after_import("espnet2.bin.s2t_inference_ctc", _install_ctc)
