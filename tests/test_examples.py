@@ -123,8 +123,9 @@ def test_a_task_trains(name, data, tmp_path):
     assert stats["loss_vp"] >= 0 and 0 < stats["largest_jump"] < 2
     assert np.isfinite(stats["loss"])
     scores = [v for k, v in saved["model"].items() if k.endswith("score.weight")]
-    # the scores start at 0, and have learned
-    assert len(scores) == 2 and all(one.abs().max() > 0 for one in scores)
+    # the scores start at 0, and have learned; in s2t the last stage alone has some
+    assert len(scores) == (1 if name == "s2t" else 2)
+    assert all(one.abs().max() > 0 for one in scores)
 
 
 @pytest.mark.parametrize("case", ["wavlm", "s3prl", "s3prl_stand_in"])

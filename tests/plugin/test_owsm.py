@@ -287,8 +287,14 @@ def test_long_recordings_of_owsm_ctc_are_refused_in_one_line(tuned):
 @pytest.fixture(scope="module")
 def owsm(corpus):
     """Train an OWSM model with a decoder; return its folder and statistics."""
-    conf = settings("s2t.yaml", max_epoch=60)
-    conf["encoder_conf"]["input_layer_conf"] = {"stride": 4}
+    conf = settings(
+        "s2t.yaml",
+        max_epoch=40,
+        optim_conf={"lr": 0.003},
+        model_conf={"ctc_weight": 0.7},
+        # the decoder is validated on times, too, which it was not taught
+        best_model_criterion=[["valid", "loss_ctc", "min"]],
+    )
     folder = corpus.parent / "owsm"
     return folder, train(espnet.s2t_task, conf, folder, corpus)
 
@@ -297,11 +303,12 @@ def test_espnet_decodes_owsm(owsm, corpus, tmp_path):
     from espnet2.bin import s2t_inference
 
     folder, stats = owsm
-    assert stats[60]["train"]["loss"] < 0.3 * stats[1]["train"]["loss"]
+    assert stats[40]["train"]["loss_ctc"] < 0.2 * stats[1]["train"]["loss_ctc"]
+    assert stats[40]["train"]["loss_vp"] >= 0
     s2t_inference.main(
         ["--s2t_train_config", str(folder / "config.yaml"), "--num_workers", "0"]
-        + ["--s2t_model_file", str(folder / "valid.loss.best.pth")]
-        + ["--beam_size", "3", "--ctc_weight", "0.5", "--lang_sym", "eng"]
+        + ["--s2t_model_file", str(folder / "valid.loss_ctc.best.pth")]
+        + ["--beam_size", "3", "--ctc_weight", "0.9", "--lang_sym", "eng"]
         + ["--task_sym", "asr", "--predict_time", "false"]
         + ["--data_path_and_name_and_type", f"{corpus / 'valid/wav.scp'},speech,sound"]
         + ["--output_dir", str(tmp_path)]
