@@ -300,8 +300,18 @@ def owsm(corpus):
 
 
 def test_espnet_decodes_owsm(owsm, corpus, tmp_path):
+    """After some silence: 202511's search loses what is said in the first frames.
+
+    Its CTC takes the three tokens of the prompt for frames that are gone.
+    """
     from espnet2.bin import s2t_inference
 
+    lines = []
+    for key in words_of(corpus / "valid" / "ctc"):
+        wave, _ = soundfile.read(corpus / "valid" / f"{key}.wav")
+        soundfile.write(tmp_path / f"{key}.wav", np.pad(wave, (RATE // 4, 0)), RATE)
+        lines.append(f"{key} {tmp_path / key}.wav\n")
+    (tmp_path / "wav.scp").write_text("".join(lines))
     folder, stats = owsm
     assert stats[40]["train"]["loss_ctc"] < 0.2 * stats[1]["train"]["loss_ctc"]
     assert stats[40]["train"]["loss_vp"] >= 0
@@ -310,8 +320,8 @@ def test_espnet_decodes_owsm(owsm, corpus, tmp_path):
         + ["--s2t_model_file", str(folder / "valid.loss_ctc.best.pth")]
         + ["--beam_size", "3", "--ctc_weight", "0.9", "--lang_sym", "eng"]
         + ["--task_sym", "asr", "--predict_time", "false"]
-        + ["--data_path_and_name_and_type", f"{corpus / 'valid/wav.scp'},speech,sound"]
-        + ["--output_dir", str(tmp_path)]
+        + ["--data_path_and_name_and_type", f"{tmp_path / 'wav.scp'},speech,sound"]
+        + ["--output_dir", str(tmp_path / "decoded")]
     )
-    heard = words_of(tmp_path / "1best_recog" / "text_nospecial")
+    heard = words_of(tmp_path / "decoded" / "1best_recog" / "text_nospecial")
     assert share_wrong(words_of(corpus / "valid" / "ctc"), heard) <= 0.25
