@@ -12,11 +12,11 @@ that it does not know; here it does without.
 
 import functools
 
+from espnet_adastride.corpora.datadir import parse_rate
 from espnet_adastride.downsampling import available_downsamplers
-from espnet_adastride.plugin.errors import ConfigurationError
+from espnet_adastride.errors import ConfigurationError
 from espnet_adastride.plugin.imports import after_import
 from espnet_adastride.plugin.model import input_layer
-from espnet_adastride.recipe.datadir import parse_rate
 
 
 def _refuse_joining(decoder) -> None:

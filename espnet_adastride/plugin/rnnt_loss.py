@@ -19,7 +19,7 @@ from types import ModuleType
 
 import torch
 
-from espnet_adastride.plugin.errors import ConfigurationError
+from espnet_adastride.errors import ConfigurationError
 
 #: the package that ESPnet imports
 PACKAGE = "warprnnt_pytorch"

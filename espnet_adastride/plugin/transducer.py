@@ -23,8 +23,7 @@ import math
 import torch
 
 from espnet_adastride.downsampling import available_downsamplers
-from espnet_adastride.downsampling.registry import unknown_word
-from espnet_adastride.plugin.errors import ConfigurationError
+from espnet_adastride.errors import ConfigurationError, unknown_word
 from espnet_adastride.plugin.espnet import TransducerAttention
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
 from espnet_adastride.plugin.timing import time_encoding, time_scores

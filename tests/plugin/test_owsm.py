@@ -10,8 +10,8 @@ import yaml
 from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 
 import espnet_adastride.plugin  # noqa: F401
+from espnet_adastride.errors import ConfigurationError
 from espnet_adastride.plugin import espnet
-from espnet_adastride.plugin.errors import ConfigurationError
 from tests.plugin.test_transducer import errors
 from tests.release_models import PITCH, RATE, say
 

@@ -18,8 +18,8 @@ from espnet2.asr_transducer.encoder.modules.positional_encoding import (
 import espnet_adastride.plugin  # noqa: F401
 from espnet_adastride.bin import run
 from espnet_adastride.downsampling import available_downsamplers
+from espnet_adastride.errors import ConfigurationError
 from espnet_adastride.plugin import espnet
-from espnet_adastride.plugin.errors import ConfigurationError
 from espnet_adastride.plugin.frame_times import frame_times
 from espnet_adastride.plugin.model import AdaStrideTransducerModel
 from espnet_adastride.plugin.rnnt_loss import PACKAGE, RNNTLoss
