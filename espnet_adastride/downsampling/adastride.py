@@ -25,6 +25,7 @@ from typing import Iterable, Iterator, Optional
 
 import torch
 
+from espnet_adastride.downsampling.exportable import nearest_steps, scatter_rows
 from espnet_adastride.downsampling.output import (
     Downsampler,
     DownsamplingOutput,
@@ -34,6 +35,7 @@ from espnet_adastride.downsampling.output import (
     float64_device,
     length_mask,
     zero_padding,
+    whole_lengths,
 )
 from espnet_adastride.downsampling.rows import (
     Ranges,
@@ -400,6 +402,21 @@ class _AdaptiveStrides(Downsampler):
             loss = positioning_loss(positions, lengths).to(dtype).to(x.device)
         return DownsamplingOutput(output.to(x_dtype), output_lengths, positions, loss)
 
+    def export_form(self, x, stride):
+        """See :meth:`Downsampler.export_form`: by :meth:`resample_whole`."""
+        lengths, output_lengths, width = whole_lengths(x, stride)
+        plain = self.is_plain()
+        x = x if plain else self.with_scores(x)
+        weight = self.resampled_weight(torch.float64)
+        scores = x.to(torch.float64) @ weight
+        positions = self.place(scores, lengths, output_lengths)
+        output = self.resample_whole(x, positions, width)
+        return output if plain else self.without_scores(output), positions
+
+    def resample_whole(self, x, positions, width):
+        """Return z (1, T', D) of one utterance, by operations that can be exported."""
+        raise NotImplementedError
+
     def is_plain(self) -> bool:
         """Return whether scores and weights are those of the paper."""
         return self.score_hidden is None and self.content_bound is None
@@ -651,6 +668,15 @@ class AdaStride(_AdaptiveStrides):
         )
         return alignment.to(x.dtype).to(x.device) @ x, positions
 
+    def resample_whole(self, x, positions, width):
+        """Apply the dense alignment: T T' numbers."""
+        slots = torch.arange(width, device=x.device).to(torch.float64)
+        distance = slots.unsqueeze(1) - positions
+        logits = -self.sigma_square * distance.square()
+        # what is left after the largest one is small: float32 will do
+        logits = (logits - logits.amax(dim=1, keepdim=True)).to(x.dtype)
+        return (torch.softmax(logits, dim=1) @ x[0]).unsqueeze(0)
+
 
 class AdaStrideF(_AdaptiveStrides):
     """AdaStride-F: every step goes to its nearest slot alone.
@@ -715,6 +741,21 @@ class AdaStrideF(_AdaptiveStrides):
         return nearest_slot_ranges(
             positions, lengths, output_lengths, width, fill_empty=fill_empty
         )
+
+    def resample_whole(self, x, positions, width):
+        """Scatter every step to its slot, as published; fill empty ones if asked for."""
+        slots = torch.round(positions).to(torch.int64)
+        square = (slots - positions).square()
+        nearest = torch.full_like(square[:, :1], torch.inf).expand(1, width)
+        nearest = nearest.scatter_reduce(1, slots, square, "amin")
+        terms = torch.exp(self.sigma_square * (nearest.gather(1, slots) - square))
+        totals = torch.zeros_like(nearest).scatter_add(1, slots, terms)
+        weights = (terms / totals.gather(1, slots)).to(x.dtype)
+        output = scatter_rows(x, weights, None, slots, width)
+        if self.empty_slots == "nearest":
+            filling = x[0].index_select(0, nearest_steps(positions, width)[0])
+            output = torch.where((totals == 0).unsqueeze(2), filling, output)
+        return output
 
     def kernel_ranges(self, kernels):
         """Return the same as :meth:`ranges`, as a word of the Triton kernels."""

@@ -21,6 +21,7 @@ from espnet_adastride.downsampling.output import (
     Downsampler,
     DownsamplingOutput,
     length_mask,
+    whole_lengths,
 )
 
 
@@ -123,6 +124,14 @@ class MaxBlurPool(BlurPool):
         largest = torch.nn.functional.max_pool1d(x.transpose(1, 2), self.stride, 1)
         largest = largest.transpose(1, 2).masked_fill(padded, 0.0)
         return super().downsample(largest, lengths, output_lengths)
+
+    def export_form(self, x, stride):
+        """See :meth:`Downsampler.export_form`: ``max_pool1d`` takes no unknown size."""
+        lengths, output_lengths, _ = whole_lengths(x, stride)
+        later = torch.nn.functional.pad(x, (0, 0, 0, stride - 1), value=-torch.inf)
+        shifted = [later[:, k : k + x.size(1)] for k in range(stride)]
+        largest = torch.stack(shifted).amax(dim=0)
+        return super().downsample(largest, lengths, output_lengths).output, None
 
     def frame_shift(self):
         """See :meth:`Downsampler.frame_shift`: the maxima have window l's centre."""

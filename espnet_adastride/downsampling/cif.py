@@ -30,6 +30,7 @@ from typing import Iterator
 
 import torch
 
+from espnet_adastride.downsampling.exportable import scatter_rows
 from espnet_adastride.downsampling.output import (
     Downsampler,
     DownsamplingOutput,
@@ -39,9 +40,11 @@ from espnet_adastride.downsampling.output import (
     float64_device,
     length_mask,
     zero_padding,
+    whole_lengths,
 )
 from espnet_adastride.downsampling.segments import (
     apply_chunks,
+    box_pieces,
     box_positions,
     box_rows,
 )
@@ -119,6 +122,18 @@ class Cif(Downsampler):
                 output_lengths,
                 box_positions(cumulated, output_lengths),
             )
+
+    def export_form(self, x, stride):
+        """See :meth:`Downsampler.export_form`: a scatter of the same pieces."""
+        lengths, output_lengths, width = whole_lengths(x, stride)
+        around = self.kernel_size // 2
+        logits = self._logits(
+            torch.nn.functional.pad(x, (0, 0, around, around)), x.dtype
+        )
+        cumulated = cumulate(logits, lengths, output_lengths)
+        weights, steps, slots = box_pieces(cumulated, output_lengths, width)
+        output = scatter_rows(x, weights.to(x.dtype), steps, slots, width)
+        return output, box_positions(cumulated, output_lengths)
 
     def _logits(self, x, dtype):
         """Return f (B, T) of x (B, T + kernel_size - 1, D) and its surroundings."""

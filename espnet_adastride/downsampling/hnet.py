@@ -32,6 +32,7 @@ from espnet_adastride.downsampling.output import (
     check_number,
     downsampled_lengths,
     length_mask,
+    whole_lengths,
 )
 from espnet_adastride.downsampling.segments import (
     SegmentDownsampler,
@@ -137,6 +138,22 @@ class HNet(SegmentDownsampler):
         return DownsamplingOutput(
             output.to(x.dtype), output_lengths, positions, self.ratio_weight * loss
         )
+
+    def export_form(self, x, stride):
+        """See :meth:`Downsampler.export_form`: the frames at the boundaries."""
+        lengths, output_lengths, width = whole_lengths(x, stride)
+        starts = self._starts(self._probabilities(x), lengths, output_lengths)
+        slots = slots_of(starts)
+        if self.exact:
+            steps = torch.arange(x.size(1), device=x.device).unsqueeze(0)
+            first = steps.new_full((1, width), x.size(1))
+            first = first.scatter_reduce(1, slots, steps, "amin")[0]
+        else:
+            first = starts[0].nonzero()[:, 0]
+            width = first.size(0)
+        counts = segment_lengths(slots, lengths, width)
+        positions = segment_positions(slots, counts, lengths)
+        return x.index_select(1, first), positions
 
     def _probabilities(self, x: torch.Tensor) -> torch.Tensor:
         """Return p_2 .. p_T, (B, T - 1), in the dtype of x (B, T, D)."""

@@ -78,8 +78,9 @@ class Lifting(torch.nn.Module):
             lengths: (B,).
         """
         half = downsampled_lengths(lengths, 2)
-        x = torch.nn.functional.pad(x, (0, 0, 0, x.size(1) % 2))
-        even, odd = x[:, 0::2], x[:, 1::2]
+        width = downsampled_lengths(x.size(1), 2)
+        x = torch.nn.functional.pad(x, (0, 0, 0, 2 * width - x.size(1)))
+        even, odd = x.unflatten(1, (width, 2)).unbind(dim=2)
         place = torch.arange(even.size(1), device=x.device)
         unpaired = (2 * place + 1) == lengths.unsqueeze(1)
         odd = torch.where(unpaired.unsqueeze(2), even, odd)

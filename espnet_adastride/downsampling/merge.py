@@ -15,11 +15,13 @@ of x, and rounded to 2^-30: the same cuts alone, in a batch, and on any device.
 
 import torch
 
+from espnet_adastride.downsampling.exportable import scatter_rows
 from espnet_adastride.downsampling.output import (
     DownsamplingOutput,
     downsampled_lengths,
     float64_device,
     length_mask,
+    whole_lengths,
 )
 from espnet_adastride.downsampling.segments import (
     TIE,
@@ -46,15 +48,18 @@ def neighbour_similarity(x: torch.Tensor) -> torch.Tensor:
     steps = max((2**18 if x.device.type == "cpu" else 2**24) // x.size(2), 1)
     parts = []
     for begin in range(0, max(x.size(1) - 1, 1), steps):  # in the processor's cache
-        part = x[:, begin : begin + steps + 1].to(float64_device(x.device))
-        part = part.to(torch.float64)
-        left, right = part[:, :-1], part[:, 1:]
-        squares = part.square().sum(dim=2)
-        norms = (squares[:, :-1] * squares[:, 1:]).sqrt()
-        cosine = (left * right).sum(dim=2) / norms.where(norms > 0, 1.0)
-        alike = (squares[:, :-1] == 0) & (squares[:, 1:] == 0)
-        parts.append(cosine.masked_fill(alike, 1.0))
-    return (torch.cat(parts, dim=1) / TIE).round() * TIE
+        parts.append(_similarity(x[:, begin : begin + steps + 1]))
+    return torch.cat(parts, dim=1)
+
+
+def _similarity(x):
+    x = x.to(float64_device(x.device)).to(torch.float64)
+    left, right = x[:, :-1], x[:, 1:]
+    squares = x.square().sum(dim=2)
+    norms = (squares[:, :-1] * squares[:, 1:]).sqrt()
+    cosine = (left * right).sum(dim=2) / norms.where(norms > 0, 1.0)
+    alike = (squares[:, :-1] == 0) & (squares[:, 1:] == 0)
+    return (cosine.masked_fill(alike, 1.0) / TIE).round() * TIE
 
 
 class Merge(SegmentDownsampler):
@@ -68,27 +73,44 @@ class Merge(SegmentDownsampler):
     def downsample(self, x, lengths, output_lengths):
         """See :meth:`Downsampler.downsample`."""
         dtype = torch.promote_types(x.dtype, torch.float32)
-        rows, positions = self._segments(
-            neighbour_similarity(x), lengths, output_lengths, dtype
+        width = downsampled_lengths(x.size(1), self.stride)
+        rows, positions = self._rows(
+            neighbour_similarity(x), lengths, output_lengths, width, dtype
         )
         with torch.autocast(device_type=x.device.type, enabled=False):
             output = rows.to(x.device).apply(x)
         return DownsamplingOutput(output, output_lengths, positions)
 
-    def _segments(self, similarity, lengths, output_lengths, dtype):
+    def export_form(self, x, stride):
+        """See :meth:`Downsampler.export_form`: a scatter of the same segments."""
+        lengths, output_lengths, width = whole_lengths(x, stride)
+        weights, slots, positions = self._segments(
+            _similarity(x), lengths, output_lengths, width, x.dtype
+        )
+        return scatter_rows(x, weights, None, slots, width), positions
+
+    def _rows(self, similarity, lengths, output_lengths, width, dtype):
         """Return the rows of the segments' means, and the positions (B, T)."""
-        steps, device = similarity.size(1) + 1, similarity.device
+        device = similarity.device
         lengths, output_lengths = lengths.to(device), output_lengths.to(device)
-        width = downsampled_lengths(steps, self.stride)
+        weights, slots, positions = self._segments(
+            similarity, lengths, output_lengths, width, dtype
+        )
+        steps = slots.size(1)
+        time = torch.arange(steps, device=device).expand_as(slots)
+        return monotone_rows(weights, time, slots, steps, width), positions
+
+    @staticmethod
+    def _segments(similarity, lengths, output_lengths, width, dtype):
+        """Return of every step its weight, slot and position, each (B, T)."""
+        steps = similarity.size(1) + 1
         pairs = length_mask((lengths - 1).clamp(min=0), steps - 1)
         cuts = keep_largest(-similarity, pairs, output_lengths - 1)
         slots = slots_of(torch.nn.functional.pad(cuts, (1, 0), value=True))
         counts = segment_lengths(slots, lengths, width)
         weights = counts.gather(1, slots).clamp(min=1).to(dtype).reciprocal()
         weights = weights * length_mask(lengths, steps)
-        time = torch.arange(steps, device=slots.device).expand_as(slots)
-        rows = monotone_rows(weights, time, slots, steps, width)
-        return rows, segment_positions(slots, counts, lengths)
+        return weights, slots, segment_positions(slots, counts, lengths)
 
     @torch.no_grad()
     def in_chunks(self, frames, length):
@@ -99,8 +121,9 @@ class Merge(SegmentDownsampler):
             dtype = torch.promote_types(chunk.dtype, torch.float32)
         lengths = torch.tensor([length], device=chunk.device)
         output_lengths = self.output_lengths(lengths)
-        rows, positions = self._segments(
-            torch.cat(similarity, dim=1), lengths, output_lengths, dtype
+        width = downsampled_lengths(length, self.stride)
+        rows, positions = self._rows(
+            torch.cat(similarity, dim=1), lengths, output_lengths, width, dtype
         )
         rows = rows.to(chunk.device)
         return DownsamplingOutput(

@@ -22,6 +22,7 @@ from typing import (
     NamedTuple,
     Optional,
     Sequence,
+    Tuple,
     Union,
 )
 
@@ -70,12 +71,16 @@ def downsampled_lengths(
     """Return ceil(lengths / stride), the output length of every method.
 
     Args:
-        lengths: number of time steps, an int or an integer tensor of any shape.
+        lengths: number of time steps, an int or an integer tensor of any shape; or the
+            unknown number of a program that is exported (``torch.SymInt``).
         stride: any real number >= 1.
 
     Returns:
         An int for an int, an int64 tensor of the same shape for a tensor.
     """
+    if isinstance(lengths, torch.SymInt):
+        if stride == int(stride):  # of which an exporter's solver knows more
+            return (lengths + (int(stride) - 1)) // int(stride)
     if isinstance(lengths, torch.Tensor):
         if stride == int(stride):
             stride = int(stride)
@@ -153,6 +158,18 @@ def checked_lengths(
             f"lengths must be integers (numbers of time steps), got {lengths.dtype}"
         )
     return lengths.to(device=x.device, dtype=torch.int64).clamp(0, x.size(1))
+
+
+def whole_lengths(
+    x: torch.Tensor, stride: float
+) -> Tuple[torch.Tensor, torch.Tensor, int]:
+    """Return n and m of one whole utterance x (1, n, D), (1,) int64, and m as a size.
+
+    For programs that are exported: m is computed once, with the sizes.
+    """
+    width = downsampled_lengths(x.size(1), stride)
+    output_lengths = torch.full((1,), width, dtype=torch.int64, device=x.device)
+    return checked_lengths(None, x), output_lengths, width
 
 
 def check_stride(stride: float, integer: bool = False) -> float:
@@ -343,6 +360,27 @@ class Downsampler(torch.nn.Module):
         The padding is zero already if ``needs_zero_padding``, else it holds anything.
         """
         raise NotImplementedError
+
+    def export_form(
+        self, x: torch.Tensor, stride: float
+    ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
+        """Downsample one whole utterance by operations that can be exported.
+
+        What ``torch.export`` and ONNX run (``exportable.py``): the layer's output in
+        evaluation, for any T. Here: :meth:`downsample` itself. A method whose own work
+        does not export (its sizes depend on the data; autograd functions,
+        ``embedding_bag``, ``searchsorted``) says here how it is done without.
+
+        Args:
+            x: (1, T, D), float32; T may be a ``torch.SymInt``.
+            stride: of :meth:`current_stride`, as a number.
+
+        Returns:
+            The output (1, T', D), and the positions (1, T) float64 or None.
+        """
+        lengths, output_lengths, _ = whole_lengths(x, stride)
+        result = self.downsample(x, lengths, output_lengths)
+        return result.output, result.positions
 
     def upsample(
         self,

@@ -98,19 +98,18 @@ def content_statistics(track: torch.Tensor, lengths: torch.Tensor) -> torch.Tens
 
 
 def drawn_shares(
-    statistics: torch.Tensor, lengths: torch.Tensor, draws: int
+    statistics: torch.Tensor, lengths: torch.Tensor, draw: torch.Tensor
 ) -> torch.Tensor:
-    """Return u (B, draws) float64 in [0, 1), see the file's top.
+    """Return u (B, K) float64 in [0, 1), see the file's top.
 
     Args:
         statistics: h (B, 4).
         lengths: (B,) valid steps n.
-        draws: how many.
+        draw: (K,) int64, the k of the draws that are wanted.
     """
     key = mixed(lengths)
     for statistic in statistics.unbind(dim=1):
         key = mixed(key + statistic)
-    draw = torch.arange(draws, device=lengths.device)
     return in_unit_interval(mixed(key.unsqueeze(1) + draw))
 
 
@@ -170,14 +169,14 @@ class RandomStrides(AdaStride):
         """Return drawn positions (B, T); of the track g in ``scores`` (B, T)."""
         with torch.no_grad():
             # float64, on the CPU where the layer's device has none
-            steps, lengths = scores.size(1), lengths.to(scores.device)
-            last = max(steps - 1, 0)
-            draws = int(last / (self.hold * self.stride)) + 1
+            lengths = lengths.to(scores.device)
             spread = math.sqrt(math.log(self.stride) / math.log(LEARNED_AT))
-            shares = drawn_shares(content_statistics(scores, lengths), lengths, draws)
-            time = torch.arange(steps, device=scores.device, dtype=torch.float64)
-            draw = (time / (self.hold * self.stride)).to(torch.int64)
-            density = density_quantile(shares).index_select(1, draw)
+            time = torch.arange(scores.size(1), device=scores.device)
+            # a tensor: exporters round numbers to float32
+            period = torch.tensor(self.hold * self.stride, dtype=torch.float64)
+            draw = (time / period.to(time.device)).to(torch.int64)
+            shares = drawn_shares(content_statistics(scores, lengths), lengths, draw)
+            density = density_quantile(shares)
             return position_steps(
                 self.spread * spread * density.log(), lengths, output_lengths
             )

@@ -12,7 +12,7 @@ Both say where the steps are on the segment [0, m - 1] of output slots, so that 
 have true times and pictures.
 """
 
-from typing import Iterable, Iterator
+from typing import Iterable, Iterator, Tuple
 
 import torch
 
@@ -38,10 +38,6 @@ def box_rows(
 ) -> SparseRows:
     """Return the rows w_tj = |[c_{t-1}, c_t] intersected with [j, j + 1]|.
 
-    The ends c_1 .. c_T of the steps and 1 .. T' - 1 of the slots, sorted together, cut
-    the axis into T + T' - 1 pieces, each of one step and one slot: the entries, whose
-    number does not depend on the data.
-
     Args:
         cumulated: (B, T) float64, non-decreasing, from 0 (before step 1) to m; padded
             steps repeat m. The weights are differentiable in it: a step's end moves
@@ -55,7 +51,23 @@ def box_rows(
         SparseRows (B, T', T), where ``cumulated`` is; rows of valid slots sum to 1, and
         every step is given out whole. Padded steps have entries of weight 0.
     """
-    batch, steps = cumulated.shape
+    weights, step, slot = box_pieces(cumulated, output_lengths, width)
+    return monotone_rows(weights.to(dtype), step, slot, cumulated.size(1), width)
+
+
+def box_pieces(
+    cumulated: torch.Tensor, output_lengths: torch.Tensor, width: int
+) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the weights, steps and slots of the entries of :func:`box_rows`.
+
+    The ends c_1 .. c_T of the steps and 1 .. T' - 1 of the slots, sorted together, cut
+    the axis into T + T' - 1 pieces, each of one step and one slot: the entries, whose
+    number does not depend on the data.
+
+    Returns:
+        (B, T + T' - 1) each; the weights in the dtype of ``cumulated``.
+    """
+    steps = cumulated.size(1)
     device = cumulated.device
     last = output_lengths.to(device).to(cumulated.dtype).unsqueeze(1)
     edges = torch.arange(1, width, device=device, dtype=cumulated.dtype)
@@ -67,7 +79,7 @@ def box_rows(
     # how many steps, and slots, have ended before a piece
     step = (of_step.cumsum(1) - of_step).clamp(max=steps - 1)
     slot = (1 - of_step).cumsum(1) - (1 - of_step)
-    return monotone_rows(weights.to(dtype), step, slot, steps, width)
+    return weights, step, slot
 
 
 def monotone_rows(
@@ -201,9 +213,8 @@ def segment_lengths(
         lengths: (B,) valid steps.
         width: T'.
     """
-    every = torch.arange(width + 1, device=slots.device)
-    first = torch.searchsorted(slots, every.expand(slots.size(0), -1).contiguous())
-    return torch.minimum(first, lengths.unsqueeze(1)).diff(dim=1)
+    valid = length_mask(lengths, slots.size(1)).to(torch.int64)
+    return valid.new_zeros(slots.size(0), width).scatter_add(1, slots, valid)
 
 
 def segment_positions(

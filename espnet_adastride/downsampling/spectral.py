@@ -24,6 +24,7 @@ Every utterance is transformed at its own length: an FFT across the padding chan
 valid steps. FFTs are in float32 at least.
 """
 
+import math
 from typing import Dict, List, Optional
 
 import torch
@@ -33,6 +34,7 @@ from espnet_adastride.downsampling.output import (
     DownsamplingOutput,
     at_least_float32,
     check_number,
+    downsampled_lengths,
 )
 
 
@@ -56,6 +58,39 @@ def cut_spectrum(
         nyquist = torch.complex(spectrum[:, -1:].real, torch.zeros_like(x[:, :1]))
         spectrum = torch.cat([spectrum[:, :-1], nyquist], dim=1)
     return torch.fft.irfft(spectrum, n=m, dim=1) * (m / n)
+
+
+def cut_by_matrices(
+    x: torch.Tensor, m: int, mask: Optional[torch.Tensor] = None
+) -> torch.Tensor:
+    """Do what :func:`cut_spectrum` does without an FFT, of which exporters know little:
+
+        z_l = 1 / n sum_f w_f mask_f (cos(2 pi f l / m) C_f + sin(2 pi f l / m) S_f)
+
+    with C_f and S_f the sums of x_t times cosine and sine of 2 pi f t / n, and w_f = 1
+    at f = 0 and at f = m / 2, 2 between. O(n m) instead of O(n log n).
+
+    Args:
+        x, m, mask: as there, for x (1, n, D).
+    """
+    n, bins = x.size(1), m // 2 + 1
+    cosine, sine = _waves(bins, n, x)
+    frequency = torch.arange(bins, device=x.device)
+    single = (frequency == 0) | (2 * frequency == m)
+    weight = torch.where(single, 1.0, 2.0).to(x.dtype)
+    weight = (weight if mask is None else weight * mask).unsqueeze(1) / n
+    even, odd = weight * (cosine @ x[0]), weight * (sine @ x[0])
+    cosine, sine = _waves(bins, m, x)
+    return (cosine.T @ even + sine.T @ odd).unsqueeze(0)
+
+
+def _waves(bins, n, like):
+    """Return cosine and sine of 2 pi f t / n, (bins, n), of whole turns none."""
+    frequency = torch.arange(bins, device=like.device).unsqueeze(1)
+    turns = frequency * torch.arange(n, device=like.device)
+    turns = turns.remainder(torch.full((), n, device=like.device))
+    angle = turns.to(like.dtype) * (2 * math.pi / n)
+    return angle.cos(), angle.sin()
 
 
 def widen_spectrum(z: torch.Tensor, n: int) -> torch.Tensor:
@@ -115,6 +150,10 @@ class SpectralPool(Downsampler):
     def resample(self, x: torch.Tensor, m: int) -> torch.Tensor:
         """Return (B, m, D) from x (B, n, D), which has no padding."""
         return cut_spectrum(x, m)
+
+    def export_form(self, x, stride):
+        """See :meth:`Downsampler.export_form`: by matrices, of one utterance."""
+        return cut_by_matrices(x, downsampled_lengths(x.size(1), stride)), None
 
     def upsample(self, z, lengths, steps, positions=None, normalised=True):
         """See :meth:`Downsampler.upsample`: every spectrum with zeros above it."""
@@ -230,6 +269,13 @@ class DiffStride(SpectralPool):
         stride = _Bounded.apply(stride, 1.0, self.max_stride)
         mask = soft_mask(x.size(1), stride, self.smoothness, m // 2 + 1)
         return cut_spectrum(x, m, mask)
+
+    def export_form(self, x, stride):
+        """See :meth:`SpectralPool.export_form`; the mask is of the stride learned."""
+        n = torch.full((), x.size(1), dtype=x.dtype, device=x.device)
+        m = downsampled_lengths(x.size(1), stride)
+        mask = soft_mask(n, torch.tensor(stride).to(n), self.smoothness, m // 2 + 1)
+        return cut_by_matrices(x, m, mask), None
 
     def reported_stats(self):
         """See :meth:`Downsampler.reported_stats`."""

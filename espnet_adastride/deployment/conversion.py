@@ -1,0 +1,76 @@
+"""Programs of ``torch.export`` to ONNX, and ONNX in 8 bits."""
+
+import contextlib
+import io
+import logging
+import operator
+from typing import Sequence
+
+import torch
+
+
+def to_onnx(program: torch.export.ExportedProgram, output_names: Sequence[str]):
+    """Return the ONNX model of a program.
+
+    Args:
+        program: of ``downsampling.exportable.export_program``.
+        output_names: of its outputs.
+
+    Returns:
+        ``onnx.ModelProto``; without the exporter's notes on where the code is.
+    """
+    with _quiet():
+        converted = torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            output_names=list(output_names),
+            custom_translation_table=_translations(),
+        )
+    model = converted.model_proto
+    graphs = [model.graph, *model.functions]
+    for part in graphs:
+        del part.metadata_props[:]
+        for node in part.node:
+            del node.metadata_props[:]
+            node.doc_string = ""
+        for value in part.value_info:
+            del value.metadata_props[:]
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+    return model
+
+
+def _translations():
+    """Return what the exporter does not know, or knows in float32 alone."""
+    from onnxscript import opset18 as op
+
+    def stable_sort(x, stable: bool = True, dim: int = -1, descending: bool = False):
+        # of equals, TopK gives the one with the lower index first
+        size = op.Shape(x, start=dim, end=dim + 1)
+        return op.TopK(x, size, axis=dim, largest=int(descending), sorted=1)
+
+    # sizes such as ceil(T / 2.7), as Python computes them
+    def to_double(number):
+        return op.Cast(number, to=11)
+
+    def divided(number, by):
+        return op.Div(op.Cast(number, to=11), op.Cast(by, to=11))
+
+    return {
+        torch.ops.aten.sort.stable: stable_sort,
+        torch.sym_float: to_double,
+        operator.truediv: divided,
+    }
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keep the exporter's progress and its advice away from the user."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,112 @@
+"""Downsampling layers as programs: ``torch.export`` and ONNX.
+
+In training and evaluation, layers use what does not export: sizes that depend on the
+data, custom gradients, ``embedding_bag``, ``searchsorted``. Every method therefore has
+an :meth:`~espnet_adastride.downsampling.output.Downsampler.export_form`, for one
+utterance without padding, any length, in evaluation:
+
+    program = export_program(Exportable(layer), (torch.zeros(1, 100, layer.size),))
+
+The helpers below are what several methods' forms share.
+"""
+
+from typing import Optional, Tuple
+
+import torch
+
+from espnet_adastride.downsampling.output import Downsampler
+
+
+class Exportable(torch.nn.Module):
+    """A layer as a function of one utterance, to be exported: x (1, T, D) -> z, p.
+
+    A stride that was learned is a constant of the program.
+
+    Args:
+        layer: any downsampling layer.
+    """
+
+    def __init__(self, layer: Downsampler):
+        super().__init__()
+        self.layer, self.stride = layer, layer.current_stride()
+
+    def forward(self, x: torch.Tensor) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
+        """Return the output (1, T', D), and the positions (1, T) float64 or None."""
+        return self.layer.export_form(x, self.stride)
+
+
+def export_program(
+    module: torch.nn.Module, example: torch.Tensor, shortest: int = 1
+) -> torch.export.ExportedProgram:
+    """Return the program of a module of one utterance (1, T, D), for any T.
+
+    Args:
+        module: in evaluation mode.
+        example: (1, T, D) with a T that nothing else in the module equals.
+        shortest: the least T of the program.
+    """
+    from torch.fx.experimental import _config
+
+    steps = torch.export.Dim("steps", min=shortest)
+    # without it a program is made for sizes of two and more, T' = 1 being another
+    with torch.no_grad(), _config.patch(backed_size_oblivious=True):
+        return torch.export.export(
+            module,
+            (example,),
+            dynamic_shapes=({1: steps},),
+            strict=False,
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
+
+
+def steps_before(positions: torch.Tensor, width: int) -> torch.Tensor:
+    """Return how many steps are before each slot: #{t: p_t < l}, (1, T') int64.
+
+    What ``searchsorted`` finds in sorted positions, as a histogram: p < l for a whole l
+    where floor(p) < l.
+
+    Args:
+        positions: (1, T) in [0, T' - 1].
+        width: T'.
+    """
+    slots = positions.floor().to(torch.int64) + 1
+    counts = torch.zeros(1, width + 1, dtype=torch.int64, device=positions.device)
+    counts = counts.scatter_add(1, slots, torch.ones_like(slots))
+    return counts[:, :-1].cumsum(dim=1)
+
+
+def nearest_steps(positions: torch.Tensor, width: int) -> torch.Tensor:
+    """Return the step nearest to each slot, (1, T') int64; of equals the earlier.
+
+    Args:
+        positions: (1, T) in [0, T' - 1], non-decreasing.
+        width: T'.
+    """
+    slots = torch.arange(width, device=positions.device).to(positions.dtype)
+    right = steps_before(positions, width).clamp(max=positions.size(1) - 1)
+    left = (right - 1).clamp(min=0)
+    left_is_nearer = slots - positions.gather(1, left) <= (
+        positions.gather(1, right) - slots
+    )
+    return torch.where(left_is_nearer, left, right)
+
+
+def scatter_rows(
+    x: torch.Tensor,
+    weights: torch.Tensor,
+    steps: Optional[torch.Tensor],
+    slots: torch.Tensor,
+    width: int,
+) -> torch.Tensor:
+    """Return z_j = sum of w x_t over the entries (w, t, j), (1, T', D).
+
+    Args:
+        x: (1, T, D).
+        weights: (1, E) in the dtype of x.
+        steps: (1, E), t of every entry; None: every step has one, in order.
+        slots: (1, E), j of every entry.
+        width: T'.
+    """
+    frames = x[0] if steps is None else x[0].index_select(0, steps[0])
+    z = x.new_zeros(width, x.size(2))
+    return z.index_add(0, slots[0], frames * weights[0].unsqueeze(1)).unsqueeze(0)

@@ -1,0 +1,103 @@
+"""Every method's export form: the layer's own numbers, as a program of any length."""
+
+import math
+
+import pytest
+import torch
+
+from espnet_adastride import available_downsamplers, build_downsampler
+from espnet_adastride.downsampling.exportable import (
+    Exportable,
+    export_program,
+    nearest_steps,
+    steps_before,
+)
+
+SIZE = 6
+STRIDES = [*range(2, 13), 1.3, 1.4, 2.7, 6.25, math.sqrt(6)]
+LENGTHS = [1, 2, 3, 4, 5, 7, 8, 12, 13, 21, 24, 25, 100, 333, 1001, 2999, 3000]
+
+#: options that change a method's way to its output
+SCORES = dict(score_hidden=4, score_context=3, content_bound=2.0, sigma_square=50.0)
+OPTIONS = {
+    "adastride": [{}, {"score_bound": 0.7}, SCORES],
+    "adastride_f": [{}, {"empty_slots": "nearest"}, {**SCORES, "score_bound": 1.0}],
+    "hnet": [{}, {"exact": False}],
+}
+
+every_method = pytest.mark.parametrize("name", available_downsamplers())
+
+
+def layers_of(name, strides):
+    """Yield layers, of the strides that the method takes, away from their start."""
+    torch.manual_seed(3)
+    for options in OPTIONS.get(name, [{}]):
+        for stride in strides:
+            try:
+                layer = build_downsampler(name, SIZE, stride, **options).eval()
+            except ValueError:
+                continue
+            with torch.no_grad():
+                for parameter in layer.parameters():
+                    parameter += 0.5 * torch.randn_like(parameter)
+            yield layer
+
+
+def check(layer, x, output, positions):
+    with torch.no_grad():
+        expected = layer(x)
+    torch.testing.assert_close(output, expected.output, atol=1e-4, rtol=0)
+    if expected.positions is None:
+        assert positions is None
+    else:
+        torch.testing.assert_close(positions, expected.positions, atol=1e-5, rtol=0)
+
+
+@every_method
+def test_the_form_equals_the_layer(name):
+    count = 0
+    for layer in layers_of(name, STRIDES):
+        form = Exportable(layer)
+        for length in LENGTHS:
+            x = torch.randn(1, length, SIZE)
+            with torch.no_grad():
+                check(layer, x, *form(x))
+        count += 1
+    assert count >= 3
+
+
+@every_method
+def test_a_program_of_any_length(name):
+    """Exported at 83 steps; where a convolution follows, T' = 1 is not in it."""
+    layer = next(layers_of(name, [4]))
+    program = export_program(Exportable(layer), torch.randn(1, 83, SIZE)).module()
+    for length in (5, 8, 9, 100, 1001, 3000):
+        x = torch.randn(1, length, SIZE)
+        check(layer, x, *program(x))
+
+
+@every_method
+def test_onnxruntime_gives_the_same(name):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="extra [export]")
+    pytest.importorskip("onnxscript", reason="extra [export]")
+    from espnet_adastride.deployment.conversion import to_onnx
+
+    # 1.4: 21 steps make 16 frames, as 21 / 1.4 is rounded, and 7 steps make 5
+    layer = list(layers_of(name, [4, 1.4]))[-1]
+    names = ["output", "positions"][: 1 + layer.has_positions]
+    model = to_onnx(export_program(Exportable(layer), torch.randn(1, 83, SIZE)), names)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    for length in LENGTHS:
+        x = torch.randn(1, length, SIZE)
+        found = session.run(names, {session.get_inputs()[0].name: x.numpy()})
+        found = [torch.from_numpy(one) for one in found]
+        check(layer, x, *found, *[None] * (2 - len(found)))
+
+
+def test_steps_before_and_nearest_by_hand():
+    positions = torch.tensor([[0.0, 0.4, 1.0, 2.5, 2.5, 4.0]], dtype=torch.float64)
+    assert steps_before(positions, 5).tolist() == [[0, 2, 3, 5, 5]]
+    # 3 is as far from 2.5 as 2 is: the step before; 2.5 and 2.5: see searchsorted
+    slots = torch.arange(5, dtype=torch.float64)[None]
+    assert steps_before(positions, 5).equal(torch.searchsorted(positions, slots))
+    assert nearest_steps(positions, 5).tolist() == [[0, 2, 3, 4, 5]]
