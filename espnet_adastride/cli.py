@@ -19,6 +19,7 @@ GROUPS: Dict[str, Tuple[Tuple[str, str, str], ...]] = {
         ("transcribe", "transcribe", "recordings to text, with true word times"),
         ("align", "align", "say when the words of given transcripts were spoken"),
         ("plot", "plot", "draw where frames go: an utterance, a corpus, a training"),
+        ("export", "export", "one file that runs without ESPnet: ONNX, torch.export"),
         ("pack", "pack_model", "pack a trained model with its card"),
         ("unpack", "unpack_model", "unpack a packed model safely"),
     ),

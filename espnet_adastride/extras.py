@@ -35,6 +35,7 @@ EXTRAS = {
     ),
     "ctranslate2": "pretrained",
     "espeakng_loader": "demo",
+    **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export"),
     "transformers": "pretrained",
     "vector_quantize_pytorch": "vqvae",
 }

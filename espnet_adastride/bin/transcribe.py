@@ -32,13 +32,15 @@ from espnet_adastride.corpora.recordings import (
     find_media,
     read_audio,
 )
-from espnet_adastride.errors import AudioError, RecipeError, UsageError
+from espnet_adastride.errors import AudioError, RecipeError, UnknownTimesError, UsageError
 from espnet_adastride.files import AUDIO_SUFFIXES, shown
 from espnet_adastride.options import real, str2bool
 from espnet_adastride.recipe.sources import Sources
 from espnet_adastride.timing.transcripts import FORMATS, Transcript, to_dict
 
 NAME = "adastride-transcribe"
+#: files of adastride export
+ONNX = ".onnx"
 BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s, {remaining} left{postfix}"
 BAR_WITHOUT_END = "{n:.0f} s, {elapsed}{postfix}"
 
@@ -215,6 +217,35 @@ def _write(transcript: Transcript, job: Job, args, several: bool) -> None:
             file.write(FORMATS[kind](transcript))
 
 
+def _load_trained(args: argparse.Namespace):
+    return load_transcriber(
+        args,
+        inference_config=args.inference_config,
+        max_segment=args.max_segment,
+        times=set(args.format) != {"txt"},
+        say=_say,
+    )
+
+
+def _load_exported(args: argparse.Namespace):
+    """Return the transcriber of a file of ``adastride export``, without ESPnet.
+
+    Raises:
+        RecipeError: for a file of another kind, or options that it cannot follow.
+    """
+    for option, fix in (
+        ("asr_model_file", "the file has its parameters"),
+        ("inference_config", "an exported model's search is greedy CTC"),
+        ("stride", "its rate is fixed in the file: export it again with --stride"),
+        ("ngpu", "it runs on the CPU"),
+    ):
+        if getattr(args, option):
+            raise RecipeError(f"--{option} does not go with {args.model}: {fix}")
+    from espnet_adastride.deployment.recogniser import OnnxTranscriber
+
+    return OnnxTranscriber(args.model, args.max_segment, args.upstream_model, say=_say)
+
+
 def transcribe(args: argparse.Namespace) -> int:
     """Transcribe all recordings; return the exit status."""
     jobs, unread = _check(args)
@@ -233,16 +264,12 @@ def transcribe(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     try:
-        recognise = load_transcriber(
-            args,
-            inference_config=args.inference_config,
-            max_segment=args.max_segment,
-            times=set(args.format) != {"txt"},
-            say=_say,
-        )
+        if args.model.endswith(ONNX):
+            recognise = _load_exported(args)
+        else:
+            recognise = _load_trained(args)
     except RecipeError as error:
         raise UsageError(str(error)) from None
-    from espnet_adastride.errors import UnknownTimesError
 
     terminal = sys.stderr.isatty()
     total = sum(quick_seconds(j.source.path) for j in todo if j.source.path != STDIN)

@@ -25,7 +25,7 @@ import importlib.util
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Type, Union
 
 import numpy as np
 import yaml
@@ -329,6 +329,9 @@ class WhisperUpstream(_InPieces):
         UpstreamError: the package or the model is missing.
     """
 
+    #: makes its log-mels; another class does without torch
+    log_mel_frames: Callable = WhisperLogMel
+
     def __init__(
         self, folder: Optional[PathLike] = None, device: str = "cpu", threads: int = 1
     ):
@@ -364,7 +367,7 @@ class WhisperUpstream(_InPieces):
                 f"{path}: CTranslate2 cannot load it as Whisper "
                 f"({' '.join(str(error).split())[:120]})"
             ) from None
-        self.log_mel = WhisperLogMel(self.model.n_mels)
+        self.log_mel = self.log_mel_frames(self.model.n_mels)
         empty = np.zeros((self.model.n_mels, 2 * WHISPER_PIECE // 320), np.float32)
         size = self.encode(empty).shape[1]
         self.record = UpstreamRecord(
@@ -614,6 +617,7 @@ def rebuild_upstream(
     record: UpstreamRecord,
     folder: Optional[PathLike] = None,
     device: str = "cpu",
+    whisper: Type[WhisperUpstream] = WhisperUpstream,
 ) -> Upstream:
     """Load the upstream that a record names, and see that it is the same.
 
@@ -621,6 +625,7 @@ def rebuild_upstream(
         record: kept with the model.
         folder: where the model is, if not where it was.
         device: ``cpu`` or ``cuda``.
+        whisper: class of an upstream ``whisper``.
 
     Raises:
         UpstreamError: it is missing, or another.
@@ -638,7 +643,10 @@ def rebuild_upstream(
     layers = "last"
     if record.layers != (-1,):
         layers = " ".join(map(str, record.layers))
-    upstream = build_upstream(words, layers, device)
+    if record.upstream == "whisper" and layers == "last":
+        upstream: Upstream = whisper(parse_words(words)[1], device)
+    else:
+        upstream = build_upstream(words, layers, device)
     if upstream.record.sha256 != record.sha256:
         raise UpstreamError(
             f"{upstream.record.model} is another model than the one that the features "

@@ -4,9 +4,13 @@ import contextlib
 import io
 import logging
 import operator
-from typing import Sequence
+from pathlib import Path
+from typing import Callable, Dict, Sequence
 
+import numpy as np
 import torch
+
+from espnet_adastride.version import __version__
 
 
 def to_onnx(program: torch.export.ExportedProgram, output_names: Sequence[str]):
@@ -39,6 +43,59 @@ def to_onnx(program: torch.export.ExportedProgram, output_names: Sequence[str]):
     for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
         del value.metadata_props[:]
     return model
+
+
+def write_onnx(
+    program: torch.export.ExportedProgram,
+    output_names: Sequence[str],
+    metadata: Dict[str, str],
+    path: Path,
+) -> None:
+    """Write a program of one input to an ONNX file with metadata."""
+    import onnx
+
+    model = to_onnx(program, output_names)
+    before = model.graph.input[0].name
+    model.graph.input[0].name = "features"
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            if name == before:
+                node.input[index] = "features"
+    model.producer_name, model.producer_version = "espnet_adastride", __version__
+    onnx.helper.set_model_props(model, metadata)
+    onnx.save_model(model, str(path))
+
+
+def runner(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the function of features (1, T, F) to the first output of a file."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path))
+    return lambda features: session.run(None, {"features": features})[0]
+
+
+def quantize(path: Path) -> None:
+    """Put the weights of a file's matrix products into 8 bits, in place.
+
+    onnxruntime's dynamic quantisation: what is multiplied by them is put into 8 bits as
+    it comes. Products of two things that are computed, such as the alignment's, stay.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    metadata = {p.key: p.value for p in onnx.load(str(path)).metadata_props}
+    made = path.with_suffix(".int8.onnx")
+    with _quiet():
+        quantize_dynamic(
+            str(path),
+            str(made),
+            op_types_to_quantize=["MatMul", "Gemm"],
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+        )
+    model = onnx.load(str(made))
+    onnx.helper.set_model_props(model, metadata)
+    onnx.save_model(model, str(path))
 
 
 def _translations():

@@ -34,8 +34,8 @@ from espnet_adastride.downsampling.output import (
     downsampled_lengths,
     float64_device,
     length_mask,
-    zero_padding,
     whole_lengths,
+    zero_padding,
 )
 from espnet_adastride.downsampling.rows import (
     Ranges,
@@ -407,8 +407,10 @@ class _AdaptiveStrides(Downsampler):
         lengths, output_lengths, width = whole_lengths(x, stride)
         plain = self.is_plain()
         x = x if plain else self.with_scores(x)
-        weight = self.resampled_weight(torch.float64)
-        scores = x.to(torch.float64) @ weight
+        if plain:
+            scores = x.to(torch.float64) @ self.score_weight(torch.float64)
+        else:
+            scores = x[..., -1].to(torch.float64)
         positions = self.place(scores, lengths, output_lengths)
         output = self.resample_whole(x, positions, width)
         return output if plain else self.without_scores(output), positions

@@ -39,8 +39,8 @@ from espnet_adastride.downsampling.output import (
     downsampled_lengths,
     float64_device,
     length_mask,
-    zero_padding,
     whole_lengths,
+    zero_padding,
 )
 from espnet_adastride.downsampling.segments import (
     apply_chunks,

@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""Export a trained model to one file that runs without ESPnet.
+
+    adastride export exp/asr_train_... --output model.onnx
+    adastride transcribe --model model.onnx talk.mp3
+
+The file has the program (features to CTC log probabilities and positions), the tokens,
+what computes the features, and the model's card. See docs/export.md.
+"""
+
+import argparse
+import os
+import tempfile
+from pathlib import Path
+
+from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.extras import describe_missing
+from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
+from espnet_adastride.recipe.numbers import real
+from espnet_adastride.recipe.quiet import quiet_imports
+
+FORMATS = ("onnx", "torch")
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """Build the command's argument parser."""
+    parser = Parser(
+        prog="adastride export",
+        description="Export a trained model to one file that runs without ESPnet.",
+    )
+    parser.add_argument(
+        "model", help="folder of an experiment (exp/asr_...), or a packed .zip"
+    )
+    parser.add_argument(
+        "--output", required=True, help="file to write: model.onnx, or model.pt2"
+    )
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="onnx",
+        help="onnx (default), or torch: the program of torch.export",
+    )
+    parser.add_argument(
+        "--quantize",
+        choices=("none", "int8"),
+        default="none",
+        help="int8: weights of linear layers in 8 bits (default: none)",
+    )
+    parser.add_argument("--asr_model_file", help="parameters in the folder")
+    parser.add_argument(
+        "--stride",
+        type=real(1),
+        help="overall rate of the input layer, fixed in the file (default: as trained)",
+    )
+    parser.add_argument(
+        "--upstream_model",
+        metavar="FOLDER",
+        help="the pretrained encoder of a model that reads extracted features, if it "
+        "is not where it was in training",
+    )
+    parser.add_argument(
+        "--overwrite",
+        type=str2bool,
+        default=False,
+        metavar="true|false",
+        help="replace an existing file (default: false)",
+    )
+    return parser
+
+
+def check(args: argparse.Namespace) -> None:
+    """Refuse what can be told before the model is loaded.
+
+    Raises:
+        RecipeError: in one line.
+    """
+    output = Path(args.output)
+    if not Path(args.model).exists():
+        raise RecipeError(
+            f"{args.model}: no such file or folder; give an experiment's folder "
+            "(exp/asr_...) or a packed .zip"
+        )
+    if not output.absolute().parent.is_dir():
+        raise RecipeError(
+            f"--output {output}: there is no folder {output.parent}; make it first"
+        )
+    if output.is_dir():
+        raise RecipeError(f"--output {output}: a folder; name a file")
+    if output.exists() and not args.overwrite:
+        raise RecipeError(
+            f"--output {output}: is there; give another name, or --overwrite true"
+        )
+    if args.quantize != "none" and args.format != "onnx":
+        raise RecipeError("--quantize int8 is for --format onnx")
+    if args.format == "onnx":
+        import importlib.util
+
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            if importlib.util.find_spec(package) is None:
+                raise RecipeError(describe_missing(package))
+
+
+def find_card(model: Path) -> str:
+    """Return the card of a packed model or an experiment; "" if there is none."""
+    import zipfile
+
+    if model.is_dir():
+        card = model / "README.md"
+        return card.read_text(encoding="utf-8") if card.is_file() else ""
+    if zipfile.is_zipfile(model):
+        with zipfile.ZipFile(model) as archive:
+            if "README.md" in archive.namelist():
+                return archive.read("README.md").decode("utf-8", errors="replace")
+    return ""
+
+
+def export(args: argparse.Namespace) -> str:
+    """Write the file; return one line on it.
+
+    Raises:
+        RecipeError: in one line.
+    """
+    with quiet_imports():
+        import torch
+
+        import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
+        from espnet_adastride.deployment import conversion
+        from espnet_adastride.deployment.description import output_names, to_metadata
+        from espnet_adastride.downsampling.exportable import export_program
+        from espnet_adastride.plugin.errors import PluginError
+        from espnet_adastride.plugin.exporting import (
+            LEAST_FRAMES,
+            CTCProgram,
+            check_program,
+            describe,
+        )
+        from espnet_adastride.plugin.trained import TrainedModel
+    try:
+        trained = TrainedModel(
+            args.model,
+            args.asr_model_file,
+            stride=args.stride,
+            upstream_model=args.upstream_model,
+        )
+        content = describe(trained)
+        module = CTCProgram(trained.model).eval()
+        example = torch.randn(1, 211, content["size"])
+        with quiet_imports():
+            program = export_program(module, example, LEAST_FRAMES)
+        metadata = to_metadata(content, find_card(Path(args.model)))
+        output = Path(args.output).absolute()
+        with tempfile.TemporaryDirectory(prefix=".export", dir=output.parent) as folder:
+            made = Path(folder, output.name)
+            if args.format == "torch":
+                torch.export.save(program, made, extra_files=metadata)
+                run = program.module()
+
+                def log_probs(x):
+                    return run(torch.from_numpy(x))[0].detach().numpy()
+
+            else:
+                names = output_names(content["stages"])
+                conversion.write_onnx(program, names, metadata, made)
+                log_probs = conversion.runner(made)
+            difference = check_program(log_probs, module, trained)
+            if args.quantize == "int8":
+                conversion.quantize(made)
+            os.replace(made, output)
+    except PluginError as error:
+        raise RecipeError(str(error)) from None
+    size = output.stat().st_size / 2**20
+    words = ", weights in 8 bits" if args.quantize == "int8" else ""
+    return (
+        f"{args.output}: {size:.1f} MiB{words}; log probabilities within "
+        f"{difference:.1g} of ESPnet's before that"
+        if words
+        else f"{args.output}: {size:.1f} MiB; log probabilities within "
+        f"{difference:.1g} of ESPnet's"
+    )
+
+
+@one_line_errors
+def main(cmd=None):
+    """Run the command; a model that cannot be exported ends it in one line."""
+    args = get_parser().parse_args(cmd)
+    check(args)
+    print(export(args))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""What travels in an exported file beside its program, and times from positions."""
+
+import base64
+import json
+import zlib
+from typing import Any, Dict, List, Sequence
+
+import numpy as np
+
+from espnet_adastride.strides import (
+    boundaries_in_seconds,
+    compose_boundaries,
+    slot_boundaries,
+    uniform_boundaries,
+)
+
+#: key of the file's metadata_props, and the version of what is in it
+KEY, VERSION = "espnet_adastride", 1
+
+
+def pack_array(array: np.ndarray) -> Dict[str, Any]:
+    """Return a float32 array as what JSON can hold, exactly."""
+    data = zlib.compress(np.ascontiguousarray(array, dtype="<f4").tobytes(), 9)
+    return {"shape": list(array.shape), "zlib": base64.b64encode(data).decode("ascii")}
+
+
+def unpack_array(packed: Dict[str, Any]) -> np.ndarray:
+    """Undo :func:`pack_array`."""
+    data = zlib.decompress(base64.b64decode(packed["zlib"]))
+    return np.frombuffer(data, dtype="<f4").reshape(packed["shape"])
+
+
+def to_metadata(content: Dict[str, Any], card: str) -> Dict[str, str]:
+    """Return the metadata of a file: our description, and the model's card."""
+    text = json.dumps({"version": VERSION, **content}, ensure_ascii=False)
+    return {KEY: text, "card": card}
+
+
+def output_names(stages: Sequence[Dict[str, Any]]) -> List[str]:
+    """Return the program's outputs: log_probs, positions_1 .. of stages that have."""
+    placed = [n for n, stage in enumerate(stages, 1) if stage["positions"]]
+    return ["log_probs", *(f"positions_{n}" for n in placed)]
+
+
+def frame_boundaries(
+    stages: Sequence[Dict[str, Any]],
+    positions: Sequence[np.ndarray],
+    features: int,
+    frames: int,
+    step: float,
+    centre: float,
+    duration: float,
+) -> np.ndarray:
+    """Return (frames + 1,) seconds at which the output frames begin and end.
+
+    Args:
+        stages: of the description: ``stride``, ``shift``, ``positions``.
+        positions: (T,) of every stage that has them.
+        features: frames that the program was given.
+        frames: that it returned.
+        step: seconds from one feature frame to the next.
+        centre: seconds on which feature frame 0 is centred.
+        duration: of the recording, in seconds.
+    """
+    rows, boundaries, n = iter(positions), [], features
+    for number, stage in enumerate(stages, 1):
+        # the last one says itself how many it made
+        m = frames if number == len(stages) else int(np.ceil(n / stage["stride"]))
+        if stage["positions"]:
+            boundaries.append(slot_boundaries(next(rows), n, m))
+        else:
+            boundaries.append(uniform_boundaries(n, m, stage["stride"], stage["shift"]))
+        n = m
+    inner = compose_boundaries(boundaries)
+    return boundaries_in_seconds(inner, step, centre - step / 2, duration)

@@ -1,0 +1,291 @@
+"""Recordings to text with times by an exported file: onnxruntime, no ESPnet, no torch::
+
+    from espnet_adastride.deployment.recogniser import OnnxTranscriber
+
+    transcript = OnnxTranscriber("model.onnx")("meeting.mp3")
+
+The search is greedy CTC. What it returns is what ``transcribe.Transcriber`` returns.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Union
+
+import numpy as np
+
+from espnet_adastride.audio import (
+    AudioError,
+    Say,
+    cut_at_pauses,
+    is_silent,
+    log_line,
+    read_audio,
+)
+from espnet_adastride.corpora.features import UpstreamError
+from espnet_adastride.deployment.description import (
+    KEY,
+    VERSION,
+    frame_boundaries,
+    output_names,
+)
+from espnet_adastride.deployment.features import LogMel, whisper_features
+from espnet_adastride.recipe.errors import RecipeError
+from espnet_adastride.times import (
+    path_spans,
+    shifted,
+    timed_tokens,
+    timed_words,
+    words_of_tokens,
+)
+from espnet_adastride.transcripts import Segment, Transcript, join_segments
+
+#: seconds of a piece at most, where the training says no less
+MAX_SEGMENT = 20.0
+
+
+def text_of_tokens(tokens: Sequence[str], kind: str, space: str = "<space>") -> str:
+    """Return the text of tokens, as ESPnet's tokenizers write it.
+
+    Args:
+        tokens: of the model.
+        kind: ``char``, ``word`` or ``bpe`` (SentencePiece).
+        space: the token of a space, of ``char``.
+    """
+    if kind == "word":
+        return " ".join(tokens)
+    if kind == "char":
+        return "".join(" " if token == space else token for token in tokens)
+    pieces, held = [], b""
+    for token in [*tokens, ""]:
+        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+            held += bytes([int(token[3:5], 16)])
+            continue
+        if held:
+            pieces.append(held.decode("utf-8", errors="replace"))
+            held = b""
+        pieces.append(" \u2047 " if token == "<unk>" else token)
+    text = "".join(pieces).replace("\u2581", " ")
+    return text[1:] if text.startswith(" ") and tokens[0] != "<unk>" else text
+
+
+class Heard(NamedTuple):
+    """What a program says of one utterance.
+
+    Attributes:
+        log_probs: (T', V).
+        boundaries: (T' + 1,) seconds at which the frames begin and end.
+    """
+
+    log_probs: np.ndarray
+    boundaries: np.ndarray
+
+
+class OnnxModel:
+    """A file of ``adastride export``.
+
+    Args:
+        path: the file.
+        upstream_model: folder of the pretrained encoder whose features it reads, if it
+            is not where it was in training.
+        threads: of onnxruntime; None: as many as it likes.
+
+    Attributes:
+        content: the description.
+        card: of the model.
+        rate: samples per second that it wants.
+
+    Raises:
+        RecipeError: in one line, if it cannot be read.
+    """
+
+    def __init__(
+        self,
+        path: Union[str, Path],
+        upstream_model: Union[None, str, Path] = None,
+        threads: Optional[int] = None,
+    ):
+        try:
+            import onnxruntime
+        except ImportError:
+            from espnet_adastride.extras import describe_missing
+
+            raise RecipeError(describe_missing("onnxruntime")) from None
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options)
+        except Exception as error:  # onnxruntime's own classes, one for each code
+            first = str(error).splitlines()[0][:120]
+            raise RecipeError(f"{path}: cannot be read as ONNX ({first})") from None
+        meta = self.session.get_modelmeta().custom_metadata_map
+        if KEY not in meta:
+            raise RecipeError(
+                f"{path}: not a file of this project's; write one with adastride export"
+            )
+        self.content: Dict[str, Any] = json.loads(meta[KEY])
+        if self.content["version"] != VERSION:
+            raise RecipeError(
+                f"{path}: version {self.content['version']} of the format, and "
+                f"{VERSION} is what is read here; export the model again"
+            )
+        self.card, self.rate = meta.get("card", ""), int(self.content["rate"])
+        self.upstream = self.log_mel = None
+        if self.content["upstream"] is None:
+            if upstream_model is not None:
+                raise RecipeError(
+                    f"--upstream_model {upstream_model}: this model reads audio; leave "
+                    "it out"
+                )
+            self.log_mel = LogMel(self.content["frontend"])
+        else:
+            try:
+                self.upstream = whisper_features(
+                    self.content["upstream"], upstream_model
+                )
+            except UpstreamError as error:
+                raise RecipeError(str(error)) from None
+        self.names = output_names(self.content["stages"])
+
+    def features(self, wave: np.ndarray, name: str = "the recording") -> np.ndarray:
+        """Return the (T, F) that the program reads, of samples (n,).
+
+        Raises:
+            AudioError: too short.
+        """
+        volume = self.content["volume"]
+        peak = float(np.abs(wave).max()) if volume is not None else 0.0
+        if peak:
+            wave = (wave * volume / peak).astype(np.float32)
+        if self.upstream is not None:
+            try:
+                found = self.upstream(wave)
+            except UpstreamError as error:
+                raise AudioError(f"{name}: {error}") from None
+        else:
+            least = self.content["frontend"]["least"]
+            if len(wave) < least:
+                raise AudioError(
+                    f"{name}: too short for this model: {len(wave)} samples at "
+                    f"{self.rate} Hz, and {least} are needed"
+                )
+            found = self.log_mel(wave)
+        least = self.content["least_frames"]
+        if len(found) < least:
+            raise AudioError(
+                f"{name}: too short for this model: {len(found)} frames, and {least} "
+                "are needed"
+            )
+        return found
+
+    def __call__(self, wave: np.ndarray, name: str = "the recording") -> Heard:
+        """Return log probabilities and times of one utterance (n,) float32.
+
+        Raises:
+            AudioError: too short.
+        """
+        given = self.features(wave, name)
+        log_probs, *positions = self.session.run(
+            self.names, {"features": given[np.newaxis]}
+        )
+        if self.upstream is not None:
+            record = self.upstream.record
+            step, centre = record.step, record.centre / record.rate
+        else:
+            own = self.content["frontend"]
+            step, centre = own["hop"] / self.rate, own["centre"] / self.rate
+        boundaries = frame_boundaries(
+            self.content["stages"],
+            [one[0] for one in positions],
+            len(given),
+            log_probs.shape[1],
+            step,
+            centre,
+            len(wave) / self.rate,
+        )
+        return Heard(log_probs[0], boundaries)
+
+    def to_text(self, tokens: Sequence[str]) -> str:
+        """Return the text of tokens."""
+        return text_of_tokens(tokens, self.content["token_type"], self.content["space"])
+
+
+class OnnxTranscriber:
+    """An exported model as a function from recordings to transcripts.
+
+    Args:
+        model: file, or OnnxModel.
+        max_segment: seconds; longer recordings are cut at pauses. None: as
+            ``transcribe.Transcriber``.
+        upstream_model: see :class:`OnnxModel`.
+        say: takes lines on what is odd but can be used; None: the log.
+    """
+
+    def __init__(
+        self,
+        model: Union[str, Path, OnnxModel],
+        max_segment: Optional[float] = None,
+        upstream_model: Union[None, str, Path] = None,
+        say: Optional[Say] = None,
+    ):
+        if not isinstance(model, OnnxModel):
+            model = OnnxModel(model, upstream_model)
+        self.trained, self.say = model, say or log_line
+        self.whole = self.max_segment = max_segment or MAX_SEGMENT
+        lengths = model.content["lengths"]
+        if lengths is not None and max_segment is None:
+            usual, longest = lengths
+            self.max_segment = min(max(usual, 1.0), MAX_SEGMENT)
+            self.whole = min(max(longest, self.max_segment), MAX_SEGMENT)
+
+    def __call__(self, audio: Union[str, Path], name: Optional[str] = None):
+        """Transcribe a file, or ``-`` for standard input; a Transcript.
+
+        Raises:
+            AudioError: in one line, if the recording cannot be used.
+        """
+        wave = read_audio(audio, self.trained.rate, say=self.say)
+        return self.transcribe(wave, name or str(audio))
+
+    def transcribe(
+        self,
+        wave: np.ndarray,
+        name: str,
+        progress: Callable[[float], None] = lambda seconds: None,
+    ) -> Transcript:
+        """Transcribe samples (n,) at the model's rate; see :meth:`__call__`."""
+        rate = self.trained.rate
+        pieces = [(0, len(wave))]
+        if len(wave) > self.whole * rate:
+            pieces = cut_at_pauses(wave, rate, self.max_segment)
+        segments: List[Segment] = []
+        for begin, end in pieces:
+            part, start = wave[begin:end], begin / rate
+            if is_silent(part):
+                segments.append(Segment(start, end / rate, "", [], [], "ctc"))
+            else:
+                segments.append(self._segment(part, start, name))
+            progress(len(part) / rate)
+        return join_segments(name, len(wave) / rate, segments, is_silent(wave))
+
+    def _segment(self, wave: np.ndarray, start: float, name: str) -> Segment:
+        model = self.trained
+        heard = model(wave, name)
+        path = heard.log_probs.argmax(axis=1).tolist()
+        tokens = timed_tokens(
+            path_spans(path, model.content["blank"]),
+            heard.log_probs.max(axis=1).tolist(),
+            heard.boundaries,
+            model.content["tokens"],
+        )
+        names = [token.text for token in tokens]
+        words, owners = words_of_tokens(names, model.to_text)
+        return Segment(
+            start,
+            start + len(wave) / model.rate,
+            model.to_text(names).strip(),
+            shifted(timed_words(words, owners, tokens), start),
+            shifted(tokens, start),
+            "ctc",
+        )

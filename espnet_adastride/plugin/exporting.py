@@ -1,0 +1,328 @@
+"""A trained model as one program: features to CTC log probabilities, and positions.
+
+The program reads what the model's frontend (or its pretrained encoder) gives, for one
+utterance of any length. Normalisation, preencoder, input layer, encoder and CTC are in
+it; masks, dropout and everything that is for training are not. ESPnet's own ``forward``
+builds masks from lists of lengths, which no exporter follows: the encoder's blocks are
+called here one after the other, and the command compares the result with ESPnet's.
+"""
+
+import math
+from typing import Any, Dict, List, Tuple
+
+import numpy as np
+import torch
+
+from espnet_adastride.deployment.description import pack_array
+from espnet_adastride.downsampling.exportable import Exportable
+from espnet_adastride.plugin import encoders
+from espnet_adastride.plugin.errors import ConfigurationError, ModelError
+from espnet_adastride.plugin.frame_times import _convolutions
+from espnet_adastride.plugin.frontends import frontend_frames, keeps_frames
+from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
+from espnet_adastride.plugin.trained import TrainedModel
+from espnet_adastride.timing.convolutions import stack
+
+ENCODERS = (
+    encoders.ConformerEncoder,
+    encoders.EBranchformerEncoder,
+    encoders.BranchformerEncoder,
+    encoders.TransformerEncoder,
+)
+#: kinds of tokens whose text the reader can write without ESPnet
+TOKEN_TYPES = ("bpe", "char", "word")
+#: the least frames that ESPnet's encoders take behind a Conv2dSubsampling, which the
+#: plugin's input layer is
+LEAST_FRAMES = 7
+#: an exported program may differ from ESPnet by so much in a log probability
+TOLERANCE = 1e-3
+
+
+def sinusoids(positions: torch.Tensor, size: int) -> torch.Tensor:
+    """Return ESPnet's positional encoding (T, size) of float32 positions (T,)."""
+    even = torch.arange(0, size, 2, device=positions.device).to(torch.float32)
+    angles = positions.unsqueeze(1) * torch.exp(even * -(math.log(10000.0) / size))
+    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
+
+
+def encode_positions(encoding: torch.nn.Module, x: torch.Tensor):
+    """Return what a positional encoding gives for x (1, T, D), computed, of any T.
+
+    ESPnet looks it up in a table that it lengthens when it must: in a file, that would
+    be larger than the model.
+    """
+    steps, size = x.size(1), x.size(2)
+    kind = type(encoding).__name__
+    if kind == "RelPositionalEncoding":
+        places = (steps - 1) - torch.arange(2 * steps - 1, device=x.device)
+        table = sinusoids(places.to(torch.float32), size).unsqueeze(0)
+        return x * encoding.xscale, table
+    table = sinusoids(torch.arange(steps, device=x.device).to(torch.float32), size)
+    if kind == "ScaledPositionalEncoding":
+        return x + encoding.alpha * table
+    return x * encoding.xscale + table
+
+
+class CTCProgram(torch.nn.Module):
+    """A model as a function of one utterance's features.
+
+    Args:
+        model: ESPnetASRModel with a CTC branch, in evaluation mode.
+
+    Raises:
+        ConfigurationError: in one line, for a part that is not supported.
+    """
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        check_parts(model)
+        self.normalize, self.preencoder = model.normalize, model.preencoder
+        self.encoder, self.output = model.encoder, model.ctc.ctc_lo
+        embed = model.encoder.embed
+        self.stages = torch.nn.ModuleList()
+        if isinstance(embed, AdaptiveSubsampling):
+            self.stages.extend(
+                one if isinstance(one, torch.nn.Identity) else Exportable(one)
+                for one in embed.downsamplers
+            )
+
+    def forward(self, features: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+        """Return log probabilities (1, T', V), then every stage's positions (1, T).
+
+        Args:
+            features: (1, T, F), T of LEAST_FRAMES or more.
+        """
+        x = self.normalized(features)
+        if self.preencoder is not None:
+            lengths = torch.full((1,), x.size(1), dtype=torch.int64)
+            x, _ = self.preencoder(x, lengths)
+        x, positions = self.shortened(x)
+        for block in self.encoder.encoders:
+            x, _ = block(x, None)
+        x = x[0] if isinstance(x, tuple) else x
+        if getattr(self.encoder, "normalize_before", True):
+            x = self.encoder.after_norm(x)
+        return (torch.log_softmax(self.output(x), dim=2), *positions)
+
+    def normalized(self, x):
+        """Return what ESPnet's global or utterance normalisation makes of x."""
+        norm = self.normalize
+        if norm is None:
+            return x
+        if type(norm).__name__ == "GlobalMVN":
+            x = x - norm.mean.to(x) if norm.norm_means else x
+            return x / norm.std.to(x) if norm.norm_vars else x
+        mean = x.mean(dim=1, keepdim=True)
+        deviation = (x - mean).square().mean(dim=1, keepdim=True).sqrt()
+        x = x - mean if norm.norm_means else x
+        return x / deviation.clamp(min=norm.eps) if norm.norm_vars else x
+
+    def shortened(self, x):
+        """Return the input layer's output, positions encoded, and its positions."""
+        embed, positions = self.encoder.embed, []
+        if not isinstance(embed, AdaptiveSubsampling):
+            x = embed.conv(x.unsqueeze(1)).transpose(1, 2).flatten(2)
+            linear, encoding = _end(embed)
+            return encode_positions(encoding, linear(x)), positions
+        for convolution, stage in zip(embed.conv, self.stages):
+            x = convolution(x)
+            if not isinstance(stage, torch.nn.Identity):
+                x, placed = stage(x)
+                positions += [] if placed is None else [placed]
+        return encode_positions(embed.out[1], embed.out[0](x)), positions
+
+
+def _end(embed):
+    """Return the linear layer and the encoding at the end of ESPnet's conv2d."""
+    if isinstance(embed.out, torch.nn.Sequential):  # ESPnet 202511
+        return embed.out[0], embed.out[1]
+    return embed.out, embed.pos_enc
+
+
+def check_parts(model: torch.nn.Module) -> None:
+    """Refuse what a program cannot have.
+
+    Raises:
+        ConfigurationError: naming the part and what is supported.
+    """
+    if model.ctc is None:
+        raise ConfigurationError(
+            "this model has no CTC branch (ctc_weight 0), and what is exported is CTC: "
+            "train one with ctc_weight above 0"
+        )
+    encoder = model.encoder
+    if not isinstance(encoder, ENCODERS):
+        raise ConfigurationError(
+            f"encoder {type(encoder).__name__} cannot be exported; those that can: "
+            "conformer, e_branchformer, branchformer, transformer"
+        )
+    embed = encoder.embed
+    stock = type(embed).__name__.startswith("Conv2dSubsampling")
+    if isinstance(embed, AdaptiveSubsampling):
+        for word, used in (
+            ("after_blocks", len(embed.later) > 0),
+            ("true_times", embed.true_times),
+            ("tell_strides", embed.stride_vector is not None),
+            ("exact: false", embed.lengths_from_content()),
+        ):
+            if used:
+                raise ConfigurationError(
+                    f"input_layer_conf: {word} cannot be exported; train without it"
+                )
+        encoding = embed.out[1]
+    elif stock:
+        encoding = _end(embed)[1]
+    else:
+        raise ConfigurationError(
+            f"input_layer {type(embed).__name__} cannot be exported; those that can: "
+            "this plugin's words and ESPnet's conv2d"
+        )
+    known = ("RelPositionalEncoding", "PositionalEncoding", "ScaledPositionalEncoding")
+    if type(encoding).__name__ not in known:
+        raise ConfigurationError(
+            f"positional encoding {type(encoding).__name__} cannot be exported; those "
+            "that can: rel_pos with rel_pos_type: latest, abs_pos, scaled_abs_pos"
+        )
+    for name in ("interctc_use_conditioning", "ctc_trim"):
+        if getattr(encoder, name, False):
+            raise ConfigurationError(f"encoder_conf: {name} cannot be exported")
+    if getattr(model, "postencoder", None) is not None:
+        raise ConfigurationError("a postencoder cannot be exported")
+    if not keeps_frames(model.preencoder):
+        kind = type(model.preencoder).__name__
+        raise ConfigurationError(f"preencoder {kind} cannot be exported")
+    kind = type(model.normalize).__name__
+    if kind not in ("NoneType", "GlobalMVN", "UtteranceMVN"):
+        raise ConfigurationError(f"normalize {kind} cannot be exported")
+
+
+# ------------------------------------------------------------------ description
+def describe(trained: TrainedModel) -> Dict[str, Any]:
+    """Return all that a reader needs beside the program, as what JSON can hold.
+
+    Raises:
+        ConfigurationError: for a frontend or tokens that are not supported.
+    """
+    model, args = trained.model, trained.args
+    if args.token_type not in TOKEN_TYPES:
+        raise ConfigurationError(
+            f"token_type {args.token_type} cannot be exported; those that can: "
+            f"{', '.join(TOKEN_TYPES)}"
+        )
+    volume = getattr(trained._preprocess, "speech_volume_normalize", None)
+    content: Dict[str, Any] = {
+        "tokens": list(model.token_list),
+        "token_type": args.token_type,
+        "space": getattr(trained.tokenizer, "space_symbol", "<space>"),
+        "blank": int(model.blank_id),
+        "rate": trained.rate,
+        "volume": volume,
+        "least_frames": LEAST_FRAMES,
+        "stages": _stages(model.encoder.embed),
+        "frontend": None,
+        "upstream": None,
+        "lengths": None,
+    }
+    if trained.lengths is not None:
+        content["lengths"] = [trained.lengths.usual, trained.lengths.longest]
+    if trained.upstream is not None:
+        from dataclasses import asdict
+
+        record = trained.upstream.record
+        if record.upstream != "whisper":
+            raise ConfigurationError(
+                f"features of {record.words()} come from transformers, which needs "
+                "torch: those of upstream whisper can be exported"
+            )
+        content["upstream"] = {**asdict(record), "layers": list(record.layers)}
+        content["size"] = record.dimensions
+    else:
+        content["frontend"] = _log_mel(model.frontend)
+        content["size"] = content["frontend"]["n_mels"]
+    return content
+
+
+def _stages(embed) -> List[Dict[str, Any]]:
+    """Return of every stage its stride, shift, and whether it gives positions."""
+    if not isinstance(embed, AdaptiveSubsampling):
+        rule = stack(_convolutions(embed))
+        shift = rule.centre + (1 - rule.hop) / 2
+        return [{"stride": rule.hop, "shift": shift, "positions": False}]
+    stages = []
+    for stage, stride in zip(embed.downsamplers, embed.current_strides()):
+        in_trunk = isinstance(stage, torch.nn.Identity)
+        shift = (1 - stride) / 2 if in_trunk else stage.frame_shift()
+        placed = not in_trunk and stage.has_positions
+        stages.append({"stride": stride, "shift": shift, "positions": placed})
+    return stages
+
+
+def _log_mel(frontend) -> Dict[str, Any]:
+    stft, logmel = getattr(frontend, "stft", None), getattr(frontend, "logmel", None)
+    enhanced = getattr(frontend, "frontend", None)
+    beamed = enhanced is not None and (enhanced.use_wpe or enhanced.use_beamformer)
+    if stft is None or logmel is None or beamed or not stft.onesided:
+        raise ConfigurationError(
+            f"frontend {type(frontend).__name__} cannot be exported; those that can: "
+            "default (log-mel), and features extracted with upstream whisper"
+        )
+    if stft.window is None:
+        window = torch.ones(stft.win_length)
+    else:
+        window = getattr(torch, f"{stft.window}_window")(stft.win_length)
+    known = frontend_frames(frontend)
+    return {
+        "kind": "log_mel",
+        "n_fft": stft.n_fft,
+        "hop": stft.hop_length,
+        "center": bool(stft.center),
+        "normalized": bool(stft.normalized),
+        "log_base": logmel.log_base,
+        "n_mels": int(logmel.melmat.size(1)),
+        "window": pack_array(window.numpy()),
+        "mel": pack_array(logmel.melmat.numpy()),
+        "centre": known.rule.centre,
+        "least": known.least,
+    }
+
+
+def check_program(run, program: CTCProgram, trained: TrainedModel) -> float:
+    """Compare an exported program with ESPnet's own encoder; return the difference.
+
+    Args:
+        run: features (1, T, F) as an array to log probabilities.
+        program: what was exported.
+        trained: the model.
+
+    Raises:
+        ModelError: a log probability differs by more than TOLERANCE.
+    """
+    model, worst = trained.model, 0.0
+    rng = np.random.default_rng(0)
+    norm = model.normalize
+    mean = getattr(norm, "mean", torch.zeros(())).numpy()
+    deviation = getattr(norm, "std", torch.ones(())).numpy()
+    size = trained.upstream.record.dimensions if trained.upstream else None
+    size = size or model.frontend.output_size()
+    for steps in (30, 61, 400):
+        x = rng.standard_normal((1, steps, size)).cumsum(axis=1)
+        x = (mean + deviation * x / (1 + x.std(axis=1, keepdims=True))).astype("f")
+        with torch.no_grad():
+            given, lengths = torch.from_numpy(x.copy()), torch.tensor([steps])
+            if norm is not None:
+                given, lengths = norm(given, lengths)
+            if model.preencoder is not None:
+                given, lengths = model.preencoder(given, lengths)
+            frames, _, _ = model.encoder(given, lengths)
+            frames = frames[0] if isinstance(frames, tuple) else frames
+            expected = model.ctc.log_softmax(frames).numpy()
+        found = run(x)
+        if found.shape != expected.shape:
+            raise ModelError(f"export: {found.shape} for {expected.shape} of ESPnet's")
+        worst = max(worst, float(np.abs(found - expected).max()))
+    if not worst <= TOLERANCE:
+        raise ModelError(
+            f"export: log probabilities differ from ESPnet's by {worst:.2g}, more than "
+            f"{TOLERANCE:g}: this model has a part that is not exported as it is"
+        )
+    return worst
