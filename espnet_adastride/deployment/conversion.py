@@ -42,7 +42,43 @@ def to_onnx(program: torch.export.ExportedProgram, output_names: Sequence[str]):
             del value.metadata_props[:]
     for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
         del value.metadata_props[:]
+    _make_vectors_matrices(model)
     return model
+
+
+def _make_vectors_matrices(model) -> None:
+    """Write products with vectors as products with matrices of one column, in place.
+
+    onnxruntime 1.32 moves a transposition (and a cast) of the first factor into the
+    product, and reads the first factor wrongly where the second is a vector.
+    """
+    from onnx import TensorProto, helper
+
+    vectors = {t.name: t for t in model.graph.initializer if len(t.dims) == 1}
+    last = helper.make_tensor("last_axis", TensorProto.INT64, [1], [-1])
+    nodes, changed = [], False
+    for node in model.graph.node:
+        nodes.append(node)
+        if node.op_type != "MatMul" or node.input[1] not in vectors:
+            continue
+        vector = vectors[node.input[1]]
+        column = type(vector)()
+        column.CopyFrom(vector)
+        column.name = f"{node.output[0]}_column"
+        column.dims.append(1)
+        model.graph.initializer.append(column)
+        node.input[1], result = column.name, node.output[0]
+        node.output[0] = f"{result}_columns"
+        nodes.append(helper.make_node("Squeeze", [node.output[0], last.name], [result]))
+        changed = True
+    if changed:
+        model.graph.initializer.append(last)
+        del model.graph.node[:]
+        model.graph.node.extend(nodes)
+        used = {name for node in nodes for name in node.input}
+        kept = [t for t in model.graph.initializer if t.name in used]
+        del model.graph.initializer[:]
+        model.graph.initializer.extend(kept)
 
 
 def write_onnx(

@@ -745,7 +745,7 @@ class AdaStrideF(_AdaptiveStrides):
         )
 
     def resample_whole(self, x, positions, width):
-        """Scatter every step to its slot, as published; fill empty ones if asked for."""
+        """Scatter every step to its slot, as published; fill empty ones if asked."""
         slots = torch.round(positions).to(torch.int64)
         square = (slots - positions).square()
         nearest = torch.full_like(square[:, :1], torch.inf).expand(1, width)
