@@ -9,6 +9,7 @@ what computes the features, and the model's card. See docs/export.md.
 """
 
 import argparse
+import importlib.util
 import os
 import tempfile
 from pathlib import Path
@@ -20,6 +21,8 @@ from espnet_adastride.recipe.numbers import real
 from espnet_adastride.recipe.quiet import quiet_imports
 
 FORMATS = ("onnx", "torch")
+#: packages of --format onnx
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -93,9 +96,7 @@ def check(args: argparse.Namespace) -> None:
     if args.quantize != "none" and args.format != "onnx":
         raise RecipeError("--quantize int8 is for --format onnx")
     if args.format == "onnx":
-        import importlib.util
-
-        for package in ("onnx", "onnxscript", "onnxruntime"):
+        for package in NEEDED:
             if importlib.util.find_spec(package) is None:
                 raise RecipeError(describe_missing(package))
 
@@ -169,14 +170,11 @@ def export(args: argparse.Namespace) -> str:
     except PluginError as error:
         raise RecipeError(str(error)) from None
     size = output.stat().st_size / 2**20
-    words = ", weights in 8 bits" if args.quantize == "int8" else ""
-    return (
-        f"{args.output}: {size:.1f} MiB{words}; log probabilities within "
-        f"{difference:.1g} of ESPnet's before that"
-        if words
-        else f"{args.output}: {size:.1f} MiB; log probabilities within "
-        f"{difference:.1g} of ESPnet's"
+    line = (
+        f"{args.output}: {size:.1f} MiB; log probabilities within {difference:.1g} of "
+        "ESPnet's"
     )
+    return f"{line}, before 8 bits" if args.quantize == "int8" else line
 
 
 @one_line_errors

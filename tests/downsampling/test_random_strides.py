@@ -110,9 +110,7 @@ def test_utterances_are_independent_even_where_their_features_are_alike():
     # of independent ones: a mean of 0 and a deviation of 1 / sqrt(60)
     assert pairs.mean().abs() < 0.01 and abs(pairs.std() * 60**0.5 - 1) < 0.05
     assert (u.mean(dim=0) - 0.5).abs().max() < 0.06  # every draw varies over utterances
-    same = drawn_shares(
-        h[:1].expand(2, -1), torch.tensor([500, 499]), torch.arange(60)
-    )
+    same = drawn_shares(h[:1].expand(2, -1), torch.tensor([500, 499]), torch.arange(60))
     assert abs(torch.corrcoef(same)[0, 1]) < 0.5
 
 
