@@ -136,6 +136,7 @@ def quantize(path: Path) -> None:
 
 def _translations():
     """Return what the exporter does not know, or knows in float32 alone."""
+    from onnx import TensorProto, helper
     from onnxscript import opset18 as op
 
     def stable_sort(x, stable: bool = True, dim: int = -1, descending: bool = False):
@@ -148,6 +149,10 @@ def _translations():
         return op.Cast(number, to=11)
 
     def divided(number, by):
+        if isinstance(by, (int, float)):  # or else a constant of float32
+            by = op.Constant(
+                value=helper.make_tensor("by", TensorProto.DOUBLE, [], [by])
+            )
         return op.Div(op.Cast(number, to=11), op.Cast(by, to=11))
 
     return {

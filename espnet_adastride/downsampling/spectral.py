@@ -88,8 +88,8 @@ def _waves(bins, n, like):
     """Return cosine and sine of 2 pi f t / n, (bins, n), of whole turns none."""
     frequency = torch.arange(bins, device=like.device).unsqueeze(1)
     turns = frequency * torch.arange(n, device=like.device)
-    turns = turns.remainder(torch.full((), n, device=like.device))
-    angle = turns.to(like.dtype) * (2 * math.pi / n)
+    n = torch.full((), n, device=like.device)
+    angle = turns.remainder(n).to(like.dtype) * (2 * math.pi) / n
     return angle.cos(), angle.sin()
 
 

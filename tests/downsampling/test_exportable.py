@@ -18,9 +18,9 @@ STRIDES = [*range(2, 13), 1.3, 1.4, 2.7, 6.25, math.sqrt(6)]
 LENGTHS = [1, 2, 3, 4, 5, 7, 8, 12, 13, 21, 24, 25, 100, 333, 1001, 2999, 3000]
 
 #: options that change a method's way to its output
-SCORES = dict(score_hidden=4, score_context=3, content_bound=2.0, sigma_square=50.0)
+SCORES = dict(score_hidden=4, score_context=3, content_bound=2.0)
 OPTIONS = {
-    "adastride": [{}, {"score_bound": 0.7}, SCORES],
+    "adastride": [{"sigma_square": 50.0}, {"score_bound": 0.7}, SCORES],
     "adastride_f": [{}, {"empty_slots": "nearest"}, {**SCORES, "score_bound": 1.0}],
     "hnet": [{}, {"exact": False}],
 }
