@@ -43,14 +43,16 @@ def layers_of(name, strides):
             yield layer
 
 
-def check(layer, x, output, positions):
+def check(layer, x, output, positions, tolerance=1e-4):
     with torch.no_grad():
         expected = layer(x)
-    torch.testing.assert_close(output, expected.output, atol=1e-4, rtol=0)
+    torch.testing.assert_close(output, expected.output, atol=tolerance, rtol=0)
     if expected.positions is None:
         assert positions is None
     else:
-        torch.testing.assert_close(positions, expected.positions, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            positions, expected.positions, atol=tolerance / 10, rtol=0
+        )
 
 
 @every_method
@@ -83,7 +85,24 @@ def test_onnxruntime_gives_the_same(name):
     from espnet_adastride.deployment.conversion import to_onnx
 
     # 1.4: 21 steps make 16 frames, as 21 / 1.4 is rounded, and 7 steps make 5
-    layer = list(layers_of(name, [4, 1.4]))[-1]
+    layers = list(layers_of(name, [4, 1.4]))
+    takes_any = build_downsampler(name, SIZE, 4).takes_any_stride()
+    run_onnx(layers[1 if takes_any else 0], onnxruntime, to_onnx)
+
+
+def test_onnxruntime_with_a_score_network():
+    onnxruntime = pytest.importorskip("onnxruntime", reason="extra [export]")
+    pytest.importorskip("onnxscript", reason="extra [export]")
+    from espnet_adastride.deployment.conversion import to_onnx
+
+    # its scores are float32, in the layer too: two convolutions' roundings differ, and
+    # their sum over 3000 steps moves positions by 1e-5
+    layer = list(layers_of("adastride", [1.4]))[-1]
+    assert layer.score_hidden and layer.content_bound
+    run_onnx(layer, onnxruntime, to_onnx, tolerance=1e-3)
+
+
+def run_onnx(layer, onnxruntime, to_onnx, tolerance=1e-4):
     names = ["output", "positions"][: 1 + layer.has_positions]
     model = to_onnx(export_program(Exportable(layer), torch.randn(1, 83, SIZE)), names)
     session = onnxruntime.InferenceSession(model.SerializeToString())
@@ -91,7 +110,7 @@ def test_onnxruntime_gives_the_same(name):
         x = torch.randn(1, length, SIZE)
         found = session.run(names, {session.get_inputs()[0].name: x.numpy()})
         found = [torch.from_numpy(one) for one in found]
-        check(layer, x, *found, *[None] * (2 - len(found)))
+        check(layer, x, *found, *[None] * (2 - len(found)), tolerance=tolerance)
 
 
 def test_steps_before_and_nearest_by_hand():
