@@ -20,6 +20,7 @@ ORDER = [
     {"networks", "timing"},
     {"corpora", "evaluation"},
     {"report"},
+    {"deployment"},
     {"plugin"},
     {"transcribe"},
     {"experiments", "recipe"},

@@ -15,9 +15,9 @@ import tempfile
 from pathlib import Path
 
 from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.errors import RecipeError, one_line_errors
 from espnet_adastride.extras import describe_missing
-from espnet_adastride.recipe.errors import RecipeError, one_line_errors, str2bool
-from espnet_adastride.recipe.numbers import real
+from espnet_adastride.options import real, str2bool
 from espnet_adastride.recipe.quiet import quiet_imports
 
 FORMATS = ("onnx", "torch")
@@ -128,7 +128,7 @@ def export(args: argparse.Namespace) -> str:
         from espnet_adastride.deployment import conversion
         from espnet_adastride.deployment.description import output_names, to_metadata
         from espnet_adastride.downsampling.exportable import export_program
-        from espnet_adastride.plugin.errors import PluginError
+        from espnet_adastride.errors import PluginError
         from espnet_adastride.plugin.exporting import (
             LEAST_FRAMES,
             CTCProgram,

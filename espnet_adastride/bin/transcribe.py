@@ -32,7 +32,12 @@ from espnet_adastride.corpora.recordings import (
     find_media,
     read_audio,
 )
-from espnet_adastride.errors import AudioError, RecipeError, UnknownTimesError, UsageError
+from espnet_adastride.errors import (
+    AudioError,
+    RecipeError,
+    UnknownTimesError,
+    UsageError,
+)
 from espnet_adastride.files import AUDIO_SUFFIXES, shown
 from espnet_adastride.options import real, str2bool
 from espnet_adastride.recipe.sources import Sources

@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Sequence
 
 import numpy as np
 
-from espnet_adastride.strides import (
+from espnet_adastride.timing.boundaries import (
     boundaries_in_seconds,
     compose_boundaries,
     slot_boundaries,

@@ -13,15 +13,8 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Un
 
 import numpy as np
 
-from espnet_adastride.audio import (
-    AudioError,
-    Say,
-    cut_at_pauses,
-    is_silent,
-    log_line,
-    read_audio,
-)
-from espnet_adastride.corpora.features import UpstreamError
+from espnet_adastride.corpora.audio import Say, log_line
+from espnet_adastride.corpora.recordings import cut_at_pauses, is_silent, read_audio
 from espnet_adastride.deployment.description import (
     KEY,
     VERSION,
@@ -29,15 +22,15 @@ from espnet_adastride.deployment.description import (
     output_names,
 )
 from espnet_adastride.deployment.features import LogMel, whisper_features
-from espnet_adastride.recipe.errors import RecipeError
-from espnet_adastride.times import (
+from espnet_adastride.errors import AudioError, RecipeError, UpstreamError
+from espnet_adastride.timing.ctc import (
     path_spans,
     shifted,
     timed_tokens,
     timed_words,
     words_of_tokens,
 )
-from espnet_adastride.transcripts import Segment, Transcript, join_segments
+from espnet_adastride.timing.transcripts import Segment, Transcript, join_segments
 
 #: seconds of a piece at most, where the training says no less
 MAX_SEGMENT = 20.0

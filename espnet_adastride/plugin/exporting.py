@@ -15,8 +15,8 @@ import torch
 
 from espnet_adastride.deployment.description import pack_array
 from espnet_adastride.downsampling.exportable import Exportable
+from espnet_adastride.errors import ConfigurationError, ModelError
 from espnet_adastride.plugin import encoders
-from espnet_adastride.plugin.errors import ConfigurationError, ModelError
 from espnet_adastride.plugin.frame_times import _convolutions
 from espnet_adastride.plugin.frontends import frontend_frames, keeps_frames
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling

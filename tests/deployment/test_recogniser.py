@@ -19,8 +19,8 @@ from espnet_adastride.deployment.description import (
 )
 from espnet_adastride.deployment.features import LogMel, WhisperFrames
 from espnet_adastride.deployment.recogniser import OnnxModel, text_of_tokens
-from espnet_adastride.recipe.errors import RecipeError
-from espnet_adastride.strides import slot_boundaries
+from espnet_adastride.errors import RecipeError
+from espnet_adastride.timing.boundaries import slot_boundaries
 
 onnx_only = pytest.mark.skipif(
     any(importlib.util.find_spec(package) is None for package in export.NEEDED),
