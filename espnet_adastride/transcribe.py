@@ -26,6 +26,7 @@ from espnet_adastride.corpora.recordings import (
 )
 from espnet_adastride.errors import AlignmentError, AudioError, UnknownTimesError
 from espnet_adastride.plugin.frame_times import join_times
+from espnet_adastride.plugin.streaming import Streamer
 from espnet_adastride.plugin.trained import Encoded, TrainedModel
 from espnet_adastride.timing.ctc import (
     Timed,
@@ -62,6 +63,8 @@ class Transcriber:
             are not longer than the longest one stay whole. 20 where that is not known.
         upstream_model: folder of the pretrained encoder whose features the model
             reads, if it is not where it was in training.
+        block: seconds of a block, for a model that places blocks (docs/streaming.md);
+            None: as trained.
         times: say when words and tokens were spoken; False: text alone, which needs
             nothing to be known of the frontend's frames.
         say: takes lines on what is odd but can be used; None: the log.
@@ -82,6 +85,7 @@ class Transcriber:
         upstream_model: Union[None, str, Path] = None,
         times: bool = True,
         say: Optional[Say] = None,
+        block: Optional[float] = None,
     ):
         if max_segment is not None and not 1 <= max_segment < float("inf"):
             raise ValueError(
@@ -89,7 +93,13 @@ class Transcriber:
             )
         if not isinstance(model, TrainedModel):
             model = TrainedModel(
-                model, asr_model_file, device, inference_config, stride, upstream_model
+                model,
+                asr_model_file,
+                device,
+                inference_config,
+                stride,
+                upstream_model,
+                block,
             )
         reason = model.why_no_times() if times else None
         if reason is not None:
@@ -262,7 +272,10 @@ class Transcriber:
         return Segment(start, end, text, [], [], "none")
 
     def _beam(self, encoded: Encoded, wave, start: float) -> Segment:
-        results = self.trained.search(encoded.speech)
+        return self._searched(encoded, self.trained.search(encoded.speech), wave, start)
+
+    def _searched(self, encoded: Encoded, results, wave, start: float) -> Segment:
+        """Return the segment that ESPnet's beam search found, with times."""
         if isinstance(results, tuple):  # beside those of intermediate CTC
             results = results[0]
         names = results[0][1] if results else []
@@ -282,6 +295,28 @@ class Transcriber:
         return Segment(
             start, end, text, spread_words(text.split(), start, end), [], "spread"
         )
+
+    def stream(self) -> Streamer:
+        """Return what hears one recording while it is spoken.
+
+        Raises:
+            ConfigurationError: in one line, if the model needs whole utterances.
+        """
+        return Streamer(self.trained)
+
+    def streamed(self, streamer: Streamer, name: str) -> Transcript:
+        """Return the transcript of a stream that has ended.
+
+        Of greedy CTC; with an ``inference_config``, of ESPnet's beam search over the
+        frames that the stream gave.
+        """
+        end = streamer.seconds
+        samples = np.empty(round(end * self.trained.rate), dtype=np.bool_)
+        words, _ = streamer.words()
+        segment = Segment(0.0, end, streamer.text(), words, streamer.tokens, "ctc")
+        if self.trained.search is not None:
+            segment = self._searched(*streamer.searched(), samples, 0.0)
+        return join_segments(name, end, [segment], streamer.silent)
 
     def align(
         self,

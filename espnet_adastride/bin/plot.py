@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Draw where a model's frames go: in one utterance, in a corpus, and over a training.
+"""Draw where a model's frames go: in an utterance, a corpus, a training, a stream.
 
     adastride-plot utterance --model exp/asr_... --data_dir dump/raw/test --output x.png
     adastride-plot utterance --model exp/asr_... --audio talk.flac --output x.html
     adastride-plot corpus --model exp/asr_... --data_dir dump/raw/test \
         --ref words.ctm --output corpus.png
     adastride-plot training exp/asr_... exp/asr_... --output training.svg
+    adastride-plot stream --model exp/asr_... --audio talk.flac --blocks 0.5 2 \
+        --output stream.png
 
 ``--output`` is a picture (.png, .svg, .pdf) or a page that holds it (.html).
 
@@ -18,6 +20,9 @@ corpus: how local strides are distributed in speech and silence, or by phone cla
 how much they tell of speech and of word boundaries (``--json`` for the numbers).
 
 training: what the plugin reported every epoch, from the experiments' train.log.
+
+stream: when the words of a recording are shown that is heard while it is spoken
+(``adastride transcribe --stream``), for one or more lengths of block.
 """
 
 import argparse
@@ -47,6 +52,8 @@ NAME = "adastride-plot"
 #: seconds; the utterance nearest to it is drawn
 GOOD_LENGTH = 5.0
 MEND = "choose a model with adastride or adastride_f"
+#: seconds of audio that arrive at a time in the picture of a stream
+STREAM_CHUNK = 0.02
 OUTPUTS = ("png", "svg", "pdf", "html")
 
 
@@ -113,7 +120,17 @@ def get_parser() -> argparse.ArgumentParser:
         )
     curves = modes.add_parser("training", help="what was reported over the epochs")
     curves.add_argument("experiments", nargs="+", help="folders exp/asr_...")
-    for mode in (one, many, curves):
+    live = modes.add_parser("stream", help="when words are shown while one speaks")
+    add_model_options(live)
+    live.add_argument("--audio", required=True, help="a recording")
+    live.add_argument(
+        "--blocks",
+        type=real(0, above=True),
+        nargs="+",
+        default=[0.5, 1.0, 2.0],
+        help="seconds of a block of the input layer (default: 0.5 1 2)",
+    )
+    for mode in (one, many, curves, live):
         mode.add_argument("--output", required=True, help=".png, .svg, .pdf or .html")
     return parser
 
@@ -424,6 +441,35 @@ def draw_training(args: argparse.Namespace) -> List[str]:
     return lines
 
 
+def draw_stream(args: argparse.Namespace) -> List[str]:
+    """Draw when words are shown of a stream; return what is to be printed."""
+    from espnet_adastride.errors import PluginError
+    from espnet_adastride.report.charts import StreamRow, plot_stream
+    from espnet_adastride.timing.latency import describe_latency
+
+    transcriber = load(args)
+    trained = transcriber.trained
+    wave = load_wave(Recording(shown(args.audio), args.audio, None), trained.rate)
+    rows, lines = [], []
+    try:
+        for seconds in args.blocks:
+            transcriber.trained.set_block(seconds)
+            streamer = transcriber.stream()
+            size = round(STREAM_CHUNK * trained.rate)
+            for start in range(0, len(wave), size):
+                streamer.push(wave[start : start + size])
+            streamer.push(wave[:0], final=True)
+            length = trained.layer.blocks.frames * streamer.step
+            rows.append(StreamRow(length, *streamer.words()))
+            told = describe_latency([streamer.latency()])
+            lines.append(f"block {length:g} s: {streamer.text()}; {told}")
+    except PluginError as error:
+        raise DataError(f"{args.model}: {error}") from None
+    figure = plot_stream(rows, len(wave) / trained.rate)
+    save(figure, args.output, "Stream", lines, (wave, trained.rate))
+    return lines
+
+
 def _last(stats) -> str:
     found = []
     for stat in ("loss", "stride_entropy", "empty_slots", "largest_stride"):
@@ -482,6 +528,7 @@ MODES = {
     "utterance": draw_utterance,
     "corpus": draw_corpus,
     "training": draw_training,
+    "stream": draw_stream,
 }
 
 

@@ -9,6 +9,12 @@ of channels that libsndfile or FFmpeg read, films included. Without ``--output_d
 the result is printed. A file that cannot be used, and media in a folder that are not
 read, are named on standard error and the others continue; the exit status is then 1.
 
+``--stream`` hears recordings as if they were being spoken, in chunks, with a model that
+was trained for it (docs/streaming.md): what is known so far is shown on standard error,
+with how late it was. ``-`` is then raw samples from a microphone::
+
+    arecord -q -f S16_LE -r 16000 -t raw | adastride transcribe --stream --model ... -
+
 ``--output_dir`` remembers which recording each of its files is of: what was done is
 left alone, and another recording of the same name gets the name with its suffix.
 """
@@ -19,7 +25,9 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Sequence, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
+
+import numpy as np
 
 from espnet_adastride.bin.model_options import add_model_options, load_transcriber
 from espnet_adastride.bin.parsers import Parser
@@ -31,9 +39,11 @@ from espnet_adastride.corpora.recordings import (
     describe_unread,
     find_media,
     read_audio,
+    read_pcm,
 )
 from espnet_adastride.errors import (
     AudioError,
+    PluginError,
     RecipeError,
     UnknownTimesError,
     UsageError,
@@ -46,6 +56,8 @@ from espnet_adastride.timing.transcripts import FORMATS, Transcript, to_dict
 NAME = "adastride-transcribe"
 #: files of adastride export
 ONNX = ".onnx"
+#: seconds that --stream feeds at a time
+CHUNK = 0.1
 BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s, {remaining} left{postfix}"
 BAR_WITHOUT_END = "{n:.0f} s, {elapsed}{postfix}"
 
@@ -113,6 +125,25 @@ def get_parser() -> argparse.ArgumentParser:
         help="seconds; longer recordings are cut at pauses (default: what the model "
         "was trained on, 20 at most; 20 where that is not known)",
     )
+    streaming = parser.add_argument_group("while it is spoken")
+    streaming.add_argument(
+        "--stream",
+        action="store_true",
+        help="feed recordings in chunks, show what is known so far, and measure how "
+        "late it is; - is raw 16-bit mono at the model's rate, or such a WAV",
+    )
+    streaming.add_argument(
+        "--chunk",
+        type=real(0, above=True),
+        default=CHUNK,
+        help=f"seconds of audio that arrive at a time (default: {CHUNK:g})",
+    )
+    streaming.add_argument(
+        "--block",
+        type=real(0, above=True),
+        help="seconds of a block of the input layer, also without --stream (default: "
+        "as trained)",
+    )
     return parser
 
 
@@ -172,6 +203,8 @@ def _check(args: argparse.Namespace) -> Tuple[List[Job], bool]:
     """
     if args.ngpu not in (0, 1):
         raise UsageError(f"--ngpu {args.ngpu}: give 0 or 1")
+    if args.stream and args.max_segment is not None:
+        raise UsageError("--max_segment cuts whole recordings: leave out --stream")
     if args.max_segment is not None and not args.max_segment >= 1:
         raise UsageError(f"--max_segment {args.max_segment:g}: give 1 second or more")
     if not os.path.exists(args.model):
@@ -227,8 +260,9 @@ def _load_trained(args: argparse.Namespace):
         args,
         inference_config=args.inference_config,
         max_segment=args.max_segment,
-        times=set(args.format) != {"txt"},
+        times=args.stream or set(args.format) != {"txt"},
         say=_say,
+        block=args.block,
     )
 
 
@@ -243,12 +277,62 @@ def _load_exported(args: argparse.Namespace):
         ("inference_config", "an exported model's search is greedy CTC"),
         ("stride", "its rate is fixed in the file: export it again with --stride"),
         ("ngpu", "it runs on the CPU"),
+        (
+            "stream",
+            "it reads whole recordings; stream with the experiment or its archive",
+        ),
+        ("block", "its blocks are fixed in the file"),
     ):
         if getattr(args, option):
             raise RecipeError(f"--{option} does not go with {args.model}: {fix}")
     from espnet_adastride.deployment.recogniser import OnnxTranscriber
 
     return OnnxTranscriber(args.model, args.max_segment, args.upstream_model, say=_say)
+
+
+def _chunks(source: Source, rate: int, seconds: float) -> Iterator[np.ndarray]:
+    """Yield a recording in chunks of so many seconds, float32; the last is shorter."""
+    size = max(round(seconds * rate), 1)
+    if source.path == STDIN:
+        yield from read_pcm(sys.stdin.buffer, rate, size)
+        return
+    wave = read_audio(source.path, rate, say=_say)
+    for start in range(0, len(wave), size):
+        yield wave[start : start + size]
+
+
+def _stream(recognise, chunks, name, late, progress, say) -> Transcript:
+    """Hear a recording chunk by chunk; show what is known so far if asked to.
+
+    Args:
+        recognise: Transcriber.
+        chunks: of samples.
+        name: of the recording.
+        late: list that gets the stream's latency.
+        progress: is told the seconds of each chunk.
+        say: takes the text so far, with the time, whenever it has grown; None: nobody.
+    """
+    streamer, before = recognise.stream(), ""
+
+    def hear(chunk, final=False):
+        nonlocal before
+        made = streamer.push(chunk, final)
+        progress(len(chunk) / recognise.trained.rate)
+        text = streamer.text() if made and say else before
+        if text != before:
+            say(f"[{streamer.clock.now:7.2f} s] {text}")
+            before = text
+
+    try:
+        for chunk in chunks:
+            hear(chunk)
+    except KeyboardInterrupt:
+        if say is None:
+            raise  # Ctrl-C ends one recording, such as a microphone's, but not several
+    hear(np.zeros(0, dtype=np.float32), final=True)
+    transcript = recognise.streamed(streamer, name)
+    late.append(streamer.latency())
+    return transcript
 
 
 def transcribe(args: argparse.Namespace) -> int:
@@ -275,12 +359,18 @@ def transcribe(args: argparse.Namespace) -> int:
             recognise = _load_trained(args)
     except RecipeError as error:
         raise UsageError(str(error)) from None
+    if args.stream:
+        try:  # a model that cannot is rejected before any recording is read
+            recognise.stream()
+        except PluginError as error:
+            raise UsageError(f"--model {args.model}: {error}") from None
 
     terminal = sys.stderr.isatty()
     total = sum(quick_seconds(j.source.path) for j in todo if j.source.path != STDIN)
     failed, done = len(blocked), 0
     heard, begin = 0.0, time.monotonic()
     records = None if args.output_dir is None else Sources(args.output_dir)
+    late = []
     with tqdm(
         total=round(total, 1) or None,
         unit="s",
@@ -293,6 +383,10 @@ def transcribe(args: argparse.Namespace) -> int:
             with tqdm.external_write_mode(sys.stderr):
                 _say(line)
 
+        def show(line):
+            with tqdm.external_write_mode(sys.stderr):
+                print(line, file=sys.stderr, flush=True)
+
         def progress(seconds):
             nonlocal heard
             heard += seconds
@@ -304,9 +398,16 @@ def transcribe(args: argparse.Namespace) -> int:
             for job in todo:
                 source = job.source
                 try:
-                    wave = read_audio(source.path, recognise.trained.rate, say=note)
                     name = "stdin" if source.path == STDIN else source.path
-                    transcript = recognise.transcribe(wave, name, progress)
+                    if args.stream:
+                        chunks = _chunks(source, recognise.trained.rate, args.chunk)
+                        known = show if len(jobs) == 1 else None
+                        transcript = _stream(
+                            recognise, chunks, name, late, progress, known
+                        )
+                    else:
+                        wave = read_audio(source.path, recognise.trained.rate, say=note)
+                        transcript = recognise.transcribe(wave, name, progress)
                     if transcript.silent:
                         note(f"{shown(source.path)}: nothing but silence; no words")
                     with tqdm.external_write_mode(sys.stderr):
@@ -320,6 +421,9 @@ def transcribe(args: argparse.Namespace) -> int:
         except UnknownTimesError as error:
             bar.close()
             raise UsageError(f"{error}; --format txt needs no times") from None
+        except PluginError as error:
+            bar.close()
+            raise UsageError(str(error)) from None
         except KeyboardInterrupt:
             bar.close()
             _say(f"interrupted: {done} of {len(todo)} recordings done and kept")
@@ -328,6 +432,10 @@ def transcribe(args: argparse.Namespace) -> int:
     if args.output_dir is not None or terminal:
         rtf = f", RTF {spent / heard:.2f}" if heard else ""
         _say(f"{done} recordings, {heard:.1f} s of audio in {spent:.1f} s{rtf}")
+    if late:
+        from espnet_adastride.timing.latency import describe_latency
+
+        _say(f"latency: {describe_latency(late)}")
     if failed:
         _say(f"{failed} of {len(todo) + len(blocked)} recordings failed")
     return 1 if failed or unread else 0

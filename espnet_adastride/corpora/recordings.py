@@ -4,9 +4,20 @@ How files are decoded is decided in ``corpora/audio.py``.
 """
 
 import os
+import struct
 import sys
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import (
+    BinaryIO,
+    Dict,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 
@@ -37,6 +48,7 @@ __all__ = [
     "prepare",
     "quick_seconds",
     "read_audio",
+    "read_pcm",
     "read_samples",
     "sample_problem",
     "shown",
@@ -90,6 +102,58 @@ def read_audio(
     if len(wave) == 0:
         raise AudioError(f"{name}: no samples; record or copy it again")
     return prepare(wave, found, rate, name, say)
+
+
+def read_pcm(stream: BinaryIO, rate: int, size: int) -> Iterator[np.ndarray]:
+    """Yield samples from a pipe as they come, such as a microphone's.
+
+    Args:
+        stream: raw 16-bit little-endian samples of one channel, or a WAV file of such;
+            of a WAV, the lengths in the header mean nothing, as in a pipe.
+        rate: samples per second that are wanted.
+        size: samples to yield at a time; the last ones may be fewer.
+
+    Raises:
+        AudioError: if there is nothing, or the header says something else.
+    """
+    fix = (
+        f"pipe 16-bit mono at {rate} Hz into it: arecord -f S16_LE -r {rate} -t raw, or"
+        f" ffmpeg -i FILE -f s16le -ac 1 -ar {rate} -"
+    )
+    head = stream.read(12)
+    if not head:
+        raise AudioError(f"standard input: empty; {fix}")
+    if head[:4] == b"RIFF" and head[8:] == b"WAVE":
+        _read_wav_header(stream, rate, fix)
+        head = b""
+    elif head[:4] in (b"fLaC", b"OggS") or head[4:8] == b"ftyp" or head[:3] == b"ID3":
+        raise AudioError(f"standard input: compressed audio; {fix}")
+    while True:
+        content = head + stream.read(2 * size - len(head))
+        head = b""
+        samples = np.frombuffer(content[: len(content) // 2 * 2], dtype="<i2")
+        if len(samples):
+            yield samples.astype(np.float32) / 32768
+        if len(content) < 2 * size:
+            return
+
+
+def _read_wav_header(stream: BinaryIO, rate: int, fix: str) -> None:
+    """Read up to a WAV's samples; refuse others than 16-bit mono at this rate."""
+    found = None
+    while True:
+        name, length = stream.read(4), int.from_bytes(stream.read(4), "little")
+        if len(name) < 4:
+            raise AudioError(f"standard input: a WAV without samples; {fix}")
+        if name == b"data":
+            break
+        content = stream.read(length + length % 2)
+        if name == b"fmt " and len(content) >= 16:
+            found = struct.unpack("<HHIIHH", content[:16])
+    if found is None or (found[1], found[2], found[5]) != (1, rate, 16):
+        what = "no format" if found is None else f"{found[5]} bits at {found[2]} Hz"
+        channels = "" if found is None or found[1] == 1 else f", {found[1]} channels"
+        raise AudioError(f"standard input: a WAV of {what}{channels}; {fix}")
 
 
 def sample_problem(wave: np.ndarray) -> str:

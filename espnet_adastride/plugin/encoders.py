@@ -8,9 +8,11 @@ always built.
 import inspect
 from typing import Any, Dict, Optional
 
+import torch
+
 from espnet_adastride.downsampling import available_downsamplers
 from espnet_adastride.errors import ConfigurationError, unknown_word
-from espnet_adastride.plugin import espnet
+from espnet_adastride.plugin import contextual, espnet
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling, fit_names
 from espnet_adastride.plugin.timing import TrueTimeAttention
 
@@ -38,6 +40,10 @@ class DownsamplingEncoder:
     espnet_words = ESPNET_WORDS
     #: whether tokens are put before the frames, as OWSM-CTC puts language and task
     takes_prefix = False
+    #: the input layer
+    layer_class = AdaptiveSubsampling
+    #: whether positions are encoded behind the input layer, not in it
+    adds_positions = False
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -86,11 +92,11 @@ class DownsamplingEncoder:
         # with the positional encoding that its options ask for
         super().__init__(input_size, output_size, input_layer="linear", **kwargs)
         conf.setdefault("method", input_layer)
-        self.embed = AdaptiveSubsampling(
+        self.embed = self.layer_class(
             input_size,
             output_size,
             kwargs.get("dropout_rate", 0.1),
-            self.embed[-1],
+            torch.nn.Identity() if self.adds_positions else self.embed[-1],
             **conf,
         )
         if self.embed.true_times:
@@ -100,6 +106,12 @@ class DownsamplingEncoder:
                 raise ConfigurationError(
                     "encoder_conf: layer_drop_rate would drop a stage of "
                     "input_layer_conf: after_blocks with its block; set it to 0"
+                )
+            if self.adds_positions:
+                raise ConfigurationError(
+                    "encoder_conf: input_layer_conf: after_blocks does not go with this"
+                    " encoder, which cuts what comes before its first block into "
+                    "blocks of its own; leave it out"
                 )
             if self.takes_prefix:
                 raise ConfigurationError(
@@ -126,8 +138,9 @@ class DownsamplingEncoder:
 
     def _load_from_state_dict(self, state_dict, prefix, *rest):
         # ESPnet 202511 cannot read the names of 202611, which reads both
-        own = [f"{prefix}embed.{name}" for name in self.embed.state_dict()]
-        fit_names(state_dict, prefix + "embed.", own)
+        if self.embed is not None:
+            own = [f"{prefix}embed.{name}" for name in self.embed.state_dict()]
+            fit_names(state_dict, prefix + "embed.", own)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _use_true_times(self):
@@ -175,6 +188,40 @@ class TransformerEncoder(DownsamplingEncoder, espnet.TransformerEncoder):
     """ESPnet's ``transformer``."""
 
 
+class ContextualBlockConformerEncoder(
+    DownsamplingEncoder, espnet.ContextualBlockConformerEncoder
+):
+    """ESPnet's ``contextual_block_conformer``, which streams."""
+
+    espnet_words = ("conv2d", "conv2d6", "conv2d8", "linear", "embed")
+    layer_class = contextual.ContextualSubsampling
+    adds_positions = True
+
+    def forward_infer(self, xs_pad, ilens, prev_states=None, is_final=True):
+        """See :func:`contextual.forward_infer`; ESPnet's with its own input layers."""
+        stock = espnet.ContextualBlockConformerEncoder
+        if not isinstance(self.embed, AdaptiveSubsampling):
+            return stock.forward_infer(self, xs_pad, ilens, prev_states, is_final)
+        return contextual.forward_infer(stock, self, xs_pad, prev_states, is_final)
+
+
+class ContextualBlockTransformerEncoder(
+    DownsamplingEncoder, espnet.ContextualBlockTransformerEncoder
+):
+    """ESPnet's ``contextual_block_transformer``, which streams."""
+
+    espnet_words = ContextualBlockConformerEncoder.espnet_words
+    layer_class = contextual.ContextualSubsampling
+    adds_positions = True
+
+    def forward_infer(self, xs_pad, ilens, prev_states=None, is_final=True):
+        """See :func:`contextual.forward_infer`; ESPnet's with its own input layers."""
+        stock = espnet.ContextualBlockTransformerEncoder
+        if not isinstance(self.embed, AdaptiveSubsampling):
+            return stock.forward_infer(self, xs_pad, ilens, prev_states, is_final)
+        return contextual.forward_infer(stock, self, xs_pad, prev_states, is_final)
+
+
 #: by ESPnet's words
 ENCODERS = {
     "conformer": ConformerEncoder,
@@ -183,6 +230,8 @@ ENCODERS = {
     "branchformer": BranchformerEncoder,
     "multiconv_conformer": MultiConvConformerEncoder,
     "transformer": TransformerEncoder,
+    "contextual_block_conformer": ContextualBlockConformerEncoder,
+    "contextual_block_transformer": ContextualBlockTransformerEncoder,
 }
 
 

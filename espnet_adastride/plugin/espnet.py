@@ -18,6 +18,12 @@ from espnet_adastride.plugin import imports  # noqa: F401
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.encoder.branchformer_encoder import BranchformerEncoder
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from espnet2.asr.encoder.contextual_block_conformer_encoder import (
+    ContextualBlockConformerEncoder,
+)
+from espnet2.asr.encoder.contextual_block_transformer_encoder import (
+    ContextualBlockTransformerEncoder,
+)
 from espnet2.asr.encoder.e_branchformer_ctc_encoder import EBranchformerCTCEncoder
 from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from espnet2.asr.encoder.multiconvformer_encoder import MultiConvConformerEncoder
@@ -85,6 +91,10 @@ RelPositionMultiHeadedAttention = _attention.RelPositionMultiHeadedAttention
 PositionalEncoding = _embedding.PositionalEncoding
 RelPositionalEncoding = _embedding.RelPositionalEncoding
 Conv2dSubsampling = _subsampling.Conv2dSubsampling
+#: what contextual_block_* encoders hand the mask to: without a positional encoding
+Conv2dSubsamplingWOPosEnc = _nets(
+    "pytorch_backend.transformer.subsampling_without_posenc"
+).Conv2dSubsamplingWOPosEnc
 TooShortUttError = _subsampling.TooShortUttError
 check_short_utt = _subsampling.check_short_utt
 
@@ -180,7 +190,10 @@ __all__ = [
     "CNNFrontend",
     "CommonCollateFn",
     "ConformerEncoder",
+    "ContextualBlockConformerEncoder",
+    "ContextualBlockTransformerEncoder",
     "Conv2dSubsampling",
+    "Conv2dSubsamplingWOPosEnc",
     "EBranchformerCTCEncoder",
     "EBranchformerEncoder",
     "ESPnetASRModel",

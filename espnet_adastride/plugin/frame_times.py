@@ -17,6 +17,7 @@ import torch
 from espnet_adastride.downsampling import downsampled_lengths
 from espnet_adastride.downsampling.stages import StageTrace
 from espnet_adastride.errors import ConfigurationError, UnknownTimesError
+from espnet_adastride.plugin.blocks import BlockTrace
 from espnet_adastride.plugin.espnet import STOCK_SUBSAMPLINGS
 from espnet_adastride.plugin.frontends import model_frames
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
@@ -90,6 +91,8 @@ def encoder_boundaries(
         (m + 1,) boundaries as the layer made them, and as pooling with the same
         strides would have.
     """
+    if trace and isinstance(trace[0], BlockTrace):
+        return _joined_blocks(layer, trace, frames, index)
     entries = iter(trace)
     adaptive: List[np.ndarray] = []
     uniform: List[np.ndarray] = []
@@ -116,6 +119,24 @@ def encoder_boundaries(
                 adaptive.append(slot_boundaries(row, n, m))
         n = m
     return compose_boundaries(adaptive), compose_boundaries(uniform)
+
+
+def _joined_blocks(
+    layer: AdaptiveSubsampling, trace: Sequence[BlockTrace], frames: int, index: int
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Return :func:`encoder_boundaries` of an utterance that was cut into blocks."""
+    blocks = trace[0].blocks.tolist()
+    first, start = sum(blocks[:index]), 0
+    parts: List[Tuple[np.ndarray, ...]] = []
+    for row in range(first, first + blocks[index]):
+        own = [StageTrace(*stage[:5]) for stage in trace]
+        length = int(trace[0].input_lengths[row])
+        both = encoder_boundaries(layer, own, length, row)
+        parts.append(tuple(start + edges[:-1] for edges in both))
+        start += length
+    ends = (np.array([float(frames)]),) * 2
+    inner, pooled = (np.concatenate(edges) for edges in zip(*parts, ends))
+    return inner, pooled
 
 
 def convolution_boundaries(embed: torch.nn.Module, frames: int) -> np.ndarray:

@@ -35,7 +35,11 @@ from espnet_adastride.plugin.espnet import (
     SlidingWindow,
     force_gatherable,
 )
-from espnet_adastride.plugin.frontends import frontend_frames, why_unknown
+from espnet_adastride.plugin.frontends import (
+    frontend_frames,
+    model_frames,
+    why_unknown,
+)
 from espnet_adastride.plugin.resnet_encoder import ResNetEncoder
 from espnet_adastride.plugin.rnnt_loss import stand_in
 from espnet_adastride.plugin.short_audio import TooShortAudioError
@@ -79,6 +83,29 @@ def set_stride(model, args, stride: float) -> None:
     layer.set_stride(stride)
 
 
+def set_block(model, args, seconds: float) -> None:
+    """Let a trained model place blocks of another length from now on.
+
+    Args:
+        model: an ESPnet model.
+        args: its options, for the message.
+        seconds: of a block, > 0; longer than an utterance: the whole of it.
+
+    Raises:
+        ConfigurationError: if its input layer places whole utterances, or no block can
+            be so long.
+    """
+    layer = input_layer(model)
+    if layer is None or layer.blocks is None:
+        word = getattr(args, "encoder_conf", {}).get("input_layer", "ESPnet's own")
+        raise ConfigurationError(
+            f"block {seconds:g}: this model's input_layer ({word}) was trained to place"
+            " whole utterances; train it with input_layer_conf: {block: 2} "
+            "(docs/streaming.md)"
+        )
+    layer.blocks.set_seconds(seconds)
+
+
 def check_frontend(model) -> None:
     """Refuse a frontend that the plugin's input layer cannot be put behind.
 
@@ -87,7 +114,10 @@ def check_frontend(model) -> None:
             samples; or ``tell_strides`` and ``true_times`` need to know when they are.
     """
     layer = input_layer(model)
-    if layer is None or getattr(model, "frontend", None) is None:
+    if layer is None:
+        return
+    set_frame_step(model, layer)
+    if getattr(model, "frontend", None) is None:
         return
     preencoder = getattr(model, "preencoder", None)
     flat = preencoder is None or isinstance(preencoder, LinearProjection)
@@ -114,6 +144,25 @@ def check_frontend(model) -> None:
             f"encoder_conf: input_layer_conf: {' and '.join(told)} needs the times of "
             f"the frames, and {reason}"
         )
+
+
+def set_frame_step(model, layer) -> None:
+    """Tell a layer that works block by block how far apart its feature frames are.
+
+    Raises:
+        ConfigurationError: it does, and that is not known.
+    """
+    if layer.blocks is None:
+        return
+    where = "encoder_conf: input_layer_conf: block is in seconds"
+    reason = why_unknown(model)
+    known = None if reason is not None else model_frames(model)
+    if known is None or known.rate is None:
+        reason = reason or "the model has none that says its rate"
+        raise ConfigurationError(
+            f"{where} and needs a frontend whose frames are so many a second: {reason}"
+        )
+    layer.blocks.set_step(known.rule.hop / known.rate)
 
 
 class DownsamplingModel:

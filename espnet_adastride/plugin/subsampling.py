@@ -42,6 +42,7 @@ from espnet_adastride.downsampling.registry import (
 )
 from espnet_adastride.downsampling.stages import StageTrace
 from espnet_adastride.errors import ConfigurationError, unknown_word
+from espnet_adastride.plugin.blocks import BlockLength, run_blocks, run_long
 from espnet_adastride.plugin.espnet import (
     Conv2dSubsampling,
     PositionalEncoding,
@@ -229,6 +230,8 @@ OWN_WORDS = (
     "train_strides",
     "tell_strides",
     "true_times",
+    "block",
+    "train_blocks",
 )
 
 
@@ -294,6 +297,12 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         tell_strides: add a learned vector times the log of every frame's local stride.
         true_times: give the relative positional encoding the frames' true times, in
             mean output frames; see :mod:`espnet_adastride.plugin.timing`.
+        block: seconds; place the frames of every block on a segment of its own, for
+            streaming: see :mod:`espnet_adastride.plugin.blocks`. None: the whole
+            utterance at once.
+        train_blocks: (shortest, longest) block of a training batch in seconds, drawn
+            anew for every batch, its logarithm evenly; ``block`` is that of validation
+            and decoding.
         **options: the methods' own words (``sigma_square``, ``score_bound`` ...);
             what is not given takes the method's ``training_defaults``.
 
@@ -317,6 +326,8 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         restore: Union[bool, int] = False,
         tell_strides: bool = False,
         true_times: bool = False,
+        block: Optional[float] = None,
+        train_blocks: Optional[Sequence[float]] = None,
         **options: Any,
     ):
         # not Conv2dSubsampling's: this layer makes all its parts itself, whose names in
@@ -329,6 +340,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             self._check_options(options)
             after_blocks = self._checked_blocks(after_blocks)
             self.restore = self._checked_restore(restore, after_blocks)
+            self.blocks = self._checked_block(block, train_blocks, after_blocks)
             if trunk not in TRUNKS:
                 raise ValueError(unknown_word("trunk", trunk, TRUNKS))
             self.vp_weight = check_number("vp_weight", vp_weight, inclusive=True)
@@ -375,6 +387,11 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             raise ConfigurationError(
                 "encoder_conf: input_layer_conf: after_blocks does not go with "
                 "tell_strides and true_times, which speak of this layer's strides alone"
+            )
+        if self.blocks is not None and self.lengths_from_content():
+            raise ConfigurationError(
+                "encoder_conf: input_layer_conf: block needs output frames whose number"
+                " does not depend on the content: set exact: true, or leave block out"
             )
         if true_times:
             self._use_true_times()
@@ -454,6 +471,21 @@ class AdaptiveSubsampling(Conv2dSubsampling):
                 f"block {after_blocks[-1]}: give a later block, or true"
             )
         return restore
+
+    def _checked_block(self, block, train_blocks, after_blocks):
+        """Return the length of blocks, or None."""
+        if block is None:
+            if train_blocks is not None:
+                raise ValueError(
+                    "train_blocks draws what block is in training: give block, too"
+                )
+            return None
+        if any(after_blocks):
+            raise ValueError(
+                "block does not go with after_blocks: a stage behind a block of the "
+                "encoder places the whole utterance; leave one of them out"
+            )
+        return BlockLength(block, train_blocks, self.strides)
 
     def connect(self, blocks: torch.nn.ModuleList, interctc: Sequence[int] = ()):
         """Put the stages of ``after_blocks`` behind the encoder's blocks.
@@ -699,8 +731,10 @@ class AdaptiveSubsampling(Conv2dSubsampling):
 
         Of the encoder, with the stages behind its blocks; at the rate that is given
         back with ``restore``. Where lengths depend on the content (hnet, ``exact:
-        false``): those aimed at.
+        false``): those aimed at. With ``block``, block by block.
         """
+        if self.blocks is not None:
+            return self.blocks.output_lengths(lengths, self.output_strides())
         for stride in self.output_strides():
             lengths = downsampled_lengths(lengths, stride)
         return lengths
@@ -731,16 +765,47 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             lengths = torch.full((x.size(0),), x.size(1), device=x.device)
         else:
             lengths = x_mask[:, 0].sum(dim=1)
+        block = None if self.blocks is None else self.blocks.draw(self.training)
+        if block is not None and x.size(1) > block:
+            x = zero_padding(x, lengths)
+            rest = block, prefix_embeds, x_mask is not None
+            if self._is_long(x, x_mask):
+                result, trace = run_long(self, x, *rest)
+            else:
+                result, trace = run_blocks(self, x, lengths, *rest)
+            self.keep_trace(trace)
+            return result
         if self._is_long(x, x_mask):
             return self._in_chunks(x, x_mask, prefix_embeds)
+        x, times, lengths, trace = self.run_stages(zero_padding(x, lengths), lengths)
+        self.keep_trace(trace)
+        mask = None if x_mask is None else length_mask(lengths, x.size(1)).unsqueeze(1)
+        told = self._told(times, lengths)
+        return self.finish(self.out[0](x), times, told, mask, prefix_embeds)
+
+    def run_stages(self, x, lengths, convolve=None):
+        """Run trunk and downsamplers over sequences, zero beyond their lengths.
+
+        Args:
+            x: (B, T, F).
+            lengths: (B,).
+            convolve: what stands in for a stage's convolution: called with the stage's
+                index, the stage, its stride and (B, T, C); None: the stage itself.
+
+        Returns:
+            x (B, T', C'), the frames' times or None, lengths, and a list of StageTrace.
+        """
         trace = []
         times = self._start_times(x)
-        x = zero_padding(x, lengths)
-        for stage, downsampler, stride in zip(
-            self.conv, self.downsamplers, self.strides
+        for index, (stage, downsampler, stride) in enumerate(
+            zip(self.conv, self.downsamplers, self.strides)
         ):
-            x = stage(x)
-            if isinstance(downsampler, torch.nn.Identity):
+            in_trunk = isinstance(downsampler, torch.nn.Identity)
+            if convolve is None:
+                x = stage(x)
+            else:
+                x = convolve(index, stage, stride if in_trunk else 1, x)
+            if in_trunk:
                 positions, shorter = None, downsampled_lengths(lengths, stride)
                 x = zero_padding(x, shorter)  # the bias reached the padding
             else:
@@ -750,10 +815,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
                 x, positions, shorter = result.output, result.positions, result.lengths
             times = self._next_times(times, positions, lengths, shorter, x.size(1))
             lengths = shorter
-        if not in_backward():  # its losses are in the training loss already
-            self._trace = tuple(trace)
-        mask = None if x_mask is None else length_mask(lengths, x.size(1)).unsqueeze(1)
-        return self._finish(self.out[0](x), times, lengths, mask, prefix_embeds)
+        return x, times, lengths, trace
 
     def _start_times(self, x):
         """Return the frames' times (B, T), in frames; None if nobody asks."""
@@ -772,11 +834,14 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             steps = slot_steps(positions, lengths, output_lengths, width)
         return times_at(times, steps)
 
-    def _finish(self, x, times, lengths, mask, prefix_embeds):
+    def _told(self, times, lengths):
+        """Return what tell_strides says of each frame (B, T'); None: nothing."""
+        return None if self.stride_vector is None else log_strides(times, lengths)
+
+    def finish(self, x, times, told, mask, prefix_embeds):
         """Tell of the strides, put the prefix before the frames, encode positions."""
-        if self.stride_vector is not None:
-            told = log_strides(times, lengths).to(x.dtype)
-            x = x + told.unsqueeze(2) * self.stride_vector
+        if told is not None:
+            x = x + told.to(x.dtype).unsqueeze(2) * self.stride_vector
         if self.true_times:
             times = times / math.prod(self.current_strides())
         if prefix_embeds is not None:
@@ -827,7 +892,13 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         self._trace = tuple(trace)
         x = _joined(map(self.out[0], frames()), length)
         mask = None if x_mask is None else x_mask.new_ones(1, 1, length)
-        return self._finish(x, times, lengths, mask, prefix_embeds)
+        told = self._told(times, lengths)
+        return self.finish(x, times, told, mask, prefix_embeds)
+
+    def keep_trace(self, trace) -> None:
+        """Hold what the stages reported of a batch, for :meth:`take_trace`."""
+        if not in_backward():  # its losses are in the training loss already
+            self._trace = tuple(trace)
 
     def take_trace(self) -> Tuple[StageTrace, ...]:
         """Return what the last forward's downsamplers reported, once, in order.

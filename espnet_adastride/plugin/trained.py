@@ -55,7 +55,7 @@ from espnet_adastride.plugin.frontends import (
     why_unknown,
 )
 from espnet_adastride.plugin.greedy import main_frames
-from espnet_adastride.plugin.model import input_layer, set_stride
+from espnet_adastride.plugin.model import input_layer, set_block, set_stride
 
 PathLike = Union[str, Path]
 
@@ -362,6 +362,7 @@ class TrainedModel:
             trained.
         upstream_model: folder of the pretrained encoder whose features the model
             reads, if it is not where it was in training.
+        block: seconds of a block, for layers that place blocks; None: as trained.
 
     Attributes:
         model: ESPnetASRModel, in evaluation mode.
@@ -385,6 +386,7 @@ class TrainedModel:
         inference_config: Union[None, PathLike, Dict[str, Any]] = None,
         stride: Optional[float] = None,
         upstream_model: Optional[PathLike] = None,
+        block: Optional[float] = None,
     ):
         if device != "cpu" and not torch.cuda.is_available():
             raise ConfigurationError(f"device {device}: there is no GPU; use cpu")
@@ -429,6 +431,8 @@ class TrainedModel:
             self.rate = self.upstream.record.rate
         if stride is not None:
             self.set_stride(stride)
+        if block is not None:
+            self.set_block(block)
         self._prepare_text()
 
     def _load_upstream(
@@ -497,6 +501,10 @@ class TrainedModel:
     def set_stride(self, stride: float) -> None:
         """Downsample at another overall rate from now on: ``model.set_stride``."""
         set_stride(self.model, self.args, stride)
+
+    def set_block(self, seconds: float) -> None:
+        """Place blocks of another length from now on: ``model.set_block``."""
+        set_block(self.model, self.args, seconds)
 
     @torch.no_grad()
     def encode(

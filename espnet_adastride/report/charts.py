@@ -1,7 +1,7 @@
-"""Charts of trainings and corpora, for files and for pages."""
+"""Charts of trainings, corpora and streams, for files and for pages."""
 
 import textwrap
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import matplotlib
 import numpy as np
@@ -13,11 +13,13 @@ from espnet_adastride.evaluation.stride_statistics import SILENCE, StrideStatist
 from espnet_adastride.report.style import (
     COLOURS,
     FONT_SIZE,
+    GREY,
     INK,
     MARKERS,
     drawing,
     line_style,
 )
+from espnet_adastride.timing.ctc import Timed
 
 PANEL = (4.2, 2.6)  # inches
 #: what is drawn, where it was reported: stat, title, whether its axis is logarithmic
@@ -338,3 +340,59 @@ def corpus_lines(numbers: dict) -> List[str]:
             "class."
         )
     return lines
+
+
+# ------------------------------------------------------------------ a stream
+
+
+class StreamRow(NamedTuple):
+    """When the words of a recording were shown that was heard while it was spoken.
+
+    Attributes:
+        block: seconds of a block of the input layer.
+        words: with times.
+        shown: seconds, one a word.
+    """
+
+    block: float
+    words: Sequence[Timed]
+    shown: Sequence[float]
+
+
+def plot_stream(rows: Sequence[StreamRow], duration: float) -> Figure:
+    """Draw words as they were spoken, and from their end to when they were shown.
+
+    Args:
+        rows: one a length of block.
+        duration: of the recording in seconds.
+    """
+    with drawing(8.0, 0.7 + 0.62 * len(rows), layout="constrained") as figure:
+        axes = figure.add_subplot()
+        for number, row in enumerate(reversed(rows)):  # the first on top
+            colour = COLOURS[number % len(COLOURS)]
+            edge = row.block
+            while edge < duration:
+                axes.vlines(edge, number - 0.42, number + 0.36, INK, lw=0.8, ls=":")
+                edge += row.block
+            for word, when in zip(row.words, row.shown):
+                width = max(word.end - word.start, 0.02)
+                axes.barh(number + 0.2, width, 0.26, word.start, color=GREY, alpha=0.4)
+                middle = (word.start + word.end) / 2
+                axes.text(
+                    middle, number + 0.2, word.text, ha="center", va="center", size=6.5
+                )
+                axes.plot(
+                    [word.end, when], [number - 0.02, number - 0.28], color=colour
+                )
+                axes.plot(when, number - 0.28, "o", color=colour, markersize=3.5)
+        axes.set_yticks(range(len(rows)))
+        axes.set_yticklabels([f"blocks of {row.block:g} s" for row in reversed(rows)])
+        axes.set_ylim(-0.5, len(rows) - 0.5)
+        latest = max([duration, *(when for row in rows for when in row.shown)])
+        axes.set_xlim(0.0, latest + 0.1)
+        axes.axvline(duration, color=INK, lw=0.8)
+        axes.set_xlabel(
+            "seconds; grey: a word as it was spoken; dot: when it was shown; dotted: "
+            "where blocks end"
+        )
+    return figure

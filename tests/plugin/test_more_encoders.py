@@ -209,8 +209,6 @@ def test_multiconv_conformer_goes_with_later_stages_and_true_times():
 # ------------------------------------------------------------------ refusals
 REFUSING = [
     "longformer",
-    "contextual_block_conformer",
-    "contextual_block_transformer",
     "transformer_multispkr",
 ]
 
@@ -232,5 +230,6 @@ def test_other_encoders_are_espnets_else():
         (stock,) = ours.__bases__
         assert stock.__module__.startswith("espnet2.") and ours.refuses
         assert ours.__name__ == stock.__name__
+    # an encoder of ours with ESPnet's own word
     model = build("contextual_block_transformer", "conv2d", linear_units=16)
     assert type(model.encoder.embed).__name__ == "Conv2dSubsamplingWOPosEnc"
