@@ -14,13 +14,14 @@ pytest.importorskip("espnet2")
 
 from espnet2.bin.asr_inference_streaming import Speech2TextStreaming  # noqa: E402
 
-from espnet_adastride.bin import transcribe  # noqa: E402
+from espnet_adastride.bin import plot, transcribe  # noqa: E402
 from espnet_adastride.corpora.recordings import read_pcm  # noqa: E402
 from espnet_adastride.errors import AudioError  # noqa: E402
 from espnet_adastride.errors import ConfigurationError, PluginError  # noqa: E402
 from espnet_adastride.plugin import encoders, espnet  # noqa: E402
 from espnet_adastride.plugin.streaming import Streamer  # noqa: E402
 from espnet_adastride.plugin.trained import TrainedModel  # noqa: E402
+from espnet_adastride.report.charts import StreamRow, plot_stream  # noqa: E402
 from espnet_adastride.timing.latency import (  # noqa: E402
     Clock,
     Latency,
@@ -509,3 +510,32 @@ def test_the_command_refuses_in_one_line(tmp_path, recording, conformer, capfd):
         assert "above 0" in capfd.readouterr().err
     code = run("--model", conformer, "--block", 0.05, recording)
     assert "give 0.16 s" in code and "\n" not in code
+
+
+# ------------------------------------------------------------------ the picture
+def test_the_picture_of_a_stream(conformer, recording, tmp_path, capsys):
+    picture = tmp_path / "stream.png"
+    words = ["--blocks", "0.2", "0.4", "--output", str(picture)]
+    plot.main(["stream", "--model", str(conformer), "--audio", str(recording), *words])
+    out = capsys.readouterr().out
+    streamer = heard(TrainedModel(conformer, block=0.2), [noise(3.37)])
+    assert f"block 0.2 s: {streamer.text()};" in out and "block 0.4 s: " in out
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    # what is drawn: a dot a word where it was shown, a bar where it was spoken
+    rows = [StreamRow(0.4, *streamer.words()), StreamRow(0.2, *streamer.words())]
+    axes = plot_stream(rows, 3.37).axes[0]
+    spoken, shown = streamer.words()
+    dots = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
+    assert sorted(dots) == sorted(2 * shown)
+    bars = sorted(bar.get_x() for bar in axes.patches)
+    assert bars == sorted(2 * [word.start for word in spoken])
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["blocks of 0.2 s", "blocks of 0.4 s"]  # from below
+
+
+def test_the_picture_needs_a_model_that_streams(tmp_path, recording):
+    offline = make_experiment(tmp_path / "exp")
+    given = ["--audio", str(recording), "--output", str(tmp_path / "x.png")]
+    with pytest.raises(SystemExit) as error:
+        plot.main(["stream", "--model", str(offline), *given])
+    assert "was trained to place whole utterances" in str(error.value)
