@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+import blocks
 import downsampling
 import input_layer
 import long_input
@@ -170,3 +171,15 @@ def test_what_is_known_of_a_slot_and_what_it_costs():
     assert alone == pytest.approx(-2 * math.log2(share))
     tokens = side_information.code_length(seen, sent, [(), (3,)])
     assert tokens == pytest.approx(-2 * math.log2((12 + 4 * share) / (12 + 4)))
+
+
+def test_blocks_cost_what_whole_utterances_cost(capsys):
+    blocks.main(["--blocks", "0.5", "8", "--rounds", "3"])
+    lines = capsys.readouterr().out.splitlines()[2:]
+    rows = {
+        cells[1].strip(): float(cells[2])
+        for cells in (line.split("|") for line in lines)
+    }
+    assert set(rows) == {"whole utterances", "0.5 s", "8 s"}
+    # wide limits: other work on the machine is measured, too
+    assert rows["0.5 s"] < 2 * rows["whole utterances"]
