@@ -277,11 +277,8 @@ def _load_exported(args: argparse.Namespace):
         ("inference_config", "an exported model's search is greedy CTC"),
         ("stride", "its rate is fixed in the file: export it again with --stride"),
         ("ngpu", "it runs on the CPU"),
-        (
-            "stream",
-            "it reads whole recordings; stream with the experiment or its archive",
-        ),
-        ("block", "its blocks are fixed in the file"),
+        ("stream", "it reads whole recordings: name the experiment or its archive"),
+        ("block", "it reads whole recordings: name the experiment or its archive"),
     ):
         if getattr(args, option):
             raise RecipeError(f"--{option} does not go with {args.model}: {fix}")

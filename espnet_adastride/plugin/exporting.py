@@ -161,6 +161,7 @@ def check_parts(model: torch.nn.Module) -> None:
     if isinstance(embed, AdaptiveSubsampling):
         for word, used in (
             ("after_blocks", len(embed.later) > 0),
+            ("block", embed.blocks is not None),
             ("true_times", embed.true_times),
             ("tell_strides", embed.stride_vector is not None),
             ("exact: false", embed.lengths_from_content()),
