@@ -24,9 +24,15 @@ import sys
 
 from espnet_adastride.bin.parsers import Parser
 
-#: run as imported, because the plugin has changed a class in the module: run by name it
-#: would be made anew
-AS_IMPORTED = ("espnet2.bin.asr_align",)
+#: run as imported, because the plugin changes a class in the module, which running by
+#: name would define again; the transducer's because ESPnet 202511 reads the source of
+#: the module that it runs in
+AS_IMPORTED = (
+    "espnet2.bin.asr_align",
+    "espnet2.bin.asr_transducer_inference",
+    "espnet2.bin.s2t_inference",
+    "espnet2.bin.s2t_inference_ctc",
+)
 
 #: nothing of ESPnet is asked for: it need not be there
 ASKS_FOR_HELP = __name__ == "__main__" and sys.argv[1:2] in (

@@ -10,6 +10,7 @@ import yaml
 from espnet2.torch_utils.load_pretrained_model import load_pretrained_model
 
 import espnet_adastride.plugin  # noqa: F401
+from espnet_adastride.bin import run
 from espnet_adastride.errors import ConfigurationError
 from espnet_adastride.plugin import espnet
 from tests.plugin.test_transducer import errors
@@ -255,11 +256,10 @@ def test_espnet_decodes_owsm_ctc_greedily(tuned, corpus):
 
 
 def test_espnet_decodes_owsm_ctc_by_its_command(tuned, corpus, tmp_path):
-    from espnet2.bin import s2t_inference_ctc
-
     folder, _ = tuned["example"]
-    s2t_inference_ctc.main(
-        ["--s2t_train_config", str(folder / "config.yaml"), "--num_workers", "0"]
+    run.main(
+        ["-m", "espnet2.bin.s2t_inference_ctc"]
+        + ["--s2t_train_config", str(folder / "config.yaml"), "--num_workers", "0"]
         + ["--s2t_model_file", str(folder / "valid.loss.best.pth")]
         + ["--beam_size", "4", "--lang_sym", "eng", "--task_sym", "asr"]
         + ["--data_path_and_name_and_type", f"{corpus / 'valid/wav.scp'},speech,sound"]
@@ -304,8 +304,6 @@ def test_espnet_decodes_owsm(owsm, corpus, tmp_path):
 
     Its CTC takes the three tokens of the prompt for frames that are gone.
     """
-    from espnet2.bin import s2t_inference
-
     lines = []
     for key in words_of(corpus / "valid" / "ctc"):
         wave, _ = soundfile.read(corpus / "valid" / f"{key}.wav")
@@ -315,8 +313,9 @@ def test_espnet_decodes_owsm(owsm, corpus, tmp_path):
     folder, stats = owsm
     assert stats[40]["train"]["loss_ctc"] < 0.2 * stats[1]["train"]["loss_ctc"]
     assert stats[40]["train"]["loss_vp"] >= 0
-    s2t_inference.main(
-        ["--s2t_train_config", str(folder / "config.yaml"), "--num_workers", "0"]
+    run.main(
+        ["-m", "espnet2.bin.s2t_inference"]
+        + ["--s2t_train_config", str(folder / "config.yaml"), "--num_workers", "0"]
         + ["--s2t_model_file", str(folder / "valid.loss_ctc.best.pth")]
         + ["--beam_size", "3", "--ctc_weight", "0.9", "--lang_sym", "eng"]
         + ["--task_sym", "asr", "--predict_time", "false"]
