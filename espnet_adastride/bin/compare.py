@@ -8,7 +8,7 @@
 interruption: runs that are done and unchanged are not done again. At the end, or with
 ``--table_only true``, the finished runs become ``RECIPE/exp/NAME.md``: error rates over
 the seeds, and paired tests against the baseline at the same rate (see
-espnet_adastride/evaluation/comparison.py for what they say and what not).
+espnet_adastride/evaluation/statistics.py for what they say and what not).
 
 Beside methods with their defaults it compares variants:
 
@@ -29,13 +29,18 @@ import numpy as np
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.corpora.kaldi import read_scp, read_text, shorten
 from espnet_adastride.errors import DataError, RecipeError, one_line_errors, resumable
-from espnet_adastride.evaluation.comparison import (
+from espnet_adastride.evaluation.scoring import (
+    characters,
+    check_ids,
+    percent,
+    utterance_errors,
+    words,
+)
+from espnet_adastride.experiments.comparison import (
     Reference,
     Result,
     format_comparison,
-    utterance_errors,
 )
-from espnet_adastride.evaluation.scoring import characters, check_ids, percent, words
 from espnet_adastride.experiments.grid import (
     Grid,
     Run,

@@ -29,8 +29,7 @@ from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.corpora.datadir import read_table
 from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.errors import AudioError, RecipeError, one_line_errors
-from espnet_adastride.evaluation.comparison import utterance_errors
-from espnet_adastride.evaluation.scoring import words
+from espnet_adastride.evaluation.scoring import utterance_errors, words
 from espnet_adastride.experiments.rate_curves import Point, format_table, plot_rates
 from espnet_adastride.files import write_text
 from espnet_adastride.recipe.quiet import quiet_imports

@@ -1,7 +1,7 @@
 """Numbers from what was trained and decoded.
 
 scoring.py            error rates, as sclite counts them
-comparison.py         several seeds and systems on one test set: intervals, paired tests
+statistics.py         intervals and tests: bootstrap, exact, Welch, Holm
 stride_statistics.py  where the frames go, against what is said
 learning_curves.py    epochs of a training, from ESPnet's log (logs.py reads its lines)
 plan.py               what a training will meet: lengths, CTC, batches, cost

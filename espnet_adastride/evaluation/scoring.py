@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import jiwer
+import numpy as np
 
 from espnet_adastride.corpora.kaldi import atomic_open, read_scp, read_text, shorten
 from espnet_adastride.errors import DataError
@@ -308,6 +309,21 @@ def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
     right = [cell.rjust(width) for cell, width in zip(cells, widths)]
     counts, percents = " ".join(right[1:3]), "  ".join(right[3:])
     return f"| {cells[0].ljust(widths[0])} | {counts} | {percents} |"
+
+
+def utterance_errors(
+    ref: Dict[str, str], hyp: Dict[str, str], tokenize: Tokenizer
+) -> Tuple[np.ndarray, np.ndarray]:
+    """Count the errors of every utterance.
+
+    Returns:
+        Errors and reference tokens, (U,) each, in the order of ``ref``.
+    """
+    counts = [a.counts for a in align(ref, hyp, tokenize)]
+    return (
+        np.array([c.errors for c in counts], dtype=float),
+        np.array([c.words for c in counts], dtype=float),
+    )
 
 
 def write_score(

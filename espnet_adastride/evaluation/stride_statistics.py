@@ -15,6 +15,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from espnet_adastride.evaluation.statistics import Bootstrap
 from espnet_adastride.timing.ctc import Timed
 
 #: seconds between the instants
@@ -190,12 +191,8 @@ def relation(
         for cells, mark in zip(np.split(fine, ends), marks)
     ]
     table = np.stack(histograms).astype(np.float64)  # (U, 2, cells)
-    rng = np.random.default_rng(seed)
     drawn = []
-    for _ in range(resamples):
-        weights = np.bincount(
-            rng.integers(len(table), size=len(table)), minlength=len(table)
-        )
+    for weights in Bootstrap(np.arange(len(table)), resamples, seed).counts:
         marked, others = np.tensordot(weights, table, axes=1)
         pairs = marked.sum() * others.sum()
         if pairs:

@@ -12,6 +12,7 @@ test_sets: [test_clean, dev_2spk]   # the first is the one that is reported
 feats_type: extracted
 feature_rate: 50                    # frames a second that strides count from
 baseline: strided_conv
+pairs: [[adastride, avg_pool]]      # further differences, first minus second
 variants: ["bound2=adastride score_bound=2"]
 grid:                               # in the order in which they run
 - {methods: [strided_conv, adastride], rates: [8, 4], seeds: [0, 1, 2]}
@@ -57,6 +58,7 @@ class Experiment:
     feats_type: str = "raw"
     feature_rate: float = 100.0
     baseline: str = "strided_conv"
+    pairs: List[List[str]] = field(default_factory=list)
     variants: List[str] = field(default_factory=list)
     train_set: str = "train"
     valid_set: str = "dev"
@@ -155,6 +157,12 @@ def read_experiment(path: PathLike) -> Experiment:
         raise RecipeError(
             f"{path}: baseline {experiment.baseline} is in no part of the grid"
         )
+    for pair in experiment.pairs:
+        if not (isinstance(pair, list) and len(pair) == 2 and set(pair) <= names):
+            raise RecipeError(
+                f"{path}: pairs: give two methods of the grid each, such as "
+                f"[adastride, {experiment.baseline}], got {pair}"
+            )
     from espnet_adastride.downsampling import available_downsamplers
 
     for name in sorted(names - set(experiment.systems())):

@@ -13,8 +13,9 @@ from typing import Dict, List, NamedTuple, Sequence, Tuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from espnet_adastride.evaluation.comparison import Bootstrap
+from espnet_adastride.evaluation.statistics import Bootstrap
 from espnet_adastride.report.style import drawing, line_style
+from espnet_adastride.report.tables import markdown_table
 
 
 class Point(NamedTuple):
@@ -93,13 +94,8 @@ def intervals(points: Sequence[Point], units: Sequence[str]) -> List[Sequence[fl
             is no interval (not-a-number).
     """
     bootstrap = Bootstrap(units)
-    found = []
-    for point in points:
-        errors, words = np.asarray(point.errors), np.asarray(point.words)
-        nothing = np.zeros((1, len(words)))
-        difference = bootstrap.difference(errors[None], nothing, words)
-        found.append((difference.low, difference.high))
-    return found
+    found = [bootstrap.ratio(point.errors, point.words).percent() for point in points]
+    return [(estimate.low, estimate.high) for estimate in found]
 
 
 def format_table(points: Sequence[Point], units: Sequence[str]) -> str:
@@ -114,7 +110,7 @@ def format_table(points: Sequence[Point], units: Sequence[str]) -> str:
     several = any(len(cell.wers) > 1 for cell in cells)
     names = ["model", "rate", "WER, %", *["of each"] * several]
     names += ["95 % interval", "RTF", "to the first row"]
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    rows = []
     first = cells[0].point.rtf
     for (point, wers), (low, high) in zip(cells, ends):
         rate = f"{point.stride:g}x" + (", its own" if point.own else "")
@@ -122,8 +118,8 @@ def format_table(points: Sequence[Point], units: Sequence[str]) -> str:
         row += [" ".join(f"{wer:.1f}" for wer in wers)] * several
         row += ["none" if math.isnan(low) else f"{low:.1f} to {high:.1f}"]
         row += [f"{point.rtf:.4f}", f"{point.rtf / first:.2f}"]
-        lines.append("| " + " | ".join(row) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append(row)
+    return markdown_table(names, rows)
 
 
 def plot_rates(points: Sequence[Point], units: Sequence[str]) -> Figure:

@@ -1,7 +1,7 @@
 """Every table and picture of an experiment, from its records alone.
 
 The tests (paired bootstrap over speakers, Holm, Welch) are those of
-espnet_adastride/evaluation/comparison.py.
+espnet_adastride/evaluation/statistics.py.
 """
 
 from collections import Counter
@@ -12,14 +12,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from espnet_adastride.corpora.kaldi import shorten
-from espnet_adastride.evaluation.comparison import (
-    Bootstrap,
+from espnet_adastride.evaluation.statistics import Bootstrap, holm
+from espnet_adastride.experiments.comparison import (
     Reference,
     Result,
     format_comparison,
-    format_interval,
-    format_p,
-    holm,
+    pair_table,
 )
 from espnet_adastride.experiments.definition import Experiment
 from espnet_adastride.experiments.records import (
@@ -30,6 +28,7 @@ from espnet_adastride.experiments.records import (
 )
 from espnet_adastride.experiments.runs import missing_runs
 from espnet_adastride.report.style import drawing, line_style
+from espnet_adastride.report.tables import format_interval, format_p, markdown_table
 
 STATS = ("stride", "largest_jump", "empty_slots")
 TERCILES = ("slow", "middle", "fast")
@@ -112,19 +111,10 @@ def make_cells(experiment: Experiment, records: Dict[tuple, Record]) -> List[Cel
 
 
 # ---------------------------------------------------------------- tables
-def markdown_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
-
-
 def _interval(cell: Cell, bootstrap: Bootstrap) -> Tuple[float, float, float]:
     """Return WER and its 95 % interval over the groups."""
     errors = np.stack([s.errors() for s in cell.scores()])
-    words = cell.scores()[0].reference()
-    found = bootstrap.difference(errors, np.zeros((1, len(words))), words)
-    return found.value, found.low, found.high
+    return bootstrap.ratio(errors, cell.scores()[0].reference()).percent()[:3]
 
 
 def _rate_words(experiment: Experiment, cell: Cell) -> str:
@@ -180,7 +170,7 @@ def tercile_table(experiment: Experiment, cells: Sequence[Cell]) -> str:
             text = f"{100 * errors.sum() / words.sum():.2f}"
             if base is not None and base is not cell:
                 other = base.mean_errors()[chosen]
-                found = draws[part].difference(errors[None], other[None], words)
+                found = draws[part].difference(errors, other, words).percent()
                 interval = format_interval(found.low, found.high)
                 text += f" ({found.value:+.2f} {interval})"
             row.append(text)
@@ -205,7 +195,7 @@ def across_rates_table(experiment: Experiment, cells: Sequence[Cell], bootstrap)
     for cell, base in pairs:
         errors = [np.stack([s.errors() for s in c.scores()]) for c in (cell, base)]
         words = cell.scores()[0].reference()
-        found.append(bootstrap.difference(*errors, words))
+        found.append(bootstrap.difference(*errors, words).percent())
     rows = [
         [
             f"`{cell.system}` at {_rate_words(experiment, cell)}",
@@ -327,6 +317,13 @@ def write_page(
     )
     results = [cell.result() for cell in cells]
     text += format_comparison(results, reference, experiment.baseline, resamples)
+    pairs = pair_table(results, reference, experiment.pairs, bootstrap)
+    if pairs:
+        text += (
+            f"\n## Method against method\n\n{pairs}\nPoints of WER on {test_set} over "
+            "the seeds that both have, negative: the first is better. *Over groups*: "
+            "95 % intervals by bootstrap over the speakers; *over seeds*: Welch's.\n"
+        )
     across = across_rates_table(experiment, cells, bootstrap)
     if across:
         text += (

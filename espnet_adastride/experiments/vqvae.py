@@ -6,22 +6,26 @@ What the figures are: ``measures.py``. Needs neither a model nor the quantiser.
 import json
 import math
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any, Callable, Dict, List
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from espnet_adastride.errors import RecipeError
-from espnet_adastride.evaluation.comparison import (
+from espnet_adastride.evaluation.statistics import (
     Bootstrap,
-    format_interval,
-    format_p,
     holm,
-    seed_interval,
     verdict,
+    welch_interval,
 )
 from espnet_adastride.report.style import drawing, line_style
+from espnet_adastride.report.tables import (
+    format_interval,
+    format_p,
+    markdown_table,
+    spread,
+)
 
 RESULT = "result.json"
 
@@ -60,12 +64,11 @@ def format_table(
     for run in runs:
         cells.setdefault((run["rate"], run["method"]), []).append(run)
     order = sorted(cells, key=lambda k: (k[0], k[1] != reference, k[1]))
-    lines = [
-        "| rate | method | seeds | error, dB | RMS, dB | with exact positions, dB "
-        "| perplexity | tokens/s | bit/s | side bit/s | together | entropy-coded, "
-        f"together | `{reference}` at as many bits, dB | minutes |",
-        "|" + "---|" * 14,
-    ]
+    names = ["rate", "method", "seeds", "error, dB", "RMS, dB"]
+    names += ["with exact positions, dB", "perplexity", "tokens/s", "bit/s"]
+    names += ["side bit/s", "together", "entropy-coded, together"]
+    names += [f"`{reference}` at as many bits, dB", "minutes"]
+    rows = []
     curve = _error_over_bits(
         [own for (_, method), own in cells.items() if method == reference]
     )
@@ -73,7 +76,7 @@ def format_table(
         own = cells[rate, method]
 
         def column(name, digits=2):
-            return _spread([run[name] for run in own], digits)
+            return spread([run[name] for run in own], digits)
 
         together = [run["bits"] + run["side_bits"] for run in own]
         coded = [run["entropy_bits"] + run["side_bits"] for run in own]
@@ -82,18 +85,18 @@ def format_table(
         told = any(run["side_bits"] > 0 for run in own)
         row += [column("error_exact") if told else ""]
         row += [column("perplexity", 0), column("tokens_per_second", 1)]
-        row += [column("bits", 0), column("side_bits", 0), _spread(together, 0)]
+        row += [column("bits", 0), column("side_bits", 0), spread(together, 0)]
         at_equal_bits = curve(mean(together)) if method != reference else float("nan")
-        row += [_spread(coded, 0)]
+        row += [spread(coded, 0)]
         row += ["" if math.isnan(at_equal_bits) else f"{at_equal_bits:.2f}"]
-        row += [_spread([r["minutes"] for r in own], 1)]
-        lines.append("| " + " | ".join(row) + " |")
+        row += [spread([r["minutes"] for r in own], 1)]
+        rows.append(row)
     first = runs[0]
     groups = {u["group"] for u in first["utterances"].values()}
-    lines += [
-        "",
-        f"{len(first['utterances'])} test recordings of {len(groups)} texts or files, "
-        f"{first['seconds_of_speech'] / 60:.1f} minutes, none of whose texts is in the "
+    return (
+        markdown_table(names, rows)
+        + f"\n{len(first['utterances'])} test recordings of {len(groups)} texts or "
+        f"files, {first['seconds_of_speech'] / 60:.1f} minutes, none of whose texts is in the "
         f"training; codebook of {first['codebook_size']}. Mean ± standard deviation "
         "over seeds. Error: mean absolute difference of log-mels, by a decoder that "
         "knows tokens and, where strides adapt, the number of steps of every slot: "
@@ -101,16 +104,8 @@ def format_table(
         "numbers, which cannot be sent. **Methods of one rate have equal token rates, "
         "not equal bits: where strides adapt, compare with "
         f"`{reference}` at as many bits**: between its rates, by the logarithm of the "
-        "bits.",
-        "",
-        *_differences(cells, order, reference, resamples),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _spread(values, digits=2) -> str:
-    text = f"{mean(values):.{digits}f}"
-    return text + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
+        "bits.\n\n" + _differences(cells, order, reference, resamples)
+    )
 
 
 def _error_over_bits(rates: List[List[Dict[str, Any]]]) -> Callable[[float], float]:
@@ -137,8 +132,8 @@ def _error_over_bits(rates: List[List[Dict[str, Any]]]) -> Callable[[float], flo
     return error
 
 
-def _differences(cells, order, reference, resamples) -> List[str]:
-    rows, p_values = [], []
+def _differences(cells, order, reference, resamples) -> str:
+    found = []
     bootstrap, ids = None, None
     for rate, method in order:
         base = {run["seed"]: run for run in cells.get((rate, reference), [])}
@@ -153,40 +148,32 @@ def _differences(cells, order, reference, resamples) -> List[str]:
             bootstrap = Bootstrap([utterances[i]["group"] for i in ids], resamples)
 
         def errors(runs):
-            # Bootstrap.difference is in hundredths
-            return np.array(
-                [
-                    [runs[s]["utterances"][i]["error"] / 100.0 for i in ids] * frames
-                    for s in seeds
-                ]
-            )
+            means = [[runs[s]["utterances"][i]["error"] for i in ids] for s in seeds]
+            return np.array(means) * frames
 
         difference = bootstrap.difference(errors(own), errors(base), frames)
-        over_seeds = seed_interval(
+        over_seeds = welch_interval(
             [own[s]["error"] for s in seeds], [base[s]["error"] for s in seeds]
         )
-        rows.append((rate, method, len(seeds), difference, over_seeds))
-        p_values.append(difference.p)
-    if not rows:
-        return [f"No rate has both `{reference}` and another method yet."]
-    lines = [
-        f"| rate | method minus `{reference}` | seeds | error, dB | over texts | "
-        "p, Holm | over seeds | verdict, bits aside |",
-        "|" + "---|" * 8,
-    ]
-    for (rate, method, seeds, d, over_seeds), p in zip(rows, holm(p_values)):
+        found.append((rate, method, len(seeds), difference, over_seeds))
+    if not found:
+        return f"No rate has both `{reference}` and another method yet.\n"
+    names = ["rate", f"method minus `{reference}`", "seeds", "error, dB", "over texts"]
+    names += ["p, Holm", "over seeds", "verdict, bits aside"]
+    rows = []
+    corrected = holm([difference.p for _, _, _, difference, _ in found])
+    for (rate, method, seeds, d, over_seeds), p in zip(found, corrected):
         row = [f"{rate:g}x", f"`{method}`", str(seeds), f"{d.value:+.2f}"]
         row += [format_interval(d.low, d.high), format_p(p)]
         row += [format_interval(*over_seeds) if over_seeds else ""]
-        row += [verdict(d, p, over_seeds)]
-        lines.append("| " + " | ".join(row) + " |")
-    return [
-        *lines,
-        "",
-        f"Paired bootstrap over texts ({resamples} test sets; the readings of a text "
-        "and the seeds of a recording kept together), negative is better; p corrected "
-        f"for {len(rows)} comparisons; over seeds: Welch's 95 % interval.",
-    ]
+        row += [verdict(d.value, p, over_seeds)]
+        rows.append(row)
+    return (
+        markdown_table(names, rows)
+        + f"\nPaired bootstrap over texts ({resamples} test sets; the readings of a "
+        "text and the seeds of a recording kept together), negative is better; p corrected "
+        f"for {len(rows)} comparisons; over seeds: Welch's 95 % interval.\n"
+    )
 
 
 def plot_bits(runs: List[Dict[str, Any]]) -> Figure:

@@ -22,13 +22,6 @@ from espnet_adastride.corpora.audio import audio_info
 from espnet_adastride.corpora.kaldi import read_scp, read_text
 from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.errors import AudioError, DataError
-from espnet_adastride.evaluation.comparison import (
-    LEVEL,
-    Bootstrap,
-    Difference,
-    few_units_note,
-    holm,
-)
 from espnet_adastride.evaluation.learning_curves import Curve, curves, read_epochs
 from espnet_adastride.evaluation.scoring import (
     Alignment,
@@ -36,6 +29,12 @@ from espnet_adastride.evaluation.scoring import (
     characters,
     total,
     words,
+)
+from espnet_adastride.evaluation.statistics import (
+    LEVEL,
+    Bootstrap,
+    few_units_note,
+    holm,
 )
 from espnet_adastride.report.charts import legend, plot_panel, training_panels
 from espnet_adastride.report.pages import Sound, encode_audio, render
@@ -266,20 +265,6 @@ def read_systems(experiments: Sequence[Experiment]) -> List[System]:
     return sorted(systems, key=lambda s: order[s.decoded.set])
 
 
-def rate_interval(
-    errors: np.ndarray, tokens: np.ndarray, units: Sequence, resamples: int
-) -> Difference:
-    """Return the error rate in percent with its 95 % interval by bootstrap.
-
-    Args:
-        errors, tokens: (U,).
-        units: (U,) what is drawn: utterances, or their speakers.
-        resamples: test sets drawn.
-    """
-    nothing = np.zeros((1, len(errors)))
-    return Bootstrap(units, resamples).difference(errors[None], nothing, tokens)
-
-
 def rate_rows(systems: Sequence[System], resamples: int) -> List[dict]:
     """Return the rows of the table of error rates."""
     rows = []
@@ -288,13 +273,13 @@ def rate_rows(systems: Sequence[System], resamples: int) -> List[dict]:
         if not counts.words:
             continue
         units = np.arange(len(s.errors))
-        interval = rate_interval(s.errors, s.tokens, units, resamples)
+        interval = Bootstrap(units, resamples).ratio(s.errors, s.tokens).percent()
         speakers = [s.decoded.speakers[a.id] for a in s.aligned]
         number = len(set(speakers))
         over_speakers = None
         if FEWEST_SPEAKERS <= number < len(speakers):
-            one = rate_interval(s.errors, s.tokens, speakers, resamples)
-            over_speakers = (one.low, one.high)
+            drawn = Bootstrap(speakers, resamples)
+            over_speakers = drawn.ratio(s.errors, s.tokens).percent()[1:3]
         part = 100.0 / counts.words
         rows.append(
             {
@@ -357,8 +342,8 @@ def difference_rows(
         ]
         for system, baseline in pairs:
             difference = bootstrap.difference(
-                system.errors[None], baseline.errors[None], first.tokens
-            )
+                system.errors, baseline.errors, first.tokens
+            ).percent()
             rows.append(
                 {
                     "set": name,

@@ -21,6 +21,7 @@ from espnet_adastride.evaluation.scoring import (
     percent,
     score,
     total,
+    utterance_errors,
     words,
     write_results,
 )
@@ -364,3 +365,12 @@ def test_real_references_give_the_published_counts(tmp_path):
     # as in the RESULTS of ESPnet's librispeech_100
     assert counts["wer"].columns() == ["2620", "52576"] + zeros
     assert counts["cer"].columns() == ["2620", "281530"] + zeros
+
+
+def test_errors_of_utterances():
+    ref = {"a": "ONE TWO THREE", "b": "FOUR", "c": "FIVE"}
+    hyp = {"a": "ONE THREE THREE FOUR", "b": "FOUR", "c": ""}
+    errors, tokens = utterance_errors(ref, hyp, words)
+    assert errors.tolist() == [2, 0, 1] and tokens.tolist() == [3, 1, 1]
+    errors, tokens = utterance_errors(ref, hyp, characters)
+    assert errors[1:].tolist() == [0, 4] and tokens.tolist() == [13, 4, 4]

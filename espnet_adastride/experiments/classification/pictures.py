@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from espnet_adastride.errors import RecipeError, unknown_word
+from espnet_adastride.evaluation.statistics import LEVEL
 from espnet_adastride.experiments.classification.results import (
-    LEVEL,
     Row,
     Runs,
     confusion,

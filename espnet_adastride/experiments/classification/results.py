@@ -10,7 +10,7 @@
 * **paired test** against a reference method: for every test *group*, how many answers
   of one were right less those of the other, over its clips and the seeds; were the
   methods no different, each such number could as well have the other sign. Exact and
-  two-sided (:func:`group_test`). Where every group is a clip, and every clip belongs to
+  two-sided (:func:`exact_test`). Where every group is a clip, and every clip belongs to
   one seed, that is McNemar's exact test;
 * **Holm's correction** of its p for as many methods as are compared.
 
@@ -22,7 +22,6 @@ so few no interval can be believed; the notes below the table say how many there
 
 import inspect
 import json
-import math
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -33,12 +32,7 @@ from espnet_adastride.downsampling.registry import (
     downsampler_class,
 )
 from espnet_adastride.errors import RecipeError
-from espnet_adastride.evaluation.comparison import holm
-
-LEVEL = 0.05
-
-
-DRAWS = 10000
+from espnet_adastride.evaluation.statistics import Bootstrap, exact_test, holm, sum_by
 
 
 class Row(NamedTuple):
@@ -167,7 +161,7 @@ def _compare_two(ours: Runs, theirs: Runs) -> Comparison:
         group_interval(100.0 * means, groups),
         int((sums > 0).sum()),
         int((sums < 0).sum()),
-        group_test(sums, groups),
+        exact_test(sum_by(sums, groups)),
     )
 
 
@@ -237,57 +231,10 @@ def round_accuracies(runs: Runs) -> Tuple[float, ...]:
     return tuple(100.0 * float(np.mean(rounds[number])) for number in sorted(rounds))
 
 
-def group_interval(
-    values: np.ndarray, groups: Sequence[str], draws: int = DRAWS
-) -> Tuple[float, float]:
-    """Return the 95 % percentile interval of the mean, groups drawn with replacement.
-
-    Args:
-        values: (clips,).
-        groups: (clips,) what each belongs to.
-        draws: of the bootstrap; its random numbers are always the same.
-
-    Returns:
-        (low, high), not-a-number where there is one group alone.
-    """
-    names, who = np.unique(groups, return_inverse=True)
-    if len(names) < 2:
-        return math.nan, math.nan
-    sums = np.bincount(who, weights=values)
-    counts = np.bincount(who)
-    generator = np.random.default_rng(0)
-    even = np.full(len(names), 1 / len(names))
-    times = generator.multinomial(len(names), even, size=draws)
-    means = (times @ sums) / (times @ counts)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def group_test(differences: np.ndarray, groups: Sequence[str]) -> float:
-    """Return the exact two-sided p of a sum of differences, signs flipped by group.
-
-    Under the null hypothesis the two methods are exchangeable within a group, so that
-    the sum of every group has either sign with probability 1/2, independently. p is the
-    probability that the sum of all is at least as far from 0 as it is.
-
-    Args:
-        differences: (clips,) whole numbers: seeds in which one method was right less
-            those in which the other was.
-        groups: (clips,) what each belongs to.
-    """
-    _, who = np.unique(groups, return_inverse=True)
-    sums = np.bincount(who, weights=differences).round().astype(int)
-    total = int(np.abs(sums).sum())
-    # of every sum from -total to total, group by group
-    probability = np.zeros(2 * total + 1)
-    probability[total] = 1.0
-    for size in np.abs(sums[sums != 0]):
-        flipped = np.zeros_like(probability)
-        flipped[size:] += probability[:-size] / 2
-        flipped[:-size] += probability[size:] / 2
-        probability = flipped
-    far = np.abs(np.arange(-total, total + 1)) >= abs(int(sums.sum()))
-    return min(1.0, float(probability[far].sum()))
+def group_interval(values: np.ndarray, groups: Sequence[str]) -> Tuple[float, float]:
+    """Return the 95 % interval of the mean (clips,), groups drawn with replacement."""
+    bootstrap = Bootstrap(groups, multinomial=True)
+    return bootstrap.ratio(values, np.ones(len(values)))[1:3]
 
 
 def confusion(runs: Runs) -> Tuple[List[str], np.ndarray]:

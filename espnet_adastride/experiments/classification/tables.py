@@ -5,11 +5,9 @@ import math
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
-import numpy as np
-
+from espnet_adastride.evaluation.statistics import LEVEL
 from espnet_adastride.experiments.classification.pictures import plot_confusion
 from espnet_adastride.experiments.classification.results import (
-    LEVEL,
     Comparison,
     Row,
     Runs,
@@ -22,6 +20,7 @@ from espnet_adastride.experiments.classification.results import (
 from espnet_adastride.experiments.classification.training import run_name
 from espnet_adastride.files import write_text
 from espnet_adastride.options import name_seeds
+from espnet_adastride.report.tables import markdown_table, spread
 from espnet_adastride.report.utterance import save_figure
 
 
@@ -74,15 +73,16 @@ def format_table(rows: List[Row], runs: Dict[str, Runs], reference: str) -> str:
         "cpu_seconds" in run for own in runs.values() for run in own.values()
     )
     head.append("CPU s" if measured else "training, s")
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines = []
     for row in rows:
         cells = [f"`{row.method}`", f"{row.parameters:,}", f"{row.rate:.1f}"]
         cells.append(format_accuracy(row))
         cells.append(_format_interval(row.interval))
         if with_reference:
             cells += _comparison_cells(row.comparison)
-        lines.append("| " + " | ".join([*cells, f"{row.seconds:.0f}"]) + " |")
-    return "\n".join([*lines, "", *_notes(rows, runs, reference)]) + "\n"
+        lines.append([*cells, f"{row.seconds:.0f}"])
+    notes = "\n".join(_notes(rows, runs, reference))
+    return f"{markdown_table(head, lines)}\n{notes}\n"
 
 
 def _comparison_cells(comparison: Optional[Comparison]) -> List[str]:
@@ -98,10 +98,7 @@ def _comparison_cells(comparison: Optional[Comparison]) -> List[str]:
 
 def format_accuracy(row: Row) -> str:
     """Return mean and standard deviation over the rounds, in percent."""
-    mean = f"{np.mean(row.accuracies):.1f}"
-    if len(row.accuracies) < 2:
-        return mean
-    return f"{mean} ± {np.std(row.accuracies, ddof=1):.1f}"
+    return spread(row.accuracies, 1)
 
 
 def _format_interval(interval: Tuple[float, float], sign: str = "") -> str:
@@ -198,20 +195,16 @@ def format_data_sets(
                 cells.setdefault(f"`{method}`, {option} by validation", {})[
                     data_set
                 ] = f"{_starred(row)} ({value:g})"
-    lines = [
-        "| method | " + " | ".join(tables) + " |",
-        "|---" * (len(tables) + 1) + "|",
+    rows = [
+        [name, *(own.get(data_set, "") for data_set in tables)]
+        for name, own in cells.items()
     ]
-    for name, own in cells.items():
-        line = [name, *(own.get(data_set, "") for data_set in tables)]
-        lines.append("| " + " | ".join(line) + " |")
-    lines += [
-        "",
-        "Accuracy in percent, mean ± standard deviation over the rounds. *: different "
-        f"from `{reference}` at {LEVEL}, test over the groups, after Holm's correction "
-        "within the data set.",
-    ]
-    return "\n".join(lines) + "\n"
+    return (
+        markdown_table(["method", *tables], rows)
+        + "\nAccuracy in percent, mean ± standard deviation over the rounds. *: "
+        f"different from `{reference}` at {LEVEL}, test over the groups, after Holm's correction "
+        "within the data set.\n"
+    )
 
 
 def _starred(row: Row) -> str:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from espnet_adastride.errors import RecipeError
-from espnet_adastride.evaluation.comparison import holm
 from espnet_adastride.experiments.classification.pictures import (
     plot_data_sets,
     plot_option,
@@ -17,7 +16,6 @@ from espnet_adastride.experiments.classification.results import (
     compare,
     confusion,
     group_interval,
-    group_test,
     option_curve,
     read_runs,
     seeds_in_a_round,
@@ -57,18 +55,7 @@ def fake_runs(right):
     return runs
 
 
-def test_statistics_by_hand():
-    # 1 against 6: 2 (C(7,0) + C(7,1)) / 2^7
-    own = list("abcdefghi")  # every clip a group: McNemar's test
-    assert group_test(np.array([1, -1, -1, -1, -1, -1, -1, 0, 0]), own) == 0.125
-    assert group_test(np.array([1, -1, 1]), list("abc")) == 1.0
-    assert group_test(np.zeros(4), list("abcd")) == 1.0
-    # 2, 1 and -1 by group: 6 of the 8 choices of signs have a sum of 2 at least
-    assert group_test(np.array([1, 1, 1, -1]), list("aabc")) == 6 / 8
-    # many clips of two speakers show as little as two do
-    assert group_test(np.ones(2000), ["a", "b"] * 1000) == 0.5
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([]) == [] and holm([0.9, 0.8]) == [1.0, 1.0]
+def test_intervals_over_groups():
     # clips of one speaker count as one: the interval is that of two values, not of 200
     values = np.repeat([0.0, 1.0], 100)
     assert group_interval(values, ["a"] * 100 + ["b"] * 100) == (0.0, 1.0)

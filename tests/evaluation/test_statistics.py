@@ -1,26 +1,19 @@
-"""Statistics of comparisons, on known answers."""
+"""Intervals and tests, on known answers."""
 
 import math
 
 import numpy as np
 import pytest
 
-from espnet_adastride.errors import DataError
-from espnet_adastride.evaluation.comparison import (
+from espnet_adastride.evaluation.statistics import (
     Bootstrap,
-    Difference,
-    Reference,
-    Result,
+    exact_test,
     few_units_note,
-    format_comparison,
-    format_interval,
     holm,
-    seed_interval,
-    sign_flip_test,
-    utterance_errors,
+    sum_by,
     verdict,
+    welch_interval,
 )
-from espnet_adastride.evaluation.scoring import characters, words
 
 U = 400
 TOKENS = np.full(U, 5.0)
@@ -32,41 +25,65 @@ def draw(rate, seed, seeds=3, utterances=U):
     return rng.binomial(5, rate, size=(seeds, utterances)).astype(float)
 
 
-def test_errors_of_utterances():
-    ref = {"a": "ONE TWO THREE", "b": "FOUR", "c": "FIVE"}
-    hyp = {"a": "ONE THREE THREE FOUR", "b": "FOUR", "c": ""}
-    errors, tokens = utterance_errors(ref, hyp, words)
-    assert errors.tolist() == [2, 0, 1] and tokens.tolist() == [3, 1, 1]
-    errors, tokens = utterance_errors(ref, hyp, characters)
-    assert errors[1:].tolist() == [0, 4] and tokens.tolist() == [13, 4, 4]
-
-
 # -------------------------------------------------------------------------- differences
 
 
 def test_identical_systems_differ_by_nothing():
     errors = draw(0.2, 1)
     result = Bootstrap(range(U), 500).difference(errors, errors, TOKENS)
-    assert (result.value, result.low, result.high, result.p) == (0, 0, 0, 1)
+    assert result == (0, 0, 0, 1)
 
 
 def test_few_utterances_get_the_exact_test():
     """Five that all point one way: chance does that once in 16 times, both signs."""
     one, other = np.ones((1, 5)), np.zeros((1, 5))
     result = Bootstrap(range(5), 500).difference(one, other, np.full(5, 10.0))
-    assert result.value == pytest.approx(10.0)
+    assert result.value == pytest.approx(0.1)
     assert result.p == pytest.approx(2 / 32)
-    assert verdict(result, result.p, None) == "no difference shown"
+    assert verdict(result.value, result.p, None) == "no difference shown"
     # signs of 3, 2, 1: sums of at least 4 on either side are 6 and 4
-    assert sign_flip_test(np.array([3.0, 2.0, -1.0])) == pytest.approx(4 / 8)
-    assert sign_flip_test(np.array([0.1, 0.2, -0.3])) == 1.0  # a sum of 0, rounded
+    assert exact_test(np.array([3.0, 2.0, -1.0])) == pytest.approx(4 / 8)
+    assert exact_test(np.array([0.1, 0.2, -0.3])) == 1.0  # a sum of 0, rounded
+    # whole numbers, by the convolution: 2, 1 and -1 by group, 6 of the 8 choices
+    assert exact_test(sum_by(np.array([1, 1, 1, -1]), list("aabc"))) == 6 / 8
+    # McNemar, 1 against 6: 2 (C(7,0) + C(7,1)) / 2^7
+    assert exact_test(np.array([1, -1, -1, -1, -1, -1, -1, 0, 0])) == 0.125
+    assert exact_test(np.zeros(4)) == 1.0
+    # many clips of two speakers show as little as two do
+    assert exact_test(sum_by(np.ones(2000), ["a", "b"] * 1000)) == 0.5
     # one unit has no interval, and is told of
     alone = Bootstrap([0, 0, 0], 50).difference(*np.ones((2, 1, 3)), np.ones(3))
     assert math.isnan(alone.low) and math.isnan(alone.high)
-    assert format_interval(alone.low, alone.high) == "none"
     assert few_units_note(20, "utterances") == ""
     assert "exact" in few_units_note(19, "utterances")
     assert "fewer than 6 groups" in few_units_note(5, "groups")
+
+
+def test_both_ways_of_the_exact_test_agree():
+    for seed in range(20):
+        sums = np.random.default_rng(seed).integers(-9, 10, size=11)
+        # a third of a whole number is none: all 2^11 signs are formed
+        assert exact_test(sums / 3) == pytest.approx(exact_test(sums), abs=1e-12)
+
+
+def test_a_ratio_has_the_unit_of_what_is_given():
+    values, weights = np.array([3.0, 0.0, 5.0, 2.0]), np.array([10.0, 10, 20, 10])
+    for bootstrap in (
+        Bootstrap(range(4), 4000),
+        Bootstrap(range(4), 4000, multinomial=True),
+    ):
+        assert bootstrap.counts.sum(axis=1).tolist() == [4.0] * 4000
+        assert bootstrap.counts.mean(axis=0) == pytest.approx([1.0] * 4, abs=0.06)
+        rate = bootstrap.ratio(values, weights)
+        assert rate.value == pytest.approx(0.2) and 0.0 < rate.low < 0.1
+        assert 0.25 < rate.high <= 0.3 and math.isnan(rate.p)
+        nothing = bootstrap.difference(values, np.zeros(4), weights)
+        assert nothing[:3] == pytest.approx(rate[:3])
+        scaled = bootstrap.ratio(7 * values, weights)
+        assert scaled[:3] == pytest.approx([7 * x for x in rate[:3]])
+        assert rate.percent()[:3] == pytest.approx([100 * x for x in rate[:3]])
+        two_seeds = bootstrap.ratio(np.stack([values + 1, values - 1]), weights)
+        assert two_seeds[:3] == pytest.approx(rate[:3])
 
 
 def test_seeds_are_averaged_and_stay_with_their_utterance():
@@ -80,7 +97,7 @@ def test_seeds_are_averaged_and_stay_with_their_utterance():
 def test_a_clear_difference_leaves_out_zero():
     boot = Bootstrap(range(U), 2000)
     worse = boot.difference(draw(0.3, 1), draw(0.1, 2), TOKENS)
-    assert 18 < worse.low < worse.value < worse.high < 22 and worse.p <= 0.002
+    assert 0.18 < worse.low < worse.value < worse.high < 0.22 and worse.p <= 0.002
     better = boot.difference(draw(0.1, 2), draw(0.3, 1), TOKENS)
     assert better.value == -worse.value and better.high < 0
 
@@ -88,9 +105,9 @@ def test_a_clear_difference_leaves_out_zero():
 def test_the_interval_is_that_of_the_normal_distribution():
     one, other = draw(0.2, 1), draw(0.2, 2)
     d = one.mean(axis=0) - other.mean(axis=0)
-    half = 1.96 * 100 * d.std() / math.sqrt(U) / 5
+    half = 1.96 * d.std() / math.sqrt(U) / 5
     result = Bootstrap(range(U), 5000).difference(one, other, TOKENS)
-    assert result.value == pytest.approx(100 * d.sum() / TOKENS.sum())
+    assert result.value == pytest.approx(d.sum() / TOKENS.sum())
     assert result.high - result.value == pytest.approx(half, rel=0.08)
     assert result.value - result.low == pytest.approx(half, rel=0.08)
 
@@ -104,7 +121,7 @@ def test_long_utterances_weigh_more():
     result = Bootstrap(range(2), 50).difference(
         np.array([[0.0, 1.0]]), np.array([[0.0, 0.0]]), tokens
     )
-    assert result.value == pytest.approx(10)
+    assert result.value == pytest.approx(0.1)
 
 
 def test_utterances_of_a_group_are_drawn_together():
@@ -140,17 +157,20 @@ def test_the_same_seed_draws_the_same_test_sets():
 
 def test_welch():
     # se = sqrt(1/3 + 1/3), 4 degrees of freedom, t = 2.776
-    low, high = seed_interval([1, 2, 3], [4, 5, 6])
+    low, high = welch_interval([1, 2, 3], [4, 5, 6])
     assert low == pytest.approx(-3 - 2.2667, abs=1e-3)
     assert high == pytest.approx(-3 + 2.2667, abs=1e-3)
-    # unequal variances: 3.41 degrees of freedom by scipy's ttest_ind(equal_var=False)
+    # unequal variances: by the formula
     from scipy import stats
 
     sides = [4.0, 5.0, 9.0], [1.0, 1.5, 1.7]
-    expected = stats.ttest_ind(*sides, equal_var=False).confidence_interval()
-    assert seed_interval(*sides) == pytest.approx((expected.low, expected.high))
-    assert seed_interval([1, 1], [2, 2]) == (-1, -1)
-    assert seed_interval([1], [2, 3]) is None
+    parts = [np.var(x, ddof=1) / 3 for x in sides]
+    freedom = sum(parts) ** 2 / sum(part**2 / 2 for part in parts)
+    half = stats.t.ppf(0.975, freedom) * math.sqrt(sum(parts))
+    middle = np.mean(sides[0]) - np.mean(sides[1])
+    assert welch_interval(*sides) == pytest.approx((middle - half, middle + half))
+    assert welch_interval([1, 1], [2, 2]) == (-1, -1)
+    assert welch_interval([1], [2, 3]) is None
 
 
 def test_holm():
@@ -170,69 +190,4 @@ def test_holm():
     ],
 )
 def test_verdict(value, p, seeds, words):
-    assert verdict(Difference(value, value, value, p), p, seeds) == words
-
-
-# ---------------------------------------------------------------------------- the table
-
-
-def result(system, rate, errors, seeds=(0, 1, 2), **stats):
-    return Result(
-        system, rate, list(seeds), list(errors), list(errors), [stats] * len(seeds)
-    )
-
-
-REFERENCE = Reference(TOKENS, 4 * TOKENS, [f"g{i // 20}" for i in range(U)])
-
-
-def rows(text, system):
-    return [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in text.splitlines()
-        if f"| `{system}` |" in line
-    ]
-
-
-def test_table():
-    text = format_comparison(
-        [
-            result("strided_conv", 8, draw(0.2, 1)),
-            result("diff_stride", 8, draw(0.1, 2), stride=7.5, minutes=3.25),
-            result("twin", 8, draw(0.2, 1)),
-            result("diff_stride", 12, draw(0.1, 2)),
-        ],
-        REFERENCE,
-        "strided_conv",
-        500,
-    )
-    (base,) = rows(text, "strided_conv")
-    assert base[0] == "8x" and "±" in base[2] and len(base[4].split()) == 3
-    error_rate, at_12, difference = rows(text, "diff_stride")
-    assert error_rate[5] == "7.50" and error_rate[8] == "3.2"
-    assert float(base[2].split()[0]) == pytest.approx(20, abs=1)
-    assert at_12[0] == "12x"  # without baseline: no difference
-    assert float(difference[3]) == pytest.approx(-10, abs=1.5)
-    assert difference[-1] == "better"
-    twin = rows(text, "twin")[1]
-    assert twin[3] == "+0.00" and twin[-1] == "no difference shown"
-    assert "20 groups" in text and "the 2 comparisons" in text
-
-
-def test_only_seeds_that_both_have_are_compared():
-    errors = draw(0.2, 1)
-    other = np.concatenate([errors[:1], draw(0.9, 3)[:2]])
-    text = format_comparison(
-        [result("base", 4, errors[:1], seeds=[0]), result("other", 4, other)],
-        REFERENCE,
-        "base",
-        50,
-    )
-    difference = rows(text, "other")[1]
-    assert difference[2] == "1" and difference[3] == "+0.00"
-
-
-def test_a_table_of_nothing_is_refused():
-    with pytest.raises(DataError, match="no run is finished"):
-        format_comparison([], REFERENCE, "base")
-    text = format_comparison([result("base", 4, draw(0.2, 1))], REFERENCE, "base", 50)
-    assert "No rate has both `base` and another" in text
+    assert verdict(value, p, seeds) == words

@@ -1,0 +1,30 @@
+"""Markdown tables, and how their cells write numbers."""
+
+import math
+from statistics import mean, stdev
+from typing import Sequence
+
+
+def markdown_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table; its last line ends in a line feed."""
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Return e.g. ``4.20 ± 0.31``: mean and, of several, standard deviation."""
+    text = f"{mean(values):.{digits}f}"
+    return text + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
+
+
+def format_interval(low: float, high: float) -> str:
+    """Return e.g. ``[-1.25, +0.50]``; "none" for not-a-number."""
+    if math.isnan(low) or math.isnan(high):
+        return "none"
+    return f"[{low:+.2f}, {high:+.2f}]"
+
+
+def format_p(value: float) -> str:
+    """Return three decimals, or that it is smaller."""
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
