@@ -96,13 +96,13 @@ def format_table(
     return (
         markdown_table(names, rows)
         + f"\n{len(first['utterances'])} test recordings of {len(groups)} texts or "
-        f"files, {first['seconds_of_speech'] / 60:.1f} minutes, none of whose texts is in the "
-        f"training; codebook of {first['codebook_size']}. Mean ± standard deviation "
-        "over seeds. Error: mean absolute difference of log-mels, by a decoder that "
-        "knows tokens and, where strides adapt, the number of steps of every slot: "
-        "the *side bits*, by their entropy. *With exact positions*: the encoder's real "
-        "numbers, which cannot be sent. **Methods of one rate have equal token rates, "
-        "not equal bits: where strides adapt, compare with "
+        f"files, {first['seconds_of_speech'] / 60:.1f} minutes, none of whose texts is "
+        f"in the training; codebook of {first['codebook_size']}. Mean ± standard "
+        "deviation over seeds. Error: mean absolute difference of log-mels, by a "
+        "decoder that knows tokens and, where strides adapt, the number of steps of "
+        "every slot: the *side bits*, by their entropy. *With exact positions*: the "
+        "encoder's real numbers, which cannot be sent. **Methods of one rate have equal "
+        "token rates, not equal bits: where strides adapt, compare with "
         f"`{reference}` at as many bits**: between its rates, by the logarithm of the "
         "bits.\n\n" + _differences(cells, order, reference, resamples)
     )
@@ -171,8 +171,8 @@ def _differences(cells, order, reference, resamples) -> str:
     return (
         markdown_table(names, rows)
         + f"\nPaired bootstrap over texts ({resamples} test sets; the readings of a "
-        "text and the seeds of a recording kept together), negative is better; p corrected "
-        f"for {len(rows)} comparisons; over seeds: Welch's 95 % interval.\n"
+        "text and the seeds of a recording kept together), negative is better; p "
+        f"corrected for {len(rows)} comparisons; over seeds: Welch's 95 % interval.\n"
     )
 
 

@@ -1,4 +1,13 @@
-"""Waves to the log-mel frames that are coded, and frames to sound (Griffin-Lim)."""
+"""Waves to log-mel frames by either of two formulas, and back to sound (Griffin-Lim).
+
+    magnitude   log(max(sum_k M_fk |X_tk|, 1e-5))       the VQ-VAE's
+    power       log(sum_k M_fk |X_tk|^2 + 1e-6)         the classifiers'
+
+X is the short-time Fourier transform, M the triangular mel filters (HTK's scale). Two
+other kinds of frames are given from outside and not made here: ESPnet's frontends make
+their own (``deployment/features.py`` has them in numpy), and so does Whisper
+(``corpora/features.py``).
+"""
 
 import math
 from typing import Tuple
@@ -8,10 +17,15 @@ import torchaudio
 
 from espnet_adastride.downsampling import length_mask
 from espnet_adastride.downsampling.output import zero_padding
+from espnet_adastride.errors import unknown_word
 
 #: below this magnitude a mel bin is silence
 FLOOR = 1e-5
+#: added to the power of a mel bin
+OFFSET = 1e-6
 
+#: power of |X| by formula
+FORMULAS = {"magnitude": 1.0, "power": 2.0}
 
 #: decibels of a difference of 1 between natural logs of magnitudes
 DECIBEL = 20.0 / math.log(10.0)
@@ -20,7 +34,7 @@ DECIBEL = 20.0 / math.log(10.0)
 class LogMel(torch.nn.Module):
     """Waves (B, N) to log-mel frames (B, T, F), T = 1 + floor(N / hop_length).
 
-    Natural logs of mel magnitudes, from Hann windows centred at multiples of
+    Natural logs, from Hann windows centred at multiples of
     ``hop_length``; what lies beyond an utterance's end is silence, so that its frames
     are the same alone and in a padded batch.
 
@@ -28,9 +42,10 @@ class LogMel(torch.nn.Module):
         fs: samples per second.
         n_fft, win_length, hop_length: samples.
         n_mels: F.
+        formula: one of FORMULAS, see the file's top.
 
     Raises:
-        ValueError: a mel bin would be empty.
+        ValueError: a mel bin would be empty, or the formula is unknown.
     """
 
     def __init__(
@@ -40,8 +55,12 @@ class LogMel(torch.nn.Module):
         win_length: int = 640,
         hop_length: int = 160,
         n_mels: int = 80,
+        formula: str = "magnitude",
     ):
         super().__init__()
+        if formula not in FORMULAS:
+            raise ValueError(unknown_word("formula", formula, FORMULAS))
+        self.formula = formula
         self.fs, self.n_fft, self.win_length = fs, n_fft, win_length
         self.hop_length, self.n_mels = hop_length, n_mels
         self.mel = torchaudio.transforms.MelSpectrogram(
@@ -50,8 +69,8 @@ class LogMel(torch.nn.Module):
             win_length=win_length,
             hop_length=hop_length,
             n_mels=n_mels,
-            power=1.0,
-            pad_mode="constant",
+            power=FORMULAS[formula],
+            pad_mode="constant",  # reflection would want n_fft / 2 samples
         )
         if (self.mel.mel_scale.fb.amax(dim=0) == 0).any():
             raise ValueError(
@@ -70,7 +89,9 @@ class LogMel(torch.nn.Module):
         """
         wave = wave.masked_fill(~length_mask(lengths, wave.size(1)), 0.0)
         with torch.autocast(device_type=wave.device.type, enabled=False):
-            frames = self.mel(wave.float()).clamp(min=FLOOR).log().transpose(1, 2)
+            mels = self.mel(wave.float())
+            held = mels + OFFSET if self.formula == "power" else mels.clamp(min=FLOOR)
+            frames = held.log().transpose(1, 2)
         lengths = lengths // self.hop_length + 1
         return zero_padding(frames, lengths), lengths
 
@@ -84,12 +105,14 @@ class LogMel(torch.nn.Module):
         bins = self.n_fft // 2 + 1
         scale = torchaudio.transforms.InverseMelScale(bins, self.n_mels, self.fs)
         griffin_lim = torchaudio.transforms.GriffinLim(
-            self.n_fft, iterations, self.win_length, self.hop_length, power=1.0
+            *(self.n_fft, iterations, self.win_length, self.hop_length),
+            power=FORMULAS[self.formula],
         )
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.manual_seed(0)
-            # InverseMelScale asks for magnitudes as we have them
-            magnitudes = scale(frames.float().cpu().exp().T)
-            wave = griffin_lim(magnitudes)
+            mels = frames.float().cpu().exp().T
+            if self.formula == "power":
+                mels = (mels - OFFSET).clamp(min=0.0)
+            wave = griffin_lim(scale(mels))
         wave = torch.nn.functional.pad(wave, (0, max(0, samples - len(wave))))
         return wave[:samples].clamp(-1.0, 1.0)

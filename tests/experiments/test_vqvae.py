@@ -203,8 +203,6 @@ def test_wrong_words_name_the_choices():
             VQVAE(6, [2], **{"method": "avg_pool", **options})
     with pytest.raises(ValueError, match="hnet with exact: false .* use exact: true"):
         VQVAE(6, [2], "hnet", downsampler_conf={"exact": False})
-    with pytest.raises(ValueError, match="n_mels 80: some mel bins hold no"):
-        LogMel(n_fft=256, win_length=256)
 
 
 # -------------------------------------------------------------------------- durations
@@ -261,27 +259,6 @@ def test_the_decoder_learns_with_what_it_will_be_told():
             assert torch.equal(told, durations(exact.positions[row], int(n), int(m)))
     with pytest.raises(ValueError, match="told"):
         network("adastride", told="position")
-
-
-# --------------------------------------------------------------------------- features
-
-
-def test_frames_do_not_see_the_padding_and_come_back():
-    features = LogMel(fs=8000, n_fft=512, win_length=320, hop_length=80, n_mels=40)
-    steps = torch.arange(4000) / 8000
-    wave = 0.4 * torch.sin(2 * math.pi * 440 * steps)
-    batch = torch.stack([wave, wave])
-    batch[1, 2403:] = torch.nan
-    frames, lengths = features(batch, torch.tensor([4000, 2403]))
-    assert lengths.tolist() == [51, 31]
-    alone, _ = features(wave[None, :2403], torch.tensor([2403]))
-    torch.testing.assert_close(frames[1, :31], alone[0], atol=1e-4, rtol=1e-4)
-    assert (frames[1, 31:] == 0).all()
-    again = features.invert(frames[0], 4000)
-    assert len(again) == 4000
-    spectrum = torch.fft.rfft(again).abs()
-    assert abs(int(spectrum.argmax()) * 8000 / 4000 - 440) < 30
-    torch.testing.assert_close(features.invert(frames[0], 4000), again)
 
 
 # ---------------------------------------------------------------------------- figures

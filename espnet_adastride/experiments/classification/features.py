@@ -1,11 +1,11 @@
 """Clips to log-mel frames: computed once, kept in a file, held in memory."""
 
+import dataclasses
 import hashlib
 from pathlib import Path
 from typing import Callable, List, Tuple
 
 import torch
-import torchaudio
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_adastride.corpora.clips import Clip
@@ -14,24 +14,8 @@ from espnet_adastride.downsampling import length_mask
 from espnet_adastride.errors import AudioError, RecipeError
 from espnet_adastride.experiments.classification.options import FeatureOptions
 from espnet_adastride.files import locked
+from espnet_adastride.networks.log_mel import LogMel
 from espnet_adastride.networks.saving import save
-
-
-class LogMel(torch.nn.Module):
-    """Samples (N,) to log-mel frames (1 + floor(N / hop_length), n_mels)."""
-
-    def __init__(self, options: FeatureOptions):
-        super().__init__()
-        self.mel = torchaudio.transforms.MelSpectrogram(
-            options.sample_rate,
-            n_fft=options.n_fft,
-            hop_length=options.hop_length,
-            n_mels=options.n_mels,
-            pad_mode="constant",  # reflection would want n_fft / 2 samples
-        )
-
-    def forward(self, wave: torch.Tensor) -> torch.Tensor:
-        return torch.log(self.mel(wave) + 1e-6).T
 
 
 def read_wave(path, sample_rate: int) -> torch.Tensor:
@@ -91,7 +75,7 @@ def load_features(
     The file's name follows the clips' names, sizes and times and the options.
 
     Raises:
-        RecipeError: see :func:`read_wave`.
+        RecipeError: see :func:`read_wave`; or a mel bin would be empty.
     """
     digest = hashlib.sha256(repr(("log-mel 1", options)).encode())
     for clip in clips:
@@ -103,10 +87,15 @@ def load_features(
     with locked(path.with_suffix(".lock")):
         if not path.is_file():
             say(f"computing log-mel frames of {len(clips)} clips: {path}")
-            log_mel = LogMel(options)
-            frames = [
-                log_mel(read_wave(clip.path, options.sample_rate)) for clip in clips
-            ]
+            fs, n_fft, hop, n_mels = dataclasses.astuple(options)
+            try:
+                log_mel = LogMel(fs, n_fft, n_fft, hop, n_mels, "power")
+            except ValueError as error:
+                raise RecipeError(f"features: {error}") from None
+            frames = []
+            for clip in clips:
+                wave = read_wave(clip.path, fs)
+                frames.append(log_mel(wave[None], torch.tensor([len(wave)]))[0][0])
             lengths = torch.tensor([len(one) for one in frames])
             save({"frames": torch.cat(frames), "lengths": lengths}, path)
         return Features(clips, **torch.load(path))

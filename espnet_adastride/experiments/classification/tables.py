@@ -202,8 +202,8 @@ def format_data_sets(
     return (
         markdown_table(["method", *tables], rows)
         + "\nAccuracy in percent, mean ± standard deviation over the rounds. *: "
-        f"different from `{reference}` at {LEVEL}, test over the groups, after Holm's correction "
-        "within the data set.\n"
+        f"different from `{reference}` at {LEVEL}, test over the groups, after "
+        "Holm's correction within the data set.\n"
     )
 
 
