@@ -101,8 +101,8 @@ def format_table(
         "deviation over seeds. Error: mean absolute difference of log-mels, by a "
         "decoder that knows tokens and, where strides adapt, the number of steps of "
         "every slot: the *side bits*, by their entropy. *With exact positions*: the "
-        "encoder's real numbers, which cannot be sent. **Methods of one rate have equal "
-        "token rates, not equal bits: where strides adapt, compare with "
+        "encoder's real numbers, which cannot be sent. **Methods of one rate have "
+        "equal token rates, not equal bits: where strides adapt, compare with "
         f"`{reference}` at as many bits**: between its rates, by the logarithm of the "
         "bits.\n\n" + _differences(cells, order, reference, resamples)
     )
