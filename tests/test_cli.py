@@ -53,7 +53,7 @@ def test_a_command_gets_its_options_and_its_name(monkeypatch, capsys):
     assert error.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("usage: adastride score ")
-    assert "--hypp is no option: did you mean --hyp?" in said
+    assert "unknown option --hypp: did you mean --hyp?" in said
     with pytest.raises(SystemExit, match="score: error: give --output"):
         cli.main(["score", "--ref", "missing.txt", "--hyp", "missing.txt"])
 

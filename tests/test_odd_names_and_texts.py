@@ -197,5 +197,5 @@ def test_texts_of_a_language_model_are_joined(tmp_path):
     )
     assert output.read_text() == "u1 THE CAT\nu1 café\n"
     (tmp_path / "a").write_text("u1\n")
-    with pytest.raises(SystemExit, match="no line 'id text' in it"):
+    with pytest.raises(SystemExit, match="no line of the form 'id text' in it"):
         join_texts.main([str(tmp_path / "a"), "--output", str(output)])

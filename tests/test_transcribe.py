@@ -356,7 +356,7 @@ def test_wrong_models_are_named_in_one_line(exp, tmp_path):
     assert "several averaged models; name one with --asr_model_file" in said(two)
     assert Transcriber(two, asr_model_file="valid.cer.ave.pth").trained.rate == RATE
     assert Transcriber(two / "valid.cer.ave.pth").trained.rate == RATE
-    assert "x.pth is not there" in said(two, asr_model_file="x.pth")
+    assert "x.pth: no such file" in said(two, asr_model_file="x.pth")
     assert "not of an ASR model" in said(folder("c", "lm: seq_rnn", MODEL))
     assert "cannot be read as YAML" in said(folder("d", "a: [", MODEL))
     assert "holds no options" in said(folder("e", "[]", MODEL))
@@ -422,7 +422,7 @@ def test_a_folder_to_files(loaded, exp, recordings, tmp_path, capsys):
     command += ["txt,json,srt,vtt,ctm", recordings]
     status, printed, said = run(capsys, *command)
     assert (status, printed) == (0, "")
-    assert "1 file that is not audio left out" in said and "2 recordings, 2.5 s" in said
+    assert "skipped 1 file that is not audio" in said and "2 recordings, 2.5 s" in said
     names = {str(p.relative_to(out)) for p in out.rglob("[!.]*") if p.is_file()}
     kinds = ("txt", "json", "srt", "vtt", "ctm")
     assert names == {f"{n}.{k}" for n in ("a", "in/b") for k in kinds}
@@ -438,7 +438,7 @@ def test_a_folder_to_files(loaded, exp, recordings, tmp_path, capsys):
     stamp = os.stat(out / "a.txt").st_mtime_ns
     (out / "in" / "b.srt").unlink()
     status, _, said = run(capsys, *command)
-    assert status == 0 and "1 of 2 recordings were done before" in said
+    assert status == 0 and "1 of 2 recordings are already done" in said
     assert os.stat(out / "a.txt").st_mtime_ns == stamp
     assert (out / "in" / "b.srt").exists()
     status, _, said = run(capsys, "--overwrite", "true", *command)
@@ -499,7 +499,7 @@ def test_an_interruption_keeps_what_is_written(
     monkeypatch.setattr(transcribe, "read_audio", interrupted)
     command = ["--model", exp, recordings, "--output_dir", tmp_path / "out"]
     status, _, said = run(capsys, *command)
-    assert status == 130 and "interrupted: 1 of 2 recordings done and kept" in said
+    assert status == 130 and "interrupted: 1 of 2 recordings are done and kept" in said
     assert [p.name for p in (tmp_path / "out").rglob("[!.]*")] == ["a.txt"]
 
 
@@ -512,14 +512,14 @@ def test_what_was_done_is_of_its_recording(loaded, exp, recordings, tmp_path, ca
     command = ["--model", exp, "--output_dir", out]
     assert run(capsys, *command, one)[0] == 0
     first = (out / "p0.txt").read_text()
-    assert "1 of 1 recordings were done before" in run(capsys, *command, one)[2]
+    assert "1 of 1 recordings are already done" in run(capsys, *command, one)[2]
     # another recording of that name gets one of its own
     status, _, said = run(capsys, *command, other)
     assert status == 0 and "done before" not in said
     wave, _ = soundfile.read(other, dtype="float32")
     assert (out / "p0.wav.txt").read_text() == loaded(wave).text + "\n"
     assert (out / "p0.txt").read_text() == first
-    assert "1 of 1 recordings were done before" in run(capsys, *command, other)[2]
+    assert "1 of 1 recordings are already done" in run(capsys, *command, other)[2]
     # a recording that has changed is transcribed again
     soundfile.write(other, noise(1.5, 5), RATE)
     assert run(capsys, *command, other)[0] == 0
@@ -528,7 +528,7 @@ def test_what_was_done_is_of_its_recording(loaded, exp, recordings, tmp_path, ca
     # what nobody knows of is not written over
     (out / "a.txt").write_text("a reference\n")
     status, _, said = run(capsys, *command, recordings / "a.wav")
-    assert status == 1 and "a.txt is there, of a recording that is not known" in said
+    assert status == 1 and "a.txt exists, made from an unknown recording" in said
     assert (out / "a.txt").read_text() == "a reference\n"
 
 
@@ -632,7 +632,7 @@ def test_mistakes_are_told_before_a_model_is_loaded(recordings, tmp_path, capsys
 
     a, b = recordings / "a.wav", recordings / "in" / "b.flac"
     assert "no such file or folder" in said(a, model=tmp_path / "none")
-    assert "several formats at once need --output_dir" in said(a, "--format", "txt,srt")
+    assert "several formats need --output_dir" in said(a, "--format", "txt,srt")
     assert "2 recordings as srt need --output_dir" in said(a, b, "--format", "srt")
     status, _, complaint = run(capsys, "--model", "x", a, "--format", "doc")
     assert status == 2 and "'doc' is none of txt, json, srt, vtt, ctm" in complaint
@@ -691,7 +691,7 @@ def test_one_recording_and_wrong_options_of_align(exp, recordings, tmp_path, cap
 
     a = recordings / "a.wav"
     assert "--audio needs --text" in said("--audio", a)
-    assert "--text is for --audio" in said("--data_dir", tmp_path, "--text", "A")
+    assert "--text goes with --audio" in said("--data_dir", tmp_path, "--text", "A")
     assert "wav.scp: no such file" in said("--data_dir", tmp_path)
     (tmp_path / "wav.scp").write_text(f"u {a}\n")
     (tmp_path / "text").write_text("v A\n")

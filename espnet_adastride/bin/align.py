@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Say when the words of given transcripts were spoken.
+"""Align transcripts with recordings: the time of every word.
 
     python -m espnet_adastride.bin.align --model exp/asr_train_... \
         --data_dir dump/raw/test_clean --output_dir alignment
@@ -7,10 +7,10 @@
         --audio talk.flac --text "SO IT BEGINS" --output_dir alignment
 
 It writes ``words.ctm``, ``tokens.ctm`` and ``alignment.json``. Times come from the CTC
-branch, through the positions of every stage of the input layer: with adaptive strides
-frames are no constant apart. Long recordings are encoded in pieces, cut at pauses, and
-aligned as a whole. ``--times uniform`` assumes that they are, as ESPnet's
-asr_align does without the plugin, to see what that costs (``score_times``).
+branch and are mapped through the positions of every stage of the input layer, because
+adaptive strides do not space frames evenly. Long recordings are encoded in pieces, cut
+at pauses, and aligned as a whole. ``--times uniform`` assumes evenly spaced frames, as
+ESPnet's asr_align does without the plugin; ``score_times`` measures the difference.
 """
 
 import argparse
@@ -38,20 +38,20 @@ def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
     parser = Parser(
         prog=NAME,
-        description="Say when the words of given transcripts were spoken.",
+        description="Align transcripts with recordings: the time of every word.",
     )
     add_model_options(parser)
     add_segment_option(parser)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data_dir", help="folder with wav.scp and text")
-    source.add_argument("--audio", help="one recording, with --text")
-    parser.add_argument("--text", help="its transcript, or a file that holds it")
-    parser.add_argument("--output_dir", required=True, help="folder to write to")
+    source.add_argument("--audio", help="one recording; needs --text")
+    parser.add_argument("--text", help="the transcript of --audio, or a file with it")
+    parser.add_argument("--output_dir", required=True, help="output folder")
     parser.add_argument(
         "--times",
         default="positions",
         choices=("positions", "uniform"),
-        help="where frames are: as the input layer placed them (default), or at a "
+        help="frame times: as the input layer placed them (default), or at a "
         "constant rate",
     )
     return parser
@@ -61,22 +61,22 @@ def read_jobs(args: argparse.Namespace) -> Dict[str, Tuple[str, str]]:
     """Return (audio, transcript) by utterance.
 
     Raises:
-        DataError: for files that are missing or do not fit together.
+        DataError: for missing files, or files that do not match.
     """
     if args.audio is not None:
         if args.text is None:
-            raise DataError("--audio needs --text: its transcript")
+            raise DataError("--audio needs its transcript: give --text")
         text = args.text
         if len(text) < 256 and Path(text).is_file():
             text = read_utf8(text)
         key = shown(Path(args.audio).stem)
         return {key: (args.audio, " ".join(text.split()))}
     if args.text is not None:
-        raise DataError("--text is for --audio; --data_dir has a file of that name")
+        raise DataError("--text goes with --audio; --data_dir has its own file text")
     folder = Path(args.data_dir)
     if (folder / "segments").exists():
         raise DataError(
-            f"{folder}/segments: have the recordings cut, into another folder: "
+            f"{folder}/segments: cut the recordings into a new folder first: "
             f"adastride-prepare {folder.name}={folder} --output NEW"
         )
     waves = read_scp(folder / "wav.scp")
@@ -134,7 +134,9 @@ def align(args: argparse.Namespace) -> List[str]:
     for key, (audio, text) in jobs.items():
         try:
             if audio.endswith("|"):
-                raise AudioError(f"{audio}: a pipe; give an audio file")
+                raise AudioError(
+                    f"{audio}: is a command with a pipe; give an audio file"
+                )
             wave = read_audio(audio, recognise.trained.rate, say=say)
             uniform = args.times == "uniform"
             aligned[key] = recognise.align(wave, text, uniform, audio)

@@ -1,18 +1,18 @@
-"""Decode with the CTC branch alone, greedily: the best token of every frame.
+"""Greedy decoding with the CTC branch alone: the best token of every frame.
 
-It takes the options of ``espnet2.bin.asr_inference`` that mean something without a
-beam, and writes the same files
-(``OUTPUT_DIR/1best_recog/{text,token,token_int,score}``), and ``frames``: how many the
-encoder gave, and how many of them say a token rather than blank. It is much faster than
-beam search, and shows what the encoder's frames are worth without a decoder's help.
+It takes those options of ``espnet2.bin.asr_inference`` that apply without a beam, and
+writes the same files (``OUTPUT_DIR/1best_recog/{text,token,token_int,score}``), plus
+``frames``: the number of encoder frames, and how many of them are not blank. It is much
+faster than beam search, and shows the quality of the encoder without a decoder.
 
-Batches larger than 1 are faster on a GPU. The default is 1, because the Conformer of
-ESPnet 202511 lets padding reach the valid frames in its convolution module: results in
-a padded batch differ a little from those alone. (202611 masks it there; in both, the
-Fourier transform reflects the end of the longest utterance alone.)
+Batches larger than 1 are faster on a GPU. The default is 1, because padding reaches
+valid frames in the convolution module of ESPnet 202511's Conformer: results in a padded
+batch differ slightly from those of single utterances. (202611 masks the padding there.
+In both releases, only the longest utterance of a batch is reflected at its end by the
+STFT.)
 
-``--stride`` decodes at another rate than the model's own (adastride, adastride_f and
-spectral_pool), best with a model that was trained with ``train_strides``.
+``--stride`` decodes at a rate other than the model's own (adastride, adastride_f and
+spectral_pool). It works best with a model trained with ``train_strides``.
 """
 
 import argparse
@@ -27,13 +27,13 @@ from espnet_adastride.options import real, str2bool, whole
 
 
 class ConfigParser(Parser):
-    """A parser whose option ``--config`` names a YAML file of defaults, as ESPnet's."""
+    """A parser with ESPnet's option ``--config``: a YAML file of defaults."""
 
     def parse_known_args(self, args=None, namespace=None):
-        """Parse, over what the file says.
+        """Parse the options; they override those of the file.
 
         Raises:
-            RecipeError: for a file that cannot be read, or an option of it.
+            RecipeError: for an unreadable file, or an unknown option in it.
         """
         words = list(sys.argv[1:] if args is None else args)
         path = None
@@ -47,7 +47,9 @@ class ConfigParser(Parser):
             known = {action.dest for action in self._actions}
             for name in config:
                 if name not in known:
-                    raise RecipeError(f"{path}: there is no option {name!r}")
+                    raise RecipeError(
+                        f"{path}: unknown option {name!r}; run --help for the list"
+                    )
             self.set_defaults(**config)
         return super().parse_known_args(args, namespace)
 
@@ -66,12 +68,12 @@ def str_or_none(word: str):
 
 
 def get_parser():
-    """Return the parser; underscored options, YAML through --config."""
+    """Return the parser; ``--config`` reads options from YAML."""
     parser = ConfigParser(
         description="Greedy CTC decoding",
         formatter_class=DefaultsFormatter,
     )
-    parser.add_argument("--config", help="YAML file of these options")
+    parser.add_argument("--config", help="YAML file with these options")
     parser.add_argument("--log_level", type=lambda x: x.upper(), default="INFO")
     parser.add_argument("--output_dir", required=True)
     parser.add_argument("--ngpu", type=int, default=0, help="0: CPU, 1: one GPU")
@@ -89,7 +91,9 @@ def get_parser():
     parser.add_argument("--allow_variable_data_keys", type=str2bool, default=False)
     parser.add_argument("--asr_train_config", type=str_or_none)
     parser.add_argument("--asr_model_file", type=str_or_none)
-    parser.add_argument("--stride", type=real(), help="Overall rate; default: its own")
+    parser.add_argument(
+        "--stride", type=real(), help="Overall rate; default: the model's own"
+    )
     return parser
 
 
@@ -111,7 +115,9 @@ def inference(args: argparse.Namespace) -> None:
         format="%(asctime)s (%(module)s:%(lineno)d) %(levelname)s: %(message)s",
     )
     if args.ngpu > 1:
-        raise ConfigurationError("ngpu: decoding uses one GPU at most; run more jobs")
+        raise ConfigurationError(
+            "ngpu: decoding uses at most one GPU; use more jobs instead"
+        )
     set_all_random_seed(args.seed)
     device = "cuda" if args.ngpu else "cpu"
     model, options = asr_task.ASRTask.build_model_from_file(
@@ -145,7 +151,7 @@ def inference(args: argparse.Namespace) -> None:
                 logging.warning("Utterance %s %s", ", ".join(keys), error)
                 results = [Decoded("", [], [], 0.0, 0, 0)] * len(keys)
             for key, samples, heard in zip(keys, lengths, results):
-                # beside longer utterances, padding would be heard
+                # in a batch with longer utterances, padding would change the result
                 if samples < least and heard.frames:
                     error = TooFewSamplesError(samples, least)
                     logging.warning("Utterance %s %s", key, error)
@@ -165,7 +171,7 @@ def main(cmd=None):
     paths += [path for path, _, _ in args.data_path_and_name_and_type]
     for path in paths:
         if path is not None and not Path(path).exists():
-            raise RecipeError(f"{path}: there is no such file")
+            raise RecipeError(f"{path}: no such file")
     import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
     from espnet_adastride.errors import PluginError
 

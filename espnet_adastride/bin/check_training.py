@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Read a training configuration before it is used; guard an experiment's folder.
+"""Check a training configuration before it is used; guard an experiment's folder.
 
-``--action check``: refuse what ESPnet, or the plugin, would not take (unknown options,
-words and keys, wrong values), and print the name of the model file that decoding will
-use: ``--model``, or what follows from the configuration. Nothing is written.
-``--action read``: see that the configuration is YAML; print the options on which the
-statistics depend, for a stamp. ``--action start``: record the options of a training,
-or refuse if its folder holds a training with others. ``--action merge``: lay several
-configurations over each other, later ones override, into ``--output``.
+``--action check`` rejects what ESPnet or the plugin would reject (unknown options,
+words and keys, wrong values), and prints the name of the model file that decoding will
+use: ``--model``, or the one that follows from the configuration. It writes nothing.
+``--action read`` checks that the configuration is YAML and prints the options on which
+the statistics depend, for a stamp. ``--action start`` records the options of a
+training, or rejects a folder that holds a training with other options. ``--action
+merge`` merges several configurations into ``--output``; later ones override earlier
+ones.
 """
 
 from pathlib import Path
@@ -46,10 +47,12 @@ def get_parser():
         "--config",
         nargs="+",
         default=[""],
-        help="Training configuration; several: merge",
+        help="Training configuration; several are merged",
     )
-    parser.add_argument("--output", help="What merge writes")
-    parser.add_argument("--arguments", default="", help="Options that override it")
+    parser.add_argument("--output", help="The file that merge writes")
+    parser.add_argument(
+        "--arguments", default="", help="Options that override the configuration"
+    )
     parser.add_argument("--exp", help="The experiment's folder")
     parser.add_argument(
         "--option",
@@ -67,23 +70,27 @@ def get_parser():
         "--train",
         type=str2bool,
         default=True,
-        help="A training is to come; false: the experiment's own config.yaml counts",
+        help="true: a training will follow; false: use the experiment's config.yaml",
     )
-    group.add_argument("--model", default="", help="Model file that was asked for")
-    group.add_argument("--inference_config", default="", help="Of the decoding")
-    group.add_argument("--inference_args", default="", help="Options that override it")
+    group.add_argument("--model", default="", help="Requested model file")
+    group.add_argument("--inference_config", default="", help="Decoding configuration")
     group.add_argument(
-        "--inference_command", default="", help="Module that decodes; empty: unchecked"
+        "--inference_args",
+        default="",
+        help="Options that override the decoding configuration",
+    )
+    group.add_argument(
+        "--inference_command", default="", help="Decoding module; empty: not checked"
     )
     return parser
 
 
 def find_place(files, arguments, option="--asr_args"):
-    """Return a function from a word's path to where it was written, for messages.
+    """Return a function from a word's path to its origin, for messages.
 
     Args:
         files: {path: configuration}, later ones override.
-        arguments: words of the option, which overrides them.
+        arguments: words of the option that overrides them.
         option: its name.
     """
     given = override({}, arguments)
@@ -105,7 +112,7 @@ def find_place(files, arguments, option="--asr_args"):
 
 
 def check(args) -> str:
-    """Refuse what cannot be trained or decoded; return the model file's name."""
+    """Reject what cannot be trained or decoded; return the model file's name."""
     if args.inference_command:
         files = {}
         if args.inference_config:

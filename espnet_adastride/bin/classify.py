@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train a classifier of recordings with every downsampling method, and compare them.
+"""Train classifiers of recordings with every downsampling method, and compare them.
 
     python -m espnet_adastride.bin.classify --corpus /path/to/speech_commands \
         --config conf/train_speech_commands.yaml --exp exp/speech_commands \
@@ -9,19 +9,21 @@ The corpus is Speech Commands, spoken digits (FSDD), ESC-10, or any folder of re
 with a table ``labels.csv`` of the columns file and label (``data.layout`` of the
 configuration; espnet_adastride/corpora/clips.py).
 
-A method may carry options of its own, and every stride a method of its own:
+A method may carry options, and every stride may have its own method:
 ``adastride:sigma_square=0.5``, ``strided_conv+strided_conv+adastride``.
 
 A run is a method and a seed. Finished runs (``EXP/*/result.json``, a line of JSON) are
-kept, interrupted ones go on after their last epoch. At the end: ``EXP/RESULTS.md``, the
-table of all runs in the folder, and ``EXP/confusion_METHOD.png``; with ``--curve
-sigma_square`` also ``EXP/sigma_square.png``, accuracy over the option's values.
+kept; interrupted ones resume after their last epoch. The command then writes
+``EXP/RESULTS.md``, the table of all runs in the folder, and
+``EXP/confusion_METHOD.png``; with ``--curve sigma_square`` also
+``EXP/sigma_square.png``, accuracy over that option.
 
     python -m espnet_adastride.bin.classify --train false --curve sigma_square \
         --exp exp/speech_commands --beside ../fsdd/exp/fsdd ../esc10/exp/esc10
 
-also prints methods x data sets, with the option's value chosen for each by its
-validation clips, and draws them: ``EXP/data_sets.png``.
+also prints a table of methods x data sets, with the option's value chosen for each on
+its
+validation clips, and draws it: ``EXP/data_sets.png``.
 """
 
 import multiprocessing
@@ -73,25 +75,28 @@ def get_parser():
         "--methods", nargs="+", default=["all"], help="METHOD[:WORD=VALUE,...], or all"
     )
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"], help="Numbers")
-    parser.add_argument("--nj", type=int, default=1, help="Runs at a time, a core each")
-    add_report_options(parser)
     parser.add_argument(
-        "--curve", help="Option whose values are drawn against accuracy"
+        "--nj", type=int, default=1, help="Parallel runs, one core each"
     )
+    add_report_options(parser)
+    parser.add_argument("--curve", help="Option to plot accuracy over")
     parser.add_argument(
         "--beside", nargs="+", default=[], help="Experiments on other data sets"
     )
     parser.add_argument(
-        "--train", type=str2bool, default=True, help="false: the table of what is there"
+        "--train",
+        type=str2bool,
+        default=True,
+        help="false: only the table of finished runs",
     )
     return parser
 
 
 def read_lists(args):
-    """Return the methods and seeds asked for; lists may be one word with spaces.
+    """Return the methods and seeds asked for; a list may be one word with spaces.
 
     Raises:
-        RecipeError: a seed is no whole number, or --nj is below 1.
+        RecipeError: a seed is not an integer, or --nj is below 1.
     """
     words = split_list(args.methods)
     if words == ["all"]:
@@ -99,12 +104,12 @@ def read_lists(args):
     seeds = read_seeds(args.seeds)
     check_jobs(args.nj)
     if not words:
-        raise RecipeError("--methods: give one at least")
+        raise RecipeError("--methods: give at least one")
     return [parse_method(word) for word in words], seeds
 
 
 def train(args, methods, seeds):
-    """Train what is not finished, in this process or in several.
+    """Train the unfinished runs, in this process or in several.
 
     Raises:
         RecipeError: bad input, or a run that failed.
@@ -113,7 +118,7 @@ def train(args, methods, seeds):
         if not getattr(args, name):
             raise RecipeError(f"give --{name} (or --train false)")
     options = read_options(args.config)
-    for method in methods:  # a wrong word should not be found after an hour
+    for method in methods:  # find a wrong word now, not after an hour
         try:
             Classifier(2, options.features.n_mels, options.network, method)
         except (TypeError, ValueError) as error:
@@ -149,12 +154,12 @@ def train(args, methods, seeds):
 
 
 def train_in_workers(number, work):
-    """Call ``work`` in so many forked processes; all end when one fails.
+    """Call ``work`` in several forked processes; if one fails, end all of them.
 
-    Forked, because the features are in memory already. Each computes on one thread.
+    Forking shares the features in memory. Each process computes on one thread.
 
     Raises:
-        SystemExit: a process failed, having said why.
+        SystemExit: a process failed and has printed why.
         RecipeError: a process was killed.
     """
 
@@ -167,7 +172,7 @@ def train_in_workers(number, work):
         except KeyboardInterrupt:
             raise SystemExit(130) from None
 
-    # the first optimiser imports a compiler, for seconds: here, not in every process
+    # the first optimiser imports a compiler, which takes seconds: do it once, here
     torch.optim.Adam([torch.zeros((), requires_grad=True)])
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=task) for _ in range(number)]
@@ -207,14 +212,16 @@ def report_all(args, methods, seeds):
         }
         tables = {Path(args.exp).name: rows, **tables}
         if len(tables) != 1 + len(args.beside):
-            raise RecipeError("--beside: two experiments' folders have the same name")
+            raise RecipeError(
+                "--beside: two experiment folders have the same name; rename one"
+            )
         print("\n" + format_data_sets(tables, args.reference, args.curve or ""))
         picture = Path(args.exp).resolve() / "data_sets.png"
         save_figure(plot_data_sets(tables, args.reference), picture)
         print(f"Methods on the data sets: {picture}")
     missing = unfinished(args.exp, methods, seeds)
     if args.train and missing:
-        print(f"{len(missing)} runs are not finished: another process is at them")
+        print(f"{len(missing)} runs are not finished: another process is training them")
 
 
 @one_line_errors

@@ -6,14 +6,14 @@
         --data_config conf/train_speech_commands.yaml --exp exp/espnet \
         --methods strided_conv adastride --seeds 0 --nj 2
 
-``--config`` is a training configuration of ESPnet's. If its encoder is ``resnet``, the
-paper's network, a method makes that one's strides; else it is the word of
-``input_layer``, ``conv2d`` too. Methods have options: ``adastride:sigma_square=1``.
-Layout, split and features of the corpus are those of ``--data_config``, so that a seed
-is tested on the clips that it is tested on by ``classify``.
+``--config`` is an ESPnet training configuration. If its encoder is ``resnet``, the
+paper's network, a method sets the strides of that network; otherwise it is the value of
+``input_layer``, ``conv2d`` included. Methods have options:
+``adastride:sigma_square=1``. ``--data_config`` defines layout, split and features of
+the corpus, so that a seed is tested on the same clips as in ``classify``.
 
-A run is a method and a seed: ``espnet2.bin.cls_train``, then ESPnet's inference of
-every test clip. Finished runs are kept, interrupted ones go on after their last epoch.
+A run is a method and a seed: ``espnet2.bin.cls_train``, then ESPnet's inference on
+every test clip. Finished runs are kept; interrupted ones resume after their last epoch.
 
     EXP/data/seedN             train, valid, test: wav.scp, label, utt2spk, shape
     EXP/METHOD_seedN/          training.yaml, train.log, the model, result.json
@@ -67,7 +67,7 @@ from espnet_adastride.options import check_jobs, read_seeds, split_list, str2boo
 from espnet_adastride.recipe.forked import Task, run_forked
 from espnet_adastride.recipe.quiet import quiet_imports
 
-#: the model that is tested, and the criterion that has ESPnet keep it
+#: the tested model, and the criterion with which ESPnet keeps it
 MODEL = "valid.acc.best.pth"
 CRITERION = ["valid", "acc", "max"]
 
@@ -79,9 +79,9 @@ def get_parser():
         formatter_class=DefaultsFormatter,
     )
     parser.add_argument("--corpus", help="Folder of the corpus")
-    parser.add_argument("--config", help="ESPnet's configuration of the training")
+    parser.add_argument("--config", help="ESPnet training configuration")
     parser.add_argument(
-        "--data_config", help="YAML file whose data and features are used"
+        "--data_config", help="YAML file with the settings of data and features"
     )
     parser.add_argument("--exp", required=True, help="Folder of the experiment")
     parser.add_argument(
@@ -91,13 +91,16 @@ def get_parser():
         help="METHOD[:WORD=VALUE,...]",
     )
     parser.add_argument("--seeds", nargs="+", default=["0"], help="Numbers")
-    parser.add_argument("--nj", type=int, default=1, help="Runs at a time")
+    parser.add_argument("--nj", type=int, default=1, help="Parallel runs")
     parser.add_argument(
-        "--ngpu", type=int, default=0, help="1: a GPU, which runs share"
+        "--ngpu", type=int, default=0, help="1: one GPU, shared by the runs"
     )
     add_report_options(parser)
     parser.add_argument(
-        "--train", type=str2bool, default=True, help="false: the table of what is there"
+        "--train",
+        type=str2bool,
+        default=True,
+        help="false: only the table of finished runs",
     )
     return parser
 
@@ -106,7 +109,7 @@ def get_parser():
 
 
 def layer_config(config, method):
-    """Return the configuration with a method in it, and its own words."""
+    """Return the configuration with a method and its options."""
     names = method.names[0] if len(method.names) == 1 else list(method.names)
     if config.get("encoder") == "resnet":
         own = {"method": names, "method_conf": method.options}
@@ -116,21 +119,22 @@ def layer_config(config, method):
         own["input_layer_conf"] = {**method.options, "method": names}
     config = merge_configs([config, {"encoder_conf": own}])
     if method.names[0] not in available_downsamplers() and not method.options:
-        # ESPnet's words take none
+        # ESPnet's input layers take no options
         del config["encoder_conf"]["input_layer_conf"]
     return config
 
 
 def stretch_schedule(config, clips):
-    """Return the configuration with its schedule over the whole training.
+    """Return the configuration with its schedule scaled to the whole training.
 
-    ESPnet counts steps, and how many an epoch has depends on the number of clips: a
-    schedule with ``total_steps`` keeps its shape, and ends with the last epoch, within
-    a step an epoch: clips that are shuffled make now one batch more, now one less.
+    ESPnet counts steps, and the steps of an epoch depend on the number of clips: a
+    schedule with ``total_steps`` keeps its shape and ends with the last epoch. It may
+    be off by one step an epoch, because shuffled clips sometimes make one batch more or
+    less.
     """
     schedule = config.get("scheduler_conf") or {}
     if "total_steps" not in schedule or config.get("batch_type") != "unsorted":
-        return config  # batches by length: their number is not known yet
+        return config  # batches by length: their number is unknown here
     size = config.get("batch_size") or 1
     steps = math.ceil(clips / (clips // max(1, clips // size)))  # as ESPnet does
     total = steps * int(config.get("max_epoch") or 1)
@@ -140,11 +144,11 @@ def stretch_schedule(config, clips):
 
 
 def run_config(config, features, method, seed, clips):
-    """Return ESPnet's options of a run.
+    """Return the ESPnet options of a run.
 
     Args:
-        config: the file's.
-        features: ``features`` of the data's configuration.
+        config: the configuration in the file.
+        features: ``features`` of the data configuration.
         method: of the strides.
         seed: of the run.
         clips: number of them in the training set.
@@ -161,17 +165,17 @@ def run_config(config, features, method, seed, clips):
 
 
 def check_model(name, config, classes):
-    """Build the model of a configuration: a wrong word is found before the training.
+    """Build the model of a configuration to find wrong words before training.
 
     Raises:
-        RecipeError: naming the culprit.
+        RecipeError: naming the wrong word.
     """
     from espnet_adastride.plugin import espnet
 
     if config.get("normalize", "utterance_mvn") == "global_mvn":
         raise RecipeError(
             "normalize: global_mvn needs statistics, which this command does not "
-            "collect; give utterance_mvn or null"
+            "collect; use utterance_mvn or null"
         )
     options = vars(espnet.cls_task.CLSTask.get_parser().parse_args([]))
     for word in config:
@@ -180,13 +184,13 @@ def check_model(name, config, classes):
     args = argparse.Namespace(**merge_configs([options, config]))
     if CRITERION not in [list(one) for one in args.best_model_criterion]:
         raise RecipeError(
-            "best_model_criterion: the model of the best valid acc is tested; add "
+            "best_model_criterion: the model with the best valid acc is tested; add "
             f"[{', '.join(CRITERION)}]"
         )
     args.token_list = [*classes, "<unk>"]
     try:
         espnet.cls_task.CLSTask.build_model(args)
-    except Exception as error:  # of ESPnet's classes too, which are given any word
+    except Exception as error:  # ESPnet's classes raise many kinds
         raise RecipeError(f"{name}: {' '.join(str(error).split())}") from None
 
 
@@ -204,7 +208,7 @@ class Run(NamedTuple):
         tested: the test clips.
         round: of the cross-validation, or the seed.
         ngpu: 0 or 1.
-        command: to be written down with the result.
+        command: recorded with the result.
     """
 
     folder: Path
@@ -218,10 +222,10 @@ class Run(NamedTuple):
 
 
 def train_run(run: Run) -> None:
-    """Train a run, or go on with it, and test it; in the process of the caller."""
+    """Train a run or resume it, then test it, in the caller's process."""
     from espnet_adastride.plugin.espnet import cls_train
 
-    torch.set_num_threads(1)  # a run has a core
+    torch.set_num_threads(1)  # one core per run
     folder, data = run.folder, run.data
     options = ["--config", str(folder / "training.yaml"), "--output_dir", str(folder)]
     options += ["--token_list", str(data / "classes.txt"), "--resume", "true"]
@@ -257,7 +261,7 @@ def train_run(run: Run) -> None:
 
 
 def classify(folder, data, clips, device):
-    """Return what a trained model says of the clips, its size and rate."""
+    """Return a trained model's predictions for the clips, its size and rate."""
     from espnet_adastride.plugin.espnet import Classification
 
     tool = Classification(
@@ -270,7 +274,7 @@ def classify(folder, data, clips, device):
     )
     wav_scp = (data / "test" / "wav.scp").read_text(encoding="utf-8")
     paths = dict(line.split(" ", 1) for line in wav_scp.splitlines())
-    # ESPnet's words for classes have no white space
+    # ESPnet's class names have no white space
     names = {utterance_id(clip.label): clip.label for clip in clips}
     predictions = {}
     for clip in clips:
@@ -288,7 +292,7 @@ def classify(folder, data, clips, device):
 
 
 def train(args, methods, seeds):
-    """Prepare the data and train what is not finished.
+    """Prepare the data and train the unfinished runs.
 
     Raises:
         RecipeError: bad input, or a run that failed.
@@ -297,10 +301,10 @@ def train(args, methods, seeds):
         if not getattr(args, name):
             raise RecipeError(f"give --{name} (or --train false)")
     if args.ngpu:
-        # asked in this way, CUDA is not started, and forked processes can use it
+        # this query does not initialise CUDA, so forked processes can use it
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
         if not torch.cuda.is_available():
-            raise RecipeError(f"--ngpu {args.ngpu}: there is no GPU; give 0")
+            raise RecipeError(f"--ngpu {args.ngpu}: no GPU found; give 0")
     exp, config = Path(args.exp), read_config(args.config)
     options = read_options(args.data_config)
     split, features = options.data.split, options.features
@@ -340,7 +344,7 @@ def train(args, methods, seeds):
                 if not (folder / RESULT).is_file():
                     waiting.append(run)
             if waiting:
-                # ESPnet's STFT reflects the ends, which must be long enough
+                # ESPnet's STFT reflects the ends, so clips must be long enough
                 least = features.n_fft // 2 + 1
                 rate, waves = features.sample_rate, exp / "data" / "wav"
                 write_data(clips, split, seed, data, rate, waves, least)
@@ -358,7 +362,7 @@ def main(cmd=None):
     seeds = read_seeds(args.seeds)
     methods = [parse_method(word) for word in split_list(args.methods)]
     if not methods:
-        raise RecipeError("--methods: give one at least")
+        raise RecipeError("--methods: give at least one")
     check_jobs(args.nj)
     if args.train:
         with resumable():

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""Write a corpus of classified recordings as ESPnet's task ``cls`` reads it.
+"""Write a corpus of classified recordings in the format of ESPnet's task ``cls``.
 
     python -m espnet_adastride.bin.clips_for_espnet --corpus /path/to/speech_commands \
         --layout speech_commands --split rotating --seed 0 --output_dir data
 
-makes ``data/{train,valid,test}`` with ``wav.scp``, ``label``, ``utt2spk`` (the group)
-and ``shape`` (samples), and ``data/classes.txt``, the token list. Recordings that are
-not one channel at ``--rate``, or have white space in their names, are mixed down,
+It makes ``data/{train,valid,test}`` with ``wav.scp``, ``label``, ``utt2spk`` (the
+group) and ``shape`` (samples), and ``data/classes.txt``, the token list. Recordings
+that are not mono at ``--rate``, or have white space in their names, are mixed down,
 resampled and written to ``data/wav``. Splits and layouts are those of ``classify``
-(``classification/clips.py``), so that an ESPnet training is tested on the clips of the
-same seed's runs there. ``classify_espnet`` does all steps.
+(``corpora/clips.py``), so that an ESPnet training is tested on the same clips as the
+runs with that seed there. ``classify_espnet`` does all steps.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from espnet_adastride.errors import AudioError, RecipeError, one_line_errors
 from espnet_adastride.files import shown, write_flac, write_text
 from espnet_adastride.options import whole
 
-#: what ESPnet's tools read as more than a path, or cannot hold in a line
+#: characters that ESPnet's tools do not read as part of a path
 UNFIT = re.compile(r"[\s|]")
 
 
@@ -45,9 +45,11 @@ def get_parser():
     parser.add_argument("--corpus", required=True, help="Folder of the corpus")
     parser.add_argument("--layout", required=True, choices=list(LAYOUTS))
     parser.add_argument("--split", default="rotating", choices=list(SPLITS))
-    parser.add_argument("--seed", type=int, default=0, help="Which split of its kind")
-    parser.add_argument("--rate", type=whole(1), default=16000, help="Hz of the model")
-    parser.add_argument("--output_dir", required=True, help="Folder to be made")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the split")
+    parser.add_argument(
+        "--rate", type=whole(1), default=16000, help="Sampling rate of the model in Hz"
+    )
+    parser.add_argument("--output_dir", required=True, help="Output folder")
     return parser
 
 
@@ -57,12 +59,12 @@ def utterance_id(clip_id: str) -> str:
 
 
 def fit_recording(clip: Clip, rate: int, waves: Path) -> Tuple[Path, int]:
-    """Return a file that ESPnet can read as it is, and its number of samples.
+    """Return a file that ESPnet can read, and its number of samples.
 
     Args:
         clip: the recording.
-        rate: Hz that are wanted.
-        waves: folder for a converted copy, where one is needed.
+        rate: target sampling rate in Hz.
+        waves: folder for a converted copy, if needed.
 
     Raises:
         RecipeError: it cannot be decoded, or has no samples.
@@ -76,14 +78,14 @@ def fit_recording(clip: Clip, rate: int, waves: Path) -> Tuple[Path, int]:
     fits = (info.rate, info.channels, info.reader) == (rate, 1, "libsndfile")
     if fits and not UNFIT.search(str(path)) and shown(path) == str(path):
         return path, info.samples
-    # beside one of the same name from another folder of the corpus
+    # another folder of the corpus may have the same name
     status = path.stat()
     told = repr((str(path), status.st_size, status.st_mtime_ns, rate))
     digest = hashlib.sha256(told.encode()).hexdigest()[:8]
     copy = waves.absolute() / f"{utterance_id(clip.id)}-{digest}.flac"
     if UNFIT.search(str(copy)):
         raise RecipeError(
-            f"{copy}: white space or | in the path of a copy; give another folder"
+            f"{copy}: the path of a copy has white space or |; give another folder"
         )
     if not copy.is_file():
         write_flac(copy, wave, rate)
@@ -101,8 +103,8 @@ def write_part(clips, folder: Path, rate: int, waves: Path, least: int) -> int:
         path, samples = fit_recording(clip, rate, waves)
         if samples < least:
             raise RecipeError(
-                f"{clip.path}: too short: {samples} samples at {rate} Hz, and {least} "
-                "are needed for one frame; take it out of the corpus"
+                f"{clip.path}: too short: {samples} samples at {rate} Hz; {least} "
+                "are needed for one frame; remove it from the corpus"
             )
         label = UNFIT.sub("_", clip.label)
         group = UNFIT.sub("_", clip.group)
@@ -130,26 +132,26 @@ def write_data(
     Args:
         clips: of ``find_clips``.
         split: a word of ``clips.SPLITS``.
-        seed: which split of its kind.
-        folder: to be made.
-        rate: Hz that the model takes.
-        waves: folder for recordings that must be converted.
-        least: samples that a recording must have.
+        seed: seed of the split.
+        folder: output folder.
+        rate: sampling rate of the model in Hz.
+        waves: folder for converted recordings.
+        least: minimum samples of a recording.
 
     Returns:
-        How many were converted.
+        The number of converted recordings.
 
     Raises:
         RecipeError: bad recordings or labels.
     """
     labels = sorted({UNFIT.sub("_", clip.label) for clip in clips})
     if len(labels) < len({clip.label for clip in clips}):
-        raise RecipeError("two labels differ in white space or | alone; rename one")
+        raise RecipeError("two labels differ only in white space or |; rename one")
     converted = 0
     for part, indices in split_clips(clips, split, seed).items():
         own = [clips[index] for index in indices]
         converted += write_part(own, folder / part, rate, waves, least)
-    # ESPnet's classifier takes the list's last entry for unknown ones off its classes
+    # ESPnet's classifier drops the list's last entry (<unk>) from its classes
     write_text(folder / "classes.txt", "\n".join([*labels, "<unk>"]) + "\n")
     return converted
 

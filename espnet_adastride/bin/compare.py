@@ -4,11 +4,11 @@
     FSDD=/path python -m espnet_adastride.bin.compare --recipe egs/digits \
         --methods strided_conv adastride --rates 4 8 12 --seeds 0 1 2 --nj 2
 
-``--nj`` trainings run at once, one thread each. The same command goes on after an
-interruption: runs that are done and unchanged are not done again. At the end, or with
+``--nj`` trainings run at once, one thread each. After an interruption, the same command
+resumes: finished and unchanged runs are not repeated. At the end, or with
 ``--table_only true``, the finished runs become ``RECIPE/exp/NAME.md``: error rates over
-the seeds, and paired tests against the baseline at the same rate (see
-espnet_adastride/evaluation/statistics.py for what they say and what not).
+the seeds, and paired tests against the baseline at the same rate
+(espnet_adastride/evaluation/statistics.py describes what these tests show).
 
 Beside methods with their defaults it compares variants:
 
@@ -66,13 +66,13 @@ def get_parser() -> argparse.ArgumentParser:
         formatter_class=DefaultsFormatter,
     )
     parser.add_argument(
-        "--recipe", default=str(ROOT / "egs" / "digits"), help="folder of run.sh"
+        "--recipe", default=str(ROOT / "egs" / "digits"), help="folder with run.sh"
     )
     parser.add_argument(
         "--methods",
         nargs="*",
         default=["strided_conv", "adastride", "adastride_f"],
-        help="words of input_layer",
+        help="values of input_layer",
     )
     parser.add_argument(
         "--variant",
@@ -80,7 +80,7 @@ def get_parser() -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="'NAME=METHOD WORD=VALUE ...'",
-        help="a method with other words of input_layer_conf or other options",
+        help="a method with other values of input_layer_conf or other options",
     )
     parser.add_argument("--rates", nargs="+", default=["8"])
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
@@ -97,23 +97,26 @@ def get_parser() -> argparse.ArgumentParser:
         "--recipe_args", default="", help="further options of run.sh, e.g. --ngpu 1"
     )
     parser.add_argument("--test_set", default="test")
-    parser.add_argument("--nj", type=int, default=1, help="runs at once")
-    parser.add_argument("--threads", type=int, default=1, help="threads of each run")
+    parser.add_argument("--nj", type=int, default=1, help="parallel runs")
+    parser.add_argument("--threads", type=int, default=1, help="threads per run")
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument(
-        "--name", default="comparison", help="of the table, exp/NAME.md"
+        "--name", default="comparison", help="name of the table: exp/NAME.md"
     )
     parser.add_argument(
-        "--table_only", type=str2bool, default=False, help="of what is finished"
+        "--table_only",
+        type=str2bool,
+        default=False,
+        help="only write the table of finished runs",
     )
     parser.add_argument(
-        "--resamples", type=whole(1), default=10000, help="test sets of the bootstrap"
+        "--resamples", type=whole(1), default=10000, help="bootstrap resamples"
     )
     return parser
 
 
 class Scores:
-    """Errors of the runs, each read once.
+    """Errors of the runs; each file is read once.
 
     Args:
         grid: The recipe's runs on disk.
@@ -152,7 +155,7 @@ class Scores:
         return Reference(*lengths, [groups[key] for key in self.reference])
 
     def describe(self, run: Run) -> str:
-        """One finished run in words."""
+        """Describe a finished run in one line."""
         rates = [
             percent(e.sum(), n.sum())
             for e, n in zip(
@@ -162,7 +165,7 @@ class Scores:
         return f"{run}: WER {rates[0]:.2f} CER {rates[1]:.2f}"
 
     def results(self, runs: Sequence[Run]) -> List[Result]:
-        """What finished runs did, a result for every rate and system."""
+        """Results of the finished runs for every rate and system."""
         results: Dict[tuple, Result] = {}
         for run in runs:
             result = results.setdefault(
@@ -197,7 +200,7 @@ def write_table(args, grid: Grid, scores: Scores, runs: Sequence[Run]) -> str:
     codes = Counter(grid.code(run) for run in done)
     if len(codes) > 1:
         each = ", ".join(f"{code or 'unknown'} ({n} runs)" for code, n in codes.items())
-        text += f"**The runs are of different states of the code**: {each}.\n\n"
+        text += f"**The runs used different versions of the code**: {each}.\n\n"
     text += format_comparison(results, scores.test_set(), args.baseline, args.resamples)
     path = grid.recipe / "exp" / f"{args.name}.md"
     write_text(path, text)
@@ -205,10 +208,11 @@ def write_table(args, grid: Grid, scores: Scores, runs: Sequence[Run]) -> str:
 
 
 def read_lists(args) -> None:
-    """Split lists that were given as one word, and make numbers of rates and seeds.
+    """Split lists given as one word, and convert rates and seeds to numbers.
 
     Raises:
-        RecipeError: A word that is no method, with the choices, or no number.
+        RecipeError: An unknown method, with the choices, or a word that is not a
+            number.
     """
     from espnet_adastride.downsampling import available_downsamplers
 
@@ -267,12 +271,12 @@ def main(cmd=None):
         raise RecipeError(str(error)) from None
     if failures:
         raise RecipeError(
-            f"{len(failures)} of {len(runs)} runs failed, the first is {failures[0]}"
+            f"{len(failures)} of {len(runs)} runs failed; the first: {failures[0]}"
         )
 
 
 def run_all(args, grid, scores, runs, folder) -> List[str]:
-    """Prepare the data, then do the runs; return what failed."""
+    """Prepare the data, then do the runs; return the failures."""
     environment = dict(os.environ)
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         environment[name] = str(args.threads)

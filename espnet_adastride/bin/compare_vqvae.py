@@ -5,15 +5,15 @@
         --config conf/train_vqvae.yaml --exp exp \
         --methods strided_conv avg_pool adastride_f --rates 4 8 16 --seeds 0 1 2
 
-A method may carry options of its own, and every stage a method of its own:
+A method may carry options, and every stage may have its own method:
 ``adastride:sigma_square=2``, ``strided_conv+strided_conv+adastride_f``.
 
-A run is a method, a rate and a seed, a training of ESPnet's. Finished runs
-(``EXP/*/result.json``) are kept, interrupted ones go on after their last epoch.
+A run is a method, a rate and a seed, trained with ESPnet. Finished runs
+(``EXP/*/result.json``) are kept; interrupted ones resume after their last epoch.
 
     EXP/data, EXP/stats             train, valid, test; shapes and feature statistics
     EXP/METHOD_RATEx_seedN/         training.yaml, train.log, result.json, listen/
-    EXP/RESULTS.md, EXP/listen.html the table; original and reconstructions to listen to
+    EXP/RESULTS.md, EXP/listen.html the table; a page to compare reconstructions by ear
 """
 
 import argparse
@@ -48,35 +48,47 @@ def get_parser():
         description="Train and compare VQ-VAEs with several downsampling methods",
         formatter_class=DefaultsFormatter,
     )
-    parser.add_argument("--corpus", help="Folder of recordings; trans.txt: NAME TEXT")
+    parser.add_argument(
+        "--corpus", help="Folder of recordings; optional trans.txt: NAME TEXT"
+    )
     parser.add_argument("--config", help="YAML file of all hyper-parameters")
     parser.add_argument("--exp", required=True, help="Folder of the experiment")
     parser.add_argument(
         "--methods",
         nargs="+",
         default=["strided_conv", "avg_pool", "adastride_f"],
-        help="METHOD[:WORD=VALUE,...], one or, joined by +, one a stage",
+        help="METHOD[:WORD=VALUE,...]; or one for each stage, joined by +",
     )
     parser.add_argument(
         "--rates", nargs="+", default=["4", "8", "16"], help="Powers of 2"
     )
     parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"], help="Numbers")
-    parser.add_argument("--nj", type=int, default=1, help="Runs at a time, a core each")
-    parser.add_argument("--reference", default="strided_conv", help="To compare with")
     parser.add_argument(
-        "--listen", type=whole(0), default=3, help="Test recordings to listen to"
+        "--nj", type=int, default=1, help="Parallel runs, one core each"
     )
     parser.add_argument(
-        "--train", type=str2bool, default=True, help="false: the table of what is there"
+        "--reference", default="strided_conv", help="Method to compare with"
+    )
+    parser.add_argument(
+        "--listen",
+        type=whole(0),
+        default=3,
+        help="Test recordings on the listening page",
+    )
+    parser.add_argument(
+        "--train",
+        type=str2bool,
+        default=True,
+        help="false: only the table of finished runs",
     )
     return parser
 
 
 def read_lists(args):
-    """Return the methods, rates and seeds; lists may be one word with spaces.
+    """Return the methods, rates and seeds; a list may be one word with spaces.
 
     Raises:
-        RecipeError: a word that is no number, or a list that is empty.
+        RecipeError: a word that is not a number, or an empty list.
     """
     methods, rates = split_list(args.methods), split_list(args.rates)
     seeds = read_seeds(args.seeds)
@@ -84,9 +96,9 @@ def read_lists(args):
         if not re.fullmatch(r"\d{1,4}", word) or bin(int(word)).count("1") != 1:
             raise RecipeError(f"--rates {word}: give powers of 2, e.g. 4 8 16")
     if "1" in rates:
-        raise RecipeError("--rates 1: nothing is shortened; give 2 at least")
+        raise RecipeError("--rates 1: does not downsample; give at least 2")
     if not (methods and rates):
-        raise RecipeError("--methods and --rates: give one at least")
+        raise RecipeError("--methods and --rates: give at least one of each")
     check_jobs(args.nj)
     return (
         [parse_method(word) for word in methods],
@@ -96,7 +108,7 @@ def read_lists(args):
 
 
 def run_config(config, method, rate, seed):
-    """Return the configuration of a run: the file's, method, stages of 2 and seed."""
+    """Return a run's configuration: the file's, with method, stages of 2 and seed."""
     own = {
         "method": method.names[0] if len(method.names) == 1 else list(method.names),
         "strides": [2] * (rate.bit_length() - 1),
@@ -112,10 +124,10 @@ def run_name(method, rate, seed):
 
 
 def check_config(name, config):
-    """Build the model of a configuration: a wrong word is found before the training.
+    """Build the model of a configuration to find wrong words before training.
 
     Raises:
-        RecipeError: naming the culprit.
+        RecipeError: naming the wrong word.
     """
     from espnet_adastride.errors import PluginError
     from espnet_adastride.plugin.vqvae_task import VQVAETask
@@ -136,7 +148,7 @@ def check_config(name, config):
 
 
 def data_options(exp):
-    """Return ESPnet's options that name the training data."""
+    """Return the ESPnet options that name the training data."""
     options = []
     for part in ("train", "valid"):
         options += [
@@ -147,7 +159,7 @@ def data_options(exp):
 
 
 def collect_statistics(exp, config):
-    """Write EXP/stats by ESPnet's collect_stats, in a process of its own."""
+    """Write EXP/stats with ESPnet's collect_stats, in a separate process."""
     from espnet_adastride.plugin.vqvae_task import VQVAETask
 
     stats = exp / "stats"
@@ -156,7 +168,8 @@ def collect_statistics(exp, config):
     if done.is_file():
         if done.read_text(encoding="utf-8") != wanted:
             raise RecipeError(
-                f"{stats} has statistics of another features_conf; give another --exp, "
+                f"{stats} has statistics for another features_conf; give another "
+                "--exp, "
                 f"or remove {exp}"
             )
         return
@@ -173,13 +186,13 @@ def collect_statistics(exp, config):
 
 
 def train_run(exp, folder, method, rate, seed, listen):
-    """Train a run, or go on with it, and measure it; in the process of the caller."""
+    """Train a run or resume it, then measure it, in the caller's process."""
     from espnet_adastride.bin.vqvae_train import main as vqvae_train
     from espnet_adastride.evaluation.vqvae import measure
     from espnet_adastride.plugin.vqvae_task import load_vqvae
     from espnet_adastride.report.listening import listen as write_sounds
 
-    torch.set_num_threads(1)  # a run has a core
+    torch.set_num_threads(1)  # one core per run
     stats = exp / "stats"
     command = ["--config", str(folder / "training.yaml"), "--output_dir", str(folder)]
     command += ["--ngpu", "0", "--resume", "true", *data_options(exp)]
@@ -189,7 +202,7 @@ def train_run(exp, folder, method, rate, seed, listen):
     vqvae_train(command)
     model = load_vqvae(folder)
     test = read_set(exp / "data" / "test")
-    # different sentences, rather than readings of one
+    # different sentences rather than several readings of one
     first = list({recording.group: recording for recording in reversed(test)}.values())
     chosen = sorted(first)[:listen]
     write_sounds(model.features, model.network, chosen, folder / "listen")
@@ -221,7 +234,7 @@ def training_history(folder):
 
 
 def check_inputs(args):
-    """See that there is something to train on, before ESPnet is imported.
+    """Check that there is training data before ESPnet is imported.
 
     Raises:
         RecipeError: naming the option and the fix.
@@ -235,7 +248,7 @@ def check_inputs(args):
 
 
 def train(args, methods, rates, seeds):
-    """Prepare the data and train what is not finished.
+    """Prepare the data and train the unfinished runs.
 
     Raises:
         RecipeError: bad input, or a run that failed.
@@ -266,7 +279,7 @@ def train(args, methods, rates, seeds):
 
 
 def report(args):
-    """Write table and picture, and the listening page (of the lowest seeds)."""
+    """Write the table, the picture and the listening page (lowest seeds)."""
     from espnet_adastride.experiments.vqvae import format_table, plot_bits, read_runs
     from espnet_adastride.report.listening import page
     from espnet_adastride.report.utterance import save_figure
@@ -282,8 +295,8 @@ def report(args):
     folders = [run["folder"] / "listen" for run in shown]
     write_text(exp / "listen.html", page(shown, folders))
     save_figure(plot_bits(runs), exp / "bits.png")
-    print(f"\n{table}\nTo listen to: {exp / 'listen.html'}")
-    print(f"Error over bits a second: {exp / 'bits.png'}")
+    print(f"\n{table}\nListening page: {exp / 'listen.html'}")
+    print(f"Error over bits per second: {exp / 'bits.png'}")
 
 
 @one_line_errors

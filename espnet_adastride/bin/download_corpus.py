@@ -3,8 +3,9 @@
 
     python -m espnet_adastride.bin.download_corpus --name fsdd --corpus downloads/fsdd
 
-A folder that is there is left alone; an archive is unpacked beside its place and moved
-there when whole. The publishers give no checksums: what gzip can tell is checked.
+An existing folder is left alone. An archive is unpacked next to its destination and
+moved there when complete. The publishers give no checksums, so only gzip's own check is
+made.
 """
 
 import argparse
@@ -22,12 +23,12 @@ from espnet_adastride.errors import DataError
 
 
 class Corpus(NamedTuple):
-    """Where a corpus is published.
+    """A published corpus.
 
     Attributes:
-        url: of a .tar.gz.
-        size: for the user, before it is fetched.
-        top: the archive's only folder is stripped off.
+        url: address of a .tar.gz.
+        size: download size, shown to the user.
+        top: True to strip the archive's only top folder.
     """
 
     url: str
@@ -57,13 +58,13 @@ CORPORA = {
 
 
 def download_corpus(name: str, folder, url: str = "", tries: int = 5) -> Path:
-    """Make ``folder`` hold a corpus.
+    """Download and unpack a corpus into ``folder``.
 
     Args:
-        name: a word of :data:`CORPORA`.
-        folder: to be made; left alone if it is there.
-        url: of another .tar.gz, e.g. a mirror's.
-        tries: connections in a row that may bring nothing before giving up.
+        name: a key of :data:`CORPORA`.
+        folder: destination; left alone if it exists.
+        url: address of another .tar.gz, e.g. a mirror's.
+        tries: failed connections in a row before giving up.
 
     Raises:
         DataError: no connection, no space, or an archive that cannot be unpacked.
@@ -82,11 +83,13 @@ def download_corpus(name: str, folder, url: str = "", tries: int = 5) -> Path:
         staging.mkdir()
         with tarfile.open(archive, "r:gz") as tar:
             for member in tqdm(tar, desc=f"unpacking {name}", unit="file"):
-                # "data" refuses absolute paths, "..", devices and links outside
+                # "data" rejects absolute paths, "..", devices and links outside
                 tar.extract(member, staging, filter="data")
         inside = list(staging.iterdir())
         if corpus.top and len(inside) != 1:
-            raise DataError(f"{archive}: {len(inside)} folders instead of one in it")
+            raise DataError(
+                f"{archive}: contains {len(inside)} top folders instead of one"
+            )
         os.replace(inside[0] if corpus.top else staging, folder)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise DataError(
@@ -107,8 +110,10 @@ def get_parser() -> argparse.ArgumentParser:
         formatter_class=DefaultsFormatter,
     )
     parser.add_argument("--name", required=True, choices=list(CORPORA))
-    parser.add_argument("--corpus", required=True, help="Folder that will hold it")
-    parser.add_argument("--url", default="", help="Another .tar.gz, e.g. a mirror's")
+    parser.add_argument("--corpus", required=True, help="Destination folder")
+    parser.add_argument(
+        "--url", default="", help="Address of another .tar.gz, e.g. a mirror's"
+    )
     return parser
 
 

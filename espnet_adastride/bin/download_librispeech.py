@@ -4,9 +4,9 @@
     python -m espnet_adastride.bin.download_librispeech \
         --corpus /path/to/data --part train-clean-100 dev-clean test-clean
 
-makes ``/path/to/data/LibriSpeech/PART``. A part that is there is left alone; an
-interrupted download goes on where it stopped; an archive is unpacked only when its MD5
-sum is the published one, beside its place, and moved there when whole.
+It makes ``/path/to/data/LibriSpeech/PART``. An existing part is left alone. An
+interrupted download resumes where it stopped. An archive is unpacked only if its MD5
+sum is the published one, next to its destination, and moved there when complete.
 """
 
 import argparse
@@ -50,11 +50,12 @@ def download_part(
     """Make ``corpus/LibriSpeech/part``, downloading its archive where needed.
 
     Args:
-        corpus: Folder that holds, or will hold, ``LibriSpeech/``, or that one itself.
+        corpus: Folder that holds or will hold ``LibriSpeech/``, or ``LibriSpeech/``
+            itself.
         part: E.g. ``dev-clean``.
-        url: Where ``PART.tar.gz`` and ``md5sum.txt`` lie: OpenSLR or a mirror.
-        keep_archive: Leave ``corpus/PART.tar.gz`` after unpacking.
-        tries: Connections in a row that may bring nothing before giving up.
+        url: Folder of ``PART.tar.gz`` and ``md5sum.txt``: OpenSLR or a mirror.
+        keep_archive: Keep ``corpus/PART.tar.gz`` after unpacking.
+        tries: Failed connections in a row before giving up.
 
     Returns:
         The part's folder.
@@ -64,10 +65,12 @@ def download_part(
             archive without that part.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", part):
-        raise DataError(f"{part!r} is no name of a part; parts: {', '.join(MD5)}")
+        raise DataError(
+            f"{part!r} is not a part of LibriSpeech; parts: {', '.join(MD5)}"
+        )
     corpus = Path(corpus).expanduser().absolute()
     if corpus.name == "LibriSpeech":
-        corpus = corpus.parent  # the archives begin with that folder
+        corpus = corpus.parent  # the archives begin with LibriSpeech/
     url = url.rstrip("/")
     target = corpus / "LibriSpeech" / part
     if target.is_dir():
@@ -77,7 +80,7 @@ def download_part(
     archive = corpus / f"{part}.tar.gz"
     md5 = MD5.get(part) or published_md5(url, part)
     if archive.exists():
-        print(f"{part}: unpacking {archive}, which is already there")
+        print(f"{part}: unpacking {archive}, downloaded before")
     else:
         partial = corpus / f"{part}.tar.gz.part"
         fetch(f"{url}/{part}.tar.gz", partial, tries)
@@ -119,11 +122,11 @@ def published_md5(url: str, part: str) -> str:
 
 
 def fetch(address: str, path: Path, tries: int = 5) -> None:
-    """Download to ``path``, going on from the bytes that it holds already.
+    """Download to ``path``, resuming after the bytes it already holds.
 
     Raises:
-        DataError: The server refuses, the disk is too small, or ``tries`` connections
-            in a row brought nothing; what has come stays for the next run.
+        DataError: The server rejects the request, the disk is too small, or ``tries``
+            connections in a row failed; the partial download is kept for the next run.
     """
     failures = 0
     while True:
@@ -133,7 +136,7 @@ def fetch(address: str, path: Path, tries: int = 5) -> None:
             return
         except urllib.error.HTTPError as e:
             if e.code < 500:
-                raise DataError(f"{address}: the server says {e.code} {e.reason}")
+                raise DataError(f"{address}: the server answered {e.code} {e.reason}")
             reason = _reason(e)
         except (OSError, EOFError, http.client.HTTPException) as e:
             reason = _reason(e)
@@ -149,7 +152,7 @@ def fetch(address: str, path: Path, tries: int = 5) -> None:
 
 
 def _fetch_once(address: str, path: Path) -> None:
-    """One connection; raises EOFError where it ends before the file does."""
+    """Download over one connection; raise EOFError if it ends too early."""
     have = path.stat().st_size if path.exists() else 0
     request = urllib.request.Request(address)
     if have:
@@ -162,7 +165,9 @@ def _fetch_once(address: str, path: Path) -> None:
             return  # nothing is missing
         if e.code == 416:
             path.unlink()  # longer than the file: from another version
-            raise EOFError("the partial download does not fit; starting over") from None
+            raise EOFError(
+                "the partial download does not match; starting over"
+            ) from None
         raise
     with response:
         if have and response.status != 206:
@@ -171,12 +176,12 @@ def _fetch_once(address: str, path: Path) -> None:
         if response.headers.get("Content-Length"):
             rest = int(response.headers["Content-Length"])
             free = shutil.disk_usage(path.parent).free
-            # The archive and, flac hardly being compressible, as much unpacked.
+            # The archive and its contents, which are about as large (FLAC).
             if free < rest + (have + rest):
                 raise DataError(
                     f"{path.parent}: {free / 1e9:.1f} GB free, "
                     f"{(2 * rest + have) / 1e9:.1f} GB needed for {path.name} and "
-                    "unpacking it; make space or choose another folder"
+                    "unpacking it; free some space or choose another folder"
                 )
         with open(path, "ab" if have else "wb") as f, tqdm(
             desc=path.name[: -len(".part")],
@@ -220,7 +225,7 @@ def unpack(archive: Path, part: str, corpus: Path) -> None:
     """Unpack beside the corpus, then move ``LibriSpeech/part`` into place.
 
     Raises:
-        DataError: Damaged archive, members that would land elsewhere, or no such part.
+        DataError: Damaged archive, members outside the folder, or no such part.
     """
     staging = corpus / f".{part}.unpacking"
     shutil.rmtree(staging, ignore_errors=True)
@@ -229,7 +234,7 @@ def unpack(archive: Path, part: str, corpus: Path) -> None:
         try:
             with tarfile.open(archive, "r:gz") as tar:
                 for member in tqdm(tar, desc=f"unpacking {archive.name}", unit="file"):
-                    # "data" refuses absolute paths, "..", devices and links outside.
+                    # "data" rejects absolute paths, "..", devices and links outside.
                     tar.extract(member, staging, filter="data")
         except (tarfile.TarError, EOFError, OSError) as e:
             raise DataError(f"{archive}: cannot be unpacked ({_reason(e)})") from None
@@ -261,8 +266,10 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--corpus", required=True, help="folder that will hold LibriSpeech/"
     )
-    parser.add_argument("--part", required=True, nargs="+", help=f"of {', '.join(MD5)}")
-    parser.add_argument("--url", default=URL, help="OpenSLR's folder or a mirror's")
+    parser.add_argument(
+        "--part", required=True, nargs="+", help=f"one or more of {', '.join(MD5)}"
+    )
+    parser.add_argument("--url", default=URL, help="OpenSLR's folder or a mirror")
     parser.add_argument(
         "--keep_archive", action="store_true", help="keep PART.tar.gz after unpacking"
     )

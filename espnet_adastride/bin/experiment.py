@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Run what is missing of an experiment; leave a record of every run.
+"""Do the missing runs of an experiment; write a record of every run.
 
     LIBRISPEECH=/path python -m espnet_adastride.bin.experiment \
         conf/experiments/whisper_strides.yaml
 
-A run whose record is in ``results/records/EXPERIMENT/`` is done, wherever it was made:
-interrupted, or on another machine, the same command resumes. ``--limit N`` stops after
-N runs. Trainings run in one thread each, ``--nj`` at once. The page and the picture are
-written at the end; ``python -m espnet_adastride.bin.results`` (make results) writes
-them from the records alone.
+A run with a record in ``results/records/EXPERIMENT/`` is finished, wherever it was
+made: after an interruption, or on another machine, the same command resumes. ``--limit
+N`` stops after N runs. Each training uses one thread; ``--nj`` run at once. The page
+and the picture are written at the end; ``python -m espnet_adastride.bin.results`` (make
+results) writes them from the records alone.
 """
 
 import argparse
@@ -33,17 +33,23 @@ def get_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     parser = Parser(
         prog="experiment",
-        description="Run what is missing of an experiment",
+        description="Do the missing runs of an experiment",
         formatter_class=DefaultsFormatter,
     )
     parser.add_argument("definition", help="conf/experiments/NAME.yaml")
     parser.add_argument("--records", default=str(RECORDS), help="folder of records")
-    parser.add_argument("--results", default=str(RECORDS.parent), help="of the pages")
-    parser.add_argument("--dumpdir", default="dump", help="of the recipe")
-    parser.add_argument("--expdir", default="exp", help="of the recipe")
-    parser.add_argument("--limit", type=int, help="runs to do now; default: all")
-    parser.add_argument("--nj", type=int, default=1, help="runs at once")
-    parser.add_argument("--threads", type=int, default=1, help="threads of each run")
+    parser.add_argument(
+        "--results", default=str(RECORDS.parent), help="folder of the pages"
+    )
+    parser.add_argument("--dumpdir", default="dump", help="the recipe's dump folder")
+    parser.add_argument(
+        "--expdir", default="exp", help="the recipe's experiment folder"
+    )
+    parser.add_argument(
+        "--limit", type=int, help="stop after so many runs; default: all"
+    )
+    parser.add_argument("--nj", type=int, default=1, help="parallel runs")
+    parser.add_argument("--threads", type=int, default=1, help="threads per run")
     parser.add_argument("--python", default=sys.executable)
     return parser
 
@@ -80,11 +86,11 @@ def main(cmd=None):
             raise RecipeError(str(error)) from None
     print("\n".join(write_results(args.definition, args.records, args.results)))
     if failures:
-        raise RecipeError(f"{len(failures)} runs failed, the first is {failures[0]}")
+        raise RecipeError(f"{len(failures)} runs failed; the first: {failures[0]}")
 
 
 def run_missing(args, grid, experiment, environment):
-    """Do the runs without a record; return what failed."""
+    """Do the runs without a record; return the failures."""
     runs = experiment.runs()
     todo = [run for run in runs if not grid.is_done(run)]
     if not todo:

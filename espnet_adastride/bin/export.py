@@ -4,8 +4,8 @@
     adastride export exp/asr_train_... --output model.onnx
     adastride transcribe --model model.onnx talk.mp3
 
-The file has the program (features to CTC log probabilities and positions), the tokens,
-what computes the features, and the model's card. See docs/export.md.
+The file contains the program (features to CTC log probabilities and positions), the
+tokens, the feature extraction and the model card. See docs/export.md.
 """
 
 import argparse
@@ -35,21 +35,21 @@ def get_parser() -> argparse.ArgumentParser:
         "model", help="folder of an experiment (exp/asr_...), or a packed .zip"
     )
     parser.add_argument(
-        "--output", required=True, help="file to write: model.onnx, or model.pt2"
+        "--output", required=True, help="output file: model.onnx or model.pt2"
     )
     parser.add_argument(
         "--format",
         choices=FORMATS,
         default="onnx",
-        help="onnx (default), or torch: the program of torch.export",
+        help="onnx (default), or torch: a torch.export program",
     )
     parser.add_argument(
         "--quantize",
         choices=("none", "int8"),
         default="none",
-        help="int8: weights of linear layers in 8 bits (default: none)",
+        help="int8: 8-bit weights of linear layers (default: none)",
     )
-    parser.add_argument("--asr_model_file", help="parameters in the folder")
+    parser.add_argument("--asr_model_file", help="parameter file in the folder")
     parser.add_argument(
         "--stride",
         type=real(1),
@@ -72,10 +72,10 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Refuse what can be told before the model is loaded.
+    """Reject bad options before the model is loaded.
 
     Raises:
-        RecipeError: in one line.
+        RecipeError: naming the option and the fix.
     """
     output = Path(args.output)
     if not Path(args.model).exists():
@@ -85,13 +85,13 @@ def check(args: argparse.Namespace) -> None:
         )
     if not output.absolute().parent.is_dir():
         raise RecipeError(
-            f"--output {output}: there is no folder {output.parent}; make it first"
+            f"--output {output}: no folder {output.parent}; create it first"
         )
     if output.is_dir():
-        raise RecipeError(f"--output {output}: a folder; name a file")
+        raise RecipeError(f"--output {output}: is a folder; name a file")
     if output.exists() and not args.overwrite:
         raise RecipeError(
-            f"--output {output}: is there; give another name, or --overwrite true"
+            f"--output {output}: already exists; give another name, or --overwrite true"
         )
     if args.quantize != "none" and args.format != "onnx":
         raise RecipeError("--quantize int8 is for --format onnx")
@@ -102,7 +102,7 @@ def check(args: argparse.Namespace) -> None:
 
 
 def find_card(model: Path) -> str:
-    """Return the card of a packed model or an experiment; "" if there is none."""
+    """Return the card of a packed model or an experiment; "" if it has none."""
     import zipfile
 
     if model.is_dir():
@@ -119,7 +119,7 @@ def export(args: argparse.Namespace) -> str:
     """Write the file; return one line on it.
 
     Raises:
-        RecipeError: in one line.
+        RecipeError: if the model cannot be exported.
     """
     with quiet_imports():
         import torch
@@ -179,7 +179,7 @@ def export(args: argparse.Namespace) -> str:
 
 @one_line_errors
 def main(cmd=None):
-    """Run the command; a model that cannot be exported ends it in one line."""
+    """Run the command; an error ends it in one line."""
     args = get_parser().parse_args(cmd)
     check(args)
     print(export(args))

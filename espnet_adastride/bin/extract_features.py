@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""Stage 3 with --feats_type extracted: features of a pretrained encoder, once.
+"""Stage 3 with --feats_type extracted: extract features of a pretrained encoder once.
 
     python -m espnet_adastride.bin.extract_features --upstream whisper \
         --set dump/raw/org/train dump/extracted/org/train --nj 2
 
-Each ``--set SOURCE OUTPUT`` is done only if it is not done and unchanged already; what
-an interrupted run has finished is kept. ``--upstream`` is ``whisper`` (Whisper tiny.en,
+A finished and unchanged ``--set SOURCE OUTPUT`` is skipped; an interrupted run resumes.
+``--upstream`` is ``whisper`` (Whisper tiny.en,
 which pip installs), ``whisper:FOLDER`` (any faster-whisper folder) or
 ``transformers:FOLDER`` (WavLM, HuBERT, wav2vec2 or Whisper), see
 espnet_adastride/corpora/features.py.
 
-``--training_options FOLDER`` prints the options of asr_train that the features of a
-folder need; ``--check NAME[:MODEL]`` says whether an upstream is there.
+``--training_options FOLDER`` prints the options of asr_train that the features in a
+folder need; ``--check NAME[:MODEL]`` tells whether an upstream is available.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from espnet_adastride.options import check_jobs, whole
 from espnet_adastride.recipe.extraction import MADE_FROM, extract_data_dir
 from espnet_adastride.recipe.stamps import Stamp, fingerprint, hash_listing
 
-#: what a folder of features holds
+#: the files in a folder of features
 MADE = (
     *TABLES,
     "feats.scp",
@@ -50,17 +50,19 @@ def get_parser():
     """Return the command's parser."""
     parser = Parser(
         prog="extract_features",
-        description="Features of a pretrained encoder, extracted once",
+        description="Extract features of a pretrained encoder",
         formatter_class=DefaultsFormatter,
     )
-    add_set_options(parser, "A formatted data folder and the folder to make of it")
+    add_set_options(parser, "A formatted data folder and its output folder")
     add_upstream_options(parser)
-    parser.add_argument("--nj", type=whole(1), default=1, help="Recordings at once")
+    parser.add_argument(
+        "--nj", type=whole(1), default=1, help="Recordings processed in parallel"
+    )
     return parser
 
 
 def add_upstream_options(parser: argparse.ArgumentParser) -> None:
-    """Add what :func:`build_upstream` takes."""
+    """Add the options of :func:`build_upstream`."""
     parser.add_argument(
         "--upstream",
         required=True,
@@ -75,7 +77,7 @@ def add_upstream_options(parser: argparse.ArgumentParser) -> None:
 
 @one_line_errors
 def main(cmd=None):
-    """Run the command; what cannot work ends it in one line."""
+    """Run the command; bad input ends in one line."""
     words = sys.argv[1:] if cmd is None else cmd
     if len(words) == 2 and words[0] == "--training_options":
         print_training_options(words[1])
@@ -90,7 +92,7 @@ def main(cmd=None):
     check_jobs(args.nj)
     for source, _ in args.set:
         if not (Path(source) / "wav.scp").is_file():
-            raise RecipeError(f"--set {source}: no wav.scp there; stage 3 makes it")
+            raise RecipeError(f"--set {source}: no wav.scp in it; stage 3 makes it")
     rate = parse_rate(args.fs)
     try:
         check_upstream(args.upstream)
@@ -104,7 +106,7 @@ def main(cmd=None):
         )
     import torch
 
-    torch.set_num_threads(1)  # recordings are what runs in parallel
+    torch.set_num_threads(1)  # recordings run in parallel
     for source, output in args.set:
         stamp = Stamp(Path(output) / ".stage_done")
         options = {
@@ -123,7 +125,7 @@ def main(cmd=None):
 
 
 def print_training_options(folder: str) -> None:
-    """Print the options of asr_train that a folder's features need, a line each."""
+    """Print the options of asr_train that a folder's features need, one per line."""
     try:
         print("\n".join(read_record(Path(folder) / RECORD_NAME).training_options()))
     except UpstreamError as error:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Stage 4: leave out utterances that are too short, too long or without text.
 
-Each ``--set SOURCE OUTPUT`` is done only if it is not done and unchanged already.
+A finished and unchanged ``--set SOURCE OUTPUT`` is skipped.
 """
 
 from pathlib import Path
@@ -26,15 +26,18 @@ def get_parser():
         description="Filter data folders by duration and text",
         formatter_class=DefaultsFormatter,
     )
-    add_set_options(parser, "A dump folder and the filtered folder to make of it")
+    add_set_options(parser, "A dump folder and its filtered output folder")
     parser.add_argument(
-        "--min_wav_duration", type=real(0), default=0.1, help="Seconds; must be longer"
+        "--min_wav_duration",
+        type=real(0),
+        default=0.1,
+        help="Seconds; shorter utterances are left out",
     )
     parser.add_argument(
         "--max_wav_duration",
         type=real(0, infinite=True),
         default=20.0,
-        help="Seconds; must be shorter",
+        help="Seconds; longer utterances are left out",
     )
     return parser
 

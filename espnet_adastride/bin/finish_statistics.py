@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Stages 6 and 10, last step: complete joined statistics, put them into their place."""
+"""Stages 6 and 10, last step: complete the joined statistics and install them."""
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.errors import one_line_errors
@@ -17,7 +17,10 @@ def get_parser():
     parser.add_argument("--token_type", required=True)
     parser.add_argument("--token_list", required=True)
     parser.add_argument(
-        "--text_only", type=str2bool, default=False, help="A language model's"
+        "--text_only",
+        type=str2bool,
+        default=False,
+        help="Statistics of a language model",
     )
     return parser
 

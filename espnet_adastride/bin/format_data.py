@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Stage 3: check the audio of data folders and write their dump folders.
 
-Each ``--set SOURCE OUTPUT`` is done only if it is not done and unchanged already.
+A finished and unchanged ``--set SOURCE OUTPUT`` is skipped.
 """
 
 import argparse
@@ -23,7 +23,7 @@ MADE = (*TABLES, "spk2utt", "utt2num_samples", "feats_type")
 
 
 def add_set_options(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add what stages 3 and 4 share: ``--set``, explained by ``what``, and so on."""
+    """Add the options of stages 3 and 4; ``what`` is the help of ``--set``."""
     parser.add_argument(
         "--set",
         nargs=2,
@@ -38,10 +38,10 @@ def add_set_options(parser: argparse.ArgumentParser, what: str) -> None:
 
 def get_parser():
     parser = Parser(
-        description="Check audio, resample it where needed, count samples",
+        description="Check audio, resample it if needed, count samples",
         formatter_class=DefaultsFormatter,
     )
-    add_set_options(parser, "A data folder and the dump folder to make of it")
+    add_set_options(parser, "A data folder and its dump folder")
     parser.add_argument("--nj", type=whole(1), default=4, help="Threads")
     return parser
 
@@ -52,7 +52,7 @@ def main(cmd=None):
     rate = parse_rate(args.fs)
     for source, output in args.set:
         stamp = Stamp(Path(output) / ".stage_done")
-        # the audio counts by name, size and time: reading it all would take minutes
+        # name, size and time stand for the audio: reading it all would take minutes
         options = {"fs": rate, "audio": hash_listing(audio_files(source))}
         work = fingerprint([Path(source) / t for t in TABLES], options=options)
         if check(stamp, work, args.rerun, output):

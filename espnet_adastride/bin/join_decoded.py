@@ -9,12 +9,14 @@ from espnet_adastride.recipe.decoding import join_decoded
 
 def get_parser():
     parser = Parser(
-        description="Join what parallel decoding jobs wrote",
+        description="Join the output of parallel decoding jobs",
         formatter_class=DefaultsFormatter,
     )
-    parser.add_argument("--logdir", required=True, help="Holds output.N and logs")
+    parser.add_argument("--logdir", required=True, help="Folder of output.N and logs")
     parser.add_argument("--data", required=True, help="The decoded dump folder")
-    parser.add_argument("--output_dir", required=True, help="For text, token, ...")
+    parser.add_argument(
+        "--output_dir", required=True, help="Folder for text, token, ..."
+    )
     parser.add_argument("--fs", default="16k", help="Sampling rate")
     return parser
 

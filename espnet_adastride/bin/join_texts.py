@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Stage 6: join the text files of a language model, lines without words left out.
+"""Stage 6: join the text files of a language model, skipping lines without words.
 
-Files are UTF-8; a byte order mark, CR LF and a tab behind the id are accepted.
+Files are UTF-8; a byte order mark, CR LF and a tab after the id are accepted.
 """
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
@@ -30,7 +30,9 @@ def main(cmd=None):
             if key and text.strip():
                 lines.append(f"{key} {text}\n")
     if not lines:
-        raise RecipeError(f"{', '.join(args.text)}: no line 'id text' in it")
+        raise RecipeError(
+            f"{', '.join(args.text)}: no line of the form 'id text' in it"
+        )
     write_text(args.output, "".join(lines))
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Lock a folder for the shell that calls this: ``exec 9>>DIR/.lock; lock_folder 9``."""
+"""Lock a folder for the calling shell: ``exec 9>>DIR/.lock; lock_folder 9``."""
 
 import datetime
 import os
@@ -17,10 +17,12 @@ def get_parser():
         description="Take the lock of a folder on an inherited file descriptor",
         formatter_class=DefaultsFormatter,
     )
-    parser.add_argument("fd", type=int, help="Open for appending on the lock file")
-    parser.add_argument("lock_file", help="Its name")
     parser.add_argument(
-        "--wait", type=str2bool, default=False, help="Wait instead of refusing"
+        "fd", type=int, help="File descriptor of the lock file, open for appending"
+    )
+    parser.add_argument("lock_file", help="Name of the lock file")
+    parser.add_argument(
+        "--wait", type=str2bool, default=False, help="Wait instead of failing"
     )
     return parser
 

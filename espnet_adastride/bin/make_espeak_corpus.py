@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Make the corpus of the demo: synthetic speech in LibriSpeech's layout.
+"""Make the demo's corpus: synthetic speech in the layout of LibriSpeech.
 
     python -m espnet_adastride.bin.make_espeak_corpus --output downloads/mini_espeak
 
-About 1.5 h of training speech, 4 min of dev and 8 min of test, by eSpeak NG, and text
-for a language model. A corpus that is whole is left alone, one that was interrupted is
-finished.
+It makes about 1.5 h of training speech, 4 min of dev and 8 min of test with eSpeak NG,
+and text for a language model. A complete corpus is left alone; an interrupted one is
+completed.
 """
 
 import argparse
@@ -25,13 +25,13 @@ def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
     parser = Parser(
         prog="make_espeak_corpus",
-        description="Make the synthetic corpus of the demo in LibriSpeech's layout.",
+        description="Make the demo's synthetic corpus in the layout of LibriSpeech.",
         formatter_class=DefaultsFormatter,
     )
     parser.add_argument(
-        "--output", required=True, help="the folder that will hold LibriSpeech/"
+        "--output", required=True, help="folder that will hold LibriSpeech/"
     )
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other data")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the corpus")
     for part, minutes in DEFAULT_MINUTES.items():
         parser.add_argument(
             f"--{part.split('-')[0]}_minutes",
@@ -43,7 +43,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--lm_sentences",
         type=whole(0),
         default=DEFAULT_LM_SENTENCES,
-        help="further sentences, as text for a language model",
+        help="number of extra sentences for a language model",
     )
     parser.add_argument(
         "--nj",
@@ -60,8 +60,8 @@ def main(cmd=None) -> None:
     args = parser.parse_args(cmd)
     minutes = {p: getattr(args, f"{p.split('-')[0]}_minutes") for p in DEFAULT_MINUTES}
     if args.nj < 1:
-        parser.error(f"--nj {args.nj}: at least one process is needed")
-    # The processes are the parallelism: no threads below them.
+        parser.error(f"--nj {args.nj}: give at least 1")
+    # One thread per process.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         build_corpus(
@@ -72,11 +72,11 @@ def main(cmd=None) -> None:
     except OSError as e:
         raise SystemExit(
             f"make_espeak_corpus: error: cannot write to {args.output}: {e}; "
-            "give another --output or make room"
+            "give another --output or free some space"
         ) from None
     except KeyboardInterrupt:
         raise SystemExit(
-            "make_espeak_corpus: interrupted; the same command goes on from here"
+            "make_espeak_corpus: interrupted; run the same command to resume"
         ) from None
 
 

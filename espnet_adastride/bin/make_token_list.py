@@ -19,7 +19,7 @@ def get_parser():
     parser.add_argument(
         "--text", action="append", required=True, help="A Kaldi-style text file"
     )
-    parser.add_argument("--output", required=True, help="Folder for tokens.txt")
+    parser.add_argument("--output", required=True, help="Output folder of tokens.txt")
     parser.add_argument("--token_type", default="bpe", choices=["bpe", "char"])
     parser.add_argument("--nbpe", type=whole(1), default=30, help="Number of pieces")
     parser.add_argument("--bpemode", default="unigram", choices=["unigram", "bpe"])
@@ -36,7 +36,7 @@ def get_parser():
         "--check_text",
         action="append",
         default=[],
-        help="Another set's text: tell which of its characters no token has",
+        help="Text of another set: report its characters that no token covers",
     )
     add_rerun_option(parser)
     return parser

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure a trained model for its record: cost, and what CTC cannot align.
+"""Measure a trained model for its record: cost, and utterances CTC cannot align.
 
     python -m espnet_adastride.bin.run -m espnet_adastride.bin.measure_run \
         --exp exp/asr_x --output exp/asr_x/measured.json --set test dump/raw/test
@@ -25,7 +25,8 @@ def get_parser():
     parser.add_argument("--output", required=True, help="JSON file to write")
     parser.add_argument(
         "--work_dir",
-        help="where the training ran: its config.yaml names files from there",
+        help="working directory of the training, to which paths in config.yaml are "
+        "relative",
     )
     parser.add_argument(
         "--set",
@@ -33,7 +34,7 @@ def get_parser():
         action="append",
         default=[],
         metavar=("NAME", "FOLDER"),
-        help="a data folder of which to count what CTC cannot align",
+        help="a data folder whose utterances that CTC cannot align are counted",
     )
     return parser
 

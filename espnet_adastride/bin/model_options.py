@@ -1,4 +1,4 @@
-"""The options that commands share which run a trained model."""
+"""Options shared by commands that run a trained model."""
 
 import argparse
 import sys
@@ -11,25 +11,26 @@ from espnet_adastride.recipe.quiet import quiet_imports
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add --model, --asr_model_file, --stride ...: what TrainedModel takes."""
+    """Add --model, --asr_model_file, --stride ...: the options of TrainedModel."""
     parser.add_argument(
         "--model",
         required=True,
-        help="folder of an experiment (exp/asr_...), or a .zip of espnet2.bin.pack",
+        help="experiment folder (exp/asr_...) or a .zip of espnet2.bin.pack",
     )
     parser.add_argument(
-        "--asr_model_file", help="parameters in the folder (default: valid.*.ave.pth)"
+        "--asr_model_file",
+        help="parameter file in the folder (default: valid.*.ave.pth)",
     )
     parser.add_argument(
         "--stride",
         type=real(),
-        help="overall rate of the input layer, for AdaStride's (default: as trained)",
+        help="overall rate of an AdaStride input layer (default: as trained)",
     )
     parser.add_argument(
         "--upstream_model",
         metavar="FOLDER",
-        help="the pretrained encoder of a model that reads extracted features, if it "
-        "is not where it was in training",
+        help="pretrained encoder of a model that reads extracted features, if it "
+        "is no longer at the path used in training",
     )
     parser.add_argument(
         "--ngpu", type=int, default=0, help="0: CPU (default), 1: one GPU"
@@ -37,12 +38,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_segment_option(parser: argparse.ArgumentParser) -> None:
-    """Add --max_segment of the commands that encode long recordings in pieces."""
+    """Add --max_segment for commands that encode long recordings in pieces."""
     parser.add_argument(
         "--max_segment",
         type=real(1),
         help="seconds; longer recordings are encoded in pieces, cut at pauses "
-        "(default: what the model was trained on, 20 at most)",
+        "(default: the length of the training utterances, at most 20)",
     )
 
 
@@ -50,17 +51,17 @@ def load_transcriber(args: argparse.Namespace, **options):
     """Return the Transcriber that these options name.
 
     Args:
-        args: with the options of :func:`add_model_options`.
-        options: further ones of ``transcribe.Transcriber``.
+        args: parsed with the options of :func:`add_model_options`.
+        options: further arguments of ``transcribe.Transcriber``.
 
     Raises:
-        RecipeError: for a model that cannot be read, or does not take the options.
+        RecipeError: if the model cannot be read or does not support the options.
     """
     check_model_options(args, options.get("inference_config"))
     if sys.stderr.isatty():
         print(f"loading the model {args.model} ...", file=sys.stderr, flush=True)
     try:
-        # ESPnet takes seconds to import: what can be told without has been
+        # importing ESPnet takes seconds: other mistakes have been reported by now
         with quiet_imports():
             from espnet_adastride.errors import PluginError
             from espnet_adastride.transcribe import Transcriber
@@ -81,11 +82,11 @@ def load_transcriber(args: argparse.Namespace, **options):
 
 
 def check_model_options(args: argparse.Namespace, inference_config=None) -> None:
-    """Refuse what is wrong with the options before a model is loaded.
+    """Reject bad options before a model is loaded.
 
     Args:
-        args: with the options of :func:`add_model_options`.
-        inference_config: file of a beam search's options, or None.
+        args: parsed with the options of :func:`add_model_options`.
+        inference_config: YAML file of beam search options, or None.
 
     Raises:
         RecipeError: naming the option and what is missing.
@@ -94,7 +95,7 @@ def check_model_options(args: argparse.Namespace, inference_config=None) -> None
     if args.ngpu not in (0, 1):
         raise RecipeError(f"--ngpu {args.ngpu}: give 0 or 1")
     if args.stride is not None and not args.stride >= 1:
-        raise RecipeError(f"--stride {args.stride:g}: give a number from 1 on")
+        raise RecipeError(f"--stride {args.stride:g}: give a number of at least 1")
     if not model.exists():
         raise RecipeError(
             f"--model {model}: no such file or folder; give an experiment's folder "
@@ -113,7 +114,7 @@ def check_model_options(args: argparse.Namespace, inference_config=None) -> None
     ):
         there = ", ".join(sorted(p.name for p in model.glob("*.pth"))) or "none"
         raise RecipeError(
-            f"--asr_model_file {wanted}: {wanted} is not there (in {model}: {there})"
+            f"--asr_model_file {wanted}: no such file in {model} (it has: {there})"
         )
     if args.upstream_model is not None and not Path(args.upstream_model).exists():
         raise RecipeError(f"--upstream_model {args.upstream_model}: no such folder")

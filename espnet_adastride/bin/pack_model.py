@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Stage 14: pack a trained model with its card, by ``espnet2.bin.pack``.
+"""Stage 14: pack a trained model and its card with ``espnet2.bin.pack``.
 
     python -m espnet_adastride.bin.pack_model \
         --asr_train_config exp/asr_x/config.yaml \
@@ -7,10 +7,10 @@
         --option data/en_token_list/bpe_unigram5000/bpe.model \
         --results exp/asr_x/RESULTS.md --outpath exp/asr_x/asr_x.zip
 
-What is packed must load: the model is built first. ESPnet's tool keeps names relative
-to the folder where it runs, and absolute ones of files that lie (or are linked)
-elsewhere, which no other machine can unpack; therefore the files are copied into one
-folder first. ``unpack_model`` is the way back.
+The model is built and loaded before it is packed. ESPnet's tool keeps paths relative to
+the current folder, and absolute paths of files elsewhere (also behind links), which
+cannot be unpacked on another machine. The files are therefore copied into one folder
+first. ``unpack_model`` unpacks the archive.
 """
 
 import argparse
@@ -36,7 +36,7 @@ WEIGHTS = ("asr_model_file", "lm_file")
 
 
 def get_parser():
-    """Return the parser; ``espnet2.bin.pack asr``'s options and the card's."""
+    """Return the parser: the options of ``espnet2.bin.pack asr`` and of the card."""
     parser = Parser(
         prog="pack_model",
         description="Pack a trained model with its card",
@@ -47,23 +47,28 @@ def get_parser():
     parser.add_argument("--lm_train_config", help="The language model's config.yaml")
     parser.add_argument("--lm_file", help="The language model's parameters")
     parser.add_argument(
-        "--option", action="append", default=[], help="A further file to pack"
+        "--option", action="append", default=[], help="Another file to pack"
     )
-    parser.add_argument("--results", help="RESULTS.md, for the card")
+    parser.add_argument("--results", help="RESULTS.md for the card")
     parser.add_argument("--license", default="cc-by-4.0", help="The model's license")
-    parser.add_argument("--lang", default="noinfo", help="Its language, e.g. en")
+    parser.add_argument(
+        "--lang", default="noinfo", help="The model's language, e.g. en"
+    )
     parser.add_argument(
         "--dtype",
         choices=("float32", "float16"),
         default="float32",
-        help="Of the packed parameters; float16 is half the size, and loads as float32",
+        help="Type of the packed parameters; float16 halves the size and loads as "
+        "float32",
     )
-    parser.add_argument("--outpath", required=True, help="The archive: .zip, .tgz ...")
+    parser.add_argument(
+        "--outpath", required=True, help="Output archive: .zip, .tgz ..."
+    )
     return parser
 
 
 def archive_name(path: str) -> str:
-    """Return a file's name in the archive: below the folder where we are, if it is."""
+    """Return a file's name in the archive, relative to the current folder if possible."""
     name = os.path.relpath(os.path.abspath(path))
     if name.startswith(".."):
         name = os.path.abspath(path).lstrip("/")
@@ -71,7 +76,7 @@ def archive_name(path: str) -> str:
 
 
 def _renamed(value, names: Dict[str, str]):
-    """Return a configuration in which files have their names of the archive."""
+    """Return a configuration that names files as in the archive."""
     if isinstance(value, dict):
         return {key: _renamed(one, names) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
@@ -92,7 +97,7 @@ def _working_in(folder: str):
 
 
 def count_parameters(config: str, weights: str) -> int:
-    """Build the model and load its parameters, as decoding will; count them."""
+    """Build the model and load its parameters as decoding does; count them."""
     from espnet_adastride.plugin.espnet import asr_task
 
     model, _ = asr_task.ASRTask.build_model_from_file(config, weights, "cpu")
@@ -100,12 +105,12 @@ def count_parameters(config: str, weights: str) -> int:
 
 
 def halve_weights(source: str, target: Path) -> None:
-    """Write a file of parameters with its floating-point numbers as float16.
+    """Write a parameter file with floating-point numbers as float16.
 
-    ESPnet copies them into a model of float32 when it loads them.
+    ESPnet converts them to float32 when it loads them.
 
     Raises:
-        RecipeError: a parameter is beyond float16's range.
+        RecipeError: a parameter exceeds the range of float16.
     """
     import torch
 
@@ -114,8 +119,8 @@ def halve_weights(source: str, target: Path) -> None:
             return value
         if value.numel() and not bool(value.half().isfinite().all()):
             raise RecipeError(
-                f"{source}: {name} has numbers beyond float16's range (65504), or not "
-                "finite ones: pack it with --dtype float32"
+                f"{source}: {name} has numbers beyond the range of float16 (65504) or "
+                "non-finite numbers; pack with --dtype float32"
             )
         return value.half()
 
@@ -127,7 +132,7 @@ def named_files(args: argparse.Namespace) -> Dict[str, str]:
     """Return {option: file} of configurations and parameters.
 
     Raises:
-        RecipeError: One of them, or of the further files, is missing.
+        RecipeError: One of them, or of the other files, is missing.
     """
     named = {k: getattr(args, k) for k in (*CONFIGS, *WEIGHTS) if getattr(args, k)}
     for path in (*named.values(), *args.option):
@@ -137,10 +142,10 @@ def named_files(args: argparse.Namespace) -> Dict[str, str]:
 
 
 def pack_model(args: argparse.Namespace, named: Dict[str, str]) -> str:
-    """Write the archive and, beside it, the card; return one line on it.
+    """Write the archive and its card next to it; return one line about it.
 
     Args:
-        args: The command's.
+        args: The command's options.
         named: From :func:`named_files`.
 
     Raises:
@@ -215,9 +220,9 @@ def pack_model(args: argparse.Namespace, named: Dict[str, str]) -> str:
 
 @one_line_errors
 def main(cmd=None):
-    """Run the command; a model that does not load ends it in one line."""
+    """Run the command; an error ends it in one line."""
     args = get_parser().parse_args(cmd)
-    named = named_files(args)  # before what takes seconds to import
+    named = named_files(args)  # before the slow imports
     import espnet_adastride.plugin  # noqa: F401  (registers the words of input_layer)
     from espnet_adastride.errors import PluginError
 

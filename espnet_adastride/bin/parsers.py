@@ -1,7 +1,7 @@
-"""The parser of all commands: argparse's, with advice that fits.
+"""The parser of all commands: argparse with better advice.
 
-It knows ``--version``, names the program that was called, suggests the option that is
-spelt like an unknown one, and shows only defaults that say something.
+It adds ``--version``, shows the name of the program as it was called, suggests the
+option closest to an unknown one, and shows defaults only where they carry information.
 """
 
 import argparse
@@ -13,17 +13,17 @@ from espnet_adastride.version import __version__
 
 
 def called_program(name: str) -> str:
-    """Return what was typed to start this process; ``name`` where that is not known."""
+    """Return the command line name of this process; ``name`` if unknown."""
     path, called = Path(sys.argv[0]), name
     if path.suffix == ".py" and path.parts[-3:-1] == ("espnet_adastride", "bin"):
         called = f"python -m espnet_adastride.bin.{path.stem}"
     elif path.name.startswith(("adastride-", "adastride ")):
         called = path.name
-    return name if name.startswith(called) else called  # of a mode: the mode, too
+    return name if name.startswith(called) else called  # for a mode, include the mode
 
 
 class DefaultsFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Adds defaults to the help, but not those of required options, None and empty."""
+    """Adds defaults to the help, except empty ones and those of required options."""
 
     def _get_help_string(self, action):
         if action.required or action.default in (None, "", [], ()):
@@ -32,11 +32,11 @@ class DefaultsFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser, of a command of this package.
+    """ArgumentParser of the commands of this package.
 
     Args:
-        prog: the command's name, where it is not started as a program.
-        **options: argparse's.
+        prog: the command's name if it is not started as a program.
+        **options: options of argparse.
     """
 
     def __init__(self, *args, prog=None, **options):
@@ -52,7 +52,7 @@ class Parser(argparse.ArgumentParser):
             )
 
     def parse_known_args(self, args=None, namespace=None):
-        """Parse as argparse does; the words are kept for advice."""
+        """Parse as argparse does; keep the arguments for suggestions."""
         self._words = list(sys.argv[1:] if args is None else map(str, args))
         return super().parse_known_args(args, namespace)
 
@@ -65,7 +65,7 @@ class Parser(argparse.ArgumentParser):
         return found
 
     def error(self, message):
-        """End with the usage and the message, and with what may have been meant."""
+        """Exit with the usage, the message and a suggestion."""
         options = self._options()
         for word in self._words:
             name = word.partition("=")[0]
@@ -73,6 +73,6 @@ class Parser(argparse.ArgumentParser):
                 continue
             near = nearest(name[2:], [o[2:] for o in options if o.startswith("--")])
             if near is not None:
-                message += f"; {name} is no option: did you mean --{near}?"
+                message += f"; unknown option {name}: did you mean --{near}?"
                 break
         super().error(message)

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Stage 2: a set, and copies of it played faster and slower.
+"""Stage 2: a set with copies of it at other speeds.
 
     python -m espnet_adastride.bin.perturb_speed --source data/train_clean_100 \
         --output data/train_clean_100_sp --factors 0.9 1.0 1.1
 
 Copies are 16-bit FLAC below ``<output>/perturbed``; utterances and speakers get the
-prefix ``sp0.9-`` and so on. An interrupted run is taken up again.
+prefix ``sp0.9-`` and so on. An interrupted run resumes.
 """
 
 from pathlib import Path
@@ -25,12 +25,12 @@ def get_parser():
         formatter_class=DefaultsFormatter,
     )
     parser.add_argument("--source", required=True, help="A data folder")
-    parser.add_argument("--output", required=True, help="The data folder to make")
+    parser.add_argument("--output", required=True, help="The output data folder")
     parser.add_argument(
         "--factors",
         nargs="+",
         required=True,
-        help="Speeds, e.g. 0.9 1.0 1.1; 1.0 is the set as it lies",
+        help="Speed factors, e.g. 0.9 1.0 1.1; 1.0 is the unchanged set",
     )
     parser.add_argument("--nj", type=whole(1), default=4, help="Threads")
     add_rerun_option(parser)
@@ -40,10 +40,10 @@ def get_parser():
 @one_line_errors
 def main(cmd=None):
     args = get_parser().parse_args(cmd)
-    parse_factors(args.factors)  # a mistake is no reason to remove a stamp
+    parse_factors(args.factors)  # report a mistake before the stamp is removed
     output = Path(args.output)
     stamp = Stamp(output / ".stage_done")
-    # the audio counts by name, size and time: reading it all would take minutes
+    # name, size and time stand for the audio: reading it all would take minutes
     options = {
         "speed_perturb_factors": " ".join(args.factors),
         "audio": hash_listing(audio_files(args.source)),

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Say what a training will meet, before it starts; refuse what cannot work.
+"""Check the data and cost of a training before it starts; reject what cannot work.
 
     python -m espnet_adastride.bin.plan_training --plan exp/asr_train/plan.md \
         --config conf/train_asr_conformer.yaml --token_list ... \
@@ -7,12 +7,15 @@
         --train_data_path_and_name_and_type ...
 
 It takes the options of ``espnet2.bin.asr_train`` and its own, in any order, and prints
-a page: utterances that are too short, or that CTC cannot align at this rate; padding
-and batches; parameters and multiply-accumulates; time and memory of a step, measured.
-``--input_layer`` may be any of ESPnet's or of the plugin's. Refused, in one line: a
-batch of too short utterances, too large a share that CTC cannot align, an utterance
-larger than a batch, fewer batches than ``accum_grad``. The first shape file must be
-that of the speech, the second that of the text, as in ESPnet's recipes.
+a
+page: utterances that are too short or that CTC cannot align at this rate; padding and
+batches; parameters and multiply-accumulates; measured time and memory of a step.
+``--input_layer`` may be any of ESPnet's or of the plugin's. These errors stop it with
+one
+line: a batch of utterances that are all too short, too large a share that CTC cannot
+align, an utterance larger than a batch, fewer batches than ``accum_grad``. The first
+shape file must be that of the speech, the second that of the text, as in ESPnet's
+recipes.
 """
 
 import argparse
@@ -32,18 +35,18 @@ def get_parser() -> argparse.ArgumentParser:
         formatter_class=DefaultsFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--plan", help="Write the page there (Markdown)")
+    parser.add_argument("--plan", help="File for the page (Markdown)")
     parser.add_argument(
         "--max_unalignable",
         type=real(0, 1),
         default=0.1,
-        help="Refuse if CTC cannot align a larger share of the training utterances",
+        help="Fail if CTC cannot align a larger share of the training utterances",
     )
     parser.add_argument(
         "--plan_seconds",
         type=real(0),
         default=20.0,
-        help="Seconds that steps may be measured for, about; larger batches are "
+        help="Approximate time limit for measuring steps in s; larger batches are "
         "extrapolated; 0: count only",
     )
     parser.add_argument(
@@ -53,15 +56,15 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
-    """Return the page, and write it to ``own.plan``.
+    """Return the page and write it to ``own.plan``.
 
     Args:
         own: the options of :func:`get_parser`.
-        args: the options of a training, as ``ASRTask.get_parser()`` reads them.
+        args: training options parsed by ``ASRTask.get_parser()``.
 
     Raises:
         RecipeError: the training cannot work.
-        NotPlanned, UnknownTimesError: its lengths are not known here.
+        NotPlanned, UnknownTimesError: its lengths cannot be determined.
         PluginError: a wrong word in the configuration.
     """
     from espnet_adastride.evaluation import plan
@@ -138,7 +141,7 @@ def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
 
 @one_line_errors
 def main(cmd=None):
-    """Run the command: print the page, or one line that says why not."""
+    """Run the command: print the page, or one line with the reason why not."""
     own, rest = get_parser().parse_known_args(cmd)
     import espnet_adastride.plugin  # noqa: F401  (registers the words of input_layer)
     from espnet_adastride.errors import NotPlanned, PluginError, UnknownTimesError
@@ -152,7 +155,7 @@ def main(cmd=None):
     except (NotPlanned, UnknownTimesError) as error:
         reason = str(error)
         if isinstance(error, NotPlanned):
-            reason = f"lengths and batches of {error} are not known"
+            reason = f"lengths and batches of {error} cannot be determined"
         title = args.output_dir or "a training"
         text = write_plan(own.plan, title, [], [f"- not planned: {reason}"], [])
     except PluginError as error:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw where a model's frames go: in an utterance, a corpus, a training, a stream.
+"""Draw a model's frames: in an utterance, a corpus, a training or a stream.
 
     adastride-plot utterance --model exp/asr_... --data_dir dump/raw/test --output x.png
     adastride-plot utterance --model exp/asr_... --audio talk.flac --output x.html
@@ -9,20 +9,21 @@
     adastride-plot stream --model exp/asr_... --audio talk.flac --blocks 0.5 2 \
         --output stream.png
 
-``--output`` is a picture (.png, .svg, .pdf) or a page that holds it (.html).
+``--output`` is a picture (.png, .svg, .pdf) or a page with the picture (.html).
 
-utterance: the spectrogram, where frames begin and end, their lengths and the energy;
-without ``--utt_id`` the utterance whose length is nearest to 5 s. The words' times come
-from ``--ref`` (a CTM, or TextGrids, which may have phones), else from the CTC branch,
-through the positions of every stage: of the transcript, or of what is recognised.
+utterance: the spectrogram, frame boundaries, frame lengths and the energy. Without
+``--utt_id``, it draws the utterance whose length is nearest to 5 s. Word times come
+from ``--ref`` (a CTM, or TextGrids, which may include phones), otherwise from the CTC
+branch, mapped through the positions of every stage: of the transcript, or of the
+recognised text.
 
-corpus: how local strides are distributed in speech and silence, or by phone class, and
-how much they tell of speech and of word boundaries (``--json`` for the numbers).
+corpus: the distribution of local strides in speech and silence, or by phone class, and
+how well they predict speech and word boundaries (``--json`` for the numbers).
 
-training: what the plugin reported every epoch, from the experiments' train.log.
+training: the values that the plugin reported every epoch, from the train.log files.
 
-stream: when the words of a recording are shown that is heard while it is spoken
-(``adastride transcribe --stream``), for one or more lengths of block.
+stream: when the words of a recording appear while it is being spoken
+(``adastride transcribe --stream``), for one or more block lengths.
 """
 
 import argparse
@@ -66,7 +67,7 @@ class Recording(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """Words and phones by utterance, and where they are from."""
+    """Words and phones by utterance, and their source."""
 
     words: Dict[str, List[Timed]]
     phones: Dict[str, List[Timed]]
@@ -79,7 +80,7 @@ def get_parser() -> argparse.ArgumentParser:
 
     parser = Parser(
         prog=NAME,
-        description="Draw where a model's frames go.",
+        description="Draw a model's frames.",
         epilog=f"{NAME} MODE --help lists the options of a mode",
     )
     modes = parser.add_subparsers(dest="mode", required=True, metavar="MODE")
@@ -87,14 +88,14 @@ def get_parser() -> argparse.ArgumentParser:
     add_model_options(one)
     source = one.add_mutually_exclusive_group(required=True)
     source.add_argument("--audio", help="a recording to draw")
-    source.add_argument("--data_dir", help="folder with wav.scp, and text if there is")
+    source.add_argument("--data_dir", help="folder with wav.scp and, optionally, text")
     one.add_argument(
         "--utt_id", help=f"default: the utterance nearest to {GOOD_LENGTH:g} s"
     )
     one.add_argument("--text", help="transcript of --audio")
     one.add_argument(
         "--ref",
-        help="a CTM, or a TextGrid or a folder of them, for the times of words and "
+        help="a CTM, a TextGrid or a folder of TextGrids, for the times of words and "
         "phones (default: from the CTC branch)",
     )
     many = modes.add_parser("corpus", help="local strides of many utterances")
@@ -102,11 +103,11 @@ def get_parser() -> argparse.ArgumentParser:
     many.add_argument("--data_dir", required=True, help="folder with wav.scp")
     many.add_argument(
         "--ref",
-        help="a CTM, or a folder of TextGrids, which says where words (and phones) are "
-        "(default: speech is where the energy is)",
+        help="a CTM, or a folder of TextGrids, with the times of words (and phones) "
+        "(default: speech is detected by its energy)",
     )
     many.add_argument(
-        "--utterances", type=int, default=0, help="the first N alone (default: all)"
+        "--utterances", type=int, default=0, help="only the first N (default: all)"
     )
     many.add_argument("--json", help="file for the numbers")
     for mode in (one, many):
@@ -115,12 +116,14 @@ def get_parser() -> argparse.ArgumentParser:
             "--speech_threshold",
             type=real(),
             default=SPEECH_THRESHOLD_DB,
-            help="speech is what is at most so many dB below the loudest moment, where "
-            f"no --ref says it (default: {SPEECH_THRESHOLD_DB:g})",
+            help="threshold of speech in dB below the loudest moment, used "
+            f"without --ref (default: {SPEECH_THRESHOLD_DB:g})",
         )
-    curves = modes.add_parser("training", help="what was reported over the epochs")
+    curves = modes.add_parser("training", help="reported values over the epochs")
     curves.add_argument("experiments", nargs="+", help="folders exp/asr_...")
-    live = modes.add_parser("stream", help="when words are shown while one speaks")
+    live = modes.add_parser(
+        "stream", help="when words appear while somebody is speaking"
+    )
     add_model_options(live)
     live.add_argument("--audio", required=True, help="a recording")
     live.add_argument(
@@ -128,7 +131,7 @@ def get_parser() -> argparse.ArgumentParser:
         type=real(0, above=True),
         nargs="+",
         default=[0.5, 1.0, 2.0],
-        help="seconds of a block of the input layer (default: 0.5 1 2)",
+        help="block length of the input layer in s (default: 0.5 1 2)",
     )
     for mode in (one, many, curves, live):
         mode.add_argument("--output", required=True, help=".png, .svg, .pdf or .html")
@@ -149,7 +152,7 @@ def choose(args: argparse.Namespace) -> Recording:
         key = args.utt_id or shown(Path(args.audio).stem)
         return Recording(key, args.audio, text)
     if args.text is not None:
-        raise DataError("--text is for --audio; --data_dir has a file of that name")
+        raise DataError("--text goes with --audio; --data_dir has its own file text")
     folder = Path(args.data_dir)
     waves = read_scp(folder / "wav.scp")
     key = args.utt_id
@@ -169,7 +172,7 @@ def _like(word: str, choices) -> str:
 
 
 def nearest(waves: Dict[str, str], seconds: float) -> str:
-    """Return the id of the recording whose length is nearest, the first among equals.
+    """Return the id of the recording with the nearest length; the first of equals.
 
     Raises:
         DataError: for a recording that cannot be read.
@@ -185,7 +188,7 @@ def nearest(waves: Dict[str, str], seconds: float) -> str:
 
 
 def read_words(path: str) -> Reference:
-    """Return the words, and the phones if there are, of a CTM or of TextGrids.
+    """Return the words, and any phones, of a CTM or of TextGrids.
 
     Raises:
         DataError: if it cannot be read.
@@ -200,7 +203,7 @@ def read_words(path: str) -> Reference:
     for file in files:
         try:
             phones[file.stem] = read_textgrid(file, "phones")
-        except DataError:  # a tier that not every TextGrid has
+        except DataError:  # not every TextGrid has this tier
             pass
     silent = ("<eps>", "sil", "sp", "spn", "<sil>")
     words = {
@@ -213,7 +216,7 @@ def load(args: argparse.Namespace):
     """Return the model as a Transcriber.
 
     Raises:
-        DataError: for a model without adaptive strides, or one that cannot be read.
+        DataError: if the model has no adaptive strides or cannot be read.
     """
     if not Path(args.model).exists():
         raise DataError(
@@ -233,13 +236,15 @@ def load(args: argparse.Namespace):
 
 
 def load_wave(recording: Recording, rate: int):
-    """Return (samples,) at the model's rate.
+    """Return (samples,) at the model's sampling rate.
 
     Raises:
         DataError: if the recording cannot be read.
     """
     if recording.audio.endswith("|"):
-        raise DataError(f"{recording.audio}: a pipe; give an audio file")
+        raise DataError(
+            f"{recording.audio}: is a command with a pipe; give an audio file"
+        )
     try:
         return read_audio(recording.audio, rate, say=say)
     except AudioError as error:
@@ -263,7 +268,7 @@ def analyse(
     """Encode a recording and return its StridePicture.
 
     Raises:
-        DataError: if the recording does not suit the model.
+        DataError: if the model cannot encode the recording.
     """
     from espnet_adastride.errors import UnknownTimesError
     from espnet_adastride.report.utterance import StridePicture
@@ -279,11 +284,11 @@ def analyse(
     hypothesis, words, source = None, [], ""
     if encoded.log_probs is not None:
         hypothesis, words = transcriber.recognise_pieces(pieces)
-        source = "CTC's, of the hypothesis"
+        source = "CTC path of the hypothesis"
         if recording.text:
             try:
                 words = transcriber.align(wave, recording.text).words
-                source = "CTC's best path through the reference"
+                source = "best CTC path of the reference"
             except (AlignmentError, ValueError):  # too few frames, or unknown tokens
                 pass
     phones: Sequence[Timed] = []
@@ -314,7 +319,7 @@ def analyse(
 
 
 def draw_utterance(args: argparse.Namespace) -> List[str]:
-    """Draw one utterance; return what is to be printed."""
+    """Draw one utterance; return the lines to print."""
     from espnet_adastride.report.utterance import plot_strides, summary
 
     recording = choose(args)
@@ -361,7 +366,7 @@ def collect(
         try:
             wave = load_wave(recording, trained.rate)
             times = transcriber.encode(wave, recording.id).times.of_strides()
-        except UnknownTimesError as error:  # of no recording
+        except UnknownTimesError as error:  # applies to all recordings
             raise DataError(str(error)) from None
         except (AudioError, DataError) as error:
             left_out.append((recording.id, str(error)))
@@ -377,7 +382,7 @@ def collect(
 
 
 def draw_corpus(args: argparse.Namespace) -> List[str]:
-    """Draw a corpus; return what is to be printed."""
+    """Draw a corpus; return the lines to print."""
     from espnet_adastride.report.charts import corpus_lines, plot_corpus
 
     if args.utterances < 0:
@@ -386,10 +391,12 @@ def draw_corpus(args: argparse.Namespace) -> List[str]:
     reference = None if args.ref is None else read_words(args.ref)
     keys = sorted(waves)[: args.utterances or None]
     if reference is not None and not any(key in reference.words for key in keys):
-        raise DataError(f"--ref {args.ref}: none of the utterances of {args.data_dir}")
+        raise DataError(
+            f"--ref {args.ref}: has none of the utterances of {args.data_dir}"
+        )
     recordings = [Recording(key, waves[key], None) for key in keys]
     if not any(r.audio.endswith("|") or Path(r.audio).exists() for r in recordings):
-        raise DataError(f"{args.data_dir}/wav.scp: none of its recordings is there")
+        raise DataError(f"{args.data_dir}/wav.scp: none of its recordings exists")
     statistics, left_out = collect(
         load(args), recordings, reference, args.speech_threshold
     )
@@ -417,7 +424,7 @@ def draw_corpus(args: argparse.Namespace) -> List[str]:
 
 
 def draw_training(args: argparse.Namespace) -> List[str]:
-    """Draw trainings; return what is to be printed."""
+    """Draw trainings; return the lines to print."""
     from espnet_adastride.evaluation.learning_curves import curves, read_epochs
     from espnet_adastride.report.charts import plot_training
 
@@ -431,7 +438,7 @@ def draw_training(args: argparse.Namespace) -> List[str]:
         if not epochs:
             raise DataError(
                 f"{folder}: no train.log with a finished epoch in it; give an "
-                "experiment (exp/asr_...) whose training has begun"
+                "experiment (exp/asr_...) whose training has finished an epoch"
             )
         name = folder.resolve().name
         name = name if name not in runs else str(folder)
@@ -442,7 +449,7 @@ def draw_training(args: argparse.Namespace) -> List[str]:
 
 
 def draw_stream(args: argparse.Namespace) -> List[str]:
-    """Draw when words are shown of a stream; return what is to be printed."""
+    """Draw when the words of a stream appear; return the lines to print."""
     from espnet_adastride.errors import PluginError
     from espnet_adastride.report.charts import StreamRow, plot_stream
     from espnet_adastride.timing.latency import describe_latency
@@ -481,13 +488,13 @@ def _last(stats) -> str:
 
 
 def save(figure, output: str, title: str, lines: Sequence[str], sound=None) -> None:
-    """Write a figure as a picture, or as a page with what is said of it.
+    """Write a figure as a picture, or as a page with text below it.
 
     Args:
-        figure: of matplotlib.
-        output: file; its ending decides.
-        title: of the page.
-        lines: of text below the picture.
+        figure: matplotlib figure.
+        output: output file; its suffix selects the format.
+        title: title of the page.
+        lines: text below the picture.
         sound: (samples, rate) to listen to, or None.
     """
     from espnet_adastride.report.utterance import save_figure
@@ -512,10 +519,10 @@ def save(figure, output: str, title: str, lines: Sequence[str], sound=None) -> N
 
 
 def check_output(output: str) -> None:
-    """Refuse endings that no picture has, before anything is computed.
+    """Reject unknown picture formats before anything is computed.
 
     Raises:
-        DataError: naming the choices.
+        DataError: with the choices.
     """
     if Path(output).suffix[1:].lower() not in OUTPUTS:
         raise DataError(
@@ -539,7 +546,8 @@ def main(cmd=None) -> None:
         check_output(args.output)
         if not getattr(args, "speech_threshold", 1.0) > 0:
             raise DataError(
-                f"--speech_threshold {args.speech_threshold:g}: give dB > 0"
+                f"--speech_threshold {args.speech_threshold:g}: give a positive "
+                "number of dB"
             )
         if getattr(args, "ngpu", 0) not in (0, 1):
             raise DataError(f"--ngpu {args.ngpu}: give 0 or 1")

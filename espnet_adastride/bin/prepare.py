@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make data directories of one's own recordings (stage 1 for one's own corpus).
+"""Make data directories from your own recordings (stage 1 for your own corpus).
 
     adastride-prepare recordings.csv                        # data/{train,valid,test}
     adastride-prepare train=train.tsv valid=dev.tsv test=test.tsv
@@ -9,8 +9,8 @@
 
 A source is a table (.csv, .tsv, .jsonl) with the columns path and text (and speaker,
 start, end, set, id), a Kaldi folder (wav.scp, text), a folder of recordings with .txt
-files of the same name, a folder with metadata.csv (Hugging Face), or Common Voice's. Of
-one source, training, validation and test set are made, with different speakers.
+files of the same name, a folder with metadata.csv (Hugging Face), or Common Voice. A
+single source is split into training, validation and test sets with different speakers.
 """
 
 import argparse
@@ -42,66 +42,71 @@ def get_parser() -> argparse.ArgumentParser:
         "source",
         nargs="+",
         metavar="[SET=]SOURCE",
-        help="table or folder; several of one set are joined",
+        help="table or folder; several sources of one set are joined",
     )
     parser.add_argument(
-        "--output", default="data", help="holds a folder a set (default: data)"
+        "--output",
+        default="data",
+        help="output folder, with one folder per set (default: data)",
     )
     parser.add_argument(
-        "--audio_dir", default="", help="where the relative paths of a table start"
+        "--audio_dir", default="", help="folder to which paths in a table are relative"
     )
     parser.add_argument(
         "--columns",
         nargs="+",
         default=[],
         metavar="ROLE=NAME",
-        help=f"a table's columns, where they are not found; roles: "
+        help=f"columns of a table that are not found automatically; roles: "
         f"{' '.join(COLUMNS)}",
     )
     parser.add_argument(
         "--speaker_from",
         default="",
         metavar="folder|REGEX",
-        help="where nothing tells the speaker: the first sub-folder, or the group of "
+        help="speaker if the source does not give it: the first sub-folder, or the "
+        "group of "
         "a regular expression on the path, e.g. '([a-z]+)_[0-9]+'",
     )
     parser.add_argument(
         "--split",
         default="auto",
         choices=["auto", "speaker", "utterance", "none"],
-        help="auto: by speaker, else by utterance (default: auto)",
+        help="auto: by speaker if known, otherwise by utterance (default: auto)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed of the split (default: 0)"
+    )
     for part in PARTS[1:]:
         parser.add_argument(
             f"--{part}_share",
             type=float,
             default=0.1,
-            help=f"of the utterances, for {part} (default: 0.1; 0: none)",
+            help=f"share of the utterances for {part} (default: 0.1; 0: none)",
         )
     parser.add_argument(
         "--skip_bad",
         type=str2bool,
         default=False,
         metavar="true|false",
-        help="leave out what cannot be used, and count it (default: false)",
+        help="leave out and count unusable utterances (default: false)",
     )
     parser.add_argument(
         "--run_pipes",
         type=str2bool,
         default=False,
         metavar="true|false",
-        help="run the commands in wav.scp (default: false)",
+        help="run commands in wav.scp (default: false)",
     )
     parser.add_argument(
         "--overwrite",
         type=str2bool,
         default=False,
         metavar="true|false",
-        help="replace data directories of other content (default: false)",
+        help="replace data directories with other content (default: false)",
     )
     parser.add_argument(
-        "--fs", default="16k", help="Hz of FLAC files that are written (default: 16k)"
+        "--fs", default="16k", help="sampling rate of written FLAC files (default: 16k)"
     )
     parser.add_argument(
         "--nj", type=int, default=_cpus(), help="threads (default: all CPUs)"
@@ -121,8 +126,7 @@ def read_sources(
     """Read ``[SET=]SOURCE`` words.
 
     Raises:
-        DataError: A set has a name that is no folder's, or some sources have a set and
-            others not.
+        DataError: A set has a bad name, or only some of the sources name a set.
     """
     named = []
     for word in words:
@@ -130,10 +134,12 @@ def read_sources(
         if not equals or os.path.exists(word):
             name, path = "", word
         elif not re.fullmatch(r"[\w-][\w.-]*", name):
-            raise DataError(f"{word}: a set's name has letters, digits, _ - . only")
+            raise DataError(
+                f"{word}: a set's name may only have letters, digits, _ - ."
+            )
         named.append((name, path))
     if len({bool(name) for name, _ in named}) > 1:
-        raise DataError("give all sources as SET=SOURCE, or none")
+        raise DataError("give all sources as SET=SOURCE, or none of them")
     return [(name, read_source(path, columns)) for name, path in named]
 
 
@@ -141,14 +147,14 @@ def read_columns(words: Sequence[str]) -> Dict[str, str]:
     """Read ``ROLE=NAME`` words.
 
     Raises:
-        DataError: One has another form or an unknown role.
+        DataError: A word has another form or an unknown role.
     """
     columns = {}
     for word in words:
         role, equals, name = word.partition("=")
         if not equals or role not in COLUMNS:
             raise DataError(
-                f"--columns {word}: write ROLE=NAME with a role of {' '.join(COLUMNS)}"
+                f"--columns {word}: write ROLE=NAME; roles: {' '.join(COLUMNS)}"
             )
         columns[role] = name
     return columns
@@ -158,7 +164,7 @@ def read_options(args: argparse.Namespace) -> Options:
     """Check the numbers; return the options.
 
     Raises:
-        DataError: One makes no sense.
+        DataError: A value is out of range.
     """
     shares = {part: getattr(args, f"{part}_share") for part in PARTS[1:]}
     for part, share in shares.items():
@@ -172,11 +178,11 @@ def read_options(args: argparse.Namespace) -> Options:
         try:
             groups = re.compile(args.speaker_from).groups
         except re.error as error:
-            raise DataError(f"--speaker_from: no regular expression ({error})")
+            raise DataError(f"--speaker_from: not a valid regular expression ({error})")
         if groups != 1:
             raise DataError(
                 f"--speaker_from {args.speaker_from}: put one pair of parentheses "
-                "around the speaker, or give the word folder"
+                "around the speaker, or give: folder"
             )
     if args.audio_dir and not os.path.isdir(args.audio_dir):
         raise DataError(f"--audio_dir {args.audio_dir}: no such folder")
@@ -195,7 +201,7 @@ def read_options(args: argparse.Namespace) -> Options:
 
 
 def next_command(output: Path) -> List[str]:
-    """Return how to train on the sets, if they are where the driver looks."""
+    """Return the command that trains on the sets, if the driver can find them."""
     if output.name != "data" or not all((output / part).is_dir() for part in PARTS):
         return []
     driver = Path(__file__).resolve().parents[2] / "egs" / "asr.sh"

@@ -4,9 +4,9 @@
     python -m espnet_adastride.bin.prepare_digits \
         --corpus /path/to/free-spoken-digit-dataset --output data --audio corpus
 
-writes ``corpus/{train,dev,test}/*.flac`` and the data directories
-``data/{train,dev,test}``; ``utt2recordings`` in them says what an utterance is made of.
-A recording that cannot be used is refused by name.
+It writes ``corpus/{train,dev,test}/*.flac`` and the data directories
+``data/{train,dev,test}``; ``utt2recordings`` lists the recordings of each utterance. An
+unusable recording is rejected by name.
 """
 
 import argparse
@@ -26,15 +26,15 @@ def get_parser() -> argparse.ArgumentParser:
         formatter_class=DefaultsFormatter,
     )
     parser.add_argument(
-        "--corpus", required=True, help="the data set: the folder above recordings/"
+        "--corpus",
+        required=True,
+        help="the data set: the folder that contains recordings/",
     )
     parser.add_argument(
-        "--output", required=True, help="will hold the data directories, e.g. data"
+        "--output", required=True, help="folder for the data directories, e.g. data"
     )
-    parser.add_argument(
-        "--audio", required=True, help="will hold the recordings that are made"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other data")
+    parser.add_argument("--audio", required=True, help="folder for the audio files")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the data")
     parser.add_argument(
         "--train_minutes",
         type=real(0, above=True),
@@ -54,13 +54,16 @@ def get_parser() -> argparse.ArgumentParser:
         help="number of utterances in test",
     )
     parser.add_argument(
-        "--test_speakers", nargs="+", default=["jackson"], help="held out for the test"
+        "--test_speakers",
+        nargs="+",
+        default=["jackson"],
+        help="speakers held out for the test set",
     )
     parser.add_argument(
         "--dev_takes",
         type=whole(1),
         default=5,
-        help="how many of the other speakers' recordings of a digit are for dev",
+        help="recordings of each digit by each other speaker that are used for dev",
     )
     return parser
 

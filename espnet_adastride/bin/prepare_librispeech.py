@@ -4,8 +4,9 @@
     python -m espnet_adastride.bin.prepare_librispeech \
         --corpus /path/to/LibriSpeech --part dev-clean dev-other --output data/dev
 
-Every recording is decoded. What cannot be used is summarised on the terminal, listed by
-name in ``excluded.txt`` of the data directory, and with ``--strict`` refused.
+Every recording is decoded. Unusable utterances are summarised on the terminal and
+listed by name in ``excluded.txt`` of the data directory; ``--strict`` makes them an
+error.
 """
 
 import argparse
@@ -35,11 +36,11 @@ def prepare_librispeech(
     max_names: int = 5,
     progress: bool = True,
 ) -> None:
-    """Write ``output`` from the parts named; the options are those of the command.
+    """Write ``output`` from the named parts; the options are those of the command.
 
     Raises:
-        DataError: The corpus or a part is missing, nothing usable is left, or, with
-            ``strict``, something would have been left out.
+        DataError: The corpus or a part is missing, no usable utterance is left, or
+            ``strict`` is set and something would have been left out.
     """
     started = time.time()
     root, available = find_librispeech(corpus)
@@ -54,11 +55,11 @@ def prepare_librispeech(
         part = [p for p in part if p in available]
         if strict or not skip_missing_parts or not part:
             raise DataError(
-                f"{line}. Download what is missing (python -m "
-                "espnet_adastride.bin.download_librispeech), name a part that is "
-                "there, or set LIBRISPEECH= (db.sh) to another copy"
+                f"{line}. Download the missing parts (python -m "
+                "espnet_adastride.bin.download_librispeech), name an available "
+                "part, or set LIBRISPEECH= (db.sh) to another copy"
             )
-        print(f"{output}: {line}; going on with {', '.join(part)} alone")
+        print(f"{output}: {line}; continuing with {', '.join(part)} only")
 
     scan = scan_librispeech(root, part, fs=fs, nj=nj, progress=progress)
     print(
@@ -71,7 +72,7 @@ def prepare_librispeech(
         why = [f"{e.id} ({e.kind})" for e in scan.excluded] + scan.notes
         raise DataError(
             f"--strict: not prepared because of {shorten(why, max_names)}; fix the "
-            "corpus, or run without --strict to leave these out"
+            "corpus, or run without --strict to leave them out"
         )
     if not scan.utterances:
         raise DataError(
@@ -102,13 +103,13 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--corpus",
         required=True,
-        help="LibriSpeech, or the folder that holds LibriSpeech/",
+        help="LibriSpeech/ or the folder that contains it",
     )
     parser.add_argument(
         "--part",
         required=True,
         nargs="+",
-        help="e.g. train-clean-100; several become one set",
+        help="e.g. train-clean-100; several parts form one set",
     )
     parser.add_argument(
         "--output", required=True, help="the data directory, e.g. data/train_clean_100"
@@ -122,18 +123,18 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="refuse, instead of leaving out, what cannot be used",
+        help="fail on unusable utterances instead of leaving them out",
     )
     parser.add_argument(
         "--skip_missing_parts",
         action="store_true",
-        help="go on with the parts that are there, saying so",
+        help="continue with the available parts if some are missing",
     )
     parser.add_argument(
         "--max_names",
         type=whole(0),
         default=5,
-        help="how many names a line of the summary shows; excluded.txt has them all",
+        help="names shown per line of the summary; excluded.txt has all of them",
     )
     return parser
 

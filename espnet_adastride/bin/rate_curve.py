@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
-"""Decode at many rates with one model, beside models of a fixed rate: table and curve.
+"""Decode at many rates with one model and compare with fixed-rate models: table, curve.
 
     python -m espnet_adastride.bin.rate_curve --strides 4 6 8 10 12 \
         --model any=exp/asr_any --fixed each=exp/asr_4x --fixed each=exp/asr_8x \
         --data_dir dump/raw/test --output_dir exp/rates
 
-A model that takes any stride (adastride, adastride_f) is decoded at its own and at each
-of ``--strides``; any other, and those of ``--fixed``, at their own alone. Models of one
-name make one line; those of one rate, too, such as seeds, are averaged.
+A model that supports any stride (adastride, adastride_f) is decoded at its own stride
+and at each of ``--strides``. Other models, and those of ``--fixed``, are decoded at
+their own stride only. Models with the same name form one line; models with the same
+name and rate, such as seeds, are averaged.
 
-Greedy CTC, one utterance after the other, on one thread: the same work for all, so that
-the real-time factors can be compared; a rate that was timed beside other work is told
-apart by decoding again (``--output_dir`` of its own). Finished points are kept: the
-same command goes on.
+Decoding is greedy CTC, one utterance at a time, on one thread: the work is the same for
+all, so that real-time factors are comparable. If other work ran during a measurement,
+decode that rate again with a separate ``--output_dir``. Finished points are kept: the
+same command resumes.
 
 Writes ``rates.md``, ``rates.png`` and a file of every point into ``--output_dir``.
 """
@@ -48,22 +49,27 @@ def get_parser():
         "--model", action="append", default=[], help="[NAME=]FOLDER OR PACKAGE"
     )
     parser.add_argument(
-        "--fixed", action="append", default=[], help="The same, at its own rate alone"
+        "--fixed",
+        action="append",
+        default=[],
+        help="The same, decoded only at its own rate",
     )
     parser.add_argument("--strides", type=float, nargs="+", default=[4, 6, 8, 10, 12])
     parser.add_argument(
         "--data_dir", required=True, help="Folder with wav.scp and text"
     )
     parser.add_argument("--output_dir", required=True)
-    parser.add_argument("--asr_model_file", help="Parameters in the models' folders")
+    parser.add_argument(
+        "--asr_model_file", help="Parameter file in the models' folders"
+    )
     return parser
 
 
 def named_models(given):
-    """Return (name, path) of each of the words NAME=PATH or PATH.
+    """Return (name, path) for each word of the form NAME=PATH or PATH.
 
     Raises:
-        RecipeError: no model, one twice, or two of a name that was not given.
+        RecipeError: no model, a model given twice, or two models with one default name.
     """
     models = []
     for word in given:
@@ -71,7 +77,9 @@ def named_models(given):
         if not equals:
             name, path = Path(word).name.removeprefix("asr_"), word
             if name in [other for other, _ in models]:
-                raise RecipeError(f"--model {word}: a second {name}; write NAME=PATH")
+                raise RecipeError(
+                    f"--model {word}: a second model is called {name}; write NAME=PATH"
+                )
         if (name, path) in models:
             raise RecipeError(f"--model {word} is given twice")
         models.append((name, path))
@@ -81,22 +89,22 @@ def named_models(given):
 
 
 def own_stride(model) -> float:
-    """Return the overall rate that the model was configured with, or learned.
+    """Return the overall rate that the model was configured with or has learned.
 
     Raises:
-        RecipeError: an input layer that does not downsample.
+        RecipeError: the input layer does not downsample.
     """
     if model.layer is not None:
         return float(math.prod(model.layer.current_strides()))
     word = model.args.encoder_conf.get("input_layer", "conv2d")
     found = re.fullmatch(r"conv[12]d(\d?)", str(word))
     if not found:
-        raise RecipeError(f"input_layer {word} does not downsample: no rate to compare")
+        raise RecipeError(f"input_layer {word} does not downsample; remove this model")
     return float(found[1] or 4)
 
 
 def takes_any_stride(model) -> bool:
-    """Return whether a stage of its input layer takes every real stride."""
+    """Return whether a stage of the input layer supports any real stride."""
     stages = [] if model.layer is None else model.layer.stages()
     return any(
         not isinstance(stage, torch.nn.Identity) and stage.takes_any_stride()
@@ -113,11 +121,11 @@ def decode(model, audio, name: str):
         start = time.process_time()
         try:
             log_probs = model.encode(wave, key).log_probs
-        except AudioError:  # too short at this rate: nothing recognised
+        except AudioError:  # too short at this rate: recognise nothing
             hypotheses[key] = ""
             continue
         if log_probs is None:
-            raise RecipeError(f"{name}: no CTC branch; greedy decoding needs one")
+            raise RecipeError(f"{name}: no CTC branch, which greedy decoding needs")
         best = log_probs.argmax(dim=1).tolist()
         ids = [span.token for span in path_spans(best, model.model.blank_id)]
         spent += time.process_time() - start
@@ -126,14 +134,14 @@ def decode(model, audio, name: str):
 
 
 def measure(name, path, strides, audio, texts, args, prefix):
-    """Return a model's points; those that are in the folder are read from it.
+    """Return a model's points; finished ones are read from the folder.
 
     Args:
-        name, path: of the model.
-        strides: to decode at, beside its own; None: at its own alone.
-        audio, texts: by utterance.
-        args: of the command.
-        prefix: of the points' files.
+        name, path: name and path of the model.
+        strides: strides in addition to the model's own; None: only its own.
+        audio, texts: audio and transcript by utterance.
+        args: options of the command.
+        prefix: prefix of the points' files.
     """
     with quiet_imports():
         from espnet_adastride.errors import PluginError
@@ -200,7 +208,7 @@ def main(cmd=None):
     texts = {key: text for key, text in texts.items() if key in audio}
     audio = {key: audio[key] for key in texts}
     if not any(text for text in texts.values()):
-        raise RecipeError(f"{args.data_dir}: no utterance with audio and text")
+        raise RecipeError(f"{args.data_dir}: no utterance has both audio and text")
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     points = []
     try:

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Write one page on one or more experiments, to be opened in a browser.
+"""Write one self-contained HTML page about one or more experiments.
 
     adastride-report exp/asr_train_...                       # EXPERIMENT/report.html
     adastride-report exp/asr_a exp/asr_b --output report.html
 
-It holds word error rates with intervals, paired differences between the experiments,
-learning curves, pictures of adaptive strides, and the worst utterances with their
-errors and recordings: in one file, which needs no network. Experiments are folders of
-this recipe or of ESPnet's, with adaptive strides or without.
+The page has word error rates with intervals, paired differences between the
+experiments, learning curves, pictures of adaptive strides, and the worst utterances
+with their errors and recordings. It is one file that works offline. Experiments are
+folders of this recipe or of ESPnet's, with or without adaptive strides.
 """
 
 import argparse
@@ -29,41 +29,44 @@ def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
     parser = Parser(
         prog=NAME,
-        description="Write one page on one or more experiments.",
+        description="Write one self-contained HTML page about experiments.",
     )
     parser.add_argument("experiments", nargs="+", help="folders exp/asr_...")
     parser.add_argument(
-        "--output", help="the page (default: report.html in the first experiment)"
+        "--output", help="output page (default: report.html in the first experiment)"
     )
     parser.add_argument(
         "--data_dir",
         nargs="+",
         default=[],
-        help="folders with wav.scp where recordings are looked for (default: the "
+        help="folders with wav.scp to search for recordings (default: the "
         "recipe's dump/raw/SET)",
     )
     parser.add_argument(
-        "--worst", type=int, default=10, help="utterances shown of a set (default: 10)"
+        "--worst",
+        type=int,
+        default=10,
+        help="worst utterances shown per set (default: 10)",
     )
     parser.add_argument(
         "--pictures",
         type=int,
         default=2,
-        help="pictures of strides per experiment, 0: none, which is faster "
+        help="pictures of strides per experiment; 0: none, which is faster "
         "(default: 2)",
     )
-    parser.add_argument("--asr_model_file", help="parameters for the pictures")
+    parser.add_argument("--asr_model_file", help="parameter file for the pictures")
     parser.add_argument(
         "--audio_seconds",
         type=real(),
         default=20.0,
-        help="of a recording in the page, 0: none (default: 20)",
+        help="seconds of a recording kept in the page; 0: none (default: 20)",
     )
     parser.add_argument(
         "--resamples",
         type=whole(1),
         default=2000,
-        help="test sets of the bootstrap (default: 2000)",
+        help="bootstrap resamples (default: 2000)",
     )
     return parser
 
@@ -72,9 +75,9 @@ class Pictures:
     """Draws strides for a report.
 
     Args:
-        number: of utterances of each experiment.
-        asr_model_file: parameters in its folder, or None.
-        seconds: of a recording to listen to.
+        number: utterances drawn for each experiment.
+        asr_model_file: parameter file in the experiment's folder, or None.
+        seconds: seconds kept of a recording.
     """
 
     def __init__(self, number: int, asr_model_file, seconds: float):
@@ -84,8 +87,8 @@ class Pictures:
     def __call__(self, experiment, systems, find) -> Tuple[List[dict], List[str]]:
         """Return pictures and notes, for ``report.experiments.make_report``.
 
-        What hinders the pictures of one experiment is a note: the rest of the report
-        does not need them.
+        If the pictures of an experiment cannot be drawn, the reason becomes a note,
+        because the rest of the report does not depend on them.
         """
         if not systems:
             return [], []
@@ -100,7 +103,7 @@ class Pictures:
 
         try:
             if not _adaptive(experiment.folder):
-                return [], [f"{name}: its strides are uniform: no pictures of them."]
+                return [], [f"{name}: strides are uniform; no pictures of them."]
             transcriber = plot.load(
                 argparse.Namespace(
                     model=str(experiment.folder),
@@ -111,7 +114,7 @@ class Pictures:
                 )
             )
             typical = plot.nearest(waves, plot.GOOD_LENGTH)
-            chosen = {typical: f"{typical}, of usual length"}
+            chosen = {typical: f"{typical}, of typical length"}
             for a in worst_of(systems[0].aligned, len(systems[0].aligned)):
                 if len(chosen) >= self.number:
                     break
@@ -156,7 +159,7 @@ class Pictures:
 
 
 def _adaptive(folder: Path) -> bool:
-    """Whether the configuration names adaptive strides: no model is loaded for less."""
+    """Return whether the configuration has adaptive strides, without loading a model."""
     return "adastride" in (folder / "config.yaml").read_text(encoding="utf-8")
 
 
@@ -174,7 +177,8 @@ def report(args: argparse.Namespace) -> Path:
         (Path(e) / args.asr_model_file).is_file() for e in args.experiments
     ):
         raise DataError(
-            f"--asr_model_file {args.asr_model_file}: in none of the experiments"
+            f"--asr_model_file {args.asr_model_file}: not found in any of the "
+            "experiments"
         )
     output = Path(args.output or Path(args.experiments[0]) / "report.html")
     if output.suffix.lower() not in (".html", ".htm"):
@@ -207,7 +211,7 @@ def report(args: argparse.Namespace) -> Path:
         file.write(page)
     for experiment in experiments:
         if not experiment.decoded:
-            print(f"{experiment.name}: no scored set yet; learning curves alone")
+            print(f"{experiment.name}: no scored set yet; only learning curves")
     return output
 
 

@@ -3,9 +3,9 @@
 
     python -m espnet_adastride.bin.results
 
-For each ``conf/experiments/NAME.yaml`` the records in ``results/records/NAME/`` become
-``results/NAME.md`` and ``results/NAME.png``. It needs no audio, no ESPnet and no
-trained model, and says which runs are missing.
+The records in ``results/records/NAME/`` of each ``conf/experiments/NAME.yaml`` become
+``results/NAME.md`` and ``results/NAME.png``. The command needs no audio, no ESPnet and
+no trained model, and lists missing runs.
 """
 
 import argparse
@@ -28,16 +28,18 @@ def get_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     parser = Parser(
         prog="results",
-        description="Pages and pictures of the results, from the records",
+        description="Write pages and pictures of the results from the records",
         formatter_class=DefaultsFormatter,
     )
     parser.add_argument(
         "definitions", nargs="*", help="YAML files; default: conf/experiments/*.yaml"
     )
     parser.add_argument("--records", default=str(RECORDS), help="folder of records")
-    parser.add_argument("--results", default=str(RECORDS.parent), help="of the pages")
     parser.add_argument(
-        "--resamples", type=whole(1), default=10000, help="test sets of the bootstrap"
+        "--results", default=str(RECORDS.parent), help="folder of the pages"
+    )
+    parser.add_argument(
+        "--resamples", type=whole(1), default=10000, help="bootstrap resamples"
     )
     return parser
 
@@ -45,7 +47,7 @@ def get_parser() -> argparse.ArgumentParser:
 def write_results(
     definition: PathLike, records: PathLike, results: PathLike, resamples: int = 10000
 ) -> List[str]:
-    """Write page and picture of an experiment; return lines on what was made.
+    """Write page and picture of an experiment; return a line for each file.
 
     Raises:
         RecipeError: the definition or a record cannot be used.
@@ -75,7 +77,7 @@ def write_results(
     if missing:
         line += f"; missing: {shorten(missing)}"
     if others:
-        line += f"; {len(others)} records are of other settings and left out"
+        line += f"; {len(others)} records have other settings and are left out"
     return [line]
 
 
@@ -87,7 +89,9 @@ def main(cmd=None):
         raise RecipeError(f"--resamples {args.resamples}: give at least 1")
     definitions = args.definitions or sorted(map(str, DEFINITIONS.glob("*.yaml")))
     if not definitions:
-        raise RecipeError(f"{DEFINITIONS}: no definition of an experiment there")
+        raise RecipeError(
+            f"{DEFINITIONS}: no experiment definition in it; give YAML files"
+        )
     for definition in definitions:
         lines = write_results(definition, args.records, args.results, args.resamples)
         print("\n".join(lines))

@@ -1,17 +1,17 @@
 r"""Run an ESPnet tool with the plugin registered.
 
-It takes what ``python3`` takes, so that it can stand in its place:
+It takes the arguments of ``python3``, so that it can replace it:
 
     python3 -m espnet_adastride.bin.run -m espnet2.bin.asr_train --config train.yaml
     ./asr.sh --python "python3 -m espnet_adastride.bin.run" ...
 
-On a CPU whose matrix units know bfloat16, ``ADASTRIDE_CPU_PRECISION=bf16`` in the
-environment lets float32 matrix products and convolutions use them, as TF32 does on a
-GPU: training took 0.75 of the time on such a machine. Sums, softmax and AdaStride's
-positions are not touched. The default leaves PyTorch as it is.
+On a CPU with bfloat16 matrix units, ``ADASTRIDE_CPU_PRECISION=bf16`` in the environment
+lets float32 matrix products and convolutions use them, as TF32 does on a GPU: training
+took 0.75 of the time on such a machine. Sums, softmax and AdaStride's positions are not
+affected. By default, PyTorch is unchanged.
 
-The registration stands at the top level, because ``multiprocessing`` children started
-by spawn re-import the main module by name and nothing else.
+The registration is at module level, because spawned ``multiprocessing`` children only
+re-import the main module by name.
 """
 
 import argparse
@@ -34,7 +34,7 @@ AS_IMPORTED = (
     "espnet2.bin.s2t_inference_ctc",
 )
 
-#: nothing of ESPnet is asked for: it need not be there
+#: for programs that do not use ESPnet, it need not be installed
 ASKS_FOR_HELP = __name__ == "__main__" and sys.argv[1:2] in (
     ["-h"],
     ["--help"],
@@ -48,12 +48,12 @@ if not ASKS_FOR_HELP:
     from espnet_adastride.errors import PluginError
     from espnet_adastride.networks import saving
 
-    # ESPnet overwrites checkpoint.pth in place: killed in the middle, it would be lost
+    # ESPnet overwrites checkpoint.pth in place: a kill would corrupt it
     saving.install()
 
 
 def get_parser():
-    """Return the parser of what stands before the tool's own arguments."""
+    """Return the parser of the arguments before the tool's own."""
     parser = Parser(
         prog="python3 -m espnet_adastride.bin.run",
         description="Run an ESPnet tool with the plugin registered.",
@@ -66,7 +66,7 @@ def get_parser():
 
 
 def split_arguments(argv):
-    """Split argv into (kind, target, the tool's arguments), as the interpreter does."""
+    """Split argv into (kind, target, the tool's arguments), as Python does."""
     if argv and argv[0] in ("-m", "-c") and len(argv) > 1:
         return argv[0], argv[1], argv[2:]
     if argv and (argv[0] == "-" or not argv[0].startswith("-")):
@@ -78,7 +78,7 @@ def split_arguments(argv):
 
 
 def set_cpu_precision(precision):
-    """Let float32 products on the CPU be computed in ``bf16``; empty changes nothing.
+    """Compute float32 products on the CPU in ``bf16``; empty changes nothing.
 
     Raises:
         SystemExit: for any other word.
@@ -93,20 +93,20 @@ def set_cpu_precision(precision):
 
 
 def tell_rank_under_mpi(arguments):
-    """Return a tool's arguments, with the rank where ESPnet would not find it.
+    """Return a tool's arguments, adding the rank if ESPnet would not find it.
 
-    Under ``--dist_launcher mpi``, ESPnet asks MPI for a node's rank only where the node
-    has several GPUs. With one, or none, it stops.
+    Under ``--dist_launcher mpi``, ESPnet asks MPI for a node's rank only if the node
+    has several GPUs. With one GPU, or none, it stops.
 
     Raises:
-        PluginError: MPI cannot be asked.
+        PluginError: MPI is not available.
     """
-    given = dict(zip(arguments, arguments[1:]))  # as espnet2.bin.launch writes them
+    given = dict(zip(arguments, arguments[1:]))  # the form of espnet2.bin.launch
     if given.get("--dist_launcher") != "mpi":
         return arguments
     try:
         from mpi4py import MPI
-    except (ImportError, RuntimeError) as error:  # RuntimeError: there is no library
+    except (ImportError, RuntimeError) as error:  # RuntimeError: MPI library missing
         raise PluginError(
             f"--dist_launcher mpi: mpi4py cannot be used ({error}); pip install mpi4py "
             "in the environment that trains, and load MPI on the nodes (path.sh)"
@@ -119,18 +119,19 @@ def tell_rank_under_mpi(arguments):
 
 
 def leave_together():
-    """End a distributed run in order, and the process with status 0.
+    """End a distributed run cleanly, and the process with status 0.
 
-    ESPnet leaves the process group open: a Gloo process whose peer has gone already can
-    then be aborted, and the launcher calls the finished training a failure. So can one
-    whose Gloo threads free a tensor while the interpreter ends, and DDP keeps these
-    threads until then: the interpreter must not end.
+    ESPnet leaves the process group open: a Gloo process whose peer has already exited
+    can be aborted, and the launcher then reports the finished training as failed. The
+    same happens if a Gloo thread frees a tensor during interpreter shutdown, and DDP
+    keeps these
+    threads until then: the interpreter must not shut down normally.
     """
     if not (distributed.is_available() and distributed.is_initialized()):
         return
     distributed.barrier()
     distributed.destroy_process_group()
-    gc.collect()  # closes files that the tool left open
+    gc.collect()  # close files that the tool left open
     atexit._run_exitfuncs()
     if "mpi4py.MPI" in sys.modules:
         sys.modules["mpi4py.MPI"].Finalize()
@@ -151,7 +152,7 @@ def main(cmd=None):
         if kind == "-m" and target in AS_IMPORTED:
             importlib.import_module(target).main(arguments)
         elif kind == "-m":
-            # alter_sys would make the tool the main module, and spawned children would
+            # alter_sys would make the tool the main module; spawned children would then
             # re-import the tool without the plugin
             runpy.run_module(target, run_name="__main__", alter_sys=False)
         elif kind == "-c" or target == "-":

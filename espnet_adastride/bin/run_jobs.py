@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Run a command in parallel jobs with a log each (in the place of Kaldi's run.pl).
+"""Run a command in parallel jobs with a log each (replaces Kaldi's run.pl).
 
     run_jobs [options] JOB=1:4 exp/logdir/stats.JOB.log  command --part JOB ...
 
-``JOB`` is replaced by the job's number in the log's name and in the command. A failed
-job ends the others and gives one line: its log and the last error in it. SIGINT and
-SIGTERM end all jobs; then the status is 130. ``espnet2.bin.launch --cmd`` takes this
-command too.
+``JOB`` is replaced by the job's number in the log's name and in the command. If a job
+fails, the others are stopped and one line is printed: its log and the last error in it.
+SIGINT and SIGTERM stop all jobs; the status is then 130. The command also works as
+``espnet2.bin.launch --cmd``.
 """
 
 import argparse
@@ -37,24 +37,29 @@ def get_parser():
         formatter_class=DefaultsFormatter,
     )
     for name in ("gpu", "num_threads", "num_nodes", "name", "mem"):
-        parser.add_argument(f"--{name}", help="Taken and not used, as by run.pl")
+        parser.add_argument(f"--{name}", help="Accepted and ignored, as in run.pl")
     parser.add_argument(
-        "--rotate", type=str2bool, default=False, help="Keep an older log as .1.log"
+        "--rotate", type=str2bool, default=False, help="Keep the previous log as .1.log"
     )
-    parser.add_argument("--training_log", help="Print an epoch's line from this log")
-    parser.add_argument("--decoding_dir", help="Print how much was decoded there")
+    parser.add_argument("--training_log", help="Print a line per epoch from this log")
+    parser.add_argument(
+        "--decoding_dir", help="Print decoding progress from this folder"
+    )
     parser.add_argument(
         "--total", type=whole(0), default=0, help="Utterances to decode"
     )
     parser.add_argument(
-        "--grace", type=real(0), default=10.0, help="Seconds to end when stopped"
+        "--grace",
+        type=real(0),
+        default=10.0,
+        help="Seconds to wait for jobs that are stopped",
     )
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="[JOB=1:N] LOG COMMAND")
     return parser
 
 
 class DecodingProgress:
-    """Prints utterances done/total: in place on a terminal, else now and then."""
+    """Prints utterances done/total: in place on a terminal, otherwise periodically."""
 
     def __init__(self, folder: str, total: int):
         self.folder, self.total = folder, total
@@ -83,7 +88,7 @@ class DecodingProgress:
 
 
 def job_environment(jobs: int) -> dict:
-    """Return the environment in which the jobs share the cores evenly.
+    """Return an environment in which the jobs share the cores evenly.
 
     Only if the user has not set OMP_NUM_THREADS.
     """
@@ -130,10 +135,10 @@ def main(cmd=None):
         )
     except Interrupted:
         sys.exit(130)
-    if log is not None and log.given_up:  # ESPnet ends with status 0 then
+    if log is not None and log.given_up:  # ESPnet then exits with status 0
         raise RecipeError(
-            f"{args.training_log}: {log.given_up}; nothing was learned: fewer batches "
-            "than accum_grad, values in the data that are not finite, or too high a "
+            f"{args.training_log}: {log.given_up}; the training gave up: fewer batches "
+            "than accum_grad, non-finite values in the data, or too high a "
             "learning rate"
         )
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Say a sentence with eSpeak NG, for a model to be tried on one's own words.
+"""Synthesise a sentence with eSpeak NG, to try a model on your own words.
 
     python -m espnet_adastride.bin.say "THE TRAIN TO PARIS IS LATE" --output said.wav \
         --vocabulary data/train_mini/text
 
-The voice is one that the demo's training has not heard. With ``--vocabulary`` it names
-the words that do not occur there: a model that has never met a word can at best spell
-it by its sounds, and a language model of other words pulls it away from that.
+The voice does not occur in the demo's training. With ``--vocabulary`` the command lists
+the words that do not occur there: a model can at best spell unseen words by their
+sound, and a language model trained on other words makes them less likely.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from espnet_adastride.errors import DataError, EspeakError
 
 NAME = "say"
 RATE = 16000
-#: of the demo's test voices
+#: a test voice of the demo
 VOICE = Voice("en-us", "f4", rate=150)
 
 
@@ -29,43 +29,47 @@ def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
     parser = Parser(
         prog=NAME,
-        description="Say a sentence with eSpeak NG.",
+        description="Synthesise a sentence with eSpeak NG.",
         formatter_class=DefaultsFormatter,
     )
-    parser.add_argument("text", help="what to say, in English words")
-    parser.add_argument("--output", required=True, help=".wav or .flac")
-    parser.add_argument("--vocabulary", help="text of a training set, 'id words'")
-    parser.add_argument("--variant", default=VOICE.variant, help="eSpeak NG's voice")
+    parser.add_argument("text", help="the sentence, in English words")
+    parser.add_argument("--output", required=True, help="output file, .wav or .flac")
+    parser.add_argument(
+        "--vocabulary", help="text file of a training set, lines 'id words'"
+    )
+    parser.add_argument(
+        "--variant", default=VOICE.variant, help="eSpeak NG voice variant"
+    )
     return parser
 
 
 def spoken_words(text: str) -> List[str]:
-    """Return the words of a text as the demo's transcripts have them.
+    """Return the words of a text in the form of the demo's transcripts.
 
     Raises:
-        DataError: if there is none, or one that is not made of letters.
+        DataError: if there is no word, or a word has other characters than letters.
     """
     words = re.sub(
         r"[.,;:!?\"()\u201c\u201d-]", " ", text.replace("\u2019", "'")
     ).split()
     if not words:
-        raise DataError("no word to say: give a sentence")
+        raise DataError("no word to synthesise: give a sentence")
     for word in words:
         if not re.fullmatch(r"[A-Za-z']+", word):
             raise DataError(
-                f"{word!r} cannot be said and compared: write it in English letters "
+                f"{word!r} cannot be synthesised and compared: use English letters "
                 "(numbers as words: seven)"
             )
     return [word.upper() for word in words]
 
 
 def unknown_words(words: Sequence[str], vocabulary: Set[str]) -> List[str]:
-    """Return the words that the vocabulary lacks, each once, in their order."""
+    """Return the words missing from the vocabulary, each once, in order."""
     return [word for word in dict.fromkeys(words) if word not in vocabulary]
 
 
 def say(args: argparse.Namespace) -> List[str]:
-    """Write the recording; return what is to be printed."""
+    """Write the recording; return the lines to print."""
     import soundfile
 
     words = spoken_words(args.text)
@@ -75,7 +79,7 @@ def say(args: argparse.Namespace) -> List[str]:
         vocabulary = {word for text in texts.values() for word in text.upper().split()}
     voice = Voice(VOICE.accent, args.variant, VOICE.rate)
     samples = synthesise(" ".join(words).lower(), voice, RATE)
-    # half a second around it, as nothing in the corpus ends abruptly
+    # half a second of silence around it, as in the corpus
     import numpy as np
 
     pause = np.zeros(RATE // 4, dtype=samples.dtype)
@@ -90,11 +94,11 @@ def say(args: argparse.Namespace) -> List[str]:
         unknown = unknown_words(words, vocabulary)
         if unknown:
             lines.append(
-                f"not among the {len(vocabulary)} words of the training, so not to be "
-                f"expected right: {' '.join(unknown)}"
+                f"not among the {len(vocabulary)} training words, so recognition "
+                f"errors are likely:  {' '.join(unknown)}"
             )
         else:
-            lines.append(f"all among the {len(vocabulary)} words of the training")
+            lines.append(f"all words are among the {len(vocabulary)} training words")
     return lines
 
 

@@ -6,8 +6,8 @@
         --token_type bpe --bpemodel data/en_token_list/bpe_unigram5000/bpe.model
     python -m espnet_adastride.bin.score --results exp/asr_train_...
 
-The first writes ``DIR/score_{wer,cer,ter}/result.txt``: sclite's columns and every
-utterance's alignment. The second writes ``RESULTS.md`` with ESPnet's tables.
+The first form writes ``DIR/score_{wer,cer,ter}/result.txt``: sclite's columns and the
+alignment of every utterance. The second writes ``RESULTS.md`` with ESPnet's tables.
 """
 
 import argparse
@@ -25,27 +25,30 @@ def get_parser() -> argparse.ArgumentParser:
         description="WER, CER and TER of a decoded set, or RESULTS.md of an experiment",
         formatter_class=DefaultsFormatter,
     )
-    parser.add_argument("--ref", help="text of the references")
-    parser.add_argument("--hyp", help="text of the hypotheses")
-    parser.add_argument("--output", help="folder for score_wer, score_cer, score_ter")
+    parser.add_argument("--ref", help="text file of the references")
+    parser.add_argument("--hyp", help="text file of the hypotheses")
+    parser.add_argument(
+        "--output", help="output folder for score_wer, score_cer, score_ter"
+    )
     parser.add_argument(
         "--token_type",
         default="word",
         choices=("bpe", "char", "word"),
-        help="the model's tokens; TER is scored for bpe alone",
+        help="the model's tokens; TER is only scored for bpe",
     )
     parser.add_argument("--bpemodel", help="SentencePiece model of the tokens")
     parser.add_argument(
-        "--utt2spk", help="speakers, for a row each (default: beside --ref)"
+        "--utt2spk",
+        help="utt2spk file, for one row per speaker (default: next to --ref)",
     )
     parser.add_argument(
         "--missing",
         default="refuse",
         choices=("refuse", "empty"),
-        help="references without hypothesis: refuse, or count as all deleted",
+        help="references without a hypothesis: an error, or all words count as deleted",
     )
     parser.add_argument(
-        "--results", metavar="EXPDIR", help="write EXPDIR/RESULTS.md and nothing else"
+        "--results", metavar="EXPDIR", help="only write EXPDIR/RESULTS.md"
     )
     return parser
 
@@ -58,8 +61,8 @@ def main(cmd=None) -> None:
     try:
         if args.results is not None:
             if any(needed.values()):
-                raise DataError("--results stands alone: leave out --ref, --hyp, ...")
-            # without the line by which the file is known as ours
+                raise DataError("--results cannot be combined with --ref, --hyp, ...")
+            # without the line that marks the file as generated
             print(write_results(args.results).removeprefix(MARKER + "\n"), end="")
             return
         absent = [name for name, value in needed.items() if not value]

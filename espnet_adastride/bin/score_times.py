@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Compare word times with published ones: how far are starts and ends off?
+"""Compare word times with reference times: errors of word starts and ends.
 
     python -m espnet_adastride.bin.score_times --ctm adaptive/words.ctm \
         uniform/words.ctm --ref librispeech_alignments
 
-The reference is a folder of ``UTTERANCE.TextGrid`` files (with a tier ``words``, as the
-LibriSpeech alignments have) or another CTM. Utterances whose words differ from the
-reference's are left out and counted. Several CTMs are compared over the utterances that
-all of them have.
+The reference is a folder of ``UTTERANCE.TextGrid`` files (with a tier ``words``, as in
+the LibriSpeech alignments) or another CTM. Utterances whose words differ from the
+reference are left out and counted. Several CTMs are compared on the utterances they
+share.
 """
 
 import argparse
@@ -31,12 +31,14 @@ def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
     parser = Parser(
         prog=NAME,
-        description="Compare word times with published ones.",
+        description="Compare word times with reference times.",
         formatter_class=DefaultsFormatter,
     )
-    parser.add_argument("--ctm", nargs="+", required=True, help="one or more, of words")
+    parser.add_argument(
+        "--ctm", nargs="+", required=True, help="one or more CTM files of words"
+    )
     parser.add_argument("--ref", required=True, help="folder of TextGrids, or a CTM")
-    parser.add_argument("--output", help="JSON file for the numbers")
+    parser.add_argument("--output", help="JSON output file")
     return parser
 
 
@@ -73,7 +75,7 @@ def score(ctms, ref) -> dict:
 
 
 def format_table(results: dict) -> str:
-    """Return the numbers as a table, one CTM a row."""
+    """Return the numbers as a table, one CTM per row."""
     width = max(len(ctm) for ctm in results)
     lines = [
         f"{'':{width}}          starts, ms             ends, ms",
@@ -102,7 +104,7 @@ def main(cmd=None) -> None:
     print(format_table(results))
     for ctm, row in results.items():
         for what, keys in (
-            ("have other words than the reference", row["different"]),
+            ("have words that differ from the reference", row["different"]),
             ("have no reference", row["missing"]),
         ):
             if keys:

@@ -13,7 +13,7 @@ def get_parser():
         formatter_class=DefaultsFormatter,
     )
     parser.add_argument(
-        "--nj", type=whole(1), required=True, help="At most so many parts"
+        "--nj", type=whole(1), required=True, help="Maximum number of parts"
     )
     parser.add_argument(
         "--split",
@@ -21,7 +21,7 @@ def get_parser():
         action="append",
         required=True,
         metavar=("SCP", "PATTERN"),
-        help="A file and its parts' names, with JOB for the number; "
+        help="A file and the name of its parts, with JOB for the number; "
         "several files are split into the same number of parts",
     )
     return parser

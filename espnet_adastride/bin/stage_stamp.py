@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Tell whether a stage's work is done and unchanged; declare it done.
+"""Check whether a stage is done and unchanged; mark it as done.
 
-``check``: status 0 if it is done (prints what was made), 3 if it has to be done
-(prints why, if it had been done before). ``write``: declare it done. ``run``: check,
-run the command behind ``--`` if needed, write. The inputs are fingerprinted before the
-work, so that a change during the work is noticed by the next check.
+``check``: status 0 if it is done (prints what was made), 3 if it must be done (prints
+why, if it had been done before). ``write``: mark it as done. ``run``: check, run the
+command after ``--`` if needed, write. Inputs are fingerprinted before the work starts,
+so that the next check detects a change during the work.
 """
 
 import argparse
@@ -28,26 +28,29 @@ NOT_DONE = 3
 def get_parser():
     parser = Parser(
         description="Check or write the stamp of a stage's work",
-        epilog="run: the command stands at the end, after --",
+        epilog="run: the command follows at the end, after --",
         formatter_class=DefaultsFormatter,
     )
     parser.add_argument("action", choices=["check", "write", "run"])
-    parser.add_argument("--stamp", required=True, help="The stamp's file")
+    parser.add_argument("--stamp", required=True, help="Stamp file")
     parser.add_argument(
-        "--input", action="append", default=[], help="A file the work reads"
+        "--input", action="append", default=[], help="A file that the stage reads"
     )
     parser.add_argument(
-        "--tree", action="append", default=[], help="A folder the work reads"
+        "--tree", action="append", default=[], help="A folder that the stage reads"
     )
     parser.add_argument(
         "--option",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="A setting the work depends on",
+        help="A setting that the stage depends on",
     )
     parser.add_argument(
-        "--output", action="append", default=[], help="A file the work makes (or glob)"
+        "--output",
+        action="append",
+        default=[],
+        help="A file that the stage makes (or a glob)",
     )
     parser.add_argument("--summary", default="", help="One line: what was made")
     add_rerun_option(parser)
@@ -57,12 +60,12 @@ def get_parser():
 def add_rerun_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--rerun``, which :func:`check` takes."""
     parser.add_argument(
-        "--rerun", type=str2bool, default=False, help="Do the work in any case"
+        "--rerun", type=str2bool, default=False, help="Run the stage even if it is done"
     )
 
 
 def check(stamp: Stamp, work: dict, rerun: bool, what: str) -> bool:
-    """Return whether the work is done; say so, or why it is done again."""
+    """Return whether the work is done; print this, or why it is done again."""
     reason = "--rerun true" if rerun else stamp.why_not_done(work)
     if reason is None:
         print(f"done and unchanged: {stamp.read()['summary'] or what}")
@@ -74,7 +77,7 @@ def check(stamp: Stamp, work: dict, rerun: bool, what: str) -> bool:
 
 
 def _expand(patterns):
-    """Expand globs; a name that is a file, or matches nothing, stays as it is."""
+    """Expand globs; a name that is a file or matches nothing is unchanged."""
     names = []
     for pattern in patterns:
         found = [] if os.path.exists(pattern) else sorted(glob.glob(pattern))
@@ -83,7 +86,7 @@ def _expand(patterns):
 
 
 def _run(command) -> None:
-    """Run a command; pass signals on to it; end with its status if it fails."""
+    """Run a command; forward signals to it; exit with its status if it fails."""
     process = subprocess.Popen(command)
     with signals_handled_by(lambda *_: process.send_signal(signal.SIGTERM)):
         status = process.wait()
@@ -99,7 +102,7 @@ def main(cmd=None):
         words = words[: words.index("--")]
     args = get_parser().parse_args(words)
     if (args.action == "run") != bool(command):
-        raise RecipeError("'run', and no other action, takes a command after --")
+        raise RecipeError("only 'run' takes a command after --, and it needs one")
     stamp = Stamp(args.stamp)
     pending = stamp.path.with_name(stamp.path.name + ".pending")
     what = stamp.path.parent.name
@@ -118,7 +121,9 @@ def main(cmd=None):
         try:
             work = json.loads(pending.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            raise RecipeError(f"{pending}: 'write' without a 'check' before") from None
+            raise RecipeError(
+                f"{pending}: 'write' without a previous 'check'"
+            ) from None
     stamp.write(work, _expand(args.output), args.summary)
     pending.unlink(missing_ok=True)
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Write how long the utterances were that a model is trained on (stage 11).
+"""Write the lengths of a model's training utterances (stage 11).
 
     python -m espnet_adastride.bin.training_lengths --fs 16k \
         --shape_file exp/asr_stats_raw_en_char/train/speech_shape \
         --output_dir exp/asr_train_...
 
-makes ``training_lengths.yaml`` there, by which recordings are cut later
-(``recipe/lengths.py``).
+It makes ``training_lengths.yaml`` there, which determines how recordings are cut later
+(``corpora/lengths.py``).
 """
 
 from pathlib import Path
@@ -27,10 +27,13 @@ def get_parser():
         description="Write the lengths of a training set's utterances",
         formatter_class=DefaultsFormatter,
     )
-    parser.add_argument("--shape_file", required=True, help="Of the training set")
+    parser.add_argument(
+        "--shape_file", required=True, help="Shape file of the training set"
+    )
     parser.add_argument("--fs", default="16k", help="Samples per second")
     parser.add_argument(
-        "--upstream", help="upstream.yaml, if lengths are frames of extracted features"
+        "--upstream",
+        help="upstream.yaml, if lengths are in frames of extracted features",
     )
     parser.add_argument("--output_dir", required=True, help="The experiment's folder")
     return parser

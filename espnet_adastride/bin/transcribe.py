@@ -4,19 +4,19 @@
     adastride-transcribe --model exp/asr_train_... talk.mp3
     adastride-transcribe --model model.zip --output_dir out --format txt,srt folder/
 
-Files, folders (recursively) and ``-`` (standard input), in any format, rate and number
-of channels that libsndfile or FFmpeg read, films included. Without ``--output_dir``,
-the result is printed. A file that cannot be used, and media in a folder that are not
-read, are named on standard error and the others continue; the exit status is then 1.
+It reads files, folders (recursively) and ``-`` (standard input), in any format, rate
+and number of channels that libsndfile or FFmpeg support, video included. Without
+``--output_dir``, the result is printed. Unusable files, and media in a folder that are
+not read, are reported on standard error and the others continue; the exit status is 1.
 
-``--stream`` hears recordings as if they were being spoken, in chunks, with a model that
-was trained for it (docs/streaming.md): what is known so far is shown on standard error,
-with how late it was. ``-`` is then raw samples from a microphone::
+``--stream`` processes recordings as if they were being spoken, in chunks, with a model
+trained for streaming (docs/streaming.md). The text so far is shown on standard error,
+with its latency. ``-`` is then raw samples from a microphone::
 
     arecord -q -f S16_LE -r 16000 -t raw | adastride transcribe --stream --model ... -
 
-``--output_dir`` remembers which recording each of its files is of: what was done is
-left alone, and another recording of the same name gets the name with its suffix.
+``--output_dir`` remembers the recording of each of its files: finished recordings are
+skipped, and another recording with the same name is written under its name with suffix.
 """
 
 import argparse
@@ -54,23 +54,23 @@ from espnet_adastride.recipe.sources import Sources
 from espnet_adastride.timing.transcripts import FORMATS, Transcript, to_dict
 
 NAME = "adastride-transcribe"
-#: files of adastride export
+#: suffixes of adastride export
 ONNX = ".onnx"
-#: seconds that --stream feeds at a time
+#: seconds of audio per chunk of --stream
 CHUNK = 0.1
 BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s, {remaining} left{postfix}"
 BAR_WITHOUT_END = "{n:.0f} s, {elapsed}{postfix}"
 
 
 class Job(NamedTuple):
-    """A recording and the files to write it to, by format; none: standard output.
+    """A recording and its output files by format; none: standard output.
 
     Attributes:
         source: the recording.
-        outputs: files by format.
-        name: of the files, without the format's ending.
-        done: all of them are there, and of this recording.
-        obstacle: why they cannot be written, or "".
+        outputs: output files by format.
+        name: name of the files, without the format's suffix.
+        done: all of them exist and belong to this recording.
+        obstacle: reason why they cannot be written, or "".
     """
 
     source: Source
@@ -81,12 +81,12 @@ class Job(NamedTuple):
 
 
 def read_formats(words: str) -> List[str]:
-    """Read ``txt,srt``."""
+    """Parse ``txt,srt``."""
     formats = list(dict.fromkeys(words.split(",")))
     for word in formats:
         if word not in FORMATS:
             raise argparse.ArgumentTypeError(
-                f"{word!r} is none of {', '.join(FORMATS)}"
+                f"{word!r} is not one of {', '.join(FORMATS)}"
             )
     return formats
 
@@ -103,9 +103,9 @@ def get_parser() -> argparse.ArgumentParser:
     add_model_options(parser)
     parser.add_argument(
         "--inference_config",
-        help="YAML of ESPnet's beam search (default: greedy CTC, which is faster)",
+        help="YAML of an ESPnet beam search (default: greedy CTC, which is faster)",
     )
-    parser.add_argument("--output_dir", help="folder to write to (default: print)")
+    parser.add_argument("--output_dir", help="output folder (default: print)")
     parser.add_argument(
         "--format",
         type=read_formats,
@@ -117,31 +117,31 @@ def get_parser() -> argparse.ArgumentParser:
         type=str2bool,
         default=False,
         metavar="true|false",
-        help="transcribe again what has been written before (default: false)",
+        help="transcribe finished recordings again (default: false)",
     )
     parser.add_argument(
         "--max_segment",
         type=real(),
-        help="seconds; longer recordings are cut at pauses (default: what the model "
-        "was trained on, 20 at most; 20 where that is not known)",
+        help="seconds; longer recordings are cut at pauses (default: the length of the "
+        "training utterances, at most 20; 20 if unknown)",
     )
-    streaming = parser.add_argument_group("while it is spoken")
+    streaming = parser.add_argument_group("streaming")
     streaming.add_argument(
         "--stream",
         action="store_true",
-        help="feed recordings in chunks, show what is known so far, and measure how "
-        "late it is; - is raw 16-bit mono at the model's rate, or such a WAV",
+        help="feed recordings in chunks, show the text so far, and measure the "
+        "latency; - is raw 16-bit mono at the model's rate, or a WAV of this kind",
     )
     streaming.add_argument(
         "--chunk",
         type=real(0, above=True),
         default=CHUNK,
-        help=f"seconds of audio that arrive at a time (default: {CHUNK:g})",
+        help=f"seconds of audio per chunk (default: {CHUNK:g})",
     )
     streaming.add_argument(
         "--block",
         type=real(0, above=True),
-        help="seconds of a block of the input layer, also without --stream (default: "
+        help="block length of the input layer in s, also without --stream (default: "
         "as trained)",
     )
     return parser
@@ -153,13 +153,13 @@ def plan(
     formats: Sequence[str],
     overwrite: bool = False,
 ) -> List[Job]:
-    """Return a job per recording; two never write to the same file.
+    """Return a job per recording; no two write to the same file.
 
-    Recordings that differ in the suffix alone keep theirs: ``a.wav.txt``. So does one
-    whose name's files in the folder are of another recording.
+    Recordings that differ only in their suffix keep it: ``a.wav.txt``. So does a
+    recording if the folder has files of that name from another recording.
 
     Raises:
-        UsageError: for two recordings of one name.
+        UsageError: for two recordings with the same name.
     """
     if output_dir is None:
         return [Job(source, {}) for source in sources]
@@ -177,7 +177,8 @@ def plan(
             if path in owners:
                 raise UsageError(
                     f"{owners[path]} and {source.path} would both be written to "
-                    f"{path}: give their folder, or an --output_dir to each"
+                    f"{path}: give the folder that contains both, or a separate "
+                    "--output_dir for each"
                 )
             owners[path] = source.path
         done, obstacle = False, ""
@@ -188,8 +189,8 @@ def plan(
             if relation in ("", "other"):
                 other = known.known.get(name, {}).get("source")
                 obstacle = (
-                    f"{shown(source.path)}: {shown(there[0])} is there, of "
-                    f"{shown(other) if other else 'a recording that is not known'}; "
+                    f"{shown(source.path)}: {shown(there[0])} exists, made from "
+                    f"{shown(other) if other else 'an unknown recording'}; "
                     "give another --output_dir, or --overwrite true"
                 )
         jobs.append(Job(source, outputs, name, done, obstacle))
@@ -197,9 +198,9 @@ def plan(
 
 
 def _check(args: argparse.Namespace) -> Tuple[List[Job], bool]:
-    """Return what is to be done; all that can be told before the model is loaded.
+    """Return the jobs, and whether some media are not read; check options first.
 
-    And whether there is media that is not read.
+    This finds all mistakes that can be found before the model is loaded.
     """
     if args.ngpu not in (0, 1):
         raise UsageError(f"--ngpu {args.ngpu}: give 0 or 1")
@@ -213,14 +214,14 @@ def _check(args: argparse.Namespace) -> Tuple[List[Job], bool]:
             "folder (exp/asr_...) or a packed .zip"
         )
     if args.output_dir is None and len(args.format) > 1:
-        raise UsageError("several formats at once need --output_dir")
+        raise UsageError("several formats need --output_dir")
     try:
         sources, unread, others = find_media(args.audio)
     except AudioError as error:
         raise UsageError(str(error)) from None
     if others:
         what = "file that is" if others == 1 else "files that are"
-        _say(f"{others} {what} not audio left out")
+        _say(f"skipped {others} {what} not audio")
     if unread:
         _say(describe_unread(unread))
     if not sources:
@@ -267,28 +268,37 @@ def _load_trained(args: argparse.Namespace):
 
 
 def _load_exported(args: argparse.Namespace):
-    """Return the transcriber of a file of ``adastride export``, without ESPnet.
+    """Return the transcriber of an exported model, without ESPnet.
 
     Raises:
-        RecipeError: for a file of another kind, or options that it cannot follow.
+        RecipeError: if the file is not an exported model, or does not support the
+            options.
     """
     for option, fix in (
-        ("asr_model_file", "the file has its parameters"),
-        ("inference_config", "an exported model's search is greedy CTC"),
-        ("stride", "its rate is fixed in the file: export it again with --stride"),
-        ("ngpu", "it runs on the CPU"),
-        ("stream", "it reads whole recordings: name the experiment or its archive"),
-        ("block", "it reads whole recordings: name the experiment or its archive"),
+        ("asr_model_file", "the file contains the parameters"),
+        ("inference_config", "an exported model decodes with greedy CTC"),
+        ("stride", "the rate is fixed in the file; export again with --stride"),
+        ("ngpu", "an exported model runs on the CPU"),
+        (
+            "stream",
+            "an exported model reads whole recordings; give the experiment or its "
+            "archive",
+        ),
+        (
+            "block",
+            "an exported model reads whole recordings; give the experiment or its "
+            "archive",
+        ),
     ):
         if getattr(args, option):
-            raise RecipeError(f"--{option} does not go with {args.model}: {fix}")
+            raise RecipeError(f"--{option} cannot be used with {args.model}: {fix}")
     from espnet_adastride.deployment.recogniser import OnnxTranscriber
 
     return OnnxTranscriber(args.model, args.max_segment, args.upstream_model, say=_say)
 
 
 def _chunks(source: Source, rate: int, seconds: float) -> Iterator[np.ndarray]:
-    """Yield a recording in chunks of so many seconds, float32; the last is shorter."""
+    """Yield a recording in float32 chunks of the given length; the last is shorter."""
     size = max(round(seconds * rate), 1)
     if source.path == STDIN:
         yield from read_pcm(sys.stdin.buffer, rate, size)
@@ -299,15 +309,15 @@ def _chunks(source: Source, rate: int, seconds: float) -> Iterator[np.ndarray]:
 
 
 def _stream(recognise, chunks, name, late, progress, say) -> Transcript:
-    """Hear a recording chunk by chunk; show what is known so far if asked to.
+    """Process a recording chunk by chunk; optionally show the text so far.
 
     Args:
         recognise: Transcriber.
-        chunks: of samples.
-        name: of the recording.
-        late: list that gets the stream's latency.
-        progress: is told the seconds of each chunk.
-        say: takes the text so far, with the time, whenever it has grown; None: nobody.
+        chunks: chunks of samples.
+        name: name of the recording.
+        late: list to which the stream's latency is appended.
+        progress: called with the seconds of each chunk.
+        say: called with the text so far and the time when it grows; None: not called.
     """
     streamer, before = recognise.stream(), ""
 
@@ -325,7 +335,7 @@ def _stream(recognise, chunks, name, late, progress, say) -> Transcript:
             hear(chunk)
     except KeyboardInterrupt:
         if say is None:
-            raise  # Ctrl-C ends one recording, such as a microphone's, but not several
+            raise  # Ctrl-C ends a single recording (a microphone), not a list
     hear(np.zeros(0, dtype=np.float32), final=True)
     transcript = recognise.streamed(streamer, name)
     late.append(streamer.latency())
@@ -338,8 +348,8 @@ def transcribe(args: argparse.Namespace) -> int:
     before = sum(job.done for job in jobs)
     if before:
         _say(
-            f"{before} of {len(jobs)} recordings were done before "
-            "(--overwrite true does them again)"
+            f"{before} of {len(jobs)} recordings are already done "
+            "(--overwrite true transcribes them again)"
         )
     blocked = [job for job in jobs if job.obstacle]
     for job in blocked:
@@ -357,7 +367,7 @@ def transcribe(args: argparse.Namespace) -> int:
     except RecipeError as error:
         raise UsageError(str(error)) from None
     if args.stream:
-        try:  # a model that cannot is rejected before any recording is read
+        try:  # an unsuitable model is rejected before any recording is read
             recognise.stream()
         except PluginError as error:
             raise UsageError(f"--model {args.model}: {error}") from None
@@ -406,7 +416,7 @@ def transcribe(args: argparse.Namespace) -> int:
                         wave = read_audio(source.path, recognise.trained.rate, say=note)
                         transcript = recognise.transcribe(wave, name, progress)
                     if transcript.silent:
-                        note(f"{shown(source.path)}: nothing but silence; no words")
+                        note(f"{shown(source.path)}: only silence; no words")
                     with tqdm.external_write_mode(sys.stderr):
                         _write(transcript, job, args, len(jobs) > 1)
                     if records is not None and source.path != STDIN:
@@ -423,7 +433,7 @@ def transcribe(args: argparse.Namespace) -> int:
             raise UsageError(str(error)) from None
         except KeyboardInterrupt:
             bar.close()
-            _say(f"interrupted: {done} of {len(todo)} recordings done and kept")
+            _say(f"interrupted: {done} of {len(todo)} recordings are done and kept")
             return 130
     spent = time.monotonic() - begin
     if args.output_dir is not None or terminal:
@@ -444,7 +454,7 @@ def main(cmd=None) -> None:
     try:
         status = transcribe(args)
     except BrokenPipeError:
-        # whoever read has had enough; nothing is left to flush at exit
+        # the reader has closed the pipe; nothing is left to flush at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except KeyboardInterrupt:

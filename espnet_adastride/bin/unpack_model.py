@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Unpack a packed model, also one from strangers; say how to decode with it.
+"""Unpack a packed model safely, also one from an unknown source; print how to use it.
 
     python -m espnet_adastride.bin.unpack_model MODEL.zip FOLDER
 
-Nothing is written outside the folder and no code of the archive is run: links, paths
-that point elsewhere, pickles that hold more than tensors and broken files are refused,
-and the folder is then not made.
+Nothing is written outside the folder and no code in the archive is run. Links, paths
+that point elsewhere, pickles with more than tensors and broken files are rejected, and
+the folder is then not created.
 """
 
 from espnet_adastride.bin.parsers import Parser

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Reconstruct recordings by a trained VQ-VAE: sounds, pictures, tokens, figures.
+"""Reconstruct recordings with a trained VQ-VAE: audio, pictures, tokens, measures.
 
     python -m espnet_adastride.bin.vqvae_reconstruct --model exp/adastride_f_8x_seed0 \
         --output_dir out recordings/ talk.mp3
 
-Writes for every recording (long ones are cut at pauses) ID.wav, ID.original.wav,
+For every recording (long ones are cut at pauses), it writes ID.wav, ID.original.wav,
 ID.vocoder.wav and ID.png, and for all of them ``result.json``: error, codebook
-perplexity, bits a second, side information (``vqvae/measures.py``).
+perplexity, bits per second, side information (``evaluation/vqvae.py``).
 """
 
 import json
@@ -25,12 +25,14 @@ from espnet_adastride.recipe.quiet import quiet_imports
 def get_parser():
     """Return the command's parser."""
     parser = Parser(
-        description="Reconstruct recordings by a trained VQ-VAE",
+        description="Reconstruct recordings with a trained VQ-VAE",
         formatter_class=DefaultsFormatter,
     )
     parser.add_argument("recordings", nargs="+", help="Files or folders")
-    parser.add_argument("--model", required=True, help="Folder of the training")
-    parser.add_argument("--model_file", help="Default: its best epoch")
+    parser.add_argument(
+        "--model", required=True, help="Experiment folder of the training"
+    )
+    parser.add_argument("--model_file", help="Parameter file; default: the best epoch")
     parser.add_argument("--output_dir", required=True)
     return parser
 
@@ -42,7 +44,7 @@ def main(cmd=None):
     torch.set_num_threads(1)
     if not (Path(args.model) / "config.yaml").is_file():
         raise RecipeError(
-            f"--model {args.model}: no config.yaml there; give the folder of a "
+            f"--model {args.model}: no config.yaml in it; give the folder of a "
             "finished VQ-VAE training"
         )
     sources, unread, _ = find_media(args.recordings)

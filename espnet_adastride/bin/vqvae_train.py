@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train a VQ-VAE by ESPnet's trainer; ``--collect_stats true`` first, for stats_file.
+"""Train a VQ-VAE with ESPnet's trainer; run ``--collect_stats true`` first.
 
     python -m espnet_adastride.bin.vqvae_train --config conf/train_vqvae.yaml \
         --train_data_path_and_name_and_type data/train/wav.scp,speech,sound \
@@ -8,7 +8,7 @@
         --valid_shape_file stats/valid/speech_shape \
         --stats_file stats/train/feats_stats.npz --output_dir exp/vqvae
 
-All options of ESPnet's trainer; ``bin/compare_vqvae.py`` does all steps.
+It takes all options of ESPnet's trainer; ``bin/compare_vqvae.py`` does all steps.
 """
 
 import importlib.util
@@ -18,12 +18,12 @@ from espnet_adastride.extras import describe_missing
 from espnet_adastride.networks import saving
 from espnet_adastride.version import __version__
 
-# at the top, because children of mp.spawn import this module and nothing else
+# at module level, because children of mp.spawn only import this module
 saving.install()
 
 
 def get_parser():
-    """Return ESPnet's parser with the task's options."""
+    """Return ESPnet's parser with the options of the task."""
     from espnet_adastride.plugin.vqvae_task import VQVAETask
 
     return VQVAETask.get_parser()
@@ -36,7 +36,7 @@ def main(cmd=None):
         print(f"espnet_adastride {__version__}")
         return
     if {"-h", "--help"} & set(words) and importlib.util.find_spec("espnet2") is None:
-        print(f"{__doc__.strip()}\n\nIts options are ESPnet's.")
+        print(f"{__doc__.strip()}\n\nThe options are ESPnet's:")
         print(describe_missing("espnet2"))
         return
     from espnet_adastride.errors import PluginError

@@ -71,7 +71,7 @@ def test_near_options_are_suggested(capsys):
     modes = parser.add_subparsers(dest="mode")
     modes.add_parser("draw").add_argument("--output")
     for words, wanted in (
-        (["--modle", "x"], "--modle is no option: did you mean --model?"),
+        (["--modle", "x"], "unknown option --modle: did you mean --model?"),
         (["--model", "x", "draw", "--ouput", "y"], "did you mean --output?"),
     ):
         with pytest.raises(SystemExit) as error:
@@ -90,9 +90,9 @@ def options(tmp_path, **changed):
     "changed, words",
     [
         ({"model": "no where"}, "--model no where: no such file or folder"),
-        ({"stride": 0.5}, "--stride 0.5: give a number from 1 on"),
+        ({"stride": 0.5}, "--stride 0.5: give a number of at least 1"),
         ({"ngpu": 2}, "--ngpu 2: give 0 or 1"),
-        ({"asr_model_file": "x.pth"}, "x.pth is not there"),
+        ({"asr_model_file": "x.pth"}, "x.pth: no such file"),
         ({"upstream_model": "no where"}, "--upstream_model no where: no such folder"),
     ],
 )
@@ -112,7 +112,7 @@ def test_what_is_missing_is_said_before_a_model_is_loaded(tmp_path, changed, wor
     "name, words, message",
     [
         ("rate_curve", "--model {0}/x --data_dir {0}", "x: no such file or folder"),
-        ("vqvae_reconstruct", "--model {0} {0}", "no config.yaml there"),
+        ("vqvae_reconstruct", "--model {0} {0}", "no config.yaml in it"),
         ("extract_features", "--set {0} {0}/y --upstream whisper", "no wav.scp there"),
     ],
 )

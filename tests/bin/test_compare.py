@@ -132,9 +132,7 @@ def test_a_failed_run_stops_no_other_and_is_named(recipe, capsys):
     with pytest.raises(SystemExit) as error:
         main(options(recipe))
     message = str(error.value)
-    assert message.startswith(
-        "error: 1 of 8 runs failed, the first is avg_pool 8x seed"
-    )
+    assert message.startswith("error: 1 of 8 runs failed; the first: avg_pool 8x seed")
     assert "the disk is full" in message and "\n" not in message
     assert calls(recipe) == ALL
     assert "Not finished, 1 of 8" in (recipe / "exp" / "comparison.md").read_text()
@@ -161,7 +159,7 @@ def test_runs_of_different_code_are_told(recipe, monkeypatch):
     monkeypatch.setattr(compare, "code_state", lambda: "def")
     compare.main(options(recipe))
     text = (recipe / "exp" / "comparison.md").read_text()
-    assert "different states of the code**: abc (4 runs), def (4 runs)" in text
+    assert "different versions of the code**: abc (4 runs), def (4 runs)" in text
 
 
 def test_an_interrupted_grid_goes_on(recipe):

@@ -231,7 +231,7 @@ def test_mistakes_end_in_one_line(adastride, data_dir, tmp_path, capsys):
     rng = np.random.default_rng(0)
     assert "no config.yaml in it" in said(model=tmp_path)
     assert "no such file or folder" in said(model=tmp_path / "exp" / "none")
-    assert "valid.loss.best.pth is not there" in said(
+    assert "valid.loss.best.pth: no such file" in said(
         asr_model_file="valid.loss.best.pth"
     )
     assert "--utt_id uttt1 is not in" in said(utt_id="uttt1")

@@ -183,4 +183,4 @@ def test_bad_input_is_one_line(data, tmp_path):
     (tmp_path / "wav.scp").write_text("")
     (tmp_path / "text").write_text("")
     line = failure(*any_model, "--data_dir", str(tmp_path))
-    assert "no utterance with audio and text" in line
+    assert "no utterance has both audio and text" in line

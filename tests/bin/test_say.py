@@ -14,7 +14,7 @@ def test_words_as_transcripts_have_them():
         "ISN'T",
         "IT",
     ]
-    with pytest.raises(DataError, match="'7' cannot be said"):
+    with pytest.raises(DataError, match="'7' cannot be synthesised"):
         say.spoken_words("platform 7")
     with pytest.raises(DataError, match="no word to say"):
         say.spoken_words(" ... ")
@@ -32,10 +32,10 @@ def test_unknown_words_are_named(tmp_path, capsys):
     say.main(["the giraffe is late, giraffe", *words])
     said, told = capsys.readouterr().out.splitlines()
     assert said.endswith(": THE GIRAFFE IS LATE GIRAFFE")
-    assert "not among the 5 words of the training" in told
+    assert "not among the 5 training words" in told
     assert told.endswith("right: GIRAFFE")
     assert soundfile.info(tmp_path / "x.wav").duration > 1
     say.main(["the doctor is late", *words])
-    assert "all among the 5 words" in capsys.readouterr().out
+    assert "all words are among the 5 training words" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="say: error: --output"):
         say.main(["late", "--output", str(tmp_path / "x.text")])

@@ -444,7 +444,7 @@ def test_an_interrupted_corpus_is_finished_the_same(how, corpus, tmp_path, capsy
     assert process.returncode != 0
     assert not (tmp_path / "LibriSpeech").exists()
     if how == signal.SIGINT:
-        assert output.splitlines()[-1].endswith("the same command goes on from here")
+        assert output.splitlines()[-1].endswith("run the same command to resume")
         assert "Traceback" not in output
     # The workers of a killed process go too, and give its lock back.
     finished = []

@@ -636,7 +636,7 @@ def test_download_errors_are_one_line(server, tmp_path):
     for part, pattern in (
         ("none", "md5sum.txt does not name none.tar.gz"),
         ("../x", "no name of a part"),
-        ("dev-clean", "the server says 404"),
+        ("dev-clean", "the server answered 404"),
     ):
         with pytest.raises(SystemExit, match=pattern) as stop:
             get(server, tmp_path, part=part)

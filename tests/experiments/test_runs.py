@@ -143,7 +143,7 @@ def test_other_settings_run_again(folder, capsys):
     (folder / "conf" / "train.yaml").write_text("max_epoch: 13\n")
     run(folder, "--limit", "1")
     assert len(calls(folder)) == 2
-    assert "3 records are of other settings" in capsys.readouterr().out
+    assert "3 records have other settings" in capsys.readouterr().out
 
 
 def test_a_variant_with_other_words_runs_again(folder):
@@ -165,7 +165,7 @@ def test_a_variant_with_other_words_runs_again(folder):
 
 def test_a_failed_run_stops_no_other_and_leaves_no_record(folder, capsys):
     (folder / "egs" / "mine" / "fails").touch()
-    with pytest.raises(SystemExit, match="4 runs failed, the first is strided_conv 8x"):
+    with pytest.raises(SystemExit, match="4 runs failed; the first: strided_conv 8x"):
         run(folder)
     assert len(calls(folder)) == 5
     assert not list((folder / "records").rglob("*.gz"))
@@ -192,7 +192,7 @@ def test_results_need_the_records_alone(folder, monkeypatch, capsys):
     assert "missing: avg_pool 8x seed 1" in capsys.readouterr().out
     assert (folder / "results" / "mine.md").read_text() == page
     monkeypatch.setattr(results, "DEFINITIONS", Path(folder / "nothing"))
-    with pytest.raises(SystemExit, match="no definition of an experiment"):
+    with pytest.raises(SystemExit, match="no experiment definition"):
         results.main(places)
 
 

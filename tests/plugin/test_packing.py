@@ -133,7 +133,9 @@ def test_half_the_size_loads_as_float32_and_differs_by_its_rounding_alone(
     name = next(name for name in state if name.endswith("weight"))
     state[name].view(-1)[0] = 1e6
     torch.save(state, "exp/ave.pth")
-    with pytest.raises(SystemExit, match=f"{name} has numbers beyond float16's range"):
+    with pytest.raises(
+        SystemExit, match=f"{name} has numbers beyond the range of float16"
+    ):
         pack_model.main([*half_given, "--dtype", "float16"])
 
 

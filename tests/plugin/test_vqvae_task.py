@@ -124,7 +124,7 @@ def test_reconstruct_any_recording(experiment, corpus, tmp_path, capsys):
     assert rate == 8000 and len(again) == len(wave) // 2 and np.abs(again).max() > 0.01
     for wrong, message in (
         ([*words, str(tmp_path / "none.wav")], "none.wav: no such file"),
-        (["--model", str(tmp_path), *words[2:], str(corpus)], "no config.yaml there"),
+        (["--model", str(tmp_path), *words[2:], str(corpus)], "no config.yaml in it"),
     ):
         with pytest.raises(SystemExit, match=message):
             vqvae_reconstruct.main(wrong)
