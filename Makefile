@@ -51,7 +51,7 @@ env:
 constraints: env
 	for version in 3.10 3.11 3.12 3.13; do \
 	  $(BIN)/uv pip compile --quiet --no-annotate --no-header --python-version $$version \
-	    --no-emit-package setuptools --no-emit-package pip setup.py --extra espnet --extra audio --extra demo \
+	    --no-emit-package setuptools --no-emit-package pip pyproject.toml --extra espnet --extra audio --extra demo \
 	    --extra vqvae --extra pretrained --extra export --extra test -o constraints/python$$version.txt || exit 1; \
 	done
 

@@ -68,7 +68,7 @@ pins=${here}/python${version}.txt
 espnet=$(sed -n 's/^espnet==//p' "${pins}")
 wanted="python ${version}
 chosen ${was_chosen}
-versions $(cat "${pins}" "${root}/setup.py" | cksum | cut -d' ' -f1)"
+versions $(cat "${pins}" "${root}/pyproject.toml" "${root}/setup.py" | cksum | cut -d' ' -f1)"
 
 if [ "$(cat "${ready}" 2>/dev/null)" = "${wanted}" ]; then
     exit 0

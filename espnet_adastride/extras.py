@@ -13,13 +13,14 @@ import sys
 from types import ModuleType
 from typing import Optional
 
-#: package -> the extra of setup.py that brings it
+#: package -> the extra of pyproject.toml that brings it
 EXTRAS = {
     **dict.fromkeys(
         (
             "espnet2",
             "jinja2",
             "jiwer",
+            "markupsafe",
             "matplotlib",
             "numpy",
             "scipy",

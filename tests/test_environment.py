@@ -43,7 +43,8 @@ class Machine:
         for tool in TOOLS:
             (self.bin / tool).symlink_to(shutil.which(tool))
         shutil.copytree(ROOT / "constraints", self.clone / "constraints")
-        shutil.copy(ROOT / "setup.py", self.clone)
+        for name in ("pyproject.toml", "setup.py"):
+            shutil.copy(ROOT / name, self.clone)
         self.venv = self.clone / ".venv"
 
     def python(self, version, text=PYTHON, uv="exit 0", folder=None):
@@ -103,6 +104,16 @@ def test_another_kind_is_named_and_rebuilt(machine):
     pins = machine.clone / "constraints" / "python3.13.txt"
     pins.write_text(pins.read_text() + "# another pin\n")
     assert ".venv is of other versions" in machine.make(".venv").stdout
+
+
+@pytest.mark.parametrize("name", ("pyproject.toml", "setup.py"))
+def test_another_requirement_is_another_environment(machine, name):
+    machine.python("3.13")
+    assert machine.make(".venv").returncode == 0
+    path = machine.clone / name
+    path.write_text(path.read_text() + "# another requirement\n")
+    assert ".venv is of other versions" in machine.make(".venv").stdout
+    assert machine.make(".venv").stdout == ""
 
 
 def test_an_interrupted_installation_is_made_anew(machine):

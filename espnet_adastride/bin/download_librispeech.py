@@ -183,14 +183,17 @@ def _fetch_once(address: str, path: Path) -> None:
                     f"{(2 * rest + have) / 1e9:.1f} GB needed for {path.name} and "
                     "unpacking it; free some space or choose another folder"
                 )
-        with open(path, "ab" if have else "wb") as f, tqdm(
-            desc=path.name[: -len(".part")],
-            initial=have,
-            total=None if rest is None else have + rest,
-            unit="B",
-            unit_scale=True,
-            mininterval=1.0,
-        ) as bar:
+        with (
+            open(path, "ab" if have else "wb") as f,
+            tqdm(
+                desc=path.name[: -len(".part")],
+                initial=have,
+                total=None if rest is None else have + rest,
+                unit="B",
+                unit_scale=True,
+                mininterval=1.0,
+            ) as bar,
+        ):
             got = 0
             while True:
                 block = response.read(CHUNK)
@@ -206,13 +209,16 @@ def _fetch_once(address: str, path: Path) -> None:
 def md5sum(path: Path) -> str:
     """MD5 sum of a file, in hexadecimal."""
     digest = hashlib.md5()
-    with open(path, "rb") as f, tqdm(
-        desc=f"checking {path.name}",
-        total=path.stat().st_size,
-        unit="B",
-        unit_scale=True,
-        mininterval=1.0,
-    ) as bar:
+    with (
+        open(path, "rb") as f,
+        tqdm(
+            desc=f"checking {path.name}",
+            total=path.stat().st_size,
+            unit="B",
+            unit_scale=True,
+            mininterval=1.0,
+        ) as bar,
+    ):
         while True:
             block = f.read(CHUNK)
             if not block:
