@@ -21,13 +21,10 @@ kept; interrupted ones resume after their last epoch. The command then writes
     python -m espnet_adastride.bin.classify --train false --curve sigma_square \
         --exp exp/speech_commands --beside ../fsdd/exp/fsdd ../esc10/exp/esc10
 
-also prints a table of methods x data sets, with the option's value chosen for each on
-its
+also prints a table of methods x data sets, with the option's value chosen for each on its
 validation clips, and draws it: ``EXP/data_sets.png``.
 """
 
-import multiprocessing
-import multiprocessing.connection
 import shlex
 from pathlib import Path
 
@@ -52,12 +49,12 @@ from espnet_adastride.experiments.classification.tables import (
 from espnet_adastride.experiments.classification.training import (
     claim_experiment,
     train_all,
-    unfinished,
 )
+from espnet_adastride.experiments.folders import run_name, unfinished
 from espnet_adastride.networks.classifier import Classifier
 from espnet_adastride.networks.methods import parse_method
 from espnet_adastride.options import check_jobs, read_seeds, split_list, str2bool
-from espnet_adastride.recipe.jobs import die_with_parent
+from espnet_adastride.recipe.jobs import Interrupted
 from espnet_adastride.report.utterance import save_figure
 
 
@@ -108,11 +105,16 @@ def read_lists(args):
     return [parse_method(word) for word in words], seeds
 
 
+def run_names(methods, seeds):
+    """Return the names of the runs' folders."""
+    return [run_name(m.word, f"seed{seed}") for m in methods for seed in seeds]
+
+
 def train(args, methods, seeds):
-    """Train the unfinished runs, in this process or in several.
+    """Train the unfinished runs.
 
     Raises:
-        RecipeError: bad input, or a run that failed.
+        RecipeError: bad input, or a run that was killed.
     """
     for name in ("corpus", "config"):
         if not getattr(args, name):
@@ -127,10 +129,10 @@ def train(args, methods, seeds):
     described = describe_clips(clips, options.data.split, seeds)
     claim_experiment(args.exp, options, clips)
     print(described, flush=True)
-    number = len(methods) * len(seeds)
-    left = len(unfinished(args.exp, methods, seeds))
-    if left < number:
-        print(f"{number - left} of {number} runs are finished", flush=True)
+    names = run_names(methods, seeds)
+    left = len(unfinished(args.exp, names))
+    if left < len(names):
+        print(f"{len(names) - left} of {len(names)} runs are finished", flush=True)
     if not left:
         return
     feats = args.feats or Path(args.exp) / "feats"
@@ -141,61 +143,7 @@ def train(args, methods, seeds):
     def command_of(method, seed):
         return shlex.join([*command, "--methods", method.word, "--seeds", str(seed)])
 
-    def say(line):
-        print(line, flush=True)
-
-    def work():
-        train_all(data, options, methods, seeds, args.exp, command_of, say, args.nj)
-
-    if args.nj == 1:
-        work()
-    else:
-        train_in_workers(args.nj, work)
-
-
-def train_in_workers(number, work):
-    """Call ``work`` in several forked processes; if one fails, end all of them.
-
-    Forking shares the features in memory. Each process computes on one thread.
-
-    Raises:
-        SystemExit: a process failed and has printed why.
-        RecipeError: a process was killed.
-    """
-
-    def task():
-        die_with_parent()
-        try:
-            work()
-        except RecipeError as error:
-            raise SystemExit(f"error: {error}") from None
-        except KeyboardInterrupt:
-            raise SystemExit(130) from None
-
-    # the first optimiser imports a compiler, which takes seconds: do it once, here
-    torch.optim.Adam([torch.zeros((), requires_grad=True)])
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=task) for _ in range(number)]
-    for process in processes:
-        process.start()
-    try:
-        running = list(processes)
-        while running:
-            multiprocessing.connection.wait([process.sentinel for process in running])
-            for process in [p for p in running if p.exitcode is not None]:
-                running.remove(process)
-                if process.exitcode < 0:
-                    raise RecipeError(
-                        f"a training process was ended by signal {-process.exitcode}"
-                        " (out of memory?)"
-                    )
-                if process.exitcode:
-                    raise SystemExit(process.exitcode)
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.join()
+    train_all(data, options, methods, seeds, args.exp, command_of, args.nj)
 
 
 def report_all(args, methods, seeds):
@@ -219,7 +167,7 @@ def report_all(args, methods, seeds):
         picture = Path(args.exp).resolve() / "data_sets.png"
         save_figure(plot_data_sets(tables, args.reference), picture)
         print(f"Methods on the data sets: {picture}")
-    missing = unfinished(args.exp, methods, seeds)
+    missing = unfinished(args.exp, run_names(methods, seeds))
     if args.train and missing:
         print(f"{len(missing)} runs are not finished: another process is training them")
 
@@ -231,7 +179,7 @@ def main(cmd=None):
     torch.set_num_threads(1)
     methods, seeds = read_lists(args)
     if args.train:
-        with resumable():
+        with resumable(Interrupted):
             train(args, methods, seeds)
     report_all(args, methods, seeds)
 

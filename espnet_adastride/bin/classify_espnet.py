@@ -22,10 +22,10 @@ every test clip. Finished runs are kept; interrupted ones resume after their las
 """
 
 import argparse
-import json
 import math
 import os
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import List, NamedTuple
 
@@ -60,11 +60,17 @@ from espnet_adastride.experiments.classification.tables import (
     add_report_options,
     report,
 )
-from espnet_adastride.experiments.classification.training import RESULT, run_name
-from espnet_adastride.files import alone, write_text
+from espnet_adastride.experiments.folders import (
+    RESULT,
+    is_finished,
+    run_folders,
+    run_name,
+    write_result,
+)
+from espnet_adastride.files import alone
 from espnet_adastride.networks.methods import Method, parse_method
 from espnet_adastride.options import check_jobs, read_seeds, split_list, str2bool
-from espnet_adastride.recipe.forked import Task, run_forked
+from espnet_adastride.recipe.jobs import Interrupted
 from espnet_adastride.recipe.quiet import quiet_imports
 
 #: the tested model, and the criterion with which ESPnet keeps it
@@ -254,10 +260,9 @@ def train_run(run: Run) -> None:
             if name in ("loss", "acc", "stride_entropy", "largest_jump")
         },
         "command": run.command,
-        "torch": torch.__version__,
         "groups": {clip.id: clip.group for clip in run.tested},
     }
-    write_text(folder / RESULT, json.dumps(result) + "\n")
+    write_result(folder, read_config(folder / "training.yaml"), result)
 
 
 def classify(folder, data, clips, device):
@@ -319,13 +324,13 @@ def train(args, methods, seeds):
     command = ["python", "-m", "espnet_adastride.bin.classify_espnet"]
     for name in ("corpus", "config", "data_config", "exp"):
         command += [f"--{name}", str(getattr(args, name))]
-    tasks = []
+    functions = {}
     with alone(exp):
         for seed in seeds:
             parts = split_clips(clips, split, seed)
             data, waiting = exp / "data" / f"seed{seed}", []
             for method in methods:
-                folder = exp / run_name(method.word, seed)
+                folder = exp / run_name(method.word, f"seed{seed}")
                 own = run_config(config, features, method, seed, len(parts["train"]))
                 if seed == seeds[0]:
                     check_model(method.word, own, classes)
@@ -341,17 +346,15 @@ def train(args, methods, seeds):
                     ngpu=args.ngpu,
                     command=shlex.join(words),
                 )
-                if not (folder / RESULT).is_file():
+                functions[folder] = partial(train_run, run)
+                if not is_finished(folder):
                     waiting.append(run)
             if waiting:
                 # ESPnet's STFT reflects the ends, so clips must be long enough
                 least = features.n_fft // 2 + 1
                 rate, waves = features.sample_rate, exp / "data" / "wav"
                 write_data(clips, split, seed, data, rate, waves, least)
-            for run in waiting:
-                log = run.folder / "train.log"
-                tasks.append(Task(run.folder.name, log, lambda run=run: train_run(run)))
-        run_forked(tasks, args.nj)
+        run_folders(functions, args.nj)
 
 
 @one_line_errors
@@ -365,7 +368,7 @@ def main(cmd=None):
         raise RecipeError("--methods: give at least one")
     check_jobs(args.nj)
     if args.train:
-        with resumable():
+        with resumable(Interrupted):
             train(args, methods, seeds)
     report(args.exp, args.reference, args.confusion)
 

@@ -48,6 +48,7 @@ from espnet_adastride.experiments.grid import (
     method_system,
     read_variant,
     run_grid,
+    with_threads,
 )
 from espnet_adastride.experiments.records import code_state
 from espnet_adastride.files import lock, write_text
@@ -277,9 +278,7 @@ def main(cmd=None):
 
 def run_all(args, grid, scores, runs, folder) -> List[str]:
     """Prepare the data, then do the runs; return the failures."""
-    environment = dict(os.environ)
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        environment[name] = str(args.threads)
+    environment = with_threads(args.threads)
     log = folder / "prepare.log"
     print(f"preparing the data, log: {log}", flush=True)
     run_jobs([Job(grid.prepare_command(), log)], environment=environment, grace=30.0)

@@ -17,8 +17,8 @@ A run is a method, a rate and a seed, trained with ESPnet. Finished runs
 """
 
 import argparse
-import json
 import re
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,13 +33,17 @@ from espnet_adastride.corpora.unlabelled import (
 )
 from espnet_adastride.errors import RecipeError, one_line_errors, resumable
 from espnet_adastride.evaluation.learning_curves import read_epochs, training_seconds
+from espnet_adastride.experiments.folders import (
+    RESULT,
+    run_folders,
+    run_name,
+    write_result,
+)
 from espnet_adastride.files import alone, write_text
 from espnet_adastride.networks.methods import parse_method
 from espnet_adastride.options import check_jobs, read_seeds, split_list, str2bool, whole
-from espnet_adastride.recipe.forked import Task, run_forked
+from espnet_adastride.recipe.jobs import Interrupted, Job, run_jobs
 from espnet_adastride.recipe.quiet import quiet_imports
-
-RESULT = "result.json"
 
 
 def get_parser():
@@ -118,11 +122,6 @@ def run_config(config, method, rate, seed):
     return merge_configs([config, {"network_conf": own, "seed": seed}])
 
 
-def run_name(method, rate, seed):
-    """Return the name of a run's folder."""
-    return re.sub(r"[^A-Za-z0-9_.+=,-]", "_", f"{method.word}_{rate}x_seed{seed}")
-
-
 def check_config(name, config):
     """Build the model of a configuration to find wrong words before training.
 
@@ -181,7 +180,7 @@ def collect_statistics(exp, config):
     for part in ("train", "valid"):
         command += [f"--{part}_shape_file", str(exp / "data" / part / "wav.scp")]
     log = stats / "collect.log"
-    run_forked([Task("statistics", log, lambda: VQVAETask.main(cmd=command))], 1)
+    run_jobs([Job(partial(VQVAETask.main, cmd=command), log)])
     write_text(done, wanted)
 
 
@@ -214,9 +213,8 @@ def train_run(exp, folder, method, rate, seed, listen):
         **training_history(folder),
         **measure(model.features, model.network, test),
         "stats": model.network.encoder.reported_stats(),
-        "torch": torch.__version__,
     }
-    write_text(folder / RESULT, json.dumps(result) + "\n")
+    write_result(folder, read_config(folder / "training.yaml"), result)
 
 
 def training_history(folder):
@@ -259,23 +257,19 @@ def train(args, methods, rates, seeds):
     runs = [(m, r, s) for s in seeds for r in rates for m in methods]
     for method, rate, seed in runs:
         if seed == seeds[0]:
-            name = run_name(method, rate, seed)
+            name = f"{method.word}_{rate}x_seed{seed}"
             model = check_config(name, run_config(config, method, rate, seed))
     with alone(exp):
         told = prepare_recordings(args.corpus, exp / "data", model.features.fs)
         print(told, flush=True)
         collect_statistics(exp, config)
-        tasks = []
+        functions = {}
         for method, rate, seed in runs:
-            folder = exp / run_name(method, rate, seed)
+            folder = exp / run_name(method.word, f"{rate}x", f"seed{seed}")
             claim_run(folder, run_config(config, method, rate, seed), RESULT)
-            if (folder / RESULT).is_file():
-                continue
             own = (exp, folder, method, rate, seed, args.listen)
-            tasks.append(
-                Task(folder.name, folder / "train.log", lambda own=own: train_run(*own))
-            )
-        run_forked(tasks, args.nj)
+            functions[folder] = partial(train_run, *own)
+        run_folders(functions, args.nj)
 
 
 def report(args):
@@ -309,7 +303,7 @@ def main(cmd=None):
         check_inputs(args)
         with quiet_imports():
             import espnet_adastride.plugin.vqvae_task  # noqa: F401  (before forking)
-        with resumable():
+        with resumable(Interrupted):
             train(args, methods, rates, seeds)
     report(args)
 

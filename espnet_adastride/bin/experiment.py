@@ -20,7 +20,7 @@ from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.bin.results import RECORDS, write_results
 from espnet_adastride.errors import DataError, RecipeError, one_line_errors, resumable
 from espnet_adastride.experiments.definition import ROOT, read_experiment
-from espnet_adastride.experiments.grid import run_grid
+from espnet_adastride.experiments.grid import run_grid, with_threads
 from espnet_adastride.experiments.records import code_state
 from espnet_adastride.experiments.runs import RecordedGrid
 from espnet_adastride.files import lock
@@ -64,9 +64,7 @@ def main(cmd=None):
     if args.limit is not None and args.limit < 1:
         raise RecipeError(f"--limit {args.limit}: give at least 1")
     experiment = read_experiment(args.definition)
-    environment = dict(os.environ)
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        environment[name] = str(args.threads)
+    environment = with_threads(args.threads)
     path = [str(ROOT), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))
     grid = RecordedGrid(

@@ -1,4 +1,8 @@
-"""A grid of recipe runs: systems x rates x seeds, some at a time, taken up again.
+"""A grid of recipe runs: systems x rates x seeds, some at a time, resumable.
+
+:func:`run_all` is the one loop over the runs of any experiment: those that are not
+done, some at a time, with progress and the time that is left. :class:`Grid` gives it
+runs of a recipe, ``folders.py`` functions.
 
 A run is one call of the recipe's ``run.sh`` for stages 11 to 13 with an ``--asr_tag``
 of its own. When it has succeeded, a stamp beside its model says what it depended on; a
@@ -6,10 +10,12 @@ run whose stamp fits is not called again. One that was interrupted is: the recip
 stages go on where they stopped, and refuse a folder with a training of other options.
 """
 
+import os
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
 from espnet_adastride.errors import DataError, RecipeError
 from espnet_adastride.evaluation.learning_curves import read_epochs, training_seconds
@@ -248,6 +254,85 @@ class Grid:
         return stats
 
 
+class Step(NamedTuple):
+    """What :func:`run_all` needs to know of a run.
+
+    Attributes:
+        name: for the lines on the progress.
+        job: that does it.
+        is_done: whether it need not be done (again).
+        finish: called when the job has succeeded; returns the run in words, or None
+            where it was left to another process; a RecipeError is a failure.
+    """
+
+    name: str
+    job: Job
+    is_done: Callable[[], bool]
+    finish: Callable[[], Optional[str]]
+
+
+def run_all(
+    steps: Sequence[Step],
+    limit: int,
+    say: Callable[[str], None] = partial(print, flush=True),
+    keep_going: bool = False,
+    environment: Optional[dict] = None,
+    interval: float = 0.2,
+) -> List[str]:
+    """Do what is not done, in order, ``limit`` at a time, and tell how far it is.
+
+    Args:
+        steps: all runs of a grid.
+        limit: parallel runs.
+        say: takes lines: what was finished, what runs, when all will be.
+        keep_going: a failed run stops no other.
+        environment: of commands.
+        interval: seconds between two looks at what runs.
+
+    Returns:
+        One line on every run that failed, if the others were to go on.
+
+    Raises:
+        RecipeError: a run has failed (the others are ended).
+        Interrupted: a signal came; all runs are ended.
+    """
+    todo = [step for step in steps if not step.is_done()]
+    progress = Progress(len(steps), len(steps) - len(todo), limit, say)
+    failures: List[str] = []
+
+    def ended(index: int, seconds: float, problem: Optional[str]) -> None:
+        step, words = todo[index], None
+        if problem is None:
+            try:
+                words = step.finish()
+            except (RecipeError, DataError) as error:
+                problem = str(error)
+        if problem is not None:
+            if not keep_going:
+                raise RecipeError(problem)
+            failures.append(f"{step.name}: {problem}")
+            say(f"failed: {failures[-1]}")
+        if words is not None:
+            progress.finished(words, seconds)
+        else:
+            progress.total -= 1
+
+    def poll(indices: List[int]) -> None:
+        running = [todo[i] for i in indices if todo[i].job.log is not None]
+        if running:  # others tell their progress themselves
+            progress([s.name for s in running], [s.job.log for s in running])
+
+    jobs = [step.job for step in todo]
+    run_queue(jobs, limit, ended, poll, interval=interval, environment=environment)
+    return failures
+
+
+def with_threads(threads: int) -> Dict[str, str]:
+    """Return this process's environment, in which jobs compute on so many threads."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return {**os.environ, **dict.fromkeys(names, str(threads))}
+
+
 def run_grid(
     grid: Grid,
     runs: Sequence[Run],
@@ -257,7 +342,6 @@ def run_grid(
     say: Callable[[str], None] = print,
     environment: Optional[dict] = None,
     code: str = "",
-    interval: float = 0.2,
 ) -> List[str]:
     """Do the runs that are not done, ``limit`` at a time.
 
@@ -274,37 +358,22 @@ def run_grid(
     Returns:
         One line on every run that failed; the others went on.
     """
-    todo = [run for run in runs if not grid.is_done(run)]
-    if len(todo) < len(runs):
-        say(f"{len(runs) - len(todo)} of {len(runs)} runs are done and unchanged")
-    logs = [Path(log_dir) / f"{run.tag}.log" for run in todo]
-    progress = Progress(len(runs), len(runs) - len(todo), limit, say)
-    failures: List[str] = []
+    log_dir, done = Path(log_dir), {run: grid.is_done(run) for run in runs}
 
-    def ended(index: int, seconds: float, problem: Optional[str]) -> None:
-        run, words = todo[index], ""
-        if problem is None:
-            try:
-                words = describe(run)
-                grid.mark_done(run, code)
-            except (RecipeError, DataError) as error:
-                problem = str(error)
-        if problem is None:
-            progress.finished(words, seconds)
-        else:
-            failures.append(f"{run}: {problem}")
-            say(f"failed: {failures[-1]}")
-            progress.total -= 1
+    def finish(run: Run) -> str:
+        words = describe(run)
+        grid.mark_done(run, code)
+        return words
 
-    def poll(indices: List[int]) -> None:
-        progress([str(todo[i]) for i in indices], [logs[i] for i in indices])
-
-    run_queue(
-        [Job(grid.command(run), log) for run, log in zip(todo, logs)],
-        limit,
-        ended,
-        poll,
-        interval=interval,
-        environment=environment,
-    )
-    return failures
+    if any(done.values()):
+        say(f"{sum(done.values())} of {len(runs)} runs are done and unchanged")
+    steps = [
+        Step(
+            str(run),
+            Job(grid.command(run), log_dir / f"{run.tag}.log"),
+            partial(done.get, run),
+            partial(finish, run),
+        )
+        for run in runs
+    ]
+    return run_all(steps, limit, say, True, environment)

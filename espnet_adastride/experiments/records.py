@@ -30,7 +30,7 @@ from espnet_adastride.errors import DataError, RecipeError
 from espnet_adastride.evaluation.scoring import align, characters, check_ids, words
 from espnet_adastride.experiments.definition import ROOT, Experiment
 from espnet_adastride.experiments.grid import Run
-from espnet_adastride.files import PathLike, written_whole
+from espnet_adastride.files import PathLike, write_text, written_whole
 
 FORMAT = 1
 #: options of a training that name files, or do not bear on the result
@@ -188,6 +188,20 @@ def code_state() -> str:
         return ""
 
 
+def provenance(code: Optional[str] = None) -> Dict[str, Any]:
+    """Return what every record says of where it was made.
+
+    Args:
+        code: state of the code; default: of this checkout, now.
+    """
+    return {
+        "format": FORMAT,
+        "commit": code_state() if code is None else code,
+        "versions": versions(),
+        "machine": machine(),
+    }
+
+
 class Record:
     """A run's record.
 
@@ -231,7 +245,10 @@ def record_path(folder: PathLike, run: Run) -> Path:
 
 
 def write_record(path: PathLike, content: Dict[str, Any]) -> None:
-    """Write a record, whole or not at all."""
+    """Write a record, whole or not at all: gzip JSON, or a line of JSON (``.json``)."""
+    if Path(path).suffix == ".json":
+        write_text(path, json.dumps(content) + "\n")
+        return
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     with written_whole(path) as temporary:
         temporary.write_bytes(gzip.compress(text.encode("utf-8"), 9, mtime=0))
@@ -309,7 +326,7 @@ def make_content(
         parts: ``configuration``, ``upstream``, ``learning``, ``measured``, ``timing``.
     """
     return {
-        "format": FORMAT,
+        **provenance(parts.pop("commit", "")),
         "experiment": experiment.name,
         "system": run.system,
         "rate": run.rate,
@@ -317,8 +334,6 @@ def make_content(
         "asr_args": run.asr_args,
         "fingerprint": experiment.fingerprint(),
         "settings": experiment.settings(),
-        "versions": versions(),
-        "machine": machine(),
         "sets": {name: asdict(scores) for name, scores in sets.items()},
         **parts,
     }

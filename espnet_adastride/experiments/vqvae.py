@@ -3,9 +3,7 @@
 What the figures are: ``measures.py``. Needs neither a model nor the quantiser.
 """
 
-import json
 import math
-from pathlib import Path
 from statistics import mean
 from typing import Any, Callable, Dict, List
 
@@ -19,6 +17,7 @@ from espnet_adastride.evaluation.statistics import (
     verdict,
     welch_interval,
 )
+from espnet_adastride.experiments.folders import read_results
 from espnet_adastride.report.style import drawing, line_style
 from espnet_adastride.report.tables import (
     format_interval,
@@ -26,8 +25,6 @@ from espnet_adastride.report.tables import (
     markdown_table,
     spread,
 )
-
-RESULT = "result.json"
 
 
 def read_runs(folder) -> List[Dict[str, Any]]:
@@ -37,16 +34,13 @@ def read_runs(folder) -> List[Dict[str, Any]]:
         RecipeError: there is none, or they were tested on different recordings.
     """
     runs, tested = [], None
-    for path in sorted(Path(folder).glob(f"*/{RESULT}")):
-        run = json.loads(path.read_text(encoding="utf-8"))
+    for path, run in read_results(folder).items():
         tested = tested or set(run["utterances"])
         if tested != set(run["utterances"]):
             raise RecipeError(
                 f"{path}: tested on other recordings than those beside it"
             )
-        runs.append({**run, "folder": path.parent})
-    if not runs:
-        raise RecipeError(f"{folder}: no finished run (*/{RESULT}) in it")
+        runs.append({**run, "folder": path})
     return sorted(runs, key=lambda r: (r["rate"], r["method"], r["seed"]))
 
 

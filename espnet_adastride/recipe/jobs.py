@@ -1,29 +1,38 @@
-"""Run commands in parallel, each with its log; stop them all together.
+"""Run commands or functions in parallel, each with its log; stop them all together.
 
-Stands where Kaldi's ``run.pl`` stood. Each command gets a process group of its own,
-so that an interruption ends data-loader workers and spawned ranks too; if this
-process itself is killed, Linux ends the commands with it.
+Stands where Kaldi's ``run.pl`` stood. Each job gets a process group of its own, so that
+an interruption ends data-loader workers and spawned ranks too; if this process itself
+is killed, Linux ends the jobs with it. A function runs in a forked process: what was
+imported or loaded before, which takes seconds, every job has.
 """
 
 import ctypes
+import logging
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+import traceback
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import RecipeError, UserError
 from espnet_adastride.evaluation.logs import describe_signal, last_error
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class Job(NamedTuple):
-    """One command and the file that takes its output."""
+    """One command or function, and the file that takes its output.
 
-    command: List[str]
-    log: Path
+    What a function says is appended; its log may be None: it says it here.
+    """
+
+    command: Union[List[str], Callable[[], None]]
+    log: Optional[Path]
 
 
 class Interrupted(BaseException):
@@ -58,7 +67,7 @@ def _signal_group(process: subprocess.Popen, number: int) -> None:
 def _stop(processes: List[subprocess.Popen], grace: float) -> None:
     """End the process groups: politely, then for good."""
     # further signals must not break off the cleaning up
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _STOPPING:
         signal.signal(number, signal.SIG_IGN)
     running = [p for p in processes if p.poll() is None]
     for process in running:
@@ -71,12 +80,65 @@ def _stop(processes: List[subprocess.Popen], grace: float) -> None:
         process.wait()
 
 
-def describe_failure(status: int, log: Path) -> str:
+def describe_failure(status: int, log: Optional[Path]) -> str:
     """Return one line on a failed command: its log and the last error in it."""
     if status < 0:
         what = describe_signal(signal.Signals(-status).name)
+        if log is None:
+            return f"a process: {what}"
         return f"{log}: {what}; last words: {last_error(log)}"
     return f"{log}: {last_error(log)}"
+
+
+class _Forked:
+    """A function in a forked process, with what is used of ``subprocess.Popen``."""
+
+    def __init__(self, job: Job):
+        context = multiprocessing.get_context("fork")
+        self.process = context.Process(target=self._work, args=(job,))
+        # Python loses an exception that a signal raises while it forks
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self.pid = self.process.pid
+        try:
+            os.setpgid(self.pid, self.pid)  # the child does so, too: one of them first
+        except OSError:
+            pass
+
+    def poll(self) -> Optional[int]:
+        return self.process.exitcode
+
+    def wait(self) -> None:
+        self.process.join()
+
+    @staticmethod
+    def _work(job: Job) -> None:
+        os.setpgid(0, 0)
+        _prepare_child()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+        if job.log is not None:
+            file = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            for stream in (1, 2):
+                os.dup2(file, stream)
+            sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
+            sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+            logging.root.handlers.clear()  # the parent's, which write elsewhere
+        try:
+            job.command()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+        except SystemExit as error:
+            if not error.code:
+                return
+            print(error.code, file=sys.stderr)
+        except BaseException:
+            traceback.print_exc()
+        else:
+            return
+        raise SystemExit(1) from None
 
 
 def rotate(log: Path) -> None:
@@ -88,8 +150,11 @@ def rotate(log: Path) -> None:
         os.replace(newer, older)
 
 
-def _start(job: Job, environment: Optional[dict]) -> subprocess.Popen:
-    job.log.parent.mkdir(parents=True, exist_ok=True)
+def _start(job: Job, environment: Optional[dict]) -> Union[subprocess.Popen, _Forked]:
+    if job.log is not None:
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+    if callable(job.command):
+        return _Forked(job)
     with job.log.open("wb") as log:
         try:
             return subprocess.Popen(
@@ -108,7 +173,7 @@ def _start(job: Job, environment: Optional[dict]) -> subprocess.Popen:
 @contextmanager
 def signals_handled_by(handler):
     """Give SIGINT and SIGTERM to a handler, and at the end back to those before."""
-    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    before = {n: signal.getsignal(n) for n in _STOPPING}
     try:
         for number in before:
             signal.signal(number, handler)
@@ -196,6 +261,7 @@ def run_queue(
 
     Raises:
         RecipeError: A command cannot be started (the others are stopped).
+        SystemExit: A function without a log failed, and has said why.
         Interrupted: A signal came; all jobs are stopped.
     """
     alive: List[subprocess.Popen] = []
@@ -220,6 +286,8 @@ def run_queue(
                 alive.remove(process)
                 del running[index]
                 problem = None
+                if status > 0 and jobs[index].log is None:
+                    raise SystemExit(status)
                 if status != 0:
                     problem = describe_failure(status, jobs[index].log)
                 ended(index, time.monotonic() - start, problem)

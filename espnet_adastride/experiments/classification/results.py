@@ -21,8 +21,6 @@ so few no interval can be believed; the notes below the table say how many there
 """
 
 import inspect
-import json
-from pathlib import Path
 from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -33,6 +31,7 @@ from espnet_adastride.downsampling.registry import (
 )
 from espnet_adastride.errors import RecipeError
 from espnet_adastride.evaluation.statistics import Bootstrap, exact_test, holm, sum_by
+from espnet_adastride.experiments.folders import read_results
 
 
 class Row(NamedTuple):
@@ -95,8 +94,7 @@ def read_runs(folder) -> Dict[str, Runs]:
     """
     runs: Dict[str, Runs] = {}
     clips: Dict[int, set] = {}
-    for path in sorted(Path(folder).glob("*/result.json")):
-        run = json.loads(path.read_text(encoding="utf-8"))
+    for path, run in read_results(folder).items():
         if "groups" not in run:
             raise RecipeError(
                 f"{path}: written by an earlier version; train it anew in another --exp"
@@ -105,8 +103,6 @@ def read_runs(folder) -> Dict[str, Runs]:
         if clips.setdefault(seed, set(run["predictions"])) != set(run["predictions"]):
             raise RecipeError(f"{path}: tested on other clips than the runs beside it")
         runs.setdefault(run["method"], {})[seed] = run
-    if not runs:
-        raise RecipeError(f"{folder}: no finished run (*/result.json) in it")
     return runs
 
 

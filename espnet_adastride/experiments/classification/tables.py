@@ -17,7 +17,7 @@ from espnet_adastride.experiments.classification.results import (
     read_runs,
     seeds_in_a_round,
 )
-from espnet_adastride.experiments.classification.training import run_name
+from espnet_adastride.experiments.folders import run_name
 from espnet_adastride.files import write_text
 from espnet_adastride.options import name_seeds
 from espnet_adastride.report.tables import markdown_table, spread
@@ -56,8 +56,7 @@ def report(exp, reference: str, method: str) -> List[Row]:
     write_text(Path(exp) / "RESULTS.md", table)
     print("\n" + table)
     if method in runs:
-        name = run_name(method, 0).rpartition("_seed")[0]
-        picture = Path(exp).resolve() / f"confusion_{name}.png"
+        picture = Path(exp).resolve() / f"confusion_{run_name(method)}.png"
         save_figure(plot_confusion(runs, method), picture)
         print(f"Confusions of {method}: {picture}")
     return rows

@@ -7,9 +7,8 @@ when it is finished, which ``results.py`` reads.
 
 import dataclasses
 import hashlib
-import json
-import re
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
@@ -26,27 +25,20 @@ from espnet_adastride.downsampling.stages import (
 from espnet_adastride.errors import RecipeError
 from espnet_adastride.experiments.classification.features import Features
 from espnet_adastride.experiments.classification.options import Options, TrainingOptions
+from espnet_adastride.experiments.folders import (
+    RESULT,
+    is_finished,
+    read_result,
+    run_folders,
+    run_name,
+    write_result,
+)
 from espnet_adastride.files import locked, write_text
 from espnet_adastride.networks.classifier import Classifier, random_mask
 from espnet_adastride.networks.methods import Method
 from espnet_adastride.networks.saving import save
-from espnet_adastride.progress import Progress
-
-RESULT = "result.json"
-
 
 CHECKPOINT = "checkpoint.pth"
-
-
-def run_name(method: str, seed: int) -> str:
-    """Return the name of a run's folder."""
-    return f"{re.sub(r'[^A-Za-z0-9_.+=,-]', '_', method)}_seed{seed}"
-
-
-def unfinished(folder, methods: List[Method], seeds: List[int]) -> List[str]:
-    """Return the names of the runs that have no result yet."""
-    names = [run_name(method.word, seed) for method in methods for seed in seeds]
-    return [name for name in names if not (Path(folder) / name / RESULT).is_file()]
 
 
 def claim_experiment(folder, options: Options, clips: List[Clip]) -> None:
@@ -76,40 +68,45 @@ def train_all(
     seeds: List[int],
     folder,
     command_of: Callable[[Method, int], str],
-    say: Callable[[str], None] = print,
     processes: int = 1,
 ) -> None:
     """Train what is not finished, all methods of a seed before the next seed.
 
-    A run that another process is at is left to that one: several processes with the
-    same arguments share the work.
+    A run that another call is at is left to that one: several calls with the same
+    arguments share the work.
 
     Args:
         command_of: the command of a run, to be written down with its result.
-        say: takes lines: epochs, and behind every run how many of all are finished and
-            when the rest will be.
-        processes: how many share the work, for that estimate.
+        processes: runs at a time, each in a forked process on one thread; forked,
+            because the features are in memory already.
+
+    Raises:
+        SystemExit: a run failed, having said why.
+        RecipeError: a run was killed.
     """
-    runs = [(method, seed) for seed in seeds for method in methods]
 
-    def count():
-        return len(runs) - len(unfinished(folder, methods, seeds))
-
-    progress = Progress(len(runs), count(), processes, say)
-    for method, seed in runs:
-        path = Path(folder) / run_name(method.word, seed)
+    def work(path: Path, method: Method, seed: int) -> None:
         with locked(path / ".lock", wait=False) as free:
-            if not free or (path / RESULT).is_file():
-                continue
-            start, command = time.monotonic(), command_of(method, seed)
-            result = train(data, options, method, seed, path, command, say)
-            progress.done = count() - 1  # other processes finish runs, too
-            progress.finished(
-                f"{method.word} seed {seed}: test accuracy {result['accuracy']:.1f} %, "
-                f"{result['parameters']} parameters, {result['cpu_seconds']:.0f} CPU "
-                "seconds",
-                time.monotonic() - start,
-            )
+            if free:
+                command = command_of(method, seed)
+                say = partial(print, flush=True)
+                train(data, options, method, seed, path, command, say)
+
+    def describe(result: Dict[str, Any]) -> str:
+        return (
+            f"{result['method']} seed {result['seed']}: test accuracy "
+            f"{result['accuracy']:.1f} %, {result['parameters']} parameters, "
+            f"{result['cpu_seconds']:.0f} CPU seconds"
+        )
+
+    # the first optimiser imports a compiler, for seconds: here, not in every process
+    torch.optim.Adam([torch.zeros((), requires_grad=True)])
+    runs = {}
+    for seed in seeds:
+        for method in methods:
+            path = Path(folder) / run_name(method.word, f"seed{seed}")
+            runs[path] = partial(work, path, method, seed)
+    run_folders(runs, processes, "", describe)
 
 
 def train(
@@ -136,8 +133,8 @@ def train(
         The content of ``result.json``.
     """
     folder = Path(folder)
-    if (folder / RESULT).is_file():
-        return json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    if is_finished(folder):
+        return read_result(folder)
     o = options.training
     torch.manual_seed(seed)
     network = Classifier(
@@ -195,12 +192,11 @@ def train(
         "stats": tested["stats"],
         "history": history,
         "command": command,
-        "torch": torch.__version__,
         "predictions": tested["predictions"],
         "groups": {data.clips[i].id: data.clips[i].group for i in parts["test"]},
     }
     save(network.state_dict(), folder / "model.pth")
-    write_text(folder / RESULT, json.dumps(result) + "\n")
+    write_result(folder, dataclasses.asdict(options), result)
     checkpoint.unlink()
     return result
 
