@@ -55,7 +55,7 @@ from espnet_adastride.networks.classifier import Classifier
 from espnet_adastride.networks.methods import parse_method
 from espnet_adastride.options import check_jobs, read_seeds, split_list, str2bool
 from espnet_adastride.recipe.jobs import Interrupted
-from espnet_adastride.report.utterance import save_figure
+from espnet_adastride.report.style import save_figure
 
 
 def get_parser():

@@ -276,7 +276,7 @@ def report(args):
     """Write the table, the picture and the listening page (lowest seeds)."""
     from espnet_adastride.experiments.vqvae import format_table, plot_bits, read_runs
     from espnet_adastride.report.listening import page
-    from espnet_adastride.report.utterance import save_figure
+    from espnet_adastride.report.style import save_figure
 
     exp = Path(args.exp).resolve()
     runs = read_runs(exp)

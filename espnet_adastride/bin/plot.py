@@ -27,7 +27,6 @@ stream: when the words of a recording appear while it is being spoken
 """
 
 import argparse
-import io
 import json
 import sys
 from pathlib import Path
@@ -497,20 +496,18 @@ def save(figure, output: str, title: str, lines: Sequence[str], sound=None) -> N
         lines: text below the picture.
         sound: (samples, rate) to listen to, or None.
     """
-    from espnet_adastride.report.utterance import save_figure
+    from espnet_adastride.report.style import save_figure, to_png
 
     if Path(output).suffix.lower() != ".html":
         save_figure(figure, output)
         return
     from espnet_adastride.report.pages import data_uri, encode_audio, render
 
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
     audio = None if sound is None else encode_audio(*sound)
     page = render(
         "picture.html.j2",
         title=title,
-        picture=data_uri(buffer.getvalue(), "image/png"),
+        picture=data_uri(to_png(figure), "image/png"),
         lines=lines,
         audio=audio,
     )

@@ -35,7 +35,7 @@ from espnet_adastride.experiments.rate_curves import Point, format_table, plot_r
 from espnet_adastride.files import write_text
 from espnet_adastride.recipe.quiet import quiet_imports
 from espnet_adastride.recipe.stamps import fingerprint
-from espnet_adastride.report.utterance import save_figure
+from espnet_adastride.report.style import save_figure
 from espnet_adastride.timing.ctc import path_spans
 
 

@@ -12,7 +12,6 @@ folders of this recipe or of ESPnet's, with or without adaptive strides.
 
 import argparse
 import datetime
-import io
 from pathlib import Path
 from typing import List, Tuple
 
@@ -131,6 +130,7 @@ class Pictures:
 
     def _draw(self, plot, transcriber, experiment, decoded, waves, key, why) -> dict:
         from espnet_adastride.report.pages import data_uri, encode_audio
+        from espnet_adastride.report.style import to_png
         from espnet_adastride.report.utterance import (
             SPEECH_THRESHOLD_DB,
             plot_strides,
@@ -139,9 +139,7 @@ class Pictures:
 
         recording = plot.Recording(key, waves[key], decoded.ref[key])
         picture = plot.analyse(transcriber, recording, SPEECH_THRESHOLD_DB)
-        buffer = io.BytesIO()
-        figure = plot_strides(picture)
-        figure.savefig(buffer, format="png", dpi=130)
+        image = to_png(plot_strides(picture), dpi=130)
         audio = None
         if self.seconds > 0:
             audio = encode_audio(picture.wave, picture.rate, self.seconds)
@@ -153,7 +151,7 @@ class Pictures:
             "decoding": decoded.decoding,
             "decoded": decoded.hyp.get(key),
             "lines": summary(picture),
-            "uri": data_uri(buffer.getvalue(), "image/png"),
+            "uri": data_uri(image, "image/png"),
             "audio": audio,
         }
 

@@ -54,7 +54,7 @@ def write_results(
     """
     from espnet_adastride.experiments.runs import missing_runs
     from espnet_adastride.experiments.tables import plot_page, write_page
-    from espnet_adastride.report.utterance import save_figure
+    from espnet_adastride.report.style import save_figure
 
     experiment = read_experiment(definition)
     found = read_records(Path(records) / experiment.name)

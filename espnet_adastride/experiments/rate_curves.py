@@ -129,7 +129,7 @@ def plot_rates(points: Sequence[Point], units: Sequence[str]) -> Figure:
     intervals over ``units``, small dots the runs where several were pooled.
 
     Returns:
-        A figure for ``plotting.save_figure``.
+        A figure for ``style.save_figure``.
     """
     cells = pool(points)
     ends = intervals([cell.point for cell in cells], units)

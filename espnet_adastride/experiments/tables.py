@@ -348,7 +348,7 @@ def plot_page(experiment: Experiment, records: Sequence[Record]) -> Figure:
     """Draw WER over multiply-accumulates, a line a method; bars over the speakers.
 
     Returns:
-        A figure for ``plotting.save_figure``; None if no record can be drawn.
+        A figure for ``style.save_figure``; None if no record can be drawn.
     """
     fit, _ = split_records(experiment, records)
     cells = [

@@ -178,7 +178,7 @@ def plot_bits(runs: List[Dict[str, Any]]) -> Figure:
     what the tokens alone would be.
 
     Returns:
-        A figure for ``save_figure``.
+        A figure for ``style.save_figure``.
     """
     cells: Dict[str, Dict[float, List[Dict[str, Any]]]] = {}
     for run in runs:

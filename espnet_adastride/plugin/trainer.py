@@ -123,7 +123,7 @@ class StrideTrainer(FiniteTrainer):
                     continue
                 epoch = reporter.get_epoch()
                 if output_dir is not None:
-                    from espnet_adastride.report.utterance import save_figure
+                    from espnet_adastride.report.style import save_figure
 
                     folder = output_dir / key
                     folder.mkdir(parents=True, exist_ok=True)

@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 from espnet_adastride.evaluation.vqvae import Reconstruction, read_wave, run_title
 from espnet_adastride.networks.log_mel import DECIBEL, LogMel
 from espnet_adastride.networks.vqvae import VQVAE
-from espnet_adastride.report.style import drawing
-from espnet_adastride.report.utterance import save_figure
+from espnet_adastride.report.style import MEL_MAP, drawing, save_figure
 
 
 def listen(features: LogMel, network: VQVAE, recordings, folder) -> None:
@@ -59,7 +58,7 @@ def plot_reconstruction(one: Reconstruction, frame_rate: float) -> Figure:
                 extent=extent,
                 vmin=low,
                 vmax=high,
-                cmap="magma",
+                cmap=MEL_MAP,
             )
             axes.set_ylabel(f"{name}\nmel bin")
         upper.vlines(one.boundaries() / frame_rate, 0, own.shape[1], color="w", lw=0.6)

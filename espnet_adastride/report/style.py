@@ -1,4 +1,6 @@
-"""The dress of every chart: ink, colours, marks, axes; and charts as part of a page.
+"""The dress of every picture: ink, colours, marks, axes; files, and parts of a page.
+
+Charts wear STYLE, spectrograms with their axes all around SPECTROGRAM_STYLE.
 
 On a page (:func:`to_svg`) a chart takes the colour of the text around it, so that it is
 read in the light and in the dark. Lines differ in marker and dash, not in colour alone.
@@ -8,11 +10,17 @@ import io
 import re
 from contextlib import contextmanager
 from html import escape
+from pathlib import Path
 from typing import Iterator
 
 import matplotlib
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
+
+from espnet_adastride.errors import PictureError
+from espnet_adastride.files import PathLike, written_whole
 
 #: text and axes; replaced by the page's own colour
 INK = "#161718"
@@ -22,6 +30,21 @@ GREY = "#808080"
 COLOURS = ("#2f81c7", "#d55e00", "#00936b", "#c264a0", "#a98600", "#7d7d7d")
 MARKERS = "os^Dvp"
 FONT_SIZE = 9.5
+#: over and beside spectrograms: curves, marks, what is said in smaller letters
+BLACK, DARK, PALE = "#1a1a1a", "#444444", "#8c8c8c"
+ENERGY, SPEECH, EDGES = "#dcdcdc", "#7a7a7a", "#555555"
+#: violet: finer than uniform, orange: coarser; told apart with every colour blindness
+STRIDE_MAP = ListedColormap(
+    matplotlib.colormaps["PuOr_r"](np.linspace(0.06, 0.94, 256)), "strides"
+)
+#: the same for lines on a light spectrogram: dark where uniform, not white
+BOUNDARY_MAP = LinearSegmentedColormap.from_list(
+    "boundaries", ["#4b1a92", "#7a5fae", "#4d4d4d", "#d07f2c", "#a34a00"]
+)
+#: of spectrograms alone; of shares on white
+MEL_MAP, SHARE_MAP = "magma", "Blues"
+DPI = 150
+PICTURE_KINDS = ("png", "svg", "pdf")
 
 STYLE = {
     "font.size": FONT_SIZE,
@@ -43,18 +66,22 @@ STYLE = {
     "svg.hashsalt": "espnet_adastride",
     "font.sans-serif": ["DejaVu Sans"],
 }
+SPECTROGRAM_STYLE = {"font.size": FONT_SIZE + 0.5, "axes.linewidth": 0.6}
 
 
 @contextmanager
-def drawing(width: float, height: float, **options) -> Iterator[Figure]:
-    """Make a figure in which what is drawn meanwhile wears this dress.
+def drawing(
+    width: float, height: float, style: dict = STYLE, **options
+) -> Iterator[Figure]:
+    """Make a figure, which belongs to no window; what is drawn meanwhile is dressed.
 
     Args:
         width, height: inches.
+        style: STYLE or SPECTROGRAM_STYLE.
         options: of ``matplotlib.figure.Figure``, such as ``layout="constrained"``.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), facecolor="white", dpi=150, **options)
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(width, height), facecolor="white", dpi=DPI, **options)
         FigureCanvasAgg(figure)
         yield figure
 
@@ -65,6 +92,39 @@ def line_style(number: int) -> dict:
         "color": COLOURS[number % len(COLOURS)],
         "marker": MARKERS[number % len(MARKERS)],
     }
+
+
+def check_picture_name(path: PathLike) -> str:
+    """Return the kind of picture that the name's ending asks for.
+
+    Raises:
+        PictureError: for another ending than .png, .svg or .pdf.
+    """
+    kind = Path(path).suffix[1:].lower()
+    if kind not in PICTURE_KINDS:
+        raise PictureError(
+            f"{path}: the name must end in {', '.join('.' + k for k in PICTURE_KINDS)}"
+        )
+    return kind
+
+
+def save_figure(figure: Figure, path: PathLike, dpi: int = DPI) -> None:
+    """Write the figure to ``path`` (.png, .svg or .pdf), whole or not at all.
+
+    Raises:
+        PictureError: for another ending.
+        OSError: if the file cannot be written.
+    """
+    kind = check_picture_name(path)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format=kind, dpi=dpi)
+
+
+def to_png(figure: Figure, dpi: int = DPI) -> bytes:
+    """Return the figure as the content of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
 
 
 def to_svg(figure: Figure, label: str) -> str:

@@ -13,27 +13,29 @@ From top to bottom, all over the same seconds::
 ``strides.py``. No ESPnet: whoever has a waveform and boundaries in seconds can draw.
 """
 
-import os
 import textwrap
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Iterator, List, Optional, Sequence, Tuple
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
-from matplotlib.colors import (
-    FuncNorm,
-    LinearSegmentedColormap,
-    ListedColormap,
-    Normalize,
-)
+from matplotlib.colors import FuncNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from espnet_adastride.errors import PictureError
+from espnet_adastride.report.style import (
+    BLACK,
+    BOUNDARY_MAP,
+    DARK,
+    EDGES,
+    ENERGY,
+    PALE,
+    SPECTROGRAM_STYLE,
+    SPEECH,
+    STRIDE_MAP,
+    drawing,
+)
 from espnet_adastride.timing.boundaries import share_of_frames
 from espnet_adastride.timing.ctc import Timed
 
@@ -50,29 +52,17 @@ SPEECH_THRESHOLD_DB = 30.0
 #: digital silence; a recording that never exceeds it has no speech
 SILENCE_DB = -90.0
 
-CURVE_COLOUR = "#1a1a1a"
-ENERGY_COLOUR = "#dcdcdc"
-SPEECH_COLOUR = "#7a7a7a"
-#: violet: finer than uniform, orange: coarser; told apart with every colour blindness
-STRIDE_MAP = ListedColormap(
-    matplotlib.colormaps["PuOr_r"](np.linspace(0.06, 0.94, 256)), "strides"
-)
-#: the same for lines on a light spectrogram: dark where uniform, not white
-BOUNDARY_MAP = LinearSegmentedColormap.from_list(
-    "boundaries", ["#4b1a92", "#7a5fae", "#4d4d4d", "#d07f2c", "#a34a00"]
-)
 #: of words and phones above the spectrogram
 LABEL_ROWS = 3
 LABEL_SIZE = 9.0
-FONT_SIZE = 10.0
+FONT_SIZE = SPECTROGRAM_STYLE["font.size"]
 TEXT_WIDTH = 104  # characters of a line above the picture
 #: of the figure's width
 LEFT, RIGHT = 0.085, 0.925
 WIDTH = 10.0  # inches
+HEIGHTS = (2.3, 0.72, 1.35)  # of spectrogram, strips and curve
 #: width of the axes over time; the colour bar takes the rest
 AXES_POINTS = 72 * WIDTH * (RIGHT - LEFT) * 60 / (61 + 0.03 * 61 / 2)
-DPI = 150
-PICTURE_KINDS = ("png", "svg", "pdf")
 
 
 @dataclass
@@ -243,7 +233,7 @@ def plot_strides(picture: StridePicture) -> Figure:
     """Draw the picture, 10 inches wide.
 
     Returns:
-        A matplotlib figure that belongs to no window; see :func:`save_figure`.
+        A figure for ``style.save_figure``.
 
     Raises:
         ValueError: if the boundaries do not run from 0 to the recording's end.
@@ -255,11 +245,6 @@ def plot_strides(picture: StridePicture) -> Figure:
                 f"boundaries must run from 0 to {picture.duration} s, not from "
                 f"{ends[0]} to {ends[1]} s"
             )
-    with matplotlib.rc_context({"font.size": FONT_SIZE, "axes.linewidth": 0.6}):
-        return _draw(picture)
-
-
-def _draw(picture: StridePicture) -> Figure:
     words, numbers = _text(picture)
     lanes = [
         (name, items, place_labels(items, picture.duration, AXES_POINTS))
@@ -270,18 +255,28 @@ def _draw(picture: StridePicture) -> Figure:
     lane_heights = [0.12 + 0.17 * (1 + max(rows)) for _, _, rows in lanes]
     lanes_height = sum(lane_heights) + 0.06 * len(lanes)
     text_height = 0.46 + 0.19 * (len(words) + len(numbers)) + lanes_height
-    heights = (2.3, 0.72, 1.35)
-    height = text_height + sum(heights) + 0.95
-    figure = Figure(figsize=(WIDTH, height), facecolor="white", dpi=DPI)
-    FigureCanvasAgg(figure)
+    height = text_height + sum(HEIGHTS) + 0.95
+    with drawing(WIDTH, height, SPECTROGRAM_STYLE) as figure:
+        _draw(figure, picture, words, numbers, list(zip(lanes, lane_heights)))
+    return figure
+
+
+def _draw(figure, picture, words, numbers, lanes) -> None:
+    """Draw into a figure.
+
+    Args:
+        words, numbers: of :func:`_text`.
+        lanes: ((name, labels, their rows), inches) of words and of phones.
+    """
+    height = figure.get_figheight()
     grid = figure.add_gridspec(
         3,
         2,
-        height_ratios=heights,
+        height_ratios=HEIGHTS,
         width_ratios=(60, 1),
         left=LEFT,
         right=RIGHT,
-        top=1 - text_height / height,
+        top=(sum(HEIGHTS) + 0.95) / height,
         bottom=0.52 / height,
         hspace=0.11,
         wspace=0.03,
@@ -301,7 +296,7 @@ def _draw(picture: StridePicture) -> Figure:
     figure.align_ylabels([spectrogram, curve])
     box = spectrogram.get_position()
     bottom = box.y1 + 0.04 / height
-    for (name, items, rows), inches in reversed(list(zip(lanes, lane_heights))):
+    for (name, items, rows), inches in reversed(lanes):
         axes = figure.add_axes((box.x0, bottom, box.width, inches / height))
         axes.set_xlim(0, picture.duration)
         draw_labels(axes, name, items, rows)
@@ -316,7 +311,7 @@ def _draw(picture: StridePicture) -> Figure:
     )
     for lines, above, colour in (
         (words, 0.33, "black"),
-        (numbers, 0.35 + 0.19 * len(words), "#444444"),
+        (numbers, 0.35 + 0.19 * len(words), DARK),
     ):
         figure.text(
             y=1 - above / height,
@@ -325,7 +320,6 @@ def _draw(picture: StridePicture) -> Figure:
             color=colour,
             **place,
         )
-    return figure
 
 
 def _text(picture: StridePicture) -> Tuple[List[str], List[str]]:
@@ -395,7 +389,7 @@ def draw_labels(axes, name: str, items: Sequence[Timed], rows: Sequence[int]) ->
     top = 1 + max(rows)
     for index, (item, row) in enumerate(zip(items, rows)):
         # neighbours that touch are told apart
-        colour = "#1a1a1a" if index % 2 else "#8c8c8c"
+        colour = BLACK if index % 2 else PALE
         axes.plot(
             [item.start, item.end],
             [-0.35, -0.35],
@@ -469,7 +463,7 @@ def draw_strips(axes, picture: StridePicture, scale: Normalize):
             1000 * np.diff(boundaries)[None, :].clip(min=1e-3),
             cmap=STRIDE_MAP,
             norm=scale,
-            edgecolors="#555555",
+            edgecolors=EDGES,
             linewidth=np.clip(50 / len(boundaries), 0.05, 0.4),
             antialiased=True,  # not snapped to whole pixels: cells stay visible
             snap=False,
@@ -507,7 +501,7 @@ def draw_local_stride(axes, picture: StridePicture) -> None:
         (edges[:-1] + edges[1:]) / 2,
         loudest - 60,
         energy.clip(min=loudest - 60),
-        color=ENERGY_COLOUR,
+        color=ENERGY,
         linewidth=0,
         label="energy",
     )
@@ -518,7 +512,7 @@ def draw_local_stride(axes, picture: StridePicture) -> None:
         loudest - 62,
         where=np.append(speech, speech[-1]),
         step="post",
-        color=SPEECH_COLOUR,
+        color=SPEECH,
         linewidth=0,
         label="speech",
     )
@@ -527,12 +521,12 @@ def draw_local_stride(axes, picture: StridePicture) -> None:
 
     axes.axhline(
         uniform,
-        color=SPEECH_COLOUR,
+        color=SPEECH,
         linewidth=1.0,
         linestyle=(0, (5, 3)),
         label="uniform",
     )
-    axes.plot(time, stride, color=CURVE_COLOUR, linewidth=1.2, label="adaptive")
+    axes.plot(time, stride, color=BLACK, linewidth=1.2, label="adaptive")
     axes.set_yscale("log")
     axes.set_ylim(low, high)
     ticks = [t for t in (0.5, 1, 2, 4, 8, 16, 32, 64, 128) if low <= t <= high]
@@ -569,34 +563,3 @@ def _draw_colour_bar(figure, axes, colours, picture, scale) -> None:
     bar.ax.yaxis.set_minor_locator(NullLocator())
     bar.set_label("ms per frame")
     bar.outline.set_linewidth(0.6)
-
-
-def check_picture_name(path: Union[str, Path]) -> str:
-    """Return the kind of picture that the name's ending asks for.
-
-    Raises:
-        PictureError: for another ending than .png, .svg or .pdf.
-    """
-    kind = Path(path).suffix[1:].lower()
-    if kind not in PICTURE_KINDS:
-        raise PictureError(
-            f"{path}: the name must end in {', '.join('.' + k for k in PICTURE_KINDS)}"
-        )
-    return kind
-
-
-def save_figure(figure: Figure, path: Union[str, Path], dpi: int = DPI) -> None:
-    """Write the figure to ``path`` (.png, .svg or .pdf), whole or not at all.
-
-    Raises:
-        PictureError: for another ending.
-        OSError: if the file cannot be written.
-    """
-    path = Path(path)
-    kind = check_picture_name(path)
-    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
-    try:
-        figure.savefig(temporary, format=kind, dpi=dpi)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ import soundfile
 from espnet_adastride.bin import report as command
 from espnet_adastride.errors import DataError
 from espnet_adastride.evaluation.scoring import score
+from espnet_adastride.evaluation.statistics import Bootstrap
 from espnet_adastride.report import experiments
 
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -128,11 +129,11 @@ def test_rates_by_hand(recipe):
 
 def test_intervals_of_rates():
     errors, tokens = np.array([1.0, 0.0] * 50), np.full(100, 2.0)
-    one = experiments.rate_interval(errors, tokens, np.arange(100), 4000)
+    one = Bootstrap(np.arange(100), 4000).ratio(errors, tokens).percent()
     # 25 % of 200 words; an utterance's rate has a deviation of 25 points
     assert one.value == 25.0
     assert (one.low, one.high) == pytest.approx((20.1, 29.9), abs=0.8)
-    same = experiments.rate_interval(np.ones(9), np.full(9, 4.0), np.arange(9), 200)
+    same = Bootstrap(np.arange(9), 200).ratio(np.ones(9), np.full(9, 4.0)).percent()
     assert same.low == same.high == same.value == 25.0
 
 

@@ -6,6 +6,7 @@ from matplotlib.text import Text
 
 from espnet_adastride.errors import PictureError
 from espnet_adastride.report import utterance
+from espnet_adastride.report.style import save_figure
 from espnet_adastride.report.utterance import (
     StridePicture,
     energy_db,
@@ -16,7 +17,6 @@ from espnet_adastride.report.utterance import (
     mel,
     place_labels,
     plot_strides,
-    save_figure,
     stride_scale,
     summary,
 )

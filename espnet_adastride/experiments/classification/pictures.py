@@ -1,6 +1,6 @@
 """The pictures of an experiment: data sets side by side, an option, confusions.
 
-All return figures for ``plotting.save_figure``.
+All return figures for ``style.save_figure``.
 """
 
 from typing import Dict, Sequence
@@ -16,7 +16,7 @@ from espnet_adastride.experiments.classification.results import (
     confusion,
     option_curve,
 )
-from espnet_adastride.report.style import COLOURS, FONT_SIZE, GREY, drawing
+from espnet_adastride.report.style import COLOURS, FONT_SIZE, GREY, SHARE_MAP, drawing
 
 
 def plot_data_sets(tables: Dict[str, Sequence[Row]], reference: str) -> Figure:
@@ -31,7 +31,7 @@ def plot_data_sets(tables: Dict[str, Sequence[Row]], reference: str) -> Figure:
         reference: the method that they were compared with.
 
     Returns:
-        A figure for ``plotting.save_figure``.
+        A figure for ``style.save_figure``.
 
     Raises:
         RecipeError: no data set has a method beside the reference.
@@ -87,7 +87,7 @@ def plot_option(rows: Sequence[Row], option: str, reference: str) -> Figure:
         reference: the method of the band; not among the rows: no band.
 
     Returns:
-        A figure for ``plotting.save_figure``.
+        A figure for ``style.save_figure``.
 
     Raises:
         RecipeError: no method has two values of it.
@@ -138,7 +138,7 @@ def plot_confusion(runs: Dict[str, Runs], method: str) -> Figure:
     """Draw what a method takes for what, in percent of a class' clips, all seeds.
 
     Returns:
-        A figure for ``plotting.save_figure``.
+        A figure for ``style.save_figure``.
 
     Raises:
         RecipeError: the method has no finished run.
@@ -150,7 +150,7 @@ def plot_confusion(runs: Dict[str, Runs], method: str) -> Figure:
     size = 1.6 + 0.5 * len(names)
     with drawing(size, size, layout="constrained") as figure:
         axes = figure.add_subplot()
-        axes.imshow(share, cmap="Blues", vmin=0, vmax=100)
+        axes.imshow(share, cmap=SHARE_MAP, vmin=0, vmax=100)
         places = range(len(names))
         axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(places, names)

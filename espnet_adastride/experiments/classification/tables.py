@@ -20,8 +20,8 @@ from espnet_adastride.experiments.classification.results import (
 from espnet_adastride.experiments.folders import run_name
 from espnet_adastride.files import write_text
 from espnet_adastride.options import name_seeds
+from espnet_adastride.report.style import save_figure
 from espnet_adastride.report.tables import markdown_table, spread
-from espnet_adastride.report.utterance import save_figure
 
 
 def add_report_options(parser: argparse.ArgumentParser) -> None:
