@@ -1,7 +1,7 @@
 # make demo         train, decode and score on synthesised speech
 # make test         all tests
 # make test-other   the tests that touch ESPnet, on the other release (Python 3.11 or 3.10)
-# make lint         style
+# make lint         style, and the type hints of the library (mypy)
 # make results      tables and pictures of the experiments, from results/records
 # make bench        tables and pictures into benchmarks/out (an hour)
 # make constraints  resolve the pinned versions again
@@ -34,6 +34,7 @@ lint: env
 	$(BIN)/black --check --quiet . || { echo "black: run '$(BIN)/black .'"; exit 1; }
 	$(BIN)/isort --check-only --quiet . || { echo "isort: run '$(BIN)/isort .'"; exit 1; }
 	$(BIN)/flake8 .
+	$(BIN)/mypy
 
 results: env
 	$(BIN)/python -m espnet_adastride.bin.results

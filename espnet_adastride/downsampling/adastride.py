@@ -21,12 +21,13 @@ what is computed from them, up to the weights of A. On CUDA, triton_rows.py has 
 it as kernels (docs/gpu.md).
 """
 
-from typing import Iterable, Iterator, Optional
+from typing import Iterable, Iterator, Optional, Set, Tuple
 
 import torch
 
 from espnet_adastride.downsampling.exportable import nearest_steps, scatter_rows
 from espnet_adastride.downsampling.output import (
+    ChunkedOutput,
     Downsampler,
     DownsamplingOutput,
     check_number,
@@ -445,6 +446,7 @@ class _AdaptiveStrides(Downsampler):
             parts = [x * weight, weight]
         if self.score_hidden is not None:
             network = self.score_network
+            assert network.bias is not None  # the constructor makes one
             hidden = torch.nn.functional.conv1d(
                 x.transpose(1, 2),
                 network.weight.to(dtype),
@@ -503,20 +505,20 @@ class _AdaptiveStrides(Downsampler):
     def in_chunks(self, frames, length):
         """See :meth:`Downsampler.in_chunks`: scores first, then what they place."""
         plain = self.is_plain()
-        kinds = set()
+        kinds: Set[Tuple[torch.dtype, torch.device]] = set()
 
         def given():
             chunks = _noting_kind(frames(), kinds)
             return chunks if plain else self._chunks_with_scores(chunks)
 
         with torch.no_grad():
-            scores = []
+            parts = []
             for chunk in given():
                 with torch.autocast(device_type=chunk.device.type, enabled=False):
                     weight = self.resampled_weight(chunk.dtype)
-                    scores.append(score_steps(chunk, weight))
+                    parts.append(score_steps(chunk, weight))
             ((x_dtype, device),) = kinds
-            scores = torch.cat(scores, dim=1)
+            scores = torch.cat(parts, dim=1)
             lengths = torch.tensor([length], device=scores.device)
             output_lengths = self.output_lengths(lengths)
             positions = self.place(scores, lengths, output_lengths)
@@ -531,7 +533,7 @@ class _AdaptiveStrides(Downsampler):
             for z in resample_chunks(x, ranges, positions, self.sigma_square):
                 yield (z if plain else self.without_scores(z)).to(x_dtype)
 
-        return DownsamplingOutput(output, output_lengths, positions, loss)
+        return ChunkedOutput(output, output_lengths, positions, loss)
 
     @torch.no_grad()
     def _chunks_with_scores(
@@ -550,11 +552,15 @@ class _AdaptiveStrides(Downsampler):
                 yield self.with_scores(held)[:, made:ready]
                 cut = max(ready - side, 0)
                 held, made = held[:, cut:].clone(), ready - cut
-        if held.size(1) > made:
+        if held is not None and held.size(1) > made:
             yield self.with_scores(held)[:, made:]
 
     def ranges(self, positions, lengths, output_lengths, width, dtype) -> Ranges:
         """Return the steps that matter to every slot, from positions (B, T)."""
+        raise NotImplementedError
+
+    def kernel_ranges(self, kernels):
+        """Return the same as :meth:`ranges`, as a word of the Triton kernels."""
         raise NotImplementedError
 
     def rows(

@@ -12,6 +12,7 @@ mask), where the paper pads by reflection, which a batch of mixed lengths cannot
 input layer puts it after the non-linearity, as the paper does.
 """
 
+import functools
 import math
 from typing import List
 
@@ -49,7 +50,8 @@ def filter_and_stride(
     last = (width - 1) * stride  # where the last output's first tap lies
     right = last + len(taps) - left - x.size(1)  # negative: steps that no tap reads
     x = torch.nn.functional.pad(x, (0, 0, left, right))
-    return sum(tap * x[:, k : k + last + 1 : stride] for k, tap in enumerate(taps))
+    terms = (tap * x[:, k : k + last + 1 : stride] for k, tap in enumerate(taps))
+    return functools.reduce(torch.add, terms)
 
 
 class BlurPool(Downsampler):
@@ -65,6 +67,7 @@ class BlurPool(Downsampler):
     """
 
     integer_stride = True
+    stride: int
     FILTER_SIZES = range(2, 8)
 
     def __init__(self, size: int, stride: int, filter_size: int = 3):

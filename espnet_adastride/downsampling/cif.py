@@ -32,6 +32,7 @@ import torch
 
 from espnet_adastride.downsampling.exportable import scatter_rows
 from espnet_adastride.downsampling.output import (
+    ChunkedOutput,
     Downsampler,
     DownsamplingOutput,
     Frames,
@@ -137,6 +138,7 @@ class Cif(Downsampler):
 
     def _logits(self, x, dtype):
         """Return f (B, T) of x (B, T + kernel_size - 1, D) and its surroundings."""
+        assert self.filter.bias is not None  # the constructor makes one
         # with two dimensions, because that way a processor filters x as it is in
         # memory: a third of conv1d's time
         x = torch.nn.functional.conv2d(
@@ -159,6 +161,8 @@ class Cif(Downsampler):
             if held.size(1) > 2 * around:
                 yield self._logits(held, held.dtype)
                 held = held[:, held.size(1) - 2 * around :].clone()
+        if held is None:
+            return
         held = torch.cat([held, zeros], dim=1)
         if held.size(1) > 2 * around:
             yield self._logits(held, held.dtype)
@@ -173,7 +177,7 @@ class Cif(Downsampler):
         width = downsampled_lengths(length, self.stride)
         rows = box_rows(cumulated, output_lengths, width, logits.dtype)
         rows = rows.to(logits.device)
-        return DownsamplingOutput(
+        return ChunkedOutput(
             lambda: apply_chunks(rows, frames()),
             output_lengths,
             box_positions(cumulated, output_lengths),

@@ -22,6 +22,7 @@ class StridedConv(Downsampler):
     """
 
     integer_stride = True
+    stride: int
     unit_gain = False
 
     def __init__(self, size: int, stride: int):

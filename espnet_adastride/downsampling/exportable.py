@@ -49,7 +49,10 @@ def export_program(
 
     steps = torch.export.Dim("steps", min=shortest)
     # without it a program is made for sizes of two and more, T' = 1 being another
-    with torch.no_grad(), _config.patch(backed_size_oblivious=True):
+    with (
+        torch.no_grad(),
+        _config.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]
+    ):
         return torch.export.export(
             module,
             (example,),

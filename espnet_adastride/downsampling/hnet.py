@@ -28,6 +28,7 @@ from typing import Dict, Tuple, Union
 import torch
 
 from espnet_adastride.downsampling.output import (
+    ChunkedOutput,
     DownsamplingOutput,
     check_number,
     downsampled_lengths,
@@ -198,12 +199,12 @@ class HNet(SegmentDownsampler):
     @torch.no_grad()
     def in_chunks(self, frames, length):
         """See :meth:`Downsampler.in_chunks`: the router first, then what it keeps."""
-        later = []
+        parts = []
         for chunk in with_previous(frames):
             wide = chunk.to(torch.promote_types(chunk.dtype, torch.float32))
             with torch.autocast(device_type=chunk.device.type, enabled=False):
-                later.append(self._probabilities(wide))
-        later = torch.cat(later, dim=1)
+                parts.append(self._probabilities(wide))
+        later = torch.cat(parts, dim=1)
         lengths = torch.tensor([length], device=later.device)
         starts = self._starts(later, lengths, self.output_lengths(lengths))
         probabilities = torch.nn.functional.pad(later, (1, 0), value=1.0)
@@ -214,7 +215,7 @@ class HNet(SegmentDownsampler):
         slots, positions, _ = self._segments(starts, lengths, width)
         time = torch.arange(length, device=later.device).unsqueeze(0)
         rows = monotone_rows(starts.to(later.dtype), time, slots, length, width)
-        return DownsamplingOutput(
+        return ChunkedOutput(
             lambda: apply_chunks(rows, frames()),
             output_lengths,
             positions,

@@ -26,7 +26,7 @@ Choices where the paper is for images, or leaves some open:
   length and batch size, and smooth at 0.
 """
 
-from typing import List, Tuple
+from typing import Iterable, List, Tuple, cast
 
 import torch
 
@@ -120,6 +120,7 @@ class LiftPool(Downsampler):
     """
 
     integer_stride = True
+    stride: int
     unit_gain = False
     adapts_to = "values nearby"
 
@@ -189,15 +190,18 @@ class LiftPool(Downsampler):
         """
         sizes = [(lengths, max_length)]
         for _ in self.stages[1:]:
-            sizes.append(tuple(downsampled_lengths(size, 2) for size in sizes[-1]))
-        for stage, detail, size in reversed(list(zip(self.stages, details, sizes))):
+            lengths, max_length = sizes[-1]
+            half = downsampled_lengths(lengths, 2), downsampled_lengths(max_length, 2)
+            sizes.append(half)
+        stages = cast(Iterable[Lifting], self.stages)
+        for stage, detail, size in reversed(list(zip(stages, details, sizes))):
             output = stage.merge(output - detail, detail, *size)
         return output
 
     def _lift(self, x, lengths):
         """Return the output, every stage's details, and the regularisers' sum."""
         details, loss = [], at_least_float32(x.new_zeros(()))
-        for stage in self.stages:
+        for stage in cast(Iterable[Lifting], self.stages):
             approximation, detail, odd = stage.split(x, lengths)
             lengths = downsampled_lengths(lengths, 2)
             loss = (

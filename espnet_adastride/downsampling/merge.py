@@ -17,6 +17,7 @@ import torch
 
 from espnet_adastride.downsampling.exportable import scatter_rows
 from espnet_adastride.downsampling.output import (
+    ChunkedOutput,
     DownsamplingOutput,
     downsampled_lengths,
     float64_device,
@@ -126,6 +127,6 @@ class Merge(SegmentDownsampler):
             torch.cat(similarity, dim=1), lengths, output_lengths, width, dtype
         )
         rows = rows.to(chunk.device)
-        return DownsamplingOutput(
+        return ChunkedOutput(
             lambda: apply_chunks(rows, frames()), output_lengths, positions
         )

@@ -23,10 +23,14 @@ from typing import (
     Optional,
     Sequence,
     Tuple,
+    TypeVar,
     Union,
 )
 
 import torch
+
+#: a number of steps, or a tensor of such numbers
+Steps = TypeVar("Steps", int, torch.Tensor)
 
 #: gives the consecutive chunks (1, t, D) of one utterance, anew at each call
 Frames = Callable[[], Iterable[torch.Tensor]]
@@ -52,6 +56,21 @@ class DownsamplingOutput(NamedTuple):
     aux_loss: Optional[torch.Tensor] = None
 
 
+class ChunkedOutput(NamedTuple):
+    """What :meth:`Downsampler.in_chunks` returns of one long utterance.
+
+    Attributes:
+        output: a function that gives the consecutive chunks (1, t', D) of the output,
+            anew at each call.
+        lengths, positions, aux_loss: as of a :class:`DownsamplingOutput`.
+    """
+
+    output: Frames
+    lengths: torch.Tensor
+    positions: Optional[torch.Tensor] = None
+    aux_loss: Optional[torch.Tensor] = None
+
+
 #: types of devices without float64; what needs it is computed on the CPU
 NO_FLOAT64 = {"mps"}
 
@@ -65,9 +84,7 @@ def float64_device(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type in NO_FLOAT64 else device
 
 
-def downsampled_lengths(
-    lengths: Union[int, torch.Tensor], stride: float
-) -> Union[int, torch.Tensor]:
+def downsampled_lengths(lengths: Steps, stride: float) -> Steps:
     """Return ceil(lengths / stride), the output length of every method.
 
     Args:
@@ -300,7 +317,7 @@ class Downsampler(torch.nn.Module):
             )
         self.stride = check_stride(stride)
 
-    def output_lengths(self, lengths):
+    def output_lengths(self, lengths: Steps) -> Steps:
         """Return ceil(lengths / current stride), for an int or an integer tensor."""
         return downsampled_lengths(lengths, self.current_stride())
 
@@ -407,7 +424,7 @@ class Downsampler(torch.nn.Module):
         """
         return repeat_slots(z, lengths, steps, self.current_stride())
 
-    def in_chunks(self, frames: Frames, length: int) -> "DownsamplingOutput":
+    def in_chunks(self, frames: Frames, length: int) -> ChunkedOutput:
         """Downsample one utterance that is too long to be held, without gradients.
 
         Args:
@@ -416,7 +433,7 @@ class Downsampler(torch.nn.Module):
             length: n, the steps of all chunks together, >= 1.
 
         Returns:
-            DownsamplingOutput: as for a batch of one, but ``output`` is a function that
+            ChunkedOutput: as for a batch of one, but ``output`` is a function that
             gives consecutive chunks (1, t', D), as ``frames`` does. A method that has
             no way of its own takes all chunks at once.
         """
@@ -426,7 +443,7 @@ class Downsampler(torch.nn.Module):
             whole = torch.cat(list(frames()), dim=1)
             yield self(whole, torch.tensor([length])).output
 
-        return DownsamplingOutput(output, torch.tensor([self.output_lengths(length)]))
+        return ChunkedOutput(output, torch.tensor([self.output_lengths(length)]))
 
     def extra_repr(self) -> str:
         """Show size and stride when the model is printed."""

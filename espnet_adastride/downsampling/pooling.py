@@ -8,6 +8,7 @@ the ones that are not.
 import torch
 
 from espnet_adastride.downsampling.output import (
+    ChunkedOutput,
     Downsampler,
     DownsamplingOutput,
     length_mask,
@@ -18,6 +19,7 @@ class WindowPool(Downsampler):
     """Base of what pools windows: cuts (B, T, D) into (B, T', stride, D)."""
 
     integer_stride = True
+    stride: int
     needs_zero_padding = False
 
     def windows(self, x: torch.Tensor, lengths: torch.Tensor, fill: float = 0.0):
@@ -41,7 +43,7 @@ class WindowPool(Downsampler):
             for chunk in self._whole_windows(frames()):
                 yield self(chunk, torch.tensor([chunk.size(1)])).output
 
-        return DownsamplingOutput(output, torch.tensor([self.output_lengths(length)]))
+        return ChunkedOutput(output, torch.tensor([self.output_lengths(length)]))
 
     def _whole_windows(self, chunks):
         rest = None

@@ -93,8 +93,8 @@ def content_statistics(track: torch.Tensor, lengths: torch.Tensor) -> torch.Tens
     phase = math.pi * (time + 0.5).unsqueeze(0) / number
     waves = [(track * torch.cos(i * phase)).sum(dim=1) for i in range(STATISTICS)]
     norm = track.square().sum(dim=1, keepdim=True).sqrt()  # sqrt(n) rms(g)
-    waves = torch.stack(waves, dim=1) / norm.where(norm > 0, norm.new_ones(()))
-    return (RESOLUTION * waves).round().to(torch.int64)
+    heights = torch.stack(waves, dim=1) / norm.where(norm > 0, norm.new_ones(()))
+    return (RESOLUTION * heights).round().to(torch.int64)
 
 
 def drawn_shares(

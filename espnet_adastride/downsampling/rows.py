@@ -114,7 +114,16 @@ class SparseRows(NamedTuple):
 
     def to(self, device: torch.device) -> "SparseRows":
         """Return the same rows on another device; gradients come back."""
-        return SparseRows(*(tensor.to(device) for tensor in self[:6]), *self[6:])
+        return SparseRows(
+            self.weights.to(device),
+            self.columns.to(device),
+            self.rows.to(device),
+            self.row_starts.to(device),
+            self.transposed.to(device),
+            self.column_starts.to(device),
+            self.shape,
+            self.longest,
+        )
 
     def apply(self, x: torch.Tensor) -> torch.Tensor:
         """Return A x, (B, T', D) in the dtype of x (B, T, D), whose padding is unread.
@@ -480,10 +489,11 @@ class _RowSoftmax(torch.autograd.Function):
 
     @staticmethod
     def forward(positions, nearest_square, sigma_square, dtype, *index):
+        columns, rows, row_starts, *_ = index
         terms, totals = _row_terms(
-            positions, nearest_square, *index[:3], sigma_square, dtype
+            positions, nearest_square, columns, rows, row_starts, sigma_square, dtype
         )
-        return (terms / totals[index[1]]).to(dtype)
+        return (terms / totals[rows]).to(dtype)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -495,9 +505,18 @@ class _RowSoftmax(torch.autograd.Function):
     def backward(ctx, grad_weights):
         width, sigma_square = ctx.width, ctx.sigma_square
 
-        def gradients(grad_weights, positions, *entries):
-            shape = (positions.size(0), width, positions.size(1))
-            rows = SparseRows(*entries, shape, longest=0)  # which only `apply` reads
+        def gradients(grad_weights, positions, weights, *index):
+            columns, rows, row_starts, transposed, column_starts = index
+            rows = SparseRows(
+                weights,
+                columns,
+                rows,
+                row_starts,
+                transposed,
+                column_starts,
+                shape=(positions.size(0), width, positions.size(1)),
+                longest=0,  # which only `apply` reads
+            )
             return (_grad_positions(positions, rows, sigma_square, grad_weights),)
 
         (grad,) = _first_order(ctx, gradients, grad_weights, *ctx.saved_tensors)
@@ -640,6 +659,7 @@ class _ScoredResample(torch.autograd.Function):
                 here.columns, table, here.row_starts, here.weights, here.longest
             )
             z = part if z is None else z.add_(part)
+        assert z is not None  # there is a window, if of no slots
         z = z.view(*rows.shape[:2], x.size(2))
         kept = rows[:6] if len(windows) == 1 else ()
         return z, positions, scores, windows, rows[6:], *kept

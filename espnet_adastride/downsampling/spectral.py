@@ -25,7 +25,7 @@ valid steps. FFTs are in float32 at least.
 """
 
 import math
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Union
 
 import torch
 
@@ -202,7 +202,7 @@ class _Bounded(torch.autograd.Function):
 
 
 def soft_mask(
-    n: int, stride: torch.Tensor, smoothness: float, bins: int
+    n: Union[int, torch.Tensor], stride: torch.Tensor, smoothness: float, bins: int
 ) -> torch.Tensor:
     """Return clip((end - f) / R, 0, 1) for the bins f = 0, 1 ..., see the file's top.
 

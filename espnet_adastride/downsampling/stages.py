@@ -70,26 +70,31 @@ def position_stats(stages: Sequence[StageTrace]) -> Dict[str, torch.Tensor]:
     and ``largest_stride`` the largest. float64, but float32 where the stages' device
     has no float64; on that device.
     """
-    stages = [stage for stage in stages if stage.positions is not None]
-    if not stages:
+    placed = [
+        (stage.positions, stage.input_lengths, stage.output_lengths)
+        for stage in stages
+        if stage.positions is not None
+    ]
+    if not placed:
         return {}
     shares = [
-        empty_slot_share(
-            stage.positions,
-            stage.input_lengths,
-            stage.output_lengths,
-            stage.positions.size(1),  # no stage has more slots than steps
-        )
-        for stage in stages
+        # no stage has more slots than steps
+        empty_slot_share(positions, lengths, output_lengths, positions.size(1))
+        for positions, lengths, output_lengths in placed
     ]
-    given = [(stage.positions, stage.input_lengths) for stage in stages]
+    given = [(positions, lengths) for positions, lengths, _ in placed]
+    entropies = [stride_entropy(*one) for one in given]
     stats = {
-        "empty_slots": sum(shares) / len(shares),
+        "empty_slots": _mean(shares),
         "largest_jump": torch.stack([largest_jump(*one) for one in given]).amax(),
         "largest_stride": torch.stack([largest_stride(*one) for one in given]).amax(),
-        "stride_entropy": sum(stride_entropy(*one) for one in given) / len(given),
+        "stride_entropy": _mean(entropies),
     }
-    device = stages[0].input_lengths.device
+    device = given[0][1].device
     if device.type in NO_FLOAT64:
         stats = {k: v.to(torch.float32).to(device) for k, v in stats.items()}
     return stats
+
+
+def _mean(values: Sequence[torch.Tensor]) -> torch.Tensor:
+    return sum(values[1:], start=values[0]) / len(values)
