@@ -473,7 +473,7 @@ def test_bad_recordings_are_named_and_the_rest_go_on(
     assert status == 1
     lines = said.splitlines()
     for name, words in (
-        ("text.wav", "not audio that can be read"),
+        ("text.wav", "unreadable audio"),
         ("silence.wav", "nothing but silence"),
         ("short.wav", "too short for this model: 3 frames, and 7 are needed"),
         ("no.wav", "no such file"),

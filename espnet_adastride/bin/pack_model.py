@@ -68,7 +68,7 @@ def get_parser():
 
 
 def archive_name(path: str) -> str:
-    """Return a file's name in the archive, relative to the current folder if possible."""
+    """Return a file's name in the archive, relative to the current folder if it can."""
     name = os.path.relpath(os.path.abspath(path))
     if name.startswith(".."):
         name = os.path.abspath(path).lstrip("/")

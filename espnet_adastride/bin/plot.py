@@ -51,7 +51,7 @@ from espnet_adastride.timing.transcripts import read_reference, read_textgrid
 NAME = "adastride-plot"
 #: seconds; the utterance nearest to it is drawn
 GOOD_LENGTH = 5.0
-MEND = "choose a model with adastride or adastride_f"
+FIX = "choose a model with adastride or adastride_f"
 #: seconds of audio that arrive at a time in the picture of a stream
 STREAM_CHUNK = 0.02
 OUTPUTS = ("png", "svg", "pdf", "html")
@@ -230,7 +230,7 @@ def load(args: argparse.Namespace):
         raise DataError(str(error)) from None
     problem = transcriber.trained.why_uniform()
     if problem:
-        raise DataError(f"{args.model}: {problem}; {MEND}")
+        raise DataError(f"{args.model}: {problem}; {FIX}")
     return transcriber
 
 

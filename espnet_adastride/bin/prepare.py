@@ -182,7 +182,7 @@ def read_options(args: argparse.Namespace) -> Options:
         if groups != 1:
             raise DataError(
                 f"--speaker_from {args.speaker_from}: put one pair of parentheses "
-                "around the speaker, or give: folder"
+                "around the speaker, or use --speaker_from folder"
             )
     if args.audio_dir and not os.path.isdir(args.audio_dir):
         raise DataError(f"--audio_dir {args.audio_dir}: no such folder")

@@ -157,7 +157,7 @@ class Pictures:
 
 
 def _adaptive(folder: Path) -> bool:
-    """Return whether the configuration has adaptive strides, without loading a model."""
+    """Whether the configuration has adaptive strides; loads no model."""
     return "adastride" in (folder / "config.yaml").read_text(encoding="utf-8")
 
 

@@ -95,7 +95,7 @@ def say(args: argparse.Namespace) -> List[str]:
         if unknown:
             lines.append(
                 f"not among the {len(vocabulary)} training words, so recognition "
-                f"errors are likely:  {' '.join(unknown)}"
+                f"errors are likely: {' '.join(unknown)}"
             )
         else:
             lines.append(f"all words are among the {len(vocabulary)} training words")

@@ -1,10 +1,9 @@
 """Speech on disk: read, checked, cut, and written as Kaldi-style data directories.
 
-audio.py         a file to samples; recordings.py: any recording at a model's rate
-kaldi.py         data directories: the one reader and writer; datadir.py: checks
-layouts.py       corpora as users keep them; own.py: your own recordings
-librispeech.py, digits.py, mini_espeak.py (by espeak.py), clips.py, unlabelled.py
-features.py      of frozen pretrained encoders; archives.py: Kaldi archives of them
-perturb.py       copies at other speeds; tokens.py: token lists
-lengths.py       how long the utterances of a training were
+audio.py         decode a file to samples; recordings.py: any recording at a model's
+rate kaldi.py         read and write data directories; datadir.py: check them layouts.py
+common layouts of corpora; own.py: your own recordings librispeech.py, digits.py,
+mini_espeak.py (with espeak.py), clips.py, unlabelled.py features.py      features of
+frozen pretrained encoders; archives.py: their Kaldi archives perturb.py       copies at
+other speeds; tokens.py: token lists lengths.py       lengths of the training utterances
 """

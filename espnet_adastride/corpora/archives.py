@@ -1,13 +1,14 @@
 """Kaldi archives of features: ``feats.scp`` points into ``.ark`` files.
 
-An entry of an archive is a key, a space and a binary matrix. Two kinds are read:
+An archive entry is a key, a space and a binary matrix. Two kinds are read:
 
 * ``FM``: float32, four bytes a value;
 * ``CM2``: two bytes a value, ``minimum + range * u / 65535`` with u a 16-bit integer
-  and minimum and range of the whole matrix. Rounding is off by range / 131070 at most.
+  and minimum and range of the whole matrix. The rounding error is at most range /
+  131070.
 
-What is written is ``CM2``: it is as small as half floats, which no Kaldi archive holds,
-and kaldiio (ESPnet 202511), omniio (ESPnet 202611) and Kaldi itself read it.
+Archives are written as ``CM2``: it is as small as half floats, which Kaldi archives do
+not support, and kaldiio (ESPnet 202511), omniio (ESPnet 202611) and Kaldi read it.
 
 Format: ``src/matrix/compressed-matrix.h`` of Kaldi, ``kTwoByteAuto``.
 """
@@ -33,10 +34,10 @@ def write_matrix(file: BinaryIO, key: str, matrix: np.ndarray) -> int:
         matrix: (T, D) finite floats, T and D at least 1.
 
     Returns:
-        The offset that ``feats.scp`` names.
+        The offset for ``feats.scp``.
 
     Raises:
-        ValueError: for another shape, or values that are not finite.
+        ValueError: for another shape, or non-finite values.
     """
     matrix = np.asarray(matrix, dtype=np.float32)
     if matrix.ndim != 2 or matrix.size == 0:
@@ -60,7 +61,7 @@ def read_matrix(path: PathLike, offset: int) -> np.ndarray:
     """Read the matrix (T, D), float32, at an offset of an archive.
 
     Raises:
-        ArchiveError: if there is none that is known here, or it is cut off.
+        ArchiveError: if the matrix has an unknown format or is cut off.
     """
     try:
         with open(path, "rb") as file:
@@ -71,7 +72,8 @@ def read_matrix(path: PathLike, offset: int) -> np.ndarray:
                 kind += file.read(1) or b" "
             if marker != b"\0B" or kind not in (b"CM2 ", b"FM "):
                 raise ArchiveError(
-                    f"{path}:{offset}: no matrix of the kinds FM and CM2; extract the "
+                    f"{path}:{offset}: not a matrix in the format FM or CM2; extract "
+                    "the "
                     "features again"
                 )
             if kind == b"CM2 ":
@@ -85,7 +87,9 @@ def read_matrix(path: PathLike, offset: int) -> np.ndarray:
     except (struct.error, ValueError) as error:
         if isinstance(error, ArchiveError):
             raise
-        raise ArchiveError(f"{path}:{offset}: damaged; extract it again") from None
+        raise ArchiveError(
+            f"{path}:{offset}: damaged; extract the features again"
+        ) from None
     if len(data) != rows * columns:
         raise ArchiveError(f"{path}:{offset}: cut off; extract the features again")
     data = data.reshape(rows, columns).astype(np.float32)
@@ -102,7 +106,9 @@ def parse_place(place: str) -> Tuple[str, int]:
     """
     path, _, offset = place.rpartition(":")
     if not path or not offset.isdigit():
-        raise ArchiveError(f"{place!r} is no place in an archive (file.ark:offset)")
+        raise ArchiveError(
+            f"{place!r} is not a position in an archive (file.ark:offset)"
+        )
     return path, int(offset)
 
 
@@ -110,7 +116,7 @@ class FeatureReader:
     """The features of a set: ``reader[key]`` is (T, D) float32.
 
     Args:
-        places: {utterance: archive:offset}, as ``feats.scp`` has them.
+        places: {utterance: archive:offset}, as in ``feats.scp``.
     """
 
     def __init__(self, places: Dict[str, str]):

@@ -1,11 +1,11 @@
-"""Audio files to samples: one place that decides how a file is read.
+"""Decode audio files to samples: the only place that decides which reader is used.
 
-libsndfile reads what it reads exactly: WAV, FLAC, Ogg, AIFF, AU, CAF, NIST ... FFmpeg,
-by way of PyAV (``av``), reads the rest (m4a, mp4, mkv, webm, mov, aac, wma, amr ...),
-and files whose lengths libsndfile takes from a table that may be wrong: MP3, and Ogg or
-FLAC that were concatenated or cut off. The content decides, not the file's name.
+libsndfile reads the formats that it decodes exactly: WAV, FLAC, Ogg, AIFF, AU, CAF,
+NIST and others. FFmpeg, through PyAV (``av``), reads the rest (m4a, mp4, mkv, webm,
+mov, aac, wma, amr ...), and files whose length libsndfile may get wrong: MP3, and
+concatenated or truncated Ogg or FLAC. The content decides, not the file name.
 
-Either all sound in a file is returned, or an :class:`AudioError` says what is wrong::
+Either the whole file is decoded, or an :class:`AudioError` explains the problem::
 
     info = audio_info(path)                  # samples, rate, channels, format, reader
     wave, rate = read_samples(path)          # (n, channels) float32
@@ -37,35 +37,35 @@ from espnet_adastride.files import shown
 Source = Union[str, Path, bytes]
 Say = Callable[[str], None]
 
-#: media that nothing here reads: protected, MIDI, or parts of files
+#: unsupported media: protected, MIDI, or parts of files
 UNREAD_SUFFIXES = frozenset(".aax .aa .m4p .mid .midi .ds2".split())
 #: first bytes of Ogg, FLAC, ID3 (MP3), Matroska and WebM, ASF (WMA), AMR, AU, CAF
 MAGIC = (
     b"OggS", b"fLaC", b"ID3", b"\x1aE\xdf\xa3", b"0&\xb2u\x8ef\xcf\x11", b"#!AMR",
     b".snd", b"caff",
 )  # fmt: skip
-#: what may stay behind the last RIFF chunk: tags and padding
+#: bytes allowed after the last RIFF chunk: tags and padding
 TRAILING = 1 << 16
-#: a file whose packets do not reach its promised duration was cut off
+#: if the packets end this early before the promised duration, the file was cut off
 MISSING_SECONDS, MISSING_SHARE = 1.0, 0.02
-#: a larger share of packets that do not decode is damage, not a tag in the stream
+#: a larger share of undecodable packets is damage, not a tag in the stream
 BAD_PACKETS = 0.02
-#: containers whose header holds a duration that was measured, not guessed
+#: containers whose header has a measured duration, not an estimate
 MEASURED = {"mov", "mp4", "matroska", "webm", "asf", "avi"}
 EXTRA = "install PyAV: pip install av, or this package's extra [audio]"
 
 
 class AudioInfo(NamedTuple):
-    """What a file holds.
+    """Length and format of a file.
 
     Attributes:
-        samples: of each channel.
+        samples: number of samples of each channel.
         rate: samples per second.
-        channels: how many.
-        format: ``WAV``, ``FLAC`` ... (libsndfile's word), ``mp3``, ``mov`` ...
+        channels: number of channels.
+        format: ``WAV``, ``FLAC`` ... (libsndfile's name), ``mp3``, ``mov`` ...
             (FFmpeg's).
-        reader: ``libsndfile``, or ``ffmpeg``. ESPnet, which reads by libsndfile, gets
-            the same samples of the former alone.
+        reader: ``libsndfile`` or ``ffmpeg``. ESPnet reads with libsndfile, so it gets
+            the same samples only for the former.
     """
 
     samples: int
@@ -81,7 +81,7 @@ class AudioInfo(NamedTuple):
 
 
 def is_media(path) -> bool:
-    """Return whether a file is audio or video, by its name's ending or first bytes."""
+    """Return whether a file is audio or video, by its suffix or first bytes."""
     if Path(path).suffix.lower() in UNREAD_SUFFIXES:
         return True
     try:
@@ -97,17 +97,17 @@ def is_media(path) -> bool:
 
 
 def audio_info(path: Source, name: str = "") -> AudioInfo:
-    """Return how long a file is, and how its sound is stored.
+    """Return the length and audio format of a file.
 
-    By libsndfile's formats the header is believed (reading compares), by others the
-    file is decoded to its end: their headers guess.
+    For libsndfile's formats the header is trusted (reading verifies it). Other files
+    are decoded to their end, because their headers are estimates.
 
     Args:
         path: a file, or its content as bytes.
         name: for messages, if not ``path``.
 
     Raises:
-        AudioError: in one line, if it cannot be decoded.
+        AudioError: if it cannot be decoded.
     """
     name = name or _name(path)
     with _opened(path, name) as file:
@@ -123,9 +123,9 @@ def audio_info(path: Source, name: str = "") -> AudioInfo:
 
 
 def quick_seconds(path: Source) -> float:
-    """Return the duration that a file's header promises; 0 where none is known.
+    """Return the duration given by a file's header; 0 if unknown.
 
-    For bars of progress: unlike :func:`audio_info` it never decodes, and may be wrong.
+    For progress bars: unlike :func:`audio_info` it never decodes and may be wrong.
     """
     try:
         with _opened(path, _name(path)) as file:
@@ -153,19 +153,19 @@ def read_samples(
     Args:
         path: a file, or its content as bytes.
         begin: first sample.
-        end: sample behind the last one; None, or beyond the file: all.
+        end: sample after the last one; None, or beyond the file: all.
         name: for messages, if not ``path``.
-        say: takes a line on what is odd but can be read; None: the log.
+        say: called with warnings, one line each; None: log them.
 
     Returns:
         (n, channels) float32, integers scaled to [-1, 1); n may be 0.
 
     Raises:
-        AudioError: in one line, if not all of it can be decoded.
+        AudioError: if part of it cannot be decoded.
     """
     name = name or _name(path)
     if begin < 0 or (end is not None and end < begin):
-        raise ValueError(f"samples [{begin}, {end}) are none")
+        raise ValueError(f"samples [{begin}, {end}) are not a range")
     with _opened(path, name) as file:
         header = _sound_header(file, name)
         if header is not None:
@@ -196,9 +196,9 @@ def _name(path: Source) -> str:
 
 
 def log_line(line: str) -> None:
-    """Log a warning: what functions say if they are not told where to say it."""
+    """Log a warning: the default of ``say``."""
     logger = logging.getLogger(__name__)
-    logger.setLevel(logging.WARNING)  # ESPnet's commands silence the root's
+    logger.setLevel(logging.WARNING)  # ESPnet's commands silence the root logger
     logger.warning(line)
 
 
@@ -233,15 +233,17 @@ def _size(file: BinaryIO) -> int:
 
 
 def _sound_header(file: BinaryIO, name: str) -> Optional[AudioInfo]:
-    """Return what libsndfile says of a file; None: FFmpeg must read it.
+    """Return libsndfile's information on a file; None: FFmpeg must read it.
 
     Raises:
-        AudioError: for WAV files of which both would read a part.
+        AudioError: for WAV files that both would read only in part.
     """
     import soundfile
 
     _check_riff(file, name)
-    if _is_mpeg(file):  # its length is from its first frame's table, or guessed
+    if _is_mpeg(
+        file
+    ):  # its length comes from the first frame's table or is an estimate
         return None
     try:
         info = soundfile.info(_for_libsndfile(file))
@@ -256,14 +258,14 @@ def _sound_header(file: BinaryIO, name: str) -> Optional[AudioInfo]:
     if info.format == "FLAC" and _holds_second_flac(file):
         return None
     if info.frames == 0 and info.format in ("WAV", "RF64") and _size(file) > 4096:
-        return None  # a recorder that never wrote its sizes
+        return None  # the recorder never wrote the sizes
     return AudioInfo(
         info.frames, info.samplerate, info.channels, info.format, "libsndfile"
     )
 
 
 def _for_libsndfile(file: BinaryIO):
-    """Return what it reads fastest: a name; as bytes, in any encoding."""
+    """Return the fastest input: a path, as bytes because of its encoding."""
     file.seek(0)
     return file if isinstance(file, io.BytesIO) else file.name
 
@@ -294,7 +296,7 @@ def _read_sound(
 
 
 def _check_riff(file: BinaryIO, name: str) -> None:
-    """Refuse a WAV file with more sound behind the end that its header names."""
+    """Reject a WAV file with more audio after the end given by its header."""
     size = _size(file)
     head = file.read(12)
     file.seek(0)
@@ -302,25 +304,25 @@ def _check_riff(file: BinaryIO, name: str) -> None:
         return
     end = 8 + struct.unpack("<I", head[4:8])[0]
     end += end % 2
-    if not 44 <= end < size:  # also 0 and the sizes that a pipe's writer leaves open
+    if not 44 <= end < size:  # also 0 and the placeholder sizes written to pipes
         return
     file.seek(end)
     behind = file.read(12)
     file.seek(0)
     if behind[:4] == b"RIFF" and behind[8:] == b"WAVE":
         raise AudioError(
-            f"{name}: several WAV files, one behind the other, of which the first "
-            "alone would be read; join them with sox or ffmpeg"
+            f"{name}: several concatenated WAV files, of which only the first "
+            "would be read; join them with sox or ffmpeg"
         )
     if size - end > max(TRAILING, end):
         raise AudioError(
-            f"{name}: its header says that it ends at byte {end} of {size}; write it "
+            f"{name}: the header gives an end at byte {end} of {size}; write it "
             "again with sox or ffmpeg"
         )
 
 
 def _is_mpeg(file: BinaryIO) -> bool:
-    """Return whether a frame of MPEG audio (MP3, MP2, AAC) comes first."""
+    """Return whether a frame of MPEG audio (MP3, MP2, AAC) is at the start."""
     file.seek(0)
     head = file.read(10)
     while len(head) == 10 and head[:3] == b"ID3":  # a tag: 28 bits of its length
@@ -335,7 +337,7 @@ def _is_one_ogg(file: BinaryIO) -> bool:
     """Return whether an Ogg file is one stream from its first page to its last.
 
     Pages (RFC 3533) begin with ``OggS``, a version, flags (2: first of its stream, 4:
-    last), and 27 bytes in are their segments' lengths.
+    last); their segment lengths start at byte 27.
     """
     size, place, flags = _size(file), 0, 0
     while place < size:
@@ -381,7 +383,7 @@ def _decoded(file: BinaryIO, name: str, say: Say) -> Iterator[Tuple[np.ndarray, 
         import av
     except ImportError:
         raise AudioError(
-            f"{name}: libsndfile cannot read all of it for certain; {EXTRA}"
+            f"{name}: libsndfile may not read all of it; {EXTRA}"
         ) from None
     av.logging.set_level(av.logging.PANIC)
     file.seek(0)
@@ -389,8 +391,8 @@ def _decoded(file: BinaryIO, name: str, say: Say) -> Iterator[Tuple[np.ndarray, 
         container = _open_container(av, file)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise AudioError(
-            f"{name}: not audio that can be read ({_reason(error)}); convert it to wav "
-            "or flac, or get it again"
+            f"{name}: unreadable audio ({_reason(error)}); convert it to wav "
+            "or flac, or get the file again"
         ) from None
     with container:
         stream = _only_stream(container, name)
@@ -400,7 +402,7 @@ def _decoded(file: BinaryIO, name: str, say: Say) -> Iterator[Tuple[np.ndarray, 
 def _open_container(av, file: BinaryIO):
     try:  # tags may be in any encoding
         return av.open(file, metadata_errors="ignore")
-    except TypeError:  # PyAV 19 has no such option: it is what it does
+    except TypeError:  # PyAV 19 has no such option: this is its default
         file.seek(0)
         return av.open(file)
 
@@ -410,12 +412,12 @@ def _reason(error: Exception) -> str:
 
 
 def _only_stream(container, name: str):
-    """Return a file's audio stream; refuse none, and a choice of several."""
+    """Return a file's only audio stream; reject none or several."""
     streams = list(container.streams.audio)
     if not streams:
         kinds = sorted({s.type for s in container.streams if s.type})
         raise AudioError(
-            f"{name}: no audio stream in it ({', '.join(kinds) or 'nothing'} alone)"
+            f"{name}: no audio stream in it (streams: {', '.join(kinds) or 'none'})"
         )
     if len(streams) > 1:
         words = [
@@ -425,11 +427,14 @@ def _only_stream(container, name: str):
             for n, s in enumerate(streams)
         ]
         raise AudioError(
-            f"{name}: {len(streams)} audio streams ({', '.join(words)}); write the one "
-            "that is meant to a file of its own (ffmpeg -i FILE -map 0:a:0 OUT.flac)"
+            f"{name}: {len(streams)} audio streams ({', '.join(words)}); extract the "
+            "right "
+            "one (ffmpeg -i FILE -map 0:a:0 OUT.flac)"
         )
     if streams[0].codec_context is None:
-        raise AudioError(f"{name}: FFmpeg does not know how its sound is encoded")
+        raise AudioError(
+            f"{name}: FFmpeg does not support its audio codec; convert it to wav"
+        )
     return streams[0]
 
 
@@ -440,7 +445,7 @@ def _frames(container, stream, name: str, say: Say):
     form: Optional[_Form] = None
     packets, bad, run, reached = 0, 0, 0, 0.0
     try:
-        # of all streams: a film's pictures, too, tell whether the file was cut off
+        # of all streams: video also shows whether the file was cut off
         for packet in container.demux():
             if packet.pts is not None and packet.size:
                 end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
@@ -476,10 +481,10 @@ def _frames(container, stream, name: str, say: Say):
     if MEASURED & set(container.format.name.split(",")):
         if promised - reached > max(MISSING_SECONDS, MISSING_SHARE * promised):
             raise AudioError(
-                f"{name}: cut off: {reached:.1f} of {promised:.1f} s are there; get "
+                f"{name}: cut off: it has {reached:.1f} of {promised:.1f} s; get "
                 "the file again"
             )
-    bad -= min(run, 1)  # what a cut left of the last packet is no sound
+    bad -= min(run, 1)  # a truncated last packet is not an error
     if bad > BAD_PACKETS * (packets + bad):
         raise AudioError(
             f"{name}: damaged: {bad} of {packets + bad} packets cannot be decoded; get "
@@ -505,4 +510,6 @@ def _as_float(frame, name: str) -> np.ndarray:
         return (wave.astype(np.float32) - 128.0) / 128.0
     if np.issubdtype(kind, np.signedinteger):
         return wave.astype(np.float32) / float(2 ** (8 * kind.itemsize - 1))
-    raise AudioError(f"{name}: its samples are {kind}, which is not supported")
+    raise AudioError(
+        f"{name}: sample format {kind} is not supported; convert it to wav"
+    )

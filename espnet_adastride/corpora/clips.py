@@ -1,21 +1,21 @@
-"""Recordings with a class each: where four kinds of corpora keep them, how to split.
+"""Corpora of classified recordings: four layouts, and how to split them.
 
     layout            files                                  group        fold
     speech_commands   WORD/HASH_nohash_N.wav                 HASH         -
     fsdd              recordings/DIGIT_SPEAKER_N.wav         SPEAKER      -
     esc10             CLASS/FOLD-SOURCE-TAKE.ogg, or ESC-50  SOURCE       FOLD
                       (audio/, meta/esc50.csv: its 10 classes of ESC-10)
-    table             anything, and a table that says what   its columns ``group`` and
-                      (``labels.csv`` or ``labels.tsv``)     ``fold``, if there
+    table             anything, with a table                     columns ``group`` and
+                      (``labels.csv`` or ``labels.tsv``)         ``fold``, optional
 
-A *group* is what must not be on both sides of a split, since its recordings resemble
-each other: a speaker, or the long recording that clips were cut from. Splits
-(:data:`SPLITS`) put whole groups into ``train``, ``valid`` and ``test``; which, follows
-from the seed of a run.
+A *group* must not be on both sides of a split, because its recordings resemble each
+other: a speaker, or the long recording from which clips were cut. Splits
+(:data:`SPLITS`) put whole groups into ``train``, ``valid`` and ``test``, depending on
+the seed of a run.
 
-The table has a header: ``file`` (from the folder), ``label``, and if there are such,
-``group``, ``fold`` and ``part`` (``train``, ``valid``, ``test``). That is all that a
-corpus of one's own needs.
+The table has a header: ``file`` (relative to the folder), ``label`` and, optionally,
+``group``, ``fold`` and ``part`` (``train``, ``valid``, ``test``). Your own corpus needs
+nothing else.
 """
 
 import csv
@@ -41,7 +41,7 @@ class Clip(NamedTuple):
         id: LABEL/NAME, unique.
         path: its file.
         label: its class.
-        group: what it must not be separated from.
+        group: recordings of a group stay together.
         fold: the corpus' own fold, or "".
         part: the corpus' own part, or "".
     """
@@ -61,22 +61,22 @@ def find_clips(folder, layout: str) -> List[Clip]:
     """Find the recordings of a corpus, sorted by id.
 
     Args:
-        folder: the corpus, or (not for a table) one that holds it under the layout's
-            name.
-        layout: a word of :data:`LAYOUTS`; see the file's top.
+        folder: the corpus, or (not for a table) a folder that contains it under the
+            layout's name.
+        layout: a key of :data:`LAYOUTS`; see the module docstring.
 
     Raises:
-        RecipeError: no such folder, none of the layout's files, a name or a line of the
-            table that does not tell what it must, or fewer than two classes.
+        RecipeError: no such folder, no files of the layout, an incomplete file name or
+            table row, or fewer than two classes.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise RecipeError(
-            f"{folder}: no such folder; say where the corpus lies (--corpus)"
+            f"{folder}: no such folder; give the folder of the corpus (--corpus)"
         )
     if layout != "table" and (folder / layout).is_dir():
         folder = folder / layout
-    # ids, labels and groups are written to files, which are UTF-8; paths are not
+    # ids, labels and groups are written to UTF-8 files; paths need not be UTF-8
     clips = sorted(
         clip._replace(**{k: shown(getattr(clip, k)) for k in ("id", "label", "group")})
         for clip in LAYOUTS[layout](folder)
@@ -85,7 +85,7 @@ def find_clips(folder, layout: str) -> List[Clip]:
     if len(labels) < 2:
         raise RecipeError(
             f"{folder}: all {len(clips)} recordings are {labels.pop()!r}; a classifier "
-            "needs two classes at least"
+            "needs at least two classes"
         )
     for one, other in zip(clips, clips[1:]):
         if one.id == other.id:
@@ -96,7 +96,7 @@ def find_clips(folder, layout: str) -> List[Clip]:
 
 
 def _files(folder: Path, pattern: str, told: str) -> List[Path]:
-    """Return the audio files that match, or say that it is no such corpus."""
+    """Return the matching audio files; raise an error if there are none."""
     found = [p for p in folder.glob(pattern) if p.suffix.lower() in AUDIO_SUFFIXES]
     if not found:
         raise RecipeError(f"{folder}: no {told} in it; is it the right folder?")
@@ -104,12 +104,13 @@ def _files(folder: Path, pattern: str, told: str) -> List[Path]:
 
 
 def _speech_commands(folder: Path) -> Iterator[Clip]:
-    """Folders whose names begin with _ (``_background_noise_``) are left alone."""
+    """Folders whose names begin with _ (``_background_noise_``) are ignored."""
     for path in _files(folder, "[!_.]*/*.wav", "WORD/*.wav of Speech Commands"):
         found = re.fullmatch(r"([^_]+)_nohash_\d+", path.stem)
         if not found:
             raise RecipeError(
-                f"{path}: not named HASH_nohash_N.wav, it does not tell who speaks"
+                f"{path}: the name is not HASH_nohash_N.wav, so the speaker is "
+                "unknown; rename it"
             )
         word = path.parent.name
         yield Clip(f"{word}/{path.stem}", path, word, found[1])
@@ -122,8 +123,8 @@ def _fsdd(folder: Path) -> Iterator[Clip]:
         found = re.fullmatch(r"(\d)_(.+)_\d+", path.stem)
         if not found:
             raise RecipeError(
-                f"{path}: not named DIGIT_SPEAKER_INDEX.wav, it does not tell who "
-                "speaks"
+                f"{path}: the name is not DIGIT_SPEAKER_INDEX.wav, so the speaker "
+                "is unknown; rename it"
             )
         yield Clip(f"{found[1]}/{path.stem}", path, found[1], found[2])
 
@@ -137,7 +138,7 @@ def _esc10(folder: Path) -> Iterator[Clip]:
                 yield _esc_clip(path, row["category"], f"{table}, line {number}")
         return
     for path in _files(folder, "*/*", "CLASS/FOLD-SOURCE-TAKE recordings of ESC-10"):
-        # the first publication numbers its folders: "001 - Dog bark"
+        # the first release numbers its folders: "001 - Dog bark"
         label = re.sub(r"^\d+ - ", "", path.parent.name)
         yield _esc_clip(path, label, str(path))
 
@@ -146,8 +147,8 @@ def _esc_clip(path: Path, label: str, where: str) -> Clip:
     found = re.fullmatch(r"(\d)-(\d+)-.+", path.stem)
     if not found:
         raise RecipeError(
-            f"{where}: {path.name} is not named FOLD-SOURCE-TAKE, it does not tell its "
-            "fold"
+            f"{where}: {path.name} is not named FOLD-SOURCE-TAKE, so its "
+            "fold is unknown"
         )
     if not path.is_file():
         raise RecipeError(f"{where}: {path} is missing; copy the corpus again")
@@ -160,15 +161,15 @@ def _table(folder: Path) -> Iterator[Clip]:
         found = " and ".join(TABLES) if tables else "no labels.csv"
         raise RecipeError(
             f"{folder}: {found} in it; give one table labels.csv (or .tsv) with the "
-            "columns file and label, and group, fold or part if there are such"
+            "columns file and label, and optionally group, fold or part"
         )
     for number, row in _read_table(tables[0], COLUMNS[:2], COLUMNS):
         where = f"{tables[0]}, line {number}"
         name, label = row["file"], row["label"]
         if not name or not label or "/" in label:
             raise RecipeError(
-                f"{where}: file {name!r}, label {label!r}; both must be there, and the "
-                "label without /"
+                f"{where}: file {name!r}, label {label!r}; both are required, and the "
+                "label must not contain /"
             )
         path = folder / name
         if not path.is_file():
@@ -185,9 +186,9 @@ def _read_table(path: Path, needed: Sequence[str], known: Sequence[str] = ()):
     """Yield (line number, {column: stripped value}) of a table with a header.
 
     Args:
-        path: tabs separate its columns if its name ends in .tsv, else commas.
-        needed: columns that must be there.
-        known: if given, all that may be there.
+        path: columns are separated by tabs in a .tsv file, otherwise by commas.
+        needed: required columns.
+        known: if given, all allowed columns.
     """
     delimiter = "\t" if path.suffix == ".tsv" else ","
     try:
@@ -231,22 +232,22 @@ LAYOUTS: Dict[str, Callable[[Path], Iterator[Clip]]] = {
 
 
 def rotating_split(group: str, seed: int) -> str:
-    """Return the part that a group has in the runs of a seed.
+    """Return the part of a group in the runs of a seed.
 
     SHA-256 of the group's name modulo 10 gives ten folds. Seed k tests on fold k,
-    validates on fold k + 5 and trains on the other eight (modulo 10): every seed up to
-    ten is tested by further speakers, and what is chosen by the validation of seeds 0
-    to 4 is tested by speakers who had no part in the choice. It depends on nothing
-    else: any part of the corpus has speakers of all folds.
+    validates on fold k + 5 and trains on the other eight (modulo 10). Each of ten seeds
+    is therefore tested on different speakers, and choices made on the validation sets
+    of seeds 0 to 4 are tested on speakers that had no part in them. The fold depends
+    only on the name, so any subset of the corpus has speakers in all folds.
     """
     fold = int(hashlib.sha256(group.encode()).hexdigest(), 16) % 10
     return {seed % 10: "test", (seed + 5) % 10: "valid"}.get(fold, "train")
 
 
 def published_split(group: str) -> str:
-    """Return the part of a speaker by the rule of Speech Commands' README.
+    """Return the part of a speaker by the rule in the README of Speech Commands.
 
-    SHA-1 modulo 2^27, as a percentage: below 10 valid, below 20 test. It gives
+    SHA-1 modulo 2^27, as a percentage: below 10 valid, below 20 test. It reproduces
     ``validation_list.txt`` and ``testing_list.txt``.
     """
     most = 2**27 - 1
@@ -268,12 +269,12 @@ def _published(clips, seed):
 
 
 def _in_turn(names: Sequence[str], seed: int) -> List[str]:
-    """Test on the seed's name of the sorted ones, validate on the one behind it."""
+    """Test on the seed-th of the sorted names, validate on the next one."""
     order = sorted(set(names))
     if len(order) < 3:
         raise RecipeError(
-            f"the clips have {len(order)} groups or folds ({', '.join(order)}); to "
-            "test and validate on one each, three are needed"
+            f"the clips have {len(order)} groups or folds ({', '.join(order)}); "
+            "training, validation and test need at least three"
         )
     test, valid = order[seed % len(order)], order[(seed + 1) % len(order)]
     return [{test: "test", valid: "valid"}.get(name, "train") for name in names]
@@ -296,10 +297,14 @@ def _given(clips, seed):
 
 
 def _own(clips, column: str, split: str, fix: str = "") -> List[str]:
-    """Return what the corpus itself says of every clip; refuse one it is silent on."""
+    """Return the corpus' own value for every clip; reject clips without one."""
     without = [clip for clip in clips if not getattr(clip, column)]
     if without:
-        others = f", nor have {len(without) - 1} others" if len(without) > 1 else ""
+        others = (
+            f"; the same holds for {len(without) - 1} others"
+            if len(without) > 1
+            else ""
+        )
         raise RecipeError(
             f"data.split: {split}, but {without[0].path} has no {column}{others}{fix}"
         )
@@ -307,7 +312,7 @@ def _own(clips, column: str, split: str, fix: str = "") -> List[str]:
 
 
 def _refuse_divided_groups(clips, where, kind):
-    """Refuse a group in two places: what was learned by heart would be tested."""
+    """Reject a group that is in two parts: the test would reward memorisation."""
     place: Dict[str, str] = {}
     for clip, own in zip(clips, where):
         if place.setdefault(clip.group, own) != own:
@@ -328,7 +333,7 @@ SPLITS: Dict[str, Callable[[List[Clip], int], List[str]]] = {
 
 
 def folds_in_a_round(clips: List[Clip], split: str) -> int:
-    """Return how many consecutive seeds test every clip once; 1 if none do together.
+    """Return how many consecutive seeds test every clip once; 1 for random splits.
 
     ``folds`` and ``leave_one_out`` are cross-validations: seeds 0 .. F-1 are round 0,
     and a round's accuracy is over all clips.
@@ -344,12 +349,12 @@ def split_clips(clips: List[Clip], split: str, seed: int) -> Dict[str, List[int]
     """Return the indices of the clips of every part, for the runs of a seed.
 
     Args:
-        clips: of :func:`find_clips`.
-        split: a word of :data:`SPLITS`.
-        seed: of the run.
+        clips: clips from :func:`find_clips`.
+        split: a key of :data:`SPLITS`.
+        seed: seed of the run.
 
     Raises:
-        RecipeError: a part stays empty, or a group is divided.
+        RecipeError: a part is empty, or a group is divided.
     """
     parts: Dict[str, List[int]] = {part: [] for part in PARTS}
     for index, part in enumerate(SPLITS[split](clips, seed)):
@@ -358,9 +363,9 @@ def split_clips(clips: List[Clip], split: str, seed: int) -> Dict[str, List[int]
         if not indices:
             groups = len({clip.group for clip in clips})
             fix = (
-                "its column part names it nowhere"
+                "its column part does not contain it"
                 if split == "given"
-                else "few groups want leave_one_out, which tests each in turn"
+                else "for few groups use leave_one_out, which tests each in turn"
             )
             raise RecipeError(
                 f"data.split: {split} leaves no {part} clips among {len(clips)} in "
@@ -372,14 +377,14 @@ def split_clips(clips: List[Clip], split: str, seed: int) -> Dict[str, List[int]
             if clips[index].label not in known:
                 label = repr(clips[index].label)
                 raise RecipeError(
-                    f"data.split: {split}, seed {seed}: {clips[index].path} is of "
-                    f"class {label}, of which none is left for training"
+                    f"data.split: {split}, seed {seed}: {clips[index].path} has "
+                    f"class {label}, which has no training clips"
                 )
     return parts
 
 
 def describe_clips(clips: List[Clip], split: str, seeds: List[int]) -> str:
-    """Return one line: how many clips, classes and groups, and how they are split.
+    """Return one line: the numbers of clips, classes and groups, and their split.
 
     Raises:
         RecipeError: see :func:`split_clips`.

@@ -1,7 +1,7 @@
 """Kaldi-style data folders: read, check, format, filter, split.
 
 A data folder holds ``wav.scp`` (utterance, audio file), ``text``, ``utt2spk`` and
-``spk2utt``; each line is a key, one space, and the rest, which may hold spaces.
+``spk2utt``; each line is a key, one space, and the rest, which may have spaces.
 """
 
 import os
@@ -28,7 +28,7 @@ from espnet_adastride.files import (
 
 Table = Dict[str, str]
 TABLES = ("wav.scp", "text", "utt2spk")
-#: what a folder of extracted features holds beside these: tables, then other files
+#: additional files of a folder of extracted features: tables, then other files
 FEATURE_TABLES = ("feats.scp", "utt2num_frames")
 FEATURE_FILES = ("feats_dim", "upstream.yaml")
 
@@ -50,7 +50,7 @@ def parse_rate(word: str) -> int:
 def read_table(path: PathLike) -> Table:
     """Read ``ID VALUE`` lines as :func:`espnet_adastride.corpora.kaldi.read_scp` does.
 
-    A line with an id alone has an empty value.
+    A line with only an id has an empty value.
 
     Raises:
         RecipeError: The file is missing or malformed.
@@ -59,7 +59,7 @@ def read_table(path: PathLike) -> Table:
     if not path.is_file():
         hint = ""
         if path.name in TABLES:
-            hint = ", or have adastride-prepare make it of your own recordings"
+            hint = ", or make it from your own recordings with adastride-prepare"
         raise RecipeError(f"{path} is missing: run the stage that makes it first{hint}")
     try:
         return kaldi.read_scp(path, allow_empty=True)
@@ -80,15 +80,15 @@ def write_table(path: PathLike, table: Table, keys: Iterable[str] = None) -> Non
 
 
 def read_data_dir(folder: PathLike) -> Dict[str, Table]:
-    """Read ``wav.scp``, ``text`` and ``utt2spk`` and see that they agree.
+    """Read ``wav.scp``, ``text`` and ``utt2spk`` and check that they agree.
 
     Raises:
-        RecipeError: A file is missing or empty, or the three hold other utterances.
+        RecipeError: A file is missing or empty, or the three have different utterances.
     """
     folder = Path(folder)
     if (folder / "segments").exists():
         raise RecipeError(
-            f"{folder}/segments: have the recordings cut, into another folder: "
+            f"{folder}/segments: cut the recordings into a new folder first: "
             f"adastride-prepare {folder.name}={folder} --output NEW"
         )
     tables = {name: read_table(folder / name) for name in TABLES}
@@ -125,15 +125,15 @@ def write_data_dir(
 
 
 def _check_audio(path: str) -> AudioInfo:
-    """Decode a whole recording; return what it holds.
+    """Decode a whole recording; return its length and format.
 
     Raises:
-        AudioError: if it cannot be decoded, or its samples are of no use.
+        AudioError: if it cannot be decoded, or its samples are unusable.
     """
     info = audio_info(path)
     if info.channels != 1:
         raise AudioError(
-            f"{info.channels} channels, and one is needed; adastride-prepare mixes them"
+            f"{info.channels} channels instead of one; adastride-prepare mixes them"
         )
     wave, _ = read_samples(path)
     if len(wave) == 0:
@@ -162,24 +162,24 @@ def _convert(source: str, target: Path, rate: int) -> int:
 def format_data_dir(source: PathLike, output: PathLike, rate: int, nj: int = 1) -> str:
     """Check a set's audio and write its dump folder (stage 3).
 
-    Every recording is decoded. Those at ``rate`` Hz that ESPnet reads exactly (by
-    libsndfile) are used where they are; others (m4a, mp4, mp3 ..., other rates) are
-    converted into ``<output>/resampled``. Also writes ``utt2num_samples`` and
+    Every recording is decoded. Recordings at ``rate`` Hz that ESPnet reads exactly
+    (with libsndfile) are used in place; others (m4a, mp4, mp3 ..., other rates) are
+    converted into ``<output>/resampled``. It also writes ``utt2num_samples`` and
     ``feats_type``.
 
     Returns:
-        One line that says what was made.
+        One line about the result.
 
     Raises:
-        RecipeError: Audio that cannot be read, has several channels, no samples or
-            some that are not numbers, or is a pipe; all such recordings are listed.
+        RecipeError: For unreadable audio, several channels, no samples, non-finite
+            samples, or a pipe; all such recordings are listed.
     """
     tables = read_data_dir(source)
     waves = tables["wav.scp"]
     for key, path in waves.items():
         if path.endswith("|"):
             raise RecipeError(
-                f"{source}/wav.scp: {key} is a pipe; give audio files, or have "
+                f"{source}/wav.scp: {key} is a pipe; give audio files, or let "
                 f"adastride-prepare run it (--run_pipes true)"
             )
     keys = sorted(waves)
@@ -199,12 +199,12 @@ def format_data_dir(source: PathLike, output: PathLike, rate: int, nj: int = 1) 
         write_table(report, {k: f"{waves[k]} {bad[k]}" for k in bad})
         first = sorted(bad)[0]
         raise RecipeError(
-            f"{source}: {len(bad)} of {len(keys)} audio files cannot be used, the "
-            f"first is {waves[first]} ({bad[first]}); all are listed in {report}: "
-            "fix them or take them out of the data folder"
+            f"{source}: {len(bad)} of {len(keys)} audio files cannot be used; the "
+            f"first: {waves[first]} ({bad[first]}); all are listed in {report}: "
+            "fix them or remove them from the data folder"
         )
 
-    # a tab would be a character of its own for the tokens, and no space
+    # a tab would become a separate token instead of a space
     tables["text"] = {k: re.sub(r"\s", " ", v) for k, v in tables["text"].items()}
     temporary = fresh_dir(output)
     samples = {k: found[k].samples for k in keys}
@@ -242,11 +242,11 @@ def filter_data_dir(
 ) -> str:
     """Leave out utterances that are too short, too long or without text (stage 4).
 
-    As ESPnet does, keeps ``shortest < duration < longest`` (seconds). What is left out
-    is listed with the reason in ``<output>/removed.txt``.
+    Like ESPnet, it keeps ``shortest < duration < longest`` (seconds). Removed
+    utterances are listed with the reason in ``<output>/removed.txt``.
 
     Returns:
-        One line that says what was made.
+        One line about the result.
     """
     tables = read_data_dir(source)
     tables["utt2num_samples"] = read_table(Path(source) / "utt2num_samples")

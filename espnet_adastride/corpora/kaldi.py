@@ -1,4 +1,4 @@
-"""Kaldi-style data directories: the one reader and the one writer of such files.
+"""Kaldi-style data directories: their only reader and writer.
 
 A data directory holds text files with one ``ID VALUE`` line per utterance::
 
@@ -8,10 +8,11 @@ A data directory holds text files with one ``ID VALUE`` line per utterance::
     spk2utt          speaker  ID ID ...
     utt2num_samples  ID  length in samples (optional)
 
-all sorted as ``LC_ALL=C sort`` does. :func:`write_data_dir` writes a directory;
+all sorted like ``LC_ALL=C sort``. :func:`write_data_dir` writes a directory;
 :func:`read_scp`, :func:`read_text` and :func:`read_data_dir` read such files. They
-accept what editors and spreadsheets make of them (a tab after the id, CR LF line ends,
-a byte order mark, blank lines at the end) and reject with one line what is malformed.
+accept what editors and spreadsheets produce (a tab after the id, CR LF line ends, a
+byte order mark, blank lines at the end) and reject malformed lines with one line of
+error.
 """
 
 import os
@@ -40,7 +41,7 @@ class Utterance:
         audio: Absolute path of the recording.
         text: Transcript.
         speaker: Speaker id, e.g. ``1089-134686``.
-        samples: Length in samples; None where it is not known.
+        samples: Length in samples; None if unknown.
     """
 
     id: str
@@ -52,14 +53,14 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Excluded:
-    """Something of the corpus that is not used.
+    """A part of the corpus that is not used.
 
     Attributes:
-        id: Utterance id (``-`` where there is none).
+        id: Utterance id (``-`` if there is none).
         file: The file it was found in, with the line number for transcripts.
-        kind: One of the reasons above: the heading it is counted under.
-        detail: What exactly is wrong.
-        done: What was done about it.
+        kind: The reason, used as the heading for counts.
+        detail: Details of the problem.
+        done: The action taken.
     """
 
     id: str
@@ -83,7 +84,7 @@ def atomic_open(path: PathLike) -> Iterator:
 def write_lines(
     path: PathLike, values: Dict[str, str], keys: Optional[Iterable[str]] = None
 ) -> None:
-    """Write ``ID VALUE`` lines, sorted by id as ``LC_ALL=C sort`` sorts UTF-8.
+    """Write ``ID VALUE`` lines, sorted by id like ``LC_ALL=C sort`` in UTF-8.
 
     Args:
         path: The file.
@@ -91,17 +92,17 @@ def write_lines(
         keys: The ids to write; default: all.
 
     Raises:
-        DataError: An id holds white space, or a value a line break.
+        DataError: An id has white space, or a value has a line break.
     """
     with atomic_open(path) as f:
         # Code point order is the byte order of UTF-8, hence C locale order.
         for key in sorted(values if keys is None else keys):
             value = str(values[key])
             if not re.fullmatch(r"\S+", key):
-                raise DataError(f"{path}: the id {key!r} holds white space; rename it")
+                raise DataError(f"{path}: the id {key!r} has white space; rename it")
             if "\n" in value or "\r" in value:
                 raise DataError(
-                    f"{path}: the value of {key} holds a line break: {value!r}; "
+                    f"{path}: the value of {key} has a line break: {value!r}; "
                     "rename the file or correct the text"
                 )
             f.write(f"{key} {value}".rstrip(" ") + "\n")
@@ -112,15 +113,15 @@ def write_data_dir(
     utterances: Iterable[Utterance],
     excluded: Optional[Sequence[Excluded]] = None,
 ) -> None:
-    """Write a data directory; ``wav.scp`` appears last and marks it as whole.
+    """Write a data directory; ``wav.scp`` is written last and marks it as complete.
 
     Args:
-        directory: Made where it does not exist; other files in it are left alone.
-        utterances: What to write, in any order.
-        excluded: Written to ``excluded.txt`` (tab-separated); None writes no such file.
+        directory: Created if needed; other files in it are left alone.
+        utterances: Utterances, in any order.
+        excluded: Written to ``excluded.txt`` (tab-separated); None: no such file.
 
     Raises:
-        DataError: No utterance, an id twice, or values that do not fit on a line.
+        DataError: No utterance, a duplicate id, or values with line breaks.
     """
     directory = Path(directory)
     by_id = {}
@@ -155,8 +156,8 @@ def write_data_dir(
             write_excluded(staging / "excluded.txt", excluded)
 
         if directory.is_dir():
-            # Of an older run, wav.scp goes first and comes back last, so that an
-            # interruption never leaves a mixture that looks whole.
+            # The old wav.scp is removed first and the new one written last, so that an
+            # interruption never leaves a mixture that looks complete.
             for name in ("wav.scp", "utt2num_samples"):
                 (directory / name).unlink(missing_ok=True)
             for path in sorted(staging.iterdir(), key=lambda p: p.name == "wav.scp"):
@@ -168,7 +169,7 @@ def write_data_dir(
 
 
 def write_excluded(path: PathLike, excluded: Sequence[Excluded]) -> None:
-    """Write what is not used, one tab-separated line each."""
+    """Write the unused entries, one tab-separated line each."""
     with atomic_open(path) as f:
         f.write("# id\tfile\treason\twhat was done\n")
         for e in excluded:
@@ -182,7 +183,7 @@ def write_excluded(path: PathLike, excluded: Sequence[Excluded]) -> None:
 
 def read_lines(path: PathLike, error: type = DataError) -> List[str]:
     """Return the lines of :func:`read_utf8`, without blank ones at the end."""
-    # not splitlines(): it also splits at characters that a transcript may hold
+    # not splitlines(): it also splits at characters that a transcript may have
     lines = read_utf8(path, error).split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
@@ -194,7 +195,7 @@ def read_scp(path: PathLike, allow_empty: bool = False) -> Dict[str, str]:
 
     Args:
         path: A ``wav.scp``, ``text``, ``utt2spk`` ... in UTF-8.
-        allow_empty: Accept a file without lines, and lines that hold an id alone
+        allow_empty: Accept a file without lines, and lines with only an id
             (value ``""``): the empty hypotheses of a recogniser.
 
     Returns:
@@ -207,7 +208,7 @@ def read_scp(path: PathLike, allow_empty: bool = False) -> Dict[str, str]:
     """
     lines = read_lines(path)
     if not lines and not allow_empty:
-        raise DataError(f"{path}: the file is empty; make it again")
+        raise DataError(f"{path}: the file is empty; create it again")
     values: Dict[str, str] = {}
     first: Dict[str, int] = {}
     for number, line in enumerate(lines, 1):
@@ -231,7 +232,7 @@ def split_line(line: str) -> Tuple[str, str, Optional[str]]:
     line = line.rstrip("\r")
     problem = None
     if "\0" in line:
-        problem = "zero byte in the line; the file is damaged, make it again"
+        problem = "zero byte in the line; the file is damaged; create it again"
     elif not line.strip():
         problem = "blank line; remove it"
     elif line[0].isspace():
@@ -252,10 +253,10 @@ def read_text(path: PathLike, allow_empty: bool = False) -> Dict[str, str]:
 
 
 def read_data_dir(directory: PathLike) -> Dict[str, Utterance]:
-    """Read a data directory back, checking that its files speak of the same ids.
+    """Read a data directory back, checking that its files have the same ids.
 
     Args:
-        directory: Holds ``wav.scp``, ``text``, ``utt2spk`` and possibly
+        directory: Folder with ``wav.scp``, ``text``, ``utt2spk`` and optionally
             ``utt2num_samples``.
 
     Returns:
@@ -304,7 +305,7 @@ def read_data_dir(directory: PathLike) -> Dict[str, Utterance]:
 
 
 def shorten(names: Sequence[str], limit: int = 5) -> str:
-    """Join up to ``limit`` names, then say how many more there are."""
+    """Join up to ``limit`` names, then append the number of others."""
     text = ", ".join(names[:limit])
     more = len(names) - limit
     return f"{text} and {more} more" if more > 0 else text

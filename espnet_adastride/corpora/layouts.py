@@ -1,18 +1,18 @@
-"""Corpora as users keep them, read into rows: what is said where in which recording.
+"""Common layouts of corpora, read into rows: recording, times, transcript, speaker.
 
-    a Kaldi folder      wav.scp, text; utt2spk, spk2utt and segments if there
+    a Kaldi folder      wav.scp, text; utt2spk, spk2utt and segments, optional
     a table             .csv, .tsv, .jsonl: path, text; speaker, start, end, id, set
     Common Voice        clips/ and validated.tsv, or train.tsv, dev.tsv and test.tsv
     an audio folder     metadata.csv or metadata.jsonl with file_name (Hugging Face)
     recordings          audio files, each with a .txt of the same name
 
-A folder whose sub-folders are called train, dev (valid, validation, val) and test may
-hold any of these in each. :func:`read_source` finds out which it is. Nothing is decoded
-here, and nothing is written.
+A folder with sub-folders called train, dev (valid, validation, val) and test may have
+any of these layouts in each. :func:`read_source` detects the layout. Nothing is decoded
+or written here.
 
-A line that cannot be used does not end the reading: it becomes a :class:`Problem` with
-file, line and fix. What makes a whole file unusable is raised as a
-:class:`~espnet_adastride.corpora.kaldi.DataError`.
+An unusable line does not stop the reading: it becomes a :class:`Problem` with file,
+line and fix. If a whole file is unusable, a
+:class:`~espnet_adastride.corpora.kaldi.DataError` is raised.
 """
 
 import csv
@@ -30,8 +30,8 @@ from espnet_adastride.corpora.recordings import describe_unread, find_media
 from espnet_adastride.errors import DataError
 from espnet_adastride.files import AUDIO_SUFFIXES, shown
 
-#: what is looked for in the header of a table, by role; the first word is ours, the
-#: others are those of Hugging Face, Common Voice, NeMo and DeepSpeech
+#: column names in the header of a table, by role; the first name is ours, the others
+#: are those of Hugging Face, Common Voice, NeMo and DeepSpeech
 COLUMNS: Dict[str, Tuple[str, ...]] = {
     "path": (
         "path file filename file_name file_path filepath audio audio_path "
@@ -85,18 +85,18 @@ class Row(NamedTuple):
 
     @property
     def cut(self) -> bool:
-        """Whether it is a part of the recording."""
+        """Whether the row is only a part of the recording."""
         return self.start > 0 or self.end is not None
 
 
 class Problem(NamedTuple):
-    """A line or file that cannot be used.
+    """An unusable line or file.
 
     Attributes:
         id: Utterance id, or ``-``.
         where: File and line.
-        kind: What is wrong, for counting.
-        detail: What exactly, and the fix.
+        kind: Kind of problem, for counting.
+        detail: Details and the fix.
         part: The set, or "".
     """
 
@@ -114,17 +114,17 @@ class Problem(NamedTuple):
 
 @dataclass
 class Source:
-    """What was read from one file or folder.
+    """The content of one file or folder.
 
     Attributes:
         path: The file or folder.
-        kind: The layout, in words.
+        kind: Description of the layout.
         rows: In the order of the files.
-        problems: What cannot be used.
+        problems: Unusable entries.
         notes: One line each, for the user.
-        folders: Where relative paths start, in the order to try.
+        folders: Folders to which paths may be relative, in the order to try.
         files: The text files that were read.
-        own_ids: Whether ids are taken as they are (Kaldi).
+        own_ids: Whether ids are kept (Kaldi).
     """
 
     path: Path
@@ -142,15 +142,15 @@ class Source:
 
 
 def read_source(path, columns: Optional[Dict[str, str]] = None) -> Source:
-    """Read a corpus; the layout is recognised.
+    """Read a corpus; its layout is detected.
 
     Args:
         path: A table, or a folder in one of the layouts above.
-        columns: {role: name} of a table's columns, where the usual names do not fit.
+        columns: {role: name} of a table's columns, if they are not standard.
 
     Raises:
-        DataError: There is no such file or folder, it has none of the layouts, or a
-            file is unusable as a whole; one line with the fix.
+        DataError: No such file or folder, an unknown layout, or an
+            unusable file; one line with the fix.
     """
     path, columns = Path(path), columns or {}
     if not path.exists():
@@ -194,7 +194,7 @@ def _read_sets(path: Path, folders: Sequence[Path], columns) -> Source:
         source = _read_folder(folder, columns)
         paths = {row.path: locate(row.path, source.folders) for row in source.rows}
         whole.kind = f"sets in sub-folders, {source.kind}"
-        # relative paths start in each set's own folder
+        # paths are relative to each set's own folder
         whole.rows += [
             (
                 row._replace(
@@ -223,12 +223,12 @@ def _read_sets(path: Path, folders: Sequence[Path], columns) -> Source:
 
 
 def locate(path: str, folders: Sequence[Path]) -> Optional[Path]:
-    """Return the file that a path means, or None.
+    """Return the file of a path, or None.
 
     Args:
-        path: As written. Windows' backslashes are read as slashes and accents in
-            either Unicode form if there is no file of the name as it is.
-        folders: Where a relative path starts, in the order to try.
+        path: As written. If there is no such file, backslashes are tried as slashes
+            and accents in either Unicode form.
+        folders: Folders to which the path may be relative, in the order to try.
     """
     names = [path, path.replace("\\", "/")]
     names += [unicodedata.normalize(form, names[1]) for form in ("NFC", "NFD")]
@@ -251,7 +251,7 @@ def clean(text: str) -> str:
 # ---------------------------------------------------------------- Kaldi
 def _read_kaldi(folder: Path) -> Source:
     source = Source(folder, "Kaldi folder", own_ids=True)
-    # by convention relative paths start where the recipe runs
+    # by convention, paths are relative to the recipe's folder
     source.folders = [Path(), folder, folder.parent, folder.parent.parent]
     waves = _read_scp(source, "wav.scp")
     texts = _read_scp(source, "text")
@@ -281,7 +281,7 @@ def _read_kaldi(folder: Path) -> Source:
 
 
 def _read_scp(source: Source, name: str) -> Dict[str, Tuple[str, str]]:
-    """Return {id: (value, file:line)}; lines that cannot be used become problems."""
+    """Return {id: (value, file:line)}; unusable lines become problems."""
     path = source.path / name
     lines = read_lines(path)
     source.files.append(path)
@@ -308,7 +308,7 @@ def _read_speakers(source: Source, keys) -> Dict[str, str]:
         table = _read_scp(source, "utt2spk")
         speakers = {key: value for key, (value, _) in table.items()}
     elif (folder / "spk2utt").is_file():
-        source.notes.append(f"{folder}: no utt2spk; speakers are those of spk2utt")
+        source.notes.append(f"{folder}: no utt2spk; using the speakers in spk2utt")
         table = _read_scp(source, "spk2utt")
         speakers = {
             key: name for name, (value, _) in table.items() for key in value.split()
@@ -320,7 +320,7 @@ def _read_speakers(source: Source, keys) -> Dict[str, str]:
     if without:
         source.notes.append(
             f"{folder}: no speaker for {len(without)} utterances "
-            f"({shorten(without)}); each counts as a speaker of its own"
+            f"({shorten(without)}); each counts as a separate speaker"
         )
     return speakers
 
@@ -377,8 +377,8 @@ def find_columns(path, header: Sequence[str], given: Dict[str, str]) -> Dict[str
         given: {role: column} as the user named them.
 
     Raises:
-        DataError: No column for the path or the text, a named one that is not there, or
-            two that may be meant.
+        DataError: No column for the path or the text, a missing named column, or
+            two candidates.
     """
     folded = {name.strip().lower(): name for name in header}
     roles: Dict[str, str] = {}
@@ -387,15 +387,16 @@ def find_columns(path, header: Sequence[str], given: Dict[str, str]) -> Dict[str
         if role in given:
             if given[role] not in header:
                 raise DataError(
-                    f"{path}: no column {given[role]!r} (--columns {role}=...); there "
-                    f"are {listed}"
+                    f"{path}: no column {given[role]!r} (--columns {role}=...); the "
+                    f"columns are {listed}"
                 )
             roles[role] = given[role]
             continue
         found = [folded[name] for name in names if name in folded]
         if len(found) > 1:
             raise DataError(
-                f"{path}: the columns {' and '.join(map(repr, found))} may both be the "
+                f"{path}: the columns {' and '.join(map(repr, found))} could both be "
+                "the "
                 f"{role}: choose one, e.g. --columns {role}={found[0]}"
             )
         if found:
@@ -417,10 +418,10 @@ def _separated_entries(path: Path, source: Source, literal: bool):
         raise DataError(f"{path}: the file is empty")
     if path.suffix.lower() == ".tsv":
         separator = "\t"
-    else:  # spreadsheets write semicolons where the comma is the decimal sign
+    else:  # spreadsheets write semicolons if the decimal sign is a comma
         separator = max(",;\t|", key=lambda s: lines[0].count(s))
     header = _split_row(lines[0], separator)
-    # Common Voice quotes nothing: a quotation mark there is the sentence's own
+    # Common Voice does not quote: a quotation mark belongs to the sentence
     literal = literal or (separator == "\t" and "client_id" in header)
 
     def entries() -> Iterator[Tuple[str, Dict[str, str]]]:
@@ -443,10 +444,10 @@ def _split_row(line: str, separator: str) -> List[str]:
 
 
 def _split_rows(path: Path, lines, separator: str, literal: bool, source: Source):
-    """Yield (file:line, values); a quoted field may go over several lines."""
+    """Yield (file:line, values); a quoted field may span several lines."""
     if separator == "\t":
-        # no field of a TSV holds a line break, so one unpaired quotation mark does
-        # not swallow the lines behind it
+        # fields of a TSV have no line breaks, so an unpaired quotation mark must not
+        # swallow the following lines
         for number, line in enumerate(lines[1:], 2):
             if line.strip():
                 words = [word.strip() for word in line.split("\t")]
@@ -463,8 +464,9 @@ def _split_rows(path: Path, lines, separator: str, literal: bool, source: Source
             return
         except csv.Error as error:
             raise DataError(
-                f"{path}:{number}: not CSV ({error}): a quotation mark within a text "
-                'is written "" and the text put in quotation marks'
+                f"{path}:{number}: not CSV ({error}): write a quotation mark within a "
+                "text "
+                'as "" and put the text in quotation marks'
             ) from None
         if any(value.strip() for value in values):
             yield f"{path}:{number}", [value.strip() for value in values]
@@ -480,7 +482,7 @@ def _bare(word: str) -> str:
 
 
 def _json_entries(path: Path, source: Source):
-    """Return the keys of JSON lines (or of one JSON list), and (where, entry)s."""
+    """Return the keys of JSON lines (or a JSON list), and pairs (where, entry)."""
     lines = read_lines(path)
     found: List[Tuple[str, Dict[str, str]]] = []
     if lines and lines[0].lstrip().startswith("["):
@@ -499,7 +501,7 @@ def _json_entries(path: Path, source: Source):
                 if line.strip():
                     pairs.append((where, json.loads(line)))
             except json.JSONDecodeError as error:
-                source.bad(where, "not JSON", f"{error.msg}; write one object a line")
+                source.bad(where, "not JSON", f"{error.msg}; write one object per line")
     for where, item in pairs:
         if isinstance(item, dict):
             values = {k: "" if v is None else v for k, v in item.items()}
@@ -512,7 +514,7 @@ def _json_entries(path: Path, source: Source):
             source.bad(where, "not a JSON object", 'write {"path": ..., "text": ...}')
     if not found:
         raise DataError(
-            f'{path}: no usable line; write {{"path": ..., "text": ...}}, one a line'
+            f'{path}: no usable line; write {{"path": ..., "text": ...}}, one per line'
             + (f" ({source.problems[0]})" if source.problems else "")
         )
     header = list(dict.fromkeys(key for _, entry in found for key in entry))
@@ -557,7 +559,7 @@ def _row_of(source: Source, where: str, values: Dict[str, str]) -> Optional[Row]
 
 
 def _timed(source: Source, row: Row, start: float, end: Optional[float]):
-    """Return the row with its times, or None and a problem if they make no sense."""
+    """Return the row with its times, or None and a problem if they are invalid."""
     if end is not None and end <= start:
         source.bad(
             row.where,
@@ -574,7 +576,7 @@ def parse_time(word: str) -> float:
     """Read seconds: ``12.5``, ``12,5``, ``1:02.5`` or ``0:01:02.5``.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: Another form.
     """
     if not re.fullmatch(r"(\d+:){0,2}(\d+([.,]\d*)?|[.,]\d+)(e-?\d+)?", word.lower()):
         raise ValueError(f"{word!r} is not a time")
@@ -592,7 +594,7 @@ def _read_common_voice(path: Path, columns: Dict[str, str]) -> Source:
     if not tables[0].is_file():
         raise DataError(
             f"{path}: clips/ but neither train.tsv nor validated.tsv; give the folder "
-            "of one language, e.g. cv-corpus-17.0/en, as it was unpacked"
+            "of one language, e.g. cv-corpus-17.0/en, as unpacked"
         )
     whole = Source(path, "Common Voice, " + ", ".join(t.name for t in tables))
     whole.folders = [path / "clips", path]
@@ -605,25 +607,27 @@ def _read_common_voice(path: Path, columns: Dict[str, str]) -> Source:
         whole.notes += source.notes[: 1 if table == tables[0] else 0]
     if len(tables) > 1 and (path / "validated.tsv").is_file():
         whole.notes.append(
-            f"{path}: the corpus' own sets; {path}/validated.tsv, given by name, has "
-            "more recordings and is split by speaker"
+            f"{path}: using the corpus' own sets; give {path}/validated.tsv for "
+            "more recordings and a split by speaker"
         )
     return whole
 
 
 def _sets_in_paths(source: Source) -> Source:
-    """Take sets from paths such as ``train/0001.wav``, if all of them have one."""
+    """Take sets from paths such as ``train/0001.wav``, if all paths have one."""
     first = [Path(row.path.replace("\\", "/")).parts[0] for row in source.rows]
     unset = all(not row.part for row in source.rows)
     if unset and all(word in SETS for word in first) and "train" in first:
         parts = [SETS[word] for word in first]
         source.rows = [r._replace(part=p) for r, p in zip(source.rows, parts)]
-        source.notes.append(f"{source.path}: sets are the folders of file_name")
+        source.notes.append(
+            f"{source.path}: sets are taken from the folders in file_name"
+        )
     return source
 
 
 def _read_pairs(folder: Path) -> Source:
-    """Read recordings that have a ``.txt`` of the same name beside them."""
+    """Read recordings with a ``.txt`` of the same name next to them."""
     source = Source(folder, "recordings with .txt files", folders=[folder])
     recordings, unread, _ = find_media([str(folder)])
     if unread:
@@ -645,7 +649,7 @@ def _read_pairs(folder: Path) -> Source:
     for recording in recordings:
         path = shown(recording.path)
         if recording.name not in texts:
-            source.bad(path, "no transcript", "no .txt of the same name beside it")
+            source.bad(path, "no transcript", "no .txt of the same name next to it")
             continue
         text = texts[recording.name]
         source.files.append(text)
@@ -658,7 +662,7 @@ def _read_pairs(folder: Path) -> Source:
         if not words:
             source.bad(shown(text), "no transcript", "the file has no words")
             continue
-        # an absolute path: names need not be UTF-8
+        # an absolute path, because names need not be UTF-8
         source.rows.append(Row(path, "", os.path.abspath(recording.path), words))
     for name in sorted(texts.keys() - names):
         source.bad(shown(texts[name]), "no recording", "no audio file of the same name")
@@ -666,6 +670,6 @@ def _read_pairs(folder: Path) -> Source:
 
 
 def _split_message(message: str, path: str) -> Tuple[str, str]:
-    """Split ``FILE:LINE: what is wrong`` behind the file and the line."""
+    """Split ``FILE:LINE: problem`` after the file and the line."""
     found = re.fullmatch(re.escape(path) + r"((?::\d+)?): (.*)", message)
     return (path + found[1], found[2]) if found else (path, message)

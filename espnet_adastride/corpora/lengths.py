@@ -1,9 +1,9 @@
-"""How long the utterances were that a model was trained on.
+"""Lengths of the utterances that a model was trained on.
 
-An encoder does badly on what is much longer than anything it has seen: a small model
-trained on utterances of up to 5.9 s made four times the errors in pieces of 13 to 20 s.
-Therefore the lengths are kept beside a model's ``config.yaml``, in experiments and in
-packed models, and say how long recordings are cut (``transcribe.py``)::
+Encoders perform poorly on input much longer than their training utterances: a small
+model trained on utterances of up to 5.9 s made four times the errors on pieces of 13 to
+20 s. The lengths are therefore stored next to a model's ``config.yaml``, in experiments
+and in packed models, and determine how recordings are cut (``transcribe.py``)::
 
     utterances: 1741
     seconds: {median: 3.044, '90%': 3.957, '99%': 4.752, longest: 5.882}
@@ -26,8 +26,8 @@ class TrainingLengths(NamedTuple):
     """Lengths of a training set.
 
     Attributes:
-        utterances: how many there are.
-        seconds: by the names of :data:`QUANTILES`.
+        utterances: number of utterances.
+        seconds: durations by the names of :data:`QUANTILES`.
     """
 
     utterances: int
@@ -52,7 +52,7 @@ def measure_lengths(shape_file: PathLike, per_second: float) -> TrainingLengths:
         per_second: samples (or frames of extracted features) per second.
 
     Raises:
-        RecipeError: it is missing, empty, or has other lines.
+        RecipeError: it is missing, empty, or has another format.
     """
     shapes = read_table(shape_file)
     try:
@@ -61,8 +61,9 @@ def measure_lengths(shape_file: PathLike, per_second: float) -> TrainingLengths:
         counts = []
     if not counts or min(counts) < 0:
         raise RecipeError(
-            f"{shape_file}: no lines of 'utterance length[,dimension]', as the "
-            "statistics (stage 10) write them"
+            f"{shape_file}: not lines of the form 'utterance length[,dimension]'; run "
+            "the "
+            "statistics (stage 10) again"
         )
     values = np.percentile(np.array(counts) / per_second, list(QUANTILES.values()))
     seconds = {name: round(float(v), 3) for name, v in zip(QUANTILES, values)}
@@ -77,10 +78,10 @@ def write_lengths(path: PathLike, lengths: TrainingLengths) -> None:
 
 
 def read_lengths(path: PathLike) -> Optional[TrainingLengths]:
-    """Read the lengths; None where the file is missing.
+    """Read the lengths; None if the file is missing.
 
     Raises:
-        RecipeError: it holds something else.
+        RecipeError: it has another format.
     """
     import yaml
 
@@ -95,18 +96,18 @@ def read_lengths(path: PathLike) -> Optional[TrainingLengths]:
         return lengths
     except (ValueError, KeyError, TypeError, yaml.YAMLError, UnicodeDecodeError):
         raise RecipeError(
-            f"{path}: not lengths of a training set (utterances, seconds: "
+            f"{path}: not the lengths of a training set (utterances, seconds: "
             f"{', '.join(QUANTILES)}); remove it, or write it again with "
             "python -m espnet_adastride.bin.training_lengths"
         ) from None
 
 
 def units_per_second(options: Dict[str, Any], folder: PathLike) -> float:
-    """Return what a second is in a training's shape files: samples, or frames.
+    """Return the units per second in a training's shape files: samples or frames.
 
     Args:
-        options: of its config.yaml.
-        folder: where that is, with ``upstream.yaml`` for extracted features.
+        options: options in its config.yaml.
+        folder: folder of config.yaml, with ``upstream.yaml`` for extracted features.
     """
     from espnet_adastride.corpora.features import RECORD_NAME, read_record
 
@@ -118,15 +119,15 @@ def units_per_second(options: Dict[str, Any], folder: PathLike) -> float:
 def find_lengths(
     options: Dict[str, Any], folder: PathLike, roots: Sequence[Path] = ()
 ) -> Optional[TrainingLengths]:
-    """Return the lengths that an experiment was trained on; None where unknown.
+    """Return the training lengths of an experiment; None if unknown.
 
-    They are in ``training_lengths.yaml``; else, of an experiment that still has its
-    statistics, in the shape file that its configuration names.
+    They are read from ``training_lengths.yaml``; if that is missing and the experiment
+    still has its statistics, from the shape file in its configuration.
 
     Args:
-        options: of its config.yaml.
-        folder: where that is.
-        roots: folders that relative names may start from.
+        options: options in its config.yaml.
+        folder: folder of config.yaml.
+        roots: folders to which names may be relative.
 
     Raises:
         RecipeError: training_lengths.yaml cannot be read.

@@ -1,11 +1,11 @@
-"""LibriSpeech's layout in, Kaldi-style data directories out.
+"""Turn the layout of LibriSpeech into Kaldi-style data directories.
 
-LibriSpeech keeps ``PART/SPK/CHAP/SPK-CHAP-UTT.flac`` beside
+LibriSpeech keeps ``PART/SPK/CHAP/SPK-CHAP-UTT.flac`` next to
 ``PART/SPK/CHAP/SPK-CHAP.trans.txt`` (``ID TEXT`` per line). :func:`scan_librispeech`
 finds and decodes the recordings; :mod:`espnet_adastride.corpora.kaldi` writes the data
-directories, with SPK-CHAP as the speaker, as Kaldi's and ESPnet's recipes have it. What
-cannot be used is never dropped silently: it comes back as a list of :class:`Excluded`,
-each with the file, the reason and what was done about it.
+directories, with SPK-CHAP as the speaker, as in Kaldi's and ESPnet's recipes. Unusable
+entries are never dropped silently: they are returned as a list of :class:`Excluded`,
+each with the file, the reason and the action taken.
 """
 
 import codecs
@@ -23,7 +23,7 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 import soundfile
 from tqdm import tqdm
 
-# the reader and writer of data directories under their earlier import path, too
+# keep the earlier import path of the reader and writer of data directories
 from espnet_adastride.corpora.kaldi import (
     LEFT_OUT,
     Excluded,
@@ -34,7 +34,7 @@ from espnet_adastride.corpora.kaldi import (
 )
 from espnet_adastride.errors import DataError
 
-# Utterances per part as published: a part that was unpacked half-way is noticed.
+# Published number of utterances per part, to detect incomplete parts.
 LIBRISPEECH_UTTERANCES = {
     "dev-clean": 2703,
     "dev-other": 2864,
@@ -45,7 +45,7 @@ LIBRISPEECH_UTTERANCES = {
     "train-other-500": 148688,
 }
 
-# Reasons for leaving something out, as printed and as written to excluded.txt.
+# Reasons for exclusion, as printed and as written to excluded.txt.
 EMPTY_AUDIO = "empty recording"
 NOT_DECODABLE = "recording that does not decode"
 WRONG_RATE = "recording at another sampling rate"
@@ -60,7 +60,7 @@ MISPLACED = "name that does not fit its folder"
 
 @dataclass
 class Scan:
-    """What :func:`scan_librispeech` found.
+    """The result of :func:`scan_librispeech`.
 
     Attributes:
         utterances: Usable utterances, sorted by id.
@@ -83,10 +83,10 @@ class Scan:
 
 
 def find_librispeech(corpus: PathLike) -> Tuple[Path, List[str]]:
-    """Find the folder that holds the parts.
+    """Find the folder of the parts.
 
     Args:
-        corpus: ``LibriSpeech`` itself, or the folder that holds it.
+        corpus: ``LibriSpeech`` or its parent folder.
 
     Returns:
         The folder, absolute, and the names of the parts in it, sorted.
@@ -97,7 +97,7 @@ def find_librispeech(corpus: PathLike) -> Tuple[Path, List[str]]:
     fix = "set LIBRISPEECH=/path/to/LibriSpeech or edit db.sh"
     if not str(corpus).strip():
         raise DataError(f"the path of LibriSpeech is empty; {fix}")
-    # abspath, not resolve: links that the owner made stay in the paths.
+    # abspath, not resolve: keep the user's links in the paths.
     root = Path(os.path.abspath(os.path.expanduser(corpus)))
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
@@ -107,7 +107,7 @@ def find_librispeech(corpus: PathLike) -> Tuple[Path, List[str]]:
         if parts:
             return candidate, parts
     if next(root.glob("*/*/*.trans.txt"), None):
-        fix = f"{root} is a part itself: give the folder that holds it, or {fix}"
+        fix = f"{root} is itself a part: give its parent folder, or {fix}"
     raise DataError(
         f"no part of LibriSpeech (PART/SPEAKER/CHAPTER/*.flac) in {root}; {fix}"
     )
@@ -126,17 +126,17 @@ def _parts(root: Path) -> List[str]:
 
 
 def check_audio(path: PathLike, fs: int) -> Tuple[int, str, str]:
-    """Decode a whole recording and compare it with what its header promises.
+    """Decode a whole recording and compare it with its header.
 
-    A flac header carries the number of samples and the MD5 sum of the decoded signal:
-    cut or altered files are told from sound ones with certainty.
+    A FLAC header has the number of samples and the MD5 sum of the decoded signal, so
+    truncated or altered files are detected reliably.
 
     Args:
         path: The recording.
-        fs: The sampling rate that is asked for, in Hz.
+        fs: The required sampling rate, in Hz.
 
     Returns:
-        Number of samples, the reason for leaving it out ("" if there is none), detail.
+        Number of samples, the reason for excluding it ("" if there is none), detail.
     """
     path = str(path)
     try:
@@ -162,19 +162,19 @@ def check_audio(path: PathLike, fs: int) -> Tuple[int, str, str]:
         return 0, EMPTY_AUDIO, "no samples"
     if samples != promised:
         return samples, NOT_DECODABLE, f"{samples} of {promised} samples"
-    # The sum is taken over 16-bit samples; other widths are left to the count above.
+    # The sum covers 16-bit samples; other widths are only checked by the count above.
     expected = _flac_md5(path)
     if bits16 and expected is not None and expected != digest.hexdigest():
-        return samples, NOT_DECODABLE, "the signal does not fit the file's checksum"
+        return samples, NOT_DECODABLE, "the signal does not match the file's checksum"
     if rate != fs:
-        return samples, WRONG_RATE, f"{rate} Hz, {fs} Hz wanted"
+        return samples, WRONG_RATE, f"{rate} Hz instead of {fs} Hz"
     if channels != 1:
         return samples, NOT_MONO, f"{channels} channels"
     return samples, "", ""
 
 
 def _flac_md5(path: str) -> Optional[str]:
-    """MD5 sum of the signal in a flac file's STREAMINFO, None where it has none."""
+    """MD5 sum of the signal in a flac file's STREAMINFO, None if it has none."""
     with open(path, "rb") as f:
         head = f.read(42)
     # "fLaC", block header (4 bytes; type 0 is STREAMINFO), 34 bytes ending in the sum.
@@ -196,7 +196,7 @@ def check_audio_files(
     Raises:
         DataError: A process died (out of memory, killed).
     """
-    # A log file gets a line now and then, a terminal a moving bar.
+    # A log file gets periodic lines, a terminal a progress bar.
     interval = 0.2 if sys.stderr.isatty() else 30.0
     bar = tqdm(
         total=len(paths),
@@ -221,7 +221,7 @@ def check_audio_files(
         except BrokenProcessPool:
             raise DataError(
                 f"a decoding process died near {paths[len(results)]} (killed, or out "
-                "of memory); run again with --nj 1 to see the file"
+                "of memory); run again with --nj 1 to find the file"
             ) from None
     return results
 
@@ -236,17 +236,17 @@ def scan_librispeech(
     """Read parts of LibriSpeech and decode every recording.
 
     Args:
-        root: The folder that holds the parts, as :func:`find_librispeech` returns it.
+        root: The folder of the parts, from :func:`find_librispeech`.
         parts: Names of parts; several are read as one set.
         fs: Sampling rate, in Hz.
         nj: Number of decoding processes.
         progress: Show a progress bar on standard error.
 
     Returns:
-        Usable utterances, and by name all that was left out and why.
+        Usable utterances, and all excluded entries with the reasons.
 
     Raises:
-        DataError: A part is not there.
+        DataError: A part is missing.
     """
     root = Path(root)
     scan = Scan([], [])
@@ -260,12 +260,12 @@ def scan_librispeech(
             name = rel[-1]
             shown = path.encode("utf-8", "backslashreplace").decode()
             if shown != path:
-                # It could not be written to wav.scp.
+                # It cannot be written to wav.scp.
                 problem = "the path is not UTF-8"
                 scan.excluded.append(Excluded("-", shown, MISPLACED, problem))
                 scan.recordings += name.endswith(".flac")
                 continue
-            # SPK-CHAP where the file lies as deep as it should, else nothing fits.
+            # SPK-CHAP if the file is at the right depth, otherwise nothing matches.
             speaker = "-".join(rel[:2]) if len(rel) == 3 else None
             if name.endswith(".flac"):
                 scan.recordings += 1
@@ -282,7 +282,7 @@ def scan_librispeech(
         found, published = scan.recordings - before, LIBRISPEECH_UTTERANCES.get(part)
         if published is not None and found != published:
             scan.notes.append(
-                f"{part} has {found} recordings here, LibriSpeech publishes "
+                f"{part} has {found} recordings here; LibriSpeech publishes "
                 f"{published}: a subset, or not fully unpacked"
             )
 
@@ -290,7 +290,7 @@ def scan_librispeech(
     duplicates |= {k for k, v in texts.items() if len(v) > 1}
     for key in duplicates:
         places = audio.pop(key, []) + [where for _, where in texts.pop(key, [])]
-        # Which of them is right is not for us to guess: none is used.
+        # Use none of them, because the right one is unknown.
         detail = "all of them: " + ", ".join(places)
         scan.excluded.append(Excluded(key, places[0], DUPLICATE_ID, detail))
     for key in sorted(texts.keys() - audio.keys()):
@@ -309,7 +309,7 @@ def scan_librispeech(
         elif not text:
             scan.excluded.append(Excluded(key, where, EMPTY_TRANSCRIPT))
         else:
-            # An id that passed _misplaced begins with SPK-CHAP- of its folders.
+            # An id that passed _misplaced begins with the SPK-CHAP- of its folders.
             chapter = Path(path).parent
             speaker = f"{chapter.parent.name}-{chapter.name}"
             scan.utterances.append(Utterance(key, path, text, speaker, samples))
@@ -328,7 +328,7 @@ def _walk(part: Path) -> Iterator[Tuple[str, Tuple[str, ...]]]:
 
 
 def _misplaced(key: str, speaker: Optional[str]) -> str:
-    """What is wrong with an id in the folders SPK/CHAP; "" if nothing is."""
+    """The problem of an id in the folders SPK/CHAP; "" if none."""
     if speaker is None:
         return "not in SPEAKER/CHAPTER/"
     if not re.fullmatch(r"\S+", key):

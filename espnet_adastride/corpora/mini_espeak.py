@@ -1,21 +1,20 @@
-"""The corpus of the demo: mini_espeak, synthesised, in LibriSpeech's own layout.
+"""The demo's corpus: mini_espeak, synthetic speech in the layout of LibriSpeech.
 
     OUTPUT/LibriSpeech/train-mini/SPK/CHAP/SPK-CHAP-0000.flac ... SPK-CHAP.trans.txt
-    OUTPUT/LibriSpeech/{dev-mini,test-mini}/...
-    OUTPUT/LibriSpeech/mini-lm-norm.txt text for a language model, a sentence a line
-    OUTPUT/LibriSpeech/SPEAKERS.TXT     the voice, rate and pitch of each speaker
-    OUTPUT/LibriSpeech/README.TXT       how it was made
-    OUTPUT/LibriSpeech/mini_espeak.json the same for programs; marks the corpus as whole
+    OUTPUT/LibriSpeech/{dev-mini,test-mini}/... OUTPUT/LibriSpeech/mini-lm-norm.txt text
+    for a language model, one sentence per line OUTPUT/LibriSpeech/SPEAKERS.TXT     the
+    voice, rate and pitch of each speaker OUTPUT/LibriSpeech/README.TXT       how it was
+    made OUTPUT/LibriSpeech/mini_espeak.json the same for programs; marks the corpus as
+    complete
 
-In the order of the work: a :class:`Grammar` draws sentences, :func:`plan_corpus`
-decides who says what in which part, and :func:`build_corpus` has it spoken, adds
-pauses, gains and noise, and writes the files. No sentence and no voice variant occurs
-in two parts, no sentence of dev and test in the language model's text, and every word
-of dev and test occurs in train: the word error rate then measures how well the sounds
-were learnt.
+A :class:`Grammar` draws sentences, :func:`plan_corpus` assigns them to speakers and
+parts, and :func:`build_corpus` synthesises them, adds pauses, gains and noise, and
+writes the files. No sentence and no voice variant occurs in two parts, no sentence of
+dev and test in the language model's text, and every word of dev and test occurs in
+train: the word error rate then measures how well the sounds were learnt.
 
-Everything random is seeded by the corpus seed and the name of what it is drawn for:
-the same options give the same bytes, with any number of processes.
+All randomness is seeded by the corpus seed and the name of the drawn item: the same
+options give the same bytes, with any number of processes.
 """
 
 import fcntl
@@ -55,17 +54,19 @@ MAX_SPEAKERS = {"train-mini": 162, "dev-mini": 8, "test-mini": 16}
 FIRST_SPEAKER = {"train-mini": 1001, "dev-mini": 2001, "test-mini": 3001}
 DEFAULT_LM_SENTENCES = 10000
 LM_TEXT = "mini-lm-norm.txt"  # LibriSpeech's is librispeech-lm-norm.txt
-MIN_SPEAKER_UTTERANCES = 8  # a small corpus has fewer speakers, not emptier ones
+MIN_SPEAKER_UTTERANCES = (
+    8  # a small corpus has fewer speakers, not fewer utterances per speaker
+)
 CHAPTER_UTTERANCES = 20
 MIN_WORDS, MAX_WORDS = 3, 14
 
 RATES = (130, 185)  # words per minute
 PITCHES = (30, 70)
 PITCH_RANGES = (30, 75)
-NOISE_SHARE = 0.3  # of the utterances
+NOISE_SHARE = 0.3  # share of the utterances
 SNRS = (15.0, 30.0)  # dB
 LEVELS = (-32.0, -20.0)  # dB re full scale, speech alone
-FLOORS = (-75.0, -60.0)  # dB re full scale, the faint hiss that every recording has
+FLOORS = (-75.0, -60.0)  # dB re full scale, faint noise in every recording
 PEAK = 0.9  # of full scale, never exceeded
 
 
@@ -77,7 +78,7 @@ class Grammar:
     """Sentence templates and the classes of words that fill them.
 
     Attributes:
-        classes: Entries by class name; an entry may hold ``{class}`` again.
+        classes: Entries by class name; an entry may contain ``{class}``.
         topics: Templates by topic.
         voices: ``accents`` and, by part, variants with their sex, as
             ``(variant, "F" or "M")``.
@@ -89,11 +90,11 @@ class Grammar:
 
     @classmethod
     def read(cls, path: Union[str, Path] = GRAMMAR) -> "Grammar":
-        """Read the grammar file; its head explains the format.
+        """Read the grammar file; its header explains the format.
 
         Raises:
-            MiniEspeakError: A class is used but not defined, or a template holds
-                characters that a transcript cannot.
+            MiniEspeakError: A class is used but not defined, or a template has
+                characters not allowed in transcripts.
         """
         import yaml
 
@@ -133,7 +134,7 @@ class Grammar:
         return {word for text in self._texts() for word in _words(text)} | {"an"}
 
     def restricted(self, words: Set[str]) -> "Grammar":
-        """The part of the grammar that needs no word but ``words``."""
+        """The part of the grammar that only uses ``words``."""
         classes = dict(self.classes)
         while True:
 
@@ -214,7 +215,7 @@ class Speaker:
 
 @dataclass(frozen=True)
 class Chapter:
-    """What one process makes at a time: some utterances of one speaker.
+    """The unit of work of a process: some utterances of one speaker.
 
     Attributes:
         sentences: By utterance id.
@@ -233,7 +234,7 @@ class Chapter:
 
 @dataclass(frozen=True)
 class Plan:
-    """Who says what; see :func:`plan_corpus`."""
+    """Speakers and sentences of all parts; see :func:`plan_corpus`."""
 
     seed: int
     minutes: Dict[str, float]
@@ -242,7 +243,7 @@ class Plan:
     lm_sentences: Tuple[str, ...] = ()
 
     def sentences(self, part: str) -> List[str]:
-        """All sentences of a part, in the order of their utterance ids."""
+        """All sentences of a part, in the order of the utterance ids."""
         return [
             s for c in self.chapters if c.part == part for s in c.sentences.values()
         ]
@@ -257,10 +258,10 @@ def plan_corpus(
     """Draw the speakers and the sentences of every part.
 
     Args:
-        seed: Seed of everything random.
-        minutes: Length of each part, silences included; met within some per cent.
-        lm_sentences: Number of further sentences, for a language model.
-        grammar: The default is the one that comes with the package.
+        seed: Random seed.
+        minutes: Length of each part, silences included; accurate to a few per cent.
+        lm_sentences: Number of extra sentences for a language model.
+        grammar: Default: the grammar of the package.
 
     Raises:
         MiniEspeakError: A part is empty or so large that the grammar runs out of new
@@ -272,7 +273,7 @@ def plan_corpus(
     for part in PARTS:
         if not (math.isfinite(minutes[part]) and minutes[part] > 0):
             raise MiniEspeakError(
-                f"{part} of {minutes[part]:g} minutes: a length above 0 is needed"
+                f"{part} of {minutes[part]:g} minutes: give a length above 0"
             )
         source, allowed = grammar, grammar.vocabulary()
         if part != PARTS[0]:
@@ -312,8 +313,8 @@ def _draw_sentences(
     counts: Dict[str, int] = Counter()
     drawn, total, misses = [], 0.0, 0
     while total < seconds and len(drawn) < number:
-        # Of several candidates, the one that holds the word heard least often so far:
-        # a word that train hardly holds would measure luck.
+        # Of several candidates, use the one with the rarest word so far: words that
+        # train hardly contains would make the test a matter of luck.
         candidates = [grammar.draw(rng) for _ in range(5) if grammar.topics]
         candidates = [
             s
@@ -323,11 +324,11 @@ def _draw_sentences(
         if not candidates:
             misses += 1
             if misses > 1000 and math.isfinite(number):
-                break  # a small grammar: as many as there are
+                break  # a small grammar: use all
             if misses > 1000:
                 raise MiniEspeakError(
-                    f"{part}: the grammar has no more than {len(drawn)} new sentences "
-                    "for it; ask for less of it or for a longer train-mini"
+                    f"{part}: the grammar only has {len(drawn)} new sentences "
+                    "for it; reduce its length, or increase that of train-mini"
                 )
             continue
         misses = 0
@@ -340,7 +341,7 @@ def _draw_sentences(
 
 
 def _expected_seconds(sentence: str) -> float:
-    """Length of an utterance with its silences, as fitted to a whole corpus."""
+    """Length of an utterance with its silences, from a fit to a whole corpus."""
     return 0.76 + 0.30 * sentence.count(",") + 8.7 * len(sentence) / np.mean(RATES)
 
 
@@ -356,7 +357,7 @@ def _draw_speakers(
     speakers = []
     for i in range(count):
         variant, sex = variants[i % len(variants)]
-        # Shifted in each round, so that a variant meets another accent.
+        # Shifted in each round, so that a variant gets another accent.
         accent = accents[(i % len(variants) + 3 * (i // len(variants))) % len(accents)]
         voice = Voice(
             accent,
@@ -394,12 +395,12 @@ def _share_out(
 
 
 def check_disjoint(plan: Plan) -> None:
-    """Refuse a plan whose parts share sentences or voices, or with unknown words.
+    """Reject a plan whose parts share sentences or voices, or have unknown words.
 
-    The language model's text may share nothing with any part.
+    The language model's text may not share sentences with any part.
 
     Raises:
-        MiniEspeakError: What is shared, or which words train lacks.
+        MiniEspeakError: naming the shared items or the words missing in train.
     """
     texts = {p: [transcript(s) for s in plan.sentences(p)] for p in PARTS}
     lm_texts = {transcript(s) for s in plan.lm_sentences}
@@ -410,12 +411,12 @@ def check_disjoint(plan: Plan) -> None:
     for i, part in enumerate(PARTS):
         repeated = [t for t, n in Counter(texts[part]).items() if n > 1]
         if repeated:
-            raise MiniEspeakError(f"{part} holds a sentence twice: {repeated[0]}")
+            raise MiniEspeakError(f"{part} has a sentence twice: {repeated[0]}")
         if lm_texts.intersection(texts[part]):
             raise MiniEspeakError(f"{part} and {LM_TEXT} share sentences")
         unknown = {w for t in texts[part] for w in t.split()} - train_words
         if unknown:
-            raise MiniEspeakError(f"{part} holds words that train lacks: {unknown}")
+            raise MiniEspeakError(f"{part} has words that train lacks: {unknown}")
         for other in PARTS[:i]:
             for kind, a, b in (
                 ("sentences", set(texts[part]), set(texts[other])),
@@ -440,12 +441,12 @@ def _seed(seed: int, *names: str) -> int:
 
 
 def speak(sentence: str, speaker: Speaker, seed: int) -> np.ndarray:
-    """Speak a sentence with pauses, silence at the ends, gain and noise.
+    """Synthesise a sentence with pauses, silence at both ends, gain and noise.
 
     Args:
-        sentence: As the grammar drew it: the commas are pauses.
-        speaker: Who says it; the rate varies by 6 % from one utterance to the next.
-        seed: Seed of all that is random in this utterance.
+        sentence: From the grammar; commas are pauses.
+        speaker: The speaker; the rate varies by 6 % between utterances.
+        seed: Random seed of this utterance.
 
     Returns:
         Samples, int16 (N,), 16 kHz.
@@ -475,7 +476,7 @@ def speak(sentence: str, speaker: Speaker, seed: int) -> np.ndarray:
 
 
 def _add_pauses(sentence: str, rng: np.random.Generator) -> str:
-    """SSML of a sentence: commas become pauses; sometimes the speaker hesitates."""
+    """SSML of a sentence: commas become pauses; sometimes with a hesitation."""
 
     def pause(low: int, high: int) -> str:
         return f'<break time="{int(rng.integers(low, high))}ms"/>'
@@ -538,25 +539,25 @@ def build_corpus(
     say: Callable[[str], None] = print,
     lm_sentences: int = DEFAULT_LM_SENTENCES,
 ) -> Path:
-    """Make the corpus, finish one that was interrupted, or leave a whole one alone.
+    """Make the corpus, resume an interrupted one, or leave a complete one alone.
 
-    The work goes on in ``OUTPUT/.LibriSpeech.partial``, chapter by chapter, each
-    renamed when it is complete; at the end the folder becomes ``OUTPUT/LibriSpeech``.
+    Work happens in ``OUTPUT/.LibriSpeech.partial``, chapter by chapter; a chapter is
+    renamed when it is complete. At the end the folder becomes ``OUTPUT/LibriSpeech``.
 
     Args:
-        output: The folder that will hold ``LibriSpeech``.
-        seed: Seed of everything random.
+        output: Parent folder of ``LibriSpeech``.
+        seed: Random seed.
         minutes: Length by part; the default is :data:`DEFAULT_MINUTES`.
         nj: Number of processes; the files do not depend on it.
-        say: Told what happens, one line at a time.
+        say: Called with progress messages, one line each.
         lm_sentences: Number of sentences in ``mini-lm-norm.txt``.
 
     Returns:
         ``OUTPUT/LibriSpeech``.
 
     Raises:
-        MiniEspeakError: Another corpus is there, or the one there is damaged.
-        EspeakError: eSpeak NG is absent or fails.
+        MiniEspeakError: There is another corpus, or the existing one is damaged.
+        EspeakError: eSpeak NG is missing or fails.
         OSError: The folder cannot be written.
     """
     started = time.time()
@@ -570,14 +571,14 @@ def build_corpus(
         "minutes": minutes,
         "lm_sentences": lm_sentences,
         "espeak_ng": espeak.version(),
-        # Sentences and voices: the grammar file may have been edited.
+        # Include sentences and voices: the grammar file may have been edited.
         "plan": hashlib.sha256(repr(plan).encode()).hexdigest()[:16],
     }
     Path(output).mkdir(parents=True, exist_ok=True)
     with _alone(Path(output)):
         if final.exists():
             _check_finished(final, made_of, plan)
-            say(f"{final}: already whole, left alone ({_summary(plan)})")
+            say(f"{final}: already complete ({_summary(plan)})")
         else:
             _build(partial, made_of, plan, nj, say)
             os.rename(partial, final)
@@ -587,14 +588,15 @@ def build_corpus(
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep a second command out of the folder; the lock dies with its process."""
+    """Lock the folder against a second command; the lock ends with the process."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise MiniEspeakError(
-                f"another process makes the corpus in {folder}; wait for it or stop it"
+                f"another process is making the corpus in {folder}; wait for it or "
+                "stop it"
             ) from None
         yield
     finally:
@@ -609,16 +611,16 @@ def _build(
     stamp = partial / "plan.json"
     if not (stamp.is_file() and stamp.read_text(encoding="utf-8") == _json(made_of)):
         if any(partial.iterdir()):
-            say(f"{output}: an interrupted run had other options: done anew")
+            say(f"{output}: an interrupted run had other options: starting over")
             shutil.rmtree(partial)
             partial.mkdir()
         _write(stamp, _json(made_of))
-    for leftover in partial.glob("*/*/.*.tmp"):  # of processes that were killed
+    for leftover in partial.glob("*/*/.*.tmp"):  # left by killed processes
         shutil.rmtree(leftover)
     todo = [c for c in plan.chapters if not (partial / c.folder).is_dir()]
     done = len(plan.chapters) - len(todo)
     if done:
-        say(f"{output}: interrupted before, {done} chapters of it kept")
+        say(f"{output}: resuming an interrupted run, {done} chapters kept")
     say(f"{output}: {_summary(plan)}, {nj} processes")
     _make_chapters(partial, plan.seed, todo, nj, len(plan.chapters), say)
 
@@ -655,8 +657,8 @@ def _make_chapters(
                 report(number)
         except BrokenProcessPool:
             raise MiniEspeakError(
-                "a process died, perhaps for lack of memory; run the command again to "
-                "go on, with a smaller --nj"
+                "a process died (out of memory?); run the command again to "
+                "resume, with a smaller --nj"
             ) from None
         finally:
             for job in jobs:
@@ -664,12 +666,12 @@ def _make_chapters(
 
 
 def _start_worker() -> None:
-    # Ctrl-C goes to the whole group; the parent alone answers it.
+    # Ctrl-C goes to the whole group; only the parent handles it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
 
     def follow():
-        # A killed parent cannot stop its workers: they would wait for ever, and go on
+        # A killed parent cannot stop its workers: they would wait forever and keep
         # holding its lock.
         while os.getppid() == parent:
             time.sleep(0.2)
@@ -688,7 +690,7 @@ def make_chapter(root: Path, seed: int, chapter: Chapter) -> None:
     lines = []
     for key, sentence in chapter.sentences.items():
         samples = speak(sentence, chapter.speaker, _seed(seed, key))
-        # By way of memory: a full disk is then an OSError that says so.
+        # Through memory, so that a full disk raises a clear OSError.
         flac = io.BytesIO()
         soundfile.write(flac, samples, FS, format="FLAC", subtype="PCM_16")
         (temporary / f"{key}.flac").write_bytes(flac.getvalue())
@@ -763,7 +765,7 @@ def _check_finished(final: Path, made_of: dict, plan: Plan) -> None:
         there = stamp["made_of"]
     except (OSError, ValueError, KeyError, TypeError):
         raise MiniEspeakError(
-            f"{final} is there and is not a mini_espeak corpus; give another --output"
+            f"{final} exists and is not a mini_espeak corpus; give another --output"
         ) from None
     differing = [
         f"{k}: {there.get(k)} there, {v} asked"
@@ -772,7 +774,8 @@ def _check_finished(final: Path, made_of: dict, plan: Plan) -> None:
     ]
     if differing:
         raise MiniEspeakError(
-            f"{final} was made otherwise ({'; '.join(differing)}); give another "
+            f"{final} was made with other options ({'; '.join(differing)}); give "
+            "another "
             "--output, or remove it"
         )
     _check_files(final, plan)

@@ -1,13 +1,12 @@
-"""One's own recordings as Kaldi-style data directories: checked, cut, split.
+"""Your own recordings as Kaldi-style data directories: checked, cut, split.
 
     sources (espnet_adastride/corpora/layouts.py)
         -> OUTPUT/{train,valid,test}/{wav.scp,text,utt2spk,spk2utt}
-        -> OUTPUT/SET/audio/*.flac    what was cut out or converted
+        -> OUTPUT/SET/audio/*.flac    excerpts and converted files
 
-Every recording is decoded. WAV and FLAC files with one channel are used where they are;
-anything else (other containers, several channels, parts of recordings, pipes, names
-that are not UTF-8) is written as FLAC with one channel. What cannot be used is counted
-and listed by name.
+Every recording is decoded. Mono WAV and FLAC files are used in place; anything else
+(other containers, several channels, parts of recordings, pipes, names that are not
+UTF-8) is written as mono FLAC. Unusable entries are counted and listed by name.
 """
 
 import hashlib
@@ -47,27 +46,27 @@ from espnet_adastride.files import fresh_dir, replace_dir, shown, write_flac
 PARTS = ("train", "valid", "test")
 RECORD = "prepared.json"
 BAD_LIST = "unusable.txt"
-#: seconds by which an end may lie behind a recording's, for rounded times
+#: seconds by which an end time may exceed the recording, because of rounding
 TOLERANCE = 0.05
-#: characters beyond which a speaker's id (Common Voice has 128) is abbreviated
+#: longer speaker ids are abbreviated (Common Voice has 128 characters)
 LONGEST_SPEAKER = 40
 
 
 @dataclass
 class Options:
-    """How to prepare; those of the command.
+    """Options of the preparation, as in the command.
 
     Attributes:
-        fs: Hz of the FLAC files that are written.
-        seed: Of the split.
-        shares: Of valid and test, in utterances.
+        fs: Sampling rate of written FLAC files in Hz.
+        seed: Seed of the split.
+        shares: Shares of utterances for valid and test.
         split: ``auto``, ``speaker``, ``utterance`` or ``none``.
         speaker_from: ``""``, ``folder`` or a regular expression on the path.
-        audio_dir: Where relative paths start, or "".
-        run_pipes: Run the commands of a ``wav.scp``.
-        skip_bad: Leave out what cannot be used.
-        overwrite: Replace sets of other content.
-        nj: Threads.
+        audio_dir: Folder to which paths are relative, or "".
+        run_pipes: Run commands in ``wav.scp``.
+        skip_bad: Leave out unusable entries.
+        overwrite: Replace sets with other content.
+        nj: Number of threads.
     """
 
     fs: int = 16000
@@ -106,12 +105,13 @@ def plan_rows(
 ) -> Tuple[List[Planned], List[Problem]]:
     """Find every row's recording; give ids and speakers.
 
-    Ids are those of the corpus, or derived from the path: ``anna/01.wav`` of Anna
-    becomes ``anna-anna_01`` where the speaker is known (Kaldi wants speakers as
-    prefixes), and a cut gets its milliseconds: ``-00001200-00003400``.
+    Ids are those of the corpus or are derived from the path: ``anna/01.wav`` of speaker
+    Anna becomes ``anna-anna_01`` (Kaldi requires speakers as prefixes), and an excerpt
+    gets its
+    milliseconds: ``-00001200-00003400``.
 
     Returns:
-        What can be used, sorted by id, and what cannot.
+        Usable entries, sorted by id, and problems.
     """
     problems = [p for source in sources for p in source.problems]
     entries = [(source, row) for source in sources for row in source.rows]
@@ -142,7 +142,7 @@ def plan_rows(
         if not source.own_ids:
             key = _make_id(row, path, speaker, folders[id(source)])
             if not row.id and key in planned and planned[key].row.part != row.part:
-                key = f"{row.part}_{key}"  # 0001.wav of two sets
+                key = f"{row.part}_{key}"  # two sets may both have 0001.wav
         if re.search(r"\s", key):
             problems.append(_problem(row, "white space in the id", repr(key)))
         elif key in planned:
@@ -163,7 +163,7 @@ def _folders(source: Source, options: Options) -> List[Path]:
 
 
 def _relative_paths(source: Source, folders, found) -> List[str]:
-    """Say where the relative paths of a source start."""
+    """Report the folders to which the paths of a source are relative."""
     used = Counter()
     for (path, number), place in found.items():
         if number == id(source) and place is not None and not os.path.isabs(path):
@@ -171,12 +171,12 @@ def _relative_paths(source: Source, folders, found) -> List[str]:
     if not used:
         return []
     starts = [os.path.abspath(name) for name in used]
-    return [f"{source.path}: relative paths start in {' and '.join(starts)}"]
+    return [f"{source.path}: paths are relative to {' and '.join(starts)}"]
 
 
 PIPE = (
     "a command instead of a file",
-    "to have the commands of wav.scp run, give --run_pipes true",
+    "to run the commands in wav.scp, give --run_pipes true",
 )
 
 
@@ -186,7 +186,7 @@ def _problem(row: Row, kind: str, detail: str) -> Problem:
 
 def _not_found(row: Row, folders: Sequence[Path]) -> str:
     if re.search(r"\.ark:\d+$", row.path):
-        return f"{row.path} is a place in an archive; give audio files"
+        return f"{row.path} is a position in an archive; give audio files"
     if os.path.isabs(row.path):
         return f"{row.path}; correct the path"
     places = list(dict.fromkeys(os.path.abspath(folder) for folder in folders))
@@ -216,7 +216,7 @@ def _word(name: str) -> str:
 
 
 def _abbreviate(speakers: Iterable[str]) -> Dict[str, str]:
-    """Shorten hashes as Common Voice's, if they stay different."""
+    """Shorten hashes such as Common Voice's, if they remain distinct."""
     names = set(speakers)
     cut = {n: n[:12] if len(n) > LONGEST_SPEAKER else n for n in names}
     return cut if len(set(cut.values())) == len(names) else {n: n for n in names}
@@ -244,16 +244,16 @@ def _make_id(row: Row, path: str, speaker: str, folders: Sequence[Path]) -> str:
 def split(
     planned: Sequence[Planned], options: Options, wanted: Sequence[str] = PARTS
 ) -> Tuple[Dict[str, str], str]:
-    """Return the set of every utterance, and how they were split, in words.
+    """Return the set of every utterance, and a description of the split.
 
-    By speaker, if there are enough: no speaker is in two sets. Speakers are drawn in an
-    order that depends on the seed, and a set takes them until it has its share of the
-    utterances. Else by utterance.
+    If there are enough speakers, the split is by speaker: no speaker is in two sets.
+    Speakers are drawn in an order that depends on the seed, and a set takes them until
+    it has its share of the utterances. Otherwise the split is by utterance.
 
     Args:
-        planned: What to split.
-        options: With ``seed``, ``shares`` and ``split``.
-        wanted: train and the sets to take from it.
+        planned: Utterances to split.
+        options: ``seed``, ``shares`` and ``split`` are used.
+        wanted: train and the sets to split off.
 
     Raises:
         DataError: Fewer utterances, or (with ``speaker``) speakers, than sets.
@@ -273,11 +273,11 @@ def split(
     if options.split == "speaker" and not enough:
         raise DataError(
             f"--split speaker: {len(speakers)} speakers, and {unknown} utterances "
-            f"without one; {needed} sets need a speaker each: give the speakers (a "
+            f"without one; {needed} sets need one speaker each: give the speakers (a "
             "column speaker, utt2spk, --speaker_from folder) or --split utterance"
         )
     by_speaker = enough and options.split != "utterance"
-    # of a long recording that was cut, no part is in another set
+    # all excerpts of a recording are in the same set
     by_recording = len({p.path for p in planned}) >= needed
     groups: Dict[str, List[str]] = defaultdict(list)
     for p in planned:
@@ -288,7 +288,7 @@ def split(
     part_of: Dict[str, str] = {}
     left = dict.fromkeys(order)
     for number, part in enumerate(reversed(held_out)):  # test first
-        # what later sets and the training need stays
+        # leave enough for the later sets and training
         most = len(left) - (len(held_out) - number)
         target = options.shares[part] * len(planned)
         for group in _draw(left, groups, target, most):
@@ -298,7 +298,7 @@ def split(
         part_of.update(dict.fromkeys(groups[group], "train"))
     told = f"split by speaker, seed {options.seed}: no speaker is in two sets"
     if not by_speaker:
-        why = "as asked"
+        why = "as requested"
         if unknown == len(planned):
             why = "the speakers are unknown (a column speaker, utt2spk, --speaker_from)"
         elif unknown:
@@ -309,18 +309,18 @@ def split(
             why = f"there are only {len(speakers)} speakers for {needed} sets"
         told = f"split by utterance, seed {options.seed}: {why}"
         if len(speakers) != 1:
-            told += "; a speaker of the test set may be in the training set, too, "
-            told += "and the WER then tells little about new speakers"
+            told += "; speakers of the test set may also be in the training set, "
+            told += "so the WER says little about new speakers"
         else:
-            told += ", so the WER tells nothing about others"
+            told += ", so the WER says nothing about others"
     return part_of, told
 
 
 def _draw(order, groups, target: float, most: int) -> List[str]:
     """Take groups in their order until they hold the target number of utterances.
 
-    A group that would overshoot by more than half of the target is passed over; if
-    none is small enough, the smallest one is taken.
+    A group that would exceed the target by more than half of it is skipped; if none is
+    small enough, the smallest one is taken.
     """
     taken: List[str] = []
     count = 0
@@ -335,7 +335,7 @@ def _draw(order, groups, target: float, most: int) -> List[str]:
 
 # ---------------------------------------------------------------------------- audio
 class Checked(NamedTuple):
-    """What became of one recording's utterances: files by id, seconds, problems."""
+    """Result for the utterances of one recording: files by id, seconds, problems."""
 
     files: Dict[str, str]
     seconds: Dict[str, float]
@@ -343,7 +343,7 @@ class Checked(NamedTuple):
 
 
 def check_recording(path: str, rows: Sequence[Planned], folder: Path, fs: int):
-    """Decode a recording; cut or convert it where it cannot be used as it is.
+    """Decode a recording; cut or convert it if it cannot be used in place.
 
     Args:
         path: The recording, or a command that ends in ``|``.
@@ -383,7 +383,7 @@ def check_recording(path: str, rows: Sequence[Planned], folder: Path, fs: int):
             last = len(wave) if end is None else min(round(end * fs), len(wave))
             piece = wave[round(start * fs) : last]
         if len(piece) == 0:
-            detail = f"{start:g} to {end:g} s are no sample at {fs} Hz"
+            detail = f"{start:g} to {end:g} s has no sample at {fs} Hz"
             row = p.row._replace(id=p.id)
             checked.problems.append(_problem(row, "an empty part", detail))
             continue
@@ -420,7 +420,7 @@ def _run(pipe: str, fs: int):
 
 
 def _usable_in_place(path: str, info: AudioInfo) -> bool:
-    """Whether ESPnet's tools read the file as it is: WAV or FLAC with one channel."""
+    """Whether ESPnet's tools can read the file: mono WAV or FLAC."""
     if shown(path) != path or re.search(r"[\r\n]", path):
         return False
     plain = info.format in ("WAV", "FLAC") and info.channels == 1
@@ -462,13 +462,13 @@ def prepare(
     """Write the data directories; return lines about them.
 
     Args:
-        named: (set, source); the set is "" where the sources decide or are split.
-        output: Holds a folder a set afterwards.
+        named: (set, source); the set is "" if the sources define it or are split.
+        output: Output folder, with one folder per set.
         options: See :class:`Options`.
 
     Raises:
-        DataError: Something cannot be used (without ``skip_bad``), or a set of other
-            content is in the way (without ``overwrite``).
+        DataError: An unusable entry (without ``skip_bad``), or a set with other
+            content exists (without ``overwrite``).
     """
     output = Path(output)
     for name, source in named:
@@ -518,7 +518,7 @@ def _order(part: str):
 
 
 def _part_names(planned, options: Options) -> List[str]:
-    """Return the names of the sets that will be there, in order.
+    """Return the names of the resulting sets, in order.
 
     Raises:
         DataError: Some utterances have a set and others have none.
@@ -533,7 +533,7 @@ def _part_names(planned, options: Options) -> List[str]:
     if names == {""}:
         names = {"train"}
     if "train" in names and options.split != "none":
-        # what is not there is taken from the training set
+        # missing sets are taken from the training set
         names |= {part for part, share in options.shares.items() if share > 0}
     return sorted(names, key=_order)
 
@@ -559,7 +559,7 @@ def _introduce(source: Source) -> List[str]:
 
 
 def _refuse_own_output(sources, planned, targets: Sequence[Path]) -> None:
-    """Refuse to write a set where its source is: it would be replaced."""
+    """Reject an output folder that would replace its source."""
     places = [s.path for s in sources] + [f for s in sources for f in s.files]
     places += [Path(p.path) for p in planned if not p.path.endswith("|")]
     goals = {target.resolve(): target for target in targets}
@@ -567,20 +567,20 @@ def _refuse_own_output(sources, planned, targets: Sequence[Path]) -> None:
         for place in (folder.resolve(), *folder.resolve().parents):
             if place in goals:
                 raise DataError(
-                    f"{shown(folder)} is where {goals[place]} would be written: "
+                    f"{shown(folder)} would be overwritten by {goals[place]}: "
                     "give another --output"
                 )
 
 
 def _refusal(problems: Sequence[Problem], total: int, output: Path) -> str:
     return (
-        f"{len(problems)} of {total} entries cannot be used, the first: {problems[0]}; "
+        f"{len(problems)} of {total} entries cannot be used; the first: {problems[0]}; "
         f"all are listed in {output / BAD_LIST}"
     )
 
 
 def _refuse(problems: Sequence[Problem], planned, output: Path) -> str:
-    """List what cannot be used; return the line that says so."""
+    """List the unusable entries; return one line about them."""
     output.mkdir(parents=True, exist_ok=True)
     with atomic_open(output / BAD_LIST) as file:
         file.writelines(f"{shown(str(problem))}\n" for problem in problems)
@@ -603,7 +603,7 @@ def _left_out(problems: Sequence[Problem]) -> List[str]:
 
 
 def _shared_speakers(planned, part_of) -> List[str]:
-    """Say which speakers are in the training set and in another one."""
+    """Report speakers that are in the training set and in another set."""
     sets: Dict[str, set] = defaultdict(set)
     for p in planned:
         if p.speaker:
@@ -614,7 +614,7 @@ def _shared_speakers(planned, part_of) -> List[str]:
         if both:
             lines.append(
                 f"note: {len(both)} of the {len(sets[part])} speakers of {part} are "
-                f"in train, too ({shorten(both, 3)})"
+                f"also in train ({shorten(both, 3)})"
             )
     return lines
 
@@ -626,7 +626,7 @@ def _digest(*parts) -> str:
 
 
 def _record(sources, planned, options: Options) -> Dict[str, object]:
-    """Return what the sets are made of."""
+    """Return a fingerprint of the sets' input."""
     rows = []
     for p in planned:
         state = None
@@ -644,10 +644,10 @@ def _record(sources, planned, options: Options) -> Dict[str, object]:
 
 
 def _all_done(output: Path, parts, record, options: Options) -> bool:
-    """Whether the sets are there as they would be made.
+    """Whether the sets exist and are up to date.
 
     Raises:
-        DataError: There is a set of other content, and ``overwrite`` is not given.
+        DataError: A set with other content exists, and ``overwrite`` is not given.
     """
     done = True
     for part in parts:
@@ -669,7 +669,7 @@ def _all_done(output: Path, parts, record, options: Options) -> bool:
         done = False
         if not options.overwrite:
             raise DataError(
-                f"{folder} is there and {problem}: give another --output, or "
+                f"{folder} exists and {problem}: give another --output, or "
                 "--overwrite true to replace it"
             )
     return done
@@ -697,7 +697,7 @@ def _audio_is_there(folder: Path) -> bool:
 
 
 def _write_set(folder: Path, used, checked: Checked, bad, record) -> str:
-    """Write one set in the place of what was there; return a line about it."""
+    """Write one set, replacing an existing one; return a line about it."""
     fresh = fresh_dir(folder)
     goal = folder.resolve()
     utterances = []
@@ -705,11 +705,11 @@ def _write_set(folder: Path, used, checked: Checked, bad, record) -> str:
     (fresh / "audio").mkdir()
     for p in used:
         path = checked.files[p.id]
-        if path != p.path:  # cut out or converted
+        if path != p.path:  # excerpt or converted
             path = str(goal / "audio" / Path(path).name)
             os.replace(checked.files[p.id], fresh / "audio" / Path(path).name)
             made += 1
-        # as Kaldi has it, an utterance of unknown speaker is a speaker of its own
+        # as in Kaldi, an utterance with an unknown speaker is its own speaker
         utterances.append(Utterance(p.id, path, p.row.text, p.speaker or p.id))
     write_data_dir(fresh, utterances)
     if bad:
@@ -736,7 +736,7 @@ def _write_set(folder: Path, used, checked: Checked, bad, record) -> str:
 
 
 def _count(folder: Path) -> Optional[int]:
-    """Return the utterances of the set that is there; None: there is none."""
+    """Return the number of utterances of an existing set; None: no set."""
     try:
         return (folder / "text").read_bytes().count(b"\n")
     except OSError:

@@ -1,8 +1,8 @@
-"""Speed perturbation offline (stage 2): a set, and copies of it at other speeds.
+"""Offline speed perturbation (stage 2): a set with copies at other speeds.
 
-As in Kaldi and ESPnet, a copy at factor 0.9 takes 1 / 0.9 of the time at a lower pitch;
-its utterances and speakers get the prefix ``sp0.9-`` (another speed is another voice),
-and factor 1.0 is the set itself, as it lies.
+As in Kaldi and ESPnet, a copy at factor 0.9 takes 1 / 0.9 of the time at a lower pitch.
+Its utterances and speakers get the prefix ``sp0.9-``, because another speed sounds like
+another voice. Factor 1.0 is the unchanged set.
 """
 
 import json
@@ -22,15 +22,15 @@ from espnet_adastride.files import PathLike, shown, write_flac, write_text
 from espnet_adastride.progress import format_span
 
 AUDIO = "perturbed"  # the folder of the copies' audio, in the set's folder
-RECORD = ".made_from.json"  # what that audio was made from
-PROGRESS = 30.0  # seconds between two lines
+RECORD = ".made_from.json"  # fingerprint of the input
+PROGRESS = 30.0  # seconds between progress lines
 
 
 def parse_factors(words: Sequence[str]) -> Dict[str, Fraction]:
-    """Read speed factors, as typed: ``0.9`` makes the prefix ``sp0.9-``.
+    """Read speed factors, as typed: ``0.9`` gives the prefix ``sp0.9-``.
 
     Raises:
-        RecipeError: One is no number from 0.1 to 10, or stands there twice.
+        RecipeError: A factor is not a number from 0.1 to 10, or occurs twice.
     """
     factors: Dict[str, Fraction] = {}
     for word in words:
@@ -40,11 +40,12 @@ def parse_factors(words: Sequence[str]) -> Dict[str, Fraction]:
             factor = Fraction(0)
         if not Fraction(1, 10) <= factor <= 10 or "/" in word:
             raise RecipeError(
-                f"--speed_perturb_factors: {word!r} is no speed; give numbers from 0.1 "
+                f"--speed_perturb_factors: {word!r} is not a speed factor; give "
+                "numbers from 0.1 "
                 'to 10, such as "0.9 1.0 1.1"'
             )
         if factor in factors.values():
-            raise RecipeError(f"--speed_perturb_factors: {word} stands there twice")
+            raise RecipeError(f"--speed_perturb_factors: {word} is given twice")
         factors[word] = factor
     if not factors:
         raise RecipeError("--speed_perturb_factors is empty: give factors")
@@ -52,12 +53,12 @@ def parse_factors(words: Sequence[str]) -> Dict[str, Fraction]:
 
 
 def prefix_of(word: str, factor: Fraction) -> str:
-    """Return what stands before utterances and speakers: ``sp0.9-``; none for 1.0."""
+    """Return the prefix of utterances and speakers: ``sp0.9-``; empty for 1.0."""
     return "" if factor == 1 else f"sp{word}-"
 
 
 class Copy(NamedTuple):
-    """One utterance to be made: its audio, the copy's file, and the factor."""
+    """One utterance to make: its audio, the copy's file, and the factor."""
 
     key: str
     source: str
@@ -73,7 +74,7 @@ def perturbed_samples(samples: int, factor: Fraction) -> int:
 def _is_made(target: Path, samples: int, rate: int) -> bool:
     import soundfile
 
-    try:  # to the end: the header of a torn file still tells its length
+    try:  # decode to the end: the header of a truncated file is still intact
         wave, found = soundfile.read(str(target), dtype="int16")
     except RuntimeError:
         return False
@@ -81,9 +82,9 @@ def _is_made(target: Path, samples: int, rate: int) -> bool:
 
 
 def change_speed(copy: Copy) -> None:
-    """Write the copy as 16-bit FLAC at the rate of its source, whole or not at all.
+    """Write the copy atomically as 16-bit FLAC at the sampling rate of its source.
 
-    A file that is there with the right number of samples is left alone. Resampled by
+    An existing file with the right number of samples is kept. Resampling uses
     torchaudio, as ESPnet does on the fly.
 
     Raises:
@@ -103,10 +104,12 @@ def change_speed(copy: Copy) -> None:
             raise AudioError(f"{shown(copy.source)}: {problem}")
     except AudioError as error:
         raise RecipeError(
-            f"{copy.key}: {error} (or take it out of the data folder)"
+            f"{copy.key}: {error} (or remove it from the data folder)"
         ) from None
     if wave.shape[1] != 1:
-        raise RecipeError(f"{copy.source} ({copy.key}) has {wave.shape[1]} channels")
+        raise RecipeError(
+            f"{copy.source} ({copy.key}) has {wave.shape[1]} channels; mix it down"
+        )
     wave = torchaudio.functional.resample(
         torch.from_numpy(wave[:, 0]), copy.factor.numerator, copy.factor.denominator
     )
@@ -115,7 +118,7 @@ def change_speed(copy: Copy) -> None:
 
 
 def _copies(source: PathLike, output: Path, factors: Dict[str, Fraction]):
-    """Return the tables of all copies together, and the audio to be made."""
+    """Return the merged tables of all copies, and the audio to make."""
     tables = read_data_dir(source)
     merged: Dict[str, Dict[str, str]] = {name: {} for name in tables}
     copies: List[Copy] = []
@@ -128,7 +131,7 @@ def _copies(source: PathLike, output: Path, factors: Dict[str, Fraction]):
                 )
             name, speaker = prefix + key, prefix + tables["utt2spk"][key]
             if name in merged["text"]:
-                raise RecipeError(f"{source}: {name} is there, and would be made")
+                raise RecipeError(f"{source}: {name} exists already; rename it")
             if prefix:
                 folder = output / AUDIO / quote(speaker, safe="")
                 target = folder / (quote(name, safe="") + ".flac")
@@ -143,22 +146,22 @@ def _copies(source: PathLike, output: Path, factors: Dict[str, Fraction]):
 def perturb_data_dir(
     source: PathLike, output: PathLike, words: Sequence[str], nj: int, work: dict
 ) -> str:
-    """Write a data folder with a set's copies at several speeds.
+    """Write a data folder with copies of a set at several speeds.
 
-    Interrupted, it goes on: what was made from the same ``work`` is kept.
+    An interrupted run resumes: copies made from the same ``work`` are kept.
 
     Args:
         source: A data folder.
-        output: The data folder to make; its audio lies in ``<output>/perturbed``.
+        output: The output data folder; its audio is in ``<output>/perturbed``.
         words: Speed factors.
-        nj: Threads.
-        work: Fingerprint of what the copies are made from.
+        nj: Number of threads.
+        work: Fingerprint of the input.
 
     Returns:
-        One line that says what was made.
+        One line about the result.
 
     Raises:
-        RecipeError: Naming the first audio file that cannot be used.
+        RecipeError: Naming the first unusable audio file.
     """
     import torch
 
@@ -167,7 +170,7 @@ def perturb_data_dir(
     record = output / RECORD
     text = json.dumps(work, sort_keys=True)
     if not record.exists() or record.read_text(encoding="utf-8") != text:
-        # of other audio, or by other factors: nothing of it is of use
+        # made from other audio or with other factors: of no use
         shutil.rmtree(output / AUDIO, ignore_errors=True)
         write_text(record, text)
     torch.set_num_threads(1)  # the threads below are enough

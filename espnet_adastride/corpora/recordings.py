@@ -1,6 +1,6 @@
-"""Read any recording as one channel at a model's rate; find them; cut long ones.
+"""Read any recording as mono at a model's sampling rate; find and cut recordings.
 
-How files are decoded is decided in ``corpora/audio.py``.
+``corpora/audio.py`` decodes the files.
 """
 
 import os
@@ -56,20 +56,20 @@ __all__ = [
 
 STDIN = "-"
 
-#: seconds over which energy is averaged, and from one value to the next
+#: window and step of the energy curve in seconds
 ENERGY_WINDOW = 0.03
 ENERGY_STEP = 0.01
-#: steps that are computed at a time
+#: steps computed at a time
 ENERGY_BLOCK = 6000
-#: a pause lasts so many seconds at least
+#: minimum length of a pause in seconds
 SHORTEST_PAUSE = 0.2
-#: seconds around a moment that say what is quiet there
+#: length in seconds of the window that defines quiet
 NEIGHBOURHOOD = 4.0
-#: below this amplitude (-80 dB of full scale) there is nothing to hear
+#: amplitude of silence (-80 dB of full scale)
 SILENT = 1e-4
-#: channels cancel where their mean has this share (-20 dB) of the loudest one's energy
+#: channels cancel if their mean has this share (-20 dB) of the loudest one's energy
 CANCELLED = 0.01
-#: peaks above 1 that lossy formats and hot mixes have; beyond, samples are scaled
+#: peaks up to this value occur in lossy formats; above, samples are wrongly scaled
 HOT, SCALED = 2.0, 16.0
 
 
@@ -80,16 +80,16 @@ def read_audio(
 
     Args:
         source: a file, or ``-`` for standard input.
-        rate: samples per second that are wanted.
+        rate: target sampling rate in Hz.
         name: for messages, if not ``source``.
-        say: takes a line on what is odd but can be used; None: the log.
+        say: called with warnings, one line each; None: log them.
 
     Returns:
         (samples,) float32, at least one sample, all finite.
 
     Raises:
-        AudioError: if there is no such file, it cannot be decoded, is empty or holds
-            samples that are not numbers.
+        AudioError: if there is no such file, or it cannot be decoded, is empty or has
+            non-finite samples.
     """
     content: Union[str, Path, bytes] = source
     if str(source) == STDIN:
@@ -105,16 +105,16 @@ def read_audio(
 
 
 def read_pcm(stream: BinaryIO, rate: int, size: int) -> Iterator[np.ndarray]:
-    """Yield samples from a pipe as they come, such as a microphone's.
+    """Yield samples from a pipe as they arrive, e.g. from a microphone.
 
     Args:
-        stream: raw 16-bit little-endian samples of one channel, or a WAV file of such;
-            of a WAV, the lengths in the header mean nothing, as in a pipe.
-        rate: samples per second that are wanted.
+        stream: raw 16-bit little-endian mono samples, or a WAV file of such samples;
+            the lengths in the WAV header are ignored, because pipes cannot know them.
+        rate: sampling rate in Hz.
         size: samples to yield at a time; the last ones may be fewer.
 
     Raises:
-        AudioError: if there is nothing, or the header says something else.
+        AudioError: if it is empty, or the header describes another format.
     """
     fix = (
         f"pipe 16-bit mono at {rate} Hz into it: arecord -f S16_LE -r {rate} -t raw, or"
@@ -139,7 +139,7 @@ def read_pcm(stream: BinaryIO, rate: int, size: int) -> Iterator[np.ndarray]:
 
 
 def _read_wav_header(stream: BinaryIO, rate: int, fix: str) -> None:
-    """Read up to a WAV's samples; refuse others than 16-bit mono at this rate."""
+    """Read up to a WAV's samples; reject all but 16-bit mono at this rate."""
     found = None
     while True:
         name, length = stream.read(4), int.from_bytes(stream.read(4), "little")
@@ -157,12 +157,12 @@ def _read_wav_header(stream: BinaryIO, rate: int, fix: str) -> None:
 
 
 def sample_problem(wave: np.ndarray) -> str:
-    """Return what is wrong with samples, "" if nothing is.
+    """Return the problem of samples; "" if none.
 
     Args:
         wave: of any shape, floats.
     """
-    # one pass for the usual case: NaN and infinity stay in the sum
+    # one pass for the usual case: NaN and infinity propagate to the sum
     peak = float(np.abs(wave).max(initial=0.0))
     if not np.isfinite(peak):
         wrong = np.count_nonzero(~np.isfinite(wave))
@@ -183,18 +183,18 @@ def prepare(
 ) -> np.ndarray:
     """Return samples as (n,) float32 at another rate, mixed down.
 
-    Channels are averaged. Where they cancel each other (one is the negative of the
+    Channels are averaged. If they cancel each other (one is the negative of the
     other), the loudest one is used.
 
     Args:
         wave: (n,) or (n, channels), numbers in [-1, 1].
-        found: its samples per second.
-        rate: samples per second that are wanted.
+        found: its sampling rate in Hz.
+        rate: target sampling rate in Hz.
         name: for messages.
-        say: takes a line on what is odd but can be used; None: the log.
+        say: called with warnings, one line each; None: log them.
 
     Raises:
-        AudioError: for samples that are not numbers, far outside [-1, 1], or none.
+        AudioError: for non-finite samples, samples far outside [-1, 1], or no samples.
     """
     say = say or log_line
     wave = np.asarray(wave)
@@ -205,7 +205,7 @@ def prepare(
     if wave.ndim == 2 and wave.shape[1] > wave.shape[0]:
         raise AudioError(
             f"{name}: samples must be (n,) or (n, channels), got {wave.shape}; if that "
-            "is (channels, n), as torchaudio gives it, transpose it (wave.T)"
+            "is (channels, n), as in torchaudio, transpose it (wave.T)"
         )
     if not np.issubdtype(wave.dtype, np.floating):
         fix = ""
@@ -220,7 +220,7 @@ def prepare(
     wave = wave.astype(np.float32, copy=False)
     peak = float(np.abs(wave).max())
     if peak > HOT:
-        say(f"{name}: samples reach {peak:.2f}, outside [-1, 1]; is it scaled?")
+        say(f"{name}: samples reach {peak:.2f}, outside [-1, 1]; check its scale")
     if wave.ndim == 2:
         wave = _mixed(wave, name, say)
     if found != rate:
@@ -228,7 +228,7 @@ def prepare(
 
         wave = soxr.resample(wave, found, rate)
         if len(wave) == 0:
-            raise AudioError(f"{name}: too short to be resampled to {rate} Hz")
+            raise AudioError(f"{name}: too short to resample to {rate} Hz")
     return np.ascontiguousarray(wave, dtype=np.float32)
 
 
@@ -242,8 +242,9 @@ def _mixed(wave: np.ndarray, name: str, say: Say) -> np.ndarray:
     if np.square(mixed, dtype=np.float64).sum() < CANCELLED * power[best]:
         if not is_silent(wave[:, best]):
             say(
-                f"{name}: its channels cancel each other (one is reversed); channel "
-                f"{best + 1} of {wave.shape[1]} is used alone"
+                f"{name}: its channels cancel each other (one is inverted); only "
+                "channel "
+                f"{best + 1} of {wave.shape[1]} is used"
             )
             return wave[:, best]
     return mixed
@@ -254,9 +255,9 @@ class Source(NamedTuple):
 
     Attributes:
         path: file, or ``-``.
-        name: what its outputs are called, without suffix: the path within the folder
-            that was given, else the file's name.
-        full: the same with suffix, for recordings that differ in nothing else.
+        name: name of its outputs, without suffix: the path within the given
+            folder, or the file name.
+        full: the same with suffix, for recordings that only differ in it.
     """
 
     path: str
@@ -269,13 +270,13 @@ def _source(path: str, shown: Path) -> Source:
 
 
 class Found(NamedTuple):
-    """What files and folders hold.
+    """The content of files and folders.
 
     Attributes:
         sources: the recordings.
-        unread: files of folders that are no recordings by their names, and media by
-            their content, or media that are not supported.
-        others: how many other files are in the folders.
+        unread: files in folders that are media by their content but not by
+            their name, or unsupported media.
+        others: number of other files in the folders.
     """
 
     sources: List[Source]
@@ -286,18 +287,17 @@ class Found(NamedTuple):
 def find_media(paths: Sequence[str]) -> Found:
     """Find the recordings in files and folders.
 
-    Folders are walked recursively, in order of names; what begins with a dot is left
-    out. Files that are named are taken whatever they are called, existing or not:
-    reading tells.
+    Folders are walked recursively, in order of names; hidden files are skipped. Files
+    given by name are always taken; problems appear when they are read.
 
     Raises:
-        AudioError: for an empty name, e.g. of a shell's variable that is not set.
+        AudioError: for an empty name, e.g. from an unset shell variable.
     """
     sources: List[Source] = []
     unread: List[str] = []
     others = 0
     if "" in paths:
-        raise AudioError("a recording's name is empty; is a variable not set?")
+        raise AudioError("a recording's name is empty; check for an unset variable")
     for path in dict.fromkeys(paths):
         if path == STDIN:
             sources.append(Source(STDIN, "stdin", "stdin"))
@@ -312,7 +312,7 @@ def find_media(paths: Sequence[str]) -> Found:
                 else:
                     others += 1
     once: Dict[str, Source] = {}
-    for source in sources:  # a file may be named beside its folder
+    for source in sources:  # a file may be given in addition to its folder
         once.setdefault(os.path.normpath(source.path), source)
     taken = {os.path.normpath(path) for path in paths}
     unread = [path for path in unread if os.path.normpath(path) not in taken]
@@ -320,9 +320,9 @@ def find_media(paths: Sequence[str]) -> Found:
 
 
 def find_audio(paths: Sequence[str]) -> Tuple[List[Source], int]:
-    """Return the recordings in files and folders, and how many other files are there.
+    """Return the recordings in files and folders, and the number of other files.
 
-    See :func:`find_media`, which tells the other files apart.
+    See :func:`find_media`, which distinguishes the other files.
     """
     found = find_media(paths)
     return found.sources, found.others + len(found.unread)
@@ -335,7 +335,7 @@ def describe_unread(unread: Sequence[str]) -> str:
     what = "file is" if len(unread) == 1 else "files are"
     return (
         f"{len(unread)} media {what} not read: {names}{more}; convert to wav or flac, "
-        "or give the ending of the format"
+        "or give them the suffix of their format"
     )
 
 
@@ -353,7 +353,7 @@ def _files(folder: Path) -> Iterator[Path]:
 def energy(wave: np.ndarray, rate: int) -> np.ndarray:
     """Return the energy in dB of full scale around each 10 ms step, >= -100.
 
-    Value i is of the window of 30 ms centred at (i + 0.5) steps.
+    Value i is that of the 30 ms window centred at (i + 0.5) steps.
     """
     step = max(int(round(ENERGY_STEP * rate)), 1)
     half = max(int(round((ENERGY_WINDOW - ENERGY_STEP) / 2 * rate)), 0)
@@ -373,9 +373,9 @@ def energy(wave: np.ndarray, rate: int) -> np.ndarray:
 def find_pauses(level: np.ndarray) -> List[Tuple[int, int]]:
     """Return the pauses [begin, end) of an energy curve, in its steps.
 
-    Quiet is what is in the lower half between the floor and the loud parts (the 5th and
-    95th percentile) of the four seconds around: noise does not matter while speech
-    stands out of it, and may change from one sentence to the next.
+    Quiet means the lower half between the floor and the loud parts (the 5th and 95th
+    percentile) of the surrounding four seconds: noise does not matter as long as speech
+    exceeds it, and its level may change between sentences.
     """
     width = min(round(NEIGHBOURHOOD / ENERGY_STEP), len(level))
     centres = np.arange(0, len(level), max(width // 8, 1))
@@ -400,14 +400,14 @@ def cut_at_pauses(
 ) -> List[Tuple[int, int]]:
     """Return segments [begin, end) in samples that cover a recording, none too long.
 
-    A recording that is short enough stays whole. Else each segment ends in the middle
-    of the longest pause between a third of the longest duration and all of it; where
-    there is no pause, at the quietest place of the last half. Nothing is left out.
+    A recording that is short enough stays whole. Otherwise each segment ends in the
+    middle of the longest pause between a third of the maximum duration and all of it;
+    if there is no pause, at the quietest point of the last half. Nothing is left out.
 
     Args:
         wave: (n,).
         rate: samples per second.
-        longest: seconds of a segment at most, > 0.
+        longest: maximum length of a segment in seconds, > 0.
     """
     most = max(int(longest * rate), 1)
     if len(wave) <= most:
@@ -415,16 +415,16 @@ def cut_at_pauses(
     level = energy(wave, rate)
     step = max(int(round(ENERGY_STEP * rate)), 1)
     pauses = find_pauses(level)
-    # over 0.2 s, so that a stop consonant is no quiet place
+    # over 0.2 s, so that a stop consonant is not a quiet point
     width = min(round(SHORTEST_PAUSE / ENERGY_STEP), len(level))
     smooth = np.convolve(level, np.ones(width) / width, mode="same")
     segments, begin = [], 0
     while len(wave) - begin > most:
-        # what is left must not be so short that an encoder refuses it
+        # the rest must not be too short for an encoder
         low, high = begin + most // 3, min(begin + most, len(wave) - most // 6)
         best = None
         for a, b in pauses:
-            # the part of the pause that a cut can lie in
+            # the part of the pause where a cut is possible
             a, b = max(a * step, low), min(b * step, high)
             if b - a > 0 and (best is None or b - a > best[1] - best[0]):
                 best = a, b
@@ -442,5 +442,5 @@ def cut_at_pauses(
 
 
 def is_silent(wave: np.ndarray) -> bool:
-    """Return whether nothing can be heard: all samples below -80 dB of full scale."""
+    """Return whether a recording is silent: all samples below -80 dB of full scale."""
     return bool(len(wave) == 0 or np.abs(wave).max() < SILENT)

@@ -19,7 +19,7 @@ from espnet_adastride.files import (
 
 
 def read_sentences(texts: Iterable[PathLike]) -> List[str]:
-    """Return the sentences of Kaldi-style ``text`` files, empty ones left out."""
+    """Return the sentences of Kaldi-style ``text`` files, without empty ones."""
     sentences = [s for path in texts for s in read_table(path).values() if s]
     if not sentences:
         raise RecipeError(f"no text in {', '.join(map(str, texts))}")
@@ -66,7 +66,8 @@ def train_bpe(
         )
     except Exception as error:
         raise RecipeError(
-            f"--nbpe {size} --bpemode {mode} does not suit these {len(sentences)} "
+            f"--nbpe {size} --bpemode {mode} is not possible for these "
+            f"{len(sentences)} "
             f"sentences: {in_our_words(str(error))}"
         ) from None
     (folder / "bpe.model").write_bytes(writer.getvalue())
@@ -78,7 +79,7 @@ def train_bpe(
     return pieces[3:]
 
 
-#: what SentencePiece says, and what it means by this recipe's options
+#: messages of SentencePiece, and their meaning for this recipe's options
 _SENTENCEPIECE = (
     (
         r"Vocabulary size too high .*<= (\d+)",
@@ -92,7 +93,10 @@ _SENTENCEPIECE = (
     (r"character_coverage\(\) >=", "give a --bpe_char_cover from 0.98 to 1"),
     (r"vocab_size\(\)\) > \(0\)", "give a --nbpe above 0"),
     (r"(\S+) is already defined", r"--bpe_nlsyms has \1 twice; name it once"),
-    (r"(\S+) must not be defined", r"--bpe_nlsyms: \1 is always there; leave it out"),
+    (
+        r"(\S+) must not be defined",
+        r"--bpe_nlsyms: \1 is a built-in symbol; leave it out",
+    ),
     (r"piece\(\)\.empty", "--bpe_nlsyms has an empty symbol; one comma between two"),
     (r"sentences_\.empty", "the text has no words"),
 )
@@ -110,7 +114,7 @@ def in_our_words(message: str) -> str:
         found = re.search(pattern, message)
         if found:
             return found.expand(words)
-    # it puts its source line and the C++ condition in front
+    # it prepends its source line and the C++ condition
     message = " ".join(message.split()).split("] ", 1)[-1].strip() or message.strip()
     for theirs, ours in _OPTIONS.items():
         message = re.sub(f"(--)?{theirs}", ours, message)
@@ -142,13 +146,13 @@ def make_token_list(
 
 
 def unseen_characters(tokens: PathLike, text: PathLike) -> str:
-    """Return one line on the characters of ``text`` that no token has, or ''.
+    """Return one line on the characters of ``text`` that no token covers, or ''.
 
-    They become ``<unk>``: a model can neither learn nor say them.
+    They become ``<unk>``: a model can neither learn nor output them.
 
     Args:
         tokens: ``tokens.txt``.
-        text: Kaldi-style, of a validation or test set.
+        text: Kaldi-style text file of a validation or test set.
     """
     words = Path(tokens).read_text(encoding="utf-8").splitlines()
     known = set("".join(w for w in words[2:-1] if w != "<space>")) | {" "}
@@ -157,7 +161,7 @@ def unseen_characters(tokens: PathLike, text: PathLike) -> str:
     count = 0
     for key, sentence in sentences.items():
         unseen = set(sentence) - known
-        # compatible forms are one character for SentencePiece
+        # SentencePiece normalises compatible forms to one character
         unseen -= {c for c in unseen if set(unicodedata.normalize("NFKC", c)) <= known}
         count += bool(unseen)
         for character in sorted(unseen):
@@ -168,6 +172,7 @@ def unseen_characters(tokens: PathLike, text: PathLike) -> str:
     more = f" and {len(found) - 5} more" if len(found) > 5 else ""
     return (
         f"warning: {text}: {count} of {len(sentences)} utterances have characters that "
-        f"no token has: {some}{more}; they are <unk>: fix the text, or add such text "
+        f"no token covers: {some}{more}; they become <unk>: fix the text, or add such "
+        "text "
         "(--bpe_train_text)"
     )

@@ -1,15 +1,15 @@
-"""Any folder of recordings as training, validation and test set, split by text.
+"""Split any folder of recordings by text into training, validation and test set.
 
     FOLDER/**.flac (or wav, ogg, mp3 ...), FOLDER/trans.txt (optional: NAME TEXT)
         -> OUTPUT/{train,valid,test}/{wav.scp,groups}, OUTPUT/audio/*.flac
 
-Recordings of one text stay together: what a model has learned of a sentence must not
-help it with another reading of that sentence. Without texts every file is a group of
-its own, and so are long recordings, which are cut at pauses. ``groups`` says which
-recordings belong together: ``ID GROUP``.
+Recordings of one text stay together, because a model may benefit from a sentence it has
+seen in training. Without texts, every file is its own group, which keeps together the
+pieces of long recordings, cut at pauses. ``groups`` has the group of each recording:
+``ID GROUP``.
 
-What lies there at the right rate, as one channel and short enough, is read where it
-lies; all else is converted.
+Mono recordings at the right rate that are short enough are used in place; all others
+are converted.
 """
 
 import hashlib
@@ -32,14 +32,14 @@ from espnet_adastride.errors import AudioError, RecipeError
 from espnet_adastride.files import fresh_dir, replace_dir, shown, write_text
 
 PARTS = ("train", "valid", "test")
-#: of the groups; at least one each
+#: shares of the groups; at least one group each
 SHARES = {"test": 0.1, "valid": 0.05}
 #: seconds; longer recordings are cut, shorter ones left out
 LONGEST, SHORTEST = 15.0, 0.25
 
 
 class Recording(NamedTuple):
-    """One recording: its id, where it lies, and the text or file it is grouped by."""
+    """One recording: its id, its path, and the text or file that groups it."""
 
     id: str
     path: str
@@ -56,7 +56,8 @@ def find_recordings(folder) -> List[Recording]:
     folder = Path(folder)
     if not folder.is_dir():
         raise RecipeError(
-            f"{folder}: no such folder; say where the recordings lie (--corpus, or "
+            f"{folder}: no such folder; give the folder of the recordings (--corpus, "
+            "or "
             "RECORDINGS=)"
         )
     texts = read_texts(folder / "trans.txt")
@@ -81,7 +82,7 @@ def find_recordings(folder) -> List[Recording]:
 
 
 def read_texts(path) -> Dict[str, str]:
-    """Read ``NAME TEXT`` lines; {} if there is no such file. Case and spaces go."""
+    """Read ``NAME TEXT`` lines, normalised; {} if there is no such file."""
     texts = {}
     if Path(path).is_file():
         for number, line in enumerate(read_lines(path, RecipeError), 1):
@@ -94,7 +95,7 @@ def read_texts(path) -> Dict[str, str]:
 
 
 def split_groups(groups) -> Dict[str, str]:
-    """Return the part of every group: the first shares in the order of their hashes.
+    """Return the part of every group: shares in the order of the groups' hashes.
 
     Raises:
         RecipeError: fewer than three groups.
@@ -103,7 +104,7 @@ def split_groups(groups) -> Dict[str, str]:
     if len(order) < len(PARTS):
         raise RecipeError(
             f"{len(order)} recordings of different texts: training, validation and "
-            "test want one each; give a folder with at least three"
+            "test need one each; give a folder with at least three"
         )
     parts, start = {}, 0
     for part, share in SHARES.items():
@@ -114,12 +115,12 @@ def split_groups(groups) -> Dict[str, str]:
 
 
 def prepare_recordings(folder, output, rate: int) -> str:
-    """Write the three sets; return one line on them. A prepared folder is kept.
+    """Write the three sets; return one line about them. A prepared folder is kept.
 
     Args:
-        folder: of the recordings.
-        output: its content is replaced, if it was made of something else.
-        rate: samples per second that are wanted.
+        folder: folder of the recordings.
+        output: output folder; must not have been made from other recordings.
+        rate: target sampling rate in Hz.
 
     Raises:
         RecipeError: bad input; names the file and the fix.
@@ -155,7 +156,7 @@ def prepare_recordings(folder, output, rate: int) -> str:
             if duration < SHORTEST:
                 short += 1
                 continue
-            if path.parent == fresh / "audio":  # where it will be
+            if path.parent == fresh / "audio":  # its final place
                 path = output.resolve() / "audio" / path.name
             lines[part].append(f"{name} {path}\n")
             groups[part].append(f"{name} {recording.group}\n")
@@ -163,7 +164,8 @@ def prepare_recordings(folder, output, rate: int) -> str:
     for part in PARTS:
         if not lines[part]:
             raise RecipeError(
-                f"{folder}: nothing of {SHORTEST} s or more is left for {part}; give "
+                f"{folder}: no recording of {SHORTEST} s or more is left for {part}; "
+                "give "
                 "more recordings"
             )
         write_text(fresh / part / "wav.scp", "".join(lines[part]))
@@ -181,12 +183,12 @@ def prepare_recordings(folder, output, rate: int) -> str:
 
 
 def cut_recording(recording: Recording, folder: Path, rate: int):
-    """Return [(id, path, seconds)] of what a recording is used as.
+    """Return [(id, path, seconds)] of the recordings made from one.
 
     Args:
         recording: to read.
-        folder: for what must be converted or cut, existing.
-        rate: samples per second that are wanted.
+        folder: existing folder for converted and cut files.
+        rate: target sampling rate in Hz.
 
     Raises:
         AudioError: it cannot be read.

@@ -113,7 +113,7 @@ def test_what_is_missing_is_said_before_a_model_is_loaded(tmp_path, changed, wor
     [
         ("rate_curve", "--model {0}/x --data_dir {0}", "x: no such file or folder"),
         ("vqvae_reconstruct", "--model {0} {0}", "no config.yaml in it"),
-        ("extract_features", "--set {0} {0}/y --upstream whisper", "no wav.scp there"),
+        ("extract_features", "--set {0} {0}/y --upstream whisper", "no wav.scp in it"),
     ],
 )
 def test_other_commands_too_say_it_before(name, words, message, tmp_path, monkeypatch):

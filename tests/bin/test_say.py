@@ -16,7 +16,7 @@ def test_words_as_transcripts_have_them():
     ]
     with pytest.raises(DataError, match="'7' cannot be synthesised"):
         say.spoken_words("platform 7")
-    with pytest.raises(DataError, match="no word to say"):
+    with pytest.raises(DataError, match="no word to synthesise"):
         say.spoken_words(" ... ")
 
 
@@ -33,7 +33,7 @@ def test_unknown_words_are_named(tmp_path, capsys):
     said, told = capsys.readouterr().out.splitlines()
     assert said.endswith(": THE GIRAFFE IS LATE GIRAFFE")
     assert "not among the 5 training words" in told
-    assert told.endswith("right: GIRAFFE")
+    assert told.endswith("likely: GIRAFFE")
     assert soundfile.info(tmp_path / "x.wav").duration > 1
     say.main(["the doctor is late", *words])
     assert "all words are among the 5 training words" in capsys.readouterr().out

@@ -78,7 +78,7 @@ def test_films_without_sound_or_with_a_choice(tmp_path):
     path = media.film_without_sound(tmp_path / "silent.mp4")
     assert "no audio stream in it (video alone)" in error_of(path)
     path = media.encode(tmp_path / "two.mkv", "aac", speech(), streams=2)
-    assert "2 audio streams (0 aac, 1 aac); write the one" in error_of(path)
+    assert "2 audio streams (0 aac, 1 aac); extract the right one" in error_of(path)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_container_that_was_cut_off_is_named(suffix, codec, tmp_path):
     assert "cut off: " in message and message.endswith("get the file again")
     path = media.encode(tmp_path / "a.m4a", "aac", wave)
     path.write_bytes(path.read_bytes()[:20000])  # its index is at the end
-    assert "not audio that can be read" in error_of(path)
+    assert "unreadable audio" in error_of(path)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_wav_files_whose_header_is_wrong(tmp_path):
     good = media.sound_file(wave, format="WAV")
     path = tmp_path / "a.wav"
     path.write_bytes(good + good)
-    assert "several WAV files, one behind the other" in error_of(path)
+    assert "several concatenated WAV files" in error_of(path)
     place = good.index(b"data") + 4
     for sizes in (b"\xff" * 4, bytes(4)):  # a pipe's, and a recorder that was stopped
         path.write_bytes(good[:4] + sizes + good[8:place] + sizes + good[place + 4 :])
@@ -158,7 +158,7 @@ def test_wav_files_whose_header_is_wrong(tmp_path):
     short = (1036).to_bytes(4, "little"), (1000).to_bytes(4, "little")
     content = good[:4] + short[0] + good[8:place] + short[1] + good[place + 4 :]
     path.write_bytes(content)
-    assert "its header says that it ends at byte 1044" in error_of(path)
+    assert "the header gives an end at byte 1044" in error_of(path)
     flac = media.sound_file(wave, format="FLAC")
     path.write_bytes(flac[: len(flac) // 2])
     message = error_of(path)

@@ -76,7 +76,7 @@ def test_esc10_in_folders_and_in_esc50(tmp_path):
     with pytest.raises(RecipeError, match="esc50.csv, line 3: .*5-6-A-10.wav is miss"):
         find_clips(esc50, "esc10")
     touch(folders, "rain/drops.wav")
-    with pytest.raises(RecipeError, match="does not tell its fold"):
+    with pytest.raises(RecipeError, match="so its fold is unknown"):
         find_clips(folders, "esc10")
 
 
@@ -107,7 +107,7 @@ def test_a_table_is_all_that_a_corpus_of_ones_own_needs(tmp_path):
         ("file,label,speaker\n", "unknown column 'speaker'"),
         ("file,label\nx.wav\n", "line 2: 1 columns, the header has 2"),
         ("file,label\nx.wav,\n", "line 2: file 'x.wav', label ''"),
-        ("file,label\nx.wav,a/b\n", "the label without /"),
+        ("file,label\nx.wav,a/b\n", "label must not contain /"),
         ("file,label\nz.wav,a\n", "line 2: .*z.wav: no such file"),
         ("file,label,part\nx.wav,a,dev\n", "line 2: unknown part 'dev'"),
         ("file,label\nx.wav,a\nx.wav,a\nx.wav,b\n", "are both a/x; rename one"),
@@ -221,7 +221,7 @@ def test_the_tables_own_parts_and_what_splits_refuse(tmp_path):
         return str(caught.value)
 
     assert "no test clips among 3 in 3 groups (seed 0); its column" in refused("given")
-    assert "few groups want leave_one_out" in refused("rotating")
+    assert "for few groups use leave_one_out" in refused("rotating")
     assert "4.wav has no part, nor have 1 others" in refused(
         "given", "4.wav,b,j,1,", "5.wav,b,k,1,"
     )
@@ -231,4 +231,4 @@ def test_the_tables_own_parts_and_what_splits_refuse(tmp_path):
     assert "two folds" in refused("folds", "4.wav,a,g,2,test")
     assert "2 groups or folds (1, 2)" in refused("folds", "4.wav,a,k,2,test")
     line = refused("given", "4.wav,c,k,1,test")
-    assert "of class 'c', of which none is left for training" in line
+    assert "has class 'c', which has no training clips" in line

@@ -207,7 +207,7 @@ def test_records_survive(tmp_path, whisper):
 def test_another_model_is_refused(whisper):
     upstream = build_upstream(f"whisper:{whisper[0] / 'ct2'}")
     other = replace(upstream.record, sha256="0" * 64)
-    with pytest.raises(UpstreamError, match="another model than the one"):
+    with pytest.raises(UpstreamError, match="is not the model from which"):
         rebuild_upstream(other)
     gone = replace(upstream.record, model="/nowhere/model")
     with pytest.raises(UpstreamError, match="--upstream_model FOLDER"):
@@ -220,7 +220,7 @@ def test_another_model_is_refused(whisper):
 )
 def test_records_that_say_nothing(tmp_path, content):
     (tmp_path / "upstream.yaml").write_text(content)
-    with pytest.raises(UpstreamError, match="upstream.yaml: does not say"):
+    with pytest.raises(UpstreamError, match="upstream.yaml: does not describe"):
         read_record(tmp_path / "upstream.yaml")
 
 
@@ -242,9 +242,9 @@ def test_wrong_words(words, message):
 def test_what_is_missing_is_found_without_loading(monkeypatch, whisper, tmp_path):
     check_upstream(f"whisper:{whisper[0] / 'ct2'}")
     check_upstream(f"transformers:{whisper[0] / 'hf'}")
-    with pytest.raises(UpstreamError, match="no model.bin in that folder"):
+    with pytest.raises(UpstreamError, match="no model.bin in this folder"):
         check_upstream(f"whisper:{tmp_path}")
-    with pytest.raises(UpstreamError, match="no config.json in that folder"):
+    with pytest.raises(UpstreamError, match="no config.json in this folder"):
         check_upstream(f"transformers:{tmp_path}")
     monkeypatch.setattr(features.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UpstreamError, match="pip install transformers"):
@@ -253,7 +253,7 @@ def test_what_is_missing_is_found_without_loading(monkeypatch, whisper, tmp_path
 
 def test_folders_that_are_no_model(tmp_path):
     pytest.importorskip("ctranslate2")
-    with pytest.raises(UpstreamError, match="no model.bin there"):
+    with pytest.raises(UpstreamError, match="no model.bin in it"):
         build_upstream(f"whisper:{tmp_path}")
     (tmp_path / "model.bin").write_bytes(b"nothing")
     with pytest.raises(UpstreamError, match="cannot load it as Whisper"):
@@ -269,7 +269,7 @@ def test_folders_that_are_no_transformers_model(tmp_path):
     with pytest.raises(UpstreamError, match="a model of type 'bert'"):
         build_upstream(words)
     (tmp_path / "config.json").write_text('{"model_type": "wavlm"}')
-    with pytest.raises(UpstreamError, match="no parameters there"):
+    with pytest.raises(UpstreamError, match="no parameters"):
         build_upstream(words)
     (tmp_path / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(UpstreamError, match="cannot be loaded"):
@@ -284,7 +284,7 @@ def test_wrong_layers(tmp_path, layers):
 
 
 def test_layers_of_ctranslate2(whisper):
-    with pytest.raises(UpstreamError, match="last layer of Whisper alone"):
+    with pytest.raises(UpstreamError, match="only returns the last layer of Whisper"):
         build_upstream(f"whisper:{whisper[0] / 'ct2'}", layers="1")
 
 
@@ -320,7 +320,7 @@ def test_the_default_model_is_checked(monkeypatch, tmp_path):
     with pytest.raises(UpstreamError, match="missing or damaged"):
         build_upstream("whisper")
     Damaged.version = "0.2.0"
-    with pytest.raises(UpstreamError, match="0.2.0 is installed, and 0.1.0"):
+    with pytest.raises(UpstreamError, match="0.2.0 is installed, but only 0.1.0"):
         build_upstream("whisper")
 
 

@@ -291,7 +291,7 @@ def test_names_are_shortened_on_the_terminal_and_complete_in_the_file(
         (lambda p: "", "path of LibriSpeech is empty.*LIBRISPEECH=.*db.sh"),
         (lambda p: p / "nowhere", "nowhere does not exist.*LIBRISPEECH=.*db.sh"),
         (lambda p: p, "no part of LibriSpeech"),
-        (lambda p: p / "my corpora/LibriSpeech/dev-x", "a part itself"),
+        (lambda p: p / "my corpora/LibriSpeech/dev-x", "itself a part"),
         (lambda p: p / "my corpora/LibriSpeech/dev-x/12/34/12-34.trans.txt", "folder"),
     ],
 )
@@ -326,7 +326,7 @@ def test_incomplete_published_part_is_noticed(root):
     add_chapter(root / "dev-clean")
     scan = scan_librispeech(root, ["dev-clean"], progress=False)
     assert scan.notes == [
-        "dev-clean has 3 recordings here, LibriSpeech publishes 2703: a subset, or "
+        "dev-clean has 3 recordings here; LibriSpeech publishes 2703: a subset, or "
         "not fully unpacked"
     ]
 

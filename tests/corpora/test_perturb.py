@@ -131,7 +131,7 @@ def test_changed_audio_makes_all_copies_anew(source, tmp_path):
         (["0.9", "fast"], "'fast' is no speed"),
         (["0"], "'0' is no speed"),
         (["9/10"], "'9/10' is no speed"),
-        (["1.0", "1"], "1 stands there twice"),
+        (["1.0", "1"], "1 is given twice"),
         ([], "is empty"),
     ],
 )
@@ -153,7 +153,7 @@ def test_audio_that_cannot_be_read_is_named(source, tmp_path):
         file.truncate(10)
     with pytest.raises(
         SystemExit,
-        match=r"sp(0.9|1.1)-u1: .*a.flac: not audio that .*or take it out",
+        match=r"sp(0.9|1.1)-u1: .*a.flac: unreadable audio .*or remove it",
     ):
         make(source, tmp_path / "out")
     assert not (tmp_path / "out" / ".stage_done").exists()

@@ -149,7 +149,7 @@ def test_a_kaldi_folder(project, capsys, form):
             for s in speakers_of(rows)
         }
     out = capsys.readouterr().out
-    assert f"relative paths start in {project}" in out
+    assert f"paths are relative to {project}" in out
     assert "data/train: 6 utterances, 0.0 min, 3 speakers" in out
     assert "/egs/asr.sh --train_set train --valid_set valid --test_sets test" in out
 
@@ -167,7 +167,7 @@ def test_a_kaldi_folder_without_utt2spk(project, capsys):
     # with spk2utt the speakers are known
     (folder / "spk2utt").write_text("".join(f"{s} {s}-0 {s}-1\n" for s in SPEAKERS))
     prepare(folder, "--output", "more")
-    assert "speakers are those of spk2utt" in capsys.readouterr().out
+    assert "using the speakers in spk2utt" in capsys.readouterr().out
     assert_split_by_speaker(contents("more"))
 
 
@@ -472,7 +472,7 @@ def test_sets_by_name_and_what_is_missing_from_train(project, capsys):
     assert sorted(contents("y")) == ["test", "train"]
     (project / "c.csv").write_text("path,text,speaker\nwav/anna/0.wav,T,eve\n")
     prepare("train=b.csv", "test=c.csv", "--output", "z", "--split", "none")
-    assert "1 of the 1 speakers of test are in train, too (eve)" in (
+    assert "1 of the 1 speakers of test are also in train (eve)" in (
         capsys.readouterr().out
     )
     assert "all sources as SET=SOURCE" in refused("train=a.csv", "b.csv")
@@ -559,7 +559,7 @@ def test_a_bad_row_is_named_and_can_be_left_out(project, capsys, row, words):
     lines = ["path,text,start,end", *good[:2], row, good[2]]
     (project / "rows.csv").write_text("\n".join(lines) + "\n")
     line = refused("rows.csv")
-    assert f"1 of 4 entries cannot be used, the first: rows.csv:4: {words}" in line
+    assert f"1 of 4 entries cannot be used; the first: rows.csv:4: {words}" in line
     assert "--skip_bad true" in line
     assert (project / "data" / "unusable.txt").read_text().startswith("rows.csv:4: ")
     assert sorted(p.name for p in Path("data").iterdir()) == ["unusable.txt"]
@@ -672,11 +672,11 @@ def test_a_second_run_and_other_content(project, capsys):
     assert len(everything()) == 10
     # another source
     line = refused("b.csv")
-    assert "data/train is there and was made from" in line and "a.csv" in line
+    assert "data/train exists and was made from" in line and "a.csv" in line
     # changed by hand
     with open("data/valid/text", "a") as file:
         file.write("more\n")
-    assert "data/valid is there and was changed by hand" in refused("a.csv")
+    assert "data/valid exists and was changed by hand" in refused("a.csv")
     prepare("a.csv", "--overwrite", "true")
     assert len(everything()) == 10
     # of someone else
@@ -689,10 +689,10 @@ def test_a_second_run_and_other_content(project, capsys):
 def test_a_source_is_never_replaced(project):
     write_kaldi(project / "data" / "train", kaldi_lines(project))
     words = ["--overwrite", "true"]
-    assert "is where data/train would be written" in refused("data/train", *words)
+    assert "would be overwritten by data/train" in refused("data/train", *words)
     (project / "a.csv").write_text("path,text\ndata/valid/x.wav,A\n")
     write(project / "data" / "valid" / "x.wav", noise(0))
-    assert "data/valid would be written" in refused("valid=a.csv", *words)
+    assert "would be overwritten by data/valid" in refused("valid=a.csv", *words)
     assert (project / "data" / "valid" / "x.wav").exists()
 
 

@@ -88,7 +88,7 @@ def test_bad_recordings_are_named_in_one_line(tmp_path):
 
     assert "no such file" in said("none.wav")
     assert "an empty file" in said("empty.wav", content=b"")
-    assert "not audio that can be read" in said("text.wav", content=b"no audio here")
+    assert "unreadable audio" in said("text.wav", content=b"no audio here")
     assert "convert it to wav" in said("movie.m4a", content=b"\0\0\0 ftypM4A ")
     assert "no samples" in said("header.wav", samples=np.zeros(0))
     wave = np.zeros(10)

@@ -215,7 +215,7 @@ def test_what_features_are_of_must_be_known(tmp_path, bands):
     with pytest.raises(ModelError, match="upstream.yaml, which says of what, is not"):
         Transcriber(exp)
     (exp / "upstream.yaml").write_text("upstream: whisper\n")
-    with pytest.raises(ModelError, match="does not say what features"):
+    with pytest.raises(ModelError, match="does not describe the source"):
         Transcriber(exp)
     fields = {**RECORD.__dict__, "size": 5}
     (exp / "upstream.yaml").write_text(UpstreamRecord(**fields).to_yaml())

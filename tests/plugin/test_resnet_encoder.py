@@ -154,9 +154,7 @@ def test_wrong_words_and_recordings_are_named(data, tmp_path):
     )
     (tmp_path / "labels.csv").write_text("file,label,part\n" + rows)
     (tmp_path / "b x.wav").write_text("no sound")
-    assert "b x.wav: not audio that can be read" in failure(
-        tmp_path, "--split", "given"
-    )
+    assert "b x.wav: unreadable audio" in failure(tmp_path, "--split", "given")
 
 
 def test_recordings_that_do_not_fit_are_converted(tmp_path):

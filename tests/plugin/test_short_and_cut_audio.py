@@ -105,7 +105,7 @@ def test_stage_3_names_what_has_no_samples(data, tmp_path):
     with pytest.raises(SystemExit) as error:
         format_data.main([str(word) for word in words])
     line = str(error.value)
-    assert f"1 of 4 audio files cannot be used, the first is {data}/empty.wav" in line
+    assert f"1 of 4 audio files cannot be used; the first: {data}/empty.wav" in line
     assert "no samples" in line and "\n" not in line
 
 
@@ -255,7 +255,7 @@ def test_stage_3_names_a_flac_that_was_cut_off(cut, tmp_path, rate):
     with pytest.raises(SystemExit) as error:
         format_data.main([str(word) for word in words])
     line = str(error.value)
-    assert f"the first is {cut}/bad.flac (" in line and "get the file again" in line
+    assert f"the first: {cut}/bad.flac (" in line and "get the file again" in line
     assert "\n" not in line
 
 

@@ -271,7 +271,10 @@ def test_bpe_token_list_has_the_size_and_covers_the_text(tmp_path):
         ),
         (["--bpe_char_cover=0.2"], "give a --bpe_char_cover from 0.98 to 1$"),
         (["--bpe_nlsyms=<a>,<a>"], "--bpe_nlsyms has <a> twice"),
-        (["--bpe_nlsyms=<unk>"], "--bpe_nlsyms: <unk> is always there; leave it out"),
+        (
+            ["--bpe_nlsyms=<unk>"],
+            "--bpe_nlsyms: <unk> is a built-in symbol; leave it out",
+        ),
         (["--bpe_nlsyms=,"], "--bpe_nlsyms has an empty symbol"),
     ],
 )

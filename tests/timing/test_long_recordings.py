@@ -71,12 +71,14 @@ def test_lengths_of_a_training(tmp_path, capsys):
     assert (lengths.usual, lengths.longest) == (99.0, 100.0)
     assert lengths.seconds["90%"] == 90.0
     (tmp_path / "text").write_text("u1 hello\n")
-    with pytest.raises(SystemExit, match="error: .*text: no lines of 'utterance len"):
+    with pytest.raises(
+        SystemExit, match="error: .*text: not lines of the form 'utterance len"
+    ):
         training_lengths.main(
             ["--shape_file", str(tmp_path / "text"), "--output_dir", str(tmp_path)]
         )
     (tmp_path / "exp" / "training_lengths.yaml").write_text("seconds: {median: a}\n")
-    with pytest.raises(RecipeError, match="not lengths of a training set"):
+    with pytest.raises(RecipeError, match="not the lengths of a training set"):
         read_lengths(tmp_path / "exp" / "training_lengths.yaml")
 
 

@@ -233,9 +233,9 @@ def test_bad_input_ends_in_one_line(corpus, config, tmp_path):
     "name, content, words",
     [
         ("00000001_nohash_1.wav", b"", "an empty file"),
-        ("00000001_nohash_1.wav", b"RIFF", "not audio that can be read"),
+        ("00000001_nohash_1.wav", b"RIFF", "unreadable audio"),
         ("00000001_nohash_1.wav", np.zeros(0), "no samples"),
-        ("hello.wav", np.zeros(9), "does not tell who speaks"),
+        ("hello.wav", np.zeros(9), "so the speaker is unknown"),
     ],
 )
 def test_a_bad_recording_is_named(corpus, config, tmp_path, name, content, words):
