@@ -95,5 +95,5 @@ def test_damage_is_named(archive, tmp_path):
         read_matrix(path, offset + 1)
     with pytest.raises(ArchiveError, match="gone.ark: cannot be read"):
         read_matrix(tmp_path / "gone.ark", 0)
-    with pytest.raises(ArchiveError, match="no place in an archive"):
+    with pytest.raises(ArchiveError, match="is not a position in an archive"):
         parse_place("feats.ark")

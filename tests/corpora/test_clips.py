@@ -45,7 +45,7 @@ def test_fsdd(tmp_path):
     assert clips == find_clips(tmp_path / "recordings", "fsdd")
     assert {clip.group for clip in clips} == {"ann", "bo_b"}
     touch(tmp_path, "recordings/zero.wav")
-    with pytest.raises(RecipeError, match="zero.wav: not named DIGIT_SPEAKER_INDEX"):
+    with pytest.raises(RecipeError, match="zero.wav: the name is not DIGIT_SPEAKER_INDEX"):
         find_clips(tmp_path, "fsdd")
 
 
@@ -222,7 +222,7 @@ def test_the_tables_own_parts_and_what_splits_refuse(tmp_path):
 
     assert "no test clips among 3 in 3 groups (seed 0); its column" in refused("given")
     assert "for few groups use leave_one_out" in refused("rotating")
-    assert "4.wav has no part, nor have 1 others" in refused(
+    assert "4.wav has no part; the same holds for 1 others" in refused(
         "given", "4.wav,b,j,1,", "5.wav,b,k,1,"
     )
     line = refused("given", "4.wav,a,g,1,test")

@@ -273,7 +273,7 @@ def test_sets_are_not_empty(fsdd, tmp_path, capsys):
         (wrong_name, [], "zero_ann_0.wav: the name is not DIGIT_SPEAKER_NUMBER.wav"),
         (text_file, [], "0_ann_0.wav: recording that does not decode"),
         (cut, [], "0_ann_0.wav: recording that does not decode"),
-        (fast, [], "16000 Hz, 8000 Hz wanted"),
+        (fast, [], "16000 Hz instead of 8000 Hz"),
         (twice, [], "the same digit, speaker and number as"),
         (few, [], "ann-00 has 3 recordings"),
         (nothing, [], "no recordings/DIGIT_SPEAKER_NUMBER.wav in"),
