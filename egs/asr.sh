@@ -8,9 +8,9 @@
 #   4  remove long and short utterances    12  decoding
 #   5  token list
 #
-# It is called by a recipe's run.sh, in the recipe's folder, or by itself in a folder of
-# one's own that has data/<set> (docs/own_recordings.md); `--help` lists the options. A
-# stage that is done and unchanged is skipped (--rerun true does it again).
+# It is called by a recipe's run.sh, in the recipe's folder, or directly in your own folder
+# with data/<set> (docs/own_recordings.md); `--help` lists the options. A stage that is done
+# and unchanged is skipped (--rerun true repeats it).
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "${root}/egs/python.sh"
@@ -51,27 +51,27 @@ option inference_nj "${cpus}" "Parallel jobs in decoding"
 option gpu_inference false "Decode on a GPU"
 option dumpdir dump "Folder for formatted data"
 option expdir exp "Folder for experiments"
-option python "${default_python}" "The python to use; PYTHON= says it, too"
+option python "${default_python}" "The Python to use; default: PYTHON="
 option cuda_cmd "" "Job runner for several GPUs or nodes (slurm.pl ...); empty: our own"
 section "Data"
 option train_set "" "Training set (required)"
 option valid_set "" "Validation set (required)"
 option test_sets "" "Test sets, separated by spaces (required)"
-option local_data_opts "" "Further options for local/data.sh"
-option download false "Let stage 1 download the corpus if it is not there"
+option local_data_opts "" "Extra options for local/data.sh"
+option download false "Let stage 1 download the corpus if it is missing"
 option lang noinfo "Language, for names of folders"
-option speed_perturb_factors "" "Speeds at which to copy the training set, e.g. 0.9 1.0 1.1"
-option feats_type raw "raw: the model reads audio; extracted: it reads features that a" \
-    "pretrained encoder (--upstream) made of it, once, in stage 3"
-option upstream whisper "With --feats_type extracted: whisper (Whisper tiny.en, which pip" \
-    "installs), whisper:FOLDER (a faster-whisper model) or transformers:FOLDER"
+option speed_perturb_factors "" "Speeds of the training set's copies, e.g. 0.9 1.0 1.1"
+option feats_type raw "raw: the model reads audio; extracted: it reads features of a" \
+    "pretrained encoder (--upstream), extracted once in stage 3"
+option upstream whisper "With --feats_type extracted: whisper (Whisper tiny.en, installed" \
+    "by pip), whisper:FOLDER (a faster-whisper model) or transformers:FOLDER"
 option upstream_layers last "Layers of a transformers upstream: last, all, or numbers," \
-    "of which the model learns a weighted sum"
+    "combined by a learned weighted sum"
 option upstream_device cpu "cpu or cuda, for the extraction"
 option audio_format flac "Format of resampled audio; flac only"
 option fs 16k "Sampling rate"
-option min_wav_duration 0.1 "Training utterances must be longer (seconds)"
-option max_wav_duration 20 "Training utterances must be shorter (seconds)"
+option min_wav_duration 0.1 "Leave out training utterances that are not longer (seconds)"
+option max_wav_duration 20 "Leave out training utterances that are not shorter (seconds)"
 section "Tokens"
 option token_type bpe "bpe or char"
 option nbpe 30 "Number of BPE pieces"
@@ -85,41 +85,41 @@ option g2p none "Grapheme-to-phoneme method"
 section "Language model"
 option use_lm false "Train a language model (stages 6-8) and decode with it"
 option lm_config "" "Configuration (YAML)"
-option lm_args "" "Options that override it, split at spaces"
+option lm_args "" "Options that override the configuration, split at spaces"
 option lm_tag "" "Suffix of the model's folder; empty: from the configuration"
 option lm_exp "" "The model's folder; overrides lm_tag"
 option lm_stats_dir "" "Folder of the statistics"
-option lm_train_text "" "Text files to train it, lines 'id text'; empty: the training set's"
-option lm_dev_text "" "Text file to validate it; empty: the validation set's"
-option lm_test_text "" "Text file for its perplexity; empty: the first test set's"
+option lm_train_text "" "Text files to train on, lines 'id text'; empty: the training set's"
+option lm_dev_text "" "Text file to validate on; empty: the validation set's"
+option lm_test_text "" "Text file for the perplexity; empty: the first test set's"
 option lm_fold_length 150 "For batch_type folded"
 option inference_lm valid.loss.ave.pth "Model file in the language model's folder"
-option use_ngram false "Use an n-gram model (stage 9 comes later)"
+option use_ngram false "Use an n-gram model (not implemented)"
 section "Training"
-option asr_config "" "Configuration (YAML); of several files later ones override"
-option asr_args "" "Options that override it, split at spaces"
+option asr_config "" "Configuration (YAML); several files are merged, later ones override"
+option asr_args "" "Options that override the configuration, split at spaces"
 option asr_tag "" "Suffix of the experiment's folder; empty: from the configuration"
 option asr_exp "" "The experiment's folder; overrides asr_tag"
 option asr_stats_dir "" "Folder of the statistics"
 option feats_normalize global_mvn "global_mvn, or utterance_mvn"
 option pretrained_model "" "Model to start from (espnet's --init_param)"
-option ignore_init_mismatch false "Take of pretrained_model what fits"
-option plan true "Plan the training first: what is too short, CTC, batches, cost (plan.md)"
-option max_unalignable 0.1 "Refuse if CTC cannot align a larger share of the training set"
-option plan_seconds 20 "Seconds that the plan may measure training steps; 0: count only"
+option ignore_init_mismatch false "Load only the parameters of pretrained_model that fit"
+option plan true "Plan the training first: lengths, CTC, batches, cost (plan.md)"
+option max_unalignable 0.1 "Fail if CTC cannot align a larger share of the training set"
+option plan_seconds 20 "Time limit for measuring training steps in s; 0: count only"
 option asr_speech_fold_length 800 "For batch_type folded"
 option asr_text_fold_length 150 "For batch_type folded"
 section "Decoding"
 option inference_config "" "Configuration (YAML)"
-option inference_args "" "Options that override it, split at spaces"
+option inference_args "" "Options that override the configuration, split at spaces"
 option inference_tag "" "Suffix of the decoding's folder; empty: from the configuration"
 option inference_asr_model "" "Model file in the experiment's folder; empty: the average by" \
     "the configuration's best_model_criterion, e.g. valid.acc.ave.pth"
 option inference_tool auto "espnet (asr_inference), ctc_greedy (batched greedy CTC)," \
     "or auto: ctc_greedy if inference_config's file name starts with decode_ctc_greedy"
-option batch_size "" "Utterances decoded at once; empty: as the configuration says"
+option batch_size "" "Utterances decoded at once; empty: as in the configuration"
 section "Packing"
-option model_license cc-by-4.0 "License of the packed model, for its card"
+option model_license cc-by-4.0 "License of the packed model, for the model card"
 
 while [ $# -gt 0 ]; do
     case $1 in
@@ -130,7 +130,7 @@ while [ $# -gt 0 ]; do
         --*=*) name=${1%%=*} value=${1#*=}; shift ;;
         --*) [ $# -ge 2 ] || die "option $1 needs a value"
              name=$1 value=$2; shift 2 ;;
-        *) die "'$1' is no option: options are --name value" ;;
+        *) die "'$1' is not an option; write --name value" ;;
     esac
     name=${name#--} name=${name//-/_}
     if [[ " ${option_names[*]} " != *" ${name} "* ]]; then
@@ -164,7 +164,7 @@ one_of audio_format flac
 one_of feats_normalize "global_mvn utterance_mvn"
 one_of inference_tool "auto espnet ctc_greedy"
 
-# A configuration is looked up in the recipe's folder, where the caller stood, in conf/.
+# A configuration is looked up in the recipe's folder, the caller's folder and conf/.
 look_up() {  # FILE; sets `found`
     local place
     for place in "" "${ADASTRIDE_CALLER_DIR:-.}/" "${root}/" "${root}/conf/"; do
@@ -174,7 +174,7 @@ look_up() {  # FILE; sets `found`
     return 1
 }
 find_config() {  # NAME OF OPTION
-    [ -z "${!1}" ] || look_up "${!1}" || die "--$1 ${!1}: there is no such file"
+    [ -z "${!1}" ] || look_up "${!1}" || die "--$1 ${!1}: no such file"
     [ -z "${!1}" ] || printf -v "$1" %s "${found}"
 }
 # Several files are merged into one before they are used.
@@ -186,7 +186,7 @@ find_training_config() {
     look_up "${asr_config}" || read -ra words <<<"${asr_config}"
     config_tag=
     for word in "${words[@]}"; do
-        look_up "${word}" || die "--asr_config ${word}: there is no such file"
+        look_up "${word}" || die "--asr_config ${word}: no such file"
         asr_configs+=("${found}")
         config_tag+=${config_tag:+_}$(basename "${word}" .yaml)
     done
@@ -198,11 +198,11 @@ find_config lm_config
 find_config inference_config
 
 if [ -x "${python}" ]; then python_cmd=("${python}"); else read -ra python_cmd <<<"${python}"; fi
-command -v "${python_cmd[0]}" >/dev/null || die "--python ${python}: cannot be run"
+command -v "${python_cmd[0]}" >/dev/null || die "--python ${python}: not found"
 if [ -n "${cuda_cmd}" ]; then
     command -v "${cuda_cmd%% *}" >/dev/null ||
-        die "--cuda_cmd ${cuda_cmd}: ${cuda_cmd%% *} is not found; ESPnet's and Kaldi's" \
-            "slurm.pl, queue.pl ... lie in their utils/: put that on the PATH"
+        die "--cuda_cmd ${cuda_cmd}: ${cuda_cmd%% *} not found; ESPnet's and Kaldi's" \
+            "slurm.pl, queue.pl ... are in their utils/: add it to the PATH"
 fi
 set -f  # split at spaces, no file name patterns
 # shellcheck disable=SC2206
@@ -260,17 +260,17 @@ if [ "${inference_tool}" = auto ]; then
     esac
 fi
 if ${use_lm} && [ "${inference_tool}" = ctc_greedy ]; then
-    die "--use_lm true: greedy CTC takes no language model; name a beam search with" \
+    die "--use_lm true: greedy CTC cannot use a language model; select a beam search with" \
         "--inference_config, or give --use_lm false"
 fi
 
-# A configuration that cannot work should not be found after hours of preparation: it is
-# checked before a folder is made. The model to decode with follows from it.
+# Configurations are checked before a folder is made, so that mistakes do not show up after
+# hours of preparation. The model to decode with follows from them.
 check_configurations() {
     local words=(--train false) command=
     if [ "${stage}" -le 11 ] && [ "${stop_stage}" -ge 10 ] && ! "${skip_train}"; then
         [ -n "${asr_config}${asr_args}" ] ||
-            die "--asr_config is missing: what is to be trained? Name a configuration," \
+            die "--asr_config is missing: name a training configuration," \
                 "e.g. --asr_config train_asr_conformer.yaml (${root}/conf has more)"
         words=(--train true "--arguments=${asr_args}"
             --option "normalize=${feats_normalize}" --config "${asr_configs[@]-}")
@@ -302,7 +302,7 @@ if [ -z "${inference_tag}" ]; then
     model_tag=${inference_asr_model//\//_}
     inference_tag+=_asr_model_${model_tag%.*}
 fi
-# ESPnet filters training and validation sets by duration; evaluation takes all of a set.
+# ESPnet filters training and validation sets by duration; test sets are not filtered.
 evaluation_dir() {
     case $1 in
         "${train_set}" | "${valid_set}") echo "${data_feats}/org/$1" ;;
@@ -319,8 +319,8 @@ interrupted() {
     trap '' INT TERM
     [ -z "${child}" ] || { kill -TERM -- "-${child}" 2>/dev/null; wait "${child}"; } || true
     [ ! -t 1 ] || echo  # after the terminal's ^C
-    log "Interrupted in stage ${current}; nothing is lost: the same command goes on" \
-        "from there (or --stage ${current})" >&2
+    log "Interrupted in stage ${current}; nothing is lost: run the same command" \
+        "to resume (or --stage ${current})" >&2
     exit 130
 }
 trap interrupted INT TERM HUP
@@ -343,7 +343,7 @@ lock() {  # FOLDER: wait|refuse; held until unlock or the end of this process
     local wait=true
     [ "$2" = wait ] || wait=false
     { mkdir -p "$1" && : >>"$1/.lock"; } 2>/dev/null ||
-        die "$1 cannot be written: make it writable or its disk larger, or work elsewhere" \
+        die "$1 cannot be written: make it writable, free some space, or use other folders" \
             "(--dumpdir, --expdir)"
     exec 9>>"$1/.lock"
     ours lock_folder --wait "${wait}" 9 "$1/.lock"
@@ -361,10 +361,10 @@ is_done() {  # options of stage_stamp check
 need() { [ -e "$1" ] || die "$1 is missing: run $2 first"; }
 # Fill the array `words` with FLAG WORD FLAG WORD ...
 each() { local flag=$1 word; shift; words=(); for word in "$@"; do words+=("${flag}" "${word}"); done; }
-later() { log "Stage $1: $2 comes later; $3"; }
+later() { log "Stage $1: $2 is not implemented; $3"; }
 
 # ---------------------------------------------------------------- stages
-# Without a script for the corpus, data/<set> is there already.
+# Without a script for the corpus, data/<set> must exist.
 own_data() {
     local name made=()
     for name in data/*/wav.scp; do
@@ -375,12 +375,12 @@ own_data() {
         # a set with perturbed copies is made in stage 2
         [ "${name}" != "${train_set}" ] || name=${spoken_set}
         [ -f "data/${name}/wav.scp" ] ||
-            die "${PWD}/data/${name} is missing (there: ${made[*]-none}): make data of" \
+            die "${PWD}/data/${name} is missing (there: ${made[*]-none}): make it from" \
                 "your recordings with adastride-prepare (docs/own_recordings.md), name" \
-                "the sets that are there (--train_set, --valid_set, --test_sets), or" \
+                "the existing sets (--train_set, --valid_set, --test_sets), or" \
                 "write local/data.sh"
     done
-    echo "no local/data.sh: data/{${prepared_sets// /,}} are used as they are"
+    echo "no local/data.sh: data/{${prepared_sets// /,}} are used unchanged"
 }
 
 stage_1() {
@@ -438,8 +438,8 @@ stage_4() {
     unlock
 }
 
-# The text files of an option, one or several; empty: the training set's, of perturbed
-# copies each sentence once.
+# The text files of an option, one or several; empty: the training set's, with each
+# sentence of perturbed copies only once.
 text_files() {  # FILES OF THE OPTION; fills the array `texts`
     if [ -z "$1" ] && [ -n "${sp_tag}" ]; then
         texts=("data/${spoken_set}/text")
@@ -586,7 +586,7 @@ stage_6() {
     need "${lm_dev_text}" "stage 3"
     text_files "${lm_train_text}"
     for file in "${texts[@]}"; do
-        [ -f "${file}" ] || die "--lm_train_text ${file}: there is no such file"
+        [ -f "${file}" ] || die "--lm_train_text ${file}: no such file"
     done
     each --input "${texts[@]}" "${lm_dev_text}" "${token_list}"
     [ "${bpemodel}" = none ] || words+=(--input "${bpemodel}")
@@ -672,8 +672,8 @@ stage_10() {
     unlock
 }
 
-# What the training will meet, as a page; refuses what cannot work. With the options of
-# the training; the array `common` holds the others.
+# Write the plan of a training; reject what cannot work. Takes the options of the training;
+# the array `common` holds the others.
 plan_training() {
     local page=${asr_exp}/plan.md stamp=(--stamp "${asr_exp}/.plan_done") processes
     processes=$((ngpu * num_nodes))
@@ -726,7 +726,7 @@ stage_11() {
                 --normalize_conf "stats_file=${asr_stats_dir}/train/feats_stats.npz")
         fi
         common_training_options
-        # recordings are transcribed by the model with what made its features
+        # the packed model needs the upstream of its features to transcribe recordings
         [ "${feats_type}" = raw ] ||
             cp "${data_feats}/${train_set}/upstream.yaml" "${asr_exp}/upstream.yaml"
         words=()
@@ -743,7 +743,7 @@ stage_11() {
 
 need_model() {
     if [ ! -f "${asr_exp}/${inference_asr_model}" ]; then
-        die "${asr_exp}/${inference_asr_model} is missing: run stage 11 first, or name" \
+        die "${asr_exp}/${inference_asr_model} is missing: run stage 11 first, or choose" \
             "with --inference_asr_model one of:" \
             "$(cd "${asr_exp}" 2>/dev/null && echo ./*.pth)"
     fi
@@ -843,7 +843,7 @@ stage_14() {
         words+=(--option "${asr_stats_dir}/train/feats_stats.npz")
     [ "${feats_type}" = raw ] || words+=(--option "${asr_exp}/upstream.yaml")
     if [ -f "${asr_exp}/RESULTS.md" ]; then
-        # RESULTS.md itself tells when it was written
+        # RESULTS.md contains the date on which it was written
         for file in "${asr_exp}"/*/*/score_wer/result.txt; do files+=("${file}"); done
         options+=(--results "${asr_exp}/RESULTS.md")
         words+=(--option "${asr_exp}/RESULTS.md")
@@ -901,7 +901,7 @@ fi
 for current in $(seq 1 14); do
     wanted "${current}" || continue
     case ${current} in
-        9) ! "${use_ngram}" || later 9 "the n-gram model" "going on without" ;;
+        9) ! "${use_ngram}" || later 9 "the n-gram model" "continuing without" ;;
         [1-8] | 1[0-4])
             [[ ${current} != [678] ]] || ${use_lm} || continue
             [ "${current}" -ne 2 ] || [ -n "${sp_tag}" ] || continue

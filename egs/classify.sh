@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# What the recipes of classification share; egs/NAME/run.sh calls it from its folder.
+# Shared by the classification recipes; egs/NAME/run.sh calls it from its folder.
 #
 #   ../classify.sh NAME CORPUS CALLER SEEDS [--download true] [--espnet true] [OPTION]...
 #
-# CORPUS: the user's path, from the folder CALLER, or empty: then downloads/NAME, which
-# --download true fills from the corpus' publisher.
+# CORPUS: the user's path, relative to the folder CALLER, or empty: then downloads/NAME,
+# which --download true fills from the corpus' publisher.
 #
 # The command is bin/classify.py: a small network without ESPnet, hyper-parameters in
-# conf/train_NAME.yaml; without options all methods, a run at a time on every core. With
+# conf/train_NAME.yaml; by default all methods, one run per core. With
 # --espnet true it is bin/classify_espnet.py: the paper's network, through ESPnet's task
 # cls, hyper-parameters in conf/train_cls_resnet.yaml; strided_conv and adastride, seed 0.
 set -euo pipefail
@@ -45,7 +45,7 @@ if [ -z "${corpus}" ]; then
     case " ${options[*]-} " in
         *" --corpus "* | *" --train false "* | *" --help "* | *" -h "*) ;;
         *)
-            echo "error: say where the corpus lies: ${variable}=/path/to/${name} ./run.sh," \
+            echo "error: give the folder of the corpus: ${variable}=/path/to/${name} ./run.sh," \
                 "or ./run.sh --download true" >&2
             exit 2
             ;;
@@ -56,7 +56,7 @@ jobs=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 if [ "${espnet}" = true ]; then
     case " ${options[*]-} " in
         *" --ngpu 0 "*) ;;
-        *" --ngpu "*) jobs=1 ;; # they would share the GPU
+        *" --ngpu "*) jobs=1 ;; # several would share the GPU
     esac
     command=(classify_espnet --config ../../conf/train_cls_resnet.yaml
         --data_config "../../conf/train_${name}.yaml" --exp "exp/${name}_espnet")

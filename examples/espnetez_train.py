@@ -1,4 +1,4 @@
-"""Train through ESPnet-EZ: the plugin needs an import, and the configuration its word.
+"""Train through ESPnet-EZ: import the plugin and set ``input_layer``.
 
     python examples/espnetez_train.py DATA TOKENS EXP [OPTION=VALUE]...
 

@@ -5,17 +5,17 @@
 #   RECORDINGS=/path/to/folder ./run.sh [--option value]...
 #
 #   ./run.sh --methods "strided_conv adastride_f" --rates 8 --seeds 0
-#   ./run.sh --methods "strided_conv+strided_conv+adastride_f" --rates 8   (a stage each)
-#   ./run.sh --train false                               (the table of what is there)
+#   ./run.sh --methods "strided_conv+strided_conv+adastride_f" --rates 8   (one per stage)
+#   ./run.sh --train false                               (table of the finished runs)
 #   ./run.sh --help
 #
-# The folder may hold anything that libsndfile reads, at any depth; a file trans.txt in
-# it (NAME TEXT lines) makes the split one by text: made for one reader's recordings of
-# the CMU ARCTIC prompts. Data, statistics, training, reconstruction, table, page.
-# Finished runs are kept and interrupted ones go on when the same command is given again;
-# other hyper-parameters (../../conf/train_vqvae.yaml, their only home) want another --exp.
+# The folder may have any audio that libsndfile reads, at any depth. With a file trans.txt
+# in it (NAME TEXT lines), the split is by text: it was written for one reader's recordings
+# of the CMU ARCTIC prompts. Steps: data, statistics, training, reconstruction, table, page.
+# Finished runs are kept, and the same command resumes interrupted ones; use another --exp
+# for other hyper-parameters (they are all in ../../conf/train_vqvae.yaml).
 #
-#   exp/RESULTS.md      error, codebook perplexity, bits a second, paired tests
+#   exp/RESULTS.md      error, codebook perplexity, bits per second, paired tests
 #   exp/listen.html     recordings and reconstructions, one file
 set -euo pipefail
 caller=${PWD}

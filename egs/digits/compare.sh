@@ -4,8 +4,8 @@
 #
 #   FSDD=/path/to/free-spoken-digit-dataset ./compare.sh --nj 2 [--option value]...
 #
-# Options given here override those below (`--help` lists all); PYTHON= is the python to
-# use. An interrupted grid goes on with the same command.
+# Options given here override those below (`--help` lists all); PYTHON= selects the
+# Python. The same command resumes an interrupted grid.
 set -euo pipefail
 recipe=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "${recipe}/../.." && pwd)

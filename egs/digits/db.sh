@@ -1,3 +1,3 @@
-# Where the Free Spoken Digit Dataset lies: the folder that holds recordings/.
-# The environment variable has the last word.
+# Folder of the Free Spoken Digit Dataset, which contains recordings/.
+# The environment variable takes precedence.
 export FSDD=${FSDD:-${PWD}/downloads/free-spoken-digit-dataset}

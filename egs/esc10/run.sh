@@ -4,7 +4,7 @@
 #   ESC10=/path/to/ESC-10 ./run.sh [--option value]...         (or /path/to/ESC-50)
 #   ./run.sh --download true                                   (ESC-50, 600 MB)
 #   ./run.sh --methods "strided_conv adastride" --nj 2
-#   ./run.sh --train false                                     (the table of what is there)
+#   ./run.sh --train false                                     (table of the finished runs)
 #   ./run.sh --help
 #
 # Each fold is tested in turn, the next one validates, three train: seeds 0 to 4 are one

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Spoken digits (Free Spoken Digit Dataset): which digit, by a speaker never heard.
+# Spoken digits (Free Spoken Digit Dataset): classify digits of unseen speakers.
 #
 #   FSDD=/path/to/free-spoken-digit-dataset ./run.sh [--option value]...
 #   ./run.sh --download true                                   (20 MB from its publisher)
 #   ./run.sh --methods "strided_conv adastride" --nj 2
-#   ./run.sh --train false                                     (the table of what is there)
+#   ./run.sh --train false                                     (table of the finished runs)
 #   ./run.sh --help
 #
 # Six speakers, each tested in turn: seeds 0 to 5 are one cross-validation (round 0),

@@ -1,3 +1,3 @@
-# Where LibriSpeech lies: the folder LibriSpeech/ itself or the one that holds it.
-# The environment variable has the last word. `--download true` puts it here, too.
+# Folder of LibriSpeech: LibriSpeech/ itself or its parent.
+# The environment variable takes precedence. `--download true` downloads to this folder.
 export LIBRISPEECH=${LIBRISPEECH:-${PWD}/downloads}

@@ -5,7 +5,7 @@
 #
 # Options given here override those below (`--help` lists all). A set is a part of the
 # corpus with _ for -; `dev` is dev-clean and dev-other together. A part of the corpus
-# is enough:  ./run.sh --valid_set dev_clean --test_sets "dev_clean test_clean"
+# suffices:  ./run.sh --valid_set dev_clean --test_sets "dev_clean test_clean"
 set -euo pipefail
 export ADASTRIDE_CALLER_DIR=${PWD}
 if [ -n "${LIBRISPEECH:-}" ] && [ "${LIBRISPEECH:0:1}" != / ]; then

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# LibriSpeech train-clean-100 behind a frozen pretrained encoder: the features of Whisper
+# LibriSpeech train-clean-100 with a frozen pretrained encoder: the features of Whisper
 # tiny.en are extracted once (stage 3), and a small Conformer with CTC reads them.
 #
 #   LIBRISPEECH=/path/to/LibriSpeech ./run_whisper.sh [--stage 10] [--option value]...
 #
-# Needs CTranslate2 and the package that holds the model (the extra [pretrained]); another
-# encoder is an option: --upstream whisper:FOLDER or transformers:FOLDER. As in run.sh, a
-# part of the corpus is enough:
+# Needs CTranslate2 and the package with the model (the extra [pretrained]); select another
+# encoder with --upstream whisper:FOLDER or transformers:FOLDER. As in run.sh, a part of the
+# corpus suffices:
 #   ./run_whisper.sh --valid_set dev_clean --test_sets "dev_clean test_clean"
 set -euo pipefail
 export ADASTRIDE_CALLER_DIR=${PWD}

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# The demo: a small corpus, synthesised by eSpeak NG in LibriSpeech's layout, through the
-# very stages that LibriSpeech takes. Test voices and sentences are unseen in training.
+# The demo: a small corpus, synthesised by eSpeak NG in the layout of LibriSpeech, through
+# the same stages as LibriSpeech. Test voices and sentences are unseen in training.
 #
 #   ./run.sh [--stage 10] [--option value]...        (`--help` lists all)
 #   ./run.sh --local_data_opts "--train_minutes 5"   (a smaller corpus)
 #   ./run.sh --say "the doctor is in paris"          (your own words, at the end)
 #
 # Without options, or with --say alone, it ends with a picture of one test utterance's
-# strides (exp/strides.png), the transcripts of that utterance and of a sentence that is
-# said on the spot, and a report on the experiment (exp/report.html).
+# strides (exp/strides.png), the transcripts of that utterance and of a sentence
+# synthesised on the spot, and a report on the experiment (exp/report.html).
 set -euo pipefail
 export ADASTRIDE_CALLER_DIR=${PWD}
 . "$(dirname "${BASH_SOURCE[0]}")/../python.sh"
@@ -31,16 +31,16 @@ ours() {
     "${python}" -W ignore -m "espnet_adastride.bin.${tool}" "$@"
 }
 said=exp/said.wav
-# A sentence that cannot be said is told of now, not after the training.
+# Reject a sentence that cannot be synthesised now, not after the training.
 [ ${#options[@]} -gt 0 ] || ours say "${say}" --output "${said}" >/dev/null
 
-# Where the CPU multiplies in bfloat16, training takes 3/4 of the time.
+# If the CPU multiplies in bfloat16, training takes 3/4 of the time.
 if grep -qs avx512_bf16 /proc/cpuinfo; then
     export ADASTRIDE_CPU_PRECISION=${ADASTRIDE_CPU_PRECISION-bf16}
 fi
 
-# Characters: CTC finds its alignment sooner the less blank it has to place. With 100 BPE
-# pieces it took 4 epochs to start, with 400 more than 9, with characters 2.
+# Characters: the fewer blanks CTC has to place, the sooner it finds its alignment. It took
+# 4 epochs to start with 100 BPE pieces, more than 9 with 400, and 2 with characters.
 ../asr.sh \
     --lang en \
     --token_type char \
@@ -59,9 +59,9 @@ fi
 [ ${#options[@]} -eq 0 ] || exit 0
 model=exp/asr_train_asr_mini_raw_en_char
 utterance=3008-300800-0000
-# The packed model has its language model with it.
+# The packed model includes its language model.
 packed=${model}/${model##*/}_valid.cer_ctc.ave.zip
-# ESPnet's imports write about optional packages; the log keeps that
+# ESPnet's imports print messages about optional packages; keep them in the log
 step() {
     if ! ours "$@" 2>exp/demo.log; then
         tail -n 1 exp/demo.log >&2
@@ -83,4 +83,4 @@ step plot utterance --model "${model}" --asr_model_file valid.cer_ctc.ave.pth \
     --data_dir dump/raw/test_mini --utt_id "${utterance}" --output exp/strides.png
 step report "${model}" --asr_model_file valid.cer_ctc.ave.pth --output exp/report.html
 echo "The strides of one test utterance: ${PWD}/exp/strides.png"
-echo "The report, for a browser: ${PWD}/exp/report.html"
+echo "The report (open it in a browser): ${PWD}/exp/report.html"

@@ -768,7 +768,7 @@ def _check_finished(final: Path, made_of: dict, plan: Plan) -> None:
             f"{final} exists and is not a mini_espeak corpus; give another --output"
         ) from None
     differing = [
-        f"{k}: {there.get(k)} there, {v} asked"
+        f"{k}: {there.get(k)} there, {v} requested"
         for k, v in made_of.items()
         if there.get(k) != v
     ]

@@ -1,4 +1,4 @@
-"""An ESPnet3 recipe: ``input_layer: adastride`` in its training.yaml, and this import.
+"""An ESPnet3 recipe: import the plugin and set ``input_layer: adastride``.
 
     DATA=/path/to/data python run.py \
         --stages create_dataset train_tokenizer collect_stats train infer \

@@ -317,4 +317,4 @@ def test_stage_1_of_the_recipe(fsdd, clone, tmp_path):
     missing = stage_1(tmp_path / "nowhere")
     assert missing.returncode == 1
     assert len(missing.stderr.splitlines()) == 1
-    assert "nowhere does not exist; say where" in missing.stderr
+    assert "nowhere does not exist; give the folder" in missing.stderr

@@ -77,7 +77,7 @@ def test_the_readme_word_by_word(project, clone, warm_python):
     status, said = run(script, project.parent, warm_python)
     assert status == 0, said
     assert "split by speaker, seed 0: no speaker is in two sets" in said
-    assert "no local/data.sh: data/{train,valid,test} are used as they are" in said
+    assert "no local/data.sh: data/{train,valid,test} are used unchanged" in said
     (table,) = re.findall(r"`(exp/\S+RESULTS\.md)`", SECTION)
     table = (project / table).read_text()
     utterances = (project / "data" / "test" / "text").read_text().splitlines()
@@ -102,7 +102,7 @@ def test_what_the_driver_says_without_data(project, clone):
     assert f"{project}/data/more is missing (there: test train valid)" in said
     words = words.replace(" more", "")
     status, said = run(f"{driver} {words} --speed_perturb_factors '0.9 1.0'", project)
-    assert status == 0 and "are used as they are" in said
+    assert status == 0 and "are used unchanged" in said
 
 
 def test_a_data_folder_that_needs_preparing_says_so(project, clone):

@@ -128,9 +128,9 @@ def test_changed_audio_makes_all_copies_anew(source, tmp_path):
 @pytest.mark.parametrize(
     "factors, words",
     [
-        (["0.9", "fast"], "'fast' is no speed"),
-        (["0"], "'0' is no speed"),
-        (["9/10"], "'9/10' is no speed"),
+        (["0.9", "fast"], "'fast' is not a speed factor"),
+        (["0"], "'0' is not a speed factor"),
+        (["9/10"], "'9/10' is not a speed factor"),
         (["1.0", "1"], "1 is given twice"),
         ([], "is empty"),
     ],

@@ -577,7 +577,7 @@ def test_a_bad_row_is_named_and_can_be_left_out(project, capsys, row, words):
     [
         (b"wav/anna/0.wav,hello\n", "t.csv:1: no column for the path: begin the file"),
         (b"path,words\na,b\n", "t.csv:1: no column for the text"),
-        (b"path,file,text\n", "columns 'path' and 'file' may both be the path"),
+        (b"path,file,text\n", "columns 'path' and 'file' could both be the path"),
         (b"path,text\nx,caf\xe9\n", "t.csv:2: not UTF-8"),
         (b'path,text\nx,"a\ny,b\n', "t.csv:2: not CSV"),
         (b"path,text\n", "no rows below the header"),

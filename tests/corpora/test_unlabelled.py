@@ -97,7 +97,7 @@ def test_bad_input_is_one_line(tmp_path, corpus):
     with pytest.raises(RecipeError, match="at least three"):
         split_groups(["a", "b"])
     (corpus / "flac" / "r1.flac").write_bytes(b"no audio")
-    with pytest.raises(RecipeError, match="r1.flac: not audio"):
+    with pytest.raises(RecipeError, match="r1.flac: unreadable audio"):
         prepare_recordings(corpus, tmp_path / "data", 8000)
     assert not (tmp_path / "data").exists()
     noise(corpus / "flac" / "r2.wav")

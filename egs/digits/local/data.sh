@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Stage 1: connected digits from the Free Spoken Digit Dataset, data/{train,dev,test}.
-# Called by egs/asr.sh in the recipe's folder, with FSDD from db.sh; further options
+# Called by egs/asr.sh in the recipe's folder, with FSDD from db.sh; extra options
 # (--local_data_opts) are those of espnet_adastride.bin.prepare_digits.
 set -euo pipefail
 sets= python=python3 rerun=false options=()
@@ -16,14 +16,14 @@ if [ -x "${python}" ]; then py=("${python}"); else read -ra py <<<"${python}"; f
 for name in ${sets}; do
     case ${name} in
         train | dev | test) ;;
-        *) echo "error: there is no set ${name}: digits has train, dev and test" >&2
+        *) echo "error: unknown set ${name}: digits has train, dev and test" >&2
            exit 1 ;;
     esac
 done
 corpus=${FSDD:?set FSDD to the data set, or write it into db.sh}
 if [ ! -d "${corpus}" ]; then
-    echo "error: ${corpus} does not exist; say where the Free Spoken Digit Dataset lies" \
-        "(FSDD=/path or db.sh), or get it: git clone" \
+    echo "error: ${corpus} does not exist; give the folder of the Free Spoken Digit Dataset" \
+        "(FSDD=/path or db.sh), or download it: git clone" \
         "https://github.com/Jakobovski/free-spoken-digit-dataset ${corpus}" >&2
     exit 1
 fi

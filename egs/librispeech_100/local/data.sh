@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stage 1 for corpora in LibriSpeech's layout: data/<set> for every set that is asked for.
+# Stage 1 for corpora in LibriSpeech's layout: data/<set> for every requested set.
 # Called by egs/asr.sh in the recipe's folder, with LIBRISPEECH from db.sh.
 set -euo pipefail
 sets= fs=16k nj=1 python=python3 download=false rerun=false
@@ -7,12 +7,12 @@ while [ $# -gt 0 ]; do
     case $1 in
         --sets | --fs | --nj | --python | --download | --rerun)
             printf -v "${1#--}" %s "$2"; shift 2 ;;
-        *) echo "error: local/data.sh knows no option $1 (--local_data_opts)" >&2; exit 1 ;;
+        *) echo "error: unknown option $1 for local/data.sh (--local_data_opts)" >&2; exit 1 ;;
     esac
 done
 if [ -x "${python}" ]; then py=("${python}"); else read -ra py <<<"${python}"; fi
 
-parts_of() {  # SET: the parts of the corpus that it is made of
+parts_of() {  # SET: the parts of the corpus that form it
     case $1 in
         dev) echo "dev-clean dev-other" ;;
         *) echo "${1//_/-}" ;;
@@ -35,8 +35,8 @@ if [ ${#missing[@]} -gt 0 ] && [ "${download}" = true ]; then
 elif [ ${#missing[@]} -gt 0 ]; then
     found=$(cd "${corpus}" 2>/dev/null && ls -d -- */ 2>/dev/null | tr -d / | tr '\n' ' ') ||
         found=
-    echo "error: ${missing[*]} not in ${corpus}, which holds: ${found:-nothing}; say where" \
-        "the corpus lies (LIBRISPEECH=/path or db.sh), name the sets that are there" \
+    echo "error: ${missing[*]} not in ${corpus}, which contains: ${found:-nothing}; give" \
+        "the corpus folder (LIBRISPEECH=/path or db.sh), name existing sets" \
         "(--train_set, --valid_set, --test_sets), or give --download true" >&2
     exit 1
 fi

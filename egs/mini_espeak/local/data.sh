@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Stage 1 of the demo: synthesise the corpus (a whole one is left alone, an interrupted
-# one is finished), then prepare it as LibriSpeech is prepared; the language model's text
-# goes where ESPnet's librispeech recipe puts it.
+# Stage 1 of the demo: synthesise the corpus (a complete one is left alone, an interrupted
+# one is completed), then prepare it like LibriSpeech; the language model's text goes where
+# ESPnet's librispeech recipe puts it.
 set -euo pipefail
 nj=1 python=python3 corpus_options=() data_options=()
 while [ $# -gt 0 ]; do

@@ -1,4 +1,4 @@
-"""Recordings and transcripts of a Kaldi-style folder, as ESPnet3 wants them."""
+"""Recordings and transcripts of a Kaldi-style folder, as an ESPnet3 data set."""
 
 from pathlib import Path
 
@@ -15,12 +15,12 @@ def read_table(path):
 
 
 def texts(data_dir):
-    """Return the transcripts that the tokenizer is trained on."""
+    """Return the transcripts for training the tokenizer."""
     return list(read_table(Path(data_dir) / "train" / "text").values())
 
 
 class Dataset(BaseDataset):
-    """``data_dir/split/{wav.scp,text}``: (samples,) at 16 kHz, and what was said."""
+    """``data_dir/split/{wav.scp,text}``: (samples,) at 16 kHz, and the transcript."""
 
     fields = (Field("speech", "audio"), Field("text", "text"))
 
@@ -39,7 +39,7 @@ class Dataset(BaseDataset):
 
 
 class DatasetBuilder(Builder):
-    """The data are there already."""
+    """The data exist already."""
 
     def is_source_prepared(self, **kwargs):
         return True

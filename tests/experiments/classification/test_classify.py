@@ -168,7 +168,7 @@ def test_a_recipe_says_where_its_corpus_is_to_be_named(tmp_path):
 
     if not (ROOT / "egs" / "esc10" / "downloads").is_dir():
         done = run("esc10")
-        line = "error: say where the corpus lies: ESC10=/path/to/esc10 ./run.sh"
+        line = "error: give the folder of the corpus: ESC10=/path/to/esc10 ./run.sh"
         assert done.returncode == 2 and done.stderr.startswith(line)
     done = run("fsdd", "--download", "yes")
     assert done.returncode == 2 and "--download yes: give true or false" in done.stderr
