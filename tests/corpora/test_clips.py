@@ -45,7 +45,9 @@ def test_fsdd(tmp_path):
     assert clips == find_clips(tmp_path / "recordings", "fsdd")
     assert {clip.group for clip in clips} == {"ann", "bo_b"}
     touch(tmp_path, "recordings/zero.wav")
-    with pytest.raises(RecipeError, match="zero.wav: the name is not DIGIT_SPEAKER_INDEX"):
+    with pytest.raises(
+        RecipeError, match="zero.wav: the name is not DIGIT_SPEAKER_INDEX"
+    ):
         find_clips(tmp_path, "fsdd")
 
 

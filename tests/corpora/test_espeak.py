@@ -400,7 +400,9 @@ def test_a_whole_corpus_is_left_alone_and_others_are_refused(corpus, capsys):
     command = ["--output", str(corpus.parent), *SMALL_OPTIONS]
     main(command)
     assert "already complete" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="made with other options.*seed: 0 there, 7 requested"):
+    with pytest.raises(
+        SystemExit, match="made with other options.*seed: 0 there, 7 requested"
+    ):
         main([*command, "--seed", "7"])
     assert (digests(corpus), corpus.stat().st_mtime_ns) == before
 
