@@ -319,7 +319,7 @@ def test_a_checkpoint_that_is_cut_off(tmp_path, share):
     cut(exp / "checkpoint.pth", share)
     before = content(exp)
     line = one_line(check_training, words)
-    assert f"{exp}/checkpoint.pth is cut off" in line
+    assert f"{exp}/checkpoint.pth is truncated" in line
     assert f"--asr_tag NAME --pretrained_model {exp}/2epoch.pth" in line
     assert content(exp) == before
 

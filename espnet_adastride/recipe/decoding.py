@@ -1,4 +1,4 @@
-"""Joining what the parallel decoding jobs wrote (stage 12)."""
+"""Join the output of the parallel decoding jobs (stage 12)."""
 
 import glob
 import os
@@ -16,10 +16,10 @@ FILES = ("token", "token_int", "score", "frames", "text")  # frames: of greedy C
 
 
 def count_decoded(logdir: PathLike) -> int:
-    """Return how many utterances the running jobs have decoded so far.
+    """Return the number of utterances decoded so far by the running jobs.
 
-    The writers flush their files now and then only, so each job counts by the fuller
-    of its ``text`` and its log (``best hypo:`` once per utterance).
+    Writers only flush their files from time to time, so each job is counted by its
+    ``text`` or its log (one ``best hypo:`` per utterance), whichever has more.
     """
     total = 0
     for folder in glob.glob(os.path.join(glob.escape(str(logdir)), "output.*")):
@@ -43,10 +43,10 @@ def join_decoded(
     """Join the jobs' 1-best files, sorted by utterance, into ``output``.
 
     Args:
-        logdir: Holds ``output.N/1best_recog/{token,token_int,text,...}`` and logs.
-        wav_scp: Every utterance of it must have been decoded.
+        logdir: Folder of ``output.N/1best_recog/{token,token_int,text,...}`` and logs.
+        wav_scp: All of its utterances must have been decoded.
         samples: ``utt2num_samples`` of the set, for the real-time factor.
-        rate: Hz of the samples.
+        rate: Sampling rate in Hz.
 
     Returns:
         One line: utterances, real-time factor, empty hypotheses.
@@ -67,8 +67,8 @@ def join_decoded(
     missing = [k for k in keys if k not in tables["text"]]
     if missing:
         raise RecipeError(
-            f"{logdir}: {len(missing)} of {len(keys)} utterances were not decoded, the "
-            f"first is {missing[0]}; see the logs there"
+            f"{logdir}: {len(missing)} of {len(keys)} utterances were not decoded; the "
+            f"first: {missing[0]}; see the logs in this folder"
         )
     for name, table in tables.items():
         if table:
@@ -81,14 +81,14 @@ def join_decoded(
     line = f"{output}/text: {len(keys)} utterances, {format_span(audio)} of audio"
     if all(s is not None for s in seconds):
         line += f", real-time factor {sum(seconds) / audio:.3f}"
-        line += " (decoding time of all jobs / audio, loading left out)"
+        line += " (decoding time of all jobs / audio, without loading)"
     short = set()
     for log in logs:
         text = log.read_text(encoding="utf-8", errors="replace")
         short.update(re.findall(r"WARNING: Utterance (.*too short.*)", text))
     empty = [k for k in keys if not tables["text"][k].strip()]
     if empty:
-        line += f"; {len(empty)} empty hypotheses, the first is {empty[0]}"
+        line += f"; {len(empty)} empty hypotheses (the first: {empty[0]})"
     if short:
         line += f"; too short for the model: {len(short)} ({sorted(short)[0]})"
     return line

@@ -1,10 +1,9 @@
-"""What ESPnet's options and classes take, read in its source: nothing is imported.
+"""Options and constructor arguments of ESPnet, read from its source, not imported.
 
-Importing ESPnet takes ten seconds and more; a mistyped word should be told at once.
-The text of the installed package says which options a tool has, which words each of
-them takes, and which arguments the class has that a word stands for. What cannot be
-read there (an argument ``**kwargs``, a class that is made at run time) is unknown, and
-nothing is said about it.
+Importing ESPnet takes ten seconds or more, but typos should be reported at once. The
+source of the installed package shows the options of a tool, the values of each, and the
+arguments of the class that a value selects. What cannot be read from the source
+(``**kwargs``, a class created at run time) is unknown and not checked.
 """
 
 import ast
@@ -18,9 +17,9 @@ class Argument(NamedTuple):
     """An argument of a class's constructor.
 
     Attributes:
-        annotation: its type as it is written; None: not written.
-        default: what is written behind ``=``; None: nothing.
-        words: all the words that it may be, where its class refuses others.
+        annotation: its type as written; None: no annotation.
+        default: the expression after ``=``; None: no default.
+        words: all allowed values, if the class rejects others.
     """
 
     annotation: Optional[ast.expr]
@@ -32,10 +31,10 @@ class Option(NamedTuple):
     """An option of a command.
 
     Attributes:
-        kind: ``type=`` as it is written, e.g. ``int_or_none``; None: not written.
-        words: what ``choices=`` lists; None: not a list of words.
-        several: it takes several values, or is given several times.
-        flag: it takes none.
+        kind: ``type=`` as written, e.g. ``int_or_none``; None: no type.
+        words: values in ``choices=``; None: not a list of words.
+        several: it takes several values or may be repeated.
+        flag: it takes no value.
     """
 
     kind: Optional[str] = None
@@ -45,7 +44,7 @@ class Option(NamedTuple):
 
 
 class ClassReference(NamedTuple):
-    """A class, where its definition is."""
+    """A class and the place of its definition."""
 
     module: str
     name: str
@@ -53,10 +52,10 @@ class ClassReference(NamedTuple):
 
 @functools.lru_cache(maxsize=None)
 def find_source(module: str) -> Optional[Path]:
-    """Return the file of a module; None: it is not installed, or has none."""
+    """Return the file of a module; None: not installed, or no file."""
     top, *rest = module.split(".")
     try:
-        spec = importlib.util.find_spec(top)  # of a package at the top: no import
+        spec = importlib.util.find_spec(top)  # of a top-level package: no import
     except (ImportError, ValueError):
         return None
     if spec is None:
@@ -73,7 +72,7 @@ def find_source(module: str) -> Optional[Path]:
 
 @functools.lru_cache(maxsize=None)
 def parse(module: str) -> Optional[ast.Module]:
-    """Return the syntax tree of a module; None where there is no source."""
+    """Return the syntax tree of a module; None if there is no source."""
     path = find_source(module)
     try:
         return None if path is None else ast.parse(path.read_text(encoding="utf-8"))
@@ -83,7 +82,7 @@ def parse(module: str) -> Optional[ast.Module]:
 
 @functools.lru_cache(maxsize=None)
 def _imports(module: str) -> Dict[str, str]:
-    """Return what the module's imported names are: {name: dotted name}."""
+    """Return the module's imported names: {name: dotted name}."""
     found = {}
     tree = parse(module)
     path = find_source(module)
@@ -105,7 +104,7 @@ def _imports(module: str) -> Dict[str, str]:
 
 
 def _dotted(node: ast.expr) -> Optional[str]:
-    """Return ``torch.optim.Adam`` of the expression; None: it is another one."""
+    """Return ``torch.optim.Adam`` of the expression; None: another expression."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute):
@@ -115,7 +114,7 @@ def _dotted(node: ast.expr) -> Optional[str]:
 
 
 def find_class(module: str, name: Optional[str]) -> Optional[ClassReference]:
-    """Follow a name, as a module writes it, to the class's definition.
+    """Follow a name, as written in a module, to the definition of the class.
 
     Args:
         module: e.g. ``espnet2.tasks.asr``.
@@ -155,7 +154,7 @@ def _definition(reference: ClassReference) -> ast.ClassDef:
 
 
 def _closed_words(function: ast.FunctionDef) -> Dict[str, FrozenSet[str]]:
-    """Return arguments that are compared with words, all others being refused.
+    """Return arguments that are compared with words, if all others are rejected.
 
     That is ``if a == "x": ... elif a == "y": ... else: raise``.
     """
@@ -244,7 +243,7 @@ def _words(module: str, node: Optional[ast.expr]) -> Optional[Tuple]:
 
 
 def named_words(module: str, name: str) -> Optional[Tuple]:
-    """Return the words that a name stands for in a module; see :func:`_words`."""
+    """Return the words that a name refers to in a module; see :func:`_words`."""
     tree = parse(module)
     if tree is None:
         return None
@@ -289,12 +288,12 @@ def command_options(module: str) -> Optional[Dict[str, Option]]:
 
 
 class Choice(NamedTuple):
-    """The words of ``--encoder`` and its like, and the classes behind them.
+    """The values of ``--encoder`` and similar options, and their classes.
 
     Attributes:
-        classes: (module, name as it is written there); see :func:`find_class`.
-        default: the word, if none is given.
-        optional: null is a word, too.
+        classes: (module, name as written there); see :func:`find_class`.
+        default: the default value.
+        optional: null is allowed.
     """
 
     classes: Dict[str, Tuple[str, Optional[str]]]
@@ -315,7 +314,7 @@ def _class_names(module: str, call: ast.Call) -> Dict[str, Tuple[str, Optional[s
 
 @functools.lru_cache(maxsize=None)
 def class_choices(module: str) -> Dict[str, Choice]:
-    """Return the ``ClassChoices`` that a task's module names, by option.
+    """Return the ``ClassChoices`` of a task's module, by option.
 
     Args:
         module: e.g. ``espnet2.tasks.asr``.
@@ -337,7 +336,7 @@ def class_choices(module: str) -> Dict[str, Choice]:
 
 @functools.lru_cache(maxsize=None)
 def class_dictionary(module: str, name: str) -> Dict[str, Tuple[str, Optional[str]]]:
-    """Return a dictionary of classes that a module makes (``optim_classes``)."""
+    """Return a dictionary of classes defined in a module (``optim_classes``)."""
     found: Dict[str, Tuple[str, Optional[str]]] = {}
     for node in ast.walk(parse(module)):
         call = None
@@ -355,7 +354,7 @@ def class_dictionary(module: str, name: str) -> Dict[str, Tuple[str, Optional[st
 
 @functools.lru_cache(maxsize=None)
 def registered(module: str) -> Dict[str, Tuple[str, Optional[str]]]:
-    """Return the downsampling methods that ``_register`` names in a module."""
+    """Return the downsampling methods that a module passes to ``_register``."""
     return {
         call.args[0].value: (module, _dotted(call.args[1]))
         for call in _calls(parse(module), "_register")

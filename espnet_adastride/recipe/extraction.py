@@ -1,9 +1,8 @@
-"""Extract a set's features once: a data folder of audio becomes one of features.
+"""Extract features of a set: turn a data folder of audio into one of features.
 
 ``<output>/feats.scp`` points into archives of :data:`PART` utterances each,
-``<output>/feats/feats.N.ark``. An archive appears whole or not at all, and what an
-interrupted run has finished is kept if it was made by the same upstream from the same
-audio.
+``<output>/feats/feats.N.ark``. Archives are written atomically, and archives of an
+interrupted run are kept if they were made by the same upstream from the same audio.
 """
 
 import json
@@ -27,15 +26,15 @@ from espnet_adastride.errors import AudioError, RecipeError, UpstreamError
 from espnet_adastride.files import PathLike, shown, write_text, written_whole
 from espnet_adastride.progress import format_span
 
-PART = 100  # utterances of an archive
-ARCHIVES = "feats"  # their folder, in the set's
+PART = 100  # utterances per archive
+ARCHIVES = "feats"  # their folder, in the set's folder
 MADE_FROM = ".made_from.json"
-PROGRESS = 30.0  # seconds between two lines
-BYTES = 2  # of a value on disk
+PROGRESS = 30.0  # seconds between progress lines
+BYTES = 2  # bytes per value on disk
 
 
 class _Progress:
-    """Says how much audio was encoded, and when all will be."""
+    """Reports the amount of encoded audio and the remaining time."""
 
     def __init__(self, total: int, seconds: float):
         self.total, self.seconds = total, seconds
@@ -43,7 +42,7 @@ class _Progress:
         self.start = self.told = time.monotonic()
 
     def add(self, seconds: float, encoded: bool) -> None:
-        """Count an utterance; one that was there already tells nothing of the speed."""
+        """Count an utterance; existing ones do not count for the speed."""
         self.count += 1
         self.done += seconds
         self.spent_on += seconds if encoded else 0.0
@@ -67,7 +66,7 @@ class _Part(NamedTuple):
 
     @property
     def index(self) -> Path:
-        """``feats.N.scp``: written after the archive, so that it tells it is whole."""
+        """``feats.N.scp``: written after the archive, to mark it as complete."""
         return self.archive.with_suffix(".scp")
 
 
@@ -79,15 +78,16 @@ def _read_wave(path: str, key: str, rate: int):
             raise AudioError(f"{shown(path)}: {problem}")
     except AudioError as error:
         raise RecipeError(
-            f"{key}: {error} (or take it out of the data folder)"
+            f"{key}: {error} (or remove it from the data folder)"
         ) from None
     if found != rate:
         raise RecipeError(
-            f"{path} ({key}) has {found} Hz and the upstream takes {rate}: format the "
+            f"{path} ({key}) has {found} Hz, but the upstream needs {rate} Hz: format "
+            "the "
             f"audio with --fs {rate} (stage 3)"
         )
     if wave.shape[1] != 1 or len(wave) == 0:
-        raise RecipeError(f"{path} ({key}): one channel with samples is needed")
+        raise RecipeError(f"{path} ({key}): needs exactly one channel, with samples")
     return wave[:, 0]
 
 
@@ -95,8 +95,9 @@ def _check_space(output: Path, needed: int) -> None:
     free = shutil.disk_usage(output).free
     if needed > free:
         raise RecipeError(
-            f"{output}: the features take {needed / 2**30:.2f} GiB and "
-            f"{free / 2**30:.2f} GiB are free: make room, or name another --dumpdir"
+            f"{output}: the features need {needed / 2**30:.2f} GiB, but "
+            f"{free / 2**30:.2f} GiB are free: free some space, or give another "
+            "--dumpdir"
         )
 
 
@@ -109,7 +110,7 @@ def _parts(output: Path, keys: Sequence[str]) -> List[_Part]:
 
 
 def _write_part(part: _Part, features) -> None:
-    """Write an archive and its index; features come in the order of the keys."""
+    """Write an archive and its index; features are in the order of the keys."""
     places: Dict[str, str] = {}
     with written_whole(part.archive) as temporary:
         with temporary.open("wb") as file:
@@ -131,21 +132,21 @@ def extract_data_dir(
 ) -> str:
     """Write a data folder with the features of a set.
 
-    Beside ``feats.scp`` it holds the tables of the source, ``utt2num_samples``,
+    Next to ``feats.scp`` it has the tables of the source, ``utt2num_samples``,
     ``utt2num_frames``, ``feats_dim``, ``feats_type`` and ``upstream.yaml``.
 
     Args:
         source: a formatted data folder (stage 3).
-        output: the data folder to make.
-        upstream: makes the features.
-        nj: recordings encoded at once.
-        work: fingerprint of what they are made from.
+        output: the output data folder.
+        upstream: computes the features.
+        nj: recordings encoded in parallel.
+        work: fingerprint of the input.
 
     Returns:
-        One line that says what was made.
+        One line about the result.
 
     Raises:
-        RecipeError: naming the recording that cannot be used, or the lack of room.
+        RecipeError: naming the unusable recording, or if the disk is too small.
     """
     output, record = Path(output), upstream.record
     tables = read_data_dir(source)
@@ -157,7 +158,7 @@ def extract_data_dir(
     made_from = archives / MADE_FROM
     text = json.dumps(work, sort_keys=True)
     if not made_from.exists() or made_from.read_text(encoding="utf-8") != text:
-        # of other audio, or by another upstream: nothing of it is of use
+        # made from other audio or by another upstream: of no use
         shutil.rmtree(archives, ignore_errors=True)
         write_text(made_from, text)
 
@@ -175,7 +176,7 @@ def extract_data_dir(
         wave = _read_wave(waves[key], key, record.rate)
         if len(wave) != samples[key]:
             raise RecipeError(
-                f"{waves[key]} ({key}) has {len(wave)} samples, and {samples[key]} "
+                f"{waves[key]} ({key}) has {len(wave)} samples, but {samples[key]} "
                 "when it was formatted: format the audio again (stage 3)"
             )
         return upstream(wave)

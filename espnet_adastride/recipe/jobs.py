@@ -1,9 +1,9 @@
 """Run commands or functions in parallel, each with its log; stop them all together.
 
-Stands where Kaldi's ``run.pl`` stood. Each job gets a process group of its own, so that
-an interruption ends data-loader workers and spawned ranks too; if this process itself
-is killed, Linux ends the jobs with it. A function runs in a forked process: what was
-imported or loaded before, which takes seconds, every job has.
+It replaces Kaldi's ``run.pl``. Each job gets its own process group, so that an
+interruption also ends data-loader workers and spawned ranks; if this process itself is
+killed, Linux ends the jobs with it. A function runs in a forked process, which has what
+was imported or loaded before, such as libraries that take seconds.
 """
 
 import ctypes
@@ -26,9 +26,9 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class Job(NamedTuple):
-    """One command or function, and the file that takes its output.
+    """One command or function, and the file for its output.
 
-    What a function says is appended; its log may be None: it says it here.
+    The output of a function is appended; with the log None it is printed.
     """
 
     command: Union[List[str], Callable[[], None]]
@@ -36,7 +36,7 @@ class Job(NamedTuple):
 
 
 class Interrupted(BaseException):
-    """SIGINT or SIGTERM came while jobs ran."""
+    """SIGINT or SIGTERM arrived while jobs were running."""
 
 
 def _raise_interrupted(number, frame):
@@ -65,8 +65,8 @@ def _signal_group(process: subprocess.Popen, number: int) -> None:
 
 
 def _stop(processes: List[subprocess.Popen], grace: float) -> None:
-    """End the process groups: politely, then for good."""
-    # further signals must not break off the cleaning up
+    """End the process groups: SIGTERM first, then SIGKILL."""
+    # further signals must not interrupt the clean-up
     for number in _STOPPING:
         signal.signal(number, signal.SIG_IGN)
     running = [p for p in processes if p.poll() is None]
@@ -75,7 +75,7 @@ def _stop(processes: List[subprocess.Popen], grace: float) -> None:
     deadline = time.monotonic() + grace
     while any(p.poll() is None for p in running) and time.monotonic() < deadline:
         time.sleep(0.05)
-    for process in processes:  # also members that outlived their leader
+    for process in processes:  # also members that outlive their leader
         _signal_group(process, signal.SIGKILL)
         process.wait()
 
@@ -172,7 +172,7 @@ def _start(job: Job, environment: Optional[dict]) -> Union[subprocess.Popen, _Fo
 
 @contextmanager
 def signals_handled_by(handler):
-    """Give SIGINT and SIGTERM to a handler, and at the end back to those before."""
+    """Handle SIGINT and SIGTERM; restore the previous handlers at the end."""
     before = {n: signal.getsignal(n) for n in _STOPPING}
     try:
         for number in before:
@@ -185,7 +185,7 @@ def signals_handled_by(handler):
 
 @contextmanager
 def _handling_signals(processes: List[subprocess.Popen], grace: float):
-    """Turn signals into Interrupted; at the end, stop what still runs."""
+    """Turn signals into Interrupted; at the end, stop running jobs."""
     with signals_handled_by(_raise_interrupted):
         try:
             yield
@@ -203,17 +203,17 @@ def run_jobs(
     """Run all jobs at once and wait for them.
 
     Args:
-        jobs: What to run.
+        jobs: The jobs.
         poll: Called every ``interval`` seconds and once at the end: progress.
         environment: Environment of the jobs; default is this process's.
-        grace: Seconds that stopped jobs get to end by themselves.
+        grace: Seconds that stopped jobs have to end by themselves.
 
     Returns:
         Wall-clock seconds of each job.
 
     Raises:
         RecipeError: A job failed (the others are stopped); names log and error.
-        Interrupted: A signal came; all jobs are stopped.
+        Interrupted: A signal arrived; all jobs are stopped.
     """
     processes: List[subprocess.Popen] = []
     seconds = [0.0] * len(jobs)
@@ -248,21 +248,21 @@ def run_queue(
     environment: Optional[dict] = None,
     grace: float = 30.0,
 ) -> None:
-    """Run jobs in their order, at most ``limit`` at once; a failed one stops no other.
+    """Run jobs in order, at most ``limit`` at once; a failure does not stop others.
 
     Args:
-        jobs: What to run.
-        limit: How many may run at once.
-        ended: Called with a job's index, its wall-clock seconds and what went wrong
-            (None: nothing).
+        jobs: The jobs.
+        limit: Maximum number of parallel jobs.
+        ended: Called with a job's index, its wall-clock seconds and the error
+            (None: no error).
         poll: Called every ``interval`` seconds with the indices of the running jobs.
         environment: Environment of the jobs; default is this process's.
-        grace: Seconds that stopped jobs get to end by themselves.
+        grace: Seconds that stopped jobs have to end by themselves.
 
     Raises:
         RecipeError: A command cannot be started (the others are stopped).
-        SystemExit: A function without a log failed, and has said why.
-        Interrupted: A signal came; all jobs are stopped.
+        SystemExit: A function without a log failed and has printed why.
+        Interrupted: A signal arrived; all jobs are stopped.
     """
     alive: List[subprocess.Popen] = []
     running: Dict[int, Tuple[subprocess.Popen, float]] = {}
@@ -280,8 +280,8 @@ def run_queue(
                 status = process.poll()
                 if status is None:
                     continue
-                # what outlived it must not take a core from the next; and its number
-                # may be another's by the time that all jobs are done
+                # processes that outlive the job must not take a core from the next one,
+                # and its id may be reused by the time that all jobs are done
                 _signal_group(process, signal.SIGKILL)
                 alive.remove(process)
                 del running[index]

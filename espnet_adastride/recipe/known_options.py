@@ -1,10 +1,10 @@
-"""Refuse a mistyped training or decoding configuration before anything is done.
+"""Reject typos in a training or decoding configuration before anything is done.
 
 Unknown options, unknown words (``encoder: confomer``), unknown keys at every level that
 a class reads (``encoder_conf``, ``optim_conf``, ``input_layer_conf`` ...) and values of
-the wrong type are told in one line, in a fraction of a second: ESPnet's source is read
-(``espnet_source.py``), not imported. Values that only running code can judge are left
-to the plan and to ESPnet.
+the wrong type are reported in one line, in a fraction of a second, because ESPnet's
+source is read (``espnet_source.py``), not imported. Values that only running code can
+check are left to the plan and to ESPnet.
 """
 
 import ast
@@ -21,10 +21,10 @@ LAYER = source.ClassReference(
 )
 METHODS = "espnet_adastride.downsampling.registry"
 
-#: options that ESPnet divides by, or counts to
+#: options that ESPnet uses as divisors or counts
 AT_LEAST_ONE = ("accum_grad", "max_epoch", "batch_size", "batch_bins")
 
-#: an option's class, where the option names none
+#: class of an option that does not name one
 SINGLE_CLASSES = {"ctc_conf": "CTC", "joint_net_conf": "JointNetwork"}
 
 WANTED = {
@@ -38,7 +38,7 @@ NOTHING = ("none", "null", "nil")
 
 # ---------------------------------------------------------------- a value's type
 def _is_kind(kind: str, value: Any) -> Optional[bool]:
-    """Return whether a value is of a plain type; None: the type says nothing."""
+    """Return whether a value is of a plain type; None: unknown type."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return {
         "int": isinstance(value, int),
@@ -59,7 +59,7 @@ _GENERIC = {
 
 
 def _kinds(annotation: ast.expr) -> List[str]:
-    """Return the plain types of an annotation; '' is one that is not known here."""
+    """Return the plain types of an annotation; '' is an unknown type."""
     if isinstance(annotation, ast.Constant):
         return ["None" if annotation.value is None else ""]
     if isinstance(annotation, ast.BinOp):  # int | None
@@ -76,19 +76,19 @@ def _kinds(annotation: ast.expr) -> List[str]:
     if isinstance(annotation, ast.Name):
         if annotation.id in WANTED:
             return [annotation.id]
-        if annotation.id == "Tensor":  # which no YAML holds
+        if annotation.id == "Tensor":  # which YAML cannot express
             return []
         return [_GENERIC.get(annotation.id, "")]
     return [""]
 
 
 def wrong_value(argument: source.Argument, value: Any) -> str:
-    """Return what an argument should be, if a value cannot be that; else ''."""
-    if value is None:  # ESPnet's own defaults are None where the type says otherwise
+    """Return the expected type of an argument if a value does not have it; else ''."""
+    if value is None:  # ESPnet's own defaults are None even if the type differs
         return ""
     if argument.annotation is not None:
         kinds = _kinds(argument.annotation)
-    else:  # of the default, no more than: words are no numbers
+    else:  # only the type of the default is known: words are not numbers
         default = getattr(argument.default, "value", None)
         number = isinstance(default, (int, float)) and not isinstance(default, bool)
         if not (number and isinstance(value, str)):
@@ -102,7 +102,7 @@ def wrong_value(argument: source.Argument, value: Any) -> str:
     wanted = [names[kind] for kind in dict.fromkeys(kinds) if kind in names]
     hint = ""
     if isinstance(value, str) and "float" in kinds and _a_number(value):
-        hint = f" (YAML reads {value} as a word: write {float(value)!r})"
+        hint = f" (YAML reads {value} as a string: write {float(value)!r})"
     return " or ".join(wanted) + hint
 
 
@@ -116,7 +116,7 @@ def _a_number(word: str) -> bool:
 
 # ---------------------------------------------------------------- an option's value
 def wrong_option_value(option: source.Option, value: Any) -> str:
-    """Return what an option of a command should be, if a value is not that; else ''."""
+    """Return the expected type of an option if a value does not have it; else ''."""
     if isinstance(value, (list, dict)) or option.several:
         return ""
     kind = option.kind or "str"
@@ -154,14 +154,14 @@ def _listed(words: Sequence[Any]) -> str:
 
 # ---------------------------------------------------------------- overriding options
 def override(config: Dict[str, Any], words: Sequence[str]) -> Dict[str, Any]:
-    """Return a configuration with options of a command line laid over it, nested.
+    """Return a configuration overridden by nested command-line options.
 
     Args:
         config: as read from YAML.
         words: ``--max_epoch 3 --encoder_conf input_layer_conf.stride=8``.
 
     Raises:
-        RecipeError: for words that are no options.
+        RecipeError: for words that are not options.
     """
     result = dict(config)
     given: Dict[str, List[str]] = {}
@@ -207,7 +207,7 @@ def _put(config: Dict[str, Any], path: Sequence[str], value: Any) -> None:
 
 # ---------------------------------------------------------------- a training
 class _Checker:
-    """Checks one configuration; ``where`` says which file a word came from."""
+    """Checks one configuration; ``where`` returns the file of a word."""
 
     def __init__(self, config: Dict[str, Any], task: str, where):
         self.config, self.where = config, where
@@ -305,7 +305,7 @@ class _Checker:
     def _arguments(self, path, conf, arguments) -> None:
         for key, value in conf.items():
             if key not in arguments:
-                # those without a default are ESPnet's own to give
+                # arguments without a default are set by ESPnet itself
                 words = [a for a, b in arguments.items() if b.default is not None]
                 words = words or list(arguments)
                 self.refuse(
@@ -328,8 +328,9 @@ class _Checker:
             if conf:
                 self.refuse(
                     path,
-                    f"encoder_conf: input_layer_conf is for the words "
-                    f"{', '.join(methods)}; input_layer is {given!r}, which takes none",
+                    f"encoder_conf: input_layer_conf is for input_layer "
+                    f"{', '.join(methods)}; input_layer is {given!r}, which has no "
+                    "options",
                 )
             return
         named = conf.get("method", word)
@@ -355,7 +356,7 @@ class _Checker:
 
 
 def _layer_arguments() -> Dict[str, source.Argument]:
-    """Return what the input layer names itself; its ``**options`` are the methods'."""
+    """Return the input layer's own arguments; ``**options`` belong to the methods."""
     node = next(
         item
         for item in ast.walk(source.parse(LAYER.module))
@@ -371,28 +372,28 @@ def _layer_arguments() -> Dict[str, source.Argument]:
 
 
 def refuse_unknown_options(config: Dict[str, Any], task: str, where) -> None:
-    """Refuse a training configuration that ESPnet, or the plugin, will not take.
+    """Reject a training configuration that ESPnet or the plugin would reject.
 
     Args:
-        config: as ESPnet would have it, options of the command line included.
+        config: as ESPnet reads it, command-line options included.
         task: ``asr`` or ``lm``.
         where: called with the path of a word, e.g. ``["encoder_conf", "num_blocks"]``;
-            returns where it was written, for the message.
+            returns its origin, for the message.
 
     Raises:
         RecipeError: one line that names the place, the word and the nearest known one.
     """
     if source.parse(f"espnet2.tasks.{task}") is None:
-        return  # no ESPnet here: what needs it says so
+        return  # ESPnet is missing: the commands that need it report that
     _Checker(config, task, where).run()
 
 
 def refuse_unknown_decoding(config: Dict[str, Any], module: str, where) -> None:
-    """Refuse a decoding configuration with options that its command does not have.
+    """Reject a decoding configuration with unknown options.
 
     Args:
-        config: of ``--inference_config``, options of the command line included.
-        module: of the command: ``espnet2.bin.asr_inference`` or the plugin's.
+        config: from ``--inference_config``, command-line options included.
+        module: module of the command: ``espnet2.bin.asr_inference`` or the plugin's.
         where: as for :func:`refuse_unknown_options`.
 
     Raises:

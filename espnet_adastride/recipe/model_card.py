@@ -1,4 +1,4 @@
-"""The card of a packed model: what it is, how to use it, its results, its terms."""
+"""The card of a packed model: description, use, results, license."""
 
 import re
 from pathlib import Path
@@ -45,7 +45,7 @@ CITATION = """\
 
 
 def _results(path: Optional[PathLike]) -> str:
-    """Return RESULTS.md below a heading of the card; what there is if there is none."""
+    """Return RESULTS.md below a heading of the card; or a note if there are none."""
     if not path or not Path(path).is_file():
         return "Not scored yet."
     text = Path(path).read_text(encoding="utf-8")
@@ -67,7 +67,7 @@ python -m espnet_adastride.bin.unpack_model {name}.zip model
 ```
 
 ```python
-import espnet_adastride.plugin  # noqa: F401  (teaches ESPnet the word `{layer}`)
+import espnet_adastride.plugin  # noqa: F401  (registers `{layer}` with ESPnet)
 import soundfile
 from espnet2.bin.asr_inference import Speech2Text
 
@@ -82,7 +82,7 @@ does the same."""
 
 
 def _use_of_features(name: str, upstream: UpstreamRecord) -> str:
-    """Return how a model is used that reads features of a pretrained encoder."""
+    """Return instructions for a model that reads features of a pretrained encoder."""
     needs = "pip install transformers"
     place = ', upstream_model="FOLDER"'
     if upstream.upstream == "whisper":
@@ -116,18 +116,18 @@ def model_card(
     upstream: Optional[UpstreamRecord] = None,
     dtype: str = "float32",
 ) -> str:
-    """Return the card (Markdown, with the header that model hubs read).
+    """Return the card (Markdown, with the header for model hubs).
 
     Args:
         name: The model's name, e.g. its experiment's folder.
-        config: Its configuration, as ESPnet wrote it.
-        parameters: How many numbers were trained.
+        config: Its configuration, as written by ESPnet.
+        parameters: Number of trained parameters.
         files: {option of the inference tool: name in the archive}.
         results: RESULTS.md of the experiment, or None.
         license_name: E.g. ``cc-by-4.0``.
         language: E.g. ``en``; ``noinfo`` is left out.
-        upstream: What the features that it reads were made with; None: it reads audio.
-        dtype: Of the packed parameters.
+        upstream: Upstream of its features; None: it reads audio.
+        dtype: Type of the packed parameters.
     """
     encoder = config.get("encoder_conf") or {}
     layer = encoder.get("input_layer", "conv2d")
@@ -160,7 +160,7 @@ def model_card(
 
 Speech recognition with ESPnet: encoder `{config.get("encoder")}`, input layer
 `{layer}`, {short_count(parameters)} parameters{stored}, {tokens} {kind}
-tokens, audio of {rate} samples a second.
+tokens, audio at {rate} Hz.
 
 ## Use
 

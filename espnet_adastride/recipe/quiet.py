@@ -1,4 +1,4 @@
-"""Keep what ESPnet's imports say off the terminal: a command's output is the user's."""
+"""Keep messages of ESPnet's imports off the terminal."""
 
 import contextlib
 import io
@@ -9,10 +9,10 @@ import warnings
 
 @contextlib.contextmanager
 def quiet_imports():
-    """Swallow what is printed and warned of; if an exception leaves, show it after all.
+    """Suppress output and warnings; if an exception is raised, show them after all.
 
     ESPnet's own imports print to standard output, and try to reach a download host.
-    Warnings about the future of libraries stay off afterwards, too.
+    Deprecation warnings of libraries also stay off afterwards.
     """
     said = io.StringIO()
     logging.getLogger().setLevel(logging.ERROR)

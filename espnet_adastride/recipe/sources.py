@@ -1,13 +1,13 @@
-"""What a folder of outputs was made from: one line of JSON for every recording.
+"""The recordings behind a folder of outputs: one line of JSON each.
 
-``.transcribed.jsonl`` in the folder says of each output's name which file it is of, so
-that another recording of the same name is not taken for done::
+``.transcribed.jsonl`` in the folder records the recording of each output name, so that
+another recording with the same name is not considered done::
 
     {"name": "p0", "source": "/talks/p0.ogg", "size": 5120, "mtime_ns": 17,
      "sha256": "e3b0..."}
 
-Lines are appended, the last one of a name counts, and one that was cut off by an
-interruption is passed over.
+Lines are appended; the last one of a name is valid, and a line truncated by an
+interruption is skipped.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ class Sources:
     """The records of one folder.
 
     Args:
-        folder: of the outputs; need not exist yet.
+        folder: output folder; need not exist yet.
     """
 
     def __init__(self, folder: PathLike):
@@ -52,13 +52,14 @@ class Sources:
                 continue
 
     def relation(self, name: str, source: PathLike) -> str:
-        """Return what a file is to the outputs of a name.
+        """Return how a file relates to the outputs of a name.
 
         Returns:
-            ``""``: nothing is known of the name; ``same``: they are of this file;
-            ``changed``: of this place, whose content is another one now; ``other``: of
-            another recording. The same place, size and time of change are taken for the
-            same content; else the content decides, so that recordings may be moved.
+            ``""``: the name is unknown; ``same``: they belong to this file;
+            ``changed``: they belong to this path, but its content has changed;
+            ``other``: they belong to another recording. The same path, size and
+            modification time count as the same content; otherwise the content decides,
+            so that recordings may be moved.
         """
         record = self.known.get(name)
         if record is None:
@@ -76,7 +77,7 @@ class Sources:
             return "other"
 
     def add(self, name: str, source: PathLike) -> None:
-        """Write down that the outputs of a name are of a file."""
+        """Record that the outputs of a name belong to a file."""
         status = os.stat(os.fsencode(source))
         record = {
             "name": name,
@@ -88,7 +89,7 @@ class Sources:
         self.known[name] = record
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
-            # a line that was cut off stays a line of its own
+            # start a new line after a truncated one
             file.write(("" if self._ends_well() else "\n") + json.dumps(record) + "\n")
 
     def _ends_well(self) -> bool:

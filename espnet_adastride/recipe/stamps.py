@@ -1,9 +1,9 @@
-"""Stamps: how a stage knows that its work is done and unchanged.
+"""Stamps record that a stage is done and unchanged.
 
-A stamp is a small JSON file, written last and by renaming, that holds the fingerprint
-of what the stage read (file contents, folder listings, options) and of what it made.
-A stage is done if the stamp is there, the fingerprint of its inputs is the same now,
-and its outputs are still what it wrote. An interrupted stage leaves no stamp.
+A stamp is a small JSON file, written last and atomically, with the fingerprint of the
+stage's inputs (file contents, folder listings, options) and outputs. A stage is done if
+the stamp exists, its inputs have the same fingerprint, and its outputs are unchanged.
+An interrupted stage leaves no stamp.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from typing import Dict, Iterable, Optional
 
 from espnet_adastride.files import PathLike, write_text
 
-# Outputs beyond this size (models) are recognised by their size alone.
+# Larger outputs (models) are compared by size only.
 MAX_HASHED_OUTPUT = 16 * 2**20
 
 
@@ -58,7 +58,7 @@ def fingerprint(
     trees: Iterable[PathLike] = (),
     options: Optional[Dict[str, object]] = None,
 ) -> Dict[str, Dict[str, str]]:
-    """Return what a stage depends on, as names and hashes or values."""
+    """Return the dependencies of a stage, as names and hashes or values."""
     return {
         "input": {str(p): hash_file(p) for p in inputs},
         "folder": {str(p): hash_tree(p) for p in trees},
@@ -75,7 +75,7 @@ def describe_output(path: PathLike) -> str:
 
 
 def first_difference(old: dict, new: dict) -> Optional[str]:
-    """Name the first thing in which two fingerprints differ, or return None."""
+    """Describe the first difference of two fingerprints, or return None."""
     for kind in ("option", "input", "folder"):
         before, after = old.get(kind, {}), new.get(kind, {})
         for name in sorted(set(before) | set(after)):
@@ -92,7 +92,7 @@ def first_difference(old: dict, new: dict) -> Optional[str]:
 
 
 class Stamp:
-    """The stamp of one stage's work.
+    """The stamp of a stage.
 
     Args:
         path: The JSON file, e.g. ``dump/raw/dev/.stage_done``.
@@ -102,17 +102,17 @@ class Stamp:
         self.path = Path(path)
 
     def read(self) -> Optional[dict]:
-        """Return the stamp's content; None if there is none that can be read."""
+        """Return the stamp's content; None if it is missing or unreadable."""
         try:
             return json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
 
     def why_not_done(self, work: dict) -> Optional[str]:
-        """Return why the work has to be done (again); None if it is done.
+        """Return why the stage must run (again); None if it is done.
 
         Args:
-            work: :func:`fingerprint` of the inputs as they are now.
+            work: :func:`fingerprint` of the current inputs.
         """
         stamp = self.read()
         if stamp is None:
@@ -128,16 +128,16 @@ class Stamp:
         return None
 
     def clear(self) -> None:
-        """Remove the stamp: from now on the work counts as not done."""
+        """Remove the stamp: the stage is no longer done."""
         self.path.unlink(missing_ok=True)
 
     def write(self, work: dict, outputs: Iterable[PathLike], summary: str) -> None:
-        """Declare the work done; call it last.
+        """Mark the stage as done; call it last.
 
         Args:
             work: :func:`fingerprint` of the inputs, taken *before* the work.
-            outputs: Files the work made.
-            summary: One line for people: what was made.
+            outputs: Files made by the stage.
+            summary: One line for users about the result.
         """
         content = {
             "summary": summary,

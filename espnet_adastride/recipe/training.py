@@ -1,8 +1,8 @@
-"""The record of what an experiment was started with.
+"""The record of the options with which an experiment was started.
 
 ESPnet resumes from ``checkpoint.pth`` whatever the options are, so a changed
-configuration would go on from another model's weights. The driver writes the options
-into ``<exp>/.training.json`` first and refuses to go on with others.
+configuration would resume from another model's weights. The driver therefore writes the
+options into ``<exp>/.training.json`` first and rejects other options later.
 """
 
 import json
@@ -36,18 +36,18 @@ def _describe_change(name: str, before: dict, after: dict) -> str:
 
 
 def _whole(path: Path) -> bool:
-    """Return whether a file of PyTorch's has its end, without PyTorch."""
+    """Return whether a PyTorch file is complete, without loading PyTorch."""
     with path.open("rb") as file:
-        if file.read(2) not in (b"PK", b""):  # of an older PyTorch: nothing to go by
+        if file.read(2) not in (b"PK", b""):  # an older format, which cannot be checked
             return True
     return zipfile.is_zipfile(path)
 
 
 def check_checkpoint(checkpoint: PathLike) -> None:
-    """See that a training can go on from its checkpoint.
+    """Check that a training can resume from its checkpoint.
 
     Raises:
-        RecipeError: It is cut off; tells what is left of the training.
+        RecipeError: It is truncated; names the remaining models.
     """
     checkpoint = Path(checkpoint)
     if _whole(checkpoint):
@@ -58,31 +58,33 @@ def check_checkpoint(checkpoint: PathLike) -> None:
         number = re.fullmatch(r"(\d+)epoch", path.stem)
         if number and _whole(path):
             found[int(number[1])] = path
-    fix = f"remove {folder}: the training starts anew"
+    fix = f"remove {folder} to start over"
     if found:
         last = found[max(found)]
         fix = (
-            f"the newest whole model is {last}: start from it under another name, "
+            f"the newest complete model is {last}: start from it with another name, "
             f"--asr_tag NAME --pretrained_model {last}, or remove {folder} to start "
             "anew"
         )
-    raise RecipeError(f"{checkpoint} is cut off, and nothing can go on from it; {fix}")
+    raise RecipeError(
+        f"{checkpoint} is truncated, so training cannot resume from it; {fix}"
+    )
 
 
 def start_or_resume(record: PathLike, checkpoint: PathLike, options: dict) -> str:
-    """Write the record of a new training, or see that an old one may go on.
+    """Write the record of a new training, or check that an old one may resume.
 
     Args:
         record: ``.training.json`` in the experiment's folder.
-        checkpoint: ``checkpoint.pth`` beside it; without it nothing can be lost.
-        options: What the training depends on: names and values.
+        checkpoint: ``checkpoint.pth`` next to it; without it nothing can be lost.
+        options: Options of the training: names and values.
 
     Returns:
-        One line on what will happen.
+        One line about the next step.
 
     Raises:
         RecipeError: The folder holds a training with other options, or a checkpoint
-            that is cut off.
+            that is truncated.
     """
     record, options = Path(record), {k: str(v) for k, v in options.items()}
     text = json.dumps(options, indent=1, sort_keys=True) + "\n"
@@ -94,7 +96,7 @@ def start_or_resume(record: PathLike, checkpoint: PathLike, options: dict) -> st
         before = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         write_text(record, text)
-        return f"goes on from {checkpoint}, whose options were not recorded"
+        return f"resumes from {checkpoint}, whose options were not recorded"
     names = sorted({*before, *options})
     changed = [k for k in names if before.get(k) != options.get(k)]
     fixed = [k for k in changed if k.split(".")[0] not in FREE]
@@ -103,7 +105,7 @@ def start_or_resume(record: PathLike, checkpoint: PathLike, options: dict) -> st
         raise RecipeError(
             f"{record.parent} holds a training with another configuration: "
             f"{_describe_change(fixed[0], before, options)}"
-            f"{more if len(fixed) > 1 else ''}; give this one another name "
+            f"{more if len(fixed) > 1 else ''}; give this training another name "
             f"(--asr_tag) or remove {record.parent}"
         )
     write_text(record, text)

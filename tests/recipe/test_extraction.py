@@ -109,17 +109,17 @@ def test_a_torn_archive_is_made_again(data, monkeypatch):
 def test_a_full_disk(data, monkeypatch):
     usage = type("Usage", (), {"free": 100})
     monkeypatch.setattr(extraction.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(RecipeError, match="features take .* are free: make room"):
+    with pytest.raises(RecipeError, match="features need .* are free: free some space"):
         extract(data, Energy())
 
 
 def test_audio_that_changed(data):
     path = read_table(data / "wav.scp")["s-1"]
     soundfile.write(path, np.zeros(100), 16000)
-    with pytest.raises(RecipeError, match="has 100 samples, and 4400 when"):
+    with pytest.raises(RecipeError, match="has 100 samples, but 4400 when"):
         extract(data, Energy())
     soundfile.write(path, np.zeros(100), 8000)
-    with pytest.raises(RecipeError, match="has 8000 Hz and the upstream takes 16000"):
+    with pytest.raises(RecipeError, match="has 8000 Hz, but the upstream needs 16000"):
         extract(data, Energy())
     Path(path).unlink()
     with pytest.raises(RecipeError, match="s-1: .*no such file"):

@@ -193,7 +193,7 @@ def test_input_layers_are_those_that_the_encoders_build():
         ("encoder_conf", "conformer", "encoder_conf: give options such as"),
         ("encoder_conf.num_blocks", "12x", "num_blocks: '12x' must be a whole number"),
         ("decoder_conf.num_blocks", 6.0, "num_blocks: 6.0 must be a whole number"),
-        ("optim_conf.lr", "2e-3", "YAML reads 2e-3 as a word: write 0.002"),
+        ("optim_conf.lr", "2e-3", "YAML reads 2e-3 as a string: write 0.002"),
         ("encoder_conf.input_layer", "adastrid", "(did you mean 'adastride'?)"),
         ("encoder_conf.rel_pos_type", "lates", "must be one of latest, legacy"),
         ("encoder_conf.input_layer_conf.stride", "8x", "must be a number or a list"),
@@ -213,7 +213,7 @@ def test_a_wrong_value_is_refused_in_one_line(path, value, words):
 
 def test_options_of_another_input_layer_are_refused():
     config = changed(whole("conformer"), ["encoder_conf", "input_layer"], "conv2d")
-    assert "input_layer is 'conv2d', which takes none" in refused(config)
+    assert "input_layer is 'conv2d', which has no options" in refused(config)
 
 
 def test_options_of_the_command_line_are_laid_over():

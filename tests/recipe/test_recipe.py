@@ -493,7 +493,7 @@ def test_join_decoded(tmp_path):
     paths = (logdir, tmp_path / "out", data / "wav.scp", data / "utt2num_samples")
 
     write_decoded(logdir, [{"u3": "C"}, {"u1": "A A"}])
-    with pytest.raises(RecipeError, match="1 of 3 .* not decoded, the first is u2"):
+    with pytest.raises(RecipeError, match="1 of 3 .* not decoded; the first: u2"):
         decoding.join_decoded(*paths, 16000)
     assert not (tmp_path / "out").exists()
 
@@ -501,7 +501,7 @@ def test_join_decoded(tmp_path):
     line = decoding.join_decoded(*paths, 16000)
     assert (tmp_path / "out" / "text").read_text() == "u1 A A\nu2\nu3 C\n"
     assert "real-time factor 1.000" in line  # 2 x 1.5 s for 3 s
-    assert "1 empty hypotheses, the first is u2" in line
+    assert "1 empty hypotheses (the first: u2)" in line
     assert decoding.count_decoded(logdir) == 3
 
 
