@@ -1,4 +1,4 @@
-"""Programs of ``torch.export`` to ONNX, and ONNX in 8 bits."""
+"""Convert programs of ``torch.export`` to ONNX, and ONNX to 8 bits."""
 
 import contextlib
 import io
@@ -17,11 +17,11 @@ def to_onnx(program: torch.export.ExportedProgram, output_names: Sequence[str]):
     """Return the ONNX model of a program.
 
     Args:
-        program: of ``downsampling.exportable.export_program``.
-        output_names: of its outputs.
+        program: from ``downsampling.exportable.export_program``.
+        output_names: names of its outputs.
 
     Returns:
-        ``onnx.ModelProto``; without the exporter's notes on where the code is.
+        ``onnx.ModelProto``; without the exporter's source locations.
     """
     with _quiet():
         converted = torch.onnx.export(
@@ -47,10 +47,10 @@ def to_onnx(program: torch.export.ExportedProgram, output_names: Sequence[str]):
 
 
 def _make_vectors_matrices(model) -> None:
-    """Write products with vectors as products with matrices of one column, in place.
+    """Replace products with vectors by products with one-column matrices, in place.
 
     onnxruntime 1.32 moves a transposition (and a cast) of the first factor into the
-    product, and reads the first factor wrongly where the second is a vector.
+    product, and then misreads the first factor if the second is a vector.
     """
     from onnx import TensorProto, helper
 
@@ -111,10 +111,10 @@ def runner(path: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def quantize(path: Path) -> None:
-    """Put the weights of a file's matrix products into 8 bits, in place.
+    """Quantise the weights of a file's matrix products to 8 bits, in place.
 
-    onnxruntime's dynamic quantisation: what is multiplied by them is put into 8 bits as
-    it comes. Products of two things that are computed, such as the alignment's, stay.
+    It uses onnxruntime's dynamic quantisation: their inputs are quantised at run time.
+    Products of two computed matrices, such as the alignment's, are not changed.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -135,12 +135,12 @@ def quantize(path: Path) -> None:
 
 
 def _translations():
-    """Return what the exporter does not know, or knows in float32 alone."""
+    """Return operators that the exporter lacks or only supports in float32."""
     from onnx import TensorProto, helper
     from onnxscript import opset18 as op
 
     def stable_sort(x, stable: bool = True, dim: int = -1, descending: bool = False):
-        # of equals, TopK gives the one with the lower index first
+        # TopK returns equal values in the order of their indices
         size = op.Shape(x, start=dim, end=dim + 1)
         return op.TopK(x, size, axis=dim, largest=int(descending), sorted=1)
 
@@ -149,7 +149,7 @@ def _translations():
         return op.Cast(number, to=11)
 
     def divided(number, by):
-        if isinstance(by, (int, float)):  # or else a constant of float32
+        if isinstance(by, (int, float)):  # otherwise a float32 constant
             by = op.Constant(
                 value=helper.make_tensor("by", TensorProto.DOUBLE, [], [by])
             )
@@ -164,7 +164,7 @@ def _translations():
 
 @contextlib.contextmanager
 def _quiet():
-    """Keep the exporter's progress and its advice away from the user."""
+    """Hide the exporter's progress and advice from the user."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""What travels in an exported file beside its program, and times from positions."""
+"""The metadata of an exported file, and frame times from positions."""
 
 import base64
 import json
@@ -14,12 +14,12 @@ from espnet_adastride.timing.boundaries import (
     uniform_boundaries,
 )
 
-#: key of the file's metadata_props, and the version of what is in it
+#: key of the file's metadata_props, and the version of its format
 KEY, VERSION = "espnet_adastride", 1
 
 
 def pack_array(array: np.ndarray) -> Dict[str, Any]:
-    """Return a float32 array as what JSON can hold, exactly."""
+    """Return a float32 array as JSON types, exactly."""
     data = zlib.compress(np.ascontiguousarray(array, dtype="<f4").tobytes(), 9)
     return {"shape": list(array.shape), "zlib": base64.b64encode(data).decode("ascii")}
 
@@ -37,7 +37,7 @@ def to_metadata(content: Dict[str, Any], card: str) -> Dict[str, str]:
 
 
 def output_names(stages: Sequence[Dict[str, Any]]) -> List[str]:
-    """Return the program's outputs: log_probs, positions_1 .. of stages that have."""
+    """Return the program's outputs: log_probs, and positions_1 .. of stages with them."""
     placed = [n for n, stage in enumerate(stages, 1) if stage["positions"]]
     return ["log_probs", *(f"positions_{n}" for n in placed)]
 
@@ -54,17 +54,17 @@ def frame_boundaries(
     """Return (frames + 1,) seconds at which the output frames begin and end.
 
     Args:
-        stages: of the description: ``stride``, ``shift``, ``positions``.
-        positions: (T,) of every stage that has them.
-        features: frames that the program was given.
-        frames: that it returned.
+        stages: from the description: ``stride``, ``shift``, ``positions``.
+        positions: (T,) of every stage with positions.
+        features: number of input frames of the program.
+        frames: number of its output frames.
         step: seconds from one feature frame to the next.
-        centre: seconds on which feature frame 0 is centred.
+        centre: centre of feature frame 0 in seconds.
         duration: of the recording, in seconds.
     """
     rows, boundaries, n = iter(positions), [], features
     for number, stage in enumerate(stages, 1):
-        # the last one says itself how many it made
+        # the last stage determines its number of frames
         m = frames if number == len(stages) else int(np.ceil(n / stage["stride"]))
         if stage["positions"]:
             boundaries.append(slot_boundaries(next(rows), n, m))

@@ -1,4 +1,4 @@
-"""What exported models read, in numpy: ESPnet's log-mel frames and Whisper's."""
+"""Input features of exported models in numpy: log-mel frames of ESPnet and Whisper."""
 
 from typing import Any, Dict
 
@@ -22,7 +22,7 @@ def power_spectrum(
     """Return the power of a short-time Fourier transform, (T, n_fft // 2 + 1) float32.
 
     As ``torch.stft``: with ``center``, half of ``n_fft`` is reflected at both ends; the
-    window stands in the middle of ``n_fft``.
+    window is centred within ``n_fft``.
 
     Args:
         wave: (n,) float32; more than n_fft / 2 samples with ``center``.
@@ -43,10 +43,10 @@ def power_spectrum(
 
 
 class LogMel:
-    """Samples to the log-mel frames of ESPnet's ``frontend: default``.
+    """Log-mel frames of ESPnet's ``frontend: default`` from samples.
 
     Args:
-        content: ``frontend`` of the description.
+        content: ``frontend`` in the description.
     """
 
     def __init__(self, content: Dict[str, Any]):
@@ -84,7 +84,7 @@ class WhisperFrames:
 
 
 class TorchlessWhisper(WhisperUpstream):
-    """The encoder of a faster-whisper folder, by CTranslate2, without torch."""
+    """The encoder of a faster-whisper folder, with CTranslate2, without torch."""
 
     log_mel_frames = WhisperFrames
 
@@ -93,7 +93,7 @@ def whisper_features(content: Dict[str, Any], folder=None) -> WhisperUpstream:
     """Return the upstream of a description.
 
     Raises:
-        UpstreamError: it is missing, or another.
+        UpstreamError: it is missing or differs.
     """
     record = UpstreamRecord(**{**content, "layers": tuple(content["layers"])})
     return rebuild_upstream(record, folder, whisper=TorchlessWhisper)

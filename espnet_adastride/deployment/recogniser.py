@@ -1,10 +1,10 @@
-"""Recordings to text with times by an exported file: onnxruntime, no ESPnet, no torch::
+"""Transcribe recordings with an exported file: onnxruntime, no ESPnet, no torch::
 
     from espnet_adastride.deployment.recogniser import OnnxTranscriber
 
     transcript = OnnxTranscriber("model.onnx")("meeting.mp3")
 
-The search is greedy CTC. What it returns is what ``transcribe.Transcriber`` returns.
+The search is greedy CTC. It returns the same type as ``transcribe.Transcriber``.
 """
 
 import json
@@ -32,17 +32,17 @@ from espnet_adastride.timing.ctc import (
 )
 from espnet_adastride.timing.transcripts import Segment, Transcript, join_segments
 
-#: seconds of a piece at most, where the training says no less
+#: maximum seconds of a piece, unless the training lengths are shorter
 MAX_SEGMENT = 20.0
 
 
 def text_of_tokens(tokens: Sequence[str], kind: str, space: str = "<space>") -> str:
-    """Return the text of tokens, as ESPnet's tokenizers write it.
+    """Return the text of tokens, as written by ESPnet's tokenizers.
 
     Args:
-        tokens: of the model.
+        tokens: tokens of the model.
         kind: ``char``, ``word`` or ``bpe`` (SentencePiece).
-        space: the token of a space, of ``char``.
+        space: the space token of ``char``.
     """
     if kind == "word":
         return " ".join(tokens)
@@ -62,7 +62,7 @@ def text_of_tokens(tokens: Sequence[str], kind: str, space: str = "<space>") -> 
 
 
 class Heard(NamedTuple):
-    """What a program says of one utterance.
+    """Output of a program for one utterance.
 
     Attributes:
         log_probs: (T', V).
@@ -78,17 +78,17 @@ class OnnxModel:
 
     Args:
         path: the file.
-        upstream_model: folder of the pretrained encoder whose features it reads, if it
-            is not where it was in training.
-        threads: of onnxruntime; None: as many as it likes.
+        upstream_model: folder of the pretrained encoder of its features, if it
+            has moved since training.
+        threads: threads of onnxruntime; None: its default.
 
     Attributes:
         content: the description.
-        card: of the model.
-        rate: samples per second that it wants.
+        card: card of the model.
+        rate: sampling rate of its input in Hz.
 
     Raises:
-        RecipeError: in one line, if it cannot be read.
+        RecipeError: if it cannot be read.
     """
 
     def __init__(
@@ -109,27 +109,27 @@ class OnnxModel:
             options.intra_op_num_threads = threads
         try:
             self.session = onnxruntime.InferenceSession(str(path), options)
-        except Exception as error:  # onnxruntime's own classes, one for each code
+        except Exception as error:  # onnxruntime has one class per error code
             first = str(error).splitlines()[0][:120]
             raise RecipeError(f"{path}: cannot be read as ONNX ({first})") from None
         meta = self.session.get_modelmeta().custom_metadata_map
         if KEY not in meta:
             raise RecipeError(
-                f"{path}: not a file of this project's; write one with adastride export"
+                f"{path}: not a file of this project; write one with adastride export"
             )
         self.content: Dict[str, Any] = json.loads(meta[KEY])
         if self.content["version"] != VERSION:
             raise RecipeError(
-                f"{path}: version {self.content['version']} of the format, and "
-                f"{VERSION} is what is read here; export the model again"
+                f"{path}: version {self.content['version']} of the format, but only "
+                f"version {VERSION} is supported; export the model again"
             )
         self.card, self.rate = meta.get("card", ""), int(self.content["rate"])
         self.upstream = self.log_mel = None
         if self.content["upstream"] is None:
             if upstream_model is not None:
                 raise RecipeError(
-                    f"--upstream_model {upstream_model}: this model reads audio; leave "
-                    "it out"
+                    f"--upstream_model {upstream_model}: this model reads audio; omit "
+                    "the option"
                 )
             self.log_mel = LogMel(self.content["frontend"])
         else:
@@ -142,7 +142,7 @@ class OnnxModel:
         self.names = output_names(self.content["stages"])
 
     def features(self, wave: np.ndarray, name: str = "the recording") -> np.ndarray:
-        """Return the (T, F) that the program reads, of samples (n,).
+        """Return the input features (T, F) of the program for samples (n,).
 
         Raises:
             AudioError: too short.
@@ -161,7 +161,7 @@ class OnnxModel:
             if len(wave) < least:
                 raise AudioError(
                     f"{name}: too short for this model: {len(wave)} samples at "
-                    f"{self.rate} Hz, and {least} are needed"
+                    f"{self.rate} Hz, but it needs {least}"
                 )
             found = self.log_mel(wave)
         least = self.content["least_frames"]
@@ -209,10 +209,10 @@ class OnnxTranscriber:
 
     Args:
         model: file, or OnnxModel.
-        max_segment: seconds; longer recordings are cut at pauses. None: as
+        max_segment: seconds; longer recordings are cut at pauses. None: as in
             ``transcribe.Transcriber``.
         upstream_model: see :class:`OnnxModel`.
-        say: takes lines on what is odd but can be used; None: the log.
+        say: called with warnings, one line each; None: log them.
     """
 
     def __init__(
@@ -236,7 +236,7 @@ class OnnxTranscriber:
         """Transcribe a file, or ``-`` for standard input; a Transcript.
 
         Raises:
-            AudioError: in one line, if the recording cannot be used.
+            AudioError: if the recording cannot be used.
         """
         wave = read_audio(audio, self.trained.rate, say=self.say)
         return self.transcribe(wave, name or str(audio))

@@ -1,11 +1,10 @@
-"""Networks built from the library, and files of models, without ESPnet.
+"""Networks built from the library, and model files, without ESPnet.
 
 resnet.py       residual network over time; any downsampling method makes its strides
-classifier.py   log-mel frames to a class
-vqvae.py        a VQ-VAE of speech; any method sets the rate of its tokens
-log_mel.py      waves to log-mel frames, and back by Griffin-Lim
-macs.py         multiply-accumulates by module
-methods.py      one word names the methods of a run and their options
-saving.py       torch.save that writes whole files, torch.load that names them
-saved_models.py which files a training will leave; unpacking.py: packed models, safely
+classifier.py   log-mel frames to a class vqvae.py        a VQ-VAE of speech; any method
+sets the rate of its tokens log_mel.py      waves to log-mel frames, and back by
+Griffin-Lim macs.py         multiply-accumulates by module methods.py      parse one
+word into the methods of a run and their options saving.py       atomic torch.save;
+torch.load that names the file in errors saved_models.py model files that a training
+will save; unpacking.py: unpack models safely
 """

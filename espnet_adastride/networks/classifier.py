@@ -1,4 +1,4 @@
-"""Log-mel frames to a class: residual network, mean over time, one linear layer."""
+"""Classifier of log-mel frames: residual network, mean over time, linear layer."""
 
 import dataclasses
 from typing import NamedTuple, Optional, Tuple
@@ -21,7 +21,7 @@ class NetworkOptions:
 
 
 class Classified(NamedTuple):
-    """What the classifier returns: logits (B, classes), lengths (B,) of the frames
+    """Output of the classifier: logits (B, classes), lengths (B,) of the frames
     that were averaged, and the downsamplers' reports."""
 
     logits: torch.Tensor
@@ -33,13 +33,13 @@ class Classifier(torch.nn.Module):
     """Normalised log-mel frames -> :class:`ResNet` -> mean over valid frames -> linear.
 
     Args:
-        classes: how many.
+        classes: number of classes.
         input_size: F, mel bins.
         options: width, strides, kernel_size, dropout.
         method: see :func:`parse_method`.
 
     Raises:
-        ValueError: one line that names the wrong word or number, and the choices.
+        ValueError: one line with the wrong option or value, and the choices.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Classifier(torch.nn.Module):
         self.output = torch.nn.Linear(options.width, classes)
 
     def set_statistics(self, mean: torch.Tensor, deviation: torch.Tensor) -> None:
-        """Set mean and standard deviation (F,) that the input is normalised by."""
+        """Set the mean and standard deviation (F,) for normalising the input."""
         self.mean.copy_(mean)
         self.deviation.copy_(deviation)
 
@@ -73,7 +73,7 @@ class Classifier(torch.nn.Module):
         """Classify a padded batch.
 
         Args:
-            x: (B, T, F) log-mel frames; the padding may hold anything.
+            x: (B, T, F) log-mel frames; the padding may contain anything.
             lengths: (B,).
             masked: (B, T, F) booleans: values replaced by the mean, in training.
         """
@@ -94,9 +94,9 @@ def random_mask(
     frames: int,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """Return booleans (B, T, F): one band of mels and one span of time of every clip.
+    """Return booleans (B, T, F): one mel band and one time span for every clip.
 
-    Widths are uniform from 0 to ``mels`` and to ``frames``, places uniform too.
+    Widths are uniform from 0 to ``mels`` and to ``frames``, positions are uniform too.
     """
 
     def stripe(size, sizes, most):

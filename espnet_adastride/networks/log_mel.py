@@ -35,7 +35,7 @@ class LogMel(torch.nn.Module):
     """Waves (B, N) to log-mel frames (B, T, F), T = 1 + floor(N / hop_length).
 
     Natural logs, from Hann windows centred at multiples of
-    ``hop_length``; what lies beyond an utterance's end is silence, so that its frames
+    ``hop_length``; Samples beyond an utterance's end are zero, so that its frames
     are the same alone and in a padded batch.
 
     Args:
@@ -74,8 +74,8 @@ class LogMel(torch.nn.Module):
         )
         if (self.mel.mel_scale.fb.amax(dim=0) == 0).any():
             raise ValueError(
-                f"n_mels {n_mels}: some mel bins hold no frequency at n_fft {n_fft}; "
-                "fewer n_mels, or a larger n_fft"
+                f"n_mels {n_mels}: some mel bins have no frequency at n_fft {n_fft}; "
+                "use fewer n_mels or a larger n_fft"
             )
 
     def forward(
@@ -84,7 +84,7 @@ class LogMel(torch.nn.Module):
         """Return frames, zero beyond their lengths (B,), and those.
 
         Args:
-            wave: (B, N); the padding may hold anything.
+            wave: (B, N); the padding may contain anything.
             lengths: (B,) samples.
         """
         wave = wave.masked_fill(~length_mask(lengths, wave.size(1)), 0.0)
@@ -98,9 +98,9 @@ class LogMel(torch.nn.Module):
     def invert(
         self, frames: torch.Tensor, samples: int, iterations: int = 32
     ) -> torch.Tensor:
-        """Return a wave (samples,) that has about these frames (T, F): Griffin-Lim.
+        """Return a wave (samples,) with approximately these frames (T, F): Griffin-Lim.
 
-        The phases start from random numbers that are always the same.
+        The initial phases are random, with a fixed seed.
         """
         bins = self.n_fft // 2 + 1
         scale = torchaudio.transforms.InverseMelScale(bins, self.n_mels, self.fs)

@@ -1,9 +1,9 @@
-"""Multiply-accumulates of a model's forward, by module; torch alone.
+"""Multiply-accumulates of a model's forward, by module; torch only.
 
 ``torch.utils.flop_counter.FlopCounterMode`` counts matrix products and convolutions as
-they are called, two FLOPs a multiply-accumulate; here the counts are halved, and the
-rows of AdaStride are added (one multiply-accumulate per entry and feature). Not
-counted: additions of pooling, activations, norms, Fourier transforms, recurrent cells.
+they are called, with two FLOPs per multiply-accumulate; here the counts are halved, and
+the rows of AdaStride are added (one multiply-accumulate per entry and feature). Not
+counted: additions in pooling, activations, norms, Fourier transforms, recurrent cells.
 """
 
 from typing import Any, Dict
@@ -31,7 +31,7 @@ def macs_by_module(model: torch.nn.Module, *inputs: Any, **named: Any) -> Dict:
         model: called with ``inputs`` and ``named``.
 
     Returns:
-        Counts by the modules' names, the model's class in front
+        Counts by the modules' names, prefixed by the model's class
         (``ESPnetASRModel.encoder.embed``); ``Global`` is all of it.
     """
     with FlopCounterMode(display=False, custom_mapping=_FURTHER) as counter:

@@ -1,4 +1,4 @@
-"""One word says what makes the strides of a run: methods, and options of their own.
+"""Parse the methods of a run and their options from one word.
 
 avg_pool    adastride:sigma_square=0.5,score_bound=null    strided_conv+adastride
 """
@@ -11,12 +11,12 @@ from espnet_adastride.errors import RecipeError
 
 
 class Method(NamedTuple):
-    """What makes the strides of a run, read from one word by :func:`parse_method`.
+    """The methods and options of a run, from :func:`parse_method`.
 
     Attributes:
         word: as written; names the run.
         names: one method, or one for every stride.
-        options: the methods' own words.
+        options: options of the methods.
     """
 
     word: str
@@ -27,8 +27,8 @@ class Method(NamedTuple):
 def parse_method(word: str) -> Method:
     """Read ``avg_pool``, ``adastride:sigma_square=0.5,score_bound=null``, ``a+b+c``.
 
-    Behind the colon stand the method's own words, their values as in YAML; ``+`` gives
-    every stride a method of its own.
+    After the colon come the options of the method, with YAML values; ``+`` gives every
+    stride its own method.
 
     Raises:
         RecipeError: an option without a value. Names are checked by the network.

@@ -1,4 +1,4 @@
-"""A residual network over time in which any downsampling method makes the strides.
+"""A residual network over time whose strides can use any downsampling method.
 
 The pre-activation form ("Identity Mappings in Deep Residual Networks", He et al., ECCV
 2016) in one dimension, each block being::
@@ -7,21 +7,21 @@ The pre-activation form ("Identity Mappings in Deep Residual Networks", He et al
     h, x = downsample(h), downsample(x)      only where the block has a stride
     x = x + conv(h)
 
-and a last relu(norm(x)) behind the blocks. The downsampler stands after the
+and a final relu(norm(x)) after the blocks. The downsampler comes after the
 non-linearity, as in the ESPnet input layer's trunk.
 
-**Branch and shortcut are resampled by one alignment.** Both go through one downsampler
-as one tensor of twice the width: AdaStride's positions, DiffStride's stride, AdaPool's
-beta are the same for both. AdaStride's scores read the branch alone: it is the layer's
-own input in the paper, where the shortcut is resampled "by the same A". Methods that
-work feature by feature do so on both (maxima, SoftPool's weights, LiftPool's filters);
-``stack`` projects both at once, with 8 width^2 parameters.
+**Branch and shortcut are resampled with the same alignment.** Both go through one
+downsampler as one tensor of twice the width: AdaStride's positions, DiffStride's stride
+and AdaPool's beta are the same for both. AdaStride's scores only read the branch, which
+is the layer's input in the paper, where the shortcut is resampled "by the same A".
+Methods that work feature by feature do so on both (maxima, SoftPool's weights,
+LiftPool's filters); ``stack`` projects both together, with 8 width^2 parameters.
 
 **strided_conv** is the usual strided block: the stride is in the block's first
 convolution, and the shortcut is a convolution of one tap with the same stride.
 
-An utterance's result does not depend on what it is batched with: normalisation takes
-its statistics from valid frames alone, and convolutions see zeros in the padding.
+An utterance's result does not depend on its batch: normalisation only uses statistics
+of valid frames, and convolutions see zeros in the padding.
 """
 
 import numbers
@@ -47,12 +47,12 @@ from espnet_adastride.errors import unknown_word
 
 
 class Encoded(NamedTuple):
-    """What the network returns.
+    """Output of the network.
 
     Attributes:
         output: (B, T', width), zero beyond ``lengths``.
         lengths: (B,).
-        stages: one a downsampler; none where the stride is in a convolution.
+        stages: one for each downsampler; none if the stride is in a convolution.
     """
 
     output: torch.Tensor
@@ -61,7 +61,7 @@ class Encoded(NamedTuple):
 
 
 class FrameNorm(torch.nn.BatchNorm1d):
-    """Batch normalisation of frames (B, T, D) whose statistics leave out the padding.
+    """Batch normalisation of frames (B, T, D) whose statistics exclude the padding.
 
     ``forward(x, valid)`` takes the indices (frames,) of the valid frames among B T, and
     returns zeros for the others.
@@ -88,8 +88,8 @@ class TimeConv(torch.nn.Conv1d):
         )
 
     def forward(self, x):
-        # (B, T, D) is an image of height 1 with its channels last: as such it is read
-        # where it lies, which took 0.4 of a one-dimensional convolution's time
+        # (B, T, D) is an image of height 1 in channels-last format: read in place, it
+        # took 0.4 of the time of a one-dimensional convolution
         output = torch.nn.functional.conv2d(
             x.transpose(1, 2).unsqueeze(2),
             self.weight.unsqueeze(2),
@@ -101,7 +101,7 @@ class TimeConv(torch.nn.Conv1d):
 
 
 class _FirstFeatures(torch.nn.Module):
-    """Parametrisation of a score's weight (1, D): zero but for the first features."""
+    """Parametrisation of a score's weight (1, D): zero beyond the first features."""
 
     def __init__(self, features: int, size: int):
         super().__init__()
@@ -118,10 +118,10 @@ class SharedAlignment(torch.nn.Module):
     """One downsampler for a branch and its shortcut, each (B, T, width).
 
     Args:
-        name: of the method.
+        name: name of the method.
         width: features of the branch, and of the shortcut.
-        stride: the method's.
-        options: the method's own words.
+        stride: stride of the method.
+        options: options of the method.
     """
 
     def __init__(self, name: str, width: int, stride: float, options: Dict[str, Any]):
@@ -143,14 +143,14 @@ class SharedAlignment(torch.nn.Module):
 
 
 class ResidualBlock(torch.nn.Module):
-    """One block; see the file's top.
+    """One block; see the module docstring.
 
     Args:
         width: D.
         kernel_size: odd.
-        stride: 1, or what the method takes.
+        stride: 1, or a stride of the method.
         method: None for a block without a stride.
-        options: the method's own words.
+        options: options of the method.
     """
 
     def __init__(self, width, kernel_size, stride=1, method=None, options=None):
@@ -171,7 +171,7 @@ class ResidualBlock(torch.nn.Module):
         self.conv2 = TimeConv(width, width, kernel_size)
 
     def forward(self, x, frames: "_Frames"):
-        """Return x and its frames behind the block, and its StageTrace if any."""
+        """Return the output, its lengths, and the StageTrace if any."""
         stage = None
         branch = self.conv1(torch.relu(self.norm1(x, frames.valid)))
         if self.projection is not None:
@@ -200,14 +200,14 @@ class ResNet(torch.nn.Module):
     Args:
         input_size: F.
         width: features of all blocks (256 in the paper).
-        strides: one a block; 1 for a block that keeps its length.
+        strides: one per block; 1 for a block that keeps its length.
         kernel_size: odd (3 in the paper).
-        method: a word of ``available_downsamplers()``, or one for every stride above 1.
-        options: the methods' own words; each method takes those it knows, and its
-            ``training_defaults`` for what is not given.
+        method: a name in ``available_downsamplers()``, or one for every stride above 1.
+        options: options of the methods; each method takes those it knows, and its
+            ``training_defaults`` for the others.
 
     Raises:
-        ValueError: one line that names the wrong word or number, and the choices.
+        ValueError: one line with the wrong option or value, and the choices.
     """
 
     def __init__(
@@ -262,8 +262,8 @@ class ResNet(torch.nn.Module):
         """Encode a padded batch.
 
         Args:
-            x: (B, T, F); the padding may hold anything.
-            lengths: (B,), of which one at least is above 0.
+            x: (B, T, F); the padding may contain anything.
+            lengths: (B,), at least one of them above 0.
         """
         stages = []
         x = zero_padding(x, lengths)
@@ -277,7 +277,7 @@ class ResNet(torch.nn.Module):
         return Encoded(x, frames.lengths, tuple(stages))
 
     def reported_stats(self) -> Dict[str, float]:
-        """Return learned numbers worth watching, ``{name_stage: number}``, from 1."""
+        """Return learned values to monitor, ``{name_stage: number}``, from 1."""
         stats, number = {}, 0
         for block in self.blocks:
             number += block.stride > 1

@@ -1,4 +1,4 @@
-"""Which model files a training will leave: found out before it runs.
+"""Determine the model files that a training will save before it runs.
 
 ESPnet keeps the models of the best epochs by each criterion of ``best_model_criterion``
 that the model reports, and averages ``keep_nbest_models`` of them::
@@ -27,7 +27,7 @@ KEPT, EPOCHS = 10, 40
 
 
 class Criterion(NamedTuple):
-    """One of ``best_model_criterion``.
+    """One criterion of ``best_model_criterion``.
 
     Attributes:
         phase: ``train`` or ``valid``.
@@ -44,10 +44,10 @@ class Criterion(NamedTuple):
 
 
 def read_criteria(config: Dict[str, Any]) -> List[Criterion]:
-    """Return the criteria of a configuration, ESPnet's own where it has none.
+    """Return the criteria of a configuration, by default ESPnet's own.
 
     Raises:
-        RecipeError: for one that is no triple such as ``[valid, acc, max]``.
+        RecipeError: for a criterion that is not a triple such as ``[valid, acc, max]``.
     """
     given = config.get("best_model_criterion")
     given = CRITERIA if given is None else given
@@ -61,7 +61,8 @@ def read_criteria(config: Dict[str, Any]) -> List[Criterion]:
                 criteria.append(Criterion(*words))
                 continue
         raise RecipeError(
-            f"best_model_criterion: {one!r} must be such as [valid, acc, max]: train "
+            f"best_model_criterion: {one!r} must have the form [valid, acc, max]: "
+            "train "
             "or valid, a statistic, min or max"
         )
     return criteria
@@ -71,7 +72,7 @@ def read_kept(config: Dict[str, Any]) -> List[int]:
     """Return ``keep_nbest_models``.
 
     Raises:
-        RecipeError: for other than whole numbers from 1 on.
+        RecipeError: for values that are not whole numbers of at least 1.
     """
     given = config.get("keep_nbest_models")
     given = [KEPT] if given is None else given
@@ -83,16 +84,16 @@ def read_kept(config: Dict[str, Any]) -> List[int]:
     if min(kept) < 1:
         raise RecipeError(
             f"keep_nbest_models: {config['keep_nbest_models']} must be whole numbers "
-            "from 1 on: so many of the best epochs are averaged (1: the best alone)"
+            "of at least 1: the number of averaged best epochs (1: only the best)"
         )
     return kept
 
 
 def not_reported(config: Dict[str, Any], statistic: str) -> str:
-    """Return why a model does not report a statistic; '': it does, or that is unknown.
+    """Return why a model does not report a statistic; '': it does, or unknown.
 
     Args:
-        config: of a training of the task ``asr``.
+        config: training configuration of the task ``asr``.
     """
     if config.get("model", "espnet") != "espnet":
         return ""
@@ -111,13 +112,13 @@ def not_reported(config: Dict[str, Any], statistic: str) -> str:
 
 
 def default_model(config: Dict[str, Any], task: str = "asr") -> str:
-    """Return the model file to decode with: the average by the criterion that matters.
+    """Return the model file to decode with: the average by the most relevant criterion.
 
-    That is the accuracy in validation, as ESPnet's recipes have it; else the first
-    other statistic than the loss, else the loss.
+    That is validation accuracy, as in ESPnet's recipes; otherwise the first statistic
+    other than the loss; otherwise the loss.
 
     Raises:
-        RecipeError: if the model reports none of its criteria: nothing would be kept.
+        RecipeError: if the model reports none of its criteria: no model would be kept.
     """
     criteria = read_criteria(config)
     why = {
@@ -128,18 +129,19 @@ def default_model(config: Dict[str, Any], task: str = "asr") -> str:
         first = criteria[0]
         raise RecipeError(
             f"best_model_criterion: {first} is not reported ({why[first]}), and no "
-            "other is named: no model would be kept; name e.g. [valid, cer_ctc, min]"
+            "other criterion is given, so no model would be kept; add e.g. [valid, "
+            "cer_ctc, min]"
         )
 
     def preference(criterion: Criterion):
         valid = criterion.phase == "valid"
         return not valid, criterion.statistic != "acc", criterion.statistic == "loss"
 
-    return f"{min(kept, key=preference)}.ave.pth"  # the first among equals
+    return f"{min(kept, key=preference)}.ave.pth"  # the first of equals
 
 
 def saved_names(config: Dict[str, Any]) -> List[str]:
-    """Return the names of averages and best models that a training will leave."""
+    """Return the names of averages and best models that a training will save."""
     last = int(config.get("max_epoch") or EPOCHS)
     kept = read_kept(config)
     averages = [n for n in kept if n <= last] or [1]
@@ -154,15 +156,15 @@ def saved_names(config: Dict[str, Any]) -> List[str]:
 def refuse_model_that_will_not_be(
     name: str, config: Dict[str, Any], folder: Optional[PathLike] = None
 ) -> None:
-    """Refuse ``--inference_asr_model`` if the training will leave no such file.
+    """Reject ``--inference_asr_model`` if the training will not save that file.
 
     Args:
-        name: of a file in the experiment's folder.
-        config: of the training.
-        folder: the experiment's; what is there already is taken.
+        name: name of a file in the experiment's folder.
+        config: training configuration.
+        folder: folder of the experiment; existing files are accepted.
 
     Raises:
-        RecipeError: naming what there will be.
+        RecipeError: naming the files that will be saved.
     """
     if folder is not None and (Path(folder) / name).exists():
         return
@@ -179,6 +181,6 @@ def refuse_model_that_will_not_be(
         raise RecipeError(
             f"--inference_asr_model {name}: the training will not save it "
             f"(best_model_criterion: {', '.join(map(str, read_criteria(config)))}; "
-            f"keep_nbest_models: {', '.join(map(str, read_kept(config)))}); leave it "
-            f"out ({default_model(config)}), or name one of: {', '.join(names)}"
+            f"keep_nbest_models: {', '.join(map(str, read_kept(config)))}); omit "
+            f"it ({default_model(config)}), or give one of: {', '.join(names)}"
         )

@@ -1,15 +1,16 @@
-"""``torch.save`` that writes a file whole or not at all; ``torch.load`` that names it.
+"""Atomic ``torch.save``, and ``torch.load`` that names the file in errors.
 
-ESPnet overwrites ``checkpoint.pth`` in place after every epoch: a training that is
-stopped while it writes can neither resume nor go back. :func:`install` makes
-``torch.save`` write to a temporary name beside the file and rename it.
+ESPnet overwrites ``checkpoint.pth`` in place after every epoch: a training stopped
+while writing it can neither resume nor go back. :func:`install` makes ``torch.save``
+write to a temporary file in the same folder and rename it.
 
-ESPnet writes ``<N>epoch.pth`` after ``checkpoint.pth``: stopped between the two, the
-training would resume behind epoch N, and fail in the end, when it averages the best
-epochs' models. ``torch.load`` therefore completes epoch N from the checkpoint.
+ESPnet writes ``<N>epoch.pth`` after ``checkpoint.pth``: if stopped between the two, the
+training would resume after epoch N and fail at the end, when it averages the models of
+the best epochs. ``torch.load`` therefore writes the model of epoch N from the
+checkpoint.
 
-A full disk and a file that is cut off are PyTorch's riddles (``unexpected pos 64 vs
-0``, ``failed finding central directory``); here they are errors with the file's name.
+For a full disk or a truncated file, PyTorch raises cryptic errors (``unexpected pos 64
+vs 0``, ``failed finding central directory``); here the errors name the file.
 """
 
 import errno
@@ -21,7 +22,7 @@ import shutil
 
 import torch
 
-#: what ESPnet's trainer writes and reads itself
+#: file that ESPnet's trainer writes and reads itself
 TRAINERS = re.compile(r"checkpoint\.pth|\d+epoch\.pth")
 
 
@@ -32,7 +33,7 @@ def atomic(save):
     def wrapper(obj, f, *args, **kwargs):
         if not isinstance(f, (str, os.PathLike)):
             return save(obj, f, *args, **kwargs)
-        path = os.path.realpath(f)  # writing through a link keeps the link
+        path = os.path.realpath(f)  # keep a symbolic link
         temporary = f"{path}.tmp{os.getpid()}"
         try:
             save(obj, temporary, *args, **kwargs)
@@ -43,8 +44,9 @@ def atomic(save):
             free = shutil.disk_usage(os.path.dirname(path)).free // 2**20
             raise OSError(
                 errno.ENOSPC,
-                f"not written whole; {free} MiB are free on its disk: make room there, "
-                "then give the same command again; what was saved before is kept",
+                f"could not be written; {free} MiB are free on its disk: free some "
+                "space, "
+                "then run the same command again; earlier files are kept",
                 str(f),
             ) from error
         finally:
@@ -55,19 +57,19 @@ def atomic(save):
     return wrapper
 
 
-#: ``torch.save`` by renaming, for code of ours
+#: atomic ``torch.save`` for our own code
 save = atomic(torch.save)
 
 
 def naming(load):
-    """Return ``load`` changed so that an unreadable file is named; see the top."""
+    """Return ``load`` changed so that errors name an unreadable file; see above."""
 
     @functools.wraps(load)
     def wrapper(f, *args, **kwargs):
         if not isinstance(f, (str, os.PathLike)):
             return load(f, *args, **kwargs)
-        # ESPnet 202611 asks for weights_only; others who do have words of their own
-        # for what is refused
+        # ESPnet 202611 sets weights_only; other callers that do have their own messages
+        # for rejected files
         safe = kwargs.get("weights_only")
         if safe and not TRAINERS.fullmatch(os.path.basename(f)):
             return load(f, *args, **kwargs)
@@ -76,12 +78,12 @@ def naming(load):
         except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
             if isinstance(error, RuntimeError) and "PytorchStream" not in str(error):
                 raise
-            if safe and "Unsupported" in str(error):  # whole, but more than data
+            if safe and "Unsupported" in str(error):  # complete, but more than data
                 raise
             reason = " ".join(str(error).split())[:200] or "it ends too early"
             raise OSError(
-                f"{f} is cut off, or is no file of PyTorch's ({reason}): take another "
-                "model, or have it made again"
+                f"{f} is truncated or not a PyTorch file ({reason}): use another "
+                "model, or create it again"
             ) from error
         complete_epoch(f, content)
         return content
@@ -91,11 +93,11 @@ def naming(load):
 
 
 def complete_epoch(path, content) -> None:
-    """Write the model of a checkpoint's epoch, if the training did not come to it.
+    """Write the model of a checkpoint's epoch if the training stopped before that.
 
     Args:
-        path: The file that was loaded; any but a trainer's checkpoint is let be.
-        content: What is in it.
+        path: The file that was loaded; ignored if it is not a trainer's checkpoint.
+        content: Its content.
     """
     folder, name = os.path.split(path)
     if name != "checkpoint.pth" or not isinstance(content, dict):
@@ -107,7 +109,7 @@ def complete_epoch(path, content) -> None:
 
 
 def install() -> None:
-    """Replace ``torch.save`` and ``torch.load``; again, it changes nothing."""
+    """Replace ``torch.save`` and ``torch.load``; repeated calls have no effect."""
     if not getattr(torch.save, "is_atomic", False):
         torch.save = atomic(torch.save)
     if not getattr(torch.load, "is_naming", False):

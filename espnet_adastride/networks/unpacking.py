@@ -1,13 +1,13 @@
-"""Unpacking models from strangers: ESPnet's archives, nothing outside, no code run.
+"""Safe unpacking of ESPnet's model archives: no files outside, no code is run.
 
-An archive (zip or tar) holds ``meta.yaml``, which names configurations and parameter
-files by the options of ESPnet's inference tools, these files, and further ones such as
-the tokeniser. ESPnet's own ``unpack`` writes wherever a member's name points to, and
-its loader runs what a pickle asks for (``weights_only=False``). Here:
+An archive (zip or tar) contains ``meta.yaml``, which names configurations and parameter
+files by the options of ESPnet's inference tools, these files, and others such as the
+tokeniser. ESPnet's own ``unpack`` writes to any path that a member names, and its
+loader runs the code in a pickle (``weights_only=False``). Here:
 
-1. every member is a plain file or folder below the target, or nothing is unpacked;
-2. YAML is data, and ``.pth`` files must load as plain tensors;
-3. the target folder appears whole, or not at all.
+1. every member is a plain file or folder below the target, otherwise nothing is
+unpacked; 2. YAML is data, and ``.pth`` files must load as plain tensors; 3. the target
+folder is created completely or not at all.
 """
 
 import os
@@ -52,8 +52,8 @@ def _refuse(archive: Path, what: str) -> RecipeError:
 
 @contextmanager
 def _opened(archive: Path) -> Iterator[List[Member]]:
-    """Give the members that are files; refuse links, devices and the like."""
-    # by its first bytes: zipfile.is_zipfile also finds a model (a zip) inside a tar
+    """Yield the members that are files; reject links, devices etc."""
+    # check the first bytes: zipfile.is_zipfile also finds a model (a zip) inside a tar
     with archive.open("rb") as file:
         zipped = file.read(2) == b"PK"
     if zipped:
@@ -62,7 +62,7 @@ def _opened(archive: Path) -> Iterator[List[Member]]:
             for info in packed.infolist():
                 kind = info.external_attr >> 16 & 0o170000  # as on Unix
                 if kind not in (0, 0o100000, 0o040000):
-                    raise _refuse(archive, f"{info.filename!r} is no plain file")
+                    raise _refuse(archive, f"{info.filename!r} is not a plain file")
                 if not info.is_dir():
                     opens = partial(packed.open, info)
                     members.append(Member(info.filename, info.file_size, opens))
@@ -72,17 +72,19 @@ def _opened(archive: Path) -> Iterator[List[Member]]:
             members = []
             for info in packed.getmembers():
                 if not info.isfile() and not info.isdir():
-                    raise _refuse(archive, f"{info.name!r} is no plain file (a link?)")
+                    raise _refuse(
+                        archive, f"{info.name!r} is not a plain file (a link?)"
+                    )
                 if info.isfile():
                     opens = partial(packed.extractfile, info)
                     members.append(Member(info.name, info.size, opens))
             yield members
     else:
-        raise _refuse(archive, "it is no zip and no tar, or is cut off")
+        raise _refuse(archive, "it is not a zip or tar archive, or is truncated")
 
 
 def safe_name(name: str) -> bool:
-    """Return whether a member's name stays below the folder it is unpacked into."""
+    """Return whether a member's name stays below the target folder."""
     path = PurePosixPath(name)
     return (
         bool(name)
@@ -100,13 +102,14 @@ def _check_members(archive: Path, members: List[Member], free: int) -> None:
         if not safe_name(member.name):
             raise _refuse(
                 archive,
-                f"{member.name!r} points outside the folder; such archives are made to "
+                f"{member.name!r} points outside the folder; such archives are "
+                "designed to "
                 "overwrite files: ask who sent it",
             )
     needed = sum(member.size for member in members)
     if needed > free:
         raise _refuse(
-            archive, f"it takes {needed} bytes and {free} are free on the disk"
+            archive, f"it needs {needed} bytes, but {free} are free on the disk"
         )
 
 
@@ -125,42 +128,44 @@ def _copy(archive: Path, member: Member, target: Path) -> None:
     if written != member.size:
         raise _refuse(
             archive,
-            f"{member.name!r} is not of the size that is written in it: cut off, or "
-            "made to fill the disk; get the file again",
+            f"{member.name!r} does not have its declared size: truncated, or "
+            "designed to fill the disk; get the file again",
         )
 
 
 def _compare(archive: Path, member: Member, target: Path) -> None:
-    """Let a member be there twice if it is the same: asr.sh packs RESULTS.md so."""
+    """Accept identical duplicate members: asr.sh packs RESULTS.md twice."""
     with member.open() as source, target.open("rb") as file:
         block = b"first"
         while block:
             block = source.read(2**20)
             if file.read(len(block) or 1) != block:
-                raise _refuse(archive, f"{member.name!r} is in it twice, and differs")
+                raise _refuse(
+                    archive, f"{member.name!r} occurs twice with different content"
+                )
 
 
 def _read_yaml(archive: Path, path: Path, name: str) -> dict:
-    loader = yaml.SafeLoader  # libyaml's could be made to exhaust the stack
+    loader = yaml.SafeLoader  # libyaml's loader can be made to exhaust the stack
     try:
         text = path.read_text(encoding="utf-8")
         if any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(text, loader)):
-            # a few lines of them can stand for more than fits into memory
-            raise _refuse(archive, f"{name} is no plain YAML: it has aliases")
+            # a few lines of aliases can expand beyond the memory
+            raise _refuse(archive, f"{name} is not plain YAML: it has aliases")
         content = yaml.load(text, loader)
     except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise _refuse(archive, f"{name} is no plain YAML: {reason}") from None
+        raise _refuse(archive, f"{name} is not plain YAML: {reason}") from None
     if not isinstance(content, dict):
-        raise _refuse(archive, f"{name} holds no options")
+        raise _refuse(archive, f"{name} has no options")
     return content
 
 
 def check_weights(path: PathLike) -> None:
-    """See that a parameter file is tensors and plain containers, without running code.
+    """Check that a parameter file only has tensors and containers, running no code.
 
     Raises:
-        RecipeError: Loading it would run code, or it is cut off.
+        RecipeError: Loading it would run code, or it is truncated.
     """
     import torch
 
@@ -169,7 +174,7 @@ def check_weights(path: PathLike) -> None:
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
         raise RecipeError(
-            f"{path} holds something else than tensors, or is cut off "
+            f"{path} has other objects than tensors, or is truncated "
             f"({type(error).__name__}: {reason[:200]}); loading it could run code: do "
             "not use it"
         ) from None
@@ -184,9 +189,7 @@ def _check_arrays(path: Path) -> None:
                 arrays[name]
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise RecipeError(
-            f"{path} holds something else than arrays: {reason}"
-        ) from None
+        raise RecipeError(f"{path} has other objects than arrays: {reason}") from None
 
 
 def _moved(value, names: Set[str], folder: Path):
@@ -201,24 +204,24 @@ def _moved(value, names: Set[str], folder: Path):
 
 
 def unpack(archive: PathLike, output: PathLike) -> Dict[str, str]:
-    """Unpack a model that ``espnet2.bin.pack`` packed.
+    """Unpack a model packed by ``espnet2.bin.pack``.
 
     Args:
         archive: A zip or tar file (also compressed).
-        output: A folder that is not there yet, or is empty.
+        output: A folder that is empty or does not exist.
 
     Returns:
         {option of the inference tool: path}, e.g. ``asr_train_config``.
 
     Raises:
-        RecipeError: The archive is broken, or is not what it should be: one line that
+        RecipeError: The archive is broken or has unexpected content: one line that
             names the member. Nothing is left in ``output`` then.
     """
     archive, output = Path(archive), Path(output)
     if not archive.is_file():
-        raise RecipeError(f"{archive}: there is no such file")
+        raise RecipeError(f"{archive}: no such file")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise RecipeError(f"{output} is there already: give an empty or a new folder")
+        raise RecipeError(f"{output} already exists: give an empty or a new folder")
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = fresh_dir(output)
     try:
@@ -242,10 +245,10 @@ def unpack(archive: PathLike, output: PathLike) -> Dict[str, str]:
 
 
 def _settle(archive: Path, temporary: Path, output: Path, names: Set[str]) -> dict:
-    """Check what was unpacked, and let the configurations point to its new place."""
+    """Check the unpacked files, and update the paths in the configurations."""
     if "meta.yaml" not in names:
         raise _refuse(
-            archive, "it has no meta.yaml: cut off, or not made by espnet2.bin.pack"
+            archive, "it has no meta.yaml: truncated, or not made by espnet2.bin.pack"
         )
     meta = _read_yaml(archive, temporary / "meta.yaml", "meta.yaml")
     files: Dict[str, str] = {}

@@ -1,24 +1,25 @@
-"""A VQ-VAE of speech in which any downsampling method sets the rate of the tokens.
+"""A VQ-VAE of speech whose token rate is set by any downsampling method.
 
 "Neural Discrete Representation Learning" (van den Oord, Vinyals & Kavukcuoglu, NeurIPS
 2017), on log-mel frames:
 
-    wave -> log-mel -> encoder (resnet.py: stages of a stride and its blocks)
+    wave -> log-mel -> encoder (resnet.py: stages with a stride and blocks)
          -> nearest codes: the tokens
          -> decoder: the encoder's mirror -> log-mel (-> Griffin-Lim -> wave)
 
-The decoder lengthens stage by stage, the last first, by what the encoder's stage was
-shortened with (``Downsampler.upsample``): AdaStride by its transposed alignment, the
-spectral methods by zeros above the spectrum, all others by repetition.
+The decoder upsamples stage by stage, in reverse order, with the inverse of the
+encoder's downsampler (``Downsampler.upsample``): AdaStride with its transposed
+alignment, the spectral methods by zero-padding the spectrum, all others by repetition.
 
-**What the decoder is told.** An alignment is side information: it must be sent beside
+**Side information.** The decoder needs the alignment, which must be transmitted with
 the tokens. :func:`durations` are the numbers of steps of every slot, from which
-:func:`coded_positions` are rebuilt: what a decoder can know for a finite number of
-bits. The error is to be reported with those, and their cost with that of the tokens.
+:func:`coded_positions` rebuilds positions that can be coded with finitely many bits.
+Errors should be reported with these positions, and their cost added to that of the
+tokens.
 
-The quantiser is vector_quantize_pytorch's and is given the valid frames alone: neither
-its codes nor its statistics see padding. An utterance's tokens and reconstruction are
-the same alone and in a padded batch.
+The quantiser is vector_quantize_pytorch's and only gets the valid frames: neither its
+codes nor its statistics see padding. An utterance's tokens and reconstruction are the
+same alone and in a padded batch.
 """
 
 import inspect
@@ -44,7 +45,7 @@ from espnet_adastride.networks.resnet import (
     _Frames,
 )
 
-#: words of the quantiser that keep one token a frame
+#: options of the quantiser that keep one token per frame
 QUANTISER_WORDS = (
     "codebook_dim commitment_weight decay kmeans_init kmeans_iters rotation_trick "
     "threshold_ema_dead_code use_cosine_sim"
@@ -52,14 +53,14 @@ QUANTISER_WORDS = (
 
 
 class Stage(NamedTuple):
-    """What the decoder must know of an encoder's stage, and how to invert it.
+    """The information about an encoder stage that its inverse needs.
 
     Attributes:
-        lengths: (B,) of its input.
+        lengths: (B,) lengths of its input.
         steps: T of its input, padding included.
         output_lengths: (B,).
-        stride: of the stage.
-        layer: its downsampler; None where the stride is in a convolution.
+        stride: stride of the stage.
+        layer: its downsampler; None if the stride is in a convolution.
         positions: (B, T), or None.
     """
 
@@ -80,10 +81,10 @@ class Stage(NamedTuple):
 
 
 def durations(positions: torch.Tensor, n: int, m: int) -> torch.Tensor:
-    """Return how many of n steps are nearest to each of m slots, (m,) int64.
+    """Return the number of the n steps nearest to each of m slots, (m,) int64.
 
     Args:
-        positions: (T,) of one utterance, T >= n.
+        positions: (T,) positions of one utterance, T >= n.
     """
     slots = positions.detach()[:n].round().to(torch.int64)
     return torch.bincount(slots, minlength=m)[:m]
@@ -92,9 +93,9 @@ def durations(positions: torch.Tensor, n: int, m: int) -> torch.Tensor:
 def coded_positions(counts: torch.Tensor) -> torch.Tensor:
     """Return the positions (n,) float64 that a decoder rebuilds from durations (m,).
 
-    The k steps of slot l lie evenly within [l - 1/2, l + 1/2], at
-    ``l - 1/2 + (j + 1/2) / k``; on the segment [0, m - 1], as all positions. They are
-    nearest to the slots that the true ones are nearest to.
+    The k steps of slot l are evenly spaced in [l - 1/2, l + 1/2], at ``l - 1/2 + (j +
+    1/2) / k``, limited to the segment [0, m - 1] like all positions. Their nearest
+    slots are those of the true positions.
     """
     slots = torch.arange(len(counts), device=counts.device)
     of_step = slots.repeat_interleave(counts)
@@ -105,9 +106,9 @@ def coded_positions(counts: torch.Tensor) -> torch.Tensor:
 
 
 def with_coded_positions(stages: Sequence[Stage]) -> List[Stage]:
-    """Return the stages as a decoder knows them that was sent durations alone.
+    """Return the stages as known to a decoder that only receives durations.
 
-    The gradient of the positions goes straight through to the encoder's.
+    The gradient of the positions passes straight through to the encoder's.
     """
     coded = []
     for stage in stages:
@@ -125,14 +126,14 @@ def with_coded_positions(stages: Sequence[Stage]) -> List[Stage]:
 
 
 class Encoded(NamedTuple):
-    """What the encoder and the quantiser make of a batch.
+    """Output of encoder and quantiser for a batch.
 
     Attributes:
         quantised: (B, T', width), zero beyond ``lengths``.
         tokens: (B, T') codes, -1 beyond ``lengths``.
         lengths: (B,).
         stages: first stage first.
-        traces: for the auxiliary losses, of the downsamplers.
+        traces: traces of the downsamplers, for the auxiliary losses.
         commitment: scalar, weighted: the quantiser's loss; 0 outside training.
     """
 
@@ -145,11 +146,11 @@ class Encoded(NamedTuple):
 
 
 class Decoder(torch.nn.Module):
-    """The encoder's mirror: (B, T', width) -> (B, T, output_size).
+    """The mirrored encoder: (B, T', width) -> (B, T, output_size).
 
     Args:
-        width, kernel_size: as the encoder's.
-        strides: of the encoder's blocks, in its order.
+        width, kernel_size: as in the encoder.
+        strides: strides of the encoder's blocks, in the encoder's order.
         output_size: F.
         normalised: see ``AdaStride.upsample``.
     """
@@ -182,24 +183,24 @@ class VQVAE(torch.nn.Module):
 
     Args:
         input_size: F.
-        strides: of the stages; their product is the rate of the tokens.
-        method: a word of ``available_downsamplers()``, or one for every stage.
+        strides: strides of the stages; their product is the rate of the tokens.
+        method: a name in ``available_downsamplers()``, or one for every stage.
         width: features of all blocks.
-        blocks: residual blocks a stage; the first has the stride.
+        blocks: residual blocks per stage; the first has the stride.
         kernel_size: odd.
         codebook_size: number of codes, K.
-        upsampling: what methods with positions are lengthened by: ``transposed``, A^T,
-            whose weights also tell the decoder how many steps a slot has; or
-            ``normalised``, its columns' sums divided out (``AdaStride.upsample``).
-        told: what the decoder knows of the alignment while it learns: ``durations``, as
-            a receiver does, or the encoder's own ``positions``. All the same to methods
-            without positions.
-        downsampler_conf: the methods' own words.
-        quantiser_conf: words of vector_quantize_pytorch's VectorQuantize, those of
+        upsampling: inverse for methods with positions: ``transposed``, A^T, whose
+            weights also tell the decoder the number of steps of a slot; or
+            ``normalised``, divided by its column sums (``AdaStride.upsample``).
+        told: side information of the decoder in training: ``durations``, as at a
+            receiver, or the encoder's own ``positions``. Methods without positions
+            ignore it.
+        downsampler_conf: options of the methods.
+        quantiser_conf: options of vector_quantize_pytorch's VectorQuantize in
             ``QUANTISER_WORDS``.
 
     Raises:
-        ValueError: one line that names the wrong word or number, and the choices.
+        ValueError: one line with the wrong option or value, and the choices.
     """
 
     UPSAMPLING = ("transposed", "normalised")
@@ -248,7 +249,7 @@ class VQVAE(torch.nn.Module):
             for block in self.encoder.blocks
         ):
             raise ValueError(
-                "a decoder is built for lengths that follow from the stride: hnet with "
+                "the decoder needs lengths that follow from the stride, but hnet with "
                 "exact: false has none; use exact: true"
             )
         self.to_latent = torch.nn.Linear(width, width)
@@ -258,7 +259,7 @@ class VQVAE(torch.nn.Module):
         )
 
     def set_statistics(self, mean: torch.Tensor, deviation: torch.Tensor) -> None:
-        """Set mean and standard deviation (F,) that frames are normalised by."""
+        """Set mean and standard deviation (F,) for normalising frames."""
         self.mean.copy_(mean)
         self.deviation.copy_(deviation)
 
@@ -273,11 +274,11 @@ class VQVAE(torch.nn.Module):
             ValueError: all utterances are empty.
         """
         if int(lengths.max()) < 1:
-            raise ValueError("no utterance of this batch has a frame")
+            raise ValueError("no utterance in this batch has a frame")
         encoded = self.encoder(self.normalise(frames), lengths)
         latent = self.to_latent(encoded.output)
         valid = length_mask(encoded.lengths, latent.size(1))
-        # the valid frames alone: the codes' statistics and the loss know no padding
+        # only the valid frames: the codes' statistics and the loss exclude padding
         codes, tokens, loss = self.quantiser(latent[valid].unsqueeze(0))
         places = valid.flatten().nonzero().squeeze(1)
         quantised = latent.new_zeros(latent.shape).flatten(0, 1)
@@ -295,7 +296,7 @@ class VQVAE(torch.nn.Module):
         )
 
     def _stages(self, steps, lengths, traces) -> List[Stage]:
-        """Return what every stage did, those in a convolution too."""
+        """Return the traces of every stage, including those in a convolution."""
         stages, waiting = [], iter(traces)
         for block in self.encoder.blocks:
             if block.stride == 1 and block.downsampler is None:
@@ -325,7 +326,7 @@ class VQVAE(torch.nn.Module):
     def losses(
         self, frames: torch.Tensor, lengths: torch.Tensor
     ) -> Tuple[torch.Tensor, Encoded]:
-        """Return the reconstruction loss of a batch, and what was encoded.
+        """Return the reconstruction loss of a batch, and the encoder's output.
 
         Mean squared error over valid frames and mel bins, in normalised units.
         """
@@ -340,6 +341,6 @@ class VQVAE(torch.nn.Module):
 
 
 def network_words() -> List[str]:
-    """Return the words of :class:`VQVAE` that a configuration sets."""
+    """Return the arguments of :class:`VQVAE` in a configuration."""
     words = inspect.signature(VQVAE).parameters
     return [word for word in words if word != "input_size"]

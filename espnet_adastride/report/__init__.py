@@ -1,9 +1,9 @@
-"""Everything that draws or writes pages.
+"""Pictures, charts and pages.
 
-style.py        one dress for all charts; charts inside pages
-utterance.py    one utterance: where its frames are, over its spectrogram
+style.py        common style of all charts; charts in pages
+utterance.py    one utterance: its frames over its spectrogram
 charts.py       trainings and corpora
-experiments.py  one HTML page on one or more experiments
-listening.py    recordings and their reconstructions, to be heard
-pages.py        HTML in one file, from templates/
+experiments.py  one HTML page about one or more experiments
+listening.py    a page to listen to recordings and reconstructions
+pages.py        self-contained HTML pages from templates/
 """

@@ -22,7 +22,7 @@ from espnet_adastride.report.style import (
 from espnet_adastride.timing.ctc import Timed
 
 PANEL = (4.2, 2.6)  # inches
-#: what is drawn, where it was reported: stat, title, whether its axis is logarithmic
+#: panels, drawn if reported: stat, title, logarithmic axis
 PANELS = (
     ("loss", "loss", True),
     ("acc", "attention's token accuracy", False),
@@ -34,10 +34,10 @@ PANELS = (
     ("stride", "learned stride", False),
 )
 
-#: ratio of neighbouring edges in the histogram of strides, and most cells of it
+#: ratio of neighbouring edges in the histogram of strides, and maximum number of cells
 STRIDE_CELL = 1.09
 STRIDE_CELLS = 120
-#: characters of a line below the picture of a corpus
+#: characters per line below the picture of a corpus
 CORPUS_TEXT_WIDTH = 138
 
 # ------------------------------------------------------------------ training
@@ -46,7 +46,7 @@ CORPUS_TEXT_WIDTH = 138
 def training_panels(
     runs: Dict[str, Dict[str, Dict[str, Curve]]],
 ) -> List[Tuple[str, str, bool]]:
-    """Return the PANELS that at least one training has values for."""
+    """Return the PANELS for which at least one training has values."""
     return [p for p in PANELS if any(p[0] in stats for stats in runs.values())]
 
 
@@ -72,7 +72,8 @@ def draw_panel(axes, runs, panel) -> None:
     longest = 1
     for index, stats in enumerate(runs.values()):
         for phase, curve in stats.get(stat, {}).items():
-            # one epoch has no line: larger marks, the hollow one around the other
+            # a single epoch has no line: use larger marks, the hollow one around the
+            # filled one
             sizes = (4, 2.5) if len(curve.epochs) > 1 else (6, 9)
             axes.plot(
                 curve.epochs,
@@ -90,7 +91,7 @@ def draw_panel(axes, runs, panel) -> None:
         axes.set_ylim(0, 1)
         axes.set_yticks([])
         axes.text(0.5, 0.5, "no values", transform=axes.transAxes, ha="center")
-    elif lowest == highest:  # one value: no range to show but that from 0
+    elif lowest == highest:  # one value: show the range from 0
         axes.set_ylim(*sorted((0, 1.25 * lowest)) if lowest else (-0.05, 1))
     elif logarithmic and lowest > 0 and highest > 4 * lowest:
         axes.set_yscale("log")
@@ -102,7 +103,7 @@ def draw_panel(axes, runs, panel) -> None:
         axes.yaxis.set_major_locator(FixedLocator(shown))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
-    elif max(abs(lowest), abs(highest)) < 0.01:  # 0.00015 has no room: 1.5e-4
+    elif max(abs(lowest), abs(highest)) < 0.01:  # 0.00015 is too wide: 1.5e-4
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: _short(v)))
     axes.set_title(title, loc="left")
     axes.set_xlabel("epoch")
@@ -130,7 +131,7 @@ def plot_training(runs: Dict[str, Dict[str, Dict[str, Curve]]]) -> Figure:
     """Draw all panels of some trainings in one figure, with a legend on top.
 
     Raises:
-        ValueError: if no training has a stat that is drawn.
+        ValueError: if no training has a stat to draw.
     """
     panels = training_panels(runs)
     if not panels:
@@ -170,11 +171,11 @@ def plot_training(runs: Dict[str, Dict[str, Dict[str, Curve]]]) -> Figure:
 
 
 def plot_corpus(statistics: StrideStatistics, numbers: Optional[dict] = None) -> Figure:
-    """Draw how local strides are distributed, by what is said, with the numbers.
+    """Draw the distribution of local strides in speech and silence or by phone class.
 
     Args:
         statistics: of at least one utterance.
-        numbers: what ``statistics.numbers()`` returned, if it is at hand.
+        numbers: the result of ``statistics.numbers()``, if available.
     """
     numbers = numbers or statistics.numbers()
     groups = statistics.groups()
@@ -230,7 +231,7 @@ def _draw_histogram(axes, statistics: StrideStatistics) -> None:
                 linewidth=1.6,
                 linestyle=dash,
             )
-    # an empty cell on either side: no bar touches the frame
+    # an empty cell on either side, so that no bar touches the frame
     _stride_axis(axes, edges[0] / STRIDE_CELL, edges[-1] * STRIDE_CELL)
     axes.set_ylabel("share of speech or silence (%)")
     axes.set_title("Local strides in speech and in silence", loc="left")
@@ -239,7 +240,7 @@ def _draw_histogram(axes, statistics: StrideStatistics) -> None:
 
 
 def histogram_edges(strides: np.ndarray) -> np.ndarray:
-    """Return the edges of cells of equal ratio that hold every stride.
+    """Return the edges of cells of equal ratio that cover every stride.
 
     Args:
         strides: (n,) positive, n >= 1.
@@ -259,7 +260,7 @@ def _stride_axis(axes, low: float, high: float) -> None:
     axes.set_xscale("log")
     axes.set_xlim(low, high)
     ticks = [0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100, 200]
-    if high > 40 * low:  # far apart: fewer, and as far as the strides go
+    if high > 40 * low:  # a wide range: fewer ticks, up to the largest stride
         ticks = [m * 10.0**e for e in range(-6, 7) for m in (1, 3)]
     if high > 4000 * low:
         ticks = [10.0**e for e in range(-6, 7)]
@@ -308,7 +309,7 @@ def _draw_groups(axes, numbers: dict) -> None:
 
 
 def corpus_lines(numbers: dict) -> List[str]:
-    """Say the numbers in sentences, one a line."""
+    """Describe the numbers in sentences, one per line."""
     lines = [
         f"Speech and words: {numbers['source']}. Every 10 ms has the same weight. "
         "AUC 0.5: no difference; above: shorter strides. Bits: mutual information."
@@ -346,12 +347,12 @@ def corpus_lines(numbers: dict) -> List[str]:
 
 
 class StreamRow(NamedTuple):
-    """When the words of a recording were shown that was heard while it was spoken.
+    """Times at which the words of a streamed recording were shown.
 
     Attributes:
-        block: seconds of a block of the input layer.
+        block: block length of the input layer in seconds.
         words: with times.
-        shown: seconds, one a word.
+        shown: seconds, one per word.
     """
 
     block: float
@@ -360,10 +361,10 @@ class StreamRow(NamedTuple):
 
 
 def plot_stream(rows: Sequence[StreamRow], duration: float) -> Figure:
-    """Draw words as they were spoken, and from their end to when they were shown.
+    """Draw spoken words, and the delay from their end until they were shown.
 
     Args:
-        rows: one a length of block.
+        rows: one per block length.
         duration: of the recording in seconds.
     """
     with drawing(8.0, 0.7 + 0.62 * len(rows), layout="constrained") as figure:
@@ -392,7 +393,7 @@ def plot_stream(rows: Sequence[StreamRow], duration: float) -> Figure:
         axes.set_xlim(0.0, latest + 0.1)
         axes.axvline(duration, color=INK, lw=0.8)
         axes.set_xlabel(
-            "seconds; grey: a word as it was spoken; dot: when it was shown; dotted: "
-            "where blocks end"
+            "seconds; grey: a spoken word; dot: when it was shown; dotted: "
+            "block boundaries"
         )
     return figure

@@ -1,14 +1,13 @@
-"""One page on one or more experiments: error rates, curves, strides, worst utterances.
+"""One page about experiments: error rates, curves, strides, worst utterances.
 
     exp/asr_... -> Experiment (decoded sets, curves)      read_experiment
         -> rates with intervals, paired differences       rate_rows, difference_rows
         -> learning curves, pictures, worst utterances
         -> HTML in one file                               make_report
 
-What was said and recognised is read from ``score_wer/{ref,hyp}.trn``, as sclite and
-this package write them: an experiment of ESPnet's own recipes will do as well. No
-ESPnet is imported, unless stride pictures are asked for (``pictures`` is a function of
-the caller's).
+References and hypotheses are read from ``score_wer/{ref,hyp}.trn``, as written by
+sclite and this package, so that experiments of ESPnet's own recipes work too. ESPnet is only
+imported for stride pictures (``pictures`` is a function of the caller).
 """
 
 import re
@@ -42,11 +41,11 @@ from espnet_adastride.report.style import to_svg
 
 PathLike = Union[str, Path]
 
-#: fewer speakers make no interval over speakers
+#: minimum number of speakers for an interval over speakers
 FEWEST_SPEAKERS = 8
-#: more systems than these are compared with the first one alone
+#: with more systems, all are only compared with the first one
 ALL_PAIRS = 5
-#: rate of the recordings in the page
+#: sampling rate of the recordings in the page
 AUDIO_RATE = 16000
 #: seconds of a recording in the page
 AUDIO_SECONDS = 20.0
@@ -55,14 +54,14 @@ _TRN = re.compile(r"^(.*?)\s*\((\S+)\)\s*$")
 
 
 class Decoded(NamedTuple):
-    """A test set that a model has decoded.
+    """A test set decoded by a model.
 
     Attributes:
         decoding: name of the decoding's folder.
         set: name of the set.
         ref, hyp: texts by utterance.
-        speakers: by utterance; an utterance's own id where they are not known.
-        folder: of the set in the experiment.
+        speakers: by utterance; an utterance's own id if unknown.
+        folder: folder of the set in the experiment.
     """
 
     decoding: str
@@ -75,11 +74,11 @@ class Decoded(NamedTuple):
 
 @dataclass
 class Experiment:
-    """What an experiment's folder holds.
+    """The content of an experiment's folder.
 
     Attributes:
-        name: of the folder.
-        folder: itself.
+        name: name of the folder.
+        folder: the folder.
         decoded: sets that were decoded and scored.
         curves: by stat and phase.
     """
@@ -116,9 +115,9 @@ def split_name(name: str, ids: Sequence[str]) -> Tuple[str, str]:
 
     Args:
         name: as in a ``.trn`` file.
-        ids: known utterances; where none fits, the name is the utterance.
+        ids: known utterances; if none matches, the name is the utterance.
     """
-    # the first that fits is the longest: a shorter id may be the end of it
+    # the first match is the longest: a shorter id may be its suffix
     for start in [0, *(m.end() for m in re.finditer("-", name))]:
         if name[start:] in ids:
             return name[start:], name[: start - 1] if start else ""
@@ -129,13 +128,13 @@ def read_decoded(experiment: Path, folder: Path) -> Decoded:
     """Read a decoded and scored set.
 
     Raises:
-        DataError: if references and hypotheses are of different utterances.
+        DataError: if references and hypotheses have different utterances.
     """
     score = folder / "score_wer"
     ref, hyp = read_trn(score / "ref.trn"), read_trn(score / "hyp.trn")
     if ref.keys() != hyp.keys():
         raise DataError(
-            f"{score}: ref.trn and hyp.trn name different utterances; score again"
+            f"{score}: ref.trn and hyp.trn have different utterances; score again"
         )
     ids = set()
     if (folder / "text").is_file():
@@ -156,7 +155,7 @@ def read_experiment(folder: PathLike) -> Experiment:
     """Read an experiment's folder.
 
     Raises:
-        DataError: in one line, if it is none: it has neither a training's log nor
+        DataError: if it is not an experiment: it has neither a training log nor
             scored sets.
     """
     folder = Path(folder)
@@ -167,11 +166,11 @@ def read_experiment(folder: PathLike) -> Experiment:
     if not (folder / "config.yaml").is_file():
         inner = sorted(p.parent.name for p in folder.glob("*/config.yaml"))
         fix = (
-            f"give one of those in it: {', '.join(inner[:4])}"
+            f"give one of the experiments in it: {', '.join(inner[:4])}"
             if inner
             else ("give an experiment's folder (exp/asr_...)")
         )
-        raise DataError(f"{folder}: no experiment: no config.yaml in it; {fix}")
+        raise DataError(f"{folder}: not an experiment: no config.yaml in it; {fix}")
     for path in sorted(folder.rglob("score_wer/ref.trn")):
         if len(path.relative_to(folder).parts) >= 4:  # DECODING/SET/score_wer/ref.trn
             found.decoded.append(read_decoded(folder, path.parents[1]))
@@ -189,7 +188,7 @@ def find_audio(
 ) -> Dict[str, str]:
     """Return the recordings of a set's utterances; {} if they are not found.
 
-    They are looked for in the folders given, then in the recipe's ``dump/raw/SET`` and
+    They are searched in the given folders, then in the recipe's ``dump/raw/SET`` and
     ``data/SET``.
     """
     places = [Path(d) for d in data_dirs]
@@ -221,10 +220,10 @@ class System:
     """One decoding of one set by one experiment, aligned.
 
     Attributes:
-        name: of the experiment, with the decoding where the report has several.
+        name: of the experiment, with the decoding if the report has several.
         experiment: the experiment.
-        decoded: what it recognised.
-        aligned: one alignment an utterance, in order of ids.
+        decoded: the decoded set.
+        aligned: one alignment per utterance, in order of ids.
         errors, tokens: (U,) words.
         char_rate: CER in percent.
     """
@@ -239,7 +238,7 @@ class System:
 
 
 def read_systems(experiments: Sequence[Experiment]) -> List[System]:
-    """Align all that was decoded, set by set."""
+    """Align all decoded sets."""
     systems = []
     several = len({d.decoding for e in experiments for d in e.decoded}) > 1
     for experiment in experiments:
@@ -247,7 +246,7 @@ def read_systems(experiments: Sequence[Experiment]) -> List[System]:
             keys = sorted(decoded.ref)
             ref = {key: decoded.ref[key] for key in keys}
             aligned = align(ref, decoded.hyp, words)
-            # in a .trn of words, the spaces are those between them
+            # in a .trn of words, spaces separate the words
             chars = total(align(ref, decoded.hyp, characters))
             name = experiment.name
             systems.append(
@@ -307,10 +306,10 @@ def rate_rows(systems: Sequence[System], resamples: int) -> List[dict]:
 def difference_rows(
     systems: Sequence[System], resamples: int
 ) -> Tuple[List[dict], List[str], bool]:
-    """Return the rows of the paired differences, notes on what was not compared, and
-    whether they were drawn by speaker.
+    """Return the rows of the paired differences, notes on sets not compared, and
+    whether they were resampled by speaker.
 
-    Utterances of a speaker are drawn together where there are enough speakers.
+    Utterances of a speaker are resampled together if there are enough speakers.
     """
     rows, notes, by_speaker = [], [], False
     sets = list(dict.fromkeys(s.decoded.set for s in systems))
@@ -320,7 +319,8 @@ def difference_rows(
         for s in group:
             if s not in comparable:
                 notes.append(
-                    f"{s.name}, {name}: not compared: its references are not those of "
+                    f"{s.name}, {name}: not compared: its references differ from "
+                    "those of "
                     f"{group[0].name}."
                 )
         if len(comparable) < 2:
@@ -366,7 +366,7 @@ def difference_rows(
 def add_verdicts(rates: Sequence[dict], differences: Sequence[dict]) -> None:
     """Add ``verdict`` to the rows of the rates: against the first system of the set.
 
-    That one is the ``baseline``; what was not compared has the verdict "".
+    That one is the ``baseline``; sets that were not compared have the verdict "".
     """
     first: Dict[str, str] = {}
     for row in differences:
@@ -381,7 +381,7 @@ def add_verdicts(rates: Sequence[dict], differences: Sequence[dict]) -> None:
 def worst_of(aligned: Sequence[Alignment], number: int) -> List[Alignment]:
     """Return the utterances with the most errors, most first; none without an error.
 
-    Among equals the one with fewer words comes first, then the first id.
+    Ties are broken by fewer words, then by id.
     """
     wrong = [a for a in aligned if a.counts.errors]
     wrong.sort(key=lambda a: (-a.counts.errors, a.counts.words, a.id))
@@ -389,7 +389,7 @@ def worst_of(aligned: Sequence[Alignment], number: int) -> List[Alignment]:
 
 
 def _sound(path: Optional[str], seconds: float) -> Optional[Sound]:
-    """Return a recording for the page; None where it cannot be read."""
+    """Return a recording for the page; None if it cannot be read."""
     if path is None:
         return None
     try:
@@ -415,11 +415,11 @@ def make_report(
 
     Args:
         experiments: at least one; their names differ.
-        made: a line on when and by what the page was made.
+        made: a line about the time and the program that made the page.
         worst: utterances shown of each decoded set.
-        resamples: test sets of the bootstrap.
-        data_dirs: folders with wav.scp where recordings are looked for first.
-        audio_seconds: of a recording at most; 0: no recordings.
+        resamples: bootstrap resamples.
+        data_dirs: folders with wav.scp to search first for recordings.
+        audio_seconds: maximum seconds of a recording; 0: no recordings.
         pictures: takes an experiment, its systems and :func:`find_audio`; returns
             (pictures, notes) for the page.
     """
@@ -432,7 +432,7 @@ def make_report(
     runs = {e.name: e.curves for e in experiments if e.curves}
     panels = training_panels(runs)
     svgs = [
-        # our own markup: names of experiments are not in it
+        # our own markup: without names of experiments
         Markup(to_svg(plot_panel(runs, panel), f"{panel[1]} over the epochs"))
         for panel in panels
     ]
@@ -446,7 +446,7 @@ def make_report(
             paths = find_audio(system.decoded, system.experiment.folder, data_dirs)
             if not paths:
                 audio_notes.append(
-                    f"{system.decoded.set}: the recordings were not found; name the "
+                    f"{system.decoded.set}: the recordings were not found; give the "
                     "folder of their wav.scp with --data_dir."
                 )
         tables.append(
@@ -489,11 +489,7 @@ def make_report(
         resamples=resamples,
         notes=notes,
         differences=differences,
-        unit_words=(
-            "a speaker's utterances drawn together"
-            if by_speaker
-            else "utterances drawn one by one"
-        ),
+        unit_words=("resampled by speaker" if by_speaker else "resampled by utterance"),
         panels=svgs,
         stride_panels=any("stride" in p[0] or "slots" in p[0] for p in panels),
         legend=legend(list(runs)),

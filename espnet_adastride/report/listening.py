@@ -1,4 +1,4 @@
-"""Recordings and their reconstructions to be heard and seen, on one page."""
+"""A page with recordings and their reconstructions, as audio and pictures."""
 
 import base64
 import html
@@ -19,8 +19,8 @@ from espnet_adastride.report.style import MEL_MAP, drawing, save_figure
 def listen(features: LogMel, network: VQVAE, recordings, folder) -> None:
     """Write ID.wav, ID.original.wav, ID.vocoder.wav and ID.png of some recordings.
 
-    ``vocoder``: the recording's own log-mels through Griffin-Lim, which is the best
-    that a reconstruction can sound here.
+    ``vocoder``: the recording's own log-mels through Griffin-Lim, the upper limit of
+    the quality of a reconstruction.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,16 +62,16 @@ def plot_reconstruction(one: Reconstruction, frame_rate: float) -> Figure:
             )
             axes.set_ylabel(f"{name}\nmel bin")
         upper.vlines(one.boundaries() / frame_rate, 0, own.shape[1], color="w", lw=0.6)
-        lower.set_xlabel("seconds; white: where a token begins")
+        lower.set_xlabel("seconds; white: token boundaries")
     return figure
 
 
 def page(runs: List[Dict[str, Any]], folders: List[Path]) -> str:
-    """Return the listening page, one HTML file that holds sounds and pictures.
+    """Return the listening page, one HTML file with audio and pictures.
 
     Args:
-        runs: results, one a row.
-        folders: of what :func:`listen` wrote, one a run.
+        runs: results, one per row.
+        folders: folders written by :func:`listen`, one per run.
     """
     names = sorted(p.stem for folder in folders for p in folder.glob("*.png"))
     parts = [
@@ -81,15 +81,17 @@ def page(runs: List[Dict[str, Any]], folders: List[Path]) -> str:
         "img{max-width:100%}td,th{padding:.2em .8em .2em 0;text-align:left;"
         "vertical-align:middle}audio{width:15em}</style>",
         "<h1>Discrete representations of speech</h1>",
-        "<p>Tokens of a VQ-VAE, decoded to log-mel frames and made audible by "
-        "Griffin-Lim, which guesses the phases: compare with <em>its best</em>, the "
-        "recording's own frames through the same. Methods with adaptive strides are "
+        "<p>Tokens of a VQ-VAE, decoded to log-mel frames and converted to audio by "
+        "Griffin-Lim, which estimates the phases: compare with <em>upper limit</em>, "
+        "the "
+        "recording's own frames converted in the same way. Methods with adaptive "
+        "strides are "
         "decoded from tokens and durations.</p>",
     ]
     for name in dict.fromkeys(names):
         parts.append(f"<h2>{html.escape(name)}</h2><table>")
         first = next(f for f in folders if (f / f"{name}.png").is_file())
-        for kind, what in (("original", "recording"), ("vocoder", "its best")):
+        for kind, what in (("original", "recording"), ("vocoder", "upper limit")):
             parts.append(
                 f"<tr><th>{what}<td>{_audio(first / f'{name}.{kind}.wav')}<td></tr>"
             )

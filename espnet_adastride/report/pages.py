@@ -1,4 +1,4 @@
-"""HTML pages in one file: nothing is fetched, every text is escaped."""
+"""Self-contained HTML pages; all text is escaped."""
 
 import base64
 import io
@@ -15,8 +15,8 @@ class Sound(NamedTuple):
 
     Attributes:
         uri: ``data:audio/...``.
-        seconds: that are in it.
-        whole: whether that is all of the recording.
+        seconds: its length.
+        whole: whether it is the complete recording.
     """
 
     uri: str
@@ -25,17 +25,17 @@ class Sound(NamedTuple):
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """Return bytes of a kind (``image/png``) as a data URI."""
+    """Return bytes of a media type (``image/png``) as a data URI."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def encode_audio(wave: np.ndarray, rate: int, seconds: Optional[float] = None) -> Sound:
-    """Return a recording as every browser plays it: MP3, or FLAC without an encoder.
+    """Return a recording for all browsers: MP3, or FLAC without an MP3 encoder.
 
     Args:
         wave: (samples,) in [-1, 1].
         rate: samples per second.
-        seconds: no more than so many of the beginning.
+        seconds: maximum length from the beginning.
     """
     import soundfile
 

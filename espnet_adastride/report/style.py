@@ -1,9 +1,9 @@
-"""The dress of every picture: ink, colours, marks, axes; files, and parts of a page.
+"""The style of all pictures: colours, marks, axes; their files, and charts in pages.
 
-Charts wear STYLE, spectrograms with their axes all around SPECTROGRAM_STYLE.
+Charts use STYLE, spectrograms (with axes on all sides) SPECTROGRAM_STYLE.
 
-On a page (:func:`to_svg`) a chart takes the colour of the text around it, so that it is
-read in the light and in the dark. Lines differ in marker and dash, not in colour alone.
+On a page (:func:`to_svg`) a chart takes the colour of the surrounding text, so that it
+is readable in light and dark mode. Lines differ in marker and dash, not only in colour.
 """
 
 import io
@@ -24,9 +24,9 @@ from espnet_adastride.files import PathLike, written_whole
 
 #: text and axes; replaced by the page's own colour
 INK = "#161718"
-#: lines that stand behind the data: grids, references
+#: lines behind the data: grids, references
 GREY = "#808080"
-#: told apart with every colour blindness, and on white as on black
+#: distinguishable with any colour blindness, on white and on black
 COLOURS = ("#2f81c7", "#d55e00", "#00936b", "#c264a0", "#a98600", "#7d7d7d")
 MARKERS = "os^Dvp"
 FONT_SIZE = 9.5
@@ -73,7 +73,7 @@ SPECTROGRAM_STYLE = {"font.size": FONT_SIZE + 0.5, "axes.linewidth": 0.6}
 def drawing(
     width: float, height: float, style: dict = STYLE, **options
 ) -> Iterator[Figure]:
-    """Make a figure, which belongs to no window; what is drawn meanwhile is dressed.
+    """Make a figure without a window; what is drawn in the context has the style.
 
     Args:
         width, height: inches.
@@ -95,10 +95,10 @@ def line_style(number: int) -> dict:
 
 
 def check_picture_name(path: PathLike) -> str:
-    """Return the kind of picture that the name's ending asks for.
+    """Return the picture format given by the suffix.
 
     Raises:
-        PictureError: for another ending than .png, .svg or .pdf.
+        PictureError: for a suffix other than .png, .svg or .pdf.
     """
     kind = Path(path).suffix[1:].lower()
     if kind not in PICTURE_KINDS:
@@ -109,10 +109,10 @@ def check_picture_name(path: PathLike) -> str:
 
 
 def save_figure(figure: Figure, path: PathLike, dpi: int = DPI) -> None:
-    """Write the figure to ``path`` (.png, .svg or .pdf), whole or not at all.
+    """Write the figure to ``path`` (.png, .svg or .pdf), atomically.
 
     Raises:
-        PictureError: for another ending.
+        PictureError: for another suffix.
         OSError: if the file cannot be written.
     """
     kind = check_picture_name(path)
@@ -128,11 +128,11 @@ def to_png(figure: Figure, dpi: int = DPI) -> bytes:
 
 
 def to_svg(figure: Figure, label: str) -> str:
-    """Return a figure as an ``<svg>`` element that needs nothing from elsewhere.
+    """Return a figure as an ``<svg>`` element without external resources.
 
     Args:
         figure: drawn in :func:`drawing`.
-        label: what is seen, for those who listen to the page; text, not markup.
+        label: description for screen readers; text, not markup.
     """
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE):
@@ -141,7 +141,7 @@ def to_svg(figure: Figure, label: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = text.replace(INK, "currentColor")
-    # the page's width decides, not points
+    # the page determines the width, not points
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     label = escape(label, quote=True)

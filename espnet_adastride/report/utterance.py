@@ -3,14 +3,14 @@
 From top to bottom, all over the same seconds::
 
     id, reference, hypothesis
-    the words and phones, where their times are known
+    the words and phones, if their times are known
     log-mel spectrogram, a line where one output frame ends and the next begins,
         coloured by the local stride
     two strips of frames coloured by their length: uniform (average pooling), adaptive
     the local stride as a curve, the signal's energy faintly behind it
 
 :func:`plot_strides` draws a :class:`StridePicture`; the boundaries in it come from
-``strides.py``. No ESPnet: whoever has a waveform and boundaries in seconds can draw.
+``timing/boundaries.py``. A waveform and boundaries in seconds suffice; no ESPnet.
 """
 
 import textwrap
@@ -41,13 +41,13 @@ from espnet_adastride.timing.ctc import Timed
 
 #: seconds between the columns of the spectrogram and the frames of the energy
 HOP = 0.005
-#: windows that are computed at a time
+#: windows computed at a time
 BLOCK = 2000
 WINDOW = 0.025
 MEL_BINS = 80
-#: the picture shows this range below the loudest bin; beneath it is white
+#: range of the picture below the loudest bin; lower values are white
 SPECTROGRAM_RANGE_DB = 65.0
-#: speech is what is at most so much quieter than the loudest frame
+#: threshold of speech below the loudest frame
 SPEECH_THRESHOLD_DB = 30.0
 #: digital silence; a recording that never exceeds it has no speech
 SILENCE_DB = -90.0
@@ -67,7 +67,7 @@ AXES_POINTS = 72 * WIDTH * (RIGHT - LEFT) * 60 / (61 + 0.03 * 61 / 2)
 
 @dataclass
 class StridePicture:
-    """What is drawn.
+    """The data of the picture.
 
     Attributes:
         utterance: id.
@@ -75,15 +75,15 @@ class StridePicture:
         rate: sampling rate in Hz.
         step: seconds from one feature frame (input frame of the encoder) to the next.
         boundaries: (m + 1,) seconds, where each output frame begins and ends.
-        uniform: the same for constant strides, to compare with.
-        method: what made the boundaries, e.g. ``adastride 8x``.
-        reference: transcript, None if not known.
-        hypothesis: what the model recognises, None if not known.
+        uniform: the same for constant strides, for comparison.
+        method: method and rate, e.g. ``adastride 8x``.
+        reference: transcript, None if unknown.
+        hypothesis: recognised text, None if unknown.
         hypothesis_from: the search that found it, e.g. ``greedy CTC``.
-        threshold: speech is what is at most so many dB below the loudest frame.
+        threshold: threshold of speech in dB below the loudest frame.
         words: with their times in seconds.
         phones: the same.
-        times_from: where the words' times are from, e.g. ``CTC``.
+        times_from: source of the word times, e.g. ``CTC``.
     """
 
     utterance: str
@@ -113,7 +113,7 @@ class StridePicture:
 
 
 def _frames(wave: np.ndarray, rate: int) -> int:
-    """Return how many windows a recording has."""
+    """Return the number of windows of a recording."""
     return max(1, int(np.ceil(len(wave) / rate / HOP - 1e-9)))
 
 
@@ -132,7 +132,7 @@ def _windows(wave: np.ndarray, rate: int) -> Iterator[np.ndarray]:
 
 
 def frame_edges(wave: np.ndarray, rate: int) -> np.ndarray:
-    """Return (frames + 1,) seconds: the intervals that energy and speech speak of."""
+    """Return (frames + 1,) seconds: the intervals of energy and speech."""
     count = _frames(wave, rate)
     edges = np.arange(count + 1) * HOP
     edges[-1] = len(wave) / rate
@@ -149,7 +149,7 @@ def energy_db(wave: np.ndarray, rate: int) -> np.ndarray:
 def is_speech(energy: np.ndarray, threshold: float = SPEECH_THRESHOLD_DB) -> np.ndarray:
     """Return (frames,) booleans: at most ``threshold`` dB below the loudest frame.
 
-    Enough for clean recordings; it hears music and noise as speech.
+    It suffices for clean recordings, but music and noise count as speech.
     """
     return (energy > SILENCE_DB) & (energy >= energy.max() - threshold)
 
@@ -165,7 +165,7 @@ def log_mel(wave: np.ndarray, rate: int, bins: int = MEL_BINS) -> np.ndarray:
     Triangular bands, equally wide in mel from 0 Hz to half the sampling rate.
     """
     window = max(2, round(WINDOW * rate))
-    # long enough that the narrowest band holds a bin of the transform
+    # long enough for a bin of the transform in the narrowest band
     size = 2 ** int(np.ceil(np.log2(max(window, rate / 10))))
     edges = np.linspace(0.0, mel(rate / 2), bins + 2)
     centre = mel(np.fft.rfftfreq(size, 1 / rate))[None, :]
@@ -181,7 +181,7 @@ def log_mel(wave: np.ndarray, rate: int, bins: int = MEL_BINS) -> np.ndarray:
 
 
 def summary(picture: StridePicture) -> List[str]:
-    """Say in one line what the strides are, in another where the frames went."""
+    """Describe the strides in one line and the placement of frames in another."""
     frames = len(picture.boundaries) - 1
     width = np.diff(picture.boundaries)
     mean = picture.duration / frames
@@ -209,8 +209,8 @@ def stride_scale(picture: StridePicture) -> Normalize:
     """Return the colour scale of frame lengths in ms, the uniform one in its middle.
 
     Logarithmic on either side. Each side ends where 5 % of the frames are beyond it, so
-    that a few extremes saturate rather than bleach all others; at 1.6 times at least,
-    so that strides that hardly vary look uniform, and at 8 times at most.
+    that a few extremes saturate. The limits are at least 1.6 times, so that strides
+    that hardly vary look uniform, and at most 8 times.
     """
     width = 1000 * np.diff(picture.boundaries)
     centre = 1000 * picture.uniform_width
@@ -344,7 +344,7 @@ def _text(picture: StridePicture) -> Tuple[List[str], List[str]]:
 
 
 def label_width(text: str, size: float = LABEL_SIZE) -> float:
-    """Return how wide a label is, in points."""
+    """Return the width of a label in points."""
     shown = text.strip().replace("$", r"\$")
     return TextPath((0, 0), shown, size=size).get_extents().width if shown else 0.0
 
@@ -352,18 +352,18 @@ def label_width(text: str, size: float = LABEL_SIZE) -> float:
 def place_labels(
     items: Sequence[Timed], duration: float, width: float, rows: int = LABEL_ROWS
 ) -> List[int]:
-    """Return the row of each label so that none overlaps another.
+    """Return the row of each label so that no two overlap.
 
-    A label is centred on its span and stands in the lowest row that is free there.
+    A label is centred on its span, in the lowest free row.
 
     Args:
         items: in order of time.
         duration: seconds that the axes show.
-        width: of the axes, in points.
-        rows: at most.
+        width: width of the axes in points.
+        rows: maximum number of rows.
 
     Returns:
-        (len(items),) rows from 0, or -1 for a label that finds no place.
+        (len(items),) rows from 0, or -1 for a label without a place.
     """
     ends = [-np.inf] * rows
     placed = []
@@ -378,7 +378,7 @@ def place_labels(
 
 
 def _label_middle(item: Timed, size: float, duration: float, width: float) -> float:
-    """Return where a label's middle is, in points, moved into the axes at the ends."""
+    """Return the centre of a label in points, moved into the axes at the ends."""
     middle = (item.start + item.end) / 2 / duration * width
     return float(np.clip(middle, size / 2, max(width - size / 2, size / 2)))
 
@@ -388,7 +388,7 @@ def draw_labels(axes, name: str, items: Sequence[Timed], rows: Sequence[int]) ->
     duration = axes.get_xlim()[1]
     top = 1 + max(rows)
     for index, (item, row) in enumerate(zip(items, rows)):
-        # neighbours that touch are told apart
+        # distinguish touching neighbours
         colour = BLACK if index % 2 else PALE
         axes.plot(
             [item.start, item.end],
@@ -430,7 +430,7 @@ def draw_spectrogram(axes, picture: StridePicture, scale: Normalize) -> None:
         aspect="auto",
         cmap="Greys",
         vmin=top - SPECTROGRAM_RANGE_DB,
-        vmax=top + 8.0,  # black is left to the axes
+        vmax=top + 8.0,  # keep black for the axes
         extent=(0, HOP * (len(edges) - 1), 0, mel(picture.rate / 2)),
         interpolation="nearest",
     )
@@ -440,7 +440,7 @@ def draw_spectrogram(axes, picture: StridePicture, scale: Normalize) -> None:
         LineCollection(
             [[(x, 0), (x, height)] for x in picture.boundaries[1:-1]],
             colors=BOUNDARY_MAP(scale(1000 * (width[1:] + width[:-1]) / 2)),
-            # finer and fainter where there are many: speech is seen between them
+            # finer and fainter if there are many, so that speech remains visible
             linewidths=np.clip(140 / len(picture.boundaries), 0.5, 1.2),
             alpha=np.clip(200 / len(picture.boundaries), 0.45, 1.0),
             snap=False,
@@ -465,7 +465,7 @@ def draw_strips(axes, picture: StridePicture, scale: Normalize):
             norm=scale,
             edgecolors=EDGES,
             linewidth=np.clip(50 / len(boundaries), 0.05, 0.4),
-            antialiased=True,  # not snapped to whole pixels: cells stay visible
+            antialiased=True,  # not snapped to whole pixels, so that cells stay visible
             snap=False,
         )
     axes.set_yticks([0.5, 1.5], [name for name, _ in rows])

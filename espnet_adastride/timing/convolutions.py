@@ -1,15 +1,16 @@
-"""Where the frames of convolutions over samples are.
+"""Frame times of convolutions over samples.
 
 Frame l of a convolution of kernel k, stride s and padding p reads the steps l s - p to
-l s - p + k - 1 of what comes before it: its centre is step l s + (k - 1) / 2 - p. Over
+l s - p + k - 1 of its input: its centre is step l s + (k - 1) / 2 - p. Over
 steps that are themselves ``hop`` samples apart, the first centred on sample ``centre``,
 
     hop'    = hop s
     centre' = centre + hop ((k - 1) / 2 - p)
     field'  = field + hop (k - 1)
 
-A window of a Fourier transform or of a mel filter bank is the first of them. Everything
-that needs hop, receptive field or length of a stack of convolutions takes it from here.
+A window of a Fourier transform or mel filter bank is the first of these layers. All
+code that needs hop, receptive field or length of a stack of convolutions uses this
+module.
 """
 
 from typing import Iterable, NamedTuple, Sequence
@@ -19,7 +20,7 @@ class Convolution(NamedTuple):
     """A convolution, or a window, along time.
 
     Attributes:
-        kernel: steps that it reads.
+        kernel: steps in its window.
         stride: steps from one frame to the next.
         padding: steps added at both ends.
     """
@@ -29,7 +30,7 @@ class Convolution(NamedTuple):
     padding: int = 0
 
     def length(self, steps: int) -> int:
-        """Return the frames of so many steps, 0 if the kernel does not fit."""
+        """Return the number of frames; 0 if the kernel does not fit."""
         return max((steps + 2 * self.padding - self.kernel) // self.stride + 1, 0)
 
 
@@ -39,7 +40,7 @@ class FrameRule(NamedTuple):
     Attributes:
         hop: samples from one frame to the next.
         centre: sample on which frame 0 is centred.
-        field: samples that a frame depends on, of its convolutions alone.
+        field: receptive field of the convolutions in samples.
     """
 
     hop: float
@@ -47,7 +48,7 @@ class FrameRule(NamedTuple):
     field: int
 
     def then(self, convolution: Convolution) -> "FrameRule":
-        """Return the rule of a convolution over these frames."""
+        """Return the frame times of a convolution over these frames."""
         kernel, stride, padding = convolution
         return FrameRule(
             self.hop * stride,
@@ -56,28 +57,28 @@ class FrameRule(NamedTuple):
         )
 
 
-#: samples as they are
+#: the samples themselves
 SAMPLES = FrameRule(1, 0.0, 1)
 
 
 def stack(convolutions: Iterable[Convolution], below: FrameRule = SAMPLES) -> FrameRule:
-    """Return the rule of convolutions one over the other, the first one first."""
+    """Return the frame times of a stack of convolutions, the first one first."""
     for convolution in convolutions:
         below = below.then(convolution)
     return below
 
 
 def stacked_length(steps: int, convolutions: Iterable[Convolution]) -> int:
-    """Return the frames that a stack of convolutions makes of so many steps."""
+    """Return the number of frames of a stack of convolutions for a number of steps."""
     for convolution in convolutions:
         steps = convolution.length(steps)
     return steps
 
 
 def shortest(convolutions: Sequence[Convolution], frames: int = 1) -> int:
-    """Return the fewest steps of which a stack makes so many frames.
+    """Return the minimum number of steps for a number of frames.
 
-    No layer may get fewer steps than its kernel needs: PyTorch refuses that.
+    No layer may get fewer steps than its kernel needs: PyTorch raises an error.
     """
     for kernel, stride, padding in reversed(convolutions):
         frames = max((frames - 1) * stride + kernel - 2 * padding, 1)

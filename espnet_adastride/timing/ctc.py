@@ -1,16 +1,16 @@
-"""When tokens and words were spoken: from CTC's frames to seconds.
+"""Times of tokens and words: from CTC frames to seconds.
 
-CTC names a token in the frames where it is the best, or where the best path through a
-given transcript has it. The frames' own times come from ``strides.py``: with adaptive
-strides they are not a constant apart.
+CTC outputs a token in the frames where it is the best, or where the best path through a
+given transcript has it. The times of the frames come from ``boundaries.py``, because
+adaptive strides do not space them evenly.
 
 1. a transcript's best path through the frames      force_align
 2. runs of a path                                   path_spans
 3. runs to tokens in seconds                        timed_tokens
 4. tokens to words                                  words_of_tokens, timed_words
 
-A token lasts for the frames that are labelled with it: blanks around it belong to
-nobody. A word lasts from its first token to its last one.
+A token lasts for the frames labelled with it: blanks around it belong to no
+token. A word lasts from its first token to its last one.
 """
 
 import math
@@ -20,17 +20,17 @@ import numpy as np
 
 from espnet_adastride.errors import AlignmentError
 
-if TYPE_CHECKING:  # commands that only read and write times start without it
+if TYPE_CHECKING:  # so that commands that only read and write times start without torch
     import torch
 
 
-#: frames x states from which on the alignment keeps checkpoints alone: 10 minutes of
+#: frames x states above which the alignment only keeps checkpoints: 10 minutes of
 #: characters at 25 frames a second
 MOST_CELLS = 2 * 10**8
 
 
 class Timed(NamedTuple):
-    """A token or word and when it was spoken.
+    """A token or word with its times.
 
     Attributes:
         text: the token, or the word.
@@ -46,7 +46,7 @@ class Timed(NamedTuple):
 
 
 class Span(NamedTuple):
-    """Frames [first, end) of a path that carry one token."""
+    """Frames [first, end) of a path with one token."""
 
     token: int
     first: int
@@ -54,17 +54,17 @@ class Span(NamedTuple):
 
 
 def needed_frames(ids: Sequence[int]) -> int:
-    """Return the fewest frames that CTC can say the tokens in: repeats need a blank."""
+    """Return the minimum number of CTC frames for the tokens: repeats need a blank."""
     return len(ids) + sum(a == b for a, b in zip(ids, ids[1:]))
 
 
 def force_align(
     log_probs: "torch.Tensor", ids: Sequence[int], blank: int = 0
 ) -> Tuple[List[int], List[float]]:
-    """Return the most probable CTC path that says the tokens.
+    """Return the most probable CTC path of the tokens.
 
     Args:
-        log_probs: (T, V) of one utterance.
+        log_probs: (T, V) log probabilities of one utterance.
         ids: token ids, without blanks; may be empty.
         blank: id of the blank.
 
@@ -73,7 +73,7 @@ def force_align(
 
     Raises:
         AlignmentError: if the tokens need more than T frames.
-        ValueError: for an id that is the blank, or none of the V.
+        ValueError: for an id that is the blank or not below V.
     """
     frames, vocabulary = log_probs.shape
     for token in ids:
@@ -89,7 +89,7 @@ def force_align(
     import torch
     from torchaudio.functional import forced_align
 
-    # -inf in a score would make all paths alike
+    # -inf in a score would make all paths equal
     log_probs = log_probs.detach().float().clamp(min=-1e4).cpu()
     if frames * (2 * len(ids) + 1) > MOST_CELLS:
         return _long_path(log_probs.numpy(), np.array(ids), blank)
@@ -102,10 +102,10 @@ def force_align(
 def _long_path(
     log_probs: np.ndarray, ids: np.ndarray, blank: int
 ) -> Tuple[List[int], List[float]]:
-    """Return what :func:`force_align` does, in memory of about 2 sqrt(T) (2 L + 1).
+    """Return the result of :func:`force_align` in memory of about 2 sqrt(T) (2 L + 1).
 
-    The forward pass keeps every K-th frame's scores alone; the way back computes the
-    steps of one stretch of K frames after the other again.
+    The forward pass only keeps the scores of every K-th frame; the backward pass
+    recomputes one stretch of K frames at a time.
 
     Args:
         log_probs: (T, V) float32.
@@ -115,7 +115,7 @@ def _long_path(
     frames, states = len(log_probs), 2 * len(ids) + 1
     labels = np.full(states, blank)
     labels[1::2] = ids
-    # from one token to the next one, past the blank, unless they are the same
+    # from one token to the next, skipping the blank, unless they are equal
     skips = np.zeros(states, dtype=bool)
     skips[3::2] = ids[1:] != ids[:-1]
     stretch = max(int(math.sqrt(8 * frames)), 1)
@@ -174,13 +174,13 @@ def timed_tokens(
     boundaries: np.ndarray,
     names: Sequence[str],
 ) -> List[Timed]:
-    """Give spans of frames their times.
+    """Return the spans with their times.
 
     Args:
-        spans: of :func:`path_spans`.
+        spans: from :func:`path_spans`.
         scores: (T,) log probability of each frame's label.
         boundaries: (T + 1,) seconds at which the frames begin and end.
-        names: of all tokens, by id.
+        names: token names by id.
     """
     return [
         Timed(
@@ -196,14 +196,14 @@ def timed_tokens(
 def words_of_tokens(
     tokens: Sequence[str], to_text: Callable[[Sequence[str]], str]
 ) -> Tuple[List[str], List[Optional[int]]]:
-    """Return the words that tokens make, and which word each token is a part of.
+    """Return the words of the tokens, and the word of each token.
 
-    Works with any tokenizer: a token belongs to the word that was the last one when
-    the text had grown by it. One that adds no character (a space) belongs to none.
+    It works with any tokenizer: a token belongs to the last word of the text after
+    adding the token. A token that adds no character (a space) belongs to no word.
 
     Args:
-        tokens: of one utterance.
-        to_text: the tokenizer's way from tokens to text.
+        tokens: tokens of one utterance.
+        to_text: the tokenizer's function from tokens to text.
 
     Returns:
         Words; and (len(tokens),) indices of words, None for spaces.
@@ -231,8 +231,8 @@ def timed_words(
         tokens: as long as ``owners``.
 
     Returns:
-        One per word. A word without a token lies, without length and with score 0,
-        where the word before it ends.
+        One per word. A word without a token has no duration and score 0, at the end of
+        the previous word.
     """
     parts: List[List[Timed]] = [[] for _ in words]
     for owner, token in zip(owners, tokens):
@@ -250,7 +250,7 @@ def timed_words(
 
 
 def spread_words(words: Sequence[str], start: float, end: float) -> List[Timed]:
-    """Return words without known times, by their letters over [start, end] seconds."""
+    """Return words without known times, spread over [start, end] by their letters."""
     letters = np.cumsum([0] + [len(word) for word in words])
     edges = start + (end - start) * letters / max(letters[-1], 1)
     return [
@@ -260,5 +260,5 @@ def spread_words(words: Sequence[str], start: float, end: float) -> List[Timed]:
 
 
 def shifted(items: Sequence[Timed], seconds: float) -> List[Timed]:
-    """Return tokens or words, so much later."""
+    """Return tokens or words, shifted in time."""
     return [i._replace(start=i.start + seconds, end=i.end + seconds) for i in items]

@@ -1,13 +1,13 @@
-"""How late a streaming recogniser is: when words were said, and when they were shown.
+"""Latency of a streaming recogniser: from the end of a word until it is shown.
 
-Samples are taken to arrive as they are spoken: those of second t at second t. Work on
-what has arrived begins when the work before it is done, and takes as long as it took:
+Samples are assumed to arrive as they are spoken: those of second t at second t. Work on
+a chunk begins when the previous work is done, and takes its measured time:
 
     done_i = max(arrived_i, done_{i-1}) + spent_i
 
-so that the same numbers come out for a file that is fed faster than it was spoken and
-for a microphone. What a word is late by is the time at which its last token was shown
-less the time at which the word ended. numpy only.
+The numbers are therefore the same for a file that is fed faster than real time and for
+a microphone. The latency of a word is the time at which its last token was shown, minus
+the time at which the word ended. numpy only.
 """
 
 from typing import Dict, List, NamedTuple, Sequence
@@ -16,7 +16,7 @@ import numpy as np
 
 
 class Clock:
-    """The time of a stream, from seconds of audio and seconds of work.
+    """The clock of a stream, from seconds of audio and seconds of work.
 
     Attributes:
         now: seconds after the first sample at which the last work was done.
@@ -28,11 +28,11 @@ class Clock:
         self.now = self.spent = self.longest = 0.0
 
     def work(self, arrived: float, seconds: float) -> float:
-        """Return when work on what has arrived is done.
+        """Return the time at which the work on the available audio is done.
 
         Args:
-            arrived: seconds of audio that have come.
-            seconds: that the work took.
+            arrived: seconds of audio so far.
+            seconds: duration of the work.
         """
         self.now = max(self.now, arrived) + seconds
         self.spent += seconds
@@ -41,10 +41,10 @@ class Clock:
 
 
 class Latency(NamedTuple):
-    """What one stream was late by.
+    """Latencies of one stream.
 
     Attributes:
-        words: seconds, one a word.
+        words: seconds, one per word.
         end: seconds from the last sample to the final transcript.
         duration: seconds of audio.
         spent: seconds of work.
@@ -59,11 +59,11 @@ class Latency(NamedTuple):
 
 
 def summarise_latency(streams: Sequence[Latency]) -> Dict[str, float]:
-    """Return {name: seconds} over all words, and over the streams' ends.
+    """Return {name: seconds} over all words, and over the ends of the streams.
 
-    ``words`` are how many; ``mean``, ``median`` and ``p95`` of their latencies; ``end``
-    the mean of the ends; ``longest`` the longest piece of work; ``rtf`` the work as a
-    share of the audio. Of no words, their latencies are nan.
+    ``words`` is the number of words; ``mean``, ``median`` and ``p95`` are of their
+    latencies; ``end`` is the mean of the ends; ``longest`` the longest piece of work;
+    ``rtf`` the work as a share of the audio. Without words, their latencies are nan.
     """
     words = np.array([late for stream in streams for late in stream.words])
     none = not words.size

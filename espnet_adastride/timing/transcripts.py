@@ -1,6 +1,6 @@
-"""Transcripts with times, and the files they are written to and compared with.
+"""Transcripts with times, and their file formats.
 
-text, JSON, subtitles (SRT, WebVTT) and NIST's CTM, one word a line::
+text, JSON, subtitles (SRT, WebVTT) and NIST's CTM, one word per line::
 
     RECORDING CHANNEL START DURATION WORD CONFIDENCE
 """
@@ -18,29 +18,29 @@ from espnet_adastride.timing.ctc import Timed
 
 PathLike = Union[str, Path]
 
-#: a subtitle holds so many characters, in two lines, and lasts so many seconds at most;
-#: a pause of so many seconds ends it
+#: maximum characters (in two lines) and seconds of a subtitle; a pause of this length
+#: ends it
 SUBTITLE_LINE = 42
 SUBTITLE_SECONDS = 6.0
 SUBTITLE_PAUSE = 0.8
-#: and is shown so many seconds at least, unless the next one comes earlier
+#: minimum seconds of a subtitle, unless the next one starts earlier
 SUBTITLE_SHORTEST = 1.0
 
 
 class Segment(NamedTuple):
-    """A part of a recording that was decoded on its own.
+    """A part of a recording that was decoded separately.
 
     Attributes:
         start: in seconds.
         end: in seconds.
-        text: what was said.
+        text: transcript.
         words: with times in the recording.
-        tokens: the same in the model's tokens.
-        times: where the words' times are from: ``ctc``; ``even``, by CTC's frames,
-            spread evenly over the segment, as nothing is known of ESPnet's own input
-            layer or of the frontend; ``spread``, by letters over the segment, where
-            the CTC branch is missing or cannot say the words; or ``none``: nobody
-            asked for times.
+        tokens: the same for the model's tokens.
+        times: source of the word times: ``ctc``; ``even``: CTC frames spread evenly
+            over the segment, because the times of ESPnet's own input layer or of the
+            frontend are unknown; ``spread``: by letters over the segment, if the CTC
+            branch is missing or cannot align the words; or ``none``: times were not
+            requested.
     """
 
     start: float
@@ -52,15 +52,15 @@ class Segment(NamedTuple):
 
 
 class Transcript(NamedTuple):
-    """What was said in a recording.
+    """The transcript of a recording.
 
     Attributes:
-        name: of the recording; bytes that are not UTF-8 are escaped.
+        name: name of the recording; non-UTF-8 bytes are escaped.
         duration: in seconds.
         text: of all segments, joined by spaces.
         words: of all segments.
         segments: in order; together they cover the recording.
-        silent: whether there was nothing to hear.
+        silent: whether the recording is silent.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Transcript(NamedTuple):
 def join_segments(
     name: str, duration: float, segments: Sequence[Segment], silent: bool = False
 ) -> Transcript:
-    """Return the transcript that segments make."""
+    """Return the transcript of the segments."""
     name = shown(name)
     text = " ".join(s.text for s in segments if s.text)
     words = [word for segment in segments for word in segment.words]
@@ -85,7 +85,7 @@ def _timed_json(items: Iterable[Timed], what: str) -> List[dict]:
     return [
         {
             "text": item.text,
-            what: item.text,  # its only name in earlier files
+            what: item.text,  # the only key in earlier files
             "start": round(item.start, 3),
             "end": round(item.end, 3),
             "score": round(item.score, 4),
@@ -100,11 +100,11 @@ def to_text(transcript: Transcript) -> str:
 
 
 def to_dict(transcript: Transcript) -> dict:
-    """Return all there is, as what JSON can hold; times in seconds.
+    """Return the whole transcript as JSON types; times in seconds.
 
     The keys are the names of the attributes of :class:`Transcript`, :class:`Segment`
-    and :class:`Timed`. Beside ``text``, a word has the same in ``word`` and a token in
-    ``token``: the keys that earlier files have.
+    and :class:`Timed`. In addition to ``text``, a word has ``word`` and a token
+    ``token``, the keys of earlier files.
     """
     return {
         "name": transcript.name,
@@ -142,13 +142,13 @@ def ctm_lines(name: str, items: Iterable[Timed]) -> List[str]:
     """Return one line per word (or token) of an utterance or a recording.
 
     Args:
-        name: its id, written as it is but for white space, which CTM has not.
+        name: its id, unchanged except for white space, which CTM does not allow.
         items: its words.
     """
     name = re.sub(r"\s", "_", shown(name))
     lines = []
     for item in items:
-        # the end is what must not move by rounding twice
+        # the end must not change by rounding twice
         start, end = round(item.start, 3), round(item.end, 3)
         word = re.sub(r"\s", "_", item.text) or "_"
         lines.append(f"{name} 1 {start:.3f} {end - start:.3f} {word} {item.score:.4f}")
@@ -194,16 +194,16 @@ def subtitles(transcript: Transcript) -> List[Tuple[float, float, List[str]]]:
 
 
 def _fits(words: Sequence[Timed]) -> bool:
-    """Return whether words can be one subtitle: two lines, and not too long."""
+    """Return whether words fit into one subtitle: two lines, and not too long."""
     long = words[-1].end - words[0].start > SUBTITLE_SECONDS
     return len(words) == 1 or (len(_lines(words)) <= 2 and not long)
 
 
 def _cues(phrase: Sequence[Timed]) -> List[List[Timed]]:
-    """Cut what is spoken without a pause into subtitles, none of them an orphan.
+    """Cut speech without pauses into subtitles, without orphans.
 
-    As few as fit, filled from the front; what is left for the last one may be a single
-    word, which would stand alone: then the last two share their words evenly.
+    It makes as few as possible, filled from the front. If the last one would be a
+    single word, the last two share their words evenly.
     """
     cues: List[List[Timed]] = []
     for word in phrase:
@@ -261,7 +261,7 @@ def _block(lines: Sequence[str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-#: how a transcript becomes a file, by the file's ending
+#: writers of a transcript by file suffix
 FORMATS: Dict[str, Callable[[Transcript], str]] = {
     "txt": to_text,
     "json": to_json,
@@ -301,7 +301,7 @@ def read_ctm(path: PathLike) -> Dict[str, List[Timed]]:
 
 
 def read_textgrid(path: PathLike, tier: str = "words") -> List[Timed]:
-    """Return what a tier of a TextGrid holds; empty intervals are silence.
+    """Return the intervals of a TextGrid tier; empty intervals are silence.
 
     Args:
         path: the file.
@@ -330,7 +330,7 @@ def read_textgrid(path: PathLike, tier: str = "words") -> List[Timed]:
 def read_reference(path: PathLike) -> Dict[str, List[Timed]]:
     """Return the words of each utterance of a CTM, or of a folder of TextGrids.
 
-    TextGrids are called ``UTTERANCE.TextGrid`` and may lie in folders within.
+    TextGrids are named ``UTTERANCE.TextGrid`` and may be in sub-folders.
     """
     if not Path(path).is_dir():
         return read_ctm(path)
@@ -341,14 +341,14 @@ def read_reference(path: PathLike) -> Dict[str, List[Timed]]:
 
 
 class TimeErrors(NamedTuple):
-    """How far word times lie from a reference, in ms.
+    """Errors of word times relative to a reference, in ms.
 
     Attributes:
         words: compared.
-        starts: (words,) start less the reference's start; late is positive.
+        starts: (words,) start minus the reference's start; late is positive.
         ends: the same for ends.
-        different: utterances whose words differ from the reference's: left out.
-        missing: utterances without a reference: left out.
+        different: excluded utterances, whose words differ from the reference.
+        missing: excluded utterances without a reference.
     """
 
     words: int
@@ -363,7 +363,7 @@ def compare_times(
 ) -> TimeErrors:
     """Return the errors of word boundaries, over utterances with the same words.
 
-    Case does not matter.
+    Case is ignored.
     """
     starts: List[float] = []
     ends: List[float] = []

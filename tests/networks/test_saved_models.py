@@ -52,7 +52,7 @@ def test_a_criterion_that_nothing_reports_would_keep_no_model():
 
 @pytest.mark.parametrize("wrong", ["acc", [["valid", "acc"]], [["test", "acc", "max"]]])
 def test_a_wrong_criterion(wrong):
-    with pytest.raises(RecipeError, match="must be such as .valid, acc, max."):
+    with pytest.raises(RecipeError, match="must have the form .valid, acc, max."):
         default_model({**HYBRID, "best_model_criterion": wrong})
 
 

@@ -178,7 +178,7 @@ def test_what_does_not_load_is_not_packed(experiment, tmp_path):
     data = open("exp/2best.pth", "rb").read()
     open("exp/torn.pth", "wb").write(data[: len(data) // 2])
     line = refused(*options("exp/config.yaml", "exp/torn.pth", archive))
-    assert "exp/torn.pth holds something else than tensors, or is cut off" in line
+    assert "exp/torn.pth has other objects than tensors, or is truncated" in line
 
 
 def test_without_the_import_espnet_says_what_the_card_says():

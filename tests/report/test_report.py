@@ -283,7 +283,7 @@ def test_what_is_no_experiment_is_refused(recipe, tmp_path):
     exp = recipe / "exp" / "asr_one"
     assert "no such folder" in said(tmp_path / "none")
     assert "no config.yaml in it" in said(tmp_path)
-    assert "give one of those in it: asr_one" in said(recipe / "exp")
+    assert "give one of the experiments in it: asr_one" in said(recipe / "exp")
     assert "a file, not a folder" in said(exp / "train.log")
     empty = tmp_path / "asr_empty"
     empty.mkdir()
