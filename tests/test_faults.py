@@ -341,10 +341,10 @@ def test_what_the_trainer_reads_is_named_under_202611_too(tmp_path):
     exp = trained(tmp_path / "exp")
     for name, share in (("2epoch.pth", 0.5), ("checkpoint.pth", 0.0)):
         cut(exp / name, share)
-        with pytest.raises(OSError, match=f"{name} is cut off.*another model"):
+        with pytest.raises(OSError, match=f"{name} is truncated.*another model"):
             load(exp / name, map_location="cpu", weights_only=True)
     (exp / "1epoch.pth").write_bytes(b"half a fi")
-    with pytest.raises(OSError, match="1epoch.pth is cut off, or is no file of Py"):
+    with pytest.raises(OSError, match="1epoch.pth is truncated or not a PyTorch"):
         load(exp / "1epoch.pth", weights_only=True)
     # what is whole, but could run code, is refused in PyTorch's words
     torch.save({"x": Path("x")}, exp / "3epoch.pth")

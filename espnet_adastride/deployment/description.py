@@ -37,7 +37,7 @@ def to_metadata(content: Dict[str, Any], card: str) -> Dict[str, str]:
 
 
 def output_names(stages: Sequence[Dict[str, Any]]) -> List[str]:
-    """Return the program's outputs: log_probs, and positions_1 .. of stages with them."""
+    """Return the program's outputs: log_probs, positions_1 .. of stages with them."""
     placed = [n for n, stage in enumerate(stages, 1) if stage["positions"]]
     return ["log_probs", *(f"positions_{n}" for n in placed)]
 

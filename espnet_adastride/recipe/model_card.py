@@ -160,7 +160,7 @@ def model_card(
 
 Speech recognition with ESPnet: encoder `{config.get("encoder")}`, input layer
 `{layer}`, {short_count(parameters)} parameters{stored}, {tokens} {kind}
-tokens, audio at {rate} Hz.
+tokens, audio with {rate} samples per second.
 
 ## Use
 

@@ -6,8 +6,8 @@
         -> HTML in one file                               make_report
 
 References and hypotheses are read from ``score_wer/{ref,hyp}.trn``, as written by
-sclite and this package, so that experiments of ESPnet's own recipes work too. ESPnet is only
-imported for stride pictures (``pictures`` is a function of the caller).
+sclite and this package, so that experiments of ESPnet's own recipes work too. ESPnet is
+only imported for stride pictures (``pictures`` is a function of the caller).
 """
 
 import re

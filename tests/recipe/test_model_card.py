@@ -28,7 +28,7 @@ def test_the_header_is_yaml_and_the_snippet_runs_up_to_the_model():
         "license": "cc-by-4.0",
         "language": "en",
     }
-    assert "`adastride`, 38.5 M parameters, 4 bpe\ntokens, audio of 16k" in text
+    assert "`adastride`, 38.5 M parameters, 4 bpe\ntokens, audio with 16k" in text
     assert "unpack_model a_v.zip model" in text
     assert "202611 on Python 3.12 and 3.13, or 202511" in text
     assert "trained with ESPnet 202611" in text
