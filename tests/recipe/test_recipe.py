@@ -604,7 +604,9 @@ def test_a_training_that_espnet_gave_up_has_failed(tmp_path):
     said += "stopped at 2epoch"
     log = str(tmp_path / "train.log")
     words = ["--training_log", log, "--rotate", "true", log, "echo"]
-    with pytest.raises(SystemExit, match="all steps are invalid .* at 2epoch; the training gave"):
+    with pytest.raises(
+        SystemExit, match="all steps are invalid .* at 2epoch; the training gave"
+    ):
         run_jobs.main([*words, said])
     run_jobs.main([*words, "fine"])  # what an older log says does not count
 
