@@ -75,7 +75,7 @@ class Reference(NamedTuple):
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
-    from espnet_adastride.report.utterance import SPEECH_THRESHOLD_DB
+    from espnet_adastride.timing.energy import SPEECH_THRESHOLD_DB
 
     parser = Parser(
         prog=NAME,
@@ -341,7 +341,7 @@ def collect(
     """Return the StrideStatistics of recordings, and (id, reason) of those left out."""
     from espnet_adastride.errors import UnknownTimesError
     from espnet_adastride.evaluation.stride_statistics import StrideStatistics
-    from espnet_adastride.report.utterance import energy_db, frame_edges, is_speech
+    from espnet_adastride.timing.energy import energy_db, frame_edges, is_speech
 
     trained = transcriber.trained
     source = (

@@ -12,8 +12,6 @@ perplexity, bits per second, side information (``evaluation/vqvae.py``).
 import json
 from pathlib import Path
 
-import torch
-
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.corpora.recordings import describe_unread, find_media
 from espnet_adastride.corpora.unlabelled import Recording, cut_recording
@@ -41,6 +39,8 @@ def get_parser():
 def main(cmd=None):
     """Run the command; bad input ends in one line."""
     args = get_parser().parse_args(cmd)
+    import torch
+
     torch.set_num_threads(1)
     if not (Path(args.model) / "config.yaml").is_file():
         raise RecipeError(

@@ -15,7 +15,7 @@ From top to bottom, all over the same seconds::
 
 import textwrap
 from dataclasses import dataclass
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 from matplotlib.collections import LineCollection
@@ -38,19 +38,19 @@ from espnet_adastride.report.style import (
 )
 from espnet_adastride.timing.boundaries import share_of_frames
 from espnet_adastride.timing.ctc import Timed
+from espnet_adastride.timing.energy import (
+    HOP,
+    SPEECH_THRESHOLD_DB,
+    WINDOW,
+    energy_db,
+    frame_edges,
+    is_speech,
+    windows,
+)
 
-#: seconds between the columns of the spectrogram and the frames of the energy
-HOP = 0.005
-#: windows computed at a time
-BLOCK = 2000
-WINDOW = 0.025
 MEL_BINS = 80
 #: range of the picture below the loudest bin; lower values are white
 SPECTROGRAM_RANGE_DB = 65.0
-#: threshold of speech below the loudest frame
-SPEECH_THRESHOLD_DB = 30.0
-#: digital silence; a recording that never exceeds it has no speech
-SILENCE_DB = -90.0
 
 #: of words and phones above the spectrogram
 LABEL_ROWS = 3
@@ -112,48 +112,6 @@ class StridePicture:
         return float(np.median(np.diff(self.uniform)))
 
 
-def _frames(wave: np.ndarray, rate: int) -> int:
-    """Return the number of windows of a recording."""
-    return max(1, int(np.ceil(len(wave) / rate / HOP - 1e-9)))
-
-
-def _windows(wave: np.ndarray, rate: int) -> Iterator[np.ndarray]:
-    """Yield (frames, window) samples, frame i centred at (i + 0.5) HOP seconds.
-
-    In blocks: all windows of ten minutes together would take gigabytes.
-    """
-    size = max(2, round(WINDOW * rate))
-    centres = np.round((np.arange(_frames(wave, rate)) + 0.5) * HOP * rate).astype(int)
-    padded = np.pad(np.asarray(wave), size)
-    for first in range(0, len(centres), BLOCK):
-        begin = centres[first : first + BLOCK] + size - size // 2
-        places = begin[:, None] + np.arange(size)[None, :]
-        yield padded[places].astype(np.float64)
-
-
-def frame_edges(wave: np.ndarray, rate: int) -> np.ndarray:
-    """Return (frames + 1,) seconds: the intervals of energy and speech."""
-    count = _frames(wave, rate)
-    edges = np.arange(count + 1) * HOP
-    edges[-1] = len(wave) / rate
-    return edges
-
-
-def energy_db(wave: np.ndarray, rate: int) -> np.ndarray:
-    """Return (frames,) the energy of 25 ms windows in dB below full scale."""
-    parts = [np.square(block).mean(axis=1) for block in _windows(wave, rate)]
-    power = np.concatenate(parts)
-    return 10 * np.log10(np.maximum(power, 10 ** (SILENCE_DB / 10)))
-
-
-def is_speech(energy: np.ndarray, threshold: float = SPEECH_THRESHOLD_DB) -> np.ndarray:
-    """Return (frames,) booleans: at most ``threshold`` dB below the loudest frame.
-
-    It suffices for clean recordings, but music and noise count as speech.
-    """
-    return (energy > SILENCE_DB) & (energy >= energy.max() - threshold)
-
-
 def mel(hertz):
     """Return the mel value (HTK's formula) of a frequency in Hz."""
     return 2595.0 * np.log10(1.0 + np.asarray(hertz) / 700.0)
@@ -174,7 +132,7 @@ def log_mel(wave: np.ndarray, rate: int, bins: int = MEL_BINS) -> np.ndarray:
         (centre - low) / (middle - low), (high - centre) / (high - middle)
     ).clip(min=0.0)
     parts = []
-    for block in _windows(wave, rate):
+    for block in windows(wave, rate):
         spectrum = np.fft.rfft(block * np.hanning(window), size, axis=1)
         parts.append(bands @ np.square(np.abs(spectrum)).T)
     return 10 * np.log10(np.maximum(np.concatenate(parts, axis=1), 1e-10))

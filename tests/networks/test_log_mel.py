@@ -80,5 +80,5 @@ def test_numpy_has_the_same_power():
 def test_wrong_words_are_refused():
     with pytest.raises(ValueError, match="did you mean 'power'"):
         LogMel(formula="powr")
-    with pytest.raises(ValueError, match="n_mels 80: some mel bins hold no"):
+    with pytest.raises(ValueError, match="n_mels 80: some mel bins have no"):
         LogMel(n_fft=256, win_length=256)
