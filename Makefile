@@ -1,7 +1,9 @@
 # make demo         train, decode and score on synthesised speech
 # make test         all tests
+# make test-fast    what to run while you work, under 2 minutes
 # make test-other   the tests that touch ESPnet, on the other release (Python 3.11 or 3.10)
 # make lint         style, and the type hints of the library (mypy)
+# make wheel        build the wheel, and use it without this clone
 # make results      tables and pictures of the experiments, from results/records
 # make bench        tables and pictures into benchmarks/out (an hour)
 # make constraints  resolve the pinned versions again
@@ -14,7 +16,7 @@ OTHER := .venv-other
 BIN := $(VENV)/bin
 PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile -rs
 
-.PHONY: demo test test-other lint bench results env clean constraints
+.PHONY: demo test test-fast test-other lint wheel bench results env clean constraints
 
 # a PYTHON= given to make reaches the recipe, too: it made .venv, which is to be used
 demo: env
@@ -35,6 +37,9 @@ lint: env
 	$(BIN)/isort --check-only --quiet . || { echo "isort: run '$(BIN)/isort .'"; exit 1; }
 	$(BIN)/flake8 .
 	$(BIN)/mypy
+
+wheel: env
+	.ci/wheel $(BIN)/python
 
 results: env
 	$(BIN)/python -m espnet_adastride.bin.results

@@ -35,11 +35,9 @@ AS_IMPORTED = (
 )
 
 #: for programs that do not use ESPnet, it need not be installed
-ASKS_FOR_HELP = __name__ == "__main__" and sys.argv[1:2] in (
-    ["-h"],
-    ["--help"],
-    ["--version"],
-)
+ASKS_FOR_HELP = (
+    __name__ == "__main__" or sys.argv[0] == "adastride run"  # of cli.py
+) and sys.argv[1:2] in (["-h"], ["--help"], ["--version"])
 if not ASKS_FOR_HELP:
     import torch
     from torch import distributed
