@@ -25,6 +25,11 @@ demo: env
 test: env
 	$(BIN)/python $(PYTEST)
 
+test-fast: env
+	$(BIN)/python $(PYTEST) -m "not slow" tests/downsampling tests/networks tests/evaluation \
+	  tests/experiments/classification/test_training.py tests/test_cli.py tests/test_layers.py \
+	  tests/test_packaging.py
+
 # says so and passes where no such Python is
 test-other:
 	@python=$$(constraints/make_env.sh --find 3.11 3.10) || \

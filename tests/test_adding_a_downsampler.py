@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "adding_a_downsampler.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_one_file_and_one_line_are_all_that_a_method_needs(tmp_path):
     shutil.copytree(
         ROOT / "espnet_adastride",

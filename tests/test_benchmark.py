@@ -93,6 +93,7 @@ def test_peaks_are_those_of_the_child():
     assert measuring.process_peak() > 2**24
 
 
+@pytest.mark.slow
 def test_a_training_step_with_every_input_layer(tmp_path, capsys):
     input_layer.main(
         "--batch_size 2 --accumulate 2 --seconds 2 --blocks 1 --rounds 1 --threads 1 "

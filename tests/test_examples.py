@@ -216,6 +216,7 @@ def espnet3_recipe(folder, data):
     return folder / "recipe"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(espnet3_asr_task is None, reason="ESPnet3 came with 202611")
 def test_espnet3_trains_and_recognises(data, tmp_path):
     """Its statistics and its decoding are made in workers, which are spawned."""

@@ -220,6 +220,7 @@ def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path):
     assert content(tmp_path / "dump") == before
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_copies_are_made_keeps_the_finished_ones(tmp_path):
     quiet = np.zeros(8000, "int16")  # a few bytes of FLAC
     source = make_set(tmp_path / "data", {"a": quiet, "b": NOISE[:8000]})

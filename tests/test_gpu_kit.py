@@ -381,6 +381,7 @@ def test_the_report_has_the_ratios(tmp_path):
 # ----------------------------------------------------------------------------- dry run
 
 
+@pytest.mark.slow
 def test_a_dry_run_does_everything_small_and_then_nothing(sets, tmp_path, capfd):
     """As on a GPU, but on the CPU: two parts, one after the other, then once more."""
     gpu_parts.pack(tmp_path / "parts", sets)

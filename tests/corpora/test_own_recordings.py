@@ -69,6 +69,7 @@ def run(script, folder, python=sys.executable):
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_the_readme_word_by_word(project, clone, warm_python):
     (script,) = re.findall(r"```\n(.*?)```", SECTION, re.DOTALL)
     script = script.replace("/path/to/espnet_adastride", shlex.quote(str(clone)))

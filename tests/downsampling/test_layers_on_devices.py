@@ -305,6 +305,7 @@ def test_a_recorded_step_repeats_itself_on_new_data(name, device):
         close(got["grad"], fresh.grad, 1e-6, "gradient")
 
 
+@pytest.mark.slow
 @every_device
 @pytest.mark.parametrize(
     "name", ["adastride", "adastride_f", "avg_pool", "strided_conv"]

@@ -100,6 +100,7 @@ def test_equals_the_dense_definition(steps, stride, sigma_square, kind, dtype, s
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, stride, sigma_square",
     [
@@ -391,6 +392,7 @@ def test_rows_for_a_second_tensor_refuse_collapsed_strides(monkeypatch):
         layer.rows(out.positions, lengths)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [AdaStride, AdaStrideF])
 def test_compiled_and_twice_gives_the_same(method):
     """Under autocast, which a compiler may lose: positions stay float64 and exact."""

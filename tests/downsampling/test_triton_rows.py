@@ -30,6 +30,7 @@ def python(*arguments, **environment):
     )
 
 
+@pytest.mark.slow
 def test_interpreted_kernels_equal_the_definition():
     pytest.importorskip("triton", reason="Triton comes with PyTorch for CUDA")
     cases = "tests/downsampling/triton_cases.py"
@@ -157,6 +158,7 @@ def test_a_wrong_switch_is_one_clear_line():
     assert last.startswith("ValueError: ADASTRIDE_TRITON must be 1") and "'yes'" in last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("switch", ["", "0", "1"])
 def test_without_a_gpu_or_triton_the_layer_works_as_before(switch):
     """ADASTRIDE_TRITON=1 says "where they can be": not on the CPU."""

@@ -39,6 +39,21 @@ def test_auc(values, marked, expected):
     assert auc(np.array(values), np.array(marked)) == pytest.approx(expected)
 
 
+def test_auc_and_information_are_those_of_scikit_learn():
+    """Which is not a dependency: it takes 2 s to import, for two short formulas."""
+    metrics = pytest.importorskip("sklearn.metrics")
+    generator = np.random.default_rng(0)
+    values = generator.integers(0, 9, 500) / 4  # with ties
+    marked = generator.random(500) < 0.1 + 0.1 * values
+    assert auc(values, marked) == pytest.approx(
+        1.0 - metrics.roc_auc_score(marked, values), abs=1e-12
+    )
+    nats = metrics.mutual_info_score(marked, (4 * values).astype(int))
+    assert mutual_information(marked, values) == pytest.approx(
+        nats / np.log(2), abs=1e-12
+    )
+
+
 def test_auc_without_a_pair_is_none():
     assert np.isnan(auc(np.arange(3), np.ones(3)))
     assert relation([np.arange(3.0)], [np.zeros(3, dtype=bool)]) is None

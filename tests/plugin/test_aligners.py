@@ -229,6 +229,7 @@ def command(wide, *words):
     )
 
 
+@pytest.mark.slow
 @newer
 def test_espnet_align(wide):
     model, audio = str(wide / "model.zip"), str(wide / "a.wav")
@@ -246,6 +247,7 @@ def test_espnet_align(wide):
     assert np.abs(times[:, :, None] - constant).min(axis=2).max() > 0.006
 
 
+@pytest.mark.slow
 @newer
 def test_espnet_transcribe_wants_an_owsm_model(wide):
     done = command(

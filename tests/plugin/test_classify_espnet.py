@@ -193,6 +193,7 @@ def test_bad_input_is_named_before_anything_is_trained(corpus, tmp_path):
     assert "high/0.wav: too short: 128 samples at 8000 Hz, and 129 are needed" in line
 
 
+@pytest.mark.slow
 def test_the_recipe_hands_its_options_on(corpus, tmp_path):
     small_config(tmp_path / "small.yaml", max_epoch=1)
     script = ROOT / "egs" / "fsdd" / "run.sh"

@@ -36,6 +36,7 @@ def run(folder, corpus, python, *options):
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 def test_all_stages_on_features(clone, tmp_path, warm_python):
     from espnet_adastride.transcribe import Transcriber

@@ -156,6 +156,7 @@ def killed(tmp_path_factory, corpus, warm_python):
     return Recipe(tmp_path_factory.mktemp("killed"), corpus, warm_python)
 
 
+@pytest.mark.slow
 def test_stages_killed_at_random_moments(undisturbed, killed):
     reference, seconds = undisturbed
     drawn = random.Random(2026)

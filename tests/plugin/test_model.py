@@ -331,6 +331,7 @@ def test_input_layer_is_a_conv2d_subsampling_for_espnet():
     assert layer[-1] is layer.out[-1]
 
 
+@pytest.mark.slow
 def test_spawned_children_get_the_plugin(tmp_path):
     """multiprocessing's spawn re-imports the main module by name, and nothing else."""
     tool = tmp_path / "spawning_tool.py"

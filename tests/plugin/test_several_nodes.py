@@ -86,6 +86,7 @@ def python_of_its_own(recipe, monkeypatch):
     monkeypatch.setattr(recipe, "python", sys.executable)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("python_of_its_own")
 def test_two_nodes_by_mpi(recipe, loss_of_two_processes):
     recipe.run(*options("pbs", PBS))
@@ -131,6 +132,7 @@ def test_a_lost_node_ends_the_job_in_one_line_and_the_job_resumes(recipe):
     lose_a_node(recipe, options("lost", SLURM, "--asr_args"), "lost", "SLURM_PROCID")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("python_of_its_own")
 def test_a_lost_node_of_mpi(recipe):
     variable = "OMPI_COMM_WORLD_RANK" if MPI_IS_HERE else "STAND_IN_RANK"

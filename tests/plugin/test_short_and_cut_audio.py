@@ -224,6 +224,7 @@ def test_stage_12_names_a_flac_that_was_cut_off(model, cut, tmp_path, workers):
     assert str(error.value).startswith(f"{cut}/bad.flac: cannot be decoded")
 
 
+@pytest.mark.slow
 def test_stage_10_names_a_flac_that_was_cut_off(model, cut, tmp_path):
     words = ["-m", "espnet2.bin.asr_train", "--config", model / "training.yaml"]
     words += ["--collect_stats", "true", "--output_dir", tmp_path / "stats"]

@@ -292,6 +292,7 @@ def test_missing_corpus_and_missing_parts_end_in_one_line(recipe, tmp_path):
 
 
 # ------------------------------------------------------------------ end to end
+@pytest.mark.slow
 @pytest.mark.e2e
 def test_all_stages_on_a_handful_of_utterances(recipe, tmp_path, warm_python):
     pytest.importorskip("espeakng_loader")

@@ -60,6 +60,7 @@ def test_the_command_trains_compares_and_skips_what_is_done(
     assert table in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_recipe_shares_the_runs_among_processes(corpus, config, tmp_path):
     environment = {**os.environ, "SPEECH_COMMANDS": "speech_commands"}
     environment["PYTHON"] = sys.executable
@@ -85,6 +86,7 @@ def test_the_recipe_shares_the_runs_among_processes(corpus, config, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_an_interruption_says_what_goes_on(corpus, config, tmp_path):
     command = [sys.executable, "-W", "ignore", "-m", "espnet_adastride.bin.classify"]
     command += ["--corpus", str(corpus), "--config", str(config), "--nj", "2"]
@@ -123,6 +125,7 @@ def write_tones(folder, recipe):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["fsdd", "esc10"])
 def test_a_recipe_of_cross_validation(recipe, tmp_path):
     """Its own configuration, small; every clip is tested once, by what has not
