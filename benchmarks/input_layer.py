@@ -39,7 +39,7 @@ import espnet_adastride.plugin  # noqa: F401  (registers the words of input_laye
 from espnet_adastride.networks.macs import macs_by_module
 from espnet_adastride.plugin.espnet import asr_task
 from espnet_adastride.plugin.model import input_layer
-from espnet_adastride.plugin.subsampling import TRUNKS
+from espnet_adastride.plugin.trunk import TRUNKS
 from measuring import (
     GIB,
     OUT,

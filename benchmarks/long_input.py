@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 
 from espnet_adastride import available_downsamplers
-from espnet_adastride.plugin.subsampling import TRUNKS, AdaptiveSubsampling
+from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
+from espnet_adastride.plugin.trunk import TRUNKS
 from measuring import (
     GIB,
     OUT,

@@ -153,6 +153,22 @@ def one_line_errors(main):
 
 
 @contextlib.contextmanager
+def located(where: object, caught=UserError, kind: Optional[type] = None):
+    """Raise an error again with the place put before its message, ``where: message``.
+
+    Args:
+        where: a path, an option, a place in a configuration; "" leaves the message.
+        caught: the class of error, or several.
+        kind: the class to raise; None: the error's own.
+    """
+    try:
+        yield
+    except caught as error:
+        place = f"{where}: " if where else ""
+        raise (kind or type(error))(f"{place}{error}") from None
+
+
+@contextlib.contextmanager
 def resumable(*interruptions):
     """Have an interruption end a command of many runs in one line, status 130.
 

@@ -101,7 +101,7 @@ def test_every_word_of_the_table_is_an_option_and_every_option_is_in_it():
     from espnet_adastride import available_downsamplers
     from espnet_adastride.downsampling import downsampler_class
     from espnet_adastride.downsampling.registry import downsampler_options
-    from espnet_adastride.plugin.subsampling import OWN_WORDS
+    from espnet_adastride.plugin.layer_conf import OWN_WORDS
 
     section = INPUT_LAYER.split("## Options")[1].split("\n\n")[1]
     words = set(re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE))

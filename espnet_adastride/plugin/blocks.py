@@ -31,7 +31,8 @@ import torch
 
 from espnet_adastride.downsampling import downsampled_lengths, length_mask
 from espnet_adastride.downsampling.output import check_number
-from espnet_adastride.errors import ConfigurationError
+from espnet_adastride.errors import ConfigurationError, located
+from espnet_adastride.plugin.strides import WHERE, drawn
 from espnet_adastride.plugin.timing import log_strides
 
 #: feature frames of the next block that a block waits for: what the first convolution,
@@ -40,8 +41,6 @@ LOOK_AHEAD = 1
 
 #: output frames that a block has at least: fewer are no segment to share out
 LEAST_FRAMES = 4
-
-WHERE = "encoder_conf: input_layer_conf:"
 
 
 class BlockTrace(NamedTuple):
@@ -179,7 +178,7 @@ class BlockLength:
         self.set_seconds(self.seconds)
         if self.train is not None:
             for seconds in self.train:
-                self._fitted(seconds, "train_blocks: ")
+                self._fitted(seconds, ": train_blocks")
 
     def set_seconds(self, seconds: float) -> None:
         """Take blocks of another length from now on, but for training's drawn ones.
@@ -187,10 +186,8 @@ class BlockLength:
         Raises:
             ConfigurationError: for a length that no block can have.
         """
-        try:
+        with located(WHERE, ValueError, ConfigurationError):
             self.seconds = check_number("block", seconds)
-        except ValueError as error:
-            raise ConfigurationError(f"{WHERE} {error}") from None
         if self.step is None:
             return
         self.frames = self._now = self._fitted(self.seconds)
@@ -204,10 +201,8 @@ class BlockLength:
             )
 
     def _fitted(self, seconds, words=""):
-        try:
+        with located(f"{WHERE}{words}", ValueError, ConfigurationError):
             return block_frames(seconds, self.step, self.strides)
-        except ValueError as error:
-            raise ConfigurationError(f"{WHERE} {words}{error}") from None
 
     def draw(self, training: bool) -> int:
         """Return the feature frames of a block, for this batch.
@@ -217,14 +212,12 @@ class BlockLength:
         """
         if self.frames is None:
             raise ConfigurationError(
-                f"{WHERE} block is in seconds, and nobody has said how far apart the "
+                f"{WHERE}: block is in seconds, and nobody has said how far apart the "
                 "feature frames are: blocks.set_step(0.01)"
             )
         self._now = self.frames
         if training and self.train is not None:
-            low, high = map(math.log, self.train)
-            share = torch.rand(()).item()  # on the CPU: no device is waited for
-            self._now = self._fitted(math.exp(low + share * (high - low)))
+            self._now = self._fitted(drawn(*self.train))
         return self._now
 
     def output_lengths(self, lengths, strides: Sequence[float]):

@@ -118,13 +118,13 @@ class DownsamplingEncoder:
                     "encoder_conf: input_layer_conf: after_blocks would shorten the "
                     "language and task tokens of this encoder, too; leave it out"
                 )
-            if self.embed.restore and getattr(self, "ctc_trim", False):
+            if self.embed.later.restore and getattr(self, "ctc_trim", False):
                 raise ConfigurationError(
                     "encoder_conf: ctc_trim drops frames whose rate input_layer_conf: "
                     "restore would give back; leave one of them out"
                 )
             interctc = getattr(self, "interctc_layer_idx", None) or ()
-            self.embed.connect(self.encoders, interctc)
+            self.embed.later.connect(self.encoders, self.embed.out[1], interctc)
 
     def forward(self, *args, **kwargs):
         """Return what the ESPnet encoder returns.
@@ -133,7 +133,7 @@ class DownsamplingEncoder:
         """
         output, *rest = super().forward(*args, **kwargs)
         if isinstance(self.embed, AdaptiveSubsampling):
-            output = self.embed.lengthen_intermediate(output)
+            output = self.embed.later.lengthen_intermediate(output)
         return (output, *rest)
 
     def _load_from_state_dict(self, state_dict, prefix, *rest):

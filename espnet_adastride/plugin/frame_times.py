@@ -220,7 +220,7 @@ def frame_times(
         return FrameTimes(boundaries, uniform, windows)
 
     found = times(inner, pooled, overall_stride(embed))
-    if not isinstance(embed, AdaptiveSubsampling) or not embed.restore:
+    if not isinstance(embed, AdaptiveSubsampling) or not embed.later.restore:
         return found
     both = encoder_boundaries(embed, trace, grid.count, lowest=True)
     return found._replace(lowest=times(*both, float(np.prod(embed.current_strides()))))

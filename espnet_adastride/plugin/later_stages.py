@@ -21,12 +21,15 @@ so a layer that gradient checkpointing runs again finds that of its own run, and
 outlives the graph.
 """
 
-from typing import List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 
-from espnet_adastride.downsampling import length_mask
+from espnet_adastride.downsampling import build_downsampler, length_mask
+from espnet_adastride.downsampling.registry import stage_options
 from espnet_adastride.downsampling.stages import StageTrace
+from espnet_adastride.errors import ConfigurationError
+from espnet_adastride.plugin.strides import WHERE
 
 #: attribute of a mask: what its frames were before the stage that shortened them
 _BEFORE = "_before_stage"
@@ -159,3 +162,140 @@ class LaterStage(torch.nn.Module):
     def share(self) -> torch.Tensor:
         """Return the mean of s, a scalar: how much comes through the lower rate."""
         return (0.5 + self.bypass.detach()).mean()
+
+
+class LaterStages(torch.nn.ModuleList):
+    """All stages behind blocks of the encoder, in order, and where the rate returns.
+
+    Args:
+        stages: each a :class:`LaterStage`.
+        restore: give back their rate behind the last block (True) or behind the block
+            of this number.
+
+    Attributes:
+        lowest: mask of the lowest rate, from the hook that gives the rate back to
+            :meth:`lengthen_intermediate`.
+    """
+
+    def __init__(self, stages=(), restore: Union[bool, int] = False):
+        super().__init__(stages)
+        self.restore = restore
+        self.lowest: Optional[torch.Tensor] = None
+
+    @classmethod
+    def build(cls, size: int, methods, strides, blocks, restore, options):
+        """Return the stages of an encoder of width ``size``.
+
+        Args:
+            size: D.
+            methods: a word of ``available_downsamplers()`` for each stage.
+            strides: of the stages.
+            blocks: behind which they are.
+            restore: see the class.
+            options: the methods' own words.
+        """
+        stages = []
+        for name, stride, block in zip(methods, strides, blocks):
+            own = stage_options(name, options)
+            stage = build_downsampler(name, size, stride, **own)
+            stages.append(LaterStage(block, stage, bool(restore)))
+        return cls(stages, restore)
+
+    def connect(
+        self,
+        blocks: torch.nn.ModuleList,
+        positional_encoding: torch.nn.Module,
+        interctc: Sequence[int] = (),
+    ) -> None:
+        """Put the stages of ``after_blocks`` behind the encoder's blocks.
+
+        Args:
+            blocks: of the encoder.
+            positional_encoding: of the input layer.
+            interctc: blocks whose frames go to the intermediate CTC, too.
+
+        Raises:
+            ConfigurationError: if the encoder has no such block, no block would run at
+                the lowest rate, or the intermediate CTC would get other frames than
+                the last one.
+        """
+        for stage in self:
+            if stage.block > len(blocks):
+                raise ConfigurationError(
+                    f"{WHERE}: after_blocks names block {stage.block} and the encoder "
+                    f"has {len(blocks)}"
+                )
+            stage.listen(blocks, positional_encoding)
+        last = self[-1].block
+        if self.restore:
+            self.restore = len(blocks) if self.restore is True else self.restore
+            if self.restore > len(blocks):
+                raise ConfigurationError(
+                    f"{WHERE}: restore names block {self.restore} and the encoder has "
+                    f"{len(blocks)}"
+                )
+            if self.restore == last:
+                raise ConfigurationError(
+                    f"{WHERE}: after_blocks names block {last}, the encoder's last: "
+                    "restore leaves no block to its rate; name an earlier one"
+                )
+            blocks[self.restore - 1].register_forward_hook(self._restore)
+            return
+        early = [block for block in interctc if block < last]
+        if early:
+            raise ConfigurationError(
+                f"encoder_conf: interctc_layer_idx names block {early[0]}, before the "
+                f"stage of input_layer_conf: after_blocks behind block {last}: its "
+                "frames are not those of the last CTC; name later blocks, or set "
+                "restore: true"
+            )
+
+    def _restore(self, block, inputs, outputs):
+        frames, mask = outputs
+        x, *place = frames if isinstance(frames, tuple) else (frames,)
+        if not in_backward():
+            self.lowest = mask
+        x, place, mask = give_back(x, place, mask)
+        return ((x, *place) if place else x), mask
+
+    def lengthen_intermediate(self, output):
+        """Bring what the intermediate CTC reads to the rate that is given back.
+
+        Args:
+            output: an encoder's frames, or (frames, [(block, frames of it)]).
+
+        Returns:
+            The same; the frames of blocks between the stages and ``restore`` lengthened
+            by the stages' inverses, so that they are as many as the encoder gives.
+        """
+        lowest, self.lowest = self.lowest, None
+        if lowest is None or not isinstance(output, tuple):
+            return output
+        frames, inner = output
+        return frames, [
+            (
+                (one[0], lengthen(one[1], lowest, one[0]))
+                if isinstance(one, tuple) and one[0] < self.restore
+                else one
+            )
+            for one in inner
+        ]
+
+    def multiply(self, strides: List[float], own: Sequence[float]) -> None:
+        """Multiply the blocks' overall strides by those of the stages before them.
+
+        Args:
+            strides: of the encoder's blocks, changed in place.
+            own: of the stages.
+        """
+        end = self.restore if self.restore else len(strides)
+        for stage, stride in zip(self, own):
+            for block in range(stage.block, end):
+                strides[block] *= stride
+
+    def take_traces(self) -> Tuple[StageTrace, ...]:
+        """Return what the stages reported of the last batch, once."""
+        traces: Tuple[StageTrace, ...] = ()
+        for stage in self:
+            traces, stage.trace = traces + stage.trace, ()
+        return traces

@@ -261,7 +261,7 @@ def set_lengths(
         fastest=fastest or None,
         stride_words=(
             "a stride of the input layer's own stages"
-            if model_lengths.exact is not None and model_lengths.exact.restore
+            if model_lengths.exact is not None and model_lengths.exact.later.restore
             else "a stride"
         ),
     )
@@ -380,7 +380,7 @@ def model_cost(args, model, batch: Optional[Batch], rate: float) -> ModelCost:
     if isinstance(embed, AdaptiveSubsampling) and embed.later:
         cost = cost._replace(
             block_strides=embed.block_strides(len(model.encoder.encoders)),
-            restored=math.prod(embed.output_strides()) if embed.restore else None,
+            restored=math.prod(embed.output_strides()) if embed.later.restore else None,
         )
     if batch is None:
         return cost

@@ -16,10 +16,12 @@ strides, it does not move them by listening.
 import torch
 
 from espnet_adastride.downsampling import length_mask
+from espnet_adastride.errors import ConfigurationError
 from espnet_adastride.plugin.espnet import (
     RelPositionalEncoding,
     RelPositionMultiHeadedAttention,
 )
+from espnet_adastride.plugin.strides import WHERE
 
 #: local strides are told within these factors of the mean one
 STRIDE_RANGE = (1 / 16, 16.0)
@@ -73,6 +75,25 @@ def times_at(times: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
     above = (below + 1).clamp(max=times.size(1) - 1)
     start = times.gather(1, below)
     return start + (steps - below) * (times.gather(1, above) - start)
+
+
+def next_times(times, positions, lengths, output_lengths, width):
+    """Return the times (B, width) of a stage's output frames; None for None.
+
+    Args:
+        times: (B, T) of its input frames, or None.
+        positions: (B, T) of its input frames on its output slots; None: equal steps.
+        lengths: (B,) valid input frames.
+        output_lengths: (B,) valid output frames.
+        width: T', output frames with padding.
+    """
+    if times is None:
+        return None
+    if positions is None:
+        steps = uniform_steps(lengths, output_lengths, width)
+    else:
+        steps = slot_steps(positions, lengths, output_lengths, width)
+    return times_at(times, steps)
 
 
 def log_strides(times: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -144,6 +165,20 @@ class TrueTimeEncoding(RelPositionalEncoding):
 
     With ``times`` it gives the sinusoids at these, for :class:`TrueTimeAttention`.
     """
+
+    @classmethod
+    def of(cls, given: torch.nn.Module) -> "TrueTimeEncoding":
+        """Return the same encoding as a configured one, for true times.
+
+        Raises:
+            ConfigurationError: if it is not ESPnet's relative one.
+        """
+        if type(given) is not RelPositionalEncoding:
+            raise ConfigurationError(
+                f"{WHERE}: true_times needs rel_pos_type: latest, pos_enc_layer_type: "
+                "rel_pos and rel_selfattn"
+            )
+        return cls(given.d_model, given.dropout.p)
 
     def forward(self, x, times=None):
         """Return x (B, T', D), scaled, and the encoding (B, T', D) of times (B, T')."""

@@ -639,7 +639,7 @@ class TrainedModel:
         words = words if len(set(words)) > 1 else words[:1]
         stride = float(np.prod(self.layer.current_strides()))
         text = f"{', '.join(words)}, {stride:g}x"
-        if self.layer.restore:
+        if self.layer.later.restore:
             text += f", back to {float(np.prod(self.layer.output_strides())):g}x"
         return text
 

@@ -19,6 +19,7 @@ ENCODERS = "espnet_adastride.plugin.encoders"
 LAYER = source.ClassReference(
     "espnet_adastride.plugin.subsampling", "AdaptiveSubsampling"
 )
+LAYER_CONF = "espnet_adastride.plugin.layer_conf"
 METHODS = "espnet_adastride.downsampling.registry"
 
 #: options that ESPnet uses as divisors or counts
@@ -341,7 +342,7 @@ class _Checker:
                     [*path, "method"],
                     f"{'.'.join(path)}: {unknown_word('method', one, methods)}",
                 )
-        own = source.named_words(LAYER.module, "OWN_WORDS")
+        own = source.named_words(LAYER_CONF, "OWN_WORDS")
         arguments = {
             key: argument for key, argument in _layer_arguments().items() if key in own
         }
@@ -350,7 +351,7 @@ class _Checker:
             for key, argument in source.constructor(reference).items():
                 if key not in ("size", "stride"):
                     arguments.setdefault(key, argument)
-        trunks = frozenset(source.named_words(LAYER.module, "TRUNKS"))
+        trunks = frozenset(source.named_words(LAYER_CONF, "TRUNKS"))
         arguments["trunk"] = arguments["trunk"]._replace(words=trunks)
         self._arguments(path, conf, arguments)
 

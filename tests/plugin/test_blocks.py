@@ -11,7 +11,7 @@ pytest.importorskip("espnet2")
 
 from espnet_adastride.downsampling import available_downsamplers  # noqa: E402
 from espnet_adastride.errors import ConfigurationError  # noqa: E402
-from espnet_adastride.plugin import subsampling  # noqa: E402
+from espnet_adastride.plugin import long_input  # noqa: E402
 from espnet_adastride.plugin.blocks import (  # noqa: E402
     BlockTrace,
     block_frames,
@@ -161,7 +161,7 @@ def test_a_long_recording_goes_through_block_after_block(monkeypatch):
         with torch.no_grad():
             whole = layer(x, mask)
             trace = layer.take_trace()
-            monkeypatch.setattr(subsampling, "LONG_BYTES", 1)
+            monkeypatch.setattr(long_input, "LONG_BYTES", 1)
             long = layer(x, mask)
         other = layer.take_trace()
         torch.testing.assert_close(long[0], whole[0], atol=1e-5, rtol=1e-5)

@@ -91,7 +91,7 @@ def test_what_runs_again_leaves_nothing_behind():
     """No trace, which would keep the layer's activations until the next batch."""
     for name in ("plain", "later", "restored"):
         *_, layer = step(CASES[name], [0, 1, 2])
-        assert layer.take_trace() == () and layer._lowest is None
+        assert layer.take_trace() == () and layer.later.lowest is None
 
 
 def test_traces_are_those_of_one_run():

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from espnet_adastride.downsampling.stages import position_stats
-from espnet_adastride.plugin import subsampling
+from espnet_adastride.plugin import long_input
 from espnet_adastride.plugin.encoders import ConformerEncoder
 from espnet_adastride.plugin.planning import StepMeter
-from espnet_adastride.plugin.subsampling import TRUNKS
+from espnet_adastride.plugin.trunk import TRUNKS
 from tests.devices import close, every_device, exact_float32, gpu_waits
 from tests.plugin.test_model import batch, build, configuration
 
@@ -79,8 +79,8 @@ def test_an_utterance_in_chunks_is_the_same(method, options, device, monkeypatch
     with torch.no_grad():
         expected, counts, _ = model(x, lengths)
         model.embed.take_trace()
-        monkeypatch.setattr(subsampling, "LONG_BYTES", 1000)
-        monkeypatch.setattr(subsampling, "CHUNK_BYTES", 3 * 8 * 1000)
+        monkeypatch.setattr(long_input, "LONG_BYTES", 1000)
+        monkeypatch.setattr(long_input, "CHUNK_BYTES", 3 * 8 * 1000)
         frames, in_chunks, _ = model(x, lengths)
     assert frames.device.type == device and in_chunks.tolist() == counts.tolist()
     close(frames, expected, 1e-9, "frames")

@@ -149,8 +149,8 @@ def test_a_prefix_goes_with_chunks(monkeypatch):
     mask = torch.ones(1, 1, 300, dtype=torch.bool)
     with torch.no_grad():
         whole, whole_mask = encoder.embed(x, mask, prefix)
-        monkeypatch.setattr(subsampling, "LONG_BYTES", 1)
-        monkeypatch.setattr(subsampling, "CHUNK_BYTES", 4000)
+        monkeypatch.setattr(long_input, "LONG_BYTES", 1)
+        monkeypatch.setattr(long_input, "CHUNK_BYTES", 4000)
         chunks, chunk_mask = encoder.embed(x, mask, prefix)
     for one, other in zip(whole, chunks):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)

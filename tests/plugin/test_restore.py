@@ -20,7 +20,7 @@ from espnet_adastride.plugin.encoders import (
 from espnet_adastride.plugin.frame_times import encoder_boundaries, frame_times
 from espnet_adastride.plugin.later_stages import LaterStage, give_back
 from espnet_adastride.plugin.model import input_layer, set_stride
-from espnet_adastride.plugin.subsampling import stage_strides
+from espnet_adastride.plugin.strides import stage_strides
 from tests.plugin.releases import NEWER
 from tests.plugin.test_later_stages import ENCODERS, batch
 from tests.plugin.test_model import batch as speech
@@ -258,7 +258,7 @@ def test_a_copy_gives_back_what_its_own_stage_took():
 def test_nothing_is_held_when_the_forward_is_over():
     model = encoder(encoder={"interctc_layer_idx": [2]})
     model(*batch())
-    assert model.embed._lowest is None
+    assert model.embed.later.lowest is None
 
 
 # ------------------------------------------------------------------ intermediate CTC
@@ -410,7 +410,7 @@ def test_times_follow_the_rate_before_the_stage():
     assert len(kept) == 36 and len(low) == len(windows) == 10
     # the trunk's stage adapts, too: its places stay, and the low ones are among them
     assert np.ptp(np.diff(kept)) > 0.1
-    model.embed.restore = False
+    model.embed.later.restore = False
     same, _ = encoder_boundaries(layer, trace, 70)
     np.testing.assert_array_equal(low, same)
 

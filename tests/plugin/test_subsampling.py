@@ -9,12 +9,10 @@ import torch
 from espnet_adastride import available_downsamplers
 from espnet_adastride.downsampling import AdaStride, AdaStrideF
 from espnet_adastride.errors import ConfigurationError
-from espnet_adastride.plugin import subsampling
-from espnet_adastride.plugin.subsampling import (
-    TRUNKS,
-    AdaptiveSubsampling,
-    stage_strides,
-)
+from espnet_adastride.plugin import long_input
+from espnet_adastride.plugin.strides import stage_strides
+from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
+from espnet_adastride.plugin.trunk import TRUNKS, InTrunk
 
 BINS, WIDTH = 40, 8
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}  # float32 scores, summed over all steps
@@ -81,7 +79,7 @@ def test_one_method_per_stage():
     methods = ["strided_conv", "adastride_f", "adastride"]
     layer = build(stride=8, method=methods, trunk="conv2d", sigma_square=7.0)
     kinds = [type(downsampler) for downsampler in layer.downsamplers]
-    assert kinds == [torch.nn.Identity, AdaStrideF, AdaStride]
+    assert kinds == [InTrunk, AdaStrideF, AdaStride]
     assert layer.conv[0].conv.stride == (2, 2)  # strided_conv: in the trunk itself
     assert layer.conv[1].conv.stride == (1, 2)
     assert [d.sigma_square for d in layer.downsamplers[1:]] == [7.0, 7.0]
@@ -161,14 +159,14 @@ def test_a_long_utterance_in_chunks_equals_at_once(
         if hasattr(downsampler, "score"):  # or rounding the scores moves the positions
             downsampler.score.weight.data *= 0.3
     width = max(stage.width for stage in layer.conv)
-    monkeypatch.setattr(subsampling, "CHUNK_BYTES", 4 * width * 97)
-    monkeypatch.setattr(subsampling, "HELD_BYTES", held_bytes)
+    monkeypatch.setattr(long_input, "CHUNK_BYTES", 4 * width * 97)
+    monkeypatch.setattr(long_input, "HELD_BYTES", held_bytes)
     x = torch.randn(1, 777, BINS)
     mask = mask_of(torch.tensor([777]), 777)
 
     def both(x):
         for long_bytes in (2**40, 0):
-            monkeypatch.setattr(subsampling, "LONG_BYTES", long_bytes)
+            monkeypatch.setattr(long_input, "LONG_BYTES", long_bytes)
             with torch.no_grad():
                 yield (*layer(x, mask), layer.take_trace())
 
@@ -190,10 +188,10 @@ def test_a_rate_by_the_content_is_the_same_in_chunks(monkeypatch):
     layer = build(method="hnet", stride=[2, 3], exact=False).double()
     for stage in layer.downsamplers:
         torch.nn.init.normal_(stage.key.weight)
-    monkeypatch.setattr(subsampling, "CHUNK_BYTES", 8 * WIDTH * 97)
+    monkeypatch.setattr(long_input, "CHUNK_BYTES", 8 * WIDTH * 97)
     x, found = torch.randn(1, 777, BINS).double(), []
     for long_bytes in (2**40, 0):
-        monkeypatch.setattr(subsampling, "LONG_BYTES", long_bytes)
+        monkeypatch.setattr(long_input, "LONG_BYTES", long_bytes)
         with torch.no_grad():
             found.append(
                 (*layer(x, mask_of(torch.tensor([777]), 777)), layer.take_trace())
@@ -207,17 +205,23 @@ def test_a_rate_by_the_content_is_the_same_in_chunks(monkeypatch):
 
 
 def test_chunks_are_for_one_long_utterance_without_gradients(monkeypatch):
-    monkeypatch.setattr(subsampling, "LONG_BYTES", 0)
+    monkeypatch.setattr(long_input, "LONG_BYTES", 0)
     layer = build(method="adastride")
-    monkeypatch.setattr(
-        layer, "_in_chunks", lambda x, mask, prefix: ("in chunks", mask)
-    )
-    assert layer(torch.randn(1, 70, BINS), None)[0] != "in chunks"  # gradients
+    counted, run = [], long_input.run_in_chunks
+
+    def in_chunks(*batch):
+        counted.append(batch)
+        return run(*batch)
+
+    monkeypatch.setattr(long_input, "run_in_chunks", in_chunks)
+    layer(torch.randn(1, 70, BINS), None)
+    assert not counted  # gradients
     with torch.no_grad():
-        assert layer(torch.randn(1, 70, BINS), None)[0] == "in chunks"
-        assert layer(torch.randn(2, 70, BINS), None)[0] != "in chunks"
-        padded = mask_of(torch.tensor([60]), 70)
-        assert layer(torch.randn(1, 70, BINS), padded)[0] != "in chunks"
+        layer(torch.randn(1, 70, BINS), None)
+        assert len(counted) == 1
+        layer(torch.randn(2, 70, BINS), None)
+        layer(torch.randn(1, 70, BINS), mask_of(torch.tensor([60]), 70))
+        assert len(counted) == 1
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from espnet_adastride.errors import ConfigurationError
-from espnet_adastride.plugin import subsampling
+from espnet_adastride.plugin import long_input
 from espnet_adastride.plugin.encoders import (
     BranchformerEncoder,
     ConformerEncoder,
@@ -243,8 +243,8 @@ def test_chunks_tell_the_same(monkeypatch):
         layer.stride_vector.normal_()
         x = batch()[0][:1]
         whole, _ = layer(x, None)
-        monkeypatch.setattr(subsampling, "LONG_BYTES", 1)
-        monkeypatch.setattr(subsampling, "CHUNK_BYTES", 400)
+        monkeypatch.setattr(long_input, "LONG_BYTES", 1)
+        monkeypatch.setattr(long_input, "CHUNK_BYTES", 400)
         in_chunks, _ = layer(x, None)
     for one, other in zip(whole, in_chunks):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)

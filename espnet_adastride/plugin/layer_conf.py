@@ -1,0 +1,140 @@
+"""Checks of ``input_layer_conf``: one function for each word that needs one.
+
+Each raises a ValueError that names the wrong word and the choices; the layer adds where
+it is (:data:`WHERE`).
+"""
+
+import numbers
+from typing import Any, Dict, List, Optional, Sequence, Union
+
+from espnet_adastride.downsampling import available_downsamplers
+from espnet_adastride.downsampling.registry import downsampler_options
+from espnet_adastride.errors import ConfigurationError, unknown_word
+from espnet_adastride.plugin.blocks import BlockLength
+from espnet_adastride.plugin.strides import WHERE
+from espnet_adastride.plugin.trunk import TRUNKS
+
+#: the input layer's own words in input_layer_conf; the rest are the methods' words
+OWN_WORDS = (
+    "stride",
+    "method",
+    "trunk",
+    "channels",
+    "vp_weight",
+    "after_blocks",
+    "restore",
+    "train_strides",
+    "tell_strides",
+    "true_times",
+    "block",
+    "train_blocks",
+)
+
+
+def stage_methods(method: Union[str, Sequence[str]], stages: int) -> List[str]:
+    """Return the method of each stage."""
+    methods = [method] * stages if isinstance(method, str) else list(method)
+    if len(methods) != stages:
+        raise ValueError(
+            f"method names {len(methods)} stages ({', '.join(map(str, methods))}) "
+            f"and stride has {stages}: give one method per stage"
+        )
+    for name in methods:
+        if name not in available_downsamplers():
+            raise ValueError(unknown_word("method", name, available_downsamplers()))
+    return methods
+
+
+def check_options(options: Dict[str, Any], methods: Sequence[str]) -> None:
+    """Refuse words that no stage's method knows."""
+    known = [word for name in set(methods) for word in downsampler_options(name)]
+    for word in options:
+        if word not in known:
+            choices = list(OWN_WORDS) + sorted(set(known))
+            raise ValueError(unknown_word("key", word, choices))
+
+
+def stage_blocks(after_blocks, strides: Sequence[float]) -> List[int]:
+    """Return the block of each stage, 0 for the input layer."""
+    if after_blocks is None:
+        return [0] * len(strides)
+    given = after_blocks if isinstance(after_blocks, (list, tuple)) else ()
+    whole = all(isinstance(b, int) and not isinstance(b, bool) for b in given)
+    if len(given) != len(strides) or not whole:
+        raise ValueError(
+            f"after_blocks must be a list of {len(strides)} whole numbers, "
+            f"one for each stage of {strides}, got {after_blocks!r}"
+        )
+    if given[0] != 0 or list(given) != sorted(given):
+        raise ValueError(
+            f"after_blocks must begin with 0, this layer, and not decrease, got "
+            f"{after_blocks!r}"
+        )
+    return list(given)
+
+
+def checked_restore(restore, after_blocks: Sequence[int]) -> Union[bool, int]:
+    """Return True, a block's number, or False."""
+    if isinstance(restore, bool) and not restore:
+        return False
+    if not isinstance(restore, (bool, int)) or restore < 1:
+        raise ValueError(
+            "restore must be true (give the rate back behind the last block), "
+            f"false, or the number of a block, got {restore!r}"
+        )
+    if not any(after_blocks):
+        raise ValueError(
+            "restore gives back the rate of stages behind blocks, and there is "
+            "none: give after_blocks, such as [0, 1]"
+        )
+    if restore is not True and restore <= after_blocks[-1]:
+        raise ValueError(
+            f"restore: {restore} leaves no block to the rate of the stage behind "
+            f"block {after_blocks[-1]}: give a later block, or true"
+        )
+    return restore
+
+
+def block_length(
+    block, train_blocks, after_blocks: Sequence[int], strides: Sequence[float]
+) -> Optional[BlockLength]:
+    """Return the length of blocks, or None."""
+    if block is None:
+        if train_blocks is not None:
+            raise ValueError(
+                "train_blocks draws what block is in training: give block, too"
+            )
+        return None
+    if any(after_blocks):
+        raise ValueError(
+            "block does not go with after_blocks: a stage behind a block of the "
+            "encoder places the whole utterance; leave one of them out"
+        )
+    return BlockLength(block, train_blocks, strides)
+
+
+def check_trunk(trunk: str, channels: int) -> None:
+    """Refuse an unknown trunk and channels that are no number of channels."""
+    if trunk not in TRUNKS:
+        raise ValueError(unknown_word("trunk", trunk, TRUNKS))
+    if not isinstance(channels, numbers.Integral) or channels < 1:
+        raise ValueError(f"channels must be a whole number, got {channels!r}")
+
+
+def check_together(layer) -> None:
+    """Refuse options of a built layer that do not go together.
+
+    Raises:
+        ConfigurationError: in one line.
+    """
+    told = layer.stride_vector is not None or layer.true_times
+    if layer.later and told:
+        raise ConfigurationError(
+            f"{WHERE}: after_blocks does not go with tell_strides and true_times, "
+            "which speak of this layer's strides alone"
+        )
+    if layer.blocks is not None and layer.lengths_from_content():
+        raise ConfigurationError(
+            f"{WHERE}: block needs output frames whose number does not depend on the "
+            "content: set exact: true, or leave block out"
+        )

@@ -1,0 +1,201 @@
+"""The trunk of the input layer: convolutions, and a downsampler after each.
+
+With stride 8::
+
+    (B, T, 80) -> conv, ReLU -> downsample 2 -> conv, ReLU -> downsample 2
+               -> conv, ReLU -> downsample 2
+
+A convolution keeps the rate, except with ``strided_conv``: there it takes the stride
+itself, and an :class:`InTrunk` is in the downsampler's place.
+"""
+
+import torch
+
+from espnet_adastride.downsampling import build_downsampler, downsampled_lengths
+from espnet_adastride.downsampling.output import check_stride, zero_padding
+from espnet_adastride.downsampling.registry import STRIDED_CONV, stage_options
+from espnet_adastride.downsampling.stages import StageTrace
+from espnet_adastride.plugin.timing import next_times
+
+
+class _TrunkStage(torch.nn.Module):
+    """One convolution and ReLU: (B, T, input_width) -> (B, ceil(T / s), width).
+
+    ``width`` is what the next stage (or the downsampler) sees as features.
+    """
+
+    width: int
+
+
+class Conv2dStage(_TrunkStage):
+    """Kernel 3, stride s in time (1 unless strided_conv) and 2 in frequency, ReLU.
+
+    Conv2dSubsampling's convolution with its time stride taken out; time is padded by 1,
+    frequency is not.
+    """
+
+    def __init__(self, input_channels, input_bins, channels, time_stride):
+        super().__init__()
+        self.input_channels, self.input_bins = input_channels, input_bins
+        self.channels, self.bins = channels, (input_bins - 1) // 2
+        if self.bins < 1:
+            raise ValueError(
+                "this trunk halves the mel bins at each stage and "
+                f"{input_bins} are left: use fewer stages, more mel bins "
+                "or trunk: conv1d"
+            )
+        self.width = self.channels * self.bins
+        self.conv = self.build(time_stride)
+
+    def build(self, time_stride):
+        return torch.nn.Conv2d(
+            self.input_channels,
+            self.channels,
+            3,
+            stride=(time_stride, 2),
+            padding=(1, 0),
+        )
+
+    def forward(self, x):
+        batch, time, _ = x.shape
+        x = x.view(batch, time, self.input_channels, self.input_bins).transpose(1, 2)
+        x = torch.relu(self.conv(x))
+        return x.transpose(1, 2).reshape(batch, x.size(2), self.width)
+
+
+class DepthwiseConv2dStage(Conv2dStage):
+    """The same, depthwise separable after the first stage, as in FastConformer."""
+
+    def build(self, time_stride):
+        if self.input_channels == 1:
+            return super().build(time_stride)
+        return torch.nn.Sequential(
+            torch.nn.Conv2d(
+                self.input_channels,
+                self.input_channels,
+                3,
+                stride=(time_stride, 2),
+                padding=(1, 0),
+                groups=self.input_channels,
+            ),
+            torch.nn.Conv2d(self.input_channels, self.channels, 1),
+        )
+
+
+class Conv1dStage(_TrunkStage):
+    """Kernel 3 over time with the mel bins as channels, ReLU: the cheap one."""
+
+    def __init__(self, input_channels, input_bins, channels, time_stride):
+        super().__init__()
+        self.channels, self.bins = channels, 1
+        self.width = channels
+        self.conv = torch.nn.Conv1d(
+            input_channels * input_bins, channels, 3, stride=time_stride, padding=1
+        )
+
+    def forward(self, x):
+        return torch.relu(self.conv(x.transpose(1, 2))).transpose(1, 2)
+
+
+TRUNKS = {
+    "conv2d": Conv2dStage,
+    "conv1d": Conv1dStage,
+    "dwconv2d": DepthwiseConv2dStage,
+}
+
+
+class InTrunk(torch.nn.Identity):
+    """In a downsampler's place: the trunk's convolution has the stride already.
+
+    Args:
+        stride: of the convolution.
+    """
+
+    lengths_from_content = False
+
+    def __init__(self, stride: int):
+        super().__init__()
+        self.stride = stride
+
+    def current_stride(self) -> int:
+        """Return the stride."""
+        return self.stride
+
+    def takes_any_stride(self) -> bool:
+        """Return False: a convolution's stride is fixed."""
+        return False
+
+    def reported_stats(self) -> dict:
+        """Return {}: there is nothing to report."""
+        return {}
+
+
+def build_trunk(trunk: str, bins: int, channels: int, methods, strides, options):
+    """Return the convolutions and the downsamplers behind them, two ModuleLists.
+
+    Args:
+        trunk: a word of :data:`TRUNKS`.
+        bins: mel bins of the feature frames.
+        channels: of the convolutions.
+        methods: a word of ``available_downsamplers()`` for each stage.
+        strides: of the stages.
+        options: the methods' own words.
+
+    Raises:
+        TypeError, ValueError: in one line, for a stride or an option that a method does
+            not take, and for too few mel bins.
+    """
+    convolutions, downsamplers = torch.nn.ModuleList(), torch.nn.ModuleList()
+    maps = 1
+    for name, stride in zip(methods, strides):
+        in_trunk = name == STRIDED_CONV
+        if in_trunk:
+            stride = check_stride(stride, integer=True)
+        stage = TRUNKS[trunk](maps, bins, channels, stride if in_trunk else 1)
+        maps, bins = stage.channels, stage.bins
+        convolutions.append(stage)
+        downsamplers.append(
+            InTrunk(stride)
+            if in_trunk
+            else build_downsampler(
+                name, stage.width, stride, **stage_options(name, options)
+            )
+        )
+    return convolutions, downsamplers
+
+
+def convolution_stride(downsampler: torch.nn.Module) -> int:
+    """Return the stride of the convolution before a downsampler."""
+    return downsampler.stride if isinstance(downsampler, InTrunk) else 1
+
+
+def run_trunk(convolutions, downsamplers, x, lengths, times=None, convolve=None):
+    """Run the stages over sequences, zero beyond their lengths.
+
+    Args:
+        convolutions: of :func:`build_trunk`.
+        downsamplers: the same.
+        x: (B, T, F).
+        lengths: (B,).
+        times: (B, T) of the frames; None: nobody asks.
+        convolve: what replaces a convolution: called with the stage's index, the
+            convolution, its stride and (B, T, C); None: the convolution itself.
+
+    Returns:
+        x (B, T', C'), the frames' times or None, lengths, and a list of StageTrace.
+    """
+    trace = []
+    for index, (stage, downsampler) in enumerate(zip(convolutions, downsamplers)):
+        stride = convolution_stride(downsampler)
+        x = stage(x) if convolve is None else convolve(index, stage, stride, x)
+        if isinstance(downsampler, InTrunk):
+            positions, shorter = None, downsampled_lengths(lengths, stride)
+            x = zero_padding(x, shorter)  # the bias reached the padding
+        else:
+            result = downsampler(x, lengths)
+            # the output itself is not kept: the trace must not hold the activations
+            trace.append(StageTrace(lengths, *result[1:], downsampler.loss_name))
+            x, positions, shorter = result.output, result.positions, result.lengths
+        times = next_times(times, positions, lengths, shorter, x.size(1))
+        lengths = shorter
+    return x, times, lengths, trace
