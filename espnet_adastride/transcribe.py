@@ -18,11 +18,12 @@ import torch
 
 import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
 from espnet_adastride.corpora.audio import Say, log_line
-from espnet_adastride.corpora.recordings import (
-    cut_at_pauses,
-    is_silent,
-    prepare,
-    read_audio,
+from espnet_adastride.corpora.recordings import prepare, read_audio
+from espnet_adastride.deployment.pieces import (
+    ctc_segment,
+    cut,
+    piece_seconds,
+    transcribe_pieces,
 )
 from espnet_adastride.errors import AlignmentError, AudioError, UnknownTimesError
 from espnet_adastride.plugin.frame_times import join_times
@@ -32,19 +33,13 @@ from espnet_adastride.timing.ctc import (
     Timed,
     force_align,
     path_spans,
-    shifted,
     spread_words,
     timed_tokens,
     timed_words,
-    words_of_tokens,
 )
 from espnet_adastride.timing.transcripts import Segment, Transcript, join_segments
 
 __all__ = ["Segment", "Timed", "Transcriber", "Transcript"]
-
-
-#: seconds of a piece at most, where the training says no less
-MAX_SEGMENT = 20.0
 
 
 class Transcriber:
@@ -109,12 +104,10 @@ class Transcriber:
         self.times = times
         self.trained, self.say = model, say or log_line
         #: seconds: longer recordings are cut, into pieces of so many at most
-        self.whole = self.max_segment = max_segment or MAX_SEGMENT
         lengths = getattr(model, "lengths", None)
-        if lengths is not None and max_segment is None:
-            self.max_segment = min(max(lengths.usual, 1.0), MAX_SEGMENT)
-            self.whole = min(max(lengths.longest, self.max_segment), MAX_SEGMENT)
-        elif lengths is not None and max_segment > max(lengths.longest, 1.0):
+        known = None if lengths is None else (lengths.usual, lengths.longest)
+        self.max_segment, self.whole = piece_seconds(known, max_segment)
+        if lengths and max_segment and max_segment > max(lengths.longest, 1.0):
             self.say(
                 f"pieces of up to {max_segment:g} s, and the model was trained on "
                 f"utterances of up to {lengths.longest:.1f} s: expect more errors; "
@@ -123,9 +116,7 @@ class Transcriber:
 
     def pieces(self, wave: np.ndarray) -> List[Tuple[int, int]]:
         """Return [begin, end) in samples of the pieces that are encoded one by one."""
-        if len(wave) <= self.whole * self.trained.rate:
-            return [(0, len(wave))]
-        return cut_at_pauses(wave, self.trained.rate, self.max_segment)
+        return cut(wave, self.trained.rate, self.max_segment, self.whole)
 
     def encode_pieces(
         self, wave: np.ndarray, name: str = "the recording"
@@ -217,17 +208,14 @@ class Transcriber:
 
         ``progress`` is told the seconds of each segment when it is done.
         """
-        rate = self.trained.rate
-        segments = []
-        for begin, end in self.pieces(wave):
-            part, start = wave[begin:end], begin / rate
-            if is_silent(part):
-                segment = Segment(start, end / rate, "", [], [], "ctc")
-            else:
-                segment = self._segment(part, start, name)
-            segments.append(segment)
-            progress(len(part) / rate)
-        return join_segments(name, len(wave) / rate, segments, is_silent(wave))
+        return transcribe_pieces(
+            wave,
+            self.trained.rate,
+            self.pieces(wave),
+            self._segment,
+            name,
+            progress,
+        )
 
     def _segment(self, wave: np.ndarray, start: float, name: str) -> Segment:
         encoded = self.trained.encode(wave, name, self.times)
@@ -249,20 +237,14 @@ class Transcriber:
         if encoded.times is None:
             ids = [span.token for span in path_spans(path, model.blank_id)]
             return self._untimed([model.token_list[i] for i in ids], wave, start)
-        tokens = timed_tokens(
-            path_spans(path, model.blank_id),
+        return ctc_segment(
+            path,
             scores,
             encoded.times.boundaries,
             model.token_list,
-        )
-        names = [token.text for token in tokens]
-        words, owners = words_of_tokens(names, self.trained.to_text)
-        return Segment(
-            start,
-            start + len(wave) / self.trained.rate,
-            self.trained.to_text(names).strip(),
-            shifted(timed_words(words, owners, tokens), start),
-            shifted(tokens, start),
+            model.blank_id,
+            self.trained.to_text,
+            (start, start + len(wave) / self.trained.rate),
             "ctc" if encoded.times.known else "even",
         )
 

@@ -2,8 +2,8 @@
 
     python examples/recognise.py EXP FILE...
 
-EXP holds config.yaml and valid.acc.ave.pth from a training. Run the script in the folder
-of the training, because paths in config.yaml are relative to it.
+EXP holds config.yaml and valid.acc.ave.pth from a training. Run the script in the
+folder of the training, because paths in config.yaml are relative to it.
 """
 
 import sys

@@ -21,8 +21,8 @@ kept; interrupted ones resume after their last epoch. The command then writes
     python -m espnet_adastride.bin.classify --train false --curve sigma_square \
         --exp exp/speech_commands --beside ../fsdd/exp/fsdd ../esc10/exp/esc10
 
-also prints a table of methods x data sets, with the option's value chosen for each on its
-validation clips, and draws it: ``EXP/data_sets.png``.
+also prints a table of methods x data sets, with the option's value chosen for each on
+its validation clips, and draws it: ``EXP/data_sets.png``.
 """
 
 import shlex

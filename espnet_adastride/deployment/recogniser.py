@@ -9,12 +9,12 @@ The search is greedy CTC. It returns the same type as ``transcribe.Transcriber``
 
 import json
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 
 from espnet_adastride.corpora.audio import Say, log_line
-from espnet_adastride.corpora.recordings import cut_at_pauses, is_silent, read_audio
+from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.deployment.description import (
     KEY,
     VERSION,
@@ -22,18 +22,14 @@ from espnet_adastride.deployment.description import (
     output_names,
 )
 from espnet_adastride.deployment.features import LogMel, whisper_features
-from espnet_adastride.errors import AudioError, RecipeError, UpstreamError
-from espnet_adastride.timing.ctc import (
-    path_spans,
-    shifted,
-    timed_tokens,
-    timed_words,
-    words_of_tokens,
+from espnet_adastride.deployment.pieces import (
+    ctc_segment,
+    cut,
+    piece_seconds,
+    transcribe_pieces,
 )
-from espnet_adastride.timing.transcripts import Segment, Transcript, join_segments
-
-#: maximum seconds of a piece, unless the training lengths are shorter
-MAX_SEGMENT = 20.0
+from espnet_adastride.errors import AudioError, RecipeError, UpstreamError
+from espnet_adastride.timing.transcripts import Segment, Transcript
 
 
 def text_of_tokens(tokens: Sequence[str], kind: str, space: str = "<space>") -> str:
@@ -225,12 +221,8 @@ class OnnxTranscriber:
         if not isinstance(model, OnnxModel):
             model = OnnxModel(model, upstream_model)
         self.trained, self.say = model, say or log_line
-        self.whole = self.max_segment = max_segment or MAX_SEGMENT
         lengths = model.content["lengths"]
-        if lengths is not None and max_segment is None:
-            usual, longest = lengths
-            self.max_segment = min(max(usual, 1.0), MAX_SEGMENT)
-            self.whole = min(max(longest, self.max_segment), MAX_SEGMENT)
+        self.max_segment, self.whole = piece_seconds(lengths, max_segment)
 
     def __call__(self, audio: Union[str, Path], name: Optional[str] = None):
         """Transcribe a file, or ``-`` for standard input; a Transcript.
@@ -249,36 +241,18 @@ class OnnxTranscriber:
     ) -> Transcript:
         """Transcribe samples (n,) at the model's rate; see :meth:`__call__`."""
         rate = self.trained.rate
-        pieces = [(0, len(wave))]
-        if len(wave) > self.whole * rate:
-            pieces = cut_at_pauses(wave, rate, self.max_segment)
-        segments: List[Segment] = []
-        for begin, end in pieces:
-            part, start = wave[begin:end], begin / rate
-            if is_silent(part):
-                segments.append(Segment(start, end / rate, "", [], [], "ctc"))
-            else:
-                segments.append(self._segment(part, start, name))
-            progress(len(part) / rate)
-        return join_segments(name, len(wave) / rate, segments, is_silent(wave))
+        pieces = cut(wave, rate, self.max_segment, self.whole)
+        return transcribe_pieces(wave, rate, pieces, self._segment, name, progress)
 
     def _segment(self, wave: np.ndarray, start: float, name: str) -> Segment:
         model = self.trained
         heard = model(wave, name)
-        path = heard.log_probs.argmax(axis=1).tolist()
-        tokens = timed_tokens(
-            path_spans(path, model.content["blank"]),
+        return ctc_segment(
+            heard.log_probs.argmax(axis=1).tolist(),
             heard.log_probs.max(axis=1).tolist(),
             heard.boundaries,
             model.content["tokens"],
-        )
-        names = [token.text for token in tokens]
-        words, owners = words_of_tokens(names, model.to_text)
-        return Segment(
-            start,
-            start + len(wave) / model.rate,
-            model.to_text(names).strip(),
-            shifted(timed_words(words, owners, tokens), start),
-            shifted(tokens, start),
-            "ctc",
+            model.content["blank"],
+            model.to_text,
+            (start, start + len(wave) / model.rate),
         )
