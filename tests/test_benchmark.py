@@ -145,10 +145,10 @@ def test_input_layer_targets_are_judged():
 
 
 def test_a_long_input_in_chunks(tmp_path, monkeypatch):
-    from espnet_adastride.plugin import long_input
+    from espnet_adastride.plugin import long_input as limits
 
-    monkeypatch.setattr(long_input, "LONG_BYTES", 2**20)
-    monkeypatch.setattr(long_input, "CHUNK_BYTES", 2**20)
+    monkeypatch.setattr(limits, "LONG_BYTES", 2**20)
+    monkeypatch.setattr(limits, "CHUNK_BYTES", 2**20)
     long_input.main(
         "--minutes 0.2 --size 16 --threads 1 --methods avg_pool adastride "
         f"--output_dir {tmp_path}".split()

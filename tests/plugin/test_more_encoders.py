@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from espnet_adastride.errors import ConfigurationError
-from espnet_adastride.plugin import espnet, subsampling
+from espnet_adastride.plugin import espnet, long_input
 from espnet_adastride.plugin.encoders import EBranchformerCTCEncoder
 from espnet_adastride.plugin.model import AdaStrideS2TCTCModel
 from tests.plugin.test_model import batch, build
