@@ -201,7 +201,7 @@ def test_a_full_disk_is_named_and_leaves_what_was_there(tmp_path):
     status, text = under(full_disk, "format_data", words)
     assert status == 1 and len(text.splitlines()) == 1, text
     assert "u0.flac cannot be written" in text and "raise the limit" in text
-    assert "run the same command again" in text
+    assert "give the same command again" in text
     assert not (tmp_path / "dump").exists()
     format_data.main([str(word) for word in words])
     assert len(datadir.read_table(tmp_path / "dump" / "wav.scp")) == 3
@@ -378,7 +378,7 @@ def test_a_full_disk_while_a_checkpoint_is_written(tmp_path):
     )
     line = done.stderr.splitlines()[-1]
     assert done.returncode == 1 and "could not be written" in line
-    assert f"{exp}/checkpoint.pth" in line and "make room" in line
+    assert f"{exp}/checkpoint.pth" in line and "free some space" in line
     assert torch.load(exp / "checkpoint.pth")["reporter"]["epoch"] == 2
     names = {"1epoch.pth", "2epoch.pth", "checkpoint.pth"}
     assert set(os.listdir(exp)) == names

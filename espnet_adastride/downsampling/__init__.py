@@ -1,8 +1,8 @@
-"""Downsampling of padded batches of sequences, torch only.
+"""Downsampling of padded batches of sequences; needs torch only.
 
-Every method keeps one contract: ``(x, lengths) -> DownsamplingOutput``, where an
-utterance's result does not depend on what it is batched with. Read ``output.py`` for
-the contract, ``adastride.py`` for the method, ``registry.py`` for the names.
+Every method has one contract: ``(x, lengths) -> DownsamplingOutput``, where an
+utterance's result does not depend on its batch. ``output.py`` has the contract,
+``adastride.py`` the method, ``registry.py`` the names.
 """
 
 from espnet_adastride.downsampling.adastride import (

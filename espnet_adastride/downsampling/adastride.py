@@ -14,11 +14,11 @@ with n valid steps, m = ceil(n / stride) output slots l = 0 .. m - 1. AdaStride-
 replaces 3 and 4: each step goes to the nearest slot only (the paper's scatter-add,
 computed as a gather).
 
-Scores and positions are float64 whatever the dtype of x, and autocast does not touch
-them: in float32 the cumulative sum moves them by 5e-4 at T = 8000, in half precision by
-slots. Where the device has no float64 (Apple's ``mps``) they are on the CPU, and so is
-what is computed from them, up to the weights of A. On CUDA, triton_rows.py has all of
-it as kernels (docs/gpu.md).
+Scores and positions are float64 whatever the dtype of x, also under autocast: in
+float32 the cumulative sum moves them by 5e-4 at T = 8000, in half precision by slots.
+If the device has no float64 (Apple's ``mps``), they are on the CPU, as is everything
+computed from them, up to the weights of A. On CUDA, triton_rows.py implements all of it
+as kernels (docs/gpu.md).
 """
 
 from typing import Iterable, Iterator, Optional, Set, Tuple
@@ -51,8 +51,8 @@ from espnet_adastride.downsampling.rows import (
     triton_is_wanted,
 )
 
-#: AdaStride applies alignments of up to so many entries (T T') densely, larger ones as
-#: sparse rows; the two are equal, below this the dense product is faster
+#: AdaStride applies alignments of up to this many entries (T T') densely, larger ones
+#: as sparse rows; the two are equal, below this the dense product is faster
 DENSE_UP_TO = 128 * 64
 
 
@@ -63,14 +63,14 @@ def bound_scores(
 
     The published method has no bound. With one, scores stay within (-b, b), and no step
     can get more than exp(2 b) times the length of another, so that a few steps cannot
-    take the whole segment. Small scores are themselves, less their mean.
+    take the whole segment. Small scores are only centred.
 
-    Mean and variance are the utterance's own, over the steps that
-    :func:`position_steps` looks at. Without the mean, a constant added to the scores,
-    which must change nothing and which no gradient holds back, would drive all of them
-    to the same bound: uniform strides that learn no more. Without the variance, scores
-    that keep growing would end at one bound or the other: strides of two lengths, and
-    again no gradient.
+    Mean and variance are over the utterance's steps that :func:`position_steps` uses.
+    Without the mean, a constant added to the scores, which has no effect and which no
+    gradient restrains, would drive all of them to the same bound: uniform strides that
+    cannot learn any more. Without the variance, growing scores would end at one bound
+    or
+    the other: strides of two lengths, again without a gradient.
 
     Args:
         scores: (B, T), any floating dtype.
@@ -78,7 +78,7 @@ def bound_scores(
         bound: b, or None.
 
     Returns:
-        (B, T); float64 with a bound. What is in the padding means nothing.
+        (B, T); float64 with a bound. Values in the padding are undefined.
     """
     if bound is None:
         return scores
@@ -93,7 +93,7 @@ def bound_scores(
 
 
 def _in_float64(numbers: torch.Tensor, *others: torch.Tensor):
-    """Return the numbers in float64, and all tensors where that exists."""
+    """Return the numbers in float64, on a device that supports it."""
     device = float64_device(numbers.device)
     moved = [tensor.to(device) for tensor in (numbers, *others)]
     return moved[0].to(torch.float64), *moved[1:]
@@ -127,7 +127,7 @@ def position_steps(
         scores, lengths, output_lengths = _in_float64(scores, lengths, output_lengths)
         moving = _moving_steps(scores, lengths)
         scores = scores.masked_fill(~moving, -torch.inf)
-        # an utterance of one step has no softmax to take: give it one that is finite
+        # an utterance of one step has no softmax: give it a finite one
         scores = scores.masked_fill((lengths <= 1).unsqueeze(1), 0.0)
         shares = torch.softmax(scores, dim=1) * moving
         last_slot = (output_lengths - 1).clamp(min=0).to(torch.float64).unsqueeze(1)
@@ -204,7 +204,7 @@ def _jumps(positions: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
 def largest_jump(positions: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Return the largest p_t - p_{t-1} of the batch, a scalar; 0 if nothing moves.
 
-    Above 1, slots are skipped; towards m - 1, the positions have collapsed.
+    Above 1, slots are skipped; near m - 1, the positions have collapsed.
     """
     jumps = _jumps(positions.detach(), lengths)
     return jumps.max() if jumps.numel() else positions.new_zeros(())
@@ -213,24 +213,24 @@ def largest_jump(positions: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor
 def occupied_slots(
     positions: torch.Tensor, lengths: torch.Tensor, max_output_length: int
 ) -> torch.Tensor:
-    """Return (B, T') booleans: is the slot the nearest one of a valid step?"""
+    """Return (B, T') booleans: whether the slot is the nearest one of a valid step."""
     return _slot_counts(positions, lengths, max_output_length) > 0
 
 
 def _slot_counts(
     positions: torch.Tensor, lengths: torch.Tensor, max_output_length: int
 ) -> torch.Tensor:
-    """Return (B, T') how many valid steps each slot is the nearest one of."""
+    """Return (B, T'): the number of valid steps nearest to each slot."""
     slots = torch.round(positions.detach()).to(torch.int64)
     valid = length_mask(lengths.to(slots.device), positions.size(1)).to(torch.int64)
     counts = valid.new_zeros(positions.size(0), max_output_length)
-    # between bounds whatever the input: positions of nan would be an index error, on a
-    # GPU one that ends the process
+    # clamp in any case: NaN positions would be an index error, which on a GPU ends
+    # the process
     return counts.scatter_add(1, slots.clamp(0, max_output_length - 1), valid)
 
 
 def largest_stride(positions: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Return the most steps that one slot of the batch is nearest to, a scalar.
+    """Return the largest number of steps nearest to one slot of the batch, a scalar.
 
     Args:
         positions: (B, T).
@@ -243,11 +243,11 @@ def largest_stride(positions: torch.Tensor, lengths: torch.Tensor) -> torch.Tens
 
 
 def stride_entropy(positions: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Return how evenly the steps share the segment, a scalar from 0 to 1.
+    """Return the evenness of the strides, a scalar from 0 to 1.
 
-    The entropy of the shares (p_t - p_{t-1}) / (p_n - p_1), over that of equal ones,
-    log(n - 1): 1 where strides are uniform, 0 where one step takes the whole segment.
-    The mean over the utterances with two steps or more to share it; 1 if none has.
+    The entropy of the shares (p_t - p_{t-1}) / (p_n - p_1), relative to that of equal
+    shares, log(n - 1): 1 for uniform strides, 0 if one step takes the whole segment.
+    The mean is over utterances with at least two such steps; 1 if there are none.
 
     Args:
         positions: (B, T).
@@ -271,14 +271,14 @@ def empty_slot_share(
     output_lengths: torch.Tensor,
     max_output_length: Optional[int] = None,
 ) -> torch.Tensor:
-    """Return the share of valid output slots that no step is nearest to, a scalar.
+    """Return the share of valid output slots without a nearest step, a scalar.
 
     Args:
         positions: (B, T).
         lengths: (B,).
         output_lengths: (B,).
-        max_output_length: as large as any of ``output_lengths``; without it the largest
-            is looked up, for which a GPU is waited for.
+        max_output_length: at least the largest of ``output_lengths``; by default it is
+            computed, which synchronises with a GPU.
     """
     if max_output_length is None:
         max_output_length = max(int(output_lengths.max()), 1)
@@ -296,7 +296,7 @@ def _noting_kind(chunks, kinds):
 
 
 class _AdaptiveStrides(Downsampler):
-    """What AdaStride and AdaStrideF share: scores, positions, positioning loss.
+    """Base of AdaStride and AdaStrideF: scores, positions, positioning loss.
 
     Args:
         size: D, the number of features.
@@ -306,15 +306,15 @@ class _AdaptiveStrides(Downsampler):
             (:func:`bound_scores`). The default is None because that is the published
             form; the ESPnet input layer uses 1.0 (``training_defaults``) because
             unbounded scores can collapse the strides in training.
-        score_rate: factor on what ``score`` gives. The weights start at 0, so that
-            under Adam and its like this is the learning rate of the scores relative
-            to the rest; 1 is the published form.
+        score_rate: factor on the output of ``score``. The weights start at 0, so that
+            with Adam and similar optimisers this is the learning rate of the scores
+            relative to the rest; 1 is the published form.
         score_hidden: H, scores from a small network, ``a_t = w . relu(conv(x)_t)`` with
-            H channels, rather than from x itself; None is the published form.
-        score_context: how many steps, an odd number, the network's convolution sees.
+            H channels, instead of x itself; None is the published form.
+        score_context: kernel size of the network's convolution, odd.
         content_bound: b, a content term in the weights, ``exp(c_t)`` with ``c_t = b
-            tanh(u . x_t / b)``: a slot can prefer some of its steps over others as
-            near. u starts at 0; None is the published form.
+            tanh(u . x_t / b)``: a slot can prefer some of its steps over others that
+            are equally near. u starts at 0; None is the published form.
     """
 
     needs_zero_padding = False
@@ -322,8 +322,8 @@ class _AdaptiveStrides(Downsampler):
     has_positions = True
     loss_name = "loss_vp"
     training_defaults = {"score_bound": 1.0}
-    #: whether :meth:`place` is what the Triton kernels compute; a subclass that places
-    #: steps in another way says False
+    #: whether the Triton kernels compute :meth:`place`; a subclass that places
+    #: steps differently sets it to False
     kernels_place = True
 
     def __init__(
@@ -338,7 +338,7 @@ class _AdaptiveStrides(Downsampler):
         content_bound: Optional[float] = None,
     ):
         super().__init__(size, stride)
-        triton_is_wanted()  # a wrong word in the environment is refused here
+        triton_is_wanted()  # reject a wrong value in the environment
         self.score_rate = check_number("score_rate", score_rate)
         self.sigma_square = check_number("sigma_square", sigma_square)
         self.score_bound = (
@@ -404,7 +404,7 @@ class _AdaptiveStrides(Downsampler):
         return DownsamplingOutput(output.to(x_dtype), output_lengths, positions, loss)
 
     def export_form(self, x, stride):
-        """See :meth:`Downsampler.export_form`: by :meth:`resample_whole`."""
+        """See :meth:`Downsampler.export_form`: with :meth:`resample_whole`."""
         lengths, output_lengths, width = whole_lengths(x, stride)
         plain = self.is_plain()
         x = x if plain else self.with_scores(x)
@@ -417,7 +417,7 @@ class _AdaptiveStrides(Downsampler):
         return output if plain else self.without_scores(output), positions
 
     def resample_whole(self, x, positions, width):
-        """Return z (1, T', D) of one utterance, by operations that can be exported."""
+        """Return z (1, T', D) of one utterance, with exportable operations."""
         raise NotImplementedError
 
     def is_plain(self) -> bool:
@@ -425,12 +425,13 @@ class _AdaptiveStrides(Downsampler):
         return self.score_hidden is None and self.content_bound is None
 
     def with_scores(self, x):
-        """Return what is resampled with a score network or a content term.
+        """Return the tensor to resample with a score network or a content term.
 
-        The weights of z = A x are those of the positions times ``exp(c_t)``, so that
-        ``x_t exp(c_t)`` and ``exp(c_t)`` are resampled by the positions and divided
-        afterwards (:meth:`without_scores`): exact, linear time, the same rows. A last
-        feature is the score: the positions are those of a score weight (0 .. 0, 1).
+        The weights of z = A x are those of the positions times ``exp(c_t)``. Therefore
+        ``x_t exp(c_t)`` and ``exp(c_t)`` are resampled by the positions and then
+        divided (:meth:`without_scores`): exact, in linear time, with the same rows. The
+        last feature
+        is the score: the positions are those of a score weight (0 .. 0, 1).
 
         Args:
             x: (B, T, D), zero in the padding, float32 or float64.
@@ -465,7 +466,7 @@ class _AdaptiveStrides(Downsampler):
         return z[..., : self.size] / total.where(total > 0, total.new_ones(()))
 
     def resampled_weight(self, dtype):
-        """Return the weight whose product with what is resampled are the scores."""
+        """Return the weight that gives the scores of the resampled tensor."""
         if self.is_plain():
             return self.score_weight(dtype)
         features = self.size + (1 if self.content_bound is None else 2)
@@ -503,7 +504,7 @@ class _AdaptiveStrides(Downsampler):
         )
 
     def in_chunks(self, frames, length):
-        """See :meth:`Downsampler.in_chunks`: scores first, then what they place."""
+        """See :meth:`Downsampler.in_chunks`: scores, then the output."""
         plain = self.is_plain()
         kinds: Set[Tuple[torch.dtype, torch.device]] = set()
 
@@ -539,9 +540,9 @@ class _AdaptiveStrides(Downsampler):
     def _chunks_with_scores(
         self, frames: Iterable[torch.Tensor]
     ) -> Iterator[torch.Tensor]:
-        """Yield :meth:`with_scores` of consecutive chunks (1, t, D), as of all at once.
+        """Yield :meth:`with_scores` of consecutive chunks (1, t, D), as for the whole.
 
-        Chunks are held back until what the score network sees of the next has come.
+        Chunks are delayed until the score network's context in the next is available.
         """
         side, held, made = self.score_context // 2, None, 0
         for chunk in frames:
@@ -556,7 +557,7 @@ class _AdaptiveStrides(Downsampler):
             yield self.with_scores(held)[:, made:]
 
     def ranges(self, positions, lengths, output_lengths, width, dtype) -> Ranges:
-        """Return the steps that matter to every slot, from positions (B, T)."""
+        """Return the relevant steps of every slot, from positions (B, T)."""
         raise NotImplementedError
 
     def kernel_ranges(self, kernels):
@@ -571,10 +572,11 @@ class _AdaptiveStrides(Downsampler):
     ) -> SparseRows:
         """Return the alignment of this layer's output, for a second tensor.
 
-        ``rows.apply(residual)`` shortens what runs beside the layer just as the layer
-        shortened x, ``rows.apply_transposed(z)`` lengthens a decoder's frames to the
-        layer's input; gradients reach the positions, and the scores through them. A
-        content term plays no part in it: the weights are those of the positions.
+        ``rows.apply(residual)`` downsamples a tensor next to the layer just as the
+        layer downsampled x; ``rows.apply_transposed(z)`` upsamples a decoder's frames
+        to the layer's input. Gradients reach the positions, and the scores through
+        them. A content term is
+        not included: the weights are those of the positions.
 
         Args:
             positions: (B, T) float64, from the layer's output.
@@ -583,7 +585,7 @@ class _AdaptiveStrides(Downsampler):
 
         Raises:
             RuntimeError: if collapsed strides make the alignment too large; the layer
-                itself takes such ones in windows.
+                itself applies these in windows.
         """
         device, lengths = lengths.device, lengths.to(positions.device)
         width = downsampled_lengths(positions.size(1), self.stride)
@@ -594,11 +596,12 @@ class _AdaptiveStrides(Downsampler):
         return rows.to(device)
 
     def upsample(self, z, lengths, steps, positions=None, normalised=True):
-        """Lengthen z (B, T', D') by the transposed alignment, to (B, T, D').
+        """Upsample z (B, T', D') to (B, T, D') with the transposed alignment.
 
-        A's rows sum to 1, its columns do not: step t of A^T z is about 1 / stride of a
-        constant z where strides are even, less where a slot has many steps. With
-        ``normalised`` every step is divided by its column's sum,
+        The rows of A sum to 1, its columns do not: step t of A^T z is about 1 / stride
+            of a
+        constant z for even strides, and less if a slot has many steps. With
+        ``normalised``, every step is divided by its column sum,
 
             x_t = sum_l A[l, t] z_l / sum_l A[l, t]
 
@@ -624,14 +627,14 @@ class _AdaptiveStrides(Downsampler):
             nearest = positions.detach().round().to(torch.int64)
             nearest = nearest.to(frames.device).unsqueeze(2)
             nearest = frames.gather(1, nearest.expand(-1, -1, frames.size(2)))
-            # not a division by zero that is masked afterwards: its gradient is NaN
+            # do not divide by zero and mask afterwards: the gradient would be NaN
             x = torch.where(
                 reached, x / mass.where(reached, mass.new_ones(())), nearest
             )
         return zero_padding(x, lengths).to(z.dtype)
 
     def extra_repr(self) -> str:
-        """Show the constructor's words when the model is printed."""
+        """Show the constructor's arguments when the model is printed."""
         return (
             f"{super().extra_repr()}, sigma_square={self.sigma_square}, "
             f"score_bound={self.score_bound}, score_rate={self.score_rate}, "
@@ -659,11 +662,11 @@ class AdaStride(_AdaptiveStrides):
         )
 
     def kernel_ranges(self, kernels):
-        """Return the same as :meth:`ranges`, as a word of the Triton kernels."""
+        """Return the same as :meth:`ranges`, as a mode of the Triton kernels."""
         return kernels.BY_SOFTMAX
 
     def resample(self, x, score_weight, lengths, output_lengths):
-        """Apply the alignment: dense where it is small, as sparse rows elsewhere."""
+        """Apply the alignment: dense if it is small, otherwise as sparse rows."""
         width = downsampled_lengths(x.size(1), self.stride)
         if x.size(1) * width > DENSE_UP_TO:
             return super().resample(x, score_weight, lengths, output_lengths)
@@ -681,23 +684,23 @@ class AdaStride(_AdaptiveStrides):
         slots = torch.arange(width, device=x.device).to(torch.float64)
         distance = slots.unsqueeze(1) - positions
         logits = -self.sigma_square * distance.square()
-        # what is left after the largest one is small: float32 will do
+        # the differences to the largest one are small: float32 suffices
         logits = (logits - logits.amax(dim=1, keepdim=True)).to(x.dtype)
         return (torch.softmax(logits, dim=1) @ x[0]).unsqueeze(0)
 
 
 class AdaStrideF(_AdaptiveStrides):
-    """AdaStride-F: every step goes to its nearest slot alone.
+    """AdaStride-F: every step goes to its nearest slot only.
 
     Slot ``q_t = round(p_t)``; weight ``w_t = exp(-sigma_square (q_t - p_t)^2)``,
     normalised over the steps that share a slot; ``z_l = sum_{q_t = l} w_t x_t``. It is
     a different function from AdaStride, not an approximation of it.
 
-    A slot that no step is nearest to has no weights. The authors leave it zero
-    (``empty_slots="zeros"``, the default of this class); ``"nearest"`` copies the step
-    whose position is nearest, which is what AdaStride's softmax tends to as
-    sigma_square grows: an encoder then never reads a frame that no input produced.
-    The ESPnet input layer uses ``"nearest"``.
+    A slot without a nearest step has no weights. The authors leave it zero
+    (``empty_slots="zeros"``, the default of this class). ``"nearest"`` copies the step
+    with the nearest position, which is the limit of AdaStride's softmax for large
+    sigma_square: an encoder then never reads a frame without input. The ESPnet input
+    layer uses ``"nearest"``.
 
     ``score_bound`` is None here because that is the published form. The ESPnet input
     layer sets it to 1.0 because unbounded scores can collapse the strides in training.
@@ -744,14 +747,14 @@ class AdaStrideF(_AdaptiveStrides):
         self.empty_slots = empty_slots
 
     def ranges(self, positions, lengths, output_lengths, width, dtype):
-        """Return the steps of every slot; an empty one's nearest step, if asked for."""
+        """Return the steps of every slot; for an empty one, optionally, the nearest."""
         fill_empty = self.empty_slots == "nearest"
         return nearest_slot_ranges(
             positions, lengths, output_lengths, width, fill_empty=fill_empty
         )
 
     def resample_whole(self, x, positions, width):
-        """Scatter every step to its slot, as published; fill empty ones if asked."""
+        """Scatter every step to its slot, as published; optionally fill empty ones."""
         slots = torch.round(positions).to(torch.int64)
         square = (slots - positions).square()
         nearest = torch.full_like(square[:, :1], torch.inf).expand(1, width)
@@ -766,7 +769,7 @@ class AdaStrideF(_AdaptiveStrides):
         return output
 
     def kernel_ranges(self, kernels):
-        """Return the same as :meth:`ranges`, as a word of the Triton kernels."""
+        """Return the same as :meth:`ranges`, as a mode of the Triton kernels."""
         if self.empty_slots == "nearest":
             return kernels.NEAREST_SLOT_FILLED
         return kernels.NEAREST_SLOT

@@ -7,9 +7,9 @@ binomial filter f of k taps ([1, 2, 1] / 4 for k = 3), feature by feature,
     max_blur_pool    the same of y_t = max(x_t .. x_{t + stride - 1})
 
 with ``left = floor((k - 1) / 2)``: an odd filter is centred on step l stride. Taps that
-fall outside the utterance are left out and the others divided by their sum (the blurred
-mask), where the paper pads by reflection, which a batch of mixed lengths cannot. The
-input layer puts it after the non-linearity, as the paper does.
+fall outside the utterance are dropped and the others divided by their sum (the blurred
+mask), while the paper pads by reflection, impossible in a batch of mixed lengths. The
+input layer applies it after the non-linearity, as in the paper.
 """
 
 import functools
@@ -47,8 +47,8 @@ def filter_and_stride(
         (B, T', D).
     """
     left = (len(taps) - 1) // 2
-    last = (width - 1) * stride  # where the last output's first tap lies
-    right = last + len(taps) - left - x.size(1)  # negative: steps that no tap reads
+    last = (width - 1) * stride  # first tap of the last output
+    right = last + len(taps) - left - x.size(1)  # negative: steps without a tap
     x = torch.nn.functional.pad(x, (0, 0, left, right))
     terms = (tap * x[:, k : k + last + 1 : stride] for k, tap in enumerate(taps))
     return functools.reduce(torch.add, terms)
@@ -57,8 +57,8 @@ def filter_and_stride(
 class BlurPool(Downsampler):
     """Binomial low-pass filter, then every stride-th step.
 
-    With ``stride`` above ``filter_size`` steps are skipped, and what lies above the new
-    Nyquist frequency leaks: make the filter longer than the stride.
+    With ``stride`` above ``filter_size``, steps are skipped and content above the new
+    Nyquist frequency aliases: make the filter longer than the stride.
 
     Args:
         size: D, input and output features.
@@ -96,19 +96,19 @@ class BlurPool(Downsampler):
         return (1 - self.stride) / 2 + self.filter_shift()
 
     def filter_shift(self) -> float:
-        """Return how far an even filter's centre lies behind its middle step: 1/2."""
+        """Return the offset of an even filter's centre from its middle step: 1/2."""
         return 0.0 if self.filter_size % 2 else 0.5
 
     def extra_repr(self) -> str:
-        """Show the constructor's words when the model is printed."""
+        """Show the constructor's arguments when the model is printed."""
         return f"{super().extra_repr()}, filter_size={self.filter_size}"
 
 
 class MaxBlurPool(BlurPool):
     """The maximum of every window of ``stride`` steps, blurred, then strided.
 
-    The paper's MaxBlurPool: max pooling taken apart into a maximum at every step, which
-    shifts with its input, and the stride, which is where aliasing arises.
+    The paper's MaxBlurPool: max pooling split into a maximum at every step, which
+    is shift-equivariant, and the stride, which causes the aliasing.
 
     Args:
         size: D, input and output features.

@@ -2,8 +2,8 @@
 
 "CIF: Continuous Integrate-and-Fire for End-to-End Speech Recognition" (Dong & Xu,
 ICASSP 2020): every step has a weight, which is integrated over time; whenever the sum
-reaches the next whole number a frame is fired, the step at the threshold being shared
-out between two frames. With n steps and m = ceil(n / stride) frames,
+reaches the next whole number, a frame is fired, and the step at the threshold is split
+between two frames. With n steps and m = ceil(n / stride) frames,
 
     alpha_t = sigmoid(f(x)_t),   f(x) = w . relu(convolution(x)) + b
     alpha_t <- m alpha_t / sum alpha          (CIF's scaling, to its target's length)
@@ -11,17 +11,17 @@ out between two frames. With n steps and m = ceil(n / stride) frames,
     w_tj = |[c_{t-1}, c_t] intersected with [j, j + 1]|
     y_j = sum_t w_tj x_t
 
-It is AdaStride with a box for a kernel: rows sum to 1, and each step gives out its
-whole weight. CIF scales in training only; here evaluation does too, so that the rate is
-exact, and there is no quantity loss to train. DiffRes ("Learning Temporal Resolution in
-Spectrogram for Audio Classification", Liu et al., AAAI 2024) does the same, caps alpha
-at 1, and adds a loss that leads frames away from silence; both are left out here.
+It is AdaStride with a box kernel: rows sum to 1, and each step spends its whole weight.
+CIF scales in training only; here evaluation scales too, so that the rate is exact, and
+there is no quantity loss. DiffRes ("Learning Temporal Resolution in Spectrogram for
+Audio Classification", Liu et al., AAAI 2024) does the same, caps alpha at 1, and adds a
+loss that moves frames away from silence; both are left out here.
 
-Plain CIF was found hard to train on English and French (M-CIF, arXiv 2510.22172): watch
-``largest_jump`` and ``stride_entropy``. Choices of ours: the convolution is depthwise
-(D is channels x mel bins behind a two-dimensional trunk), and w starts at 0, at uniform
-strides. The gradients are exact: y is piecewise linear in c, so that they are constant
-between the places where a step's end meets a frame's edge, and jump there.
+M-CIF (arXiv 2510.22172) found plain CIF hard to train on English and French: watch
+``largest_jump`` and ``stride_entropy``. Our own choices: the convolution is depthwise
+(D is channels x mel bins after a two-dimensional trunk), and w starts at 0, i.e. at
+uniform strides. The gradients are exact: y is piecewise linear in c, so that they are
+piecewise constant and jump where the end of a step meets the edge of a frame.
 
 The weights' sum is float64 under autocast too: in float32 it loses frames.
 """
@@ -57,7 +57,7 @@ def cumulate(
     """Return c = cumsum(m sigmoid(f) / sum sigmoid(f)), (B, T) float64.
 
     ``sigmoid(f) / sum sigmoid(f)`` is the softmax of log sigmoid(f), which stays finite
-    where every sigmoid is 0.
+    if every sigmoid is 0.
 
     Args:
         logits: f (B, T), any floating dtype.
@@ -74,7 +74,7 @@ def cumulate(
     valid = length_mask(lengths, logits.size(1))
     logits = torch.nn.functional.logsigmoid(logits.to(torch.float64))
     logits = logits.masked_fill(~valid, -torch.inf)
-    # an utterance of no steps has no softmax to take: give it one that is finite
+    # an utterance of no steps has no softmax: give it a finite one
     logits = logits.masked_fill((lengths == 0).unsqueeze(1), 0.0)
     shares = torch.softmax(logits, dim=1) * valid
     total = output_lengths.to(torch.float64).unsqueeze(1)
@@ -139,7 +139,7 @@ class Cif(Downsampler):
     def _logits(self, x, dtype):
         """Return f (B, T) of x (B, T + kernel_size - 1, D) and its surroundings."""
         assert self.filter.bias is not None  # the constructor makes one
-        # with two dimensions, because that way a processor filters x as it is in
+        # in two dimensions, because a CPU then filters x in place in
         # memory: a third of conv1d's time
         x = torch.nn.functional.conv2d(
             x.transpose(1, 2).unsqueeze(2),
@@ -169,7 +169,7 @@ class Cif(Downsampler):
 
     @torch.no_grad()
     def in_chunks(self, frames, length):
-        """See :meth:`Downsampler.in_chunks`: weights first, then what they gather."""
+        """See :meth:`Downsampler.in_chunks`: weights first, then the output."""
         logits = torch.cat(list(self._logits_of_chunks(frames)), dim=1)
         lengths = torch.tensor([length], device=logits.device)
         output_lengths = self.output_lengths(lengths)
@@ -184,13 +184,13 @@ class Cif(Downsampler):
         )
 
     def upsample(self, z, lengths, steps, positions=None, normalised=True):
-        """Lengthen z (B, T', D') by the transposed weights, to (B, T, D').
+        """Upsample z (B, T', D') to (B, T, D') with the transposed weights.
 
-        Step t gets of every frame the share of its weight that the frame got:
+        Step t gets from every frame the share of its weight that the frame received:
         x_t = sum_j w_tj y_j / alpha_t; without ``normalised``, not divided by alpha_t.
-        Where a step ends is read from the positions, halfway between two steps' middles
-        (exactly so where the weights around are even); a step without weight gets the
-        frame that it is nearest to. Gradients reach the positions.
+        The end of a step is taken from the positions, halfway between the centres of
+        two steps (exact if neighbouring weights are equal). A step without weight gets
+        its nearest frame. Gradients reach the positions.
 
         Raises:
             ValueError: without positions.
@@ -200,7 +200,7 @@ class Cif(Downsampler):
         output_lengths = self.output_lengths(lengths)
         with torch.autocast(device_type=z.device.type, enabled=False):
             frames = at_least_float32(z)
-            device = positions.device  # the CPU where z's has no float64
+            device = positions.device  # the CPU if z's device has no float64
             total = output_lengths.to(device).to(torch.float64).unsqueeze(1)
             ends = (positions[:, :-1] + positions[:, 1:] + 1.0) / 2
             ends = torch.nn.functional.pad(ends, (0, 1))
@@ -221,5 +221,5 @@ class Cif(Downsampler):
         return zero_padding(x, lengths).to(z.dtype)
 
     def extra_repr(self) -> str:
-        """Show the constructor's words when the model is printed."""
+        """Show the constructor's arguments when the model is printed."""
         return f"{super().extra_repr()}, kernel_size={self.kernel_size}"

@@ -1,4 +1,4 @@
-"""Strided convolution: the baseline that learns a filter but not where to spend frames.
+"""Strided convolution: the baseline, which learns a filter but places frames evenly.
 
 Radford et al. (2016) replaced pooling by it; kernel 3, padding 1, so that the output
 length is ceil(length / stride).

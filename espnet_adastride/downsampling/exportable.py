@@ -1,13 +1,14 @@
-"""Downsampling layers as programs: ``torch.export`` and ONNX.
+"""Exportable forms of the downsampling layers: ``torch.export`` and ONNX.
 
-In training and evaluation, layers use what does not export: sizes that depend on the
-data, custom gradients, ``embedding_bag``, ``searchsorted``. Every method therefore has
-an :meth:`~espnet_adastride.downsampling.output.Downsampler.export_form`, for one
-utterance without padding, any length, in evaluation:
+In training and evaluation, layers use operations that cannot be exported:
+data-dependent sizes, custom gradients, ``embedding_bag``, ``searchsorted``. Every
+method therefore has an
+:meth:`~espnet_adastride.downsampling.output.Downsampler.export_form` for evaluation,
+for one utterance of any length without padding:
 
     program = export_program(Exportable(layer), (torch.zeros(1, 100, layer.size),))
 
-The helpers below are what several methods' forms share.
+The helpers below are shared by several methods.
 """
 
 from typing import Optional, Tuple
@@ -42,13 +43,13 @@ def export_program(
 
     Args:
         module: in evaluation mode.
-        example: (1, T, D) with a T that nothing else in the module equals.
-        shortest: the least T of the program.
+        example: (1, T, D) with a T that differs from all other sizes in the module.
+        shortest: minimum T of the program.
     """
     from torch.fx.experimental import _config
 
     steps = torch.export.Dim("steps", min=shortest)
-    # without it a program is made for sizes of two and more, T' = 1 being another
+    # otherwise the program is for sizes of at least two, T' = 1 being a special case
     with (
         torch.no_grad(),
         _config.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]
@@ -63,10 +64,10 @@ def export_program(
 
 
 def steps_before(positions: torch.Tensor, width: int) -> torch.Tensor:
-    """Return how many steps are before each slot: #{t: p_t < l}, (1, T') int64.
+    """Return the number of steps before each slot: #{t: p_t < l}, (1, T') int64.
 
-    What ``searchsorted`` finds in sorted positions, as a histogram: p < l for a whole l
-    where floor(p) < l.
+    Computes ``searchsorted`` of sorted positions with a histogram: p < l for whole l
+    if floor(p) < l.
 
     Args:
         positions: (1, T) in [0, T' - 1].
@@ -79,7 +80,7 @@ def steps_before(positions: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def nearest_steps(positions: torch.Tensor, width: int) -> torch.Tensor:
-    """Return the step nearest to each slot, (1, T') int64; of equals the earlier.
+    """Return the step nearest to each slot, (1, T') int64; the earlier of equals.
 
     Args:
         positions: (1, T) in [0, T' - 1], non-decreasing.

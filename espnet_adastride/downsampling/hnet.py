@@ -1,17 +1,17 @@
-"""H-Net's dynamic chunking: a router finds boundaries, and keeps the frames at them.
+"""H-Net's dynamic chunking: a router finds boundaries and keeps the frames there.
 
 "Dynamic Chunking for End-to-End Hierarchical Sequence Modeling" (Hwang, Wang & Gu,
 2025), its routing module, on padded batches of sequences,
 
     q_t = W_q x_t,  k_t = W_k x_t               (both W start as the identity)
     p_t = (1 - cos(q_{t-1}, k_t)) / 2,  p_1 = 1
-    b_t = 1 at the m = ceil(n / stride) largest p, of equal ones at the earlier
+    b_t = 1 at the m = ceil(n / stride) largest p, the earlier of equal ones
     z   = the kept x_t, times ste(p_t)
 
-``ste(p)`` is a straight-through confidence: it counts as 1 on the way forth and as p on
-the way back, the router's only gradient from the task. Published, and here by
-``exact: false``, b_t = 1 where p_t > 1/2, and the rate is what comes out, led towards
-the stride N by the ratio loss
+``ste(p)`` is a straight-through confidence: it is 1 in the forward and p in the
+backward, the router's only gradient from the task. As published, and here with ``exact:
+false``, b_t = 1 where p_t > 1/2, and the rate varies, pulled towards the stride N by
+the ratio loss
 
     N / (N - 1) ((N - 1) F G + (1 - F) (1 - G)),   F the share kept, G the mean p,
 
@@ -19,8 +19,8 @@ over the valid steps of the batch: 1 where F = G = 1/N. With the exact rate F is
 (but for the rounding up), and the loss pulls the mean p there. The published network
 then de-chunks, smoothing and repeating; an encoder does not.
 
-Products are float32 at least, under autocast too. Two probabilities that are within
-float32's rounding of each other may change places with the batch or the device.
+Products are at least float32, also under autocast. Two probabilities within float32
+rounding of each other may swap places depending on the batch or the device.
 """
 
 from typing import Dict, Tuple, Union
@@ -61,7 +61,7 @@ def ratio_loss(
     """Return N / (N - 1) ((N - 1) F G + (1 - F) (1 - G)), a scalar; 0 for N = 1.
 
     Args:
-        probabilities: p (B, T); the padding means nothing.
+        probabilities: p (B, T); values in the padding are ignored.
         starts: (B, T) booleans, True at the kept steps.
         lengths: (B,) valid steps.
         ratio: N, the stride.
@@ -73,7 +73,7 @@ def ratio_loss(
         return 0.0 * mean
     share = (starts & valid).sum() / number
     loss = (ratio - 1) * share * mean + (1 - share) * (1 - mean)
-    # a batch without a step asks for nothing
+    # a batch without steps has no loss
     return ratio / (ratio - 1) * loss * valid.any()
 
 
@@ -81,17 +81,19 @@ class HNet(SegmentDownsampler):
     """The frames at which a learned router finds a boundary.
 
     The two projections have 2 D^2 parameters: little for a Conformer's width, but as
-    much as two of ``stack``'s at stride 1 behind a two-dimensional trunk; use ``trunk:
+    much as two of ``stack``'s at stride 1 after a two-dimensional trunk; use ``trunk:
     conv1d`` there.
 
     Args:
         size: D, the number of features.
         stride: overall rate, a real number >= 1; N of the ratio loss.
         exact: keep the m most probable boundaries. False: keep those above 1/2, as
-            published; an utterance's output length is then its own number of
-            boundaries, ``current_stride`` what the ratio loss asks for and not what
-            comes out, and :meth:`set_stride` refuses. ``reported_stats`` has the rate.
-        ratio_weight: of the ratio loss in ``aux_loss``, >= 0 (0.03 in the paper).
+            published; the output length of an utterance is then its number of
+            boundaries, ``current_stride`` is the target of the ratio loss rather than
+            the actual rate (see ``reported_stats``), and :meth:`set_stride` raises an
+            error.
+        ratio_weight: weight of the ratio loss in ``aux_loss``, >= 0 (0.03 in the
+            paper).
     """
 
     straight_through = True
@@ -116,7 +118,7 @@ class HNet(SegmentDownsampler):
         self._rate: Union[float, torch.Tensor] = float(self.stride)
 
     def takes_any_stride(self):
-        """See :meth:`Downsampler.takes_any_stride`: not by the threshold."""
+        """See :meth:`Downsampler.takes_any_stride`: not with the threshold."""
         return self.exact
 
     def downsample(self, x, lengths, output_lengths):
@@ -161,25 +163,25 @@ class HNet(SegmentDownsampler):
         query = torch.nn.functional.linear(x[:, :-1], self.query.weight.to(x.dtype))
         key = torch.nn.functional.linear(x[:, 1:], self.key.weight.to(x.dtype))
         squares = query.square().sum(dim=2), key.square().sum(dim=2)
-        # a vector of zeros has no direction: p = 1/2, and no gradient that is infinite
+        # a zero vector has no direction: p = 1/2, without an infinite gradient
         some = (squares[0] > 0) & (squares[1] > 0)
         norms = [s.where(some, s.new_ones(())).sqrt() for s in squares]
         cosine = (query * key).sum(dim=2) / norms[0] / norms[1]
         return ((1.0 - cosine.masked_fill(~some, 0.0)) / 2).clamp(0.0, 1.0)
 
     def _starts(self, later, lengths, output_lengths):
-        """Return (B, T) booleans from p_2 .. p_T: the frames that are kept."""
+        """Return (B, T) booleans from p_2 .. p_T: the kept frames."""
         pairs = length_mask((lengths - 1).clamp(min=0), later.size(1))
         if self.exact:
-            # the first is kept whatever the others' p
+            # the first is always kept
             kept = keep_largest(later, pairs, output_lengths - 1)
         else:
             kept = (later.detach() > 0.5) & pairs
         return torch.nn.functional.pad(kept, (1, 0), value=True)
 
     def _sizes(self, starts, lengths, output_lengths) -> Tuple[torch.Tensor, int]:
-        """Return the output lengths (B,) and T'; by the threshold a GPU is waited for
-        and the rate noted."""
+        """Return the output lengths (B,) and T'; the threshold synchronises with a GPU
+        and records the rate."""
         if self.exact:
             return output_lengths, downsampled_lengths(starts.size(1), self.stride)
         counts = torch.where(lengths > 0, starts.sum(dim=1), 0)
@@ -188,8 +190,8 @@ class HNet(SegmentDownsampler):
 
     @staticmethod
     def _segments(starts, lengths, width):
-        """Return of every step its segment and position (B, T), and of every segment
-        its first step (B, T')."""
+        """Return segment and position of every step (B, T), and the first step of every
+        segment (B, T')."""
         slots = slots_of(starts).clamp(max=width - 1)
         counts = segment_lengths(slots, lengths, width)
         positions = segment_positions(slots, counts, lengths)
@@ -198,7 +200,7 @@ class HNet(SegmentDownsampler):
 
     @torch.no_grad()
     def in_chunks(self, frames, length):
-        """See :meth:`Downsampler.in_chunks`: the router first, then what it keeps."""
+        """See :meth:`Downsampler.in_chunks`: the router first, then the kept frames."""
         parts = []
         for chunk in with_previous(frames):
             wide = chunk.to(torch.promote_types(chunk.dtype, torch.float32))
@@ -223,12 +225,12 @@ class HNet(SegmentDownsampler):
         )
 
     def reported_stats(self) -> Dict[str, Union[float, torch.Tensor]]:
-        """See :meth:`Downsampler.reported_stats`: by the threshold, the last batch's
+        """See :meth:`Downsampler.reported_stats`: with the threshold, the last batch's
         steps for each frame."""
         return {} if self.exact else {"rate": self._rate}
 
     def extra_repr(self) -> str:
-        """Show the constructor's words when the model is printed."""
+        """Show the constructor's arguments when the model is printed."""
         return (
             f"{super().extra_repr()}, exact={self.exact}, "
             f"ratio_weight={self.ratio_weight}"

@@ -1,4 +1,4 @@
-"""What learns how to join the frames of a window, the same way for every window.
+"""Learned combinations of the frames of a window, the same for every window.
 
 ``softmax_pool`` is the learned average of the Zipformer encoder's SimpleDownsample
 ("Zipformer: A faster and better encoder for automatic speech recognition", Yao et al.,
@@ -27,8 +27,8 @@ from espnet_adastride.downsampling.pooling import WindowPool, window_softmax
 class SoftmaxPool(WindowPool):
     """Mean over each window with learned weights, one per place in the window.
 
-    They start even: average pooling. In a window that the utterance's end cuts short,
-    the softmax is taken over the places that are there (Zipformer repeats the last
+    They start even: average pooling. In a window truncated by the utterance's end,
+    the softmax is over the existing places (Zipformer repeats the last
     frame instead).
 
     Args:
@@ -53,7 +53,7 @@ class Stack(WindowPool):
     """Concatenation of each window's frames, projected back to one frame's width.
 
     Frames beyond the utterance's end are zeros. The projection has stride D^2 + D
-    parameters: little for a Conformer's width, but behind the ESPnet input layer's
+    parameters: little for a Conformer's width, but after the ESPnet input layer's
     ``conv2d`` trunk D is channels x mel bins (256 x 39 after its first convolution:
     200 million parameters at stride 2); use ``trunk: conv1d`` there.
 

@@ -10,19 +10,19 @@ halves the sequence by the lifting scheme,
 
 and loses nothing before the sum: x_even = s - U(d), x_odd = d + P(x_even). P and U are
 learned: convolution of ``kernel_size`` taps, ReLU, convolution of one tap, tanh. Two
-regularisers keep s like the signal and d small; the paper adds them to the loss,
+regularisers keep s similar to the signal and d small; the paper adds them to the loss,
 
     C_u = |s - x_odd|,    C_p = |d|
     loss = loss of the task + update_weight C_u + predict_weight C_p
 
-Choices where the paper is for images, or leaves some open:
+Choices where the paper is about images or leaves them open:
 
-* strides that are powers of 2 are as many stages, each halving what the last summed;
-* an odd length has no last x_odd: the last x_even stands in for it, and ``merge`` drops
+* a stride of 2^k has k stages, each halving the output of the previous one;
+* an odd length has no last x_odd: the last x_even replaces it, and ``merge`` drops
   it again;
 * both convolutions are depthwise. A full one-tap convolution would have D^2 parameters,
-  and D is channels x mel bins behind a two-dimensional trunk;
-* C_u and C_p are mean squares over the valid values rather than norms: the same at any
+  and D is channels x mel bins after a two-dimensional trunk;
+* C_u and C_p are mean squares over the valid values rather than norms: independent of
   length and batch size, and smooth at 0.
 """
 
@@ -112,11 +112,11 @@ class LiftPool(Downsampler):
         size: D, input and output features.
         stride: a power of 2: 1, 2, 4 ...
         kernel_size: odd number of taps of P's and U's first convolution.
-        update_weight: of C_u in ``aux_loss``, >= 0.
-        predict_weight: of C_p in ``aux_loss``, >= 0.
+        update_weight: weight of C_u in ``aux_loss``, >= 0.
+        predict_weight: weight of C_p in ``aux_loss``, >= 0.
 
     Raises:
-        ValueError: for a stride that is no power of 2.
+        ValueError: for a stride that is not a power of 2.
     """
 
     integer_stride = True
@@ -135,7 +135,7 @@ class LiftPool(Downsampler):
         super().__init__(size, stride)
         if self.stride & (self.stride - 1):
             raise ValueError(
-                "lift_pool halves the sequence again and again: its stride must be a "
+                "lift_pool halves the sequence repeatedly: its stride must be a "
                 f"power of 2, got {self.stride}"
             )
         if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
@@ -161,7 +161,7 @@ class LiftPool(Downsampler):
     def decompose(
         self, x: torch.Tensor, lengths: torch.Tensor
     ) -> Tuple[torch.Tensor, List[torch.Tensor]]:
-        """Return the pooled output and every stage's details, which lose nothing.
+        """Return the pooled output and every stage's details, which determine x.
 
         Args:
             x: (B, T, D).
@@ -214,7 +214,7 @@ class LiftPool(Downsampler):
         return x, details, loss
 
     def extra_repr(self) -> str:
-        """Show the constructor's words when the model is printed."""
+        """Show the constructor's arguments when the model is printed."""
         return (
             f"{super().extra_repr()}, kernel_size={self.kernel_size}, "
             f"update_weight={self.update_weight}, predict_weight={self.predict_weight}"

@@ -1,4 +1,4 @@
-"""Merging of neighbours: cuts where they differ most, and every segment's mean.
+"""Merging of neighbours: cuts where they differ most, and the mean of every segment.
 
 After "Accelerating Transducers through Adjacent Token Merging" (A-ToMe; Li et al.,
 Interspeech 2023), which merges within the encoder's layers, by their attention keys and
@@ -6,7 +6,7 @@ a threshold. Here on the frames themselves, once, to an exact rate: with n steps
 m = ceil(n / stride),
 
     s_t = cos(x_t, x_{t+1}),  t = 1 .. n - 1
-    cut at the m - 1 smallest s (of equal ones at the earlier), m segments
+    cut at the m - 1 smallest s (the earlier of equal ones), m segments
     z_l = mean of the steps of segment l
 
 No parameters; the cuts pass no gradient. Similarities are float64, whatever the dtype
@@ -41,14 +41,14 @@ from espnet_adastride.downsampling.segments import (
 def neighbour_similarity(x: torch.Tensor) -> torch.Tensor:
     """Return s_t = cos(x_t, x_{t+1}), (B, T - 1) float64 in multiples of 2^-30.
 
-    Two zero vectors are alike (1); one beside another vector is not (0).
+    Two zero vectors are alike (1); a zero vector and another vector are not (0).
 
     Args:
         x: (B, T, D).
     """
     steps = max((2**18 if x.device.type == "cpu" else 2**24) // x.size(2), 1)
     parts = []
-    for begin in range(0, max(x.size(1) - 1, 1), steps):  # in the processor's cache
+    for begin in range(0, max(x.size(1) - 1, 1), steps):  # in the CPU cache
         parts.append(_similarity(x[:, begin : begin + steps + 1]))
     return torch.cat(parts, dim=1)
 
@@ -64,7 +64,7 @@ def _similarity(x):
 
 
 class Merge(SegmentDownsampler):
-    """Means of segments that are cut where neighbours are least alike.
+    """Means of segments, cut where neighbours are least similar.
 
     Args:
         size: D, the number of features.
@@ -103,7 +103,7 @@ class Merge(SegmentDownsampler):
 
     @staticmethod
     def _segments(similarity, lengths, output_lengths, width, dtype):
-        """Return of every step its weight, slot and position, each (B, T)."""
+        """Return the weight, slot and position of every step, each (B, T)."""
         steps = similarity.size(1) + 1
         pairs = length_mask((lengths - 1).clamp(min=0), steps - 1)
         cuts = keep_largest(-similarity, pairs, output_lengths - 1)

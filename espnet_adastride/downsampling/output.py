@@ -1,12 +1,13 @@
-"""The contract of every downsampling method: lengths, masks, and what comes out.
+"""The contract of every downsampling method: lengths, masks and output.
 
 ``layer(x, lengths)`` takes a padded batch ``x`` (B, T, D) and the valid lengths (B,)
 and returns a :class:`DownsamplingOutput`. For every method:
 
 * output length = ceil(length / stride), of each utterance's own length
-  (:func:`downsampled_lengths`: the only place where the formula stands), with the
-  stride of :meth:`Downsampler.current_stride` where it is learned;
-* an utterance's output is the same alone and beside longer ones, whatever lies in the
+  (:func:`downsampled_lengths`, the only implementation of the formula), with the
+  stride of :meth:`Downsampler.current_stride` if it is learned;
+* an utterance's output is the same alone and beside longer ones, whatever the values in
+the
   padding (NaN included);
 * the output is zero beyond its length.
 """
@@ -32,20 +33,20 @@ import torch
 #: a number of steps, or a tensor of such numbers
 Steps = TypeVar("Steps", int, torch.Tensor)
 
-#: gives the consecutive chunks (1, t, D) of one utterance, anew at each call
+#: returns the consecutive chunks (1, t, D) of one utterance at each call
 Frames = Callable[[], Iterable[torch.Tensor]]
 
 
 class DownsamplingOutput(NamedTuple):
-    """What a downsampling layer returns.
+    """The output of a downsampling layer.
 
     Attributes:
         output: (B, T', D) with T' = ceil(T / stride); zero beyond ``lengths``.
         lengths: (B,) int64, ceil(lengths / stride).
         positions: (B, T) float64, where each time step was placed on the segment
             [0, lengths - 1] of output slots, non-decreasing in time; None for methods
-            that have no positions. Padded steps repeat the last valid position. On the
-            CPU where the layer's device has no float64 (Apple's ``mps``).
+            without positions. Padded steps repeat the last valid position. On the
+            CPU if the layer's device has no float64 (Apple's ``mps``).
         aux_loss: scalar to be added to the training loss (AdaStride's positioning
             loss), or None.
     """
@@ -57,11 +58,11 @@ class DownsamplingOutput(NamedTuple):
 
 
 class ChunkedOutput(NamedTuple):
-    """What :meth:`Downsampler.in_chunks` returns of one long utterance.
+    """The output of :meth:`Downsampler.in_chunks` for one long utterance.
 
     Attributes:
-        output: a function that gives the consecutive chunks (1, t', D) of the output,
-            anew at each call.
+        output: a function that returns the consecutive chunks (1, t', D) of the
+            output at each call.
         lengths, positions, aux_loss: as of a :class:`DownsamplingOutput`.
     """
 
@@ -71,15 +72,15 @@ class ChunkedOutput(NamedTuple):
     aux_loss: Optional[torch.Tensor] = None
 
 
-#: types of devices without float64; what needs it is computed on the CPU
+#: types of devices without float64; float64 values are then on the CPU
 NO_FLOAT64 = {"mps"}
 
 
 def float64_device(device: torch.device) -> torch.device:
-    """Return where float64 numbers belong to a tensor of ``device``: there or the CPU.
+    """Return the device of float64 values for ``device``: itself or the CPU.
 
     Move a tensor first and convert it then, ``x.to(device).to(torch.float64)``: one
-    call with both would convert it where it is.
+    call with both would convert on the source device.
     """
     return torch.device("cpu") if device.type in NO_FLOAT64 else device
 
@@ -89,21 +90,22 @@ def downsampled_lengths(lengths: Steps, stride: float) -> Steps:
 
     Args:
         lengths: number of time steps, an int or an integer tensor of any shape; or the
-            unknown number of a program that is exported (``torch.SymInt``).
+            unknown size in an exported program (``torch.SymInt``).
         stride: any real number >= 1.
 
     Returns:
         An int for an int, an int64 tensor of the same shape for a tensor.
     """
     if isinstance(lengths, torch.SymInt):
-        if stride == int(stride):  # of which an exporter's solver knows more
+        if stride == int(stride):  # which an exporter's solver handles better
             return (lengths + (int(stride) - 1)) // int(stride)
     if isinstance(lengths, torch.Tensor):
         if stride == int(stride):
             stride = int(stride)
             lengths = lengths.to(torch.int64) + (stride - 1)
             return torch.div(lengths, stride, rounding_mode="floor")
-        # float64, because float32 would round long lengths over non-integer strides
+        # float64, because float32 would round long lengths divided by non-integer
+        # strides
         exact = lengths.to(float64_device(lengths.device)).to(torch.float64)
         return torch.ceil(exact / stride).to(torch.int64).to(lengths.device)
     return math.ceil(lengths / stride)
@@ -116,18 +118,18 @@ def length_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:
 
 
 def zero_padding(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Return x (B, T, D) with zeros beyond ``lengths`` (B,), whatever lay there."""
-    # masked_fill and not a product: NaN in the padding must not reach the gradients
+    """Return x (B, T, D) with zeros beyond ``lengths`` (B,), also in place of NaN."""
+    # masked_fill, not a product: NaN in the padding must not reach the gradients
     return x.masked_fill(~length_mask(lengths, x.size(1)).unsqueeze(2), 0.0)
 
 
 def repeat_slots(
     z: torch.Tensor, lengths: torch.Tensor, steps: int, stride: float
 ) -> torch.Tensor:
-    """Lengthen by repetition: every step gets the frame of its window.
+    """Upsample by repetition: every step gets the frame of its window.
 
     Args:
-        z: (B, T', D) frames, one a window of ``stride`` steps.
+        z: (B, T', D) frames, one per window of ``stride`` steps.
         lengths: (B,) of the result.
         steps: T of the result.
         stride: steps of a window, a real number >= 1.
@@ -144,7 +146,7 @@ def repeat_slots(
 
 
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:
-    """Return x in float32 if it is in half precision, else as it is."""
+    """Return x in float32 if it is in half precision, otherwise unchanged."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -157,7 +159,7 @@ def checked_lengths(
         lengths: integers, a tensor or a list; None: T, for every utterance.
 
     Raises:
-        ValueError: for another shape, or numbers that are no integers.
+        ValueError: for another shape, or numbers that are not integers.
     """
     if lengths is None:
         return torch.full(x.shape[:1], x.size(1), dtype=torch.int64, device=x.device)
@@ -182,7 +184,7 @@ def whole_lengths(
 ) -> Tuple[torch.Tensor, torch.Tensor, int]:
     """Return n and m of one whole utterance x (1, n, D), (1,) int64, and m as a size.
 
-    For programs that are exported: m is computed once, with the sizes.
+    For exported programs: m is computed once, with the sizes.
     """
     width = downsampled_lengths(x.size(1), stride)
     output_lengths = torch.full((1,), width, dtype=torch.int64, device=x.device)
@@ -190,7 +192,7 @@ def whole_lengths(
 
 
 def check_stride(stride: float, integer: bool = False) -> float:
-    """Return the stride if it is a real number >= 1 (and whole, if asked for).
+    """Return the stride if it is a real number >= 1 (and whole, if requested).
 
     Raises:
         ValueError: naming the value and what is allowed.
@@ -200,12 +202,12 @@ def check_stride(stride: float, integer: bool = False) -> float:
     if not (math.isfinite(stride) and stride >= 1):
         raise ValueError(
             f"stride must be a real number >= 1, got {stride}: a stride below 1 would "
-            "lengthen the sequence"
+            "upsample the sequence"
         )
     if integer and stride != int(stride):
         raise ValueError(
             f"this method takes whole strides only, got {stride}; adastride, "
-            "adastride_f, spectral_pool and diff_stride take any real stride >= 1"
+            "adastride_f, spectral_pool and diff_stride support any real stride >= 1"
         )
     return int(stride) if stride == int(stride) else float(stride)
 
@@ -217,7 +219,7 @@ def check_number(
 
     Args:
         name: the option, for the message.
-        value: what the user gave.
+        value: the user's value.
         minimum: the limit.
         inclusive: the limit itself is allowed.
 
@@ -247,7 +249,7 @@ def check_whole(name: str, value: int) -> int:
 class Downsampler(torch.nn.Module):
     """Base of all methods: checks, zeroes the padding, calls :meth:`downsample`.
 
-    A method subclasses it, implements :meth:`downsample`, sets ``integer_stride`` where
+    A method subclasses it, implements :meth:`downsample`, sets ``integer_stride`` if
     it cannot resample at a non-integer rate, and gets one line in ``registry.py``:
     docs/adding_a_downsampler.md.
 
@@ -256,36 +258,37 @@ class Downsampler(torch.nn.Module):
         stride: overall downsampling rate, a real number >= 1.
 
     Raises:
-        ValueError: if the stride is below 1, or not whole where it must be.
+        ValueError: if the stride is below 1, or not whole for a method that needs it.
     """
 
     integer_stride = False
 
-    #: False: the method never reads a padded step, and is spared a copy of x without
+    #: False: the method never reads padded steps, which avoids a copy of x without them
     needs_zero_padding = True
 
-    #: False: a learned filter, which may turn a constant into another one
+    #: False: a learned filter, which may change a constant
     unit_gain = True
 
-    #: True: on purpose, the gradient is not that of what is computed
+    #: True: the gradient is deliberately not that of the forward
     straight_through = False
 
-    #: under which name ``aux_loss`` is reported and weighted: ``loss_aux`` has a weight
-    #: of the method's own, ``loss_vp`` (positioning losses) the input layer's
+    #: name under which ``aux_loss`` is reported and weighted: ``loss_aux`` has the
+    #: method's own weight, ``loss_vp`` (positioning losses) that of the input layer
     loss_name = "loss_aux"
 
-    #: True: the output has positions, where every step was placed
+    #: True: the output has positions, i.e. where every step was placed
     has_positions = False
 
-    #: True: output lengths depend on the values of x; what needs them before refuses
+    #: True: output lengths depend on the values of x; features that need them in
+    #: advance reject the method
     lengths_from_content = False
 
-    #: what in an utterance changes the weights that its frames are made with, for
+    #: the part of an utterance on which the weights of its frames depend, for
     #: tables; "nothing": the output is linear in x, up to a constant
     adapts_to = "nothing"
 
-    #: options that the ESPnet input layer uses unless the YAML file says otherwise,
-    #: where what trains best is not the published form (the constructor's default)
+    #: options that the ESPnet input layer uses unless the YAML file overrides them, if
+    #: the best form for training is not the published one (the constructor's default)
     training_defaults: Mapping[str, Any] = {}
 
     def __init__(self, size: int, stride: float):
@@ -293,7 +296,7 @@ class Downsampler(torch.nn.Module):
         self.size = check_whole("size", size)
         self.stride = check_stride(stride, integer=self.integer_stride)
 
-    #: True: the stride is a parameter, and not to be set
+    #: True: the stride is a parameter, and cannot be set
     learns_stride = False
 
     def current_stride(self) -> float:
@@ -301,19 +304,19 @@ class Downsampler(torch.nn.Module):
         return self.stride
 
     def takes_any_stride(self) -> bool:
-        """Return whether :meth:`set_stride` takes every real number >= 1."""
+        """Return whether :meth:`set_stride` supports every real number >= 1."""
         return not (self.integer_stride or self.learns_stride)
 
     def set_stride(self, stride: float) -> None:
-        """Resample at another rate from now on; the parameters stay as they are.
+        """Change the rate; the parameters are unchanged.
 
         Raises:
-            ValueError: if the stride is below 1, or the method is tied to its own.
+            ValueError: if the stride is below 1, or the method has a fixed one.
         """
         if not self.takes_any_stride():
             raise ValueError(
                 f"{type(self).__name__} is tied to the stride it was built or trained "
-                "with; adastride, adastride_f and spectral_pool take another one"
+                "with; adastride, adastride_f and spectral_pool support other strides"
             )
         self.stride = check_stride(stride)
 
@@ -322,15 +325,15 @@ class Downsampler(torch.nn.Module):
         return downsampled_lengths(lengths, self.current_stride())
 
     def reported_stats(self) -> Dict[str, Union[float, torch.Tensor]]:
-        """Return what is worth watching in training, {name: scalar}.
+        """Return values to monitor in training, {name: scalar}.
 
-        Learned numbers that mean something, such as a learned stride. The names must
-        depend on the configuration alone: all processes of a training report the same.
+        Meaningful learned values, such as a learned stride. The names must only
+        depend on the configuration: all processes of a training report the same ones.
         """
         return {}
 
     def frame_shift(self) -> float:
-        """Return how far the frames lie from windows, in input steps, for pictures.
+        """Return the offset of frames from windows in input steps, for pictures.
 
         Frame l is drawn from l stride + shift to (l + 1) stride + shift. Methods with
         positions do not need it.
@@ -345,17 +348,17 @@ class Downsampler(torch.nn.Module):
         """Downsample a padded batch.
 
         Args:
-            x: (B, T, D), any floating dtype; the padding may hold anything.
+            x: (B, T, D), any floating dtype; the padding may contain anything.
             lengths: (B,) integers in [0, T], a tensor on any device or a list; None:
                 all T steps of every utterance. A length above T means T, one below 0
-                means 0: a check of the values would make the host wait for a GPU.
+                means 0: checking the values would synchronise with a GPU.
 
         Returns:
             DownsamplingOutput: ``output`` (B, ceil(T / stride), D) in the dtype of x
             (autocast may lower it).
 
         Raises:
-            ValueError: if the shapes do not fit, or the lengths are no integers.
+            ValueError: if the shapes do not match, or the lengths are not integers.
         """
         if x.dim() != 3 or x.size(2) != self.size:
             raise ValueError(
@@ -372,25 +375,26 @@ class Downsampler(torch.nn.Module):
     def downsample(
         self, x: torch.Tensor, lengths: torch.Tensor, output_lengths: torch.Tensor
     ) -> DownsamplingOutput:
-        """Do the method's work on x (B, T, D).
+        """Downsample x (B, T, D): the method's implementation.
 
-        The padding is zero already if ``needs_zero_padding``, else it holds anything.
+        The padding is zero already if ``needs_zero_padding``, otherwise it may contain
+        anything.
         """
         raise NotImplementedError
 
     def export_form(
         self, x: torch.Tensor, stride: float
     ) -> Tuple[torch.Tensor, Optional[torch.Tensor]]:
-        """Downsample one whole utterance by operations that can be exported.
+        """Downsample one whole utterance with exportable operations.
 
-        What ``torch.export`` and ONNX run (``exportable.py``): the layer's output in
-        evaluation, for any T. Here: :meth:`downsample` itself. A method whose own work
-        does not export (its sizes depend on the data; autograd functions,
-        ``embedding_bag``, ``searchsorted``) says here how it is done without.
+        Used by ``torch.export`` and ONNX (``exportable.py``): the layer's output in
+        evaluation, for any T. The default is :meth:`downsample`. A method that cannot
+        be exported (data-dependent sizes, autograd functions, ``embedding_bag``,
+        ``searchsorted``) overrides it.
 
         Args:
             x: (1, T, D), float32; T may be a ``torch.SymInt``.
-            stride: of :meth:`current_stride`, as a number.
+            stride: :meth:`current_stride` as a number.
 
         Returns:
             The output (1, T', D), and the positions (1, T) float64 or None.
@@ -407,17 +411,18 @@ class Downsampler(torch.nn.Module):
         positions: Optional[torch.Tensor] = None,
         normalised: bool = True,
     ) -> torch.Tensor:
-        """Lengthen frames to the steps that this layer made frames of: its inverse.
+        """Upsample frames to the layer's input steps: its inverse.
 
-        For decoders. A constant stays the constant that it is. Here, for every method
-        that has nothing more natural: repetition over the window.
+        For decoders. A constant stays constant. The default, for every method
+        without a more natural inverse, is repetition over the window.
 
         Args:
-            z: (B, T', D') frames in the layer's output rate, of any width.
+            z: (B, T', D') frames at the layer's output rate, of any width.
             lengths: (B,) of the layer's input.
             steps: T of the layer's input, padding included.
-            positions: (B, T) of the layer's output; methods without leave it alone.
-            normalised: see AdaStride's; others leave it alone.
+            positions: (B, T) of the layer's output; ignored by methods without
+                positions.
+            normalised: see AdaStride's; ignored by others.
 
         Returns:
             (B, T, D'), zero beyond ``lengths``.
@@ -425,17 +430,17 @@ class Downsampler(torch.nn.Module):
         return repeat_slots(z, lengths, steps, self.current_stride())
 
     def in_chunks(self, frames: Frames, length: int) -> ChunkedOutput:
-        """Downsample one utterance that is too long to be held, without gradients.
+        """Downsample one utterance that is too long for memory, without gradients.
 
         Args:
-            frames: gives the utterance's consecutive chunks (1, t, D), and gives them
-                again when called again: methods with positions read them twice.
+            frames: returns the utterance's consecutive chunks (1, t, D), and returns
+                them again when called again: methods with positions read them twice.
             length: n, the steps of all chunks together, >= 1.
 
         Returns:
             ChunkedOutput: as for a batch of one, but ``output`` is a function that
-            gives consecutive chunks (1, t', D), as ``frames`` does. A method that has
-            no way of its own takes all chunks at once.
+            returns consecutive chunks (1, t', D), like ``frames``. A method without
+            its own implementation reads all chunks at once.
         """
 
         @torch.no_grad()

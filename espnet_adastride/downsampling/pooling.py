@@ -1,8 +1,8 @@
 """Average and maximum pooling over windows of ``stride`` time steps.
 
 Window l covers steps [l stride, (l + 1) stride). The last window of an utterance may be
-cut short by its end: the mean divides by the steps that are there, the maximum ignores
-the ones that are not.
+cut short by its end: the mean divides by the number of valid steps, the maximum ignores
+the others.
 """
 
 import torch
@@ -16,14 +16,14 @@ from espnet_adastride.downsampling.output import (
 
 
 class WindowPool(Downsampler):
-    """Base of what pools windows: cuts (B, T, D) into (B, T', stride, D)."""
+    """Base of window pooling: cuts (B, T, D) into (B, T', stride, D)."""
 
     integer_stride = True
     stride: int
     needs_zero_padding = False
 
     def windows(self, x: torch.Tensor, lengths: torch.Tensor, fill: float = 0.0):
-        """Return (B, T', stride, D) with ``fill`` in place of steps that are not there.
+        """Return (B, T', stride, D) with ``fill`` in place of missing steps.
 
         x is copied once, to its windows' length, and the padding overwritten in the
         copy.
@@ -72,7 +72,7 @@ def window_softmax(scores: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
 
     Returns:
         Weights in the shape of ``scores``. A window without a valid step (it lies
-        beyond its utterance) gets even ones: its values are zero already.
+        beyond its utterance) gets uniform weights: its values are zero already.
     """
     some_valid = valid.any(dim=2, keepdim=True)
     return torch.softmax(scores.masked_fill(~valid & some_valid, -torch.inf), dim=2)

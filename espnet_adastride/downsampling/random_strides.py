@@ -1,8 +1,8 @@
-"""A control: AdaStride whose strides are drawn, not learned.
+"""A control: AdaStride with random instead of learned strides.
 
-What AdaStride gains over uniform methods may come from where it puts its frames, or
-from varying the strides at all. This method answers which: AdaStride's own alignment,
-with positions that follow drawn densities (output frames for each step, over the mean),
+AdaStride's gain over uniform methods may come from the placement of its frames or from
+varying the strides at all. This control separates the two: AdaStride's own alignment,
+with positions from random densities (output frames per step, relative to the mean),
 
     a_t = spread sqrt(log s / log 8) log Q(u_{k(t)}),   k(t) = floor(t / (hold s))
     p = (m - 1) [0, cumsum(softmax(a_2 .. a_n))]
@@ -11,10 +11,10 @@ with positions that follow drawn densities (output frames for each step, over th
 with s the stride. Q is the distribution of the densities that AdaStride learned at 8x
 on pretrained speech features, LOCAL_DENSITY; stages multiply, and the root has three of
 stride 2 vary as much together as one of 8 (the variances of logarithms add up). A draw
-lasts for ``hold`` mean output frames, as an AdaStride of 80 ms strides stays with a
+lasts for ``hold`` mean output frames, as AdaStride with strides of 80 ms stays with a
 phone (about 80 ms) or a pause (some hundred ms).
 
-**What is drawn** depends on the utterance and on nothing else, in training and in
+**The draws** only depend on the utterance, in training and in
 evaluation: u_k in [0, 1] is an integer hash of k, of the number n of steps, and of four
 rounded statistics of the features,
 
@@ -22,7 +22,7 @@ rounded statistics of the features,
     h_i = round(4 sum_t(g_t cos(pi i (t + 1/2) / n)) / (sqrt(n) rms(g))),  i = 0 .. 3
 
 with v a fixed vector. It is the same alone, in a padded batch, and in
-chunks. Where the features differ by rounding, an utterance keeps its draws unless a
+chunks. If the features differ by rounding, an utterance keeps its draws unless a
 statistic is at a rounding boundary; then it gets others. Of 3,000 utterances, relative
 differences of 1e-7 (float32, another device) did so in none, rounding to float16 in
 0.2 % and to bfloat16 in 2 %. As the features change in training, so do an utterance's
@@ -42,15 +42,15 @@ from espnet_adastride.downsampling.output import (
     length_mask,
 )
 
-#: quantiles of the density that AdaStride learned: (share of the time, density over the
-#: mean), linear between. Measured are those at 5 and 95 %: 60 utterances, three stages
-#: of stride 2 behind pretrained features of 50 frames a second. The median is what
-#: gives a mean of 1; the ends are extrapolated.
+#: quantiles of AdaStride's learned density: (share of the time, density over the mean),
+#: linearly interpolated. Those at 5 and 95 % are measured: 60 utterances, three stages
+#: of stride 2 on pretrained features of 50 frames a second. The median is set for a
+#: mean of 1; the ends are extrapolated.
 LOCAL_DENSITY = ((0.0, 0.03), (0.05, 0.05), (0.5, 0.84), (0.95, 2.2), (1.0, 2.4))
 LEARNED_AT = 8.0
 
-#: statistics that the draws depend on; their unit is 1 / RESOLUTION of the deviation
-#: that they have on noise
+#: statistics that determine the draws; their unit is 1 / RESOLUTION of their deviation
+#: on noise
 STATISTICS, RESOLUTION = 4, 4.0
 
 
@@ -64,7 +64,7 @@ def density_quantile(u: torch.Tensor) -> torch.Tensor:
 
 
 def mixed(number: torch.Tensor) -> torch.Tensor:
-    """Return int64 that look random, from int64 of any shape; the same on every device.
+    """Return pseudo-random int64 from int64 of any shape; the same on every device.
 
     The finaliser of SplitMix64 (Steele, Lea & Flood, 2014) with signed shifts.
     """
@@ -80,7 +80,7 @@ def in_unit_interval(number: torch.Tensor) -> torch.Tensor:
 
 
 def content_statistics(track: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Return h (B, 4) int64, see the file's top; 0 where the track is.
+    """Return h (B, 4) int64, see the module docstring; 0 where the track is.
 
     Args:
         track: g (B, T); the padding means nothing.
@@ -100,12 +100,12 @@ def content_statistics(track: torch.Tensor, lengths: torch.Tensor) -> torch.Tens
 def drawn_shares(
     statistics: torch.Tensor, lengths: torch.Tensor, draw: torch.Tensor
 ) -> torch.Tensor:
-    """Return u (B, K) float64 in [0, 1), see the file's top.
+    """Return u (B, K) float64 in [0, 1), see the module docstring.
 
     Args:
         statistics: h (B, 4).
         lengths: (B,) valid steps n.
-        draw: (K,) int64, the k of the draws that are wanted.
+        draw: (K,) int64, the k of the requested draws.
     """
     key = mixed(lengths)
     for statistic in statistics.unbind(dim=1):
@@ -114,14 +114,14 @@ def drawn_shares(
 
 
 class RandomStrides(AdaStride):
-    """AdaStride with drawn densities in the place of scores.
+    """AdaStride with drawn densities instead of scores.
 
     Args:
         size: D, the number of features.
         stride: overall rate, any real number >= 1.
         sigma_square: sharpness of the weights, > 0, as AdaStride's.
-        spread: exponent of the drawn densities, >= 0: 1 is as far apart as learned
-            ones at this stride, 0 uniform strides.
+        spread: exponent of the drawn densities, >= 0: 1 varies as much as learned
+            ones at this stride, 0 gives uniform strides.
         hold: mean output frames that a drawn density lasts, > 0.
     """
 
@@ -151,7 +151,7 @@ class RandomStrides(AdaStride):
 
     def downsample(self, x, lengths, output_lengths):
         """See :meth:`Downsampler.downsample`."""
-        # not AdaStride's own, whose kernels on CUDA would place by the scores
+        # not AdaStride's own, whose CUDA kernels would use the scores
         dtype = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast(device_type=x.device.type, enabled=False):
             output, positions = self.resample(
@@ -162,13 +162,13 @@ class RandomStrides(AdaStride):
         )
 
     def in_chunks(self, frames, length):
-        """See :meth:`Downsampler.in_chunks`: AdaStride's, less the loss."""
+        """See :meth:`Downsampler.in_chunks`: as AdaStride, without the loss."""
         return super().in_chunks(frames, length)._replace(aux_loss=None)
 
     def place(self, scores, lengths, output_lengths):
         """Return drawn positions (B, T); of the track g in ``scores`` (B, T)."""
         with torch.no_grad():
-            # float64, on the CPU where the layer's device has none
+            # float64, on the CPU if the layer's device has none
             lengths = lengths.to(scores.device)
             spread = math.sqrt(math.log(self.stride) / math.log(LEARNED_AT))
             time = torch.arange(scores.size(1), device=scores.device)
@@ -182,7 +182,7 @@ class RandomStrides(AdaStride):
             )
 
     def extra_repr(self) -> str:
-        """Show the constructor's words when the model is printed."""
+        """Show the constructor's arguments when the model is printed."""
         return (
             f"size={self.size}, stride={self.stride}, "
             f"sigma_square={self.sigma_square}, spread={self.spread}, hold={self.hold}"

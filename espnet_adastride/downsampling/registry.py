@@ -1,4 +1,4 @@
-"""The names of the downsampling methods: the words that YAML files use.
+"""The names of the downsampling methods, as used in YAML files.
 
 A new method is one new file and one ``_register`` line here (with its import): contract
 tests, benchmarks and the ESPnet input layer find it through this registry. A worked
@@ -25,9 +25,9 @@ from espnet_adastride.errors import unknown_word
 
 DOWNSAMPLERS: Dict[str, Type[Downsampler]] = {}
 
-#: networks put this method's stride into a convolution that they have anyway (the
-#: trunk's, as ESPnet's conv2d does; the residual block's): it is the fair baseline, not
-#: a convolution more
+#: networks use this method's stride in an existing convolution (that of the trunk, as
+#: in ESPnet's conv2d; that of the residual block): the fair baseline, without an extra
+#: convolution
 STRIDED_CONV = "strided_conv"
 
 
@@ -58,12 +58,12 @@ _register("random_strides", RandomStrides)
 
 
 def available_downsamplers() -> Tuple[str, ...]:
-    """Return the names that :func:`build_downsampler` takes."""
+    """Return the names for :func:`build_downsampler`."""
     return tuple(DOWNSAMPLERS)
 
 
 def downsampler_class(name: str) -> Type[Downsampler]:
-    """Return the class behind a name.
+    """Return the class of a name.
 
     Raises:
         ValueError: naming the choices, if the name is unknown.
@@ -74,18 +74,18 @@ def downsampler_class(name: str) -> Type[Downsampler]:
 
 
 def downsampler_options(name: str) -> Tuple[str, ...]:
-    """Return the method's own words: its constructor's less ``size`` and ``stride``."""
+    """Return the method's options: its constructor's arguments but size and stride."""
     words = list(inspect.signature(downsampler_class(name)).parameters)
     return tuple(word for word in words if word not in ("size", "stride"))
 
 
 def stage_options(name: str, options: Mapping[str, Any]) -> Dict[str, Any]:
-    """Return the words to build a method with as one stage of a network.
+    """Return the options of a method as one stage of a network.
 
     Args:
         name: the method.
-        options: what the user gave for all stages; each method takes the words that it
-            knows, and its ``training_defaults`` for what is not given.
+        options: the user's options for all stages; each method takes those that it
+            knows, and its ``training_defaults`` for the others.
     """
     conf = dict(downsampler_class(name).training_defaults)
     conf.update({w: options[w] for w in downsampler_options(name) if w in options})
@@ -99,10 +99,10 @@ def build_downsampler(name: str, size: int, stride: float, **conf) -> Downsample
         name: one of :func:`available_downsamplers`.
         size: D, the number of features.
         stride: overall rate, a real number >= 1 (whole for some methods).
-        **conf: the method's own words.
+        **conf: options of the method.
 
     Raises:
-        ValueError: for an unknown name, an unknown word, or a value out of range.
+        ValueError: for an unknown name or option, or a value out of range.
     """
     method = downsampler_class(name)
     options = downsampler_options(name)

@@ -1,21 +1,21 @@
 """AdaStride's alignment as sparse rows: the same z = A x, in linear time and memory.
 
-Positions are non-decreasing, so the time steps that matter to a slot are one contiguous
-range, and so are the slots that matter to a time step. Row l keeps every
-valid step with
+Positions are non-decreasing, so the time steps relevant to a slot are a contiguous
+range, and so are the slots relevant to a time step. Row l keeps every valid step with
 
     (l - p_t)^2 <= d_l^2 + C / sigma_square,    d_l the distance of its nearest step,
 
-all others having less than exp(-C) of the nearest one's weight. A band of fixed width
-would not do: an empty slot's nearest step can be any distance away. Nor would a fixed
-C: thousands of steps tied just beyond the reach would be missed. Where an utterance has
-at most k steps between two slots, about 2 k exp(-C) is cut off on both sides of a row
+all others have less than exp(-C) of the nearest one's weight. A band of fixed width is
+not sufficient: an empty slot's nearest step can be arbitrarily far away. Nor is a fixed
+C: thousands of tied steps just beyond the range would be missed. If an utterance has
+at most k steps between two slots, about 2 k exp(-C) is lost on both sides of a row
 (beyond that the weights fall steeply), hence C = log(2 k / tolerance).
 
 Weights are softmax over ``-sigma_square ((l - p_t)^2 - d_l^2) <= 0``: no overflow, and
 a denominator of at least 1. ``embedding_bag`` applies the rows without an (entries, D)
-tensor, and the backward gathers over the transposed ranges, so that nothing D wide is
-ever scattered. ``alignment_matrix`` in adastride.py is the definition this must equal.
+tensor, and the backward gathers over the transposed ranges, so that no tensor of width
+D is ever scattered. ``alignment_matrix`` in adastride.py is the definition this must
+equal.
 """
 
 import os
@@ -26,26 +26,26 @@ import torch
 
 from espnet_adastride.downsampling.output import float64_device, length_mask
 
-#: what may be cut off a row, relative to its largest weight
+#: maximum loss of a row, relative to its largest weight
 _TOLERANCE = {torch.float32: 1e-7, torch.float64: 1e-16}
 
 #: alignments of more entries are applied in windows (about 50 bytes an entry)
 MAX_ENTRIES = 2**24
 
-#: where a row is longer, rows are summed in parts: of hundreds of float32 terms one
-#: after the other (half of the steps tied), the small ones would be lost
+#: longer rows are summed in parts: in a running sum of hundreds of float32 terms
+#: (half of the steps tied), the small ones would be lost
 LONG_ROW = 64
 
-#: whether the Triton kernels are used on CUDA where ADASTRIDE_TRITON does not say.
+#: whether the Triton kernels are used on CUDA if ADASTRIDE_TRITON is not set.
 #: Measured on a GPU: no. Set it to True once docs/gpu.md has the numbers.
 TRITON_BY_DEFAULT = False
 
-#: read once, as Triton reads its own variables: 1 or 0, anything else is refused
+#: read once, like Triton's own variables: 1 or 0, other values are rejected
 TRITON_SWITCH = os.environ.get("ADASTRIDE_TRITON", "")
 
 
 def triton_is_wanted() -> bool:
-    """Return whether the Triton kernels are to be used where they can be.
+    """Return whether the Triton kernels should be used if possible.
 
     Raises:
         ValueError: if ADASTRIDE_TRITON is neither 0 nor 1.
@@ -59,7 +59,7 @@ def triton_is_wanted() -> bool:
 
 
 def _import_kernels():
-    """Return triton_rows.py, or None where Triton is missing or not wanted."""
+    """Return triton_rows.py, or None if Triton is missing or not wanted."""
     by_default = TRITON_SWITCH == "" and TRITON_BY_DEFAULT and torch.cuda.is_available()
     if TRITON_SWITCH == "1" or by_default:
         try:
@@ -74,11 +74,11 @@ _KERNELS = _import_kernels()
 
 
 def kernels_for(x: torch.Tensor):
-    """Return the module of Triton kernels if x is to be resampled by them, else None.
+    """Return the module of Triton kernels if they should resample x, else None.
 
-    The only place where that is decided: wanted (:func:`triton_is_wanted`), Triton
-    installed, x on CUDA and not within torch.func, which the kernels cannot be asked
-    by. Everything else is computed by the rows of this file.
+    The only place of this decision: wanted (:func:`triton_is_wanted`), Triton
+    installed, x on CUDA and not within torch.func, which the kernels do not
+    support. Everything else uses the rows of this file.
     """
     if _KERNELS is None or not triton_is_wanted() or _is_transformed():
         return None
@@ -90,7 +90,7 @@ class SparseRows(NamedTuple):
     """A batch of alignments as contiguous ranges, from :func:`sparse_rows` or a layer's
     ``rows``.
 
-    Entries stand row by row; ``columns`` and ``rows`` count over the whole batch.
+    Entries are ordered by row; ``columns`` and ``rows`` count over the whole batch.
 
     Attributes:
         weights: (entries,) softmax weights, differentiable in the positions.
@@ -128,7 +128,7 @@ class SparseRows(NamedTuple):
     def apply(self, x: torch.Tensor) -> torch.Tensor:
         """Return A x, (B, T', D) in the dtype of x (B, T, D), whose padding is unread.
 
-        A residual branch beside the layer is shortened by it.
+        It downsamples a residual branch next to the layer.
         """
         batch, width, steps = self.shape
         z = _WeightedGather.apply(
@@ -144,7 +144,7 @@ class SparseRows(NamedTuple):
         return z.view(batch, width, x.size(2)).to(x.dtype)
 
     def apply_transposed(self, z: torch.Tensor) -> torch.Tensor:
-        """Return A^T z, (B, T, D) for z (B, T', D): what a decoder upsamples by."""
+        """Return A^T z, (B, T, D) for z (B, T', D): the upsampling of a decoder."""
         batch, width, steps = self.shape
         inverse = torch.empty_like(self.transposed)
         inverse[self.transposed] = torch.arange(
@@ -164,11 +164,12 @@ class SparseRows(NamedTuple):
 
 
 class Ranges(NamedTuple):
-    """The steps [first, end) that matter to every slot; neither decreases with it.
+    """The steps [first, end) relevant to every slot; both are non-decreasing.
 
     Attributes:
         first: (B, T') int64.
-        end: (B, T') int64, at most the utterance's length; first where there is none.
+        end: (B, T') int64, at most the utterance's length; equal to ``first`` if there
+            is none.
         nearest_square: (B, T') squared distance of the nearest step.
     """
 
@@ -178,8 +179,8 @@ class Ranges(NamedTuple):
 
 
 class Window(NamedTuple):
-    """The slots [start, stop), of all utterances: how many entries their ranges have
-    together, and how many the longest has."""
+    """The slots [start, stop), of all utterances: the number of entries in their ranges
+    together, and in the longest."""
 
     start: int
     stop: int
@@ -196,13 +197,13 @@ def alignment_ranges(
     dtype: torch.dtype = torch.float32,
     margin: float = 0.0,
 ) -> Ranges:
-    """Return the steps that AdaStride's softmax reaches; see :func:`sparse_rows`.
+    """Return the steps in the range of AdaStride's softmax; see :func:`sparse_rows`.
 
     Args:
         positions, lengths, output_lengths, sigma_square, max_output_length, dtype: see
             there.
-        margin: added to C, where what is added to the softmax's exponents of two steps
-            differs by up to so much.
+        margin: added to C if the terms added to the softmax's exponents of two steps
+            differ by up to this much.
     """
     where, slots, before, _, nearest_square = _nearest_step(
         positions, lengths, max_output_length
@@ -224,12 +225,12 @@ def nearest_slot_ranges(
     max_output_length: int,
     fill_empty: bool = False,
 ) -> Ranges:
-    """Return AdaStride-F's steps of every slot: those that it is the nearest slot of.
+    """Return AdaStride-F's steps of every slot: those nearest to it.
 
     Args:
         positions, lengths, output_lengths, max_output_length: see :func:`sparse_rows`.
-        fill_empty: give a slot that is nobody's nearest its own nearest step; without
-            it such a slot has none.
+        fill_empty: give a slot without steps its nearest step; without
+            it, such a slot has none.
     """
     where, slots, _, nearest, nearest_square = _nearest_step(
         positions, lengths, max_output_length
@@ -263,7 +264,7 @@ def sparse_rows(
         dtype: of the weights, float32 or float64; it also sets the cut-off C.
 
     Returns:
-        SparseRows: about 8 stride / sqrt(sigma_square) entries per row where the
+        SparseRows: about 8 stride / sqrt(sigma_square) entries per row if the
         strides are even; O(T' T) in the worst case (half of the steps at one position,
         far from many slots), which :func:`resample_by_scores` takes in windows.
 
@@ -277,7 +278,7 @@ def sparse_rows(
 
 
 def _nearest_step(positions, lengths, width):
-    """Return the positions without their graph, and of every slot (B, T') its number,
+    """Return the positions without their graph, and for every slot (B, T') its number,
     the number of valid steps before it, the valid step whose position is nearest, and
     the square of their distance."""
     where = positions.detach().contiguous()
@@ -308,7 +309,7 @@ def build_rows(
     dtype: torch.dtype = torch.float32,
     window: Optional[Window] = None,
 ) -> SparseRows:
-    """Build the rows whose entries are the steps of every range.
+    """Build the rows with the steps of every range as entries.
 
     Args:
         ranges: of every slot.
@@ -316,7 +317,7 @@ def build_rows(
         sigma_square: sharpness, > 0.
         dtype: of the weights.
         window: from :func:`slot_windows`; the other rows stay empty. Without it the
-            entries are counted here, where a GPU is waited for.
+            entries are counted here, which synchronises with a GPU.
 
     Raises:
         RuntimeError: if there are more than MAX_ENTRIES entries and no window.
@@ -328,7 +329,7 @@ def build_rows(
         if more:
             raise RuntimeError(
                 f"the alignment has more than {MAX_ENTRIES} entries: the strides have "
-                "collapsed, many slots are as far from thousands of steps"
+                "collapsed, many slots are equally far from thousands of steps"
             )
     start, stop, entries, longest = window
     counts = end - first
@@ -369,14 +370,14 @@ def slot_windows(ranges: Ranges, max_entries: int) -> List[Window]:
     """Cut the slots into windows of at most ``max_entries`` entries (or one slot).
 
     Returns:
-        One window in all but the worst cases; in order, covering all slots. The only
-        place where the host has to wait for a GPU.
+        One window except in the worst cases; in order, covering all slots. The only
+        synchronisation with a GPU.
     """
     counts = ranges.end - ranges.first
     width = counts.size(1)
     if counts.numel() == 0:
         return [Window(0, width, 0, 0)]
-    # two numbers; what every slot has is asked for in the worst cases alone
+    # two numbers; the counts of all slots are only needed in the worst cases
     entries, longest = torch.stack([counts.sum(), counts.amax()]).tolist()
     if entries <= max_entries:
         return [Window(0, width, entries, longest)]
@@ -395,7 +396,7 @@ def slot_windows(ranges: Ranges, max_entries: int) -> List[Window]:
 
 _SECOND_ORDER = (
     "second-order gradients of AdaStride's sparse rows are not implemented: use the "
-    "dense alignment_matrix(positions, ...) @ x where you need them"
+    "dense alignment_matrix(positions, ...) @ x if you need them"
 )
 
 
@@ -409,7 +410,7 @@ def _first_order(ctx, gradients, *tensors):
 
     Raises:
         RuntimeError: where autograd is asked for a graph of them (create_graph).
-            torch.func always asks, so there the error waits for the second derivative.
+            torch.func always does, so the error is raised at the second derivative.
     """
     if ctx.transformed:
         return _Gradients.apply(gradients, *tensors)
@@ -419,7 +420,7 @@ def _first_order(ctx, gradients, *tensors):
 
 
 class _Gradients(torch.autograd.Function):
-    """What a backward computes, as one operation that cannot be differentiated."""
+    """The computation of a backward, as one non-differentiable operation."""
 
     @staticmethod
     def forward(gradients, *tensors):
@@ -444,7 +445,7 @@ class _Gradients(torch.autograd.Function):
 
 
 def _one_by_one(function, batch_size, in_dims, inputs):
-    """Call a function for every slice of what torch.func.vmap maps over: a loop.
+    """Call a function for every slice of a torch.func.vmap, in a loop.
 
     Args:
         function: of ``inputs``; returns a tuple of tensors and None.
@@ -453,7 +454,7 @@ def _one_by_one(function, batch_size, in_dims, inputs):
         inputs: tensors, or anything whose dimension is None.
 
     Returns:
-        The results, stacked, and their mapped dimensions, as vmap wants them.
+        The results, stacked, and their mapped dimensions, as required by vmap.
     """
     slices = (
         [v if dim is None else v.select(dim, i) for v, dim in zip(inputs, in_dims)]
@@ -465,7 +466,7 @@ def _one_by_one(function, batch_size, in_dims, inputs):
 
 
 def _segment_sums(values, starts):
-    """Return the sums of consecutive segments; on a GPU too in the same order twice."""
+    """Return the sums of consecutive segments; in a fixed order, also on a GPU."""
     offsets = torch.nn.functional.pad(starts, (0, 1), value=values.numel())
     return torch.segment_reduce(values, "sum", offsets=offsets, unsafe=True)
 
@@ -473,7 +474,7 @@ def _segment_sums(values, starts):
 def _row_terms(positions, nearest_square, columns, rows, row_starts, sharpness, dtype):
     """Return the softmax's exponentials, at most 1, and their sums over the rows.
 
-    The sums are float64: in float32 they were half of the rows' error.
+    The sums are float64: in float32 they caused half of the rows' error.
     """
     distance = rows.remainder(nearest_square.size(1)) - positions.flatten()[columns]
     below = nearest_square.flatten()[rows] - distance.square()
@@ -484,7 +485,7 @@ def _row_terms(positions, nearest_square, columns, rows, row_starts, sharpness, 
 class _RowSoftmax(torch.autograd.Function):
     """Softmax of -sigma_square (l - p_t)^2 over each row's entries.
 
-    ``index`` is what SparseRows has between ``weights`` and ``shape``.
+    ``index`` are the fields of SparseRows between ``weights`` and ``shape``.
     """
 
     @staticmethod
@@ -524,7 +525,7 @@ class _RowSoftmax(torch.autograd.Function):
 
 
 def _grad_positions(positions, rows, sigma_square, grad_weights):
-    """Turn a gradient of the rows' weights into one of the positions (B, T)."""
+    """Convert a gradient of the rows' weights to one of the positions (B, T)."""
     product = rows.weights * grad_weights
     totals = _segment_sums(product, rows.row_starts)
     grad_logits = product - rows.weights * totals[rows.rows]
@@ -537,8 +538,8 @@ def _grad_positions(positions, rows, sigma_square, grad_weights):
 class _WeightedGather(torch.autograd.Function):
     """z[i] = sum of weight * table[column] over row i's entries, and its gradients.
 
-    ``columns`` and ``row_starts`` serve the way forth, ``rows`` and ``column_starts``
-    the way back; ``transposed`` is the order that turns the one into the other.
+    ``columns`` and ``row_starts`` are for the forward, ``rows`` and ``column_starts``
+    for the backward; ``transposed`` is the permutation between them.
     """
 
     @staticmethod
@@ -594,12 +595,12 @@ def resample_by_scores(
 ) -> Tuple[torch.Tensor, torch.Tensor]:
     """Score the steps, place them, and resample them: A(p(x w)) x.
 
-    As one autograd function, because what is D wide decides the time: x is read twice
-    on the way forth and twice on the way back, and neither the scores' own gradient
-    (the product of a column and a row) nor a masked copy of x is ever written out.
+    It is one autograd function, because tensors of width D determine the time: x is
+    read twice in the forward and twice in the backward, and neither the scores' own
+    gradient (the product of a column and a row) nor a masked copy of x is ever written.
 
     Memory is bounded: an alignment of more than ``MAX_ENTRIES`` entries (ties, in the
-    worst case T' T) is applied in windows of slots, and built again in the backward.
+    worst case T' T) is applied in windows of slots, and rebuilt in the backward.
 
     Args:
         x: (B, T, D), float32 or float64; the padding is never used.
@@ -613,8 +614,8 @@ def resample_by_scores(
 
     Returns:
         z (B, T', D) and the positions (B, T); both carry gradients, of first order
-        only. On a device without float64 the positions are on the CPU, and so is what
-        ``place`` and ``reach`` are given.
+        only. On a device without float64 the positions are on the CPU, and so are the
+        inputs of ``place`` and ``reach``.
     """
     z, positions, *_ = _ScoredResample.apply(
         x, score_weight, lengths, output_lengths, place, reach, sigma_square
@@ -625,9 +626,9 @@ def resample_by_scores(
 def score_steps(x: torch.Tensor, score_weight: torch.Tensor) -> torch.Tensor:
     """Return the scores a_t = w . x_t, (B, T) float64, without gradients.
 
-    In float32 their rounding, summed over 8000 steps, would move the positions by 3e-6
-    and at sigma_square 50 the output by 2e-4. x is converted part by part, in the
-    processor's cache: that costs a fiftieth of the layer's time. From a device without
+    In float32, their rounding errors, summed over 8000 steps, would move the positions
+    by 3e-6 and at sigma_square 50 the output by 2e-4. x is converted in parts that fit
+    into the CPU cache, which costs a fiftieth of the layer's time. If the device has no
     float64, x is read on the CPU, where the scores then are, too.
     """
     device = float64_device(x.device)
@@ -640,8 +641,8 @@ def score_steps(x: torch.Tensor, score_weight: torch.Tensor) -> torch.Tensor:
 class _ScoredResample(torch.autograd.Function):
     """See :func:`resample_by_scores`.
 
-    Returns z and the positions, and what the backward needs: scores, windows, the rows'
-    shape and longest, and, where there is one window, the rows' six tensors.
+    Returns z, the positions, and the tensors for the backward: scores, windows, the
+    rows' shape and longest, and, if there is one window, the rows' six tensors.
     """
 
     @staticmethod
@@ -702,7 +703,7 @@ class _ScoredResample(torch.autograd.Function):
             return z, positions, scores
 
         outputs, dims = _one_by_one(resample, info.batch_size, in_dims, inputs)
-        # every slice has rows of its own length: the backward builds them again
+        # rows of slices have different lengths: the backward rebuilds them
         return (*outputs, None, layouts[0]), (*dims, None, None)
 
 
@@ -722,14 +723,14 @@ def _scored_gradients(
     scores,
     *kept,
 ):
-    """Return the gradients of x and score_weight, of resample_by_scores; None where
-    they are not wanted."""
+    """Return the gradients of x and score_weight, of resample_by_scores; None if
+    they are not needed."""
     table = x.reshape(-1, x.size(2))
     if grad_z is None:
         grad_z = x.new_zeros(x.size(0), shape_and_longest[0][1], x.size(2))
     grad_z = grad_z.reshape(-1, x.size(2))
     own = [one.to(scores.device) for one in (lengths, output_lengths)]
-    # what is one number a step is small: let autograd go through it again
+    # tensors with one number per step are small: let autograd recompute them
     with torch.enable_grad():
         scores = scores.detach().requires_grad_()
         positions = place(scores, *own)
@@ -759,7 +760,7 @@ def _scored_gradients(
             )
             grad_x = part if grad_x is None else grad_x.add_(part)
     grad_scores = torch.zeros_like(scores)
-    if positions.requires_grad:  # or else `place` has cut the graph
+    if positions.requires_grad:  # otherwise `place` has detached the graph
         (grad_scores,) = torch.autograd.grad(positions, scores, grad_positions)
     grad_scores = grad_scores.flatten().to(x.dtype).to(x.device)
     if grad_x is not None:
@@ -778,11 +779,11 @@ def resample_chunks(
     positions: torch.Tensor,
     sigma_square: float,
 ) -> Iterator[torch.Tensor]:
-    """Resample one utterance that comes in chunks: A x, without ever holding x.
+    """Resample one utterance given in chunks: A x, without holding all of x.
 
-    A chunk adds its part to every slot that it reaches; a slot is given out when its
-    last step has come. What is held beside the chunk are the slots that wait: a few,
-    but up to all slots of a jump between steps of which thousands are tied.
+    A chunk adds its part to every slot that it reaches; a slot is returned after its
+    last step. Besides the chunk, only waiting slots are held: a few, but up to all
+    slots of a jump between thousands of tied steps.
 
     Args:
         chunks: consecutive parts (1, t, D) of x, float32 or float64.
@@ -814,17 +815,17 @@ def resample_chunks(
                 totals[: len(waiting[1])] += waiting[1]
             ready = complete - done
             if ready:
-                # a total is 1 at least, or 0 where AdaStride-F leaves a slot empty
+                # a total is at least 1, or 0 if AdaStride-F leaves a slot empty
                 scale = totals[:ready].clamp(min=1.0).unsqueeze(1)
                 scale = scale.to(sums.dtype).to(sums.device)
                 yield sums[:ready].div_(scale).unsqueeze(0)
-            # copies, so that what has been given out can be freed
+            # copies, so that returned slots can be freed
             waiting = sums[ready:].clone(), totals[ready:].clone()
         done, begin = complete, stop
 
 
 def _partial_rows(chunk, ranges, positions, sigma_square):
-    """Return, of every slot, the sum (T', D) of its steps in a chunk, not normalised,
+    """Return, for every slot, the sum (T', D) of its steps in a chunk, not normalised,
     and the sum (T',) of their weights."""
     sums, totals = [], []
     for start, stop, entries, longest in slot_windows(ranges, MAX_ENTRIES):
@@ -849,9 +850,9 @@ def _partial_rows(chunk, ranges, positions, sigma_square):
 
 
 def _weighted_sum(factors, table, valid):
-    """Return the sum (D,) of factor * table row over the valid rows, reading no other.
+    """Return the sum (D,) of factor * table row over the valid rows, reading no others.
 
-    A product with factors of 0 would let NaN in the padding through.
+    A product with factors of 0 would propagate NaN from the padding.
     """
     place = torch.arange(valid.numel(), device=valid.device)
     some_valid = valid.to(torch.uint8).argmax()
@@ -862,12 +863,12 @@ def _weighted_sum(factors, table, valid):
 
 
 def _bag(index, table, starts, weights, longest=0):
-    """Return sums of weighted table rows, one per bag; nothing (entries, D) is made.
+    """Return sums of weighted table rows, one per bag; without an (entries, D) tensor.
 
-    Bags of which one is longer than LONG_ROW are cut into parts, whose sums are summed.
+    If a bag is longer than LONG_ROW, bags are summed in parts.
     """
     if longest > LONG_ROW:
-        # no more parts than twice the bags, whatever the number of entries
+        # at most twice as many parts as bags, for any number of entries
         size = max(LONG_ROW // 4, index.numel() // starts.numel())
         cuts = torch.arange(0, index.numel(), size, device=starts.device)
         part_starts = torch.cat([starts, cuts]).sort().values
@@ -882,7 +883,7 @@ def _bag(index, table, starts, weights, longest=0):
 
 
 def _transposed_bag(rows, table, column_starts, weights, transposed):
-    """Return, for every column, the weighted sum of the table rows that it is in."""
+    """Return, for every column, the weighted sum of the table rows that contain it."""
     return _bag(rows[transposed], table, column_starts, weights[transposed])
 
 

@@ -1,14 +1,14 @@
-"""What methods share that cut an utterance into segments, one for each output frame.
+"""Shared by methods that cut an utterance into segments, one for each output frame.
 
 Two kinds of cuts, both in linear memory and without waiting for a GPU:
 
 * :func:`box_rows`: cuts anywhere on the axis of a cumulated weight. With c_t the weight
-  up to and including step t, slot j gets of every step the length of
+  up to and including step t, slot j gets from every step the length of
   ``[c_{t-1}, c_t]`` that is within ``[j, j + 1]`` (``cif``);
 * whole steps: ``starts`` (B, T) is True where a segment begins
   (:func:`keep_largest`, ``merge`` and ``hnet``).
 
-Both say where the steps are on the segment [0, m - 1] of output slots, so that frames
+Both place the steps on the segment [0, m - 1] of output slots, so that frames
 have true times and pictures.
 """
 
@@ -25,7 +25,7 @@ from espnet_adastride.downsampling.output import (
 )
 from espnet_adastride.downsampling.rows import SparseRows
 
-#: values that decide on cuts are rounded to it, so that equal ones tie whatever the
+#: values that determine cuts are rounded to it, so that equal ones tie whatever the
 #: order in which their terms were summed
 TIE = 2.0**-30
 
@@ -49,7 +49,7 @@ def box_rows(
 
     Returns:
         SparseRows (B, T', T), where ``cumulated`` is; rows of valid slots sum to 1, and
-        every step is given out whole. Padded steps have entries of weight 0.
+        every step is used completely. Padded steps have entries of weight 0.
     """
     weights, step, slot = box_pieces(cumulated, output_lengths, width)
     return monotone_rows(weights.to(dtype), step, slot, cumulated.size(1), width)
@@ -76,7 +76,7 @@ def box_pieces(
     ends = ends.gather(1, order)
     weights = torch.diff(ends, dim=1, prepend=torch.zeros_like(ends[:, :1]))
     of_step = (order < steps).to(torch.int64)
-    # how many steps, and slots, have ended before a piece
+    # the number of steps, and slots, that end before a piece
     step = (of_step.cumsum(1) - of_step).clamp(max=steps - 1)
     slot = (1 - of_step).cumsum(1) - (1 - of_step)
     return weights, step, slot
@@ -119,7 +119,7 @@ def monotone_rows(
 def apply_chunks(
     rows: SparseRows, chunks: Iterable[torch.Tensor]
 ) -> Iterator[torch.Tensor]:
-    """Apply the rows of :func:`monotone_rows` to one utterance that comes in chunks.
+    """Apply the rows of :func:`monotone_rows` to one utterance given in chunks.
 
     Args:
         rows: of a batch of one.
@@ -156,12 +156,12 @@ def apply_chunks(
 
 
 def box_positions(cumulated: torch.Tensor, output_lengths: torch.Tensor):
-    """Return where the steps are that end at c_t: (c_{t-1} + c_t) / 2 - 1/2.
+    """Return the positions of steps that end at c_t: (c_{t-1} + c_t) / 2 - 1/2.
 
-    Slot j is centred at j, and the middle of a step at the middle of its weight; on the
-    segment [0, m - 1], as all positions. Read between the steps' middles, as
-    ``strides.slot_boundaries`` does, slots meet where they do, exactly where the two
-    steps around weigh the same and within half a step elsewhere.
+    Slot j is centred at j, and a step at the middle of its weight; on the segment [0, m
+    - 1], like all positions. Interpolated between the centres of the steps, as in
+    ``timing.boundaries.slot_boundaries``, slot boundaries are exact if the two
+    neighbouring steps have equal weights, and otherwise within half a step.
 
     Args:
         cumulated: (B, T) float64, see :func:`box_rows`.
@@ -180,12 +180,12 @@ def box_positions(cumulated: torch.Tensor, output_lengths: torch.Tensor):
 def keep_largest(
     values: torch.Tensor, candidates: torch.Tensor, number: torch.Tensor
 ) -> torch.Tensor:
-    """Return (B, T) booleans: the ``number`` largest candidates; of equals the earlier.
+    """Return (B, T) booleans: the ``number`` largest candidates; the earlier of equals.
 
     Args:
-        values: (B, T); where there is no candidate they mean nothing.
+        values: (B, T); ignored if there is no candidate.
         candidates: (B, T) booleans.
-        number: (B,) how many, no more than there are.
+        number: (B,) number, at most that of the candidates.
     """
     values = values.detach().masked_fill(~candidates, -torch.inf)
     order = torch.sort(values, dim=1, descending=True, stable=True).indices
@@ -220,13 +220,14 @@ def segment_lengths(
 def segment_positions(
     slots: torch.Tensor, counts: torch.Tensor, lengths: torch.Tensor
 ) -> torch.Tensor:
-    """Return where the steps of whole-step segments are, (B, T) float64.
+    """Return the positions of the steps of whole-step segments, (B, T) float64.
 
-    Step i of the k of slot l is at ``l + (i - (k - 1) / 2) / (2 (k - 1))``, at l if it
-    is alone; on the segment [0, m - 1]. Evenly from l - 1/4 to l + 1/4, so that the
-    slot's centre is in the segment's middle, and so that two slots meet (halfway,
-    ``strides.slot_boundaries``) on the very boundary between their steps; beside a
-    segment of a single step within a sixth of a step of it.
+    Step i of the k of slot l is at ``l + (i - (k - 1) / 2) / (2 (k - 1))``, or at l if
+    it is the only one; on the segment [0, m - 1]. The steps are evenly spaced from l -
+    1/4 to l + 1/4, so that the slot's centre is in the middle of the segment and two
+    slots meet (halfway, ``timing.boundaries.slot_boundaries``) exactly on the boundary
+    between their steps; next to a segment of a single step, within a sixth of a step of
+    it.
 
     Args:
         slots: (B, T) of :func:`slots_of`.
@@ -246,7 +247,7 @@ def segment_positions(
 
 
 class SegmentDownsampler(Downsampler):
-    """Base of methods whose frames stand for segments of whole steps."""
+    """Base of methods whose frames represent segments of whole steps."""
 
     has_positions = True
     adapts_to = "the utterance: where frames are"
@@ -265,9 +266,9 @@ class SegmentDownsampler(Downsampler):
 
 
 def with_previous(frames: Frames) -> Iterator[torch.Tensor]:
-    """Yield an utterance's chunks, each but the first led by the last step before it.
+    """Yield an utterance's chunks, each but the first preceded by the step before it.
 
-    For what compares neighbours: T steps have T - 1 pairs, and each is in one chunk.
+    For comparing neighbours: T steps have T - 1 pairs, and each is in one chunk.
     """
     last = None
     for chunk in frames():

@@ -1,4 +1,4 @@
-"""SoftPool and AdaPool: means of a window, weighted by what is in it.
+"""SoftPool and AdaPool: means of a window, weighted by its content.
 
 "Refining activation downsampling with SoftPool" (Stergiou, Poppe & Kalliatakis, ICCV
 2021): feature by feature, with x_1 .. x_k the valid steps of a window,
@@ -6,8 +6,8 @@
     z = sum_i softmax_i(x) x_i
 
 "AdaPool: Exponential Adaptive Pooling for Information-Retaining Downsampling" (Stergiou
-& Poppe, 2021): a learned mix of that and a mean that favours steps like the average
-one, by the exponential of the Dice-Sorensen coefficient (eDSC),
+& Poppe, 2021): a learned mix of that and a mean that favours steps similar to the
+average one, by the exponential of the Dice-Sorensen coefficient (eDSC),
 
     z = beta sum_i softmax_i(DSC(x_i, xbar)) x_i + (1 - beta) sum_i softmax_i(x) x_i
     DSC(x, y) = 2 |x y| / (x^2 + y^2),     xbar = mean of the window's valid steps
@@ -21,7 +21,7 @@ import torch
 from espnet_adastride.downsampling.output import DownsamplingOutput, at_least_float32
 from espnet_adastride.downsampling.pooling import WindowPool, window_softmax
 
-#: two magnitudes below it are both taken for zero in the Dice-Sorensen coefficient
+#: two magnitudes below it are both treated as zero in the Dice-Sorensen coefficient
 ZERO = 1e-12
 
 
@@ -52,7 +52,7 @@ def dice_sorensen(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     x, y = x.abs(), y.abs()
     larger = torch.maximum(x, y)
     both_zero = larger < ZERO
-    # the division is kept from seeing the zero: a mask after it would leave NaN in the
+    # mask before the division: a mask after a division by zero would leave NaN in the
     # gradient
     ratio = torch.minimum(x, y) / larger.masked_fill(both_zero, 1.0)
     ratio = ratio.masked_fill(both_zero, 1.0)
@@ -63,7 +63,7 @@ class AdaPool(WindowPool):
     """A learned mix of the eDSC-weighted and the softmax-weighted mean of a window.
 
     beta is one number for the whole layer. It is kept within (0, 1), as published, by
-    a sigmoid, not by clipping: beyond a clip it would never learn again. It starts at
+    a sigmoid, not by clipping: beyond a clip it could not learn any more. It starts at
     1/2, and is reported in training.
 
     Args:

@@ -1,24 +1,24 @@
 """Spectral pooling, and DiffStride, which learns its stride there.
 
 "Spectral Representations for Convolutional Neural Networks" (Rippel, Snoek & Adams,
-NeurIPS 2015): an utterance of n steps becomes m = ceil(n / stride) by cutting its
+NeurIPS 2015): an utterance of n steps becomes m = ceil(n / stride) by truncating its
 spectrum,
 
     X = rfft(x_1 .. x_n),    z = irfft(X_0 .. X_floor(m/2), m) m / n
 
-Without m / n a constant would be multiplied by the stride. Any real stride will do.
+Without m / n a constant would be multiplied by the stride. Any real stride works.
 
 "Learning strides in convolutional neural networks" (Riad, Teboul, Grangier & Zeghidour,
-ICLR 2022): before the cut, the spectrum is multiplied by a mask that is differentiable
-in the stride S, and the cut itself passes no gradient,
+ICLR 2022): before truncation, the spectrum is multiplied by a mask that is
+differentiable in the stride S, and the truncation itself passes no gradient,
 
     mask_f = clip((end - f) / R, 0, 1),    end = n / (2 S) + 1,    R = smoothness
 
 The published ramp begins where this one ends (end = n / (2 S) + 1 + R). Its output then
-has n / S + 2 (R + 1) steps, ten more than the stride says, however short the utterance
-is; here the ramp lies within the ceil(n / S) steps, so that the stride is what it says
-and the rate can be compared. The price is a taper over the highest R bins, at S = 1
-too, where the published layer is the identity and would learn no more.
+has n / S + 2 (R + 1) steps, ten more than the stride implies, however short the
+utterance is. Here the ramp is within the ceil(n / S) steps, so that the stride is exact
+and rates are comparable. The cost is a taper over the highest R bins, also at S = 1,
+where the published layer is the identity and could not learn any more.
 
 Every utterance is transformed at its own length: an FFT across the padding changes the
 valid steps. FFTs are in float32 at least.
@@ -53,8 +53,8 @@ def cut_spectrum(
     if mask is not None:
         spectrum = spectrum * mask.unsqueeze(1)
     if m % 2 == 0:
-        # the new Nyquist bin of a real signal is real; what to do with the rest of it,
-        # irfft leaves to the device
+        # the new Nyquist bin of a real signal is real; the handling of its imaginary
+        # part by irfft depends on the device
         nyquist = torch.complex(spectrum[:, -1:].real, torch.zeros_like(x[:, :1]))
         spectrum = torch.cat([spectrum[:, :-1], nyquist], dim=1)
     return torch.fft.irfft(spectrum, n=m, dim=1) * (m / n)
@@ -63,7 +63,7 @@ def cut_spectrum(
 def cut_by_matrices(
     x: torch.Tensor, m: int, mask: Optional[torch.Tensor] = None
 ) -> torch.Tensor:
-    """Do what :func:`cut_spectrum` does without an FFT, of which exporters know little:
+    """Compute :func:`cut_spectrum` without an FFT, which exporters hardly support:
 
         z_l = 1 / n sum_f w_f mask_f (cos(2 pi f l / m) C_f + sin(2 pi f l / m) S_f)
 
@@ -85,7 +85,7 @@ def cut_by_matrices(
 
 
 def _waves(bins, n, like):
-    """Return cosine and sine of 2 pi f t / n, (bins, n), of whole turns none."""
+    """Return cosine and sine of 2 pi f t / n, (bins, n), without whole turns."""
     frequency = torch.arange(bins, device=like.device).unsqueeze(1)
     turns = frequency * torch.arange(n, device=like.device)
     n = torch.full((), n, device=like.device)
@@ -94,9 +94,9 @@ def _waves(bins, n, like):
 
 
 def widen_spectrum(z: torch.Tensor, n: int) -> torch.Tensor:
-    """Resample z (B, m, D) to (B, n, D), n >= m: zeros above its spectrum.
+    """Resample z (B, m, D) to (B, n, D), n >= m: with a zero-padded spectrum.
 
-    The inverse of :func:`cut_spectrum` for what the cut has left.
+    The inverse of :func:`cut_spectrum` for the remaining bins.
 
     Args:
         z: float32 or float64, without padding, m >= 1.
@@ -105,13 +105,13 @@ def widen_spectrum(z: torch.Tensor, n: int) -> torch.Tensor:
     m = z.size(1)
     spectrum = torch.fft.rfft(z, dim=1)
     if m % 2 == 0 and n > m:
-        # the Nyquist bin stood for two, the longer spectrum has both
+        # the Nyquist bin represents two bins, both of which are in the longer spectrum
         spectrum = torch.cat([spectrum[:, :-1], spectrum[:, -1:] / 2], dim=1)
     return torch.fft.irfft(spectrum, n=n, dim=1) * (n / m)
 
 
 def rows_of_lengths(lengths: torch.Tensor) -> Dict[int, List[int]]:
-    """Return which rows have a length: {length: [rows]}; a GPU is waited for."""
+    """Return the rows by length: {length: [rows]}; synchronises with a GPU."""
     rows: Dict[int, List[int]] = {}
     for row, length in enumerate(lengths.tolist()):
         rows.setdefault(length, []).append(row)
@@ -119,7 +119,7 @@ def rows_of_lengths(lengths: torch.Tensor) -> Dict[int, List[int]]:
 
 
 class SpectralPool(Downsampler):
-    """Cuts the spectrum of every utterance to its new length.
+    """Truncates the spectrum of every utterance to its new length.
 
     Cost: one FFT per utterance (or per group of equal lengths), O(T log T).
 
@@ -135,7 +135,7 @@ class SpectralPool(Downsampler):
         width = self.output_lengths(x.size(1))
         outputs, order = [], []
         for n, rows in rows_of_lengths(lengths).items():
-            # half precision has no transforms of most lengths; autocast lowers none
+            # half precision lacks transforms of most lengths; autocast does not apply
             part = at_least_float32(x[rows, :n])
             if n > 0:
                 part = self.resample(part, self.output_lengths(n))
@@ -148,15 +148,15 @@ class SpectralPool(Downsampler):
         )
 
     def resample(self, x: torch.Tensor, m: int) -> torch.Tensor:
-        """Return (B, m, D) from x (B, n, D), which has no padding."""
+        """Return (B, m, D) from x (B, n, D), without padding."""
         return cut_spectrum(x, m)
 
     def export_form(self, x, stride):
-        """See :meth:`Downsampler.export_form`: by matrices, of one utterance."""
+        """See :meth:`Downsampler.export_form`: with matrices, for one utterance."""
         return cut_by_matrices(x, downsampled_lengths(x.size(1), stride)), None
 
     def upsample(self, z, lengths, steps, positions=None, normalised=True):
-        """See :meth:`Downsampler.upsample`: every spectrum with zeros above it."""
+        """See :meth:`Downsampler.upsample`: every spectrum zero-padded."""
         if z.size(0) == 0:
             return z.new_zeros(0, steps, z.size(2))
         outputs, order = [], []
@@ -171,15 +171,15 @@ class SpectralPool(Downsampler):
         return torch.cat(outputs)[places].to(z.dtype)
 
     def frame_shift(self):
-        """See :meth:`Downsampler.frame_shift`: sample l stands for step l stride."""
+        """See :meth:`Downsampler.frame_shift`: sample l represents step l stride."""
         return (1 - self.current_stride()) / 2
 
 
 class _Bounded(torch.autograd.Function):
-    """Clamp whose gradient, at a bound and beyond, passes only if it leads back.
+    """Clamp whose gradient, at or beyond a bound, only passes if it points back.
 
-    A plain clamp would never let a value return that a step of the optimiser (with
-    momentum) has carried over the bound.
+    A plain clamp could trap a value that a step of the optimiser (with
+    momentum) has moved beyond the bound.
     """
 
     generate_vmap_rule = True
@@ -204,16 +204,16 @@ class _Bounded(torch.autograd.Function):
 def soft_mask(
     n: Union[int, torch.Tensor], stride: torch.Tensor, smoothness: float, bins: int
 ) -> torch.Tensor:
-    """Return clip((end - f) / R, 0, 1) for the bins f = 0, 1 ..., see the file's top.
+    """Return clip((end - f) / R, 0, 1) for the bins f = 0, 1 ..., see above.
 
-    Where end < R (few steps are left), the ramp is as long as end: bin 0 keeps a factor
+    If end < R (few steps are left), the ramp is as long as end: bin 0 keeps a factor
     of 1, and a constant its value.
 
     Args:
         n: steps of the utterance.
         stride: S, a scalar; the mask is differentiable in it.
         smoothness: R > 0.
-        bins: how many.
+        bins: number of bins.
     """
     end = n / (2.0 * stride) + 1.0
     frequency = torch.arange(bins, device=stride.device)
@@ -223,10 +223,10 @@ def soft_mask(
 class DiffStride(SpectralPool):
     """Spectral pooling whose stride is learned within [1, max_stride].
 
-    ``stride`` is where it starts; output lengths follow :meth:`current_stride`, which
-    is reported in training. A learned layer therefore gives ceil(length / S) steps with
-    the S of its parameters. The paper's optional penalty on the computation is left
-    out: the bound and the starting point say what is wanted.
+    ``stride`` is the initial value; output lengths follow :meth:`current_stride`, which
+    is reported in training. A trained layer therefore gives ceil(length / S) steps with
+    its learned S. The paper's optional penalty on the computation is left out: the
+    bound and the initial value determine the range.
 
     Args:
         size: D, input and output features.
@@ -253,13 +253,13 @@ class DiffStride(SpectralPool):
                 f"got {max_stride}"
             )
         self.smoothness = check_number("smoothness", smoothness)
-        # The change and not the stride itself: weight decay then leads back to the
-        # stride that was asked for, and float32 does not round that one (a stride of
-        # 1.3 would give 11 steps for 13).
+        # learn the change, not the stride itself: weight decay then pulls towards the
+        # configured stride, and float32 does not round that one (a stride of 1.3 would
+        # give 11 steps for 13)
         self.stride_change = torch.nn.Parameter(torch.zeros(()))
 
     def current_stride(self):
-        """Return the learned stride, within [1, max_stride]; a GPU is waited for."""
+        """Return the learned stride in [1, max_stride]; synchronises with a GPU."""
         stride = self.stride + self.stride_change.item()
         return min(max(stride, 1.0), self.max_stride)
 
@@ -271,7 +271,7 @@ class DiffStride(SpectralPool):
         return cut_spectrum(x, m, mask)
 
     def export_form(self, x, stride):
-        """See :meth:`SpectralPool.export_form`; the mask is of the stride learned."""
+        """See :meth:`SpectralPool.export_form`; with the mask of the learned stride."""
         n = torch.full((), x.size(1), dtype=x.dtype, device=x.device)
         m = downsampled_lengths(x.size(1), stride)
         mask = soft_mask(n, torch.tensor(stride).to(n), self.smoothness, m // 2 + 1)
@@ -282,7 +282,7 @@ class DiffStride(SpectralPool):
         return {"stride": self.current_stride()}
 
     def extra_repr(self) -> str:
-        """Show the constructor's words when the model is printed."""
+        """Show the constructor's arguments when the model is printed."""
         return (
             f"{super().extra_repr()}, max_stride={self.max_stride}, "
             f"smoothness={self.smoothness}"

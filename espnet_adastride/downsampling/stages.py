@@ -1,6 +1,6 @@
-"""What the stages of a network report of a batch, and what training makes of it.
+"""Reports of a network's stages for a batch, and their losses and statistics.
 
-Shared by everything that puts downsamplers behind one another: the ESPnet input layer
+Shared by all networks with several downsamplers: the ESPnet input layer
 and the residual network.
 """
 
@@ -18,14 +18,14 @@ from espnet_adastride.downsampling.output import NO_FLOAT64
 
 
 class StageTrace(NamedTuple):
-    """What one stage's downsampler reported of a batch.
+    """The report of one stage's downsampler for a batch.
 
     Attributes:
-        input_lengths: (B,) frames that went in.
-        output_lengths: (B,) frames that came out.
+        input_lengths: (B,) input frames.
+        output_lengths: (B,) output frames.
         positions: (B, T) of its input frames on its output slots, or None.
         aux_loss: scalar, or None.
-        loss_name: under which it is reported and weighted, the downsampler's.
+        loss_name: name under which it is reported and weighted.
     """
 
     input_lengths: torch.Tensor
@@ -36,10 +36,10 @@ class StageTrace(NamedTuple):
 
 
 def auxiliary_losses(stages: Sequence[StageTrace]) -> Dict[str, torch.Tensor]:
-    """Return the stages' losses, summed and before weighting; {} if none asks for one.
+    """Return the stages' losses, summed and before weighting; {} if there are none.
 
     ``loss_vp`` are the positioning losses, ``loss_aux`` those of other methods, which
-    have weights of their own.
+    have their own weights.
     """
     losses: Dict[str, torch.Tensor] = {}
     for stage in stages:
@@ -56,7 +56,7 @@ def add_auxiliary_losses(
 
     Args:
         loss: scalar.
-        losses: of :func:`auxiliary_losses`.
+        losses: from :func:`auxiliary_losses`.
         vp_weight: weight of the positioning losses (1.0 in the authors' training).
     """
     loss = loss + vp_weight * losses.get("loss_vp", 0.0)
@@ -64,10 +64,10 @@ def add_auxiliary_losses(
 
 
 def position_stats(stages: Sequence[StageTrace]) -> Dict[str, torch.Tensor]:
-    """Return {name: scalar} about the stages that have positions; {} if none has.
+    """Return {name: scalar} about the stages with positions; {} if there are none.
 
     ``empty_slots`` and ``stride_entropy`` are means over the stages, ``largest_jump``
-    and ``largest_stride`` the largest. float64, but float32 where the stages' device
+    and ``largest_stride`` the largest. float64, or float32 if the stages' device
     has no float64; on that device.
     """
     placed = [

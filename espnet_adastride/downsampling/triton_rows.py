@@ -19,17 +19,17 @@ and with A_lt = e_lt / sum_t e_lt, backwards:
                     da'_t = q_t (dq_t - sum_u q_u dq_u),   and back to da_t
     _input_grad     dx_t = sum_l A_lt dz_l + da_t w,   dw = sum_t da_t x_t
 
-AdaStride's range is (l - p_t)^2 <= d_l^2 + log(2 n / tolerance) / s: what is cut off
+AdaStride's range is (l - p_t)^2 <= d_l^2 + log(2 n / tolerance) / s: the loss
 is less than half the tolerance of the row's largest weight. AdaStride-F's are the steps
 whose nearest slot is l. Neither end of the ranges decreases with l, so that the slots
 that reach a step are a range too, which two binary searches find. Every program loops
 over its own ranges: no index arrays, nothing whose size depends on the data, no wait of
-the host, memory O(B (T + T')) beside x and z however long the rows are.
+the host, memory O(B (T + T')) in addition to x and z, for rows of any length.
 
-Scores, positions, distances and all sums over time are float64. Weights and what is D
-wide are float32 (float64 where x is), summed with Kahan's compensation, as a row may
-have thousands of terms. Every sum has a fixed order (no atomics): the same result
-twice. What is in the padding of x is never read. Offsets are 64 bits wide.
+Scores, positions, distances and all sums over time are float64. Weights and tensors of
+width D are float32 (float64 if x is), summed with Kahan's compensation, because a row
+may have thousands of terms. Every sum has a fixed order (no atomics): results are
+bitwise reproducible. The padding of x is never read. Offsets are 64 bits wide.
 
 Under Triton's interpreter (``TRITON_INTERPRET=1``) all of it runs on the CPU.
 """
@@ -48,7 +48,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
-#: what may be cut off a row, relative to its largest weight; as in rows.py
+#: maximum loss of a row, relative to its largest weight; as in rows.py
 _TOLERANCE = {torch.float32: 1e-7, torch.float64: 1e-16}
 
 #: numbers of x that a program holds at once: 16 registers a thread and tile
@@ -60,7 +60,7 @@ _MAX_FEATURES = 256
 #: steps that a program of one utterance holds at once
 _MAX_STEPS = 2048
 
-#: what changes from batch to batch must not compile a kernel anew
+#: values that change between batches must not recompile a kernel
 _kernel = triton.jit(
     do_not_specialize=["steps", "width", "blocks", "chunks", "rounds", "tiles"]
 )
@@ -439,7 +439,7 @@ def _place_grad(
     if BOUND is not None:
         shift = rate * tl.sum(sum_y, axis=0) / number
         slope = rate * rate * rate * tl.sum(sum_yc, axis=0) / number
-        tl.debug_barrier()  # what another thread has stored is read
+        tl.debug_barrier()  # read values stored by other threads
         for start in range(0, n, BT):
             t = start + lane
             moving = (t >= 1) & (t < n)
@@ -540,7 +540,7 @@ def _steps_at_once(steps: int) -> Tuple[int, int]:
 
 
 def _work_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of weights and sums: float32, or float64 if x is that."""
+    """Return the dtype of weights and sums: float32, or float64 if x is."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -622,7 +622,7 @@ def _backward(
     want_x: bool,
     want_weight: bool,
 ) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Return the gradients of x and weight; an empty one where it is not wanted."""
+    """Return the gradients of x and weight; an empty one if it is not needed."""
     positions, scores, stats, firsts, ends, squares, inverses = kept
     x, weight, grad_z = x.contiguous(), weight.contiguous(), grad_z.contiguous()
     (batch, steps, size), width = x.shape, grad_z.size(1)
@@ -664,7 +664,7 @@ def _backward(
             steps, width, BOUND=bound, POSITIONS=grad_positions is not None,
             LOSS=grad_loss is not None, BT=at_once, num_warps=warps,
         )  # fmt: skip
-        # few rows of partial sums where there are many steps
+        # few rows of partial sums if there are many steps
         tiles = 4 if batch * blocks > 4096 else 1
         blocks = triton.cdiv(steps, rows * tiles)
         grad_x = torch.empty_like(x) if want_x else x.new_empty(0)
@@ -678,7 +678,7 @@ def _backward(
 
 
 # Captured by torch.compile as one operator each, whose kernels it does not look into;
-# without it they are called directly, which is some ten microseconds faster.
+# without it they are called directly, which is about ten microseconds faster.
 _forward_operator = torch.library.custom_op(
     "espnet_adastride::resample", _forward, mutates_args=()
 )
@@ -738,7 +738,7 @@ class _Resample(torch.autograd.Function):
             raise RuntimeError(
                 "second-order gradients of AdaStride's Triton kernels are not "
                 "implemented: use the dense alignment_matrix(positions, ...) @ x "
-                "where you need them"
+                "if you need them"
             )
         x, weight, lengths, output_lengths, *kept = ctx.saved_tensors
         if grad_z is None:

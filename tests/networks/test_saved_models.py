@@ -75,7 +75,7 @@ def test_an_explicit_one(tmp_path):
         assert f"--inference_asr_model {name}: the training will not save it" in str(
             error.value
         )
-        assert "leave it out (valid.acc.ave.pth)" in str(error.value)
+        assert "omit it (valid.acc.ave.pth)" in str(error.value)
     (tmp_path / "valid.acc.pth").touch()
     refuse_model_that_will_not_be("valid.acc.pth", config, tmp_path)
     config["nbest_averaging_interval"] = 4
