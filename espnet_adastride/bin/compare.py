@@ -17,7 +17,6 @@ Beside methods with their defaults it compares variants:
 
 import argparse
 import datetime
-import os
 import shlex
 import sys
 from collections import Counter
@@ -51,10 +50,9 @@ from espnet_adastride.experiments.grid import (
     with_threads,
 )
 from espnet_adastride.experiments.records import code_state
-from espnet_adastride.files import lock, write_text
+from espnet_adastride.files import write_text
 from espnet_adastride.options import read_seeds, split_list, str2bool, whole
-from espnet_adastride.progress import print_dated
-from espnet_adastride.recipe.jobs import Interrupted, Job, run_jobs
+from espnet_adastride.recipe.jobs import Interrupted
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -257,15 +255,20 @@ def main(cmd=None):
     )
     scores = Scores(grid)
     folder = grid.recipe / "exp" / args.name
-    folder.mkdir(parents=True, exist_ok=True)
     failures: List[str] = []
     try:
         with resumable(Interrupted):
             if not args.table_only:
-                with (folder / ".lock").open("a") as file:
-                    who = f"process {os.getpid()}"
-                    lock(file.fileno(), folder / ".lock", False, who)
-                    failures = run_all(args, grid, scores, runs, folder)
+                environment = with_threads(args.threads)
+                failures = run_grid(
+                    grid,
+                    runs,
+                    args.nj,
+                    folder,
+                    scores.describe,
+                    environment,
+                    code_state(),
+                )
             if len(failures) < len(runs):
                 print(write_table(args, grid, scores, runs))
     except DataError as error:
@@ -274,25 +277,6 @@ def main(cmd=None):
         raise RecipeError(
             f"{len(failures)} of {len(runs)} runs failed; the first: {failures[0]}"
         )
-
-
-def run_all(args, grid, scores, runs, folder) -> List[str]:
-    """Prepare the data, then do the runs; return the failures."""
-    environment = with_threads(args.threads)
-    log = folder / "prepare.log"
-    print(f"preparing the data, log: {log}", flush=True)
-    run_jobs([Job(grid.prepare_command(), log)], environment=environment, grace=30.0)
-    print(f"{len(runs)} runs, {args.nj} at once, logs: {folder}/*.log", flush=True)
-    return run_grid(
-        grid,
-        runs,
-        args.nj,
-        folder,
-        scores.describe,
-        print_dated,
-        environment,
-        code_state(),
-    )
 
 
 if __name__ == "__main__":

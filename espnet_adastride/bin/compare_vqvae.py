@@ -180,6 +180,7 @@ def collect_statistics(exp, config):
     for part in ("train", "valid"):
         command += [f"--{part}_shape_file", str(exp / "data" / part / "wav.scp")]
     log = stats / "collect.log"
+    print(f"statistics: log {log}", flush=True)
     run_jobs([Job(partial(VQVAETask.main, cmd=command), log)])
     write_text(done, wanted)
 

@@ -23,10 +23,8 @@ from espnet_adastride.experiments.definition import ROOT, read_experiment
 from espnet_adastride.experiments.grid import run_grid, with_threads
 from espnet_adastride.experiments.records import code_state
 from espnet_adastride.experiments.runs import RecordedGrid
-from espnet_adastride.files import lock
 from espnet_adastride.options import check_jobs
-from espnet_adastride.progress import print_dated
-from espnet_adastride.recipe.jobs import Interrupted, Job, run_jobs
+from espnet_adastride.recipe.jobs import Interrupted
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -95,28 +93,16 @@ def run_missing(args, grid, experiment, environment):
         print(f"all {len(runs)} runs have their records")
         return []
     print(f"{len(runs) - len(todo)} of {len(runs)} runs have their records")
-    logs = grid.recipe / grid.expdir / experiment.name
-    logs.mkdir(parents=True, exist_ok=True)
-    with (logs / ".lock").open("a") as file:
-        lock(file.fileno(), logs / ".lock", False, f"process {os.getpid()}")
-        print(f"preparing the data, log: {logs / 'prepare.log'}", flush=True)
-        run_jobs(
-            [Job(grid.prepare_command(), logs / "prepare.log")],
-            environment=environment,
-            grace=30.0,
-        )
-        grid.check_data()
-        print(f"logs of the runs: {logs}", flush=True)
-        return run_grid(
-            grid,
-            todo[: args.limit],
-            args.nj,
-            logs,
-            grid.describe,
-            print_dated,
-            environment,
-            code_state(),
-        )
+    return run_grid(
+        grid,
+        todo[: args.limit],
+        args.nj,
+        grid.recipe / grid.expdir / experiment.name,
+        grid.describe,
+        environment,
+        code_state(),
+        grid.check_data,
+    )
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.errors import AudioError, RecipeError, one_line_errors
 from espnet_adastride.evaluation.scoring import utterance_errors, words
 from espnet_adastride.experiments.rate_curves import Point, format_table, plot_rates
+from espnet_adastride.experiments.records import provenance, write_record
 from espnet_adastride.files import write_text
 from espnet_adastride.recipe.quiet import quiet_imports
 from espnet_adastride.recipe.stamps import fingerprint
@@ -182,7 +183,7 @@ def measure(name, path, strides, audio, texts, args, prefix):
             length,
         )
         saved = {"work": work, "point": point._asdict(), "hypotheses": hypotheses}
-        write_text(file, json.dumps(saved) + "\n")
+        write_record(file, {**saved, **provenance()})
         print(
             f"{name} at {stride:g}x: WER {point.wer:.1f} %, RTF {point.rtf:.4f}",
             flush=True,

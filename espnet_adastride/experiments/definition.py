@@ -158,7 +158,8 @@ def read_experiment(path: PathLike) -> Experiment:
             f"{path}: baseline {experiment.baseline} is in no part of the grid"
         )
     for pair in experiment.pairs:
-        if not (isinstance(pair, list) and len(pair) == 2 and set(pair) <= names):
+        known = isinstance(pair, list) and all(name in list(names) for name in pair)
+        if not known or len(pair) != 2:
             raise RecipeError(
                 f"{path}: pairs: give two methods of the grid each, such as "
                 f"[adastride, {experiment.baseline}], got {pair}"

@@ -84,6 +84,8 @@ def run_folders(
             return None  # another process is at it
         return describe(read_result(folder)) if describe else folder.name
 
+    if log and not all(map(is_finished, functions)):
+        print(f"logs: {next(iter(functions)).parent}/*/{log}", flush=True)
     run_all(
         [
             Step(

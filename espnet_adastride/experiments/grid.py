@@ -19,9 +19,9 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
 from espnet_adastride.errors import DataError, RecipeError
 from espnet_adastride.evaluation.learning_curves import read_epochs, training_seconds
-from espnet_adastride.files import PathLike
-from espnet_adastride.progress import Progress
-from espnet_adastride.recipe.jobs import Job, run_queue
+from espnet_adastride.files import PathLike, lock
+from espnet_adastride.progress import Progress, print_dated
+from espnet_adastride.recipe.jobs import Job, run_jobs, run_queue
 from espnet_adastride.recipe.stamps import Stamp, fingerprint
 
 
@@ -337,43 +337,58 @@ def run_grid(
     grid: Grid,
     runs: Sequence[Run],
     limit: int,
-    log_dir: PathLike,
-    describe: Callable[[Run], str] = str,
-    say: Callable[[str], None] = print,
-    environment: Optional[dict] = None,
-    code: str = "",
+    folder: PathLike,
+    describe: Callable[[Run], str],
+    environment: Dict[str, str],
+    code: str,
+    check: Callable[[], None] = lambda: None,
 ) -> List[str]:
-    """Do the runs that are not done, ``limit`` at a time.
+    """Prepare the data and do the runs that are not done, ``limit`` at a time.
 
     Args:
         grid: The recipe.
         runs: All runs.
         limit: Parallel runs.
-        log_dir: Receives what each run prints, ``TAG.log``.
+        folder: Is locked, and receives what is printed: ``prepare.log``, ``TAG.log``.
         describe: A finished run in words; it may raise if there is nothing to say.
-        say: Takes lines on the progress.
-        environment: Of the runs.
-        code: State of the code, to be remembered: it is no reason to do a run again.
+        environment: Of the commands.
+        code: State of the code, to be remembered: no reason to do a run again.
+        check: Of the prepared data.
 
     Returns:
         One line on every run that failed; the others went on.
+
+    Raises:
+        RecipeError: the preparation failed, or another process has the folder.
+        Interrupted: a signal came.
     """
-    log_dir, done = Path(log_dir), {run: grid.is_done(run) for run in runs}
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
 
     def finish(run: Run) -> str:
         words = describe(run)
         grid.mark_done(run, code)
         return words
 
-    if any(done.values()):
-        say(f"{sum(done.values())} of {len(runs)} runs are done and unchanged")
-    steps = [
-        Step(
-            str(run),
-            Job(grid.command(run), log_dir / f"{run.tag}.log"),
-            partial(done.get, run),
-            partial(finish, run),
-        )
-        for run in runs
-    ]
-    return run_all(steps, limit, say, True, environment)
+    with (folder / ".lock").open("a") as file:
+        lock(file.fileno(), folder / ".lock", False, f"process {os.getpid()}")
+        log = folder / "prepare.log"
+        print(f"preparing the data, log: {log}", flush=True)
+        preparation = [Job(grid.prepare_command(), log)]
+        run_jobs(preparation, environment=environment, grace=30.0)
+        check()
+        print(f"{len(runs)} runs, {limit} at once, logs: {folder}/*.log", flush=True)
+        done = {run: grid.is_done(run) for run in runs}
+        if any(done.values()):
+            said = f"{sum(done.values())} of {len(runs)} runs are done and unchanged"
+            print_dated(said)
+        steps = [
+            Step(
+                str(run),
+                Job(grid.command(run), folder / f"{run.tag}.log"),
+                partial(done.get, run),
+                partial(finish, run),
+            )
+            for run in runs
+        ]
+        return run_all(steps, limit, print_dated, True, environment)

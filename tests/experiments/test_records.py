@@ -198,6 +198,19 @@ def test_the_page_by_hand(experiment, tmp_path):
     assert "Not run yet" not in page
 
 
+def test_pairs_have_a_table(experiment, tmp_path):
+    found = write_all(experiment, tmp_path)
+    assert "Method against method" not in tables.write_page(experiment, found, 200)
+    asked = replace(experiment, pairs=[["strided_conv", "adastride"]])
+    page = tables.write_page(asked, found, 200)
+    table = page.split("## Method against method")[1].split("##")[0]
+    # 9 errors of 24 words against none, both seeds alike; three speakers: 2 / 2^3
+    row = "| 8x | `strided_conv` minus `adastride` | 0, 1 | +37.50 | ["
+    (line,) = (x for x in table.splitlines() if x.startswith(row))
+    assert line.endswith("| 0.500 | [+37.50, +37.50] | no difference shown |")
+    assert "| 4x | `strided_conv` minus `adastride` | 0, 1 | +37.50 | [" in table
+
+
 def test_missing_runs_are_named(experiment, tmp_path):
     found = write_all(experiment, tmp_path)
     page = tables.write_page(experiment, found[1:], 100)
