@@ -308,35 +308,33 @@ def main(cmd=None):
 
 def draw(table, path):
     """Draw time and peak memory over T; methods that no target names in grey."""
-    import matplotlib
+    from espnet_adastride.report.style import GREY, drawing, line_style, save_figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     shown = {
         "forward + backward (ms)": lambda figures: 1e3 * figures.both,
         "peak memory / bytes of x": lambda figures: figures.peak,
     }
     drawn = (*COMPARED, DENSE)
-    for axis, (label, value) in zip(axes, shown.items()):
-        for method in METHODS:
-            points = [
-                (steps, value(figures))
-                for (steps, name), figures in table.items()
-                if name == method and not math.isnan(value(figures))
-            ]
-            if points and method in drawn:
-                style = {"marker": "o", "markersize": 3, "label": method}
-                axis.plot(*zip(*points), color=f"C{drawn.index(method)}", **style)
-            elif points:
-                axis.plot(*zip(*points), color="0.8", linewidth=0.8, zorder=1)
-                axis.annotate(method, points[-1], fontsize=5, color="0.5")
-        axis.set(xlabel="T (time steps)", ylabel=label, xscale="log", yscale="log")
-        axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    with drawing(10, 4, layout="constrained") as figure:
+        axes = figure.subplots(1, 2)
+        for axis, (label, value) in zip(axes, shown.items()):
+            for method in METHODS:
+                points = [
+                    (steps, value(figures))
+                    for (steps, name), figures in table.items()
+                    if name == method and not math.isnan(value(figures))
+                ]
+                if points and method in drawn:
+                    style = line_style(drawn.index(method))
+                    axis.plot(*zip(*points), markersize=3, label=method, **style)
+                elif points:
+                    faint = {"color": GREY, "alpha": 0.4, "linewidth": 0.8}
+                    axis.plot(*zip(*points), zorder=1, **faint)
+                    axis.annotate(method, points[-1], fontsize=5, color=GREY)
+            axis.set(xlabel="T (time steps)", ylabel=label, xscale="log", yscale="log")
+            axis.grid()
+        axes[0].legend(fontsize=8)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":

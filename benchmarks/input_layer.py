@@ -351,23 +351,22 @@ def rest_lines(args):
 
 def draw(layers, wholes, path):
     """Draw what a step takes, the input layer's part set apart."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from espnet_adastride.report.style import COLOURS, ENERGY, INK, drawing, save_figure
 
     rest = seconds_of_the_rest(layers, wholes)
-    figure, axis = pyplot.subplots(figsize=(8, 4), layout="constrained")
     names = [str(variant) for variant in layers]
-    axis.barh(names, [rest] * len(names), color="0.8", label="the rest of the model")
     seconds = [figures.seconds for figures in layers.values()]
-    axis.barh(names, seconds, left=rest, label="input layer")
-    axis.axvline(wholes[ESPNET][0], color="black", linewidth=0.8)
-    axis.set_xlabel("seconds a training step (line: ESPnet's conv2d)")
-    axis.invert_yaxis()
-    axis.legend(loc="lower right")
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    with drawing(8, 4, layout="constrained") as figure:
+        axis = figure.subplots()
+        grey = [rest] * len(names)
+        axis.barh(names, grey, color=ENERGY, label="the rest of the model")
+        label = "input layer"
+        axis.barh(names, seconds, left=rest, color=COLOURS[0], label=label)
+        axis.axvline(wholes[ESPNET][0], color=INK, linewidth=0.8)
+        axis.set_xlabel("seconds a training step (line: ESPnet's conv2d)")
+        axis.invert_yaxis()
+        axis.legend(loc="lower right")
+    save_figure(figure, path)
 
 
 def main(cmd=None):

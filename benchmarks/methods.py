@@ -637,58 +637,51 @@ def apart_lines(table):
 
 def draw(table, args, path):
     """Draw the responses, the information kept and the cost, a method a line."""
-    import matplotlib
+    from espnet_adastride.report.style import COLOURS, MARKERS, drawing, save_figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, (left, middle, right) = pyplot.subplots(
-        1,
-        3,
-        sharey=True,
-        figsize=(13, 0.32 * len(table) + 1.8),
-        width_ratios=(1.2, 1, 1),
-        layout="constrained",
-    )
     names = [f"{row.method}*" if row.follows else row.method for row in table]
     lines = numpy.arange(len(names))
     response_db = torch.stack([decibel(f.response) for f in table.values()])
-    image = left.imshow(
-        response_db,
-        vmin=-40,
-        vmax=6,
-        cmap="viridis",
-        aspect="auto",
-        extent=(0, 0.5, len(names) - 0.5, -0.5),
-    )
-    left.axvline(0.5 / args.stride, color="white", linewidth=1.2)
-    left.set_yticks(lines, names)
-    left.set_xlabel(
-        "frequency of a tone (cycles a step; line: new Nyquist)\n"
-        f"colour: energy out / in, at {args.stride}x"
-    )
-    figure.colorbar(image, ax=left, label="dB", extend="min")
-    for rate, marker in zip(args.rates, "os^dv"):
-        kept = [100 * f.kept[rate] for f in table.values()]
-        middle.plot(kept, lines, marker, label=f"{rate}x")
-    middle.set_xlabel(
-        f"variance of speech frames rebuilt (%)\n* {FOLLOWS}, positions told"
-    )
-    reference = table[Row(REFERENCE)].cost
-    for label, marker in (("seconds", "o"), ("peak", "x")):
-        ratios = [
-            getattr(f.cost, label) / getattr(reference, label) for f in table.values()
-        ]
-        name = "time" if label == "seconds" else "peak memory"
-        right.plot(ratios, lines, marker, label=name)
-    right.set_xscale("log")
-    right.set_xticks([1, 2, 5, 10], ["1", "2", "5", "10"])
-    right.set_xlabel(f"forward + backward / {REFERENCE}, at {args.stride}x")
-    for axis in (middle, right):
-        axis.grid(alpha=0.3)
-        axis.legend()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    with drawing(13, 0.32 * len(table) + 1.8, layout="constrained") as figure:
+        left, middle, right = figure.subplots(
+            1, 3, sharey=True, width_ratios=(1.2, 1, 1)
+        )
+        image = left.imshow(
+            response_db,
+            vmin=-40,
+            vmax=6,
+            cmap="viridis",
+            aspect="auto",
+            extent=(0, 0.5, len(names) - 0.5, -0.5),
+        )
+        left.axvline(0.5 / args.stride, color="white", linewidth=1.2)
+        left.set_yticks(lines, names)
+        left.set_xlabel(
+            "frequency of a tone (cycles a step; line: new Nyquist)\n"
+            f"colour: energy out / in, at {args.stride}x"
+        )
+        figure.colorbar(image, ax=left, label="dB", extend="min")
+        for rate, marker, colour in zip(args.rates, MARKERS, COLOURS):
+            kept = [100 * f.kept[rate] for f in table.values()]
+            middle.plot(kept, lines, marker, color=colour, label=f"{rate}x")
+        middle.set_xlabel(
+            f"variance of speech frames rebuilt (%)\n* {FOLLOWS}, positions told"
+        )
+        reference = table[Row(REFERENCE)].cost
+        for label, marker, colour in zip(("seconds", "peak"), "ox", COLOURS):
+            ratios = [
+                getattr(f.cost, label) / getattr(reference, label)
+                for f in table.values()
+            ]
+            name = "time" if label == "seconds" else "peak memory"
+            right.plot(ratios, lines, marker, color=colour, label=name)
+        right.set_xscale("log")
+        right.set_xticks([1, 2, 5, 10], ["1", "2", "5", "10"])
+        right.set_xlabel(f"forward + backward / {REFERENCE}, at {args.stride}x")
+        for axis in (middle, right):
+            axis.grid()
+            axis.legend()
+    save_figure(figure, path)
 
 
 def main(cmd=None):

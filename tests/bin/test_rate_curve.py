@@ -175,7 +175,7 @@ def test_bad_input_is_one_line(data, tmp_path):
 
     any_model = ["--model", str(data / "any")]
     assert "--strides 0.5: give numbers" in failure(*any_model, "--strides", "0.5")
-    assert "a second any" in failure(*any_model, *any_model)
+    assert "a second model is called any" in failure(*any_model, *any_model)
     named = ["--model", f"a={data / 'any'}"]
     assert "is given twice" in failure(*named, "--fixed", named[1])
     assert "give --model or --fixed" in failure()
