@@ -12,7 +12,7 @@ from espnet_adastride.report.style import COLOURS, GREY, INK, drawing
 
 ROOT = Path(__file__).resolve().parents[1]
 
-#: (room, content), from rooms that import nothing of the rest to those that import all
+#: from what knows nothing of the rest to what may import everything: room, content
 ROOMS = (
     (("downsampling", "the methods, torch only"),),
     (

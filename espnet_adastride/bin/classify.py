@@ -28,34 +28,17 @@ its validation clips, and draws it: ``EXP/data_sets.png``.
 import shlex
 from pathlib import Path
 
-import torch
-
-from espnet_adastride import available_downsamplers
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import (
+    DefaultsFormatter,
+    Parser,
+    add_report_options,
+)
 from espnet_adastride.corpora.clips import describe_clips, find_clips
 from espnet_adastride.errors import RecipeError, one_line_errors, resumable
-from espnet_adastride.experiments.classification.features import load_features
-from espnet_adastride.experiments.classification.options import read_options
-from espnet_adastride.experiments.classification.pictures import (
-    plot_data_sets,
-    plot_option,
-)
-from espnet_adastride.experiments.classification.results import compare, read_runs
-from espnet_adastride.experiments.classification.tables import (
-    add_report_options,
-    format_data_sets,
-    report,
-)
-from espnet_adastride.experiments.classification.training import (
-    claim_experiment,
-    train_all,
-)
 from espnet_adastride.experiments.folders import run_name, unfinished
-from espnet_adastride.networks.classifier import Classifier
 from espnet_adastride.networks.methods import parse_method
 from espnet_adastride.options import check_jobs, read_seeds, split_list, str2bool
 from espnet_adastride.recipe.jobs import Interrupted
-from espnet_adastride.report.style import save_figure
 
 
 def get_parser():
@@ -95,6 +78,8 @@ def read_lists(args):
     Raises:
         RecipeError: a seed is not an integer, or --nj is below 1.
     """
+    from espnet_adastride import available_downsamplers
+
     words = split_list(args.methods)
     if words == ["all"]:
         words = list(available_downsamplers())
@@ -116,6 +101,14 @@ def train(args, methods, seeds):
     Raises:
         RecipeError: bad input, or a run that was killed.
     """
+    from espnet_adastride.experiments.classification.features import load_features
+    from espnet_adastride.experiments.classification.options import read_options
+    from espnet_adastride.experiments.classification.training import (
+        claim_experiment,
+        train_all,
+    )
+    from espnet_adastride.networks.classifier import Classifier
+
     for name in ("corpus", "config"):
         if not getattr(args, name):
             raise RecipeError(f"give --{name} (or --train false)")
@@ -148,6 +141,17 @@ def train(args, methods, seeds):
 
 def report_all(args, methods, seeds):
     """Write and print the tables, and draw the pictures."""
+    from espnet_adastride.experiments.classification.pictures import (
+        plot_data_sets,
+        plot_option,
+    )
+    from espnet_adastride.experiments.classification.results import compare, read_runs
+    from espnet_adastride.experiments.classification.tables import (
+        format_data_sets,
+        report,
+    )
+    from espnet_adastride.report.style import save_figure
+
     rows = report(args.exp, args.reference, args.confusion)
     if args.curve:
         picture = Path(args.exp).resolve() / f"{args.curve}.png"
@@ -176,6 +180,8 @@ def report_all(args, methods, seeds):
 def main(cmd=None):
     """Run the command; bad input ends in one line."""
     args = get_parser().parse_args(cmd)
+    import torch
+
     torch.set_num_threads(1)
     methods, seeds = read_lists(args)
     if args.train:

@@ -29,11 +29,12 @@ from functools import partial
 from pathlib import Path
 from typing import List, NamedTuple
 
-import numpy as np
-import torch
-
 from espnet_adastride.bin.clips_for_espnet import utterance_id, write_data
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import (
+    DefaultsFormatter,
+    Parser,
+    add_report_options,
+)
 from espnet_adastride.config import claim_run, merge_configs, read_config
 from espnet_adastride.corpora.audio import read_samples
 from espnet_adastride.corpora.clips import (
@@ -43,7 +44,6 @@ from espnet_adastride.corpora.clips import (
     folds_in_a_round,
     split_clips,
 )
-from espnet_adastride.downsampling.registry import available_downsamplers
 from espnet_adastride.errors import (
     RecipeError,
     one_line_errors,
@@ -54,11 +54,6 @@ from espnet_adastride.evaluation.learning_curves import (
     curves,
     read_epochs,
     training_seconds,
-)
-from espnet_adastride.experiments.classification.options import read_options
-from espnet_adastride.experiments.classification.tables import (
-    add_report_options,
-    report,
 )
 from espnet_adastride.experiments.folders import (
     RESULT,
@@ -116,6 +111,8 @@ def get_parser():
 
 def layer_config(config, method):
     """Return the configuration with a method and its options."""
+    from espnet_adastride.downsampling.registry import available_downsamplers
+
     names = method.names[0] if len(method.names) == 1 else list(method.names)
     if config.get("encoder") == "resnet":
         own = {"method": names, "method_conf": method.options}
@@ -229,6 +226,9 @@ class Run(NamedTuple):
 
 def train_run(run: Run) -> None:
     """Train a run or resume it, then test it, in the caller's process."""
+    import numpy as np
+    import torch
+
     from espnet_adastride.plugin.espnet import cls_train
 
     torch.set_num_threads(1)  # one core per run
@@ -302,6 +302,10 @@ def train(args, methods, seeds):
     Raises:
         RecipeError: bad input, or a run that failed.
     """
+    import torch
+
+    from espnet_adastride.experiments.classification.options import read_options
+
     for name in ("corpus", "config", "data_config"):
         if not getattr(args, name):
             raise RecipeError(f"give --{name} (or --train false)")
@@ -361,6 +365,10 @@ def train(args, methods, seeds):
 def main(cmd=None):
     """Run the command; bad input ends in one line."""
     args = get_parser().parse_args(cmd)
+    import torch
+
+    from espnet_adastride.experiments.classification.tables import report
+
     torch.set_num_threads(1)
     seeds = read_seeds(args.seeds)
     methods = [parse_method(word) for word in split_list(args.methods)]

@@ -21,7 +21,6 @@ import re
 from functools import partial
 from pathlib import Path
 
-import torch
 import yaml
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
@@ -187,6 +186,8 @@ def collect_statistics(exp, config):
 
 def train_run(exp, folder, method, rate, seed, listen):
     """Train a run or resume it, then measure it, in the caller's process."""
+    import torch
+
     from espnet_adastride.bin.vqvae_train import main as vqvae_train
     from espnet_adastride.evaluation.vqvae import measure
     from espnet_adastride.plugin.vqvae_task import load_vqvae
@@ -298,6 +299,8 @@ def report(args):
 def main(cmd=None):
     """Run the command; bad input ends in one line."""
     args = get_parser().parse_args(cmd)
+    import torch
+
     torch.set_num_threads(1)
     methods, rates, seeds = read_lists(args)
     if args.train:

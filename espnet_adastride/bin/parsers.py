@@ -76,3 +76,15 @@ class Parser(argparse.ArgumentParser):
                 message += f"; unknown option {name}: did you mean --{near}?"
                 break
         super().error(message)
+
+
+def add_report_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the tables of classifiers: a reference, confusions."""
+    parser.add_argument(
+        "--reference",
+        default="strided_conv",
+        help="Method that others are tested against",
+    )
+    parser.add_argument(
+        "--confusion", default="adastride", help="Method whose confusions are drawn"
+    )

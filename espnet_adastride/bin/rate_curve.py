@@ -24,20 +24,15 @@ import re
 import time
 from pathlib import Path
 
-import torch
-
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.corpora.datadir import read_table
 from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.errors import AudioError, RecipeError, one_line_errors
 from espnet_adastride.evaluation.scoring import utterance_errors, words
-from espnet_adastride.experiments.rate_curves import Point, format_table, plot_rates
 from espnet_adastride.experiments.records import provenance, write_record
 from espnet_adastride.files import write_text
 from espnet_adastride.recipe.quiet import quiet_imports
 from espnet_adastride.recipe.stamps import fingerprint
-from espnet_adastride.report.style import save_figure
-from espnet_adastride.timing.ctc import path_spans
 
 
 def get_parser():
@@ -106,6 +101,8 @@ def own_stride(model) -> float:
 
 def takes_any_stride(model) -> bool:
     """Return whether a stage of the input layer supports any real stride."""
+    import torch
+
     stages = [] if model.layer is None else model.layer.stages()
     return any(
         not isinstance(stage, torch.nn.Identity) and stage.takes_any_stride()
@@ -115,6 +112,8 @@ def takes_any_stride(model) -> bool:
 
 def decode(model, audio, name: str):
     """Return ({utterance: hypothesis}, seconds of computing, seconds of audio)."""
+    from espnet_adastride.timing.ctc import path_spans
+
     hypotheses, spent, samples = {}, 0.0, 0
     for key, path in audio.items():
         wave = read_audio(path, model.rate)
@@ -144,6 +143,8 @@ def measure(name, path, strides, audio, texts, args, prefix):
         args: options of the command.
         prefix: prefix of the points' files.
     """
+    from espnet_adastride.experiments.rate_curves import Point
+
     with quiet_imports():
         from espnet_adastride.errors import PluginError
         from espnet_adastride.plugin.trained import TrainedModel
@@ -196,6 +197,11 @@ def measure(name, path, strides, audio, texts, args, prefix):
 def main(cmd=None):
     """Run the command; bad input ends in one line."""
     args = get_parser().parse_args(cmd)
+    import torch
+
+    from espnet_adastride.experiments.rate_curves import format_table, plot_rates
+    from espnet_adastride.report.style import save_figure
+
     torch.set_num_threads(1)
     models = named_models(args.model + args.fixed)
     for _, path in models:

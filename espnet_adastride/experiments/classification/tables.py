@@ -1,6 +1,5 @@
 """The tables of an experiment, of several data sets, and how to read them: Markdown."""
 
-import argparse
 import math
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
@@ -22,18 +21,6 @@ from espnet_adastride.files import write_text
 from espnet_adastride.options import name_seeds
 from espnet_adastride.report.style import save_figure
 from espnet_adastride.report.tables import markdown_table, spread
-
-
-def add_report_options(parser: argparse.ArgumentParser) -> None:
-    """Add what :func:`report` is told: ``--reference`` and ``--confusion``."""
-    parser.add_argument(
-        "--reference",
-        default="strided_conv",
-        help="Method that others are tested against",
-    )
-    parser.add_argument(
-        "--confusion", default="adastride", help="Method whose confusions are drawn"
-    )
 
 
 def report(exp, reference: str, method: str) -> List[Row]:
