@@ -40,3 +40,28 @@ def test_pages_of_results_have_one_template(page):
     command = text.split("\n## Command\n")[1].split("\n## Table\n")[0]
     assert "```" in command or "were not kept" in command
     assert "\n|---" in text.split("\n## Table\n")[1].split("\n## Reading\n")[0]
+
+
+def test_the_architecture_page_names_files_that_are_there():
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    places = [ROOT, ROOT / "espnet_adastride"]
+    names = set(re.findall(r"`([\w/.]+\.(?:py|sh|md))`", text))
+    names = {name for name in names if "/" in name}
+    assert len(names) > 25
+    for name in names:
+        assert any((place / name).is_file() for place in places), name
+
+
+def test_the_picture_has_the_rooms_that_there_are():
+    import architecture  # benchmarks/
+
+    drawn = [name for row in architecture.ROOMS for name, _ in row]
+    package = ROOT / "espnet_adastride"
+    assert sorted(drawn) == sorted(
+        path.parent.name
+        for path in package.glob("*/*.py")
+        if path.name == "__init__.py"
+    )
+    for _, files, _ in architecture.PATH:
+        for name in re.findall(r"\w+/\w+\.py", files):
+            assert (package / name).is_file(), name
