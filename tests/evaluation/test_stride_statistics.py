@@ -40,7 +40,7 @@ def test_auc(values, marked, expected):
 
 
 def test_auc_and_information_are_those_of_scikit_learn():
-    """Which is not a dependency: it takes 2 s to import, for two short formulas."""
+    """Which is not a dependency: it takes 4 s to import, for two short formulas."""
     metrics = pytest.importorskip("sklearn.metrics")
     generator = np.random.default_rng(0)
     values = generator.integers(0, 9, 500) / 4  # with ties
