@@ -128,24 +128,32 @@ def describe_disk_error(error: OSError) -> str:
     )
 
 
-def one_line_errors(main):
+def one_line_errors(main=None, *, name: str = ""):
     """Decorate a command's ``main``: a UserError ends it in one line, status 1.
 
     So does what a disk or a folder refuses. An interruption ends it silently, status
     130: the driver reports it.
+
+    Args:
+        main: the function.
+        name: of a command that users call themselves: the line begins with it, and
+            every OSError, such as a missing file, is told in one.
     """
+    if main is None:
+        return functools.partial(one_line_errors, name=name)
+    error_word = f"{name}: error" if name else "error"
 
     @functools.wraps(main)
     def wrapper(cmd=None):
         try:
             return main(cmd)
         except UserError as error:
-            raise SystemExit(f"error: {error}") from None
+            raise SystemExit(f"{error_word}: {error}") from None
         except OSError as error:
-            line = describe_disk_error(error)
+            line = describe_disk_error(error) or (name and error)
             if not line:
                 raise
-            raise SystemExit(f"error: {line}") from None
+            raise SystemExit(f"{error_word}: {line}") from None
         except KeyboardInterrupt:
             raise SystemExit(130) from None
 

@@ -27,7 +27,12 @@ from espnet_adastride.bin.model_options import (
 from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.kaldi import atomic_open, read_scp, read_text, shorten
 from espnet_adastride.corpora.recordings import read_audio
-from espnet_adastride.errors import AlignmentError, AudioError, DataError, RecipeError
+from espnet_adastride.errors import (
+    AlignmentError,
+    AudioError,
+    DataError,
+    one_line_errors,
+)
 from espnet_adastride.files import read_utf8, shown
 from espnet_adastride.timing.transcripts import Segment, Transcript, ctm_lines, to_dict
 
@@ -121,10 +126,7 @@ def align(args: argparse.Namespace) -> List[str]:
     gone = [a for a, _ in jobs.values() if not a.endswith("|") and not Path(a).exists()]
     if gone and len(gone) == len(jobs):
         raise DataError(f"{gone[0]}: no such file" + _and_more(gone))
-    try:
-        recognise = load_transcriber(args, max_segment=args.max_segment, say=say)
-    except RecipeError as error:
-        raise DataError(str(error)) from None
+    recognise = load_transcriber(args, max_segment=args.max_segment, say=say)
     from espnet_adastride.errors import ModelError, UnknownTimesError
 
     if recognise.trained.model.ctc is None:
@@ -151,15 +153,10 @@ def align(args: argparse.Namespace) -> List[str]:
     return failed
 
 
+@one_line_errors(name=NAME)
 def main(cmd=None) -> None:
     """Run the command; bad input ends in one line, status 1."""
-    args = get_parser().parse_args(cmd)
-    try:
-        failed = align(args)
-    except (DataError, OSError) as error:
-        raise SystemExit(f"{NAME}: error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    failed = align(get_parser().parse_args(cmd))
     if failed:
         raise SystemExit(f"{NAME}: {len(failed)} utterances failed: {shorten(failed)}")
 

@@ -30,7 +30,7 @@ from espnet_adastride.corpora.unlabelled import (
     prepare_recordings,
     read_set,
 )
-from espnet_adastride.errors import RecipeError, one_line_errors, resumable
+from espnet_adastride.errors import RecipeError, located, one_line_errors, resumable
 from espnet_adastride.evaluation.learning_curves import read_epochs, training_seconds
 from espnet_adastride.experiments.folders import (
     RESULT,
@@ -136,10 +136,8 @@ def check_config(name, config):
         stats_file=None,
         vp_weight=1.0,
     )
-    try:
+    with located(name, PluginError):
         return VQVAETask.build_model(options)
-    except PluginError as error:
-        raise RecipeError(f"{name}: {error}") from None
 
 
 # ----------------------------------------------------------------------------- stages

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from espnet_adastride.bin.download_librispeech import fetch
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.errors import DataError
+from espnet_adastride.errors import DataError, one_line_errors
 
 
 class Corpus(NamedTuple):
@@ -117,13 +117,11 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@one_line_errors(name="download_corpus")
 def main(cmd=None) -> None:
     """Run the command; bad input ends in one line."""
     args = get_parser().parse_args(cmd)
-    try:
-        download_corpus(args.name, args.corpus, args.url)
-    except (DataError, OSError) as error:
-        raise SystemExit(f"download_corpus: error: {error}") from None
+    download_corpus(args.name, args.corpus, args.url)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from typing import Optional
 from tqdm import tqdm
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.errors import DataError
+from espnet_adastride.errors import DataError, one_line_errors
 
 URL = "https://www.openslr.org/resources/12"
 
@@ -282,16 +282,14 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@one_line_errors(name="download_librispeech")
 def main(cmd=None) -> None:
     """Run the command; bad input ends in one line."""
     args = get_parser().parse_args(cmd)
-    try:
-        if not args.corpus.strip():
-            raise DataError("--corpus is empty: set LIBRISPEECH= or edit db.sh")
-        for part in args.part:
-            download_part(args.corpus, part, args.url, args.keep_archive)
-    except (DataError, OSError) as e:
-        raise SystemExit(f"download_librispeech: error: {e}") from None
+    if not args.corpus.strip():
+        raise DataError("--corpus is empty: set LIBRISPEECH= or edit db.sh")
+    for part in args.part:
+        download_part(args.corpus, part, args.url, args.keep_archive)
 
 
 if __name__ == "__main__":

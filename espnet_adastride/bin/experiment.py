@@ -18,7 +18,7 @@ from pathlib import Path
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.bin.results import RECORDS, write_results
-from espnet_adastride.errors import DataError, RecipeError, one_line_errors, resumable
+from espnet_adastride.errors import RecipeError, one_line_errors, resumable
 from espnet_adastride.experiments.definition import ROOT, read_experiment
 from espnet_adastride.experiments.grid import run_grid, with_threads
 from espnet_adastride.experiments.records import code_state
@@ -76,10 +76,7 @@ def main(cmd=None):
     )
     failures = []
     with resumable(Interrupted):
-        try:
-            failures = run_missing(args, grid, experiment, environment)
-        except DataError as error:
-            raise RecipeError(str(error)) from None
+        failures = run_missing(args, grid, experiment, environment)
     print("\n".join(write_results(args.definition, args.records, args.results)))
     if failures:
         raise RecipeError(f"{len(failures)} runs failed; the first: {failures[0]}")

@@ -128,7 +128,6 @@ def export(args: argparse.Namespace) -> str:
         from espnet_adastride.deployment import conversion
         from espnet_adastride.deployment.description import output_names, to_metadata
         from espnet_adastride.downsampling.exportable import export_program
-        from espnet_adastride.errors import PluginError
         from espnet_adastride.plugin.exporting import (
             LEAST_FRAMES,
             CTCProgram,
@@ -136,39 +135,36 @@ def export(args: argparse.Namespace) -> str:
             describe,
         )
         from espnet_adastride.plugin.trained import TrainedModel
-    try:
-        trained = TrainedModel(
-            args.model,
-            args.asr_model_file,
-            stride=args.stride,
-            upstream_model=args.upstream_model,
-        )
-        content = describe(trained)
-        module = CTCProgram(trained.model).eval()
-        example = torch.randn(1, 211, content["size"])
-        with quiet_imports():
-            program = export_program(module, example, LEAST_FRAMES)
-        metadata = to_metadata(content, find_card(Path(args.model)))
-        output = Path(args.output).absolute()
-        with tempfile.TemporaryDirectory(prefix=".export", dir=output.parent) as folder:
-            made = Path(folder, output.name)
-            if args.format == "torch":
-                torch.export.save(program, made, extra_files=metadata)
-                run = program.module()
+    trained = TrainedModel(
+        args.model,
+        args.asr_model_file,
+        stride=args.stride,
+        upstream_model=args.upstream_model,
+    )
+    content = describe(trained)
+    module = CTCProgram(trained.model).eval()
+    example = torch.randn(1, 211, content["size"])
+    with quiet_imports():
+        program = export_program(module, example, LEAST_FRAMES)
+    metadata = to_metadata(content, find_card(Path(args.model)))
+    output = Path(args.output).absolute()
+    with tempfile.TemporaryDirectory(prefix=".export", dir=output.parent) as folder:
+        made = Path(folder, output.name)
+        if args.format == "torch":
+            torch.export.save(program, made, extra_files=metadata)
+            run = program.module()
 
-                def log_probs(x):
-                    return run(torch.from_numpy(x))[0].detach().numpy()
+            def log_probs(x):
+                return run(torch.from_numpy(x))[0].detach().numpy()
 
-            else:
-                names = output_names(content["stages"])
-                conversion.write_onnx(program, names, metadata, made)
-                log_probs = conversion.runner(made)
-            difference = check_program(log_probs, module, trained)
-            if args.quantize == "int8":
-                conversion.quantize(made)
-            os.replace(made, output)
-    except PluginError as error:
-        raise RecipeError(str(error)) from None
+        else:
+            names = output_names(content["stages"])
+            conversion.write_onnx(program, names, metadata, made)
+            log_probs = conversion.runner(made)
+        difference = check_program(log_probs, module, trained)
+        if args.quantize == "int8":
+            conversion.quantize(made)
+        os.replace(made, output)
     size = output.stat().st_size / 2**20
     line = (
         f"{args.output}: {size:.1f} MiB; log probabilities within {difference:.1g} of "

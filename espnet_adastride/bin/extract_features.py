@@ -28,7 +28,7 @@ from espnet_adastride.corpora.features import (
     check_upstream,
     read_record,
 )
-from espnet_adastride.errors import RecipeError, UpstreamError, one_line_errors
+from espnet_adastride.errors import RecipeError, UpstreamError, located, one_line_errors
 from espnet_adastride.options import check_jobs, whole
 from espnet_adastride.recipe.extraction import MADE_FROM, extract_data_dir
 from espnet_adastride.recipe.stamps import Stamp, fingerprint, hash_listing
@@ -83,10 +83,8 @@ def main(cmd=None):
         print_training_options(words[1])
         return
     if len(words) == 2 and words[0] == "--check":
-        try:
+        with located("--upstream", UpstreamError):
             check_upstream(words[1])
-        except UpstreamError as error:
-            raise RecipeError(f"--upstream: {error}") from None
         return
     args = get_parser().parse_args(words)
     check_jobs(args.nj)
@@ -94,11 +92,9 @@ def main(cmd=None):
         if not (Path(source) / "wav.scp").is_file():
             raise RecipeError(f"--set {source}: no wav.scp in it; stage 3 makes it")
     rate = parse_rate(args.fs)
-    try:
+    with located("--upstream", UpstreamError):
         check_upstream(args.upstream)
         upstream = build_upstream(args.upstream, args.layers, args.device, args.nj)
-    except UpstreamError as error:
-        raise RecipeError(f"--upstream: {error}") from None
     if upstream.record.rate != rate:
         raise RecipeError(
             f"--fs {args.fs}: {upstream.record.words()} takes {upstream.record.rate} "

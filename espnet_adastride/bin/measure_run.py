@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.errors import RecipeError, one_line_errors
+from espnet_adastride.errors import located, one_line_errors
 from espnet_adastride.files import write_text
 
 
@@ -48,15 +48,12 @@ def main(cmd=None):
     if args.work_dir:
         os.chdir(args.work_dir)
     import espnet_adastride.plugin  # noqa: F401  (registers the words of input_layer)
-    from espnet_adastride.errors import NotPlanned, PluginError
     from espnet_adastride.experiments.measure import measure
     from espnet_adastride.plugin.trained import find_files
 
-    try:
+    with located(args.exp):
         files = find_files(exp, None, Path())
         figures = measure(files.config, files.parameters, sets)
-    except (PluginError, NotPlanned) as error:
-        raise RecipeError(f"{args.exp}: {error}") from None
     write_text(output, json.dumps(figures, indent=1) + "\n")
     print(args.output)
 

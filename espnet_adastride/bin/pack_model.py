@@ -25,7 +25,7 @@ from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.config import read_config
 from espnet_adastride.corpora.features import RECORD_NAME, read_record
 from espnet_adastride.corpora.lengths import LENGTHS_NAME, find_lengths, write_lengths
-from espnet_adastride.errors import RecipeError, UpstreamError, one_line_errors
+from espnet_adastride.errors import RecipeError, one_line_errors
 from espnet_adastride.evaluation.plan import short_count
 from espnet_adastride.files import write_text
 from espnet_adastride.networks.unpacking import check_weights
@@ -165,10 +165,7 @@ def pack_model(args: argparse.Namespace, named: Dict[str, str]) -> str:
     beside = Path(args.asr_train_config).with_name(RECORD_NAME)
     upstream = None
     if beside.is_file():
-        try:
-            upstream = read_record(beside)
-        except UpstreamError as error:
-            raise RecipeError(error) from None
+        upstream = read_record(beside)
     config = read_config(args.asr_train_config)
     lengths = find_lengths(config, beside.parent, [Path.cwd()])
     card = model_card(
@@ -224,12 +221,8 @@ def main(cmd=None):
     args = get_parser().parse_args(cmd)
     named = named_files(args)  # before the slow imports
     import espnet_adastride.plugin  # noqa: F401  (registers the words of input_layer)
-    from espnet_adastride.errors import PluginError
 
-    try:
-        print(pack_model(args, named))
-    except PluginError as error:
-        raise RecipeError(error) from None
+    print(pack_model(args, named))
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ def main(cmd=None):
     """Run the command: print the page, or one line with the reason why not."""
     own, rest = get_parser().parse_known_args(cmd)
     import espnet_adastride.plugin  # noqa: F401  (registers the words of input_layer)
-    from espnet_adastride.errors import NotPlanned, PluginError, UnknownTimesError
+    from espnet_adastride.errors import NotPlanned, UnknownTimesError
     from espnet_adastride.evaluation.plan import write_plan
     from espnet_adastride.plugin.espnet import asr_task
 
@@ -158,8 +158,6 @@ def main(cmd=None):
             reason = f"lengths and batches of {error} cannot be determined"
         title = args.output_dir or "a training"
         text = write_plan(own.plan, title, [], [f"- not planned: {reason}"], [])
-    except PluginError as error:
-        raise RecipeError(error) from None
     print(text, end="")
 
 

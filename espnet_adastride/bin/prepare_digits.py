@@ -14,7 +14,7 @@ import time
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.corpora.digits import build_digits, find_recordings, plan_digits
-from espnet_adastride.errors import DataError
+from espnet_adastride.errors import one_line_errors
 from espnet_adastride.options import real, whole
 
 
@@ -68,17 +68,13 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@one_line_errors(name="prepare_digits")
 def main(cmd=None) -> None:
     """Run the command; bad input ends in one line."""
     options = vars(get_parser().parse_args(cmd))
     corpus, output, audio = (options.pop(k) for k in ("corpus", "output", "audio"))
     started = time.time()
-    try:
-        lines = build_digits(
-            plan_digits(find_recordings(corpus), **options), output, audio
-        )
-    except (DataError, OSError) as e:
-        raise SystemExit(f"prepare_digits: error: {e}") from None
+    lines = build_digits(plan_digits(find_recordings(corpus), **options), output, audio)
     print("\n".join(lines) + f" [{time.time() - started:.1f} s]")
 
 

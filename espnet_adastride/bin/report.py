@@ -17,7 +17,7 @@ from typing import List, Tuple
 
 from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.kaldi import atomic_open
-from espnet_adastride.errors import DataError
+from espnet_adastride.errors import DataError, UserError, one_line_errors
 from espnet_adastride.options import real, whole
 from espnet_adastride.version import __version__
 
@@ -124,7 +124,7 @@ class Pictures:
                 self._draw(plot, transcriber, experiment, decoded, waves, key, why)
                 for key, why in list(chosen.items())[: self.number]
             ]
-        except (DataError, OSError) as error:
+        except (UserError, OSError) as error:
             return [], [f"{name}: no pictures of strides: {error}."]
         return drawn, []
 
@@ -213,15 +213,10 @@ def report(args: argparse.Namespace) -> Path:
     return output
 
 
+@one_line_errors(name=NAME)
 def main(cmd=None) -> None:
     """Run the command; bad input ends in one line, status 1."""
-    args = get_parser().parse_args(cmd)
-    try:
-        output = report(args)
-    except (DataError, OSError) as error:
-        raise SystemExit(f"{NAME}: error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    output = report(get_parser().parse_args(cmd))
     size = output.stat().st_size / 1e6
     print(f"{output} ({size:.1f} MB): open it in a browser")
 

@@ -14,7 +14,7 @@ from typing import List
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.corpora.kaldi import shorten
-from espnet_adastride.errors import DataError, RecipeError, one_line_errors
+from espnet_adastride.errors import DataError, RecipeError, located, one_line_errors
 from espnet_adastride.experiments.definition import ROOT, read_experiment
 from espnet_adastride.experiments.records import read_records, split_records
 from espnet_adastride.files import PathLike, write_text
@@ -59,11 +59,9 @@ def write_results(
     experiment = read_experiment(definition)
     found = read_records(Path(records) / experiment.name)
     page = Path(results) / f"{experiment.name}.md"
-    try:
+    with located(definition, DataError):
         text = write_page(experiment, found, resamples)
         figure = plot_page(experiment, found)
-    except DataError as error:
-        raise RecipeError(f"{definition}: {error}") from None
     if figure is not None:
         picture = page.with_suffix(".png")
         page.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from typing import List, Sequence, Set
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.corpora.espeak import Voice, synthesise
 from espnet_adastride.corpora.kaldi import read_text
-from espnet_adastride.errors import DataError, EspeakError
+from espnet_adastride.errors import DataError, one_line_errors
 
 NAME = "say"
 RATE = 16000
@@ -102,14 +102,10 @@ def say(args: argparse.Namespace) -> List[str]:
     return lines
 
 
+@one_line_errors(name=NAME)
 def main(cmd=None) -> None:
     """Run the command; bad input ends in one line, status 1."""
-    args = get_parser().parse_args(cmd)
-    try:
-        lines = say(args)
-    except (DataError, EspeakError, OSError) as error:
-        raise SystemExit(f"{NAME}: error: {error}") from None
-    for line in lines:
+    for line in say(get_parser().parse_args(cmd)):
         print(line)
 
 

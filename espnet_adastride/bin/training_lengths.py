@@ -18,7 +18,7 @@ from espnet_adastride.corpora.lengths import (
     measure_lengths,
     write_lengths,
 )
-from espnet_adastride.errors import RecipeError, one_line_errors
+from espnet_adastride.errors import one_line_errors
 
 
 def get_parser():
@@ -46,12 +46,8 @@ def main(cmd=None):
     per_second = float(parse_rate(args.fs))
     if args.upstream:
         from espnet_adastride.corpora.features import read_record
-        from espnet_adastride.errors import UpstreamError
 
-        try:
-            per_second = 1.0 / read_record(args.upstream).step
-        except UpstreamError as error:
-            raise RecipeError(str(error)) from None
+        per_second = 1.0 / read_record(args.upstream).step
     lengths = measure_lengths(args.shape_file, per_second)
     path = Path(args.output_dir) / LENGTHS_NAME
     write_lengths(path, lengths)

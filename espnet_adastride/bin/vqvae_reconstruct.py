@@ -15,7 +15,7 @@ from pathlib import Path
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.corpora.recordings import describe_unread, find_media
 from espnet_adastride.corpora.unlabelled import Recording, cut_recording
-from espnet_adastride.errors import AudioError, RecipeError, one_line_errors
+from espnet_adastride.errors import RecipeError, one_line_errors
 from espnet_adastride.files import shown, write_text
 from espnet_adastride.recipe.quiet import quiet_imports
 
@@ -53,24 +53,17 @@ def main(cmd=None):
     if not sources:
         raise RecipeError(f"{' '.join(args.recordings)}: no recordings in it")
     with quiet_imports():
-        from espnet_adastride.errors import PluginError
         from espnet_adastride.evaluation.vqvae import measure
         from espnet_adastride.plugin.vqvae_task import load_vqvae
         from espnet_adastride.report.listening import listen
-    try:
-        model = load_vqvae(args.model, args.model_file)
-    except PluginError as error:
-        raise RecipeError(str(error)) from None
+    model = load_vqvae(args.model, args.model_file)
     folder = Path(args.output_dir)
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     pieces = []
     for source in sources:
         name = "_".join(shown(source.name).replace("/", " ").split())
         own = Recording(name, source.path, f"file {name}")
-        try:
-            found = cut_recording(own, folder / "audio", model.features.fs)
-        except AudioError as error:
-            raise RecipeError(str(error)) from None
+        found = cut_recording(own, folder / "audio", model.features.fs)
         pieces += [Recording(i, str(path), own.group) for i, path, _ in found]
     listen(model.features, model.network, pieces, folder)
     result = measure(model.features, model.network, pieces)

@@ -23,7 +23,7 @@ import torch
 
 from espnet_adastride.corpora.audio import read_samples
 from espnet_adastride.corpora.recordings import sample_problem
-from espnet_adastride.errors import AudioError, RecipeError
+from espnet_adastride.errors import RecipeError
 from espnet_adastride.files import shown
 from espnet_adastride.networks.log_mel import DECIBEL, LogMel
 from espnet_adastride.networks.vqvae import (
@@ -174,12 +174,10 @@ def read_wave(path, rate: int) -> np.ndarray:
     """Return samples (N,) of a prepared recording.
 
     Raises:
-        RecipeError: it does not decode or has another rate.
+        AudioError: it does not decode.
+        RecipeError: it has another rate.
     """
-    try:
-        wave, found = read_samples(path)
-    except AudioError as error:
-        raise RecipeError(str(error)) from None
+    wave, found = read_samples(path)
     problem = sample_problem(wave)
     if problem:
         raise RecipeError(f"{shown(path)}: {problem}")

@@ -11,7 +11,7 @@ import torch
 
 from espnet_adastride.downsampling.output import check_number
 from espnet_adastride.downsampling.stages import StageTrace
-from espnet_adastride.errors import ConfigurationError
+from espnet_adastride.errors import ConfigurationError, located
 from espnet_adastride.networks.resnet import ResNet
 from espnet_adastride.plugin import espnet
 
@@ -43,13 +43,11 @@ class ResNetEncoder(espnet.AbsEncoder):
         vp_weight: float = 1.0,
     ):
         super().__init__()
-        try:
+        with located("encoder_conf", (TypeError, ValueError), ConfigurationError):
             self.vp_weight = check_number("vp_weight", vp_weight, inclusive=True)
             self.network = ResNet(
                 input_size, output_size, strides, kernel_size, method, method_conf
             )
-        except (TypeError, ValueError) as error:
-            raise ConfigurationError(f"encoder_conf: {error}") from None
         self._trace: Tuple[StageTrace, ...] = ()
 
     def output_size(self) -> int:
