@@ -173,12 +173,8 @@ def main(cmd=None):
         if path is not None and not Path(path).exists():
             raise RecipeError(f"{path}: no such file")
     import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
-    from espnet_adastride.errors import PluginError
 
-    try:
-        inference(args)
-    except PluginError as error:
-        sys.exit(f"error: {error}")
+    inference(args)
 
 
 if __name__ == "__main__":

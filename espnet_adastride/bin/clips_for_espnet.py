@@ -28,7 +28,7 @@ from espnet_adastride.corpora.clips import (
     split_clips,
 )
 from espnet_adastride.corpora.recordings import read_audio
-from espnet_adastride.errors import AudioError, RecipeError, one_line_errors
+from espnet_adastride.errors import RecipeError, one_line_errors
 from espnet_adastride.files import shown, write_flac, write_text
 from espnet_adastride.options import whole
 
@@ -67,14 +67,11 @@ def fit_recording(clip: Clip, rate: int, waves: Path) -> Tuple[Path, int]:
         waves: folder for a converted copy, if needed.
 
     Raises:
-        RecipeError: it cannot be decoded, or has no samples.
+        AudioError: it cannot be decoded, or has no samples.
     """
     path = clip.path.absolute()
-    try:
-        info = audio_info(path)
-        wave = read_audio(path, rate)
-    except AudioError as error:
-        raise RecipeError(str(error)) from None
+    info = audio_info(path)
+    wave = read_audio(path, rate)
     fits = (info.rate, info.channels, info.reader) == (rate, 1, "libsndfile")
     if fits and not UNFIT.search(str(path)) and shown(path) == str(path):
         return path, info.samples

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from espnet_adastride.corpora import kaldi
 from espnet_adastride.corpora.audio import AudioInfo, audio_info, read_samples
 from espnet_adastride.corpora.recordings import sample_problem
-from espnet_adastride.errors import AudioError, RecipeError
+from espnet_adastride.errors import AudioError, DataError, RecipeError, located
 from espnet_adastride.files import (
     PathLike,
     fresh_dir,
@@ -61,10 +61,8 @@ def read_table(path: PathLike) -> Table:
         if path.name in TABLES:
             hint = ", or make it from your own recordings with adastride-prepare"
         raise RecipeError(f"{path} is missing: run the stage that makes it first{hint}")
-    try:
+    with located("", DataError, RecipeError):
         return kaldi.read_scp(path, allow_empty=True)
-    except kaldi.DataError as error:
-        raise RecipeError(str(error)) from None
 
 
 def write_table(path: PathLike, table: Table, keys: Iterable[str] = None) -> None:
@@ -73,10 +71,8 @@ def write_table(path: PathLike, table: Table, keys: Iterable[str] = None) -> Non
     Raises:
         RecipeError: An id with white space, or a value with a line break.
     """
-    try:
+    with located("", DataError, RecipeError):
         kaldi.write_lines(path, table, keys)
-    except kaldi.DataError as error:
-        raise RecipeError(str(error)) from None
 
 
 def read_data_dir(folder: PathLike) -> Dict[str, Table]:

@@ -31,6 +31,7 @@ from espnet_adastride.errors import (
     RecipeError,
     UnknownTimesError,
     UpstreamError,
+    located,
     unknown_word,
 )
 from espnet_adastride.files import read_utf8
@@ -401,10 +402,8 @@ class TrainedModel:
                 f"{files.config}: not of an ASR model (no encoder, or no token_list)"
             )
         self.upstream = self._load_upstream(files, options, upstream_model)
-        try:
+        with located("", RecipeError, ModelError):
             self.lengths = find_lengths(options, files.config.parent, files.roots)
-        except RecipeError as error:
-            raise ModelError(str(error)) from None
         state = read_parameters(files.parameters)
         has_ctc = any(key.startswith("ctc.") for key in state)
         if inference_config is None and not has_ctc:
@@ -452,7 +451,7 @@ class TrainedModel:
                 f"{options['input_size']}), and {RECORD_NAME}, which says of what, is "
                 "not beside it: copy it from dump/extracted/<training set>/"
             )
-        try:
+        with located("", UpstreamError, ModelError):
             record = read_record(path)
             if record.dimensions != options["input_size"]:
                 raise UpstreamError(
@@ -460,8 +459,6 @@ class TrainedModel:
                     f"reads {options['input_size']}: it belongs to another model"
                 )
             return rebuild_upstream(record, folder, self.device)
-        except UpstreamError as error:
-            raise ModelError(str(error)) from None
 
     def _build_search(self, config: Path, files: ModelFiles, inference_config):
         options = read_inference_config(inference_config)
@@ -651,10 +648,8 @@ class TrainedModel:
         """
         if self.upstream is None:
             return self.prepare_wave(wave)
-        try:
+        with located(name, UpstreamError, AudioError):
             return self.upstream(wave)
-        except UpstreamError as error:
-            raise AudioError(f"{name}: {error}") from None
 
     def prepare_wave(self, wave: np.ndarray) -> np.ndarray:
         """Return the samples as training saw them (``speech_volume_normalize``)."""

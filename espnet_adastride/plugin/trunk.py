@@ -18,20 +18,12 @@ from espnet_adastride.downsampling.stages import StageTrace
 from espnet_adastride.plugin.timing import next_times
 
 
-class _TrunkStage(torch.nn.Module):
-    """One convolution and ReLU: (B, T, input_width) -> (B, ceil(T / s), width).
-
-    ``width`` is what the next stage (or the downsampler) sees as features.
-    """
-
-    width: int
-
-
-class Conv2dStage(_TrunkStage):
+class Conv2dStage(torch.nn.Module):
     """Kernel 3, stride s in time (1 unless strided_conv) and 2 in frequency, ReLU.
 
     Conv2dSubsampling's convolution with its time stride taken out; time is padded by 1,
-    frequency is not.
+    frequency is not. (B, T, input_width) -> (B, ceil(T / s), width), as all stages;
+    ``width`` is what the next stage (or the downsampler) sees as features.
     """
 
     def __init__(self, input_channels, input_bins, channels, time_stride):
@@ -82,7 +74,7 @@ class DepthwiseConv2dStage(Conv2dStage):
         )
 
 
-class Conv1dStage(_TrunkStage):
+class Conv1dStage(torch.nn.Module):
     """Kernel 3 over time with the mel bins as channels, ReLU: the cheap one."""
 
     def __init__(self, input_channels, input_bins, channels, time_stride):
