@@ -178,8 +178,12 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         self.true_times = true_times
         layer_conf.check_together(self)
         if true_times:
-            self.out[1] = TrueTimeEncoding.of(self.out[1])
+            self.out[1] = self.timed_encoding(self.out[1])
         self._trace: Tuple[StageTrace, ...] = ()
+
+    def timed_encoding(self, given: torch.nn.Module) -> torch.nn.Module:
+        """Return the positional encoding of true times, in place of the given one."""
+        return TrueTimeEncoding.of(given)
 
     def _load_from_state_dict(self, state_dict, prefix, *rest):
         # a conv2d's parameters fit (--init_param), whichever ESPnet wrote them

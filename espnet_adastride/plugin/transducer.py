@@ -66,8 +66,9 @@ class TransducerSubsampling(AdaptiveSubsampling):
         super().__init__(input_size, output_size, pos_enc=torch.nn.Identity(), **conf)
         self.output_size = output_size
 
-    def _use_true_times(self):
-        self.out[1] = NotedTimes()
+    def timed_encoding(self, given):
+        """Return what notes the times for the encoder, which encodes positions."""
+        return NotedTimes()
 
     @property
     def subsampling_factor(self) -> float:
