@@ -37,7 +37,7 @@ ROOMS = (
 PATH = (
     ("recording", "corpora/recordings.py, audio.py", "any format to samples"),
     ("log-mel frames", "ESPnet's frontend", "(B, T, 80), 100 a second"),
-    ("trunk", "plugin/subsampling.py", "convolutions: (B, T, D)"),
+    ("trunk", "plugin/trunk.py, subsampling.py", "convolutions: (B, T, D)"),
     (
         "downsampler",
         "downsampling/adastride.py",
