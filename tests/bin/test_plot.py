@@ -238,10 +238,10 @@ def test_mistakes_end_in_one_line(adastride, data_dir, tmp_path, capsys):
     assert "did you mean utt1?" in said(utt_id="uttt1")
     assert "wav.scp: no such file" in said(data_dir=tmp_path)
     assert "must end in .png, .svg, .pdf, .html" in said(output="strides.jpg")
-    assert "give dB > 0" in said(speech_threshold="-3")
+    assert "give a positive number of dB" in said(speech_threshold="-3")
     assert "no such file" in said(data_dir=None, audio=tmp_path / "none.wav")
     (tmp_path / "text.wav").write_text("no audio")
-    assert "not audio" in said(data_dir=None, audio=tmp_path / "text.wav")
+    assert "unreadable audio" in said(data_dir=None, audio=tmp_path / "text.wav")
     assert "no samples" in said(**wave("empty.wav", np.zeros(0)))
     assert "too short" in said(**wave("tiny.wav", rng.standard_normal(100)))
     assert "too short for this model: 3 frames" in said(

@@ -242,7 +242,7 @@ def test_bad_input_is_one_clear_line(dirs, tmp_path):
     text = write(tmp_path / "text", ["no model"])
     for options, pattern in (
         (["--ref", ref], "give --hyp, --output"),
-        (["--ref", ref, "--results", "x"], "--results stands alone"),
+        (["--ref", ref, "--results", "x"], "--results cannot be combined"),
         (["--results", str(tmp_path / "none")], "no such folder"),
         (["--results", str(tmp_path)], "no score_wer/result.txt below it"),
         (["--ref", "none", "--hyp", hyp, "--output", "o"], "none: no such file"),

@@ -224,7 +224,7 @@ def test_what_features_are_of_must_be_known(tmp_path, bands):
 
 
 def test_a_missing_upstream_is_named(tmp_path):
-    with pytest.raises(ModelError, match="/gone.*not there.*--upstream_model"):
+    with pytest.raises(ModelError, match="/gone.*does not exist.*--upstream_model"):
         Transcriber(make_model(tmp_path / "exp"))
 
 

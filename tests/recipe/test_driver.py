@@ -94,7 +94,7 @@ def one_line(result):
         ([*SETS, "--cuda_cmd", "slrm.pl --mem 4G"], "slrm.pl not found; ESPnet's"),
         (
             [*SETS, "--stop_stage", "1"],
-            "data/train is missing (there: none): make data",
+            "data/train is missing (there: none): make it",
         ),
         ([*SETS, "--stage", "3", "--stop_stage", "3"], "run stage 1 first"),
         ([*SETS, "--stage", "4", "--stop_stage", "4"], "run stage 3 first"),
@@ -288,7 +288,7 @@ def test_missing_corpus_and_missing_parts_end_in_one_line(recipe, tmp_path):
     environment["LIBRISPEECH"] = str(tmp_path / "corpora")
     line = one_line(run(tmp_path, "--stop_stage=1", script=script, env=environment))
     assert "dev-clean dev-other test-clean test-other not in" in line
-    assert "holds: train-clean-100" in line and "--download true" in line
+    assert "contains: train-clean-100" in line and "--download true" in line
 
 
 # ------------------------------------------------------------------ end to end

@@ -80,7 +80,7 @@ def test_a_boundary_lies_where_the_position_crosses():
     [
         ([0.0, 2.0, 1.0], 3, 3, "must not decrease"),
         ([0.0, np.nan, 1.0], 3, 3, "must not decrease"),
-        ([0.0, 1.0, 2.0], 3, 2, r"segment \[0, 1\]"),
+        ([0.0, 1.0, 2.0], 3, 2, r"in \[0, 1\]"),
         ([0.0, 1.0], 3, 2, "at least 3 long"),
         ([0.0, 1.0], 2, 3, "2 steps to 3 slots"),
         ([0.0, 1.0], 2, 0, "2 steps to 0 slots"),
