@@ -62,7 +62,7 @@ def refuse_changes(path: PathLike, config: object, holds: str) -> None:
 
     Args:
         path: the file in the folder that the earlier configuration was written to.
-        config: the one of now.
+        config: the current one.
         holds: what the folder has, ``runs`` or ``a run``, for the message.
 
     Raises:

@@ -137,7 +137,7 @@ def one_line_errors(main=None, *, name: str = ""):
     Args:
         main: the function.
         name: of a command that users call themselves: the line begins with it, and
-            every OSError, such as a missing file, is told in one.
+            every OSError, such as a missing file, becomes one, too.
     """
     if main is None:
         return functools.partial(one_line_errors, name=name)
@@ -186,7 +186,10 @@ def resumable(*interruptions):
     try:
         yield
     except (KeyboardInterrupt, *interruptions):
-        print("interrupted; nothing is lost: the same command goes on", file=sys.stderr)
+        print(
+            "interrupted; nothing is lost: run the same command to resume",
+            file=sys.stderr,
+        )
         raise SystemExit(130) from None
 
 

@@ -51,7 +51,7 @@ def test_one_file_and_one_line_are_all_that_a_method_needs(tmp_path):
 def test_the_page_names_the_hooks_that_there_are():
     from espnet_adastride.downsampling import Downsampler, DownsamplingOutput
 
-    table = PAGE.split("## What else a method can say")[1].split("## Traps")[0]
+    table = PAGE.split("## Other attributes of a method")[1].split("## Pitfalls")[0]
     hooks = re.findall(r"^\| `(\w+)[^`]*` \|", table, flags=re.MULTILINE)
     words = re.findall(r"\(\.\.\., (\w+)=", table)
     assert len(hooks) == 16 and len(words) == 2

@@ -76,8 +76,8 @@ def describe_signal(name: str) -> str:
     """Return words on a process that a signal ended: why, perhaps, and what to do."""
     why = " (out of memory? then smaller batches, fewer jobs)"
     return (
-        f"ended by {name}{why if name == 'SIGKILL' else ''}; the same command goes on "
-        "from what is done, a training from its last finished epoch"
+        f"ended by {name}{why if name == 'SIGKILL' else ''}; run the same command "
+        "to resume, a training from its last finished epoch"
     )
 
 
@@ -169,7 +169,7 @@ class TrainingLog:
         if found:
             self._max_epoch = int(found.group(2))
         if "training was resumed using" in line:
-            return ["going on from the last finished epoch"]
+            return ["resuming from the last finished epoch"]
         if "at all steps are inv" in line:
             self.given_up = line.split("WARNING: ")[-1].strip()
             return []

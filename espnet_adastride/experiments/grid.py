@@ -6,8 +6,8 @@ runs of a recipe, ``folders.py`` functions.
 
 A run is one call of the recipe's ``run.sh`` for stages 11 to 13 with an ``--asr_tag``
 of its own. When it has succeeded, a stamp beside its model says what it depended on; a
-run whose stamp fits is not called again. One that was interrupted is: the recipe's own
-stages go on where they stopped, and refuse a folder with a training of other options.
+run whose stamp fits is not repeated. One that was interrupted resumes through the
+recipe's own stages, which reject a folder with a training of other options.
 """
 
 import os
@@ -290,7 +290,7 @@ def run_all(
         interval: seconds between two looks at what runs.
 
     Returns:
-        One line on every run that failed, if the others were to go on.
+        One line for each failed run, if the others should continue.
 
     Raises:
         RecipeError: a run has failed (the others are ended).

@@ -208,12 +208,12 @@ class BlockLength:
         """Return the feature frames of a block, for this batch.
 
         Raises:
-            ConfigurationError: nobody has said how long a feature frame is.
+            ConfigurationError: the length of a feature frame is not known.
         """
         if self.frames is None:
             raise ConfigurationError(
-                f"{WHERE}: block is in seconds, and nobody has said how far apart the "
-                "feature frames are: blocks.set_step(0.01)"
+                f"{WHERE}: block is in seconds, and the distance of feature frames "
+                "is not known: call blocks.set_step(0.01)"
             )
         self._now = self.frames
         if training and self.train is not None:

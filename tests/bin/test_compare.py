@@ -178,7 +178,7 @@ def test_an_interrupted_grid_goes_on(recipe):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "goes on" in errors and len(errors.splitlines()) == 1
+    assert "to resume" in errors and len(errors.splitlines()) == 1
     done = {p.parent.name[len("asr_") :] for p in recipe.glob("exp/*/.run_done")}
     assert done and len(done) < 8
     left = subprocess.run(["pgrep", "-f", str(recipe)], capture_output=True, text=True)

@@ -54,5 +54,5 @@ def test_the_command_and_the_file(exported, tmp_path, capsys):
         transcribe.main(words)
     assert done.value.code == 0
     assert json.loads(capsys.readouterr().out)["duration"] == 1.0
-    with pytest.raises(SystemExit, match="--stride does not go with"):
+    with pytest.raises(SystemExit, match="--stride cannot be used with"):
         transcribe.main([*words, "--stride", "6"])

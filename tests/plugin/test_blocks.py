@@ -326,7 +326,7 @@ def test_one_line_says_what_is_wrong(conf, words):
 
 def test_a_layer_that_knows_no_seconds_says_so():
     layer = AdaptiveSubsampling(20, 8, 0.0, torch.nn.Identity(), block=1.0)
-    with pytest.raises(ConfigurationError, match="how far apart"):
+    with pytest.raises(ConfigurationError, match="distance of feature frames"):
         layer(torch.randn(1, 50, 20), None)
     whole = AdaptiveSubsampling(20, 8, 0.0, torch.nn.Identity())
     with pytest.raises(ConfigurationError, match="whole utterance at once"):

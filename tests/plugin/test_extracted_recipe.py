@@ -99,7 +99,7 @@ def test_mistakes_end_in_one_line(clone, tmp_path):
         ),
         (["--upstream_device", "tpu"], "choose one of cpu cuda"),
         (["--upstream", "wisper", "--stop_stage", "3"], "give whisper, whisper:FOLDER"),
-        (["--upstream", "whisper:/no", "--stop_stage", "3"], "there is no such folder"),
+        (["--upstream", "whisper:/no", "--stop_stage", "3"], "no such folder"),
     ):
         status, _, errors = run(folder, corpus, sys.executable, *options)
         assert status == 1 and words in errors and len(errors.splitlines()) == 1

@@ -236,14 +236,14 @@ def test_a_killed_training_goes_on_from_its_last_epoch(undisturbed, task, proces
         assert time.monotonic() - start < 60 and process.returncode == 1
         (line,) = [line for line in text.splitlines() if line.startswith("error:")]
         assert f"{name}/train.log: rank 1, process {pid}, was ended by SIGKILL" in line
-        assert "the same command goes on" in line
+        assert "run the same command to resume" in line
         wait_idle(recipe.python)
         assert recipe.processes() == {}
 
     done = epochs_of(log)
     last = len(done) + 2
     text = recipe.run(*options, f"--max_epoch {last}")
-    assert "going on from the last finished epoch" in text
+    assert "resuming from the last finished epoch" in text
     again = epochs_of(log)
     # the last report may be of an epoch whose checkpoint was not written any more
     assert again in (list(range(last - 1, last + 1)), list(range(last - 2, last + 1)))

@@ -124,7 +124,7 @@ def lose_a_node(recipe, command, name, variable):
     assert f"exp/asr_{name}/launch.log: " in line
     last = len(epochs_of(log)) + 2
     text = recipe.run(*command, f"--max_epoch {last}")
-    assert "going on from the last finished epoch" in text
+    assert "resuming from the last finished epoch" in text
     assert (recipe.folder / f"exp/asr_{name}/{last}epoch.pth").exists()
 
 

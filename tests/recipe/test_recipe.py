@@ -414,14 +414,14 @@ HOST = "[host] 2026-01-01 10:00:00,000 (trainer:394) INFO: "
             "torch.multiprocessing.spawn.ProcessExitedException: process 1 terminated "
             "with signal SIGKILL\nRuntimeError: Connection closed by peer\n",
             "rank 1 was ended by SIGKILL (out of memory? then smaller batches, fewer "
-            "jobs); the same command goes on from what is done, a training from its "
+            "jobs); run the same command to resume, a training from its "
             "last finished epoch",
         ),
         (
             "srun: error: n2: task 1: Killed\n[rank0]: RuntimeError: closed by peer\n"
             "srun: error: n1: task 0: Exited with exit code 1\n",
             "rank 1 on n2 was ended by SIGKILL (out of memory? then smaller batches, "
-            "fewer jobs); the same command goes on from what is done, a training from "
+            "fewer jobs); run the same command to resume, a training from "
             "its last finished epoch",
         ),
         (
@@ -429,7 +429,7 @@ HOST = "[host] 2026-01-01 10:00:00,000 (trainer:394) INFO: "
             "mpirun noticed that process rank 1 with PID 712 on node n2 exited on "
             "signal 9 (Killed).\n---------\n# Finished with status 137\n",
             "rank 1 on n2 was ended by SIGKILL (out of memory? then smaller batches, "
-            "fewer jobs); the same command goes on from what is done, a training from "
+            "fewer jobs); run the same command to resume, a training from "
             "its last finished epoch",
         ),
         (

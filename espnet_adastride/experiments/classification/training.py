@@ -1,8 +1,8 @@
 """Train and test classifiers: a folder is an experiment, a method and a seed its run.
 
 :func:`train_all` goes through the runs of an experiment, :func:`train` is one of them:
-deterministic, going on where it was interrupted, and written down as one line of JSON
-when it is finished, which ``results.py`` reads.
+deterministic, resumed after an interruption, and written as one line of JSON when it is
+finished, which ``results.py`` reads.
 """
 
 import dataclasses
@@ -118,7 +118,7 @@ def train(
     command: str,
     say: Callable[[str], None] = print,
 ) -> Dict[str, Any]:
-    """Train and test one run; a finished one is read back, an interrupted one goes on.
+    """Train and test one run; a finished one is read back, an interrupted one resumes.
 
     Every epoch draws its order, masks and dropout from the seed and its own number, so
     that an interrupted training ends as it would have without the interruption. The
@@ -154,7 +154,7 @@ def train(
         optimiser.load_state_dict(state["optimiser"])
         done, spent, wall = state["epochs"], state["cpu_seconds"], state["seconds"]
         history = state["history"]
-        say(f"{method.word} seed {seed}: going on after epoch {done}")
+        say(f"{method.word} seed {seed}: resuming after epoch {done}")
     for epoch in range(done, o.epochs):
         cpu_start, start = time.process_time(), time.monotonic()
         loss = _train_epoch(network, optimiser, data, own["train"], o, seed, epoch)

@@ -102,7 +102,7 @@ def test_an_interruption_says_what_goes_on(corpus, config, tmp_path):
         assert process.poll() is None
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=60)[1] == (
-        "interrupted; nothing is lost: the same command goes on\n"
+        "interrupted; nothing is lost: run the same command to resume\n"
     )
     assert process.returncode == 130
     assert list((tmp_path / "exp").glob("*/result.json"))

@@ -68,7 +68,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(data, config, tmp_path):
     assert not (tmp_path / "cut" / "result.json").exists()
     said = []
     cut = train(data, options, method, 5, tmp_path / "cut", "a", said.append)
-    assert "going on after epoch 3" in said[0] and len(said) == 1 + 5
+    assert "resuming after epoch 3" in said[0] and len(said) == 1 + 5
     timing = ("cpu_seconds", "seconds")
     assert {k: v for k, v in cut.items() if k not in timing} == {
         k: v for k, v in whole.items() if k not in timing
