@@ -81,7 +81,7 @@ def run_folders(
 
     def finish(folder: Path) -> Optional[str]:
         if not is_finished(folder):
-            return None  # another process is at it
+            return None  # another process is training it
         return describe(read_result(folder)) if describe else folder.name
 
     if log and not all(map(is_finished, functions)):

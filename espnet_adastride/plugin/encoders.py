@@ -48,7 +48,9 @@ class DownsamplingEncoder:
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         # ESPnet writes an encoder's defaults into config.yaml by reading its signature
-        parent = inspect.signature(cls.__mro__[2])
+        ancestors = cls.__mro__
+        cls.espnet_class = ancestors[ancestors.index(DownsamplingEncoder) + 1]
+        parent = inspect.signature(cls.espnet_class)
         cls._espnet_parameters = parent.parameters
         extra = inspect.Parameter(
             "input_layer_conf", inspect.Parameter.KEYWORD_ONLY, default={}
@@ -188,10 +190,8 @@ class TransformerEncoder(DownsamplingEncoder, espnet.TransformerEncoder):
     """ESPnet's ``transformer``."""
 
 
-class ContextualBlockConformerEncoder(
-    DownsamplingEncoder, espnet.ContextualBlockConformerEncoder
-):
-    """ESPnet's ``contextual_block_conformer``, which streams."""
+class _Streaming:
+    """What the two contextual block encoders have beside DownsamplingEncoder."""
 
     espnet_words = ("conv2d", "conv2d6", "conv2d8", "linear", "embed")
     layer_class = contextual.ContextualSubsampling
@@ -199,27 +199,23 @@ class ContextualBlockConformerEncoder(
 
     def forward_infer(self, xs_pad, ilens, prev_states=None, is_final=True):
         """See :func:`contextual.forward_infer`; ESPnet's with its own input layers."""
-        stock = espnet.ContextualBlockConformerEncoder
         if not isinstance(self.embed, AdaptiveSubsampling):
-            return stock.forward_infer(self, xs_pad, ilens, prev_states, is_final)
-        return contextual.forward_infer(stock, self, xs_pad, prev_states, is_final)
+            return super().forward_infer(xs_pad, ilens, prev_states, is_final)
+        return contextual.forward_infer(
+            self.espnet_class, self, xs_pad, prev_states, is_final
+        )
+
+
+class ContextualBlockConformerEncoder(
+    _Streaming, DownsamplingEncoder, espnet.ContextualBlockConformerEncoder
+):
+    """ESPnet's ``contextual_block_conformer``, which streams."""
 
 
 class ContextualBlockTransformerEncoder(
-    DownsamplingEncoder, espnet.ContextualBlockTransformerEncoder
+    _Streaming, DownsamplingEncoder, espnet.ContextualBlockTransformerEncoder
 ):
     """ESPnet's ``contextual_block_transformer``, which streams."""
-
-    espnet_words = ContextualBlockConformerEncoder.espnet_words
-    layer_class = contextual.ContextualSubsampling
-    adds_positions = True
-
-    def forward_infer(self, xs_pad, ilens, prev_states=None, is_final=True):
-        """See :func:`contextual.forward_infer`; ESPnet's with its own input layers."""
-        stock = espnet.ContextualBlockTransformerEncoder
-        if not isinstance(self.embed, AdaptiveSubsampling):
-            return stock.forward_infer(self, xs_pad, ilens, prev_states, is_final)
-        return contextual.forward_infer(stock, self, xs_pad, prev_states, is_final)
 
 
 #: by ESPnet's words

@@ -11,15 +11,7 @@ from espnet_adastride.experiments.comparison import (
     format_comparison,
     pair_table,
 )
-
-U = 400
-TOKENS = np.full(U, 5.0)
-
-
-def draw(rate, seed, seeds=3, utterances=U):
-    """Errors of utterances of 5 words, (seeds, utterances)."""
-    rng = np.random.default_rng(seed)
-    return rng.binomial(5, rate, size=(seeds, utterances)).astype(float)
+from tests.evaluation.test_statistics import TOKENS, U, draw
 
 
 def result(system, rate, errors, seeds=(0, 1, 2), **stats):
