@@ -19,6 +19,7 @@ import gzip
 import hashlib
 import json
 import platform
+import re
 import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -78,12 +79,14 @@ class SetScores:
 
 
 def speaker_of(utterance: str, given: str) -> str:
-    """Return the speaker of an utterance: LibriSpeech's ids begin with it.
+    """Return the group of an utterance that intervals are resampled over.
 
-    Its recipes name speaker and chapter in utt2spk (``given``), as Kaldi does.
+    LibriSpeech's recipes name speaker and chapter in utt2spk (``given``), as Kaldi does;
+    the group is the speaker, the first of the three numbers of an id. Other corpora's
+    groups are those of utt2spk.
     """
-    speaker = utterance.split("-")[0]
-    return speaker if given.startswith(speaker) else given
+    numbers = re.fullmatch(r"(\d+)-\d+-\d+", utterance)
+    return numbers[1] if numbers else given
 
 
 def hash_data(ref: Dict[str, str], seconds: Dict[str, float]) -> str:

@@ -110,7 +110,12 @@ def test_errors_by_hand():
 
 @pytest.mark.parametrize(
     "utterance, given, speaker",
-    [("84-121123-0001", "84-121123", "84"), ("u-1", "spk2", "spk2"), ("u", "u", "u")],
+    [
+        ("84-121123-0001", "84-121123", "84"),
+        ("jackson-07-0003", "jackson-07", "jackson-07"),  # egs/digits: groups of takes
+        ("u-1", "spk2", "spk2"),
+        ("u", "u", "u"),
+    ],
 )
 def test_speakers(utterance, given, speaker):
     assert speaker_of(utterance, given) == speaker
