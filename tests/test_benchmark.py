@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,6 +11,7 @@ import downsampling
 import input_layer
 import long_input
 import measuring
+import pauses
 import side_information
 
 
@@ -184,3 +186,25 @@ def test_blocks_cost_what_whole_utterances_cost(capsys):
     assert set(rows) == {"whole utterances", "0.5 s", "8 s"}
     # wide limits: other work on the machine is measured, too
     assert rows["0.5 s"] < 2 * rows["whole utterances"]
+
+
+def test_the_regression_finds_the_causes_that_were_put_in():
+    draw = np.random.default_rng(3)
+    words = draw.integers(5, 40, 400).astype(float)
+    pause, pace = draw.normal(size=(2, 400))
+    pause, pace = ((x - x.mean()) / x.std() for x in (pause, pace))
+    # errors of the method: 5 points fewer, 2 more for each s.d. of pauses, pace nothing
+    errors = words * (0.4 - 0.05 + 0.02 * pause) + 0.01 * draw.normal(size=400)
+    found = list(pauses.regression(errors, 0.4 * words, words, pause, pace))
+    (first, low, high), (second, *_) = found
+    assert first == pytest.approx(2, abs=0.05) and low < 2 < high
+    assert second == pytest.approx(0, abs=0.05)
+
+
+def test_thirds_by_hand():
+    words, base = np.full(6, 10.0), np.full(6, 4.0)
+    errors = np.array([1.0, 1.0, 2.0, 2.0, 4.0, 4.0])
+    rows = pauses.part_rows("pauses", np.arange(6) / 10, errors, base, words)
+    assert [row[1] for row in rows] == ["0.00 to 0.10", "0.20 to 0.30", "0.40 to 0.50"]
+    assert [row[3:5] for row in rows] == [["40.0", x] for x in ("10.0", "20.0", "40.0")]
+    assert rows[0][5] == "-30.0 [-30.0, -30.0]"
