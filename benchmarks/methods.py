@@ -188,7 +188,7 @@ def recorded(args):
 def synthesised(args):
     """Return [(wave, rate)] of sentences that eSpeak NG reads."""
     from espnet_adastride.corpora.mini_espeak import FS, PARTS, plan_corpus, speak
-    from espnet_adastride.errors import EspeakError
+    from espnet_adastride.errors import UserError
 
     minutes = {**dict.fromkeys(PARTS, 0.1), PARTS[0]: args.minutes}
     chapters = plan_corpus(0, minutes, lm_sentences=1).chapters
@@ -199,7 +199,7 @@ def synthesised(args):
             if chapter.part == PARTS[0]
             for number, sentence in enumerate(chapter.sentences.values())
         ]
-    except EspeakError as error:
+    except UserError as error:
         raise SystemExit(f"error: {error}; or name a folder with --speech")
     return waves, "synthesised (mini_espeak), not recorded"
 

@@ -22,7 +22,7 @@ def read_config(path: PathLike) -> dict:
     if not Path(path).is_file():
         raise RecipeError(f"{path}: there is no such configuration file")
     try:
-        config = yaml.safe_load(read_utf8(path, RecipeError))
+        config = yaml.safe_load(read_utf8(path))
     except yaml.YAMLError as error:
         raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     if config is None:

@@ -16,89 +16,43 @@ from typing import Iterable, Optional
 class UserError(Exception):
     """Bad input; the message says in one line what is wrong, where, and the fix."""
 
+    def __str__(self) -> str:
+        # a DataLoader raises a worker's error again, with its traceback as the message
+        return super().__str__().rpartition(f"{type(self).__name__}: ")[2].strip()
 
-# ------------------------------------------------------------------ corpora and timing
-class DataError(UserError, ValueError):
-    """A data directory, table or text that is malformed or missing."""
+
+class RecipeError(UserError):
+    """Bad input of a recipe or a command."""
 
 
+class DataError(RecipeError):
+    """A corpus, data directory, table or text that is malformed or missing."""
+
+
+# The others are what some caller handles in its own way. Those of the library's side
+# are also ValueErrors, which its users may expect.
 class AudioError(UserError, ValueError):
-    """A recording that cannot be used."""
-
-
-class ArchiveError(UserError, ValueError):
-    """An archive of features that cannot be read."""
-
-
-class UpstreamError(UserError, ValueError):
-    """A pretrained encoder that is missing or does not fit."""
-
-
-class EspeakError(UserError, RuntimeError):
-    """eSpeak NG is absent or refuses."""
-
-
-class MiniEspeakError(UserError, ValueError):
-    """The demo's corpus cannot be made as asked."""
+    """A recording that cannot be used; others can."""
 
 
 class AlignmentError(UserError, ValueError):
     """The frames are too few for the tokens."""
 
 
-# ------------------------------------------------------------------------------ report
-class PictureError(UserError, ValueError):
-    """A picture that cannot be made as asked."""
-
-
-# ------------------------------------------------------------------------------ plugin
-class PluginError(UserError, ValueError):
-    """A wrong configuration, checkpoint or model of ESPnet's."""
-
-
-class ConfigurationError(PluginError):
+class ConfigurationError(UserError, ValueError):
     """A wrong word, key or value in the YAML configuration."""
 
 
-class CheckpointMismatchError(PluginError):
-    """A checkpoint whose parameters are not those of the configured model."""
+class ModelError(UserError, ValueError):
+    """A model that cannot be found, read, trained or used as asked."""
 
 
-class ModelError(PluginError):
-    """A trained model that cannot be found, read or used as asked."""
-
-
-class UnknownTimesError(PluginError):
+class UnknownTimesError(UserError, ValueError):
     """Something needs the times of a model's frames, and they are not known."""
-
-
-class NotFiniteError(PluginError):
-    """Losses or statistics that are not numbers: nothing can be learned from them."""
-
-
-class TrainingError(PluginError):
-    """A training in which nothing is learned."""
-
-
-class UnreadableAudioError(PluginError):
-    """A recording of ``wav.scp`` that is missing or cannot be decoded."""
-
-    def __str__(self) -> str:
-        # a DataLoader raises a worker's error again, with its traceback as the message
-        return super().__str__().rpartition(f"{type(self).__name__}: ")[2].strip()
 
 
 class NotPlanned(UserError):
     """ESPnet trains this model, but its lengths are not known here."""
-
-
-# ----------------------------------------------------------------- recipe and commands
-class RecipeError(UserError):
-    """Bad input of a recipe or a command."""
-
-
-class UsageError(UserError):
-    """Options or arguments that do not fit together."""
 
 
 # ------------------------------------------------------------------------ how to end
@@ -115,6 +69,10 @@ _DISK = {
     errno.EEXIST: "something else has this name: move it away",
     errno.EISDIR: "a folder is where a file must be: move it away",
 }
+
+
+#: of a file's name, those that are not UTF-8
+_BYTES = {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
 
 
 def describe_disk_error(error: OSError) -> str:
@@ -141,19 +99,22 @@ def one_line_errors(main=None, *, name: str = ""):
     """
     if main is None:
         return functools.partial(one_line_errors, name=name)
-    error_word = f"{name}: error" if name else "error"
+
+    def end(message):
+        line = f"{name}: error: {message}" if name else f"error: {message}"
+        raise SystemExit(line.translate(_BYTES)) from None
 
     @functools.wraps(main)
     def wrapper(cmd=None):
         try:
             return main(cmd)
         except UserError as error:
-            raise SystemExit(f"{error_word}: {error}") from None
+            end(error)
         except OSError as error:
             line = describe_disk_error(error) or (name and error)
             if not line:
                 raise
-            raise SystemExit(f"{error_word}: {line}") from None
+            end(line)
         except KeyboardInterrupt:
             raise SystemExit(130) from None
 

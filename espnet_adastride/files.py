@@ -51,28 +51,24 @@ def written_whole(path: PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def read_utf8(path: PathLike, error: type = DataError) -> str:
+def read_utf8(path: PathLike) -> str:
     """Return a text file's content, without a byte order mark, lines ending in LF.
 
-    Args:
-        path: The file.
-        error: Class of what is raised.
-
     Raises:
-        error: No such file, it cannot be read, or it is not UTF-8; the message names
-            the file and the line.
+        DataError: No such file, it cannot be read, or it is not UTF-8; the message
+            names the file and the line.
     """
     try:
         content = Path(path).read_bytes()
     except FileNotFoundError:
-        raise error(f"{path}: no such file") from None
+        raise DataError(f"{path}: no such file") from None
     except OSError as e:
-        raise error(f"{path}: cannot be read ({e.strerror})") from None
+        raise DataError(f"{path}: cannot be read ({e.strerror})") from None
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as e:
         line = content.count(b"\n", 0, e.start) + 1
-        raise error(
+        raise DataError(
             f"{path}:{line}: not UTF-8; convert the file, e.g. from Latin-1: "
             f"iconv -f latin1 -t utf-8 FILE > NEW"
         ) from None

@@ -65,7 +65,7 @@ class Transcriber:
         say: takes lines on what is odd but can be used; None: the log.
 
     Raises:
-        PluginError: in one line, for a model or an option that will not do.
+        UserError: in one line, for a model or an option that will not do.
         ValueError: for a max_segment that is no number of seconds, 1 or more.
     """
 

@@ -26,7 +26,7 @@ from espnet_adastride.errors import AudioError  # noqa: E402
 from espnet_adastride.errors import (  # noqa: E402
     ConfigurationError,
     ModelError,
-    PluginError,
+    UserError,
 )
 from espnet_adastride.plugin import trained  # noqa: E402
 from espnet_adastride.plugin.frame_times import FrameTimes  # noqa: E402
@@ -329,7 +329,7 @@ def test_parameters_run_no_code(exp, tmp_path, monkeypatch):
 
 def test_wrong_models_are_named_in_one_line(exp, tmp_path):
     def said(path, **options):
-        with pytest.raises(PluginError) as error:
+        with pytest.raises(UserError) as error:
             Transcriber(path, **options)
         assert "\n" not in str(error.value)
         return str(error.value)

@@ -31,6 +31,8 @@ from espnet_adastride.errors import (
     AlignmentError,
     AudioError,
     DataError,
+    ModelError,
+    UnknownTimesError,
     one_line_errors,
 )
 from espnet_adastride.files import read_utf8, shown
@@ -127,8 +129,6 @@ def align(args: argparse.Namespace) -> List[str]:
     if gone and len(gone) == len(jobs):
         raise DataError(f"{gone[0]}: no such file" + _and_more(gone))
     recognise = load_transcriber(args, max_segment=args.max_segment, say=say)
-    from espnet_adastride.errors import ModelError, UnknownTimesError
-
     if recognise.trained.model.ctc is None:
         raise DataError(f"{args.model}: no CTC branch, which alignment needs")
     aligned: Dict[str, Segment] = {}

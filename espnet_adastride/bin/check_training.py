@@ -17,7 +17,7 @@ import yaml
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.config import merge_configs, read_config, training_options
-from espnet_adastride.errors import RecipeError, one_line_errors
+from espnet_adastride.errors import located, one_line_errors
 from espnet_adastride.files import write_text
 from espnet_adastride.networks.saved_models import (
     default_model,
@@ -139,10 +139,8 @@ def check(args) -> str:
         ("keep_nbest_models", read_kept),
         ("best_model_criterion", default_model),
     ):
-        try:
+        with located(place([name])):
             read(config)
-        except RecipeError as error:
-            raise RecipeError(f"{place([name])}: {error}") from None
     if args.model:
         refuse_model_that_will_not_be(args.model, config, args.exp)
     return args.model or default_model(config)

@@ -34,7 +34,7 @@ from espnet_adastride.bin.parsers import (
     add_report_options,
 )
 from espnet_adastride.corpora.clips import describe_clips, find_clips
-from espnet_adastride.errors import RecipeError, one_line_errors, resumable
+from espnet_adastride.errors import RecipeError, located, one_line_errors, resumable
 from espnet_adastride.experiments.folders import run_name, unfinished
 from espnet_adastride.networks.methods import parse_method
 from espnet_adastride.options import check_jobs, read_seeds, split_list, str2bool
@@ -114,10 +114,8 @@ def train(args, methods, seeds):
             raise RecipeError(f"give --{name} (or --train false)")
     options = read_options(args.config)
     for method in methods:  # find a wrong word now, not after an hour
-        try:
+        with located(method.word, (TypeError, ValueError), RecipeError):
             Classifier(2, options.features.n_mels, options.network, method)
-        except (TypeError, ValueError) as error:
-            raise RecipeError(f"{method.word}: {error}") from None
     clips = find_clips(args.corpus, options.data.layout)
     described = describe_clips(clips, options.data.split, seeds)
     claim_experiment(args.exp, options, clips)

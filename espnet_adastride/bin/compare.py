@@ -27,7 +27,7 @@ import numpy as np
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.corpora.kaldi import read_scp, read_text, shorten
-from espnet_adastride.errors import DataError, RecipeError, one_line_errors, resumable
+from espnet_adastride.errors import RecipeError, one_line_errors, resumable
 from espnet_adastride.evaluation.scoring import (
     characters,
     check_ids,
@@ -256,23 +256,20 @@ def main(cmd=None):
     scores = Scores(grid)
     folder = grid.recipe / "exp" / args.name
     failures: List[str] = []
-    try:
-        with resumable(Interrupted):
-            if not args.table_only:
-                environment = with_threads(args.threads)
-                failures = run_grid(
-                    grid,
-                    runs,
-                    args.nj,
-                    folder,
-                    scores.describe,
-                    environment,
-                    code_state(),
-                )
-            if len(failures) < len(runs):
-                print(write_table(args, grid, scores, runs))
-    except DataError as error:
-        raise RecipeError(str(error)) from None
+    with resumable(Interrupted):
+        if not args.table_only:
+            environment = with_threads(args.threads)
+            failures = run_grid(
+                grid,
+                runs,
+                args.nj,
+                folder,
+                scores.describe,
+                environment,
+                code_state(),
+            )
+        if len(failures) < len(runs):
+            print(write_table(args, grid, scores, runs))
     if failures:
         raise RecipeError(
             f"{len(failures)} of {len(runs)} runs failed; the first: {failures[0]}"

@@ -127,7 +127,6 @@ def check_config(name, config):
     Raises:
         RecipeError: naming the wrong word.
     """
-    from espnet_adastride.errors import PluginError
     from espnet_adastride.plugin.vqvae_task import VQVAETask
 
     options = argparse.Namespace(
@@ -136,7 +135,7 @@ def check_config(name, config):
         stats_file=None,
         vp_weight=1.0,
     )
-    with located(name, PluginError):
+    with located(name):
         return VQVAETask.build_model(options)
 
 

@@ -28,7 +28,7 @@ from espnet_adastride.corpora.features import (
     check_upstream,
     read_record,
 )
-from espnet_adastride.errors import RecipeError, UpstreamError, located, one_line_errors
+from espnet_adastride.errors import RecipeError, located, one_line_errors
 from espnet_adastride.options import check_jobs, whole
 from espnet_adastride.recipe.extraction import MADE_FROM, extract_data_dir
 from espnet_adastride.recipe.stamps import Stamp, fingerprint, hash_listing
@@ -83,7 +83,7 @@ def main(cmd=None):
         print_training_options(words[1])
         return
     if len(words) == 2 and words[0] == "--check":
-        with located("--upstream", UpstreamError):
+        with located("--upstream"):
             check_upstream(words[1])
         return
     args = get_parser().parse_args(words)
@@ -92,7 +92,7 @@ def main(cmd=None):
         if not (Path(source) / "wav.scp").is_file():
             raise RecipeError(f"--set {source}: no wav.scp in it; stage 3 makes it")
     rate = parse_rate(args.fs)
-    with located("--upstream", UpstreamError):
+    with located("--upstream"):
         check_upstream(args.upstream)
         upstream = build_upstream(args.upstream, args.layers, args.device, args.nj)
     if upstream.record.rate != rate:
@@ -122,10 +122,7 @@ def main(cmd=None):
 
 def print_training_options(folder: str) -> None:
     """Print the options of asr_train that a folder's features need, one per line."""
-    try:
-        print("\n".join(read_record(Path(folder) / RECORD_NAME).training_options()))
-    except UpstreamError as error:
-        raise RecipeError(str(error)) from None
+    print("\n".join(read_record(Path(folder) / RECORD_NAME).training_options()))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def main(cmd=None):
     args = get_parser().parse_args(cmd)
     lines = []
     for path in args.text:
-        for line in read_lines(path, RecipeError):
+        for line in read_lines(path):
             key, text, _ = split_line(line)
             if key and text.strip():
                 lines.append(f"{key} {text}\n")

@@ -17,7 +17,7 @@ from espnet_adastride.corpora.mini_espeak import (
     DEFAULT_MINUTES,
     build_corpus,
 )
-from espnet_adastride.errors import EspeakError, MiniEspeakError
+from espnet_adastride.errors import UserError, one_line_errors
 from espnet_adastride.options import real, whole
 
 
@@ -54,6 +54,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@one_line_errors(name="make_espeak_corpus")
 def main(cmd=None) -> None:
     """Run the command; bad input ends in one line."""
     parser = get_parser()
@@ -67,12 +68,10 @@ def main(cmd=None) -> None:
         build_corpus(
             args.output, args.seed, minutes, args.nj, lm_sentences=args.lm_sentences
         )
-    except (EspeakError, MiniEspeakError) as e:
-        raise SystemExit(f"make_espeak_corpus: error: {e}") from None
     except OSError as e:
-        raise SystemExit(
-            f"make_espeak_corpus: error: cannot write to {args.output}: {e}; "
-            "give another --output or free some space"
+        raise UserError(
+            f"cannot write to {args.output}: {e}; give another --output or free some "
+            "space"
         ) from None
     except KeyboardInterrupt:
         raise SystemExit(

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from espnet_adastride.config import read_config
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import RecipeError, UserError
 from espnet_adastride.options import real
 from espnet_adastride.recipe.quiet import quiet_imports
 
@@ -55,7 +55,7 @@ def load_transcriber(args: argparse.Namespace, **options):
         options: further arguments of ``transcribe.Transcriber``.
 
     Raises:
-        RecipeError: if the model cannot be read or does not support the options.
+        UserError: if the model cannot be read or does not support the options.
     """
     check_model_options(args, options.get("inference_config"))
     if sys.stderr.isatty():
@@ -63,19 +63,15 @@ def load_transcriber(args: argparse.Namespace, **options):
     try:
         # importing ESPnet takes seconds: other mistakes have been reported by now
         with quiet_imports():
-            from espnet_adastride.errors import PluginError
             from espnet_adastride.transcribe import Transcriber
-        try:
-            return Transcriber(
-                args.model,
-                args.asr_model_file,
-                device="cuda" if args.ngpu else "cpu",
-                stride=args.stride,
-                upstream_model=args.upstream_model,
-                **options,
-            )
-        except PluginError as error:
-            raise RecipeError(str(error)) from None
+        return Transcriber(
+            args.model,
+            args.asr_model_file,
+            device="cuda" if args.ngpu else "cpu",
+            stride=args.stride,
+            upstream_model=args.upstream_model,
+            **options,
+        )
     except KeyboardInterrupt:
         print("interrupted while the model was loading", file=sys.stderr, flush=True)
         raise SystemExit(130) from None
@@ -121,5 +117,5 @@ def check_model_options(args: argparse.Namespace, inference_config=None) -> None
     if isinstance(inference_config, (str, Path)):
         try:
             read_config(inference_config)
-        except RecipeError as error:
+        except UserError as error:
             raise RecipeError(f"--inference_config {error}") from None

@@ -22,7 +22,12 @@ import argparse
 import logging
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.errors import RecipeError, one_line_errors
+from espnet_adastride.errors import (
+    NotPlanned,
+    RecipeError,
+    UnknownTimesError,
+    one_line_errors,
+)
 from espnet_adastride.options import real, whole
 
 
@@ -65,7 +70,7 @@ def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
     Raises:
         RecipeError: the training cannot work.
         NotPlanned, UnknownTimesError: its lengths cannot be determined.
-        PluginError: a wrong word in the configuration.
+        ConfigurationError: a wrong word in the configuration.
     """
     from espnet_adastride.evaluation import plan
     from espnet_adastride.plugin import planning
@@ -144,7 +149,6 @@ def main(cmd=None):
     """Run the command: print the page, or one line with the reason why not."""
     own, rest = get_parser().parse_known_args(cmd)
     import espnet_adastride.plugin  # noqa: F401  (registers the words of input_layer)
-    from espnet_adastride.errors import NotPlanned, UnknownTimesError
     from espnet_adastride.evaluation.plan import write_plan
     from espnet_adastride.plugin.espnet import asr_task
 

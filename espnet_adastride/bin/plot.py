@@ -41,8 +41,9 @@ from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.audio import audio_info
 from espnet_adastride.corpora.kaldi import atomic_open, read_scp, shorten
 from espnet_adastride.corpora.recordings import read_audio
-from espnet_adastride.errors import AlignmentError, AudioError, DataError, RecipeError
+from espnet_adastride.errors import AudioError, DataError, located
 from espnet_adastride.errors import nearest as nearest_word
+from espnet_adastride.errors import one_line_errors
 from espnet_adastride.files import shown
 from espnet_adastride.options import real
 from espnet_adastride.timing.ctc import Timed
@@ -174,14 +175,11 @@ def nearest(waves: Dict[str, str], seconds: float) -> str:
     """Return the id of the recording with the nearest length; the first of equals.
 
     Raises:
-        DataError: for a recording that cannot be read.
+        AudioError: for a recording that cannot be read.
     """
 
     def distance(key):
-        try:
-            return abs(audio_info(waves[key]).seconds - seconds)
-        except AudioError as error:
-            raise DataError(str(error)) from None
+        return abs(audio_info(waves[key]).seconds - seconds)
 
     return min(sorted(waves), key=distance)
 
@@ -215,19 +213,16 @@ def load(args: argparse.Namespace):
     """Return the model as a Transcriber.
 
     Raises:
-        DataError: if the model has no adaptive strides or cannot be read.
+        UserError: if the model has no adaptive strides or cannot be read.
     """
     if not Path(args.model).exists():
         raise DataError(
             f"--model {args.model}: no such file or folder; give an experiment's "
             "folder (exp/asr_...) or a packed .zip"
         )
-    try:
-        transcriber = load_transcriber(
-            args, max_segment=getattr(args, "max_segment", None), say=say
-        )
-    except RecipeError as error:
-        raise DataError(str(error)) from None
+    transcriber = load_transcriber(
+        args, max_segment=getattr(args, "max_segment", None), say=say
+    )
     problem = transcriber.trained.why_uniform()
     if problem:
         raise DataError(f"{args.model}: {problem}; {FIX}")
@@ -238,16 +233,13 @@ def load_wave(recording: Recording, rate: int):
     """Return (samples,) at the model's sampling rate.
 
     Raises:
-        DataError: if the recording cannot be read.
+        AudioError: if the recording cannot be read.
     """
     if recording.audio.endswith("|"):
-        raise DataError(
+        raise AudioError(
             f"{recording.audio}: is a command with a pipe; give an audio file"
         )
-    try:
-        return read_audio(recording.audio, rate, say=say)
-    except AudioError as error:
-        raise DataError(str(error)) from None
+    return read_audio(recording.audio, rate, say=say)
 
 
 def say(line: str) -> None:
@@ -267,17 +259,13 @@ def analyse(
     """Encode a recording and return its StridePicture.
 
     Raises:
-        DataError: if the model cannot encode the recording.
+        UserError: if the model cannot encode the recording.
     """
-    from espnet_adastride.errors import UnknownTimesError
     from espnet_adastride.report.utterance import StridePicture
 
     trained = transcriber.trained
     wave = load_wave(recording, trained.rate)
-    try:
-        pieces = list(transcriber.encode_pieces(wave, recording.id))
-    except (AudioError, UnknownTimesError) as error:
-        raise DataError(str(error)) from None
+    pieces = list(transcriber.encode_pieces(wave, recording.id))
     encoded = transcriber.joined(pieces, len(wave))
     times = encoded.times.of_strides()
     hypothesis, words, source = None, [], ""
@@ -288,7 +276,7 @@ def analyse(
             try:
                 words = transcriber.align(wave, recording.text).words
                 source = "best CTC path of the reference"
-            except (AlignmentError, ValueError):  # too few frames, or unknown tokens
+            except ValueError:  # too few frames, or unknown tokens
                 pass
     phones: Sequence[Timed] = []
     if reference is not None:
@@ -339,7 +327,6 @@ def collect(
     threshold: float,
 ):
     """Return the StrideStatistics of recordings, and (id, reason) of those left out."""
-    from espnet_adastride.errors import UnknownTimesError
     from espnet_adastride.evaluation.stride_statistics import StrideStatistics
     from espnet_adastride.timing.energy import energy_db, frame_edges, is_speech
 
@@ -365,9 +352,7 @@ def collect(
         try:
             wave = load_wave(recording, trained.rate)
             times = transcriber.encode(wave, recording.id).times.of_strides()
-        except UnknownTimesError as error:  # applies to all recordings
-            raise DataError(str(error)) from None
-        except (AudioError, DataError) as error:
+        except AudioError as error:
             left_out.append((recording.id, str(error)))
             continue
         speech = None
@@ -449,7 +434,6 @@ def draw_training(args: argparse.Namespace) -> List[str]:
 
 def draw_stream(args: argparse.Namespace) -> List[str]:
     """Draw when the words of a stream appear; return the lines to print."""
-    from espnet_adastride.errors import PluginError
     from espnet_adastride.report.charts import StreamRow, plot_stream
     from espnet_adastride.timing.latency import describe_latency
 
@@ -457,7 +441,7 @@ def draw_stream(args: argparse.Namespace) -> List[str]:
     trained = transcriber.trained
     wave = load_wave(Recording(shown(args.audio), args.audio, None), trained.rate)
     rows, lines = [], []
-    try:
+    with located(args.model):
         for seconds in args.blocks:
             transcriber.trained.set_block(seconds)
             streamer = transcriber.stream()
@@ -469,8 +453,6 @@ def draw_stream(args: argparse.Namespace) -> List[str]:
             rows.append(StreamRow(length, *streamer.words()))
             told = describe_latency([streamer.latency()])
             lines.append(f"block {length:g} s: {streamer.text()}; {told}")
-    except PluginError as error:
-        raise DataError(f"{args.model}: {error}") from None
     figure = plot_stream(rows, len(wave) / trained.rate)
     save(figure, args.output, "Stream", lines, (wave, trained.rate))
     return lines
@@ -536,25 +518,21 @@ MODES = {
 }
 
 
+@one_line_errors(name=NAME)
 def main(cmd=None) -> None:
     """Run the command; bad input ends in one line, status 1."""
     args = get_parser().parse_args(cmd)
-    try:
-        check_output(args.output)
-        if not getattr(args, "speech_threshold", 1.0) > 0:
-            raise DataError(
-                f"--speech_threshold {args.speech_threshold:g}: give a positive "
-                "number of dB"
-            )
-        if getattr(args, "ngpu", 0) not in (0, 1):
-            raise DataError(f"--ngpu {args.ngpu}: give 0 or 1")
-        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-        for line in MODES[args.mode](args):
-            print(line)
-    except (DataError, OSError) as error:
-        raise SystemExit(f"{NAME}: error: {error}") from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    check_output(args.output)
+    if not getattr(args, "speech_threshold", 1.0) > 0:
+        raise DataError(
+            f"--speech_threshold {args.speech_threshold:g}: give a positive number of "
+            "dB"
+        )
+    if getattr(args, "ngpu", 0) not in (0, 1):
+        raise DataError(f"--ngpu {args.ngpu}: give 0 or 1")
+    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+    for line in MODES[args.mode](args):
+        print(line)
     print(args.output)
 
 

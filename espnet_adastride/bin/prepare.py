@@ -23,7 +23,7 @@ from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.datadir import parse_rate
 from espnet_adastride.corpora.layouts import COLUMNS, Source, read_source
 from espnet_adastride.corpora.own import PARTS, Options, prepare
-from espnet_adastride.errors import DataError, RecipeError, describe_disk_error
+from espnet_adastride.errors import DataError, one_line_errors
 from espnet_adastride.files import shown
 from espnet_adastride.options import str2bool
 
@@ -215,20 +215,13 @@ def next_command(output: Path) -> List[str]:
     ]
 
 
+@one_line_errors(name=NAME)
 def main(cmd=None) -> None:
     """Run the command; bad input ends in one line."""
     args = get_parser().parse_args(cmd)
-    try:
-        options = read_options(args)
-        named = read_sources(args.source, read_columns(args.columns))
-        lines = prepare(named, args.output, options)
-    except (DataError, RecipeError) as error:
-        raise SystemExit(f"{NAME}: error: {shown(str(error))}") from None
-    except OSError as error:
-        reason = describe_disk_error(error) or error
-        raise SystemExit(f"{NAME}: error: {shown(str(reason))}") from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    options = read_options(args)
+    named = read_sources(args.source, read_columns(args.columns))
+    lines = prepare(named, args.output, options)
     for line in lines + next_command(Path(args.output)):
         print(shown(line))
 

@@ -21,7 +21,7 @@ from espnet_adastride.corpora.librispeech import (
     scan_librispeech,
     summarise,
 )
-from espnet_adastride.errors import DataError
+from espnet_adastride.errors import DataError, one_line_errors
 from espnet_adastride.options import whole
 
 
@@ -145,13 +145,10 @@ def _cpus() -> int:
     return os.cpu_count() or 1
 
 
+@one_line_errors(name="prepare_librispeech")
 def main(cmd=None) -> None:
     """Run the command; bad input ends in one line."""
-    args = get_parser().parse_args(cmd)
-    try:
-        prepare_librispeech(**vars(args))
-    except (DataError, OSError) as e:
-        raise SystemExit(f"prepare_librispeech: error: {e}") from None
+    prepare_librispeech(**vars(get_parser().parse_args(cmd)))
 
 
 if __name__ == "__main__":

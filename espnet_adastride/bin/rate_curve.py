@@ -27,7 +27,7 @@ from pathlib import Path
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.corpora.datadir import read_table
 from espnet_adastride.corpora.recordings import read_audio
-from espnet_adastride.errors import AudioError, RecipeError, one_line_errors
+from espnet_adastride.errors import AudioError, RecipeError, located, one_line_errors
 from espnet_adastride.evaluation.scoring import utterance_errors, words
 from espnet_adastride.experiments.records import provenance, write_record
 from espnet_adastride.files import write_text
@@ -146,13 +146,9 @@ def measure(name, path, strides, audio, texts, args, prefix):
     from espnet_adastride.experiments.rate_curves import Point
 
     with quiet_imports():
-        from espnet_adastride.errors import PluginError
         from espnet_adastride.plugin.trained import TrainedModel
 
-    try:
-        model = TrainedModel(path, args.asr_model_file)
-    except PluginError as error:
-        raise RecipeError(str(error)) from None
+    model = TrainedModel(path, args.asr_model_file)
     own, free = own_stride(model), strides is not None and takes_any_stride(model)
     parameters = sum(
         float(value.double().abs().sum()) for value in model.model.state_dict().values()
@@ -168,10 +164,8 @@ def measure(name, path, strides, audio, texts, args, prefix):
                 points.append(Point(**saved["point"]))
                 continue
         if free:
-            try:
+            with located(name):
                 model.set_stride(stride)
-            except PluginError as error:
-                raise RecipeError(f"{name}: {error}") from None
         hypotheses, seconds, length = decode(model, audio, name)
         errors, counts = utterance_errors(texts, hypotheses, words)
         point = Point(
@@ -218,14 +212,11 @@ def main(cmd=None):
         raise RecipeError(f"{args.data_dir}: no utterance has both audio and text")
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     points = []
-    try:
-        for number, (name, path) in enumerate(models):
-            strides = args.strides if number < len(args.model) else None
-            before = [other for other, _ in models[:number]].count(name)
-            prefix = f"{name}_{before + 1}" if before else name
-            points += measure(name, path, strides, audio, texts, args, prefix)
-    except AudioError as error:
-        raise RecipeError(str(error)) from None
+    for number, (name, path) in enumerate(models):
+        strides = args.strides if number < len(args.model) else None
+        before = [other for other, _ in models[:number]].count(name)
+        prefix = f"{name}_{before + 1}" if before else name
+        points += measure(name, path, strides, audio, texts, args, prefix)
     table = format_table(points, list(texts))
     write_text(Path(args.output_dir) / "rates.md", table)
     picture = Path(args.output_dir) / "rates.png"

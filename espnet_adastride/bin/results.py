@@ -14,7 +14,7 @@ from typing import List
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.corpora.kaldi import shorten
-from espnet_adastride.errors import DataError, RecipeError, located, one_line_errors
+from espnet_adastride.errors import RecipeError, located, one_line_errors
 from espnet_adastride.experiments.definition import ROOT, read_experiment
 from espnet_adastride.experiments.records import read_records, split_records
 from espnet_adastride.files import PathLike, write_text
@@ -59,7 +59,7 @@ def write_results(
     experiment = read_experiment(definition)
     found = read_records(Path(records) / experiment.name)
     page = Path(results) / f"{experiment.name}.md"
-    with located(definition, DataError):
+    with located(definition):
         text = write_page(experiment, found, resamples)
         figure = plot_page(experiment, found)
     if figure is not None:

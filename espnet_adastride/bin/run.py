@@ -43,7 +43,7 @@ if not ASKS_FOR_HELP:
     from torch import distributed
 
     import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
-    from espnet_adastride.errors import PluginError
+    from espnet_adastride.errors import UserError
     from espnet_adastride.networks import saving
 
     # ESPnet overwrites checkpoint.pth in place: a kill would corrupt it
@@ -97,7 +97,7 @@ def tell_rank_under_mpi(arguments):
     has several GPUs. With one GPU, or none, it stops.
 
     Raises:
-        PluginError: MPI is not available.
+        UserError: MPI is not available.
     """
     given = dict(zip(arguments, arguments[1:]))  # the form of espnet2.bin.launch
     if given.get("--dist_launcher") != "mpi":
@@ -105,7 +105,7 @@ def tell_rank_under_mpi(arguments):
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: MPI library missing
-        raise PluginError(
+        raise UserError(
             f"--dist_launcher mpi: mpi4py cannot be used ({error}); pip install mpi4py "
             "in the environment that trains, and load MPI on the nodes (path.sh)"
         ) from None
@@ -159,7 +159,7 @@ def main(cmd=None):
         else:
             runpy.run_path(target, run_name="__main__")
         leave_together()
-    except PluginError as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
 
 

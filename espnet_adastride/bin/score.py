@@ -14,7 +14,7 @@ import argparse
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.corpora.kaldi import shorten
-from espnet_adastride.errors import DataError
+from espnet_adastride.errors import DataError, one_line_errors
 from espnet_adastride.evaluation.scoring import MARKER, score, write_results
 
 
@@ -53,33 +53,29 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@one_line_errors(name="score")
 def main(cmd=None) -> None:
     """Run the command; bad input ends in one line."""
-    parser = get_parser()
-    args = parser.parse_args(cmd)
+    args = get_parser().parse_args(cmd)
     needed = {"--ref": args.ref, "--hyp": args.hyp, "--output": args.output}
-    try:
-        if args.results is not None:
-            if any(needed.values()):
-                raise DataError("--results cannot be combined with --ref, --hyp, ...")
-            # without the line that marks the file as generated
-            print(write_results(args.results).removeprefix(MARKER + "\n"), end="")
-            return
-        absent = [name for name, value in needed.items() if not value]
-        if absent:
-            raise DataError(f"give {', '.join(absent)} (or --results EXPDIR)")
-        counts, missing = score(
-            args.ref,
-            args.hyp,
-            args.output,
-            token_type=args.token_type,
-            bpemodel=args.bpemodel,
-            utt2spk=args.utt2spk,
-            missing=args.missing,
-        )
-    except (DataError, OSError) as e:
-        raise SystemExit(f"score: error: {e}") from None
-
+    if args.results is not None:
+        if any(needed.values()):
+            raise DataError("--results cannot be combined with --ref, --hyp, ...")
+        # without the line that marks the file as generated
+        print(write_results(args.results).removeprefix(MARKER + "\n"), end="")
+        return
+    absent = [name for name, value in needed.items() if not value]
+    if absent:
+        raise DataError(f"give {', '.join(absent)} (or --results EXPDIR)")
+    counts, missing = score(
+        args.ref,
+        args.hyp,
+        args.output,
+        token_type=args.token_type,
+        bpemodel=args.bpemodel,
+        utt2spk=args.utt2spk,
+        missing=args.missing,
+    )
     if missing:
         print(
             f"score: {len(missing)} references had no hypothesis and count as empty: "

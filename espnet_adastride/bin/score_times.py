@@ -16,7 +16,7 @@ from pathlib import Path
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.corpora.kaldi import atomic_open, shorten
-from espnet_adastride.errors import DataError
+from espnet_adastride.errors import DataError, one_line_errors
 from espnet_adastride.timing.transcripts import (
     compare_times,
     read_ctm,
@@ -90,17 +90,15 @@ def format_table(results: dict) -> str:
     return "\n".join(lines)
 
 
+@one_line_errors(name=NAME)
 def main(cmd=None) -> None:
     """Run the command; bad input ends in one line."""
     args = get_parser().parse_args(cmd)
-    try:
-        results = score(args.ctm, args.ref)
-        if args.output:
-            Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-            with atomic_open(args.output) as file:
-                file.write(json.dumps(results, indent=1) + "\n")
-    except (DataError, OSError) as error:
-        raise SystemExit(f"{NAME}: error: {error}") from None
+    results = score(args.ctm, args.ref)
+    if args.output:
+        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+        with atomic_open(args.output) as file:
+            file.write(json.dumps(results, indent=1) + "\n")
     print(format_table(results))
     for ctm, row in results.items():
         for what, keys in (

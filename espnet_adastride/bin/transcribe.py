@@ -43,10 +43,10 @@ from espnet_adastride.corpora.recordings import (
 )
 from espnet_adastride.errors import (
     AudioError,
-    PluginError,
-    RecipeError,
     UnknownTimesError,
-    UsageError,
+    UserError,
+    located,
+    one_line_errors,
 )
 from espnet_adastride.files import AUDIO_SUFFIXES, shown
 from espnet_adastride.options import real, str2bool
@@ -159,7 +159,7 @@ def plan(
     recording if the folder has files of that name from another recording.
 
     Raises:
-        UsageError: for two recordings with the same name.
+        UserError: for two recordings with the same name.
     """
     if output_dir is None:
         return [Job(source, {}) for source in sources]
@@ -175,7 +175,7 @@ def plan(
         outputs = {f: Path(output_dir) / f"{name}.{f}" for f in formats}
         for path in outputs.values():
             if path in owners:
-                raise UsageError(
+                raise UserError(
                     f"{owners[path]} and {source.path} would both be written to "
                     f"{path}: give the folder that contains both, or a separate "
                     "--output_dir for each"
@@ -203,34 +203,31 @@ def _check(args: argparse.Namespace) -> Tuple[List[Job], bool]:
     This finds all mistakes that can be found before the model is loaded.
     """
     if args.ngpu not in (0, 1):
-        raise UsageError(f"--ngpu {args.ngpu}: give 0 or 1")
+        raise UserError(f"--ngpu {args.ngpu}: give 0 or 1")
     if args.stream and args.max_segment is not None:
-        raise UsageError("--max_segment cuts whole recordings: leave out --stream")
+        raise UserError("--max_segment cuts whole recordings: leave out --stream")
     if args.max_segment is not None and not args.max_segment >= 1:
-        raise UsageError(f"--max_segment {args.max_segment:g}: give 1 second or more")
+        raise UserError(f"--max_segment {args.max_segment:g}: give 1 second or more")
     if not os.path.exists(args.model):
-        raise UsageError(
+        raise UserError(
             f"--model {args.model}: no such file or folder; give an experiment's "
             "folder (exp/asr_...) or a packed .zip"
         )
     if args.output_dir is None and len(args.format) > 1:
-        raise UsageError("several formats need --output_dir")
-    try:
-        sources, unread, others = find_media(args.audio)
-    except AudioError as error:
-        raise UsageError(str(error)) from None
+        raise UserError("several formats need --output_dir")
+    sources, unread, others = find_media(args.audio)
     if others:
         what = "file that is" if others == 1 else "files that are"
         _say(f"skipped {others} {what} not audio")
     if unread:
         _say(describe_unread(unread))
     if not sources:
-        raise UsageError(
+        raise UserError(
             f"{', '.join(args.audio)}: no audio in it "
             f"({' '.join(sorted(AUDIO_SUFFIXES))})"
         )
     if args.output_dir is None and len(sources) > 1 and args.format[0] in "srt vtt":
-        raise UsageError(
+        raise UserError(
             f"{len(sources)} recordings as {args.format[0]} need --output_dir"
         )
     return plan(sources, args.output_dir, args.format, args.overwrite), bool(unread)
@@ -271,7 +268,7 @@ def _load_exported(args: argparse.Namespace):
     """Return the transcriber of an exported model, without ESPnet.
 
     Raises:
-        RecipeError: if the file is not an exported model, or does not support the
+        UserError: if the file is not an exported model, or does not support the
             options.
     """
     for option, fix in (
@@ -291,7 +288,7 @@ def _load_exported(args: argparse.Namespace):
         ),
     ):
         if getattr(args, option):
-            raise RecipeError(f"--{option} cannot be used with {args.model}: {fix}")
+            raise UserError(f"--{option} cannot be used with {args.model}: {fix}")
     from espnet_adastride.deployment.recogniser import OnnxTranscriber
 
     return OnnxTranscriber(args.model, args.max_segment, args.upstream_model, say=_say)
@@ -359,18 +356,11 @@ def transcribe(args: argparse.Namespace) -> int:
         return 1 if blocked or unread else 0
     from tqdm import tqdm
 
-    try:
-        if args.model.endswith(ONNX):
-            recognise = _load_exported(args)
-        else:
-            recognise = _load_trained(args)
-    except RecipeError as error:
-        raise UsageError(str(error)) from None
-    if args.stream:
-        try:  # an unsuitable model is rejected before any recording is read
+    load = _load_exported if args.model.endswith(ONNX) else _load_trained
+    recognise = load(args)
+    if args.stream:  # an unsuitable model is rejected before any recording is read
+        with located(f"--model {args.model}"):
             recognise.stream()
-        except PluginError as error:
-            raise UsageError(f"--model {args.model}: {error}") from None
 
     terminal = sys.stderr.isatty()
     total = sum(quick_seconds(j.source.path) for j in todo if j.source.path != STDIN)
@@ -426,11 +416,7 @@ def transcribe(args: argparse.Namespace) -> int:
                     failed += 1
                     note(f"error: {error}")
         except UnknownTimesError as error:
-            bar.close()
-            raise UsageError(f"{error}; --format txt needs no times") from None
-        except PluginError as error:
-            bar.close()
-            raise UsageError(str(error)) from None
+            raise UserError(f"{error}; --format txt needs no times") from None
         except KeyboardInterrupt:
             bar.close()
             _say(f"interrupted: {done} of {len(todo)} recordings are done and kept")
@@ -448,6 +434,7 @@ def transcribe(args: argparse.Namespace) -> int:
     return 1 if failed or unread else 0
 
 
+@one_line_errors(name=NAME)
 def main(cmd=None) -> None:
     """Run the command; a mistake ends in one line and status 1."""
     args = get_parser().parse_args(cmd)
@@ -457,10 +444,6 @@ def main(cmd=None) -> None:
         # the reader has closed the pipe; nothing is left to flush at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
-    except KeyboardInterrupt:
-        status = 130
-    except (UsageError, OSError) as error:
-        raise SystemExit(f"{NAME}: error: {error}") from None
     raise SystemExit(status)
 
 

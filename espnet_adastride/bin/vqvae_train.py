@@ -39,12 +39,12 @@ def main(cmd=None):
         print(f"{__doc__.strip()}\n\nThe options are ESPnet's:")
         print(describe_missing("espnet2"))
         return
-    from espnet_adastride.errors import PluginError
+    from espnet_adastride.errors import UserError
     from espnet_adastride.plugin.vqvae_task import VQVAETask
 
     try:
         VQVAETask.main(cmd=cmd)
-    except PluginError as error:
+    except UserError as error:
         sys.exit(f"error: {error}")
 
 

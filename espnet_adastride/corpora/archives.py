@@ -19,7 +19,7 @@ from typing import BinaryIO, Dict, Tuple, Union
 
 import numpy as np
 
-from espnet_adastride.errors import ArchiveError
+from espnet_adastride.errors import UserError
 
 PathLike = Union[str, Path]
 STEPS = 65535
@@ -61,7 +61,7 @@ def read_matrix(path: PathLike, offset: int) -> np.ndarray:
     """Read the matrix (T, D), float32, at an offset of an archive.
 
     Raises:
-        ArchiveError: if the matrix has an unknown format or is cut off.
+        UserError: if the matrix has an unknown format or is cut off.
     """
     try:
         with open(path, "rb") as file:
@@ -71,7 +71,7 @@ def read_matrix(path: PathLike, offset: int) -> np.ndarray:
             while len(kind) < 4 and not kind.endswith(b" "):
                 kind += file.read(1) or b" "
             if marker != b"\0B" or kind not in (b"CM2 ", b"FM "):
-                raise ArchiveError(
+                raise UserError(
                     f"{path}:{offset}: not a matrix in the format FM or CM2; extract "
                     "the "
                     "features again"
@@ -83,15 +83,13 @@ def read_matrix(path: PathLike, offset: int) -> np.ndarray:
                 _, rows, _, columns = struct.unpack("<bibi", file.read(10))
                 data = np.frombuffer(file.read(4 * rows * columns), dtype="<f4")
     except OSError as error:
-        raise ArchiveError(f"{path}: cannot be read ({error.strerror})") from None
-    except (struct.error, ValueError) as error:
-        if isinstance(error, ArchiveError):
-            raise
-        raise ArchiveError(
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (struct.error, ValueError):
+        raise UserError(
             f"{path}:{offset}: damaged; extract the features again"
         ) from None
     if len(data) != rows * columns:
-        raise ArchiveError(f"{path}:{offset}: cut off; extract the features again")
+        raise UserError(f"{path}:{offset}: cut off; extract the features again")
     data = data.reshape(rows, columns).astype(np.float32)
     if kind == b"CM2 ":
         data = data * np.float32(span / STEPS) + np.float32(low)
@@ -102,13 +100,11 @@ def parse_place(place: str) -> Tuple[str, int]:
     """Return archive and offset of ``feats.1.ark:1234``.
 
     Raises:
-        ArchiveError: for another form.
+        UserError: for another form.
     """
     path, _, offset = place.rpartition(":")
     if not path or not offset.isdigit():
-        raise ArchiveError(
-            f"{place!r} is not a position in an archive (file.ark:offset)"
-        )
+        raise UserError(f"{place!r} is not a position in an archive (file.ark:offset)")
     return path, int(offset)
 
 

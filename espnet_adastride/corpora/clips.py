@@ -25,7 +25,7 @@ import re
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence
 
-from espnet_adastride.errors import DataError, RecipeError, unknown_word
+from espnet_adastride.errors import RecipeError, unknown_word
 from espnet_adastride.files import AUDIO_SUFFIXES, read_utf8, shown
 from espnet_adastride.options import name_seeds
 
@@ -214,8 +214,6 @@ def _read_table(path: Path, needed: Sequence[str], known: Sequence[str] = ()):
                     )
                 stripped = (value.strip() for value in values)
                 yield lines.line_num, dict(zip(header, stripped))
-    except DataError as error:
-        raise RecipeError(str(error)) from None
     except csv.Error as error:
         raise RecipeError(f"{path}: not a table ({error})") from None
 

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from espnet_adastride.corpora import kaldi
 from espnet_adastride.corpora.audio import AudioInfo, audio_info, read_samples
 from espnet_adastride.corpora.recordings import sample_problem
-from espnet_adastride.errors import AudioError, DataError, RecipeError, located
+from espnet_adastride.errors import AudioError, RecipeError
 from espnet_adastride.files import (
     PathLike,
     fresh_dir,
@@ -61,8 +61,7 @@ def read_table(path: PathLike) -> Table:
         if path.name in TABLES:
             hint = ", or make it from your own recordings with adastride-prepare"
         raise RecipeError(f"{path} is missing: run the stage that makes it first{hint}")
-    with located("", DataError, RecipeError):
-        return kaldi.read_scp(path, allow_empty=True)
+    return kaldi.read_scp(path, allow_empty=True)
 
 
 def write_table(path: PathLike, table: Table, keys: Iterable[str] = None) -> None:
@@ -71,8 +70,7 @@ def write_table(path: PathLike, table: Table, keys: Iterable[str] = None) -> Non
     Raises:
         RecipeError: An id with white space, or a value with a line break.
     """
-    with located("", DataError, RecipeError):
-        kaldi.write_lines(path, table, keys)
+    kaldi.write_lines(path, table, keys)
 
 
 def read_data_dir(folder: PathLike) -> Dict[str, Table]:

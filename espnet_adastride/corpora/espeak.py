@@ -21,7 +21,7 @@ from typing import Dict, Iterator, Tuple
 
 import numpy as np
 
-from espnet_adastride.errors import EspeakError
+from espnet_adastride.errors import UserError
 
 ENGINE_FS = 22050  # Hz, output of eSpeak NG's own synthesiser
 
@@ -78,18 +78,18 @@ def synthesise(
         Samples, int16 (N,), without the engine's silence at both ends.
 
     Raises:
-        EspeakError: The engine is missing, does not have the voice, or returned no
+        UserError: The engine is missing, does not have the voice, or returned no
             audio.
     """
     accents, variants = _voice_files()
     if voice.accent not in accents:
-        raise EspeakError(
+        raise UserError(
             f"eSpeak NG has no English accent {voice.accent!r}; choose from "
             f"{', '.join(sorted(accents))}"
         )
     # The engine silently falls back to the plain voice.
     if voice.variant and voice.variant not in variants:
-        raise EspeakError(
+        raise UserError(
             f"eSpeak NG has no voice variant {voice.variant!r}; choose from "
             f"{', '.join(sorted(variants))}"
         )
@@ -105,7 +105,7 @@ def synthesise(
     with _engine(seed) as engine:
         engine.espeak_SetSynthCallback(callback)
         if engine.espeak_SetVoiceByName(name.encode()):
-            raise EspeakError(f"eSpeak NG cannot load the voice {voice.name}")
+            raise UserError(f"eSpeak NG cannot load the voice {voice.name}")
         # Half the usual volume: some variants clip at full volume.
         values = {
             "rate": voice.rate,
@@ -122,11 +122,11 @@ def synthesise(
         )
         engine.espeak_Synchronize()
     if status:
-        raise EspeakError(f"eSpeak NG failed with status {status} on {text!r}")
+        raise UserError(f"eSpeak NG failed with status {status} on {text!r}")
     samples = np.frombuffer(b"".join(chunks), dtype=np.int16)
     loud = np.flatnonzero(np.abs(samples.astype(np.int32)) > 30)
     if len(loud) == 0:
-        raise EspeakError(f"eSpeak NG ({voice.name}) returned no audio for {text!r}")
+        raise UserError(f"eSpeak NG ({voice.name}) returned no audio for {text!r}")
     return resample(samples[loud[0] : loud[-1] + 1], ENGINE_FS, fs)
 
 
@@ -137,7 +137,7 @@ def resample(samples: np.ndarray, fs_in: int, fs_out: int) -> np.ndarray:
     try:
         import soxr
     except ImportError:
-        raise EspeakError(_absent("soxr")) from None
+        raise UserError(_absent("soxr")) from None
     result = soxr.resample(samples.astype(np.float64), fs_in, fs_out, quality="HQ")
     return np.clip(np.rint(result), -32768, 32767).astype(np.int16)
 
@@ -173,7 +173,7 @@ def _engine(seed: int) -> Iterator[ctypes.CDLL]:
     try:
         rate = engine.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(data), _DONT_EXIT)
         if rate != ENGINE_FS:
-            raise EspeakError(
+            raise UserError(
                 f"eSpeak NG cannot be initialised with the data in {data} (status "
                 f"{rate}); "
                 "reinstall espeakng-loader"
@@ -208,12 +208,12 @@ def _paths() -> Tuple[str, str]:
     try:
         import espeakng_loader
     except ImportError:
-        raise EspeakError(_absent("espeakng-loader")) from None
+        raise UserError(_absent("espeakng-loader")) from None
     library = espeakng_loader.get_library_path()
     data = espeakng_loader.get_data_path()
     for path in (library, data):
         if not os.path.exists(path):
-            raise EspeakError(f"{path} is missing; reinstall espeakng-loader")
+            raise UserError(f"{path} is missing; reinstall espeakng-loader")
     if len(os.fsencode(data)) > _MAX_PATH:
         data = _short_link(data)
     return library, data

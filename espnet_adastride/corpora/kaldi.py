@@ -181,10 +181,10 @@ def write_excluded(path: PathLike, excluded: Sequence[Excluded]) -> None:
 # --------------------------------------------------------------------------- reading
 
 
-def read_lines(path: PathLike, error: type = DataError) -> List[str]:
+def read_lines(path: PathLike) -> List[str]:
     """Return the lines of :func:`read_utf8`, without blank ones at the end."""
     # not splitlines(): it also splits at characters that a transcript may have
-    lines = read_utf8(path, error).split("\n")
+    lines = read_utf8(path).split("\n")
     while lines and not lines[-1].strip():
         lines.pop()
     return lines

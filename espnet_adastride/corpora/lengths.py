@@ -15,7 +15,7 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence
 import numpy as np
 
 from espnet_adastride.corpora.datadir import parse_rate, read_table
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import RecipeError, UserError
 from espnet_adastride.files import PathLike, write_text
 
 LENGTHS_NAME = "training_lengths.yaml"
@@ -132,8 +132,6 @@ def find_lengths(
     Raises:
         RecipeError: training_lengths.yaml cannot be read.
     """
-    from espnet_adastride.errors import UpstreamError
-
     lengths = read_lengths(Path(folder) / LENGTHS_NAME)
     names = options.get("train_shape_file") or []
     if lengths is not None or not isinstance(names, (list, tuple)):
@@ -143,6 +141,6 @@ def find_lengths(
         if path.is_file():
             try:
                 return measure_lengths(path, units_per_second(options, folder))
-            except (RecipeError, UpstreamError):
+            except UserError:
                 return None
     return None

@@ -42,7 +42,7 @@ import numpy as np
 
 from espnet_adastride.corpora import espeak
 from espnet_adastride.corpora.espeak import Voice, synthesise
-from espnet_adastride.errors import MiniEspeakError
+from espnet_adastride.errors import UserError
 
 GRAMMAR = Path(__file__).parent / "mini_espeak_grammar.yaml"
 FORMAT = 3  # raise when the audio made from the same options changes
@@ -93,7 +93,7 @@ class Grammar:
         """Read the grammar file; its header explains the format.
 
         Raises:
-            MiniEspeakError: A class is used but not defined, or a template has
+            UserError: A class is used but not defined, or a template has
                 characters not allowed in transcripts.
         """
         import yaml
@@ -119,10 +119,10 @@ class Grammar:
         )
         for text in grammar._texts():
             if not re.fullmatch(r"[a-z' ,{}]+\??", text):
-                raise MiniEspeakError(f"{path}: unexpected characters in {text!r}")
+                raise UserError(f"{path}: unexpected characters in {text!r}")
             for name in _fields(text):
                 if name not in grammar.classes:
-                    raise MiniEspeakError(f"{path}: no class {name!r} ({text!r})")
+                    raise UserError(f"{path}: no class {name!r} ({text!r})")
         return grammar
 
     def _texts(self) -> List[str]:
@@ -264,7 +264,7 @@ def plan_corpus(
         grammar: Default: the grammar of the package.
 
     Raises:
-        MiniEspeakError: A part is empty or so large that the grammar runs out of new
+        UserError: A part is empty or so large that the grammar runs out of new
             sentences.
     """
     minutes = dict(DEFAULT_MINUTES if minutes is None else minutes)
@@ -272,7 +272,7 @@ def plan_corpus(
     speakers, chapters, taken = [], [], set()
     for part in PARTS:
         if not (math.isfinite(minutes[part]) and minutes[part] > 0):
-            raise MiniEspeakError(
+            raise UserError(
                 f"{part} of {minutes[part]:g} minutes: give a length above 0"
             )
         source, allowed = grammar, grammar.vocabulary()
@@ -326,7 +326,7 @@ def _draw_sentences(
             if misses > 1000 and math.isfinite(number):
                 break  # a small grammar: use all
             if misses > 1000:
-                raise MiniEspeakError(
+                raise UserError(
                     f"{part}: the grammar only has {len(drawn)} new sentences "
                     "for it; reduce its length, or increase that of train-mini"
                 )
@@ -400,7 +400,7 @@ def check_disjoint(plan: Plan) -> None:
     The language model's text may not share sentences with any part.
 
     Raises:
-        MiniEspeakError: naming the shared items or the words missing in train.
+        UserError: naming the shared items or the words missing in train.
     """
     texts = {p: [transcript(s) for s in plan.sentences(p)] for p in PARTS}
     lm_texts = {transcript(s) for s in plan.lm_sentences}
@@ -411,19 +411,19 @@ def check_disjoint(plan: Plan) -> None:
     for i, part in enumerate(PARTS):
         repeated = [t for t, n in Counter(texts[part]).items() if n > 1]
         if repeated:
-            raise MiniEspeakError(f"{part} has a sentence twice: {repeated[0]}")
+            raise UserError(f"{part} has a sentence twice: {repeated[0]}")
         if lm_texts.intersection(texts[part]):
-            raise MiniEspeakError(f"{part} and {LM_TEXT} share sentences")
+            raise UserError(f"{part} and {LM_TEXT} share sentences")
         unknown = {w for t in texts[part] for w in t.split()} - train_words
         if unknown:
-            raise MiniEspeakError(f"{part} has words that train lacks: {unknown}")
+            raise UserError(f"{part} has words that train lacks: {unknown}")
         for other in PARTS[:i]:
             for kind, a, b in (
                 ("sentences", set(texts[part]), set(texts[other])),
                 ("voice variants", variants[part], variants[other]),
             ):
                 if a & b:
-                    raise MiniEspeakError(
+                    raise UserError(
                         f"{part} and {other} share {kind}: {sorted(a & b)[:3]}"
                     )
 
@@ -556,8 +556,8 @@ def build_corpus(
         ``OUTPUT/LibriSpeech``.
 
     Raises:
-        MiniEspeakError: There is another corpus, or the existing one is damaged.
-        EspeakError: eSpeak NG is missing or fails.
+        UserError: There is another corpus, the existing one is damaged, or eSpeak NG
+            is missing or fails.
         OSError: The folder cannot be written.
     """
     started = time.time()
@@ -594,7 +594,7 @@ def _alone(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise MiniEspeakError(
+            raise UserError(
                 f"another process is making the corpus in {folder}; wait for it or "
                 "stop it"
             ) from None
@@ -656,7 +656,7 @@ def _make_chapters(
                 job.result()
                 report(number)
         except BrokenProcessPool:
-            raise MiniEspeakError(
+            raise UserError(
                 "a process died (out of memory?); run the command again to "
                 "resume, with a smaller --nj"
             ) from None
@@ -764,7 +764,7 @@ def _check_finished(final: Path, made_of: dict, plan: Plan) -> None:
         stamp = json.loads((final / "mini_espeak.json").read_text(encoding="utf-8"))
         there = stamp["made_of"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise MiniEspeakError(
+        raise UserError(
             f"{final} exists and is not a mini_espeak corpus; give another --output"
         ) from None
     differing = [
@@ -773,7 +773,7 @@ def _check_finished(final: Path, made_of: dict, plan: Plan) -> None:
         if there.get(k) != v
     ]
     if differing:
-        raise MiniEspeakError(
+        raise UserError(
             f"{final} was made with other options ({'; '.join(differing)}); give "
             "another "
             "--output, or remove it"
@@ -790,7 +790,7 @@ def _check_files(root: Path, plan: Plan) -> None:
         missing += [n for n in names if not (folder / n).is_file()]
     missing += [LM_TEXT] if not (root / LM_TEXT).is_file() else []
     if missing:
-        raise MiniEspeakError(
+        raise UserError(
             f"{root}: {len(missing)} files are missing ({', '.join(missing[:3])}"
             f"{' ...' if len(missing) > 3 else ''}); remove the folder and run again"
         )

@@ -28,7 +28,7 @@ from espnet_adastride.corpora.recordings import (
     find_media,
     read_audio,
 )
-from espnet_adastride.errors import AudioError, RecipeError
+from espnet_adastride.errors import RecipeError
 from espnet_adastride.files import fresh_dir, replace_dir, shown, write_text
 
 PARTS = ("train", "valid", "test")
@@ -85,7 +85,7 @@ def read_texts(path) -> Dict[str, str]:
     """Read ``NAME TEXT`` lines, normalised; {} if there is no such file."""
     texts = {}
     if Path(path).is_file():
-        for number, line in enumerate(read_lines(path, RecipeError), 1):
+        for number, line in enumerate(read_lines(path), 1):
             name, text, _ = split_line(line.strip())
             if name and not text.strip():
                 raise RecipeError(f"{path}, line {number}: write NAME TEXT")
@@ -148,10 +148,7 @@ def prepare_recordings(folder, output, rate: int) -> str:
     seconds, short = dict.fromkeys(PARTS, 0.0), 0
     for recording in recordings:
         part = part_of[recording.group]
-        try:
-            pieces = cut_recording(recording, fresh / "audio", rate)
-        except AudioError as error:
-            raise RecipeError(str(error)) from None
+        pieces = cut_recording(recording, fresh / "audio", rate)
         for name, path, duration in pieces:
             if duration < SHORTEST:
                 short += 1

@@ -93,7 +93,7 @@ def whisper_features(content: Dict[str, Any], folder=None) -> WhisperUpstream:
     """Return the upstream of a description.
 
     Raises:
-        UpstreamError: it is missing or differs.
+        ModelError: it is missing or differs.
     """
     record = UpstreamRecord(**{**content, "layers": tuple(content["layers"])})
     return rebuild_upstream(record, folder, whisper=TorchlessWhisper)

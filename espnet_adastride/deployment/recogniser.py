@@ -28,7 +28,7 @@ from espnet_adastride.deployment.pieces import (
     piece_seconds,
     transcribe_pieces,
 )
-from espnet_adastride.errors import AudioError, RecipeError, UpstreamError
+from espnet_adastride.errors import AudioError, ModelError, RecipeError, located
 from espnet_adastride.timing.transcripts import Segment, Transcript
 
 
@@ -129,12 +129,7 @@ class OnnxModel:
                 )
             self.log_mel = LogMel(self.content["frontend"])
         else:
-            try:
-                self.upstream = whisper_features(
-                    self.content["upstream"], upstream_model
-                )
-            except UpstreamError as error:
-                raise RecipeError(str(error)) from None
+            self.upstream = whisper_features(self.content["upstream"], upstream_model)
         self.names = output_names(self.content["stages"])
 
     def features(self, wave: np.ndarray, name: str = "the recording") -> np.ndarray:
@@ -148,10 +143,8 @@ class OnnxModel:
         if peak:
             wave = (wave * volume / peak).astype(np.float32)
         if self.upstream is not None:
-            try:
+            with located(name, ModelError, AudioError):
                 found = self.upstream(wave)
-            except UpstreamError as error:
-                raise AudioError(f"{name}: {error}") from None
         else:
             least = self.content["frontend"]["least"]
             if len(wave) < least:

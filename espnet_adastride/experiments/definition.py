@@ -116,7 +116,7 @@ class Experiment:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(read_utf8(path, RecipeError))
+        return yaml.safe_load(read_utf8(path))
     except yaml.YAMLError as error:
         first = str(error).splitlines()[0]
         raise RecipeError(f"{path}: cannot be read as YAML ({first})") from None

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
-from espnet_adastride.errors import DataError, RecipeError
+from espnet_adastride.errors import RecipeError, UserError
 from espnet_adastride.evaluation.learning_curves import read_epochs, training_seconds
 from espnet_adastride.files import PathLike, lock
 from espnet_adastride.progress import Progress, print_dated
@@ -305,7 +305,7 @@ def run_all(
         if problem is None:
             try:
                 words = step.finish()
-            except (RecipeError, DataError) as error:
+            except UserError as error:
                 problem = str(error)
         if problem is not None:
             if not keep_going:

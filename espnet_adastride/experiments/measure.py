@@ -13,7 +13,7 @@ import torch
 
 from espnet_adastride.corpora.datadir import read_table
 from espnet_adastride.corpora.features import RECORD_NAME, read_record, rebuild_upstream
-from espnet_adastride.errors import UpstreamError
+from espnet_adastride.errors import ModelError
 from espnet_adastride.files import PathLike
 from espnet_adastride.networks.macs import macs_by_module
 from espnet_adastride.plugin.espnet import asr_task
@@ -88,7 +88,7 @@ def upstream_seconds(folder: PathLike) -> Optional[float]:
     try:
         record = read_record(Path(folder) / RECORD_NAME)
         upstream = rebuild_upstream(record)
-    except UpstreamError:
+    except ModelError:
         return None
     noise = np.random.default_rng(0).normal(0, 0.1, int(SECONDS * record.rate))
     wave = noise.astype(np.float32)

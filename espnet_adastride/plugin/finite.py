@@ -9,7 +9,7 @@ from typing import Iterable, Iterator, List, Sequence, Tuple
 
 import torch
 
-from espnet_adastride.errors import NotFiniteError
+from espnet_adastride.errors import ModelError
 
 #: steps without a finite loss, one after the other, that stop a training
 MOST_STEPS = 10
@@ -61,10 +61,10 @@ def refuse_run(watched: WatchedBatches) -> None:
     """Stop in the middle of an epoch.
 
     Raises:
-        NotFiniteError: the last :data:`MOST_STEPS` losses were not finite.
+        ModelError: the last :data:`MOST_STEPS` losses were not finite.
     """
     if watched.run >= MOST_STEPS:
-        raise NotFiniteError(
+        raise ModelError(
             f"training stopped: {watched.describe()}; look for damaged recordings "
             "(stage 3 names them), or try a lower learning rate"
         )
@@ -78,11 +78,11 @@ def refuse_epoch(watched: WatchedBatches, phase: str) -> None:
         phase: ``training`` or ``validation``.
 
     Raises:
-        NotFiniteError: no loss of the training was finite, or one of the validation
+        ModelError: no loss of the training was finite, or one of the validation
             was not, by which the best epoch is chosen.
     """
     if watched.bad and (phase == "validation" or watched.bad == watched.steps):
-        raise NotFiniteError(
+        raise ModelError(
             f"{phase} stopped: {watched.describe()}; look for damaged recordings "
             "(stage 3 names them), or try a lower learning rate"
         )

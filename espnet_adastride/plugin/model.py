@@ -25,8 +25,8 @@ from espnet_adastride.downsampling.stages import (
     position_stats,
 )
 from espnet_adastride.errors import (
-    CheckpointMismatchError,
     ConfigurationError,
+    ModelError,
     UnknownTimesError,
 )
 from espnet_adastride.plugin import espnet
@@ -230,7 +230,7 @@ class DownsamplingModel:
         through ``--init_param``; adapters (LoRA) are let through.
 
         Raises:
-            CheckpointMismatchError: with the keys.
+            ModelError: with the keys.
         """
         own = self.state_dict()
         if strict or any("lora_" in key for key in own):
@@ -256,7 +256,7 @@ class DownsamplingModel:
                     problems += [f"{kind}: {', '.join(keys)}"] if keys else []
                 if not problems:
                     return result
-        raise CheckpointMismatchError(
+        raise ModelError(
             "the checkpoint does not fit the configured model; use the config.yaml "
             f"it was trained with. Parameters {'; '.join(problems)}"
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from espnet_adastride.errors import UnreadableAudioError
+from espnet_adastride.errors import AudioError
 from espnet_adastride.plugin import espnet
 
 
@@ -24,7 +24,7 @@ def naming(read, several: bool = False):
         several: the path is several ones, separated by white space.
 
     Raises:
-        UnreadableAudioError: by what it returns, for libsndfile's errors and for
+        AudioError: by what it returns, for libsndfile's errors and for
             samples that are not finite.
     """
 
@@ -37,11 +37,11 @@ def naming(read, several: bool = False):
             paths = [paths] if isinstance(paths, str) else paths
             missing = [path for path in paths if not Path(path).exists()]
             if missing:
-                raise UnreadableAudioError(
+                raise AudioError(
                     f"{missing[0]}: there is no such recording; if the corpus was "
                     "moved, prepare the data again from stage 1"
                 ) from None
-            raise UnreadableAudioError(
+            raise AudioError(
                 f"{' or '.join(paths)}: cannot be decoded ({error.error_string}); get "
                 "it again, or take it out of the data and prepare them again from "
                 "stage 3"
@@ -52,7 +52,7 @@ def naming(read, several: bool = False):
         if np.issubdtype(wave.dtype, np.floating) and not np.isfinite(wave).all():
             names = wavs if isinstance(wavs, str) else " or ".join(wavs)
             wrong = np.count_nonzero(~np.isfinite(wave))
-            raise UnreadableAudioError(
+            raise AudioError(
                 f"{names}: {wrong} samples are not numbers (NaN, infinite); export it "
                 "again, or take it out of the data and prepare them again from stage 3"
             )

@@ -21,7 +21,7 @@ import torch
 
 from espnet_adastride.corpora.datadir import parse_rate, read_table
 from espnet_adastride.corpora.features import RECORD_NAME, read_record
-from espnet_adastride.errors import NotPlanned, RecipeError, UpstreamError
+from espnet_adastride.errors import ModelError, NotPlanned, RecipeError
 from espnet_adastride.evaluation.plan import (
     Measured,
     ModelCost,
@@ -305,7 +305,7 @@ def sampling_rate(args) -> float:
         paths = [Path(path) for path, name, _ in data if name == "speech"]
         try:
             record = read_record(paths[0].with_name(RECORD_NAME))
-        except (IndexError, UpstreamError):
+        except (IndexError, ModelError):
             raise NotPlanned(f"features without {RECORD_NAME} beside them") from None
         return 1 / record.step
     return parse_rate(str((args.frontend_conf or {}).get("fs", "16k")))

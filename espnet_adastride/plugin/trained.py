@@ -28,9 +28,8 @@ from espnet_adastride.errors import (
     AudioError,
     ConfigurationError,
     ModelError,
-    RecipeError,
     UnknownTimesError,
-    UpstreamError,
+    UserError,
     located,
     unknown_word,
 )
@@ -139,7 +138,7 @@ def _choose_parameters(folder: Path, wanted: Optional[str]) -> Path:
     if wanted is None:
         try:  # the one that the recipe decodes with
             usual = folder / default_model(read_config(folder / "config.yaml"))
-        except RecipeError:
+        except UserError:
             usual = folder / "valid.acc.ave.pth"
         if usual in there:
             return usual
@@ -192,7 +191,7 @@ def find_files(model: PathLike, asr_model_file: Optional[str], scratch: Path):
         )
     try:
         unpack(path, scratch / "model")
-    except RecipeError as error:
+    except UserError as error:
         raise ModelError(
             f"{error}; give an experiment's folder, or a package"
         ) from None
@@ -209,7 +208,7 @@ def read_options(path: Path, roots: Sequence[Path]) -> Dict[str, Any]:
         ModelError: if it cannot be read, or a file that the model needs is missing.
     """
     try:
-        options = yaml.safe_load(read_utf8(path, ModelError))
+        options = yaml.safe_load(read_utf8(path))
     except yaml.YAMLError as error:
         first = str(error).splitlines()[0]
         raise ModelError(f"{path}: cannot be read as YAML ({first})") from None
@@ -293,7 +292,7 @@ def read_inference_config(source) -> Dict[str, Any]:
     where = source if isinstance(source, (str, Path)) else "inference_config"
     if isinstance(source, (str, Path)):
         try:
-            options = yaml.safe_load(read_utf8(source, ConfigurationError)) or {}
+            options = yaml.safe_load(read_utf8(source)) or {}
         except yaml.YAMLError as error:
             first = str(error).splitlines()[0]
             raise ConfigurationError(f"{source}: cannot be read ({first})") from None
@@ -402,8 +401,7 @@ class TrainedModel:
                 f"{files.config}: not of an ASR model (no encoder, or no token_list)"
             )
         self.upstream = self._load_upstream(files, options, upstream_model)
-        with located("", RecipeError, ModelError):
-            self.lengths = find_lengths(options, files.config.parent, files.roots)
+        self.lengths = find_lengths(options, files.config.parent, files.roots)
         state = read_parameters(files.parameters)
         has_ctc = any(key.startswith("ctc.") for key in state)
         if inference_config is None and not has_ctc:
@@ -451,14 +449,13 @@ class TrainedModel:
                 f"{options['input_size']}), and {RECORD_NAME}, which says of what, is "
                 "not beside it: copy it from dump/extracted/<training set>/"
             )
-        with located("", UpstreamError, ModelError):
-            record = read_record(path)
-            if record.dimensions != options["input_size"]:
-                raise UpstreamError(
-                    f"{path}: features of {record.dimensions} values, and the model "
-                    f"reads {options['input_size']}: it belongs to another model"
-                )
-            return rebuild_upstream(record, folder, self.device)
+        record = read_record(path)
+        if record.dimensions != options["input_size"]:
+            raise ModelError(
+                f"{path}: features of {record.dimensions} values, and the model reads "
+                f"{options['input_size']}: it belongs to another model"
+            )
+        return rebuild_upstream(record, folder, self.device)
 
     def _build_search(self, config: Path, files: ModelFiles, inference_config):
         options = read_inference_config(inference_config)
@@ -648,7 +645,7 @@ class TrainedModel:
         """
         if self.upstream is None:
             return self.prepare_wave(wave)
-        with located(name, UpstreamError, AudioError):
+        with located(name, ModelError, AudioError):
             return self.upstream(wave)
 
     def prepare_wave(self, wave: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from espnet_adastride.downsampling.registry import downsampler_class
-from espnet_adastride.errors import TrainingError
+from espnet_adastride.errors import ModelError
 from espnet_adastride.networks import saving
 from espnet_adastride.plugin.espnet import Trainer
 from espnet_adastride.plugin.finite import WatchedBatches, refuse_epoch, refuse_run
@@ -64,7 +64,7 @@ class FiniteTrainer(Trainer):
             result = super().train_one_epoch(model, batches, *args, **kwargs)
         refuse_epoch(batches, "training")
         if result:  # ESPnet would stop with a warning, as if it were finished
-            raise TrainingError(
+            raise ModelError(
                 describe_no_update(
                     kwargs["reporter"].get_epoch(),
                     counted.count,

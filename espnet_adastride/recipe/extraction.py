@@ -22,7 +22,7 @@ from espnet_adastride.corpora.datadir import (
 )
 from espnet_adastride.corpora.features import RECORD_NAME, Upstream
 from espnet_adastride.corpora.recordings import sample_problem
-from espnet_adastride.errors import AudioError, RecipeError, UpstreamError
+from espnet_adastride.errors import AudioError, RecipeError, UserError
 from espnet_adastride.files import PathLike, shown, write_text, written_whole
 from espnet_adastride.progress import format_span
 
@@ -123,7 +123,7 @@ def _write_part(part: _Part, features) -> None:
 def _is_whole(part: _Part) -> bool:
     try:
         return part.archive.is_file() and list(read_table(part.index)) == part.keys
-    except RecipeError:
+    except UserError:
         return False
 
 
@@ -191,10 +191,8 @@ def extract_data_dir(
             for part in todo:
                 jobs = [pool.submit(encode, key) for key in part.keys]
                 _write_part(part, counted(part.keys, (job.result() for job in jobs)))
-        except BaseException as error:
+        except BaseException:
             pool.shutdown(cancel_futures=True)
-            if isinstance(error, UpstreamError):
-                raise RecipeError(str(error)) from None
             raise
 
     tables["feats.scp"] = {}

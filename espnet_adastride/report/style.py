@@ -19,7 +19,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 
-from espnet_adastride.errors import PictureError
+from espnet_adastride.errors import UserError
 from espnet_adastride.files import PathLike, written_whole
 
 #: text and axes; replaced by the page's own colour
@@ -98,11 +98,11 @@ def check_picture_name(path: PathLike) -> str:
     """Return the picture format given by the suffix.
 
     Raises:
-        PictureError: for a suffix other than .png, .svg or .pdf.
+        UserError: for a suffix other than .png, .svg or .pdf.
     """
     kind = Path(path).suffix[1:].lower()
     if kind not in PICTURE_KINDS:
-        raise PictureError(
+        raise UserError(
             f"{path}: the name must end in {', '.join('.' + k for k in PICTURE_KINDS)}"
         )
     return kind
@@ -112,7 +112,7 @@ def save_figure(figure: Figure, path: PathLike, dpi: int = DPI) -> None:
     """Write the figure to ``path`` (.png, .svg or .pdf), atomically.
 
     Raises:
-        PictureError: for another suffix.
+        UserError: for another suffix.
         OSError: if the file cannot be written.
     """
     kind = check_picture_name(path)

@@ -11,7 +11,7 @@ from espnet_adastride.corpora.archives import (
     read_matrix,
     write_matrix,
 )
-from espnet_adastride.errors import ArchiveError
+from espnet_adastride.errors import UserError
 
 
 @pytest.fixture
@@ -89,11 +89,11 @@ def test_damage_is_named(archive, tmp_path):
     path, offset = parse_place(places["utt-b"])
     data = open(path, "rb").read()
     (tmp_path / "short.ark").write_bytes(data[:-3])
-    with pytest.raises(ArchiveError, match="short.ark:.*(damaged|cut off)"):
+    with pytest.raises(UserError, match="short.ark:.*(damaged|cut off)"):
         read_matrix(tmp_path / "short.ark", offset)
-    with pytest.raises(ArchiveError, match="not a matrix in the format"):
+    with pytest.raises(UserError, match="not a matrix in the format"):
         read_matrix(path, offset + 1)
-    with pytest.raises(ArchiveError, match="gone.ark: cannot be read"):
+    with pytest.raises(UserError, match="gone.ark: cannot be read"):
         read_matrix(tmp_path / "gone.ark", 0)
-    with pytest.raises(ArchiveError, match="is not a position in an archive"):
+    with pytest.raises(UserError, match="is not a position in an archive"):
         parse_place("feats.ark")

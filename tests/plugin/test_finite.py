@@ -10,7 +10,7 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel  # noqa: E402
 from espnet2.train.distributed_utils import DistributedOption  # noqa: E402
 from espnet2.train.reporter import Reporter  # noqa: E402
 
-from espnet_adastride.errors import NotFiniteError  # noqa: E402
+from espnet_adastride.errors import ModelError  # noqa: E402
 from espnet_adastride.plugin.trainer import FiniteTrainer, StrideTrainer  # noqa: E402
 from espnet_adastride.plugin.vqvae_task import VQVAETask, read_statistics  # noqa: E402
 from tiny_models import make_experiment  # noqa: E402
@@ -95,19 +95,19 @@ def test_one_step_is_passed_over(options):
 
 
 def test_a_run_of_them_stops_the_training(options):
-    with pytest.raises(NotFiniteError) as error:
+    with pytest.raises(ModelError) as error:
         train(options, [1] * 5 + [NAN] * 30)
     assert "training stopped: 10 of 15 losses are not numbers" in str(error.value)
     assert "first batch of them: u5;" in str(error.value)
 
 
 def test_so_does_an_epoch_without_a_finite_loss(options):
-    with pytest.raises(NotFiniteError, match="training stopped: 3 of 3 losses"):
+    with pytest.raises(ModelError, match="training stopped: 3 of 3 losses"):
         train(options, [NAN, float("inf"), NAN])
 
 
 def test_validation_chooses_by_its_losses(options):
-    with pytest.raises(NotFiniteError, match="validation stopped: 1 of 3 .*: u1;"):
+    with pytest.raises(ModelError, match="validation stopped: 1 of 3 .*: u1;"):
         validate(options, [1, NAN, 1])
 
 

@@ -7,7 +7,7 @@ from espnet2.train.dataset import ESPnetDataset
 from torch.utils.data import DataLoader
 
 from espnet_adastride.bin import run
-from espnet_adastride.errors import UnreadableAudioError
+from espnet_adastride.errors import AudioError
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_the_file_is_named_in_one_line(wav_scp, how, words, workers):
     )
     batches = iter(loader)
     assert next(batches)[1]["speech"].shape == (1, 40000)
-    with pytest.raises(UnreadableAudioError) as error:
+    with pytest.raises(AudioError) as error:
         next(batches)
     assert str(error.value).startswith(f"{bad}: {words}")
     assert "\n" not in str(error.value)
@@ -72,6 +72,6 @@ def test_samples_that_are_not_numbers_are_named(wav_scp):
     wav_scp.write_text(f"whole {wav_scp.parent}/whole.flac\nbad {bad}\n")
     data = ESPnetDataset([(str(wav_scp), "speech", "sound")])
     assert data["whole"][1]["speech"].shape == (40000,)
-    with pytest.raises(UnreadableAudioError) as error:
+    with pytest.raises(AudioError) as error:
         data["bad"]
     assert str(error.value).startswith(f"{bad}: 3 samples are not numbers")

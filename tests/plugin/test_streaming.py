@@ -17,7 +17,7 @@ from espnet2.bin.asr_inference_streaming import Speech2TextStreaming  # noqa: E4
 from espnet_adastride.bin import plot, transcribe  # noqa: E402
 from espnet_adastride.corpora.recordings import read_pcm  # noqa: E402
 from espnet_adastride.errors import AudioError  # noqa: E402
-from espnet_adastride.errors import ConfigurationError, PluginError  # noqa: E402
+from espnet_adastride.errors import ConfigurationError, UserError  # noqa: E402
 from espnet_adastride.plugin import encoders, espnet  # noqa: E402
 from espnet_adastride.plugin.streaming import Streamer  # noqa: E402
 from espnet_adastride.plugin.trained import TrainedModel  # noqa: E402
@@ -318,7 +318,7 @@ def test_another_block_at_decoding(conformer):
 
 # ------------------------------------------------------------------ refused
 def refused(folder, **options):
-    with pytest.raises(PluginError) as error:
+    with pytest.raises(UserError) as error:
         Streamer(TrainedModel(folder, **options))
     assert "\n" not in str(error.value)
     return str(error.value)

@@ -15,7 +15,7 @@ from espnet2.tasks.asr import ASRTask  # noqa: E402
 from espnet2.train.distributed_utils import DistributedOption  # noqa: E402
 from espnet2.train.reporter import Reporter  # noqa: E402
 
-from espnet_adastride.errors import PluginError  # noqa: E402
+from espnet_adastride.errors import UserError  # noqa: E402
 from espnet_adastride.plugin import trainer  # noqa: E402
 from espnet_adastride.plugin.register import TASKS  # noqa: E402
 from tests.plugin.releases import NEWER  # noqa: E402
@@ -212,12 +212,12 @@ def test_an_epoch_without_an_update_is_an_error(tmp_path):
     """ESPnet warns, stops and leaves with status 0: "finished"."""
     exp = make_experiment(tmp_path / "exp")
     assert train_one_epoch(exp, batches=2, accum_grad=2)
-    with pytest.raises(PluginError) as error:
+    with pytest.raises(UserError) as error:
         train_one_epoch(exp, batches=2, accum_grad=3)
     assert str(error.value).startswith(
         "epoch 3 had 2 batches and accum_grad is 3: not one update"
     )
-    with pytest.raises(PluginError) as error:
+    with pytest.raises(UserError) as error:
         train_one_epoch(exp, batches=2, damaged=True)
     assert "epoch 3: the gradients of all 2 batches were infinite or not a" in str(
         error.value

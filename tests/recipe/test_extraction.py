@@ -11,7 +11,7 @@ from espnet_adastride.bin import extract_features, filter_data, format_data
 from espnet_adastride.corpora.archives import FeatureReader
 from espnet_adastride.corpora.datadir import read_table
 from espnet_adastride.corpora.features import Upstream, UpstreamRecord, read_record
-from espnet_adastride.errors import RecipeError, UpstreamError
+from espnet_adastride.errors import ModelError, RecipeError
 from espnet_adastride.recipe import extraction
 
 
@@ -131,7 +131,7 @@ def test_an_upstream_that_gives_something_else(data):
         def compute(self, wave):
             return super().compute(wave)[:-1]
 
-    with pytest.raises(RecipeError, match="another frame rate or size"):
+    with pytest.raises(ModelError, match="another frame rate or size"):
         extract(data, Wrong())
 
 
@@ -185,7 +185,7 @@ def test_another_rate(data, command):
 
 def test_messages_are_one_line(data, monkeypatch):
     def missing(*_):
-        raise UpstreamError("not installed: pip install it")
+        raise ModelError("not installed: pip install it")
 
     monkeypatch.setattr(extract_features, "check_upstream", missing)
     with pytest.raises(SystemExit) as error:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from espnet_adastride.errors import PictureError
+from espnet_adastride.errors import UserError
 from espnet_adastride.report import utterance
 from espnet_adastride.report.style import save_figure
 from espnet_adastride.report.utterance import (
@@ -239,5 +239,5 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, picture, monkeypatch):
     with pytest.raises(OSError):
         save_figure(figure, path)
     assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
-    with pytest.raises(PictureError, match=r"\.png, \.svg, \.pdf"):
+    with pytest.raises(UserError, match=r"\.png, \.svg, \.pdf"):
         save_figure(figure, tmp_path / "strides.bmp")

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from espnet_adastride.corpora.clips import Clip
 from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.downsampling import length_mask
-from espnet_adastride.errors import AudioError, RecipeError
+from espnet_adastride.errors import RecipeError, located
 from espnet_adastride.experiments.classification.options import FeatureOptions
 from espnet_adastride.files import locked
 from espnet_adastride.networks.log_mel import LogMel
@@ -22,12 +22,9 @@ def read_wave(path, sample_rate: int) -> torch.Tensor:
     """Return a recording's samples (N,) in [-1, 1], mixed down and resampled.
 
     Raises:
-        RecipeError: see :func:`espnet_adastride.corpora.recordings.read_audio`.
+        AudioError: see :func:`espnet_adastride.corpora.recordings.read_audio`.
     """
-    try:
-        return torch.from_numpy(read_audio(path, sample_rate))
-    except AudioError as error:
-        raise RecipeError(str(error)) from None
+    return torch.from_numpy(read_audio(path, sample_rate))
 
 
 class Features:
@@ -88,10 +85,8 @@ def load_features(
         if not path.is_file():
             say(f"computing log-mel frames of {len(clips)} clips: {path}")
             fs, n_fft, hop, n_mels = dataclasses.astuple(options)
-            try:
+            with located("features", ValueError, RecipeError):
                 log_mel = LogMel(fs, n_fft, n_fft, hop, n_mels, "power")
-            except ValueError as error:
-                raise RecipeError(f"features: {error}") from None
             frames = []
             for clip in clips:
                 wave = read_wave(clip.path, fs)
