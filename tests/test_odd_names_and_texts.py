@@ -151,14 +151,13 @@ def test_latin1_tables_and_configurations(tmp_path):
 
 
 def test_latin1_files_of_a_model(tmp_path):
-    from espnet_adastride.errors import ConfigurationError, ModelError
     from espnet_adastride.plugin.trained import read_inference_config, read_options
 
     path = tmp_path / "config.yaml"
     path.write_bytes(b"a: 1\nc: caf\xe9\n")
-    line = refusal(read_options, path, [], error=ModelError)
+    line = refusal(read_options, path, [], error=DataError)
     assert line.startswith(f"{path}:2: not UTF-8")
-    line = refusal(read_inference_config, path, error=ConfigurationError)
+    line = refusal(read_inference_config, path, error=DataError)
     assert line.startswith(f"{path}:2: not UTF-8")
 
 

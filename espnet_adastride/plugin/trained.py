@@ -205,7 +205,8 @@ def read_options(path: Path, roots: Sequence[Path]) -> Dict[str, Any]:
     """Return a config.yaml's options; files that it names are found below the roots.
 
     Raises:
-        ModelError: if it cannot be read, or a file that the model needs is missing.
+        DataError, ModelError: if it cannot be read, or a file that the model needs is
+            missing.
     """
     try:
         options = yaml.safe_load(read_utf8(path))
@@ -287,7 +288,8 @@ def read_inference_config(source) -> Dict[str, Any]:
     """Return options of ESPnet's Speech2Text from a YAML file, or a dict of them.
 
     Raises:
-        ConfigurationError: naming a wrong key and the choices.
+        DataError, ConfigurationError: if it cannot be read; naming a wrong key and the
+            choices.
     """
     where = source if isinstance(source, (str, Path)) else "inference_config"
     if isinstance(source, (str, Path)):
@@ -374,7 +376,7 @@ class TrainedModel:
         lengths: of the utterances that it was trained on; None: not known.
 
     Raises:
-        ModelError: for a model that cannot be found or read.
+        DataError, ModelError: for a model that cannot be found or read.
         ConfigurationError: for a configuration that does not suit it.
     """
 
