@@ -11,7 +11,7 @@ from espnet_adastride.corpora.unlabelled import (
     read_set,
     split_groups,
 )
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import AudioError, RecipeError
 
 
 def noise(path, seconds=0.5, rate=8000, channels=1):
@@ -97,7 +97,7 @@ def test_bad_input_is_one_line(tmp_path, corpus):
     with pytest.raises(RecipeError, match="at least three"):
         split_groups(["a", "b"])
     (corpus / "flac" / "r1.flac").write_bytes(b"no audio")
-    with pytest.raises(RecipeError, match="r1.flac: unreadable audio"):
+    with pytest.raises(AudioError, match="r1.flac: unreadable audio"):
         prepare_recordings(corpus, tmp_path / "data", 8000)
     assert not (tmp_path / "data").exists()
     noise(corpus / "flac" / "r2.wav")
