@@ -5,12 +5,24 @@ compared, and as words of a command line (``--encoder_conf num_blocks=2``).
 """
 
 from pathlib import Path
-from typing import Dict, Iterable, List
+from typing import Any, Dict, Iterable, List
 
 import yaml
 
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import DataError, RecipeError
 from espnet_adastride.files import PathLike, read_utf8, write_text
+
+
+def read_yaml(path: PathLike) -> Any:
+    """Return what a YAML file holds.
+
+    Raises:
+        DataError: It is missing, not UTF-8 or no YAML; the message names the line.
+    """
+    try:
+        return yaml.safe_load(read_utf8(path))
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
 
 
 def read_config(path: PathLike) -> dict:
@@ -21,10 +33,7 @@ def read_config(path: PathLike) -> dict:
     """
     if not Path(path).is_file():
         raise RecipeError(f"{path}: there is no such configuration file")
-    try:
-        config = yaml.safe_load(read_utf8(path))
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    config = read_yaml(path)
     if config is None:
         return {}
     if not isinstance(config, dict):

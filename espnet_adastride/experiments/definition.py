@@ -24,8 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List
 
-import yaml
-
+from espnet_adastride.config import read_yaml
 from espnet_adastride.errors import RecipeError
 from espnet_adastride.experiments.grid import (
     Run,
@@ -34,7 +33,7 @@ from espnet_adastride.experiments.grid import (
     method_system,
     read_variant,
 )
-from espnet_adastride.files import PathLike, read_utf8
+from espnet_adastride.files import PathLike
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -100,7 +99,7 @@ class Experiment:
     def settings(self) -> Dict[str, Any]:
         """Return what all runs have in common and a result depends on."""
         return {
-            "configuration": _read_yaml(self.config_path),
+            "configuration": read_yaml(self.config_path),
             "asr_args": self.asr_args,
             "options": {k: str(v) for k, v in sorted(self.options.items())},
             "train_set": self.train_set,
@@ -114,14 +113,6 @@ class Experiment:
         return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(read_utf8(path))
-    except yaml.YAMLError as error:
-        first = str(error).splitlines()[0]
-        raise RecipeError(f"{path}: cannot be read as YAML ({first})") from None
-
-
 def read_experiment(path: PathLike) -> Experiment:
     """Read a definition.
 
@@ -129,7 +120,7 @@ def read_experiment(path: PathLike) -> Experiment:
         RecipeError: an unknown or missing word, or a list that is empty; one line.
     """
     path = Path(path)
-    content = _read_yaml(path)
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: no definition of an experiment (title, grid ...)")
     known = set(Experiment.__dataclass_fields__) - {"name"}

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import yaml
 
-from espnet_adastride.config import read_config
+from espnet_adastride.config import read_config, read_yaml
 from espnet_adastride.corpora.datadir import parse_rate
 from espnet_adastride.corpora.features import (
     RECORD_NAME,
@@ -33,7 +33,6 @@ from espnet_adastride.errors import (
     located,
     unknown_word,
 )
-from espnet_adastride.files import read_utf8
 from espnet_adastride.networks.saved_models import default_model
 from espnet_adastride.networks.unpacking import unpack
 from espnet_adastride.plugin import espnet
@@ -208,11 +207,7 @@ def read_options(path: Path, roots: Sequence[Path]) -> Dict[str, Any]:
         DataError, ModelError: if it cannot be read, or a file that the model needs is
             missing.
     """
-    try:
-        options = yaml.safe_load(read_utf8(path))
-    except yaml.YAMLError as error:
-        first = str(error).splitlines()[0]
-        raise ModelError(f"{path}: cannot be read as YAML ({first})") from None
+    options = read_yaml(path)
     if not isinstance(options, dict):
         raise ModelError(f"{path}: holds no options; give a training's config.yaml")
 
@@ -293,11 +288,7 @@ def read_inference_config(source) -> Dict[str, Any]:
     """
     where = source if isinstance(source, (str, Path)) else "inference_config"
     if isinstance(source, (str, Path)):
-        try:
-            options = yaml.safe_load(read_utf8(source)) or {}
-        except yaml.YAMLError as error:
-            first = str(error).splitlines()[0]
-            raise ConfigurationError(f"{source}: cannot be read ({first})") from None
+        options = read_yaml(source) or {}
     else:
         options = source
     if not isinstance(options, dict):
