@@ -161,6 +161,14 @@ def test_latin1_files_of_a_model(tmp_path):
     assert line.startswith(f"{path}:2: not UTF-8")
 
 
+def test_a_command_prints_such_a_name(tmp_path):
+    name = os.path.join(os.fsencode(tmp_path), ODD + b".ctm")
+    with pytest.raises(SystemExit) as stop:
+        score_times.main(["--ctm", os.fsdecode(name), "--ref", os.fsdecode(name)])
+    told = f"score_times: error: {tmp_path}/caf\\xe9.ctm: no such file"
+    assert stop.value.code == told
+
+
 def test_latin1_texts_of_commands(tmp_path):
     good, bad = tmp_path / "good", tmp_path / "bad"
     good.write_text("u1 A\nu2 B\n")

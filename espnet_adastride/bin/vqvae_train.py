@@ -14,6 +14,7 @@ It takes all options of ESPnet's trainer; ``bin/compare_vqvae.py`` does all step
 import importlib.util
 import sys
 
+from espnet_adastride.errors import one_line_errors
 from espnet_adastride.extras import describe_missing
 from espnet_adastride.networks import saving
 from espnet_adastride.version import __version__
@@ -29,6 +30,7 @@ def get_parser():
     return VQVAETask.get_parser()
 
 
+@one_line_errors
 def main(cmd=None):
     """Train; print a user's mistake as one line and exit with 1."""
     words = sys.argv[1:] if cmd is None else cmd
@@ -39,13 +41,9 @@ def main(cmd=None):
         print(f"{__doc__.strip()}\n\nThe options are ESPnet's:")
         print(describe_missing("espnet2"))
         return
-    from espnet_adastride.errors import UserError
     from espnet_adastride.plugin.vqvae_task import VQVAETask
 
-    try:
-        VQVAETask.main(cmd=cmd)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    VQVAETask.main(cmd=cmd)
 
 
 if __name__ == "__main__":
