@@ -107,6 +107,25 @@ def claim_run(folder: PathLike, config: dict, result: str) -> None:
     write_text(path, yaml.safe_dump(config, sort_keys=False))
 
 
+def split_options(words: Iterable[str]) -> Dict[str, List[str]]:
+    """Return the values of each option: ``--a 1 2 --b=3`` is {a: [1, 2], b: [3]}.
+
+    Raises:
+        RecipeError: The first word is not an option.
+    """
+    options: Dict[str, List[str]] = {}
+    name = None
+    for word in words:
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            options.setdefault(name, []).extend([value] if equals else [])
+        elif name is None:
+            raise RecipeError(f"{word!r}: options start with --")
+        else:
+            options[name].append(word)
+    return options
+
+
 def read_options(words: List[str]) -> Dict[str, str]:
     """Read command-line options as ESPnet takes them.
 
@@ -115,25 +134,14 @@ def read_options(words: List[str]) -> Dict[str, str]:
     times (``--init_param a --init_param b``) keeps its values in order.
     """
     options: Dict[str, str] = {}
-    name = None
-    for word in words:
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            if equals:
-                _add_option(options, name, value)
-        elif name is None:
-            raise RecipeError(f"{word!r}: options start with --")
-        else:
-            _add_option(options, name, word)
+    for name, values in split_options(words).items():
+        for value in values:
+            key, equals, setting = value.partition("=")
+            if name.endswith("_conf") and equals:
+                options[f"{name}.{key}"] = str(yaml.safe_load(setting))
+            else:
+                options[name] = f"{options[name]} {value}" if name in options else value
     return options
-
-
-def _add_option(options: Dict[str, str], name: str, value: str) -> None:
-    key, equals, setting = value.partition("=")
-    if name.endswith("_conf") and equals:
-        options[f"{name}.{key}"] = str(yaml.safe_load(setting))
-    else:
-        options[name] = f"{options[name]} {value}" if name in options else value
 
 
 def training_options(config: PathLike, arguments: str) -> Dict[str, str]:

@@ -1,10 +1,10 @@
 """Packages that commands need beyond torch, and the extra that each belongs to.
 
 ``pip install espnet_adastride`` brings the layer and torch. Where a package of an extra
-is not installed, the commands still answer ``--help``, and say in one line what is
-missing when they come to need it: :func:`name_missing_packages` gives this package's
-own modules a stand-in for it. Other packages, and Python code that imports this one,
-meet Python's own ModuleNotFoundError.
+is not installed, the commands still answer ``--help``, and name the missing package
+in one line when they need it: :func:`name_missing_packages` gives this package's own
+modules a stand-in for it. Other packages, and Python code that imports this one, get
+Python's own ModuleNotFoundError.
 """
 
 import importlib.abc
@@ -16,22 +16,8 @@ from typing import Optional
 #: package -> the extra of pyproject.toml that brings it
 EXTRAS = {
     **dict.fromkeys(
-        (
-            "espnet2",
-            "jinja2",
-            "jiwer",
-            "markupsafe",
-            "matplotlib",
-            "numpy",
-            "scipy",
-            "sentencepiece",
-            "soundfile",
-            "soxr",
-            "torchaudio",
-            "torcheval",
-            "tqdm",
-            "yaml",
-        ),
+        "espnet2 jinja2 jiwer markupsafe matplotlib numpy scipy sentencepiece "
+        "soundfile soxr torchaudio torcheval tqdm yaml".split(),
         "espnet",
     ),
     "ctranslate2": "pretrained",
@@ -40,7 +26,7 @@ EXTRAS = {
     "transformers": "pretrained",
     "vector_quantize_pytorch": "vqvae",
 }
-#: what cannot be stood in for: classes of ours inherit from theirs
+#: packages without a stand-in: classes of ours inherit from theirs
 NEEDED_AT_ONCE = ("espnet2",)
 
 
@@ -57,7 +43,7 @@ def describe_missing(package: str) -> str:
 
 
 class _Missing:
-    """Stands for a name in a package that is not installed; says so when it is used."""
+    """A name in a package that is not installed; using it ends in one line."""
 
     def __init__(self, package: str):
         self.__dict__["_package"] = package
@@ -85,7 +71,7 @@ class _Missing:
 
 
 class _MissingModule(ModuleType):
-    """Stands for a package that is not installed, or a module of it."""
+    """A package that is not installed, or a module of it."""
 
     __path__: list = []
 
@@ -114,7 +100,7 @@ def _importer() -> Optional[str]:
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """The last finder: what nobody else finds is not installed."""
+    """The last finder: a package that no other finder finds is not installed."""
 
     def find_spec(self, name, path=None, target=None):
         """Return the spec of a stand-in for a missing package that we import."""
@@ -143,6 +129,6 @@ _FINDER = _Finder()
 
 
 def name_missing_packages() -> None:
-    """Have the commands say which extra a missing package belongs to; idempotent."""
+    """Let commands name the extra of a missing package; repeated calls do nothing."""
     if _FINDER not in sys.meta_path:
         sys.meta_path.append(_FINDER)

@@ -1,11 +1,12 @@
 """Files written whole or not at all, and locks on folders.
 
 A lock is ``flock`` on an open file: it goes with the process that holds it, so it never
-outlives a killed driver. The file says who holds it, for the message only.
+outlives a killed driver. The file names the holder, for the message only.
 """
 
 import errno
 import fcntl
+import hashlib
 import io
 import os
 import shutil
@@ -33,10 +34,10 @@ def shown(path) -> str:
 
 @contextmanager
 def written_whole(path: PathLike) -> Iterator[Path]:
-    """Give the temporary name, beside ``path``, that is renamed to it in the end.
+    """Yield a temporary name beside ``path``, which is renamed to ``path`` at the end.
 
-    If that fails, nothing is left, and the error names ``path`` (a full disk's does not
-    by itself).
+    If that fails, nothing is left, and the error names ``path`` (that of a full disk
+    does not by itself).
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +85,7 @@ def write_text(path: PathLike, text: str) -> None:
 def write_flac(path: PathLike, wave, rate: int) -> None:
     """Write 16-bit FLAC, whole or not at all.
 
-    By way of memory: libsndfile does not say that a disk is full.
+    It is encoded in memory, because libsndfile does not report a full disk.
     """
     import soundfile
 
@@ -117,8 +118,18 @@ def replace_dir(temporary: PathLike, final: PathLike) -> None:
         shutil.rmtree(old)
 
 
+def sha256_of(*paths: PathLike) -> str:
+    """Return the SHA-256 of the content of files, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(os.fsencode(path), "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
 # ------------------------------------------------------------------------------- locks
-def lock(fd: int, path: Path, wait: bool, who: str, say=print) -> None:
+def lock(fd: int, path: Path, wait: bool, who: str) -> None:
     """Lock the file ``path`` that is open for appending as ``fd``.
 
     The lock belongs to the open file description: taken here on an inherited ``fd``,
@@ -146,7 +157,7 @@ def lock(fd: int, path: Path, wait: bool, who: str, say=print) -> None:
                 "it, or give this run another --asr_tag or --inference_tag"
             )
         if not told:
-            say(f"waiting: another driver works in {path.parent} ({other})")
+            print(f"waiting: another driver works in {path.parent} ({other})")
             told = True
         time.sleep(0.5)
     os.ftruncate(fd, 0)
@@ -155,16 +166,25 @@ def lock(fd: int, path: Path, wait: bool, who: str, say=print) -> None:
 
 @contextmanager
 def locked(path: PathLike, wait: bool = True) -> Iterator[bool]:
-    """Hold the lock file ``path``; yields False if another process has it (no wait)."""
+    """Hold a lock; yields False if another process has it (and ``wait`` is false).
+
+    Args:
+        path: A lock file, made if needed, or an existing folder.
+        wait: Wait for the other process.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+    flags = os.O_RDONLY if path.is_dir() else os.O_WRONLY | os.O_CREAT
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        free = True
+    except BlockingIOError:
+        free = False
+    try:
+        yield free
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
@@ -177,6 +197,7 @@ def alone(exp: PathLike) -> Iterator[None]:
     with locked(Path(exp) / ".lock", wait=False) as free:
         if not free:
             raise RecipeError(
-                f"{exp}: another process is at it; wait for it, or give another --exp"
+                f"{exp}: another process is using this folder; wait for it, or give "
+                "another --exp"
             )
         yield

@@ -1,7 +1,8 @@
-"""How far many runs are: a line for each that was finished, and when all will be."""
+"""Progress of long work: finished runs with the remaining time, and a bar of files."""
 
 import datetime
 import re
+import sys
 import time
 from pathlib import Path
 from typing import Callable, List, Sequence
@@ -17,20 +18,58 @@ def format_span(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
+def decoding_bar(files: int, shown: bool = True):
+    """Return a tqdm bar over files; a log gets a line every 30 s instead."""
+    from tqdm import tqdm
+
+    interval = 0.2 if sys.stderr.isatty() else 30.0
+    return tqdm(
+        total=files,
+        desc="decoding",
+        unit="file",
+        mininterval=interval,
+        disable=not shown,
+    )
+
+
 def print_dated(line: str) -> None:
-    """Print a line behind the date and the time, at once."""
+    """Print a line after date and time, unbuffered."""
     print(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {line}", flush=True)
 
 
+class TimeLeft:
+    """Prints the amount of finished work and the remaining time every 30 s.
+
+    Args:
+        total: Amount of work, in any unit.
+        done: Finished by an earlier run; does not count for the speed.
+    """
+
+    def __init__(self, total: int, done: int = 0):
+        self.total, self.done, self.before = total, done, done
+        self.start = self.told = time.monotonic()
+
+    def add(self, amount: int, line: str) -> None:
+        """Count finished work; ``line`` describes all that is finished."""
+        self.done += amount
+        now = time.monotonic()
+        if now - self.told < 30.0 or self.done == self.total:
+            return
+        self.told = now
+        pace = (now - self.start) / (self.done - self.before)
+        left = format_span(pace * (self.total - self.done))
+        print(f"{line}, ETA {left}", flush=True)
+
+
 class Progress:
-    """Says what was finished, what runs, and when all will be.
+    """Reports finished and current runs, and the remaining time.
 
     Args:
         total: Runs of the whole grid.
-        done: How many of them are finished already.
-        limit: How many run at once.
-        say: Takes a line.
-        every: Seconds between two lines on what runs.
+        done: Number of finished runs.
+        limit: Number of parallel runs.
+        say: Called with each line.
+        every: Seconds between two lines on current runs.
     """
 
     def __init__(
@@ -48,7 +87,7 @@ class Progress:
         self.next = clock() + every
 
     def eta(self) -> str:
-        """When all will be finished, by the mean of what was finished here."""
+        """Return the remaining time, from the mean of the runs finished here, or ""."""
         left = self.total - self.done
         if not self.spans or not left:
             return ""
@@ -64,7 +103,7 @@ class Progress:
         )
 
     def __call__(self, names: Sequence[str], logs: Sequence[Path]) -> None:
-        """Say now and then what runs."""
+        """Report the current runs, at most every ``every`` seconds."""
         now = self.clock()
         if now < self.next:
             return

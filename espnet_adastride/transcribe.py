@@ -11,20 +11,15 @@ Importing this imports ESPnet. The command is ``adastride-transcribe``.
 """
 
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
 
 import numpy as np
 import torch
 
 import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
-from espnet_adastride.corpora.audio import Say, log_line
+from espnet_adastride.corpora.audio import Say
 from espnet_adastride.corpora.recordings import prepare, read_audio
-from espnet_adastride.deployment.pieces import (
-    ctc_segment,
-    cut,
-    piece_seconds,
-    transcribe_pieces,
-)
+from espnet_adastride.deployment.pieces import PieceTranscriber, ctc_segment
 from espnet_adastride.errors import AlignmentError, AudioError, UnknownTimesError
 from espnet_adastride.plugin.frame_times import join_times
 from espnet_adastride.plugin.streaming import Streamer
@@ -42,7 +37,7 @@ from espnet_adastride.timing.transcripts import Segment, Transcript, join_segmen
 __all__ = ["Segment", "Timed", "Transcriber", "Transcript"]
 
 
-class Transcriber:
+class Transcriber(PieceTranscriber):
     """A trained model as a function from recordings to transcripts.
 
     Args:
@@ -60,9 +55,9 @@ class Transcriber:
             reads, if it is not where it was in training.
         block: seconds of a block, for a model that places blocks (docs/streaming.md);
             None: as trained.
-        times: say when words and tokens were spoken; False: text alone, which needs
-            nothing to be known of the frontend's frames.
-        say: takes lines on what is odd but can be used; None: the log.
+        times: give the times of words and tokens; False: text alone, for which the
+            times of the frontend's frames need not be known.
+        say: called with warnings, one line each; None: log them.
 
     Raises:
         UserError: in one line, for a model or an option that will not do.
@@ -102,21 +97,15 @@ class Transcriber:
                 f"{reason}; the text alone needs none (--format txt, or times=False)"
             )
         self.times = times
-        self.trained, self.say = model, say or log_line
-        #: seconds: longer recordings are cut, into pieces of so many at most
         lengths = getattr(model, "lengths", None)
         known = None if lengths is None else (lengths.usual, lengths.longest)
-        self.max_segment, self.whole = piece_seconds(known, max_segment)
+        super().__init__(model, known, max_segment, say)
         if lengths and max_segment and max_segment > max(lengths.longest, 1.0):
             self.say(
                 f"pieces of up to {max_segment:g} s, and the model was trained on "
                 f"utterances of up to {lengths.longest:.1f} s: expect more errors; "
                 f"{max(lengths.usual, 1.0):.1f} s is the default of max_segment"
             )
-
-    def pieces(self, wave: np.ndarray) -> List[Tuple[int, int]]:
-        """Return [begin, end) in samples of the pieces that are encoded one by one."""
-        return cut(wave, self.trained.rate, self.max_segment, self.whole)
 
     def encode_pieces(
         self, wave: np.ndarray, name: str = "the recording"
@@ -160,7 +149,7 @@ class Transcriber:
         )
 
     def recognise_pieces(self, pieces) -> Tuple[str, List[Timed]]:
-        """Return what the CTC branch hears in pieces, and when: text and words."""
+        """Return text and timed words of the CTC branch for pieces."""
         rate = self.trained.rate
         heard = [self._greedy(own, part, begin / rate) for begin, part, own in pieces]
         text = " ".join(segment.text for segment in heard if segment.text)
@@ -198,41 +187,18 @@ class Transcriber:
             wave = prepare(audio, rate, wanted, name, self.say)
         return self.transcribe(wave, name)
 
-    def transcribe(
-        self,
-        wave: np.ndarray,
-        name: str,
-        progress: Callable[[float], None] = lambda seconds: None,
-    ) -> Transcript:
-        """Transcribe samples (n,) at the model's rate; see :meth:`__call__`.
-
-        ``progress`` is told the seconds of each segment when it is done.
-        """
-        return transcribe_pieces(
-            wave,
-            self.trained.rate,
-            self.pieces(wave),
-            self._segment,
-            name,
-            progress,
-        )
-
     def _segment(self, wave: np.ndarray, start: float, name: str) -> Segment:
         encoded = self.trained.encode(wave, name, self.times)
         if self.trained.search is None:
             return self._greedy(encoded, wave, start)
-        return self._beam(encoded, wave, start)
-
-    def recognise(self, encoded: Encoded, wave: np.ndarray) -> Segment:
-        """Return what the CTC branch hears in one encoded utterance, with times."""
-        return self._greedy(encoded, wave, 0.0)
+        return self._searched(encoded, self.trained.search(encoded.speech), wave, start)
 
     def _greedy(self, encoded: Encoded, wave, start: float) -> Segment:
         scores, path = encoded.log_probs.max(dim=1)
         return self._timed(encoded, path.tolist(), scores.tolist(), wave, start)
 
     def _timed(self, encoded, path: List[int], scores, wave, start) -> Segment:
-        """Return the segment that a CTC path says."""
+        """Return the segment of a CTC path."""
         model = self.trained.model
         if encoded.times is None:
             ids = [span.token for span in path_spans(path, model.blank_id)]
@@ -253,9 +219,6 @@ class Transcriber:
         end = start + len(wave) / self.trained.rate
         return Segment(start, end, text, [], [], "none")
 
-    def _beam(self, encoded: Encoded, wave, start: float) -> Segment:
-        return self._searched(encoded, self.trained.search(encoded.speech), wave, start)
-
     def _searched(self, encoded: Encoded, results, wave, start: float) -> Segment:
         """Return the segment that ESPnet's beam search found, with times."""
         if isinstance(results, tuple):  # beside those of intermediate CTC
@@ -272,14 +235,12 @@ class Transcriber:
                 return self._timed(encoded, path, scores, wave, start)
             except AlignmentError:  # attention may say more than CTC has frames for
                 pass
-        text = self.trained.to_text(names).strip()
-        end = start + len(wave) / self.trained.rate
-        return Segment(
-            start, end, text, spread_words(text.split(), start, end), [], "spread"
-        )
+        segment = self._untimed(names, wave, start)
+        words = spread_words(segment.text.split(), start, segment.end)
+        return segment._replace(words=words, times="spread")
 
     def stream(self) -> Streamer:
-        """Return what hears one recording while it is spoken.
+        """Return a recogniser of one recording while it is spoken.
 
         Raises:
             ConfigurationError: in one line, if the model needs whole utterances.

@@ -428,8 +428,7 @@ def _only_stream(container, name: str):
         ]
         raise AudioError(
             f"{name}: {len(streams)} audio streams ({', '.join(words)}); extract the "
-            "right "
-            "one (ffmpeg -i FILE -map 0:a:0 OUT.flac)"
+            "right one (ffmpeg -i FILE -map 0:a:0 OUT.flac)"
         )
     if streams[0].codec_context is None:
         raise AudioError(

@@ -103,15 +103,20 @@ def _files(folder: Path, pattern: str, told: str) -> List[Path]:
     return found
 
 
+def _matched(path: Path, pattern: str, form: str) -> re.Match:
+    """Return the match of a file's name; raise an error if it has another form."""
+    found = re.fullmatch(pattern, path.stem)
+    if not found:
+        raise RecipeError(
+            f"{path}: the name is not {form}, so the speaker is unknown; rename it"
+        )
+    return found
+
+
 def _speech_commands(folder: Path) -> Iterator[Clip]:
     """Folders whose names begin with _ (``_background_noise_``) are ignored."""
     for path in _files(folder, "[!_.]*/*.wav", "WORD/*.wav of Speech Commands"):
-        found = re.fullmatch(r"([^_]+)_nohash_\d+", path.stem)
-        if not found:
-            raise RecipeError(
-                f"{path}: the name is not HASH_nohash_N.wav, so the speaker is "
-                "unknown; rename it"
-            )
+        found = _matched(path, r"([^_]+)_nohash_\d+", "HASH_nohash_N.wav")
         word = path.parent.name
         yield Clip(f"{word}/{path.stem}", path, word, found[1])
 
@@ -120,12 +125,7 @@ def _fsdd(folder: Path) -> Iterator[Clip]:
     if (folder / "recordings").is_dir():
         folder = folder / "recordings"
     for path in _files(folder, "*.wav", "DIGIT_SPEAKER_INDEX.wav"):
-        found = re.fullmatch(r"(\d)_(.+)_\d+", path.stem)
-        if not found:
-            raise RecipeError(
-                f"{path}: the name is not DIGIT_SPEAKER_INDEX.wav, so the speaker "
-                "is unknown; rename it"
-            )
+        found = _matched(path, r"(\d)_(.+)_\d+", "DIGIT_SPEAKER_INDEX.wav")
         yield Clip(f"{found[1]}/{path.stem}", path, found[1], found[2])
 
 
@@ -254,18 +254,6 @@ def published_split(group: str) -> str:
     return "valid" if percent < 10 else "test" if percent < 20 else "train"
 
 
-def _rotating(clips, seed):
-    return [rotating_split(clip.group, seed) for clip in clips]
-
-
-def _fixed(clips, seed):
-    return _rotating(clips, 0)
-
-
-def _published(clips, seed):
-    return [published_split(clip.group) for clip in clips]
-
-
 def _in_turn(names: Sequence[str], seed: int) -> List[str]:
     """Test on the seed-th of the sorted names, validate on the next one."""
     order = sorted(set(names))
@@ -276,10 +264,6 @@ def _in_turn(names: Sequence[str], seed: int) -> List[str]:
         )
     test, valid = order[seed % len(order)], order[(seed + 1) % len(order)]
     return [{test: "test", valid: "valid"}.get(name, "train") for name in names]
-
-
-def _leave_one_out(clips, seed):
-    return _in_turn([clip.group for clip in clips], seed)
 
 
 def _folds(clips, seed):
@@ -298,11 +282,8 @@ def _own(clips, column: str, split: str, fix: str = "") -> List[str]:
     """Return the corpus' own value for every clip; reject clips without one."""
     without = [clip for clip in clips if not getattr(clip, column)]
     if without:
-        others = (
-            f"; the same holds for {len(without) - 1} others"
-            if len(without) > 1
-            else ""
-        )
+        more = len(without) - 1
+        others = f"; the same holds for {more} others" if more else ""
         raise RecipeError(
             f"data.split: {split}, but {without[0].path} has no {column}{others}{fix}"
         )
@@ -321,10 +302,10 @@ def _refuse_divided_groups(clips, where, kind):
 
 #: how the runs of a seed split the clips: (clips, seed) -> their parts
 SPLITS: Dict[str, Callable[[List[Clip], int], List[str]]] = {
-    "rotating": _rotating,
-    "fixed": _fixed,
-    "published": _published,
-    "leave_one_out": _leave_one_out,
+    "rotating": lambda clips, seed: [rotating_split(c.group, seed) for c in clips],
+    "fixed": lambda clips, seed: [rotating_split(c.group, 0) for c in clips],
+    "published": lambda clips, seed: [published_split(c.group) for c in clips],
+    "leave_one_out": lambda clips, seed: _in_turn([c.group for c in clips], seed),
     "folds": _folds,
     "given": _given,
 }

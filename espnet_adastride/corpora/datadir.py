@@ -10,11 +10,13 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
-from typing import Dict, Iterable, List, Sequence
+from typing import Dict, Iterable, List, Sequence, Tuple
 from urllib.parse import quote
 
+import numpy as np
+
 from espnet_adastride.corpora import kaldi
-from espnet_adastride.corpora.audio import AudioInfo, audio_info, read_samples
+from espnet_adastride.corpora.audio import audio_info, read_samples
 from espnet_adastride.corpora.recordings import sample_problem
 from espnet_adastride.errors import AudioError, RecipeError
 from espnet_adastride.files import (
@@ -118,37 +120,35 @@ def write_data_dir(
     write_table(Path(folder) / "spk2utt", {s: " ".join(u) for s, u in spk2utt.items()})
 
 
-def _check_audio(path: str) -> AudioInfo:
-    """Decode a whole recording; return its length and format.
+def read_mono(path: str) -> Tuple[np.ndarray, int]:
+    """Return the samples (n,) float32 of a recording with one channel, and their rate.
 
     Raises:
-        AudioError: if it cannot be decoded, or its samples are unusable.
+        AudioError: if it cannot be decoded, has several channels, or its samples are
+            unusable.
     """
-    info = audio_info(path)
-    if info.channels != 1:
-        raise AudioError(
-            f"{info.channels} channels instead of one; adastride-prepare mixes them"
-        )
-    wave, _ = read_samples(path)
-    if len(wave) == 0:
-        raise AudioError("no samples; record or copy it again")
+    wave, rate = read_samples(path)
     problem = sample_problem(wave)
+    if wave.shape[1] != 1:
+        channels = wave.shape[1]
+        problem = f"{channels} channels instead of one; adastride-prepare mixes them"
+    elif len(wave) == 0:
+        problem = "no samples; record or copy it again"
     if problem:
-        raise AudioError(problem)
-    return info
+        raise AudioError(f"{shown(path)}: {problem}")
+    return wave[:, 0], rate
 
 
 def _convert(source: str, target: Path, rate: int) -> int:
     """Write ``source`` at a sampling rate as 16-bit FLAC; return samples."""
-    import numpy
     from scipy.signal import resample_poly
 
-    wave, old_rate = read_samples(source)
-    wave = wave[:, 0].astype(numpy.float64)
+    wave, old_rate = read_mono(source)
+    wave = wave.astype(np.float64)
     ratio = Fraction(rate, old_rate)
     if ratio != 1:
         wave = resample_poly(wave, ratio.numerator, ratio.denominator)
-    wave = numpy.clip(wave, -1.0, 1.0 - 2.0**-15)
+    wave = np.clip(wave, -1.0, 1.0 - 2.0**-15)
     write_flac(target, wave, rate)
     return len(wave)
 
@@ -180,7 +180,8 @@ def format_data_dir(source: PathLike, output: PathLike, rate: int, nj: int = 1) 
 
     def check(key):
         try:
-            return _check_audio(waves[key])
+            read_mono(waves[key])
+            return audio_info(waves[key])
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             return reason.removeprefix(f"{shown(waves[key])}: ")

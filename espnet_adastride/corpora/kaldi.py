@@ -1,4 +1,4 @@
-"""Kaldi-style data directories: their only reader and writer.
+"""Kaldi-style data directories: reading and writing their files.
 
 A data directory holds text files with one ``ID VALUE`` line per utterance::
 
@@ -9,10 +9,9 @@ A data directory holds text files with one ``ID VALUE`` line per utterance::
     utt2num_samples  ID  length in samples (optional)
 
 all sorted like ``LC_ALL=C sort``. :func:`write_data_dir` writes a directory;
-:func:`read_scp`, :func:`read_text` and :func:`read_data_dir` read such files. They
-accept what editors and spreadsheets produce (a tab after the id, CR LF line ends, a
-byte order mark, blank lines at the end) and reject malformed lines with one line of
-error.
+:func:`read_scp` and :func:`read_text` read such files. They accept what editors and
+spreadsheets produce (a tab after the id, CR LF line ends, a byte order mark, blank
+lines at the end) and reject malformed lines with one line of error.
 """
 
 import os
@@ -22,12 +21,10 @@ from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from espnet_adastride.errors import DataError
-from espnet_adastride.files import read_utf8, written_whole
-
-PathLike = Union[str, Path]
+from espnet_adastride.files import PathLike, read_utf8, written_whole
 
 LEFT_OUT = "left out of the data directory"
 
@@ -206,22 +203,33 @@ def read_scp(path: PathLike, allow_empty: bool = False) -> Dict[str, str]:
             leading white space, a blank line before others, no value, or an id that
             occurs twice. The message names file, line and fix.
     """
-    lines = read_lines(path)
-    if not lines and not allow_empty:
-        raise DataError(f"{path}: the file is empty; create it again")
     values: Dict[str, str] = {}
-    first: Dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        key, value, problem = split_line(line)
-        if problem is None and value == "" and not allow_empty:
-            problem = f"nothing after the id {key!r}; fill in or remove the line"
-        if problem is None and key in values:
-            problem = f"the id {key} occurs twice (first on line {first[key]})"
+    for number, key, value, problem in scan_lines(path, allow_empty):
         if problem is not None:
             raise DataError(f"{path}:{number}: {problem}")
         values[key] = value
-        first[key] = number
+    if not values and not allow_empty:
+        raise DataError(f"{path}: the file is empty; create it again")
     return values
+
+
+def scan_lines(
+    path: PathLike, allow_empty: bool = False
+) -> Iterator[Tuple[int, str, str, Optional[str]]]:
+    """Yield number, id, value and problem (None: usable) of each ``ID VALUE`` line.
+
+    The rules are those of :func:`read_scp`.
+    """
+    first: Dict[str, int] = {}
+    for number, line in enumerate(read_lines(path), 1):
+        key, value, problem = split_line(line)
+        if problem is None and value == "" and not allow_empty:
+            problem = f"nothing after the id {key!r}; fill in or remove the line"
+        if problem is None and key in first:
+            problem = f"the id {key} occurs twice (first on line {first[key]})"
+        if problem is None:
+            first[key] = number
+        yield number, key, value, problem
 
 
 def split_line(line: str) -> Tuple[str, str, Optional[str]]:
@@ -250,58 +258,6 @@ def read_text(path: PathLike, allow_empty: bool = False) -> Dict[str, str]:
     """
     table = read_scp(path, allow_empty=allow_empty)
     return {key: value.replace("\t", " ") for key, value in table.items()}
-
-
-def read_data_dir(directory: PathLike) -> Dict[str, Utterance]:
-    """Read a data directory back, checking that its files have the same ids.
-
-    Args:
-        directory: Folder with ``wav.scp``, ``text``, ``utt2spk`` and optionally
-            ``utt2num_samples``.
-
-    Returns:
-        Utterances by id, in the order of ``wav.scp``.
-
-    Raises:
-        DataError: A file is missing or malformed, or the ids differ between files.
-    """
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise DataError(f"{directory}: no such data directory; prepare it first")
-    audio = read_scp(directory / "wav.scp")
-    others = {
-        "text": read_text(directory / "text"),
-        "utt2spk": read_scp(directory / "utt2spk"),
-    }
-    if (directory / "utt2num_samples").exists():
-        others["utt2num_samples"] = read_scp(directory / "utt2num_samples")
-    for name, values in others.items():
-        for here, there, ids in (
-            ("wav.scp", name, audio.keys() - values.keys()),
-            (name, "wav.scp", values.keys() - audio.keys()),
-        ):
-            if ids:
-                raise DataError(
-                    f"{directory}: {len(ids)} ids are in {here} but not in {there}: "
-                    f"{shorten(sorted(ids))}; prepare the directory again"
-                )
-    samples = others.get("utt2num_samples", {})
-    for key, value in samples.items():
-        if not value.isdigit():
-            raise DataError(
-                f"{directory}/utt2num_samples: {key} has {value!r} instead of a "
-                "number of samples; prepare the directory again"
-            )
-    return {
-        key: Utterance(
-            key,
-            path,
-            others["text"][key],
-            others["utt2spk"][key],
-            int(samples[key]) if key in samples else None,
-        )
-        for key, path in audio.items()
-    }
 
 
 def shorten(names: Sequence[str], limit: int = 5) -> str:

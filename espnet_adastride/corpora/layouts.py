@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from espnet_adastride.corpora.kaldi import read_lines, shorten, split_line
+from espnet_adastride.corpora.kaldi import read_lines, scan_lines, shorten
 from espnet_adastride.corpora.recordings import describe_unread, find_media
 from espnet_adastride.errors import DataError
 from espnet_adastride.files import AUDIO_SUFFIXES, shown
@@ -192,19 +192,12 @@ def _read_sets(path: Path, folders: Sequence[Path], columns) -> Source:
     for folder in folders:
         part = SETS[folder.name]
         source = _read_folder(folder, columns)
-        paths = {row.path: locate(row.path, source.folders) for row in source.rows}
         whole.kind = f"sets in sub-folders, {source.kind}"
-        # paths are relative to each set's own folder
-        whole.rows += [
-            (
-                row._replace(
-                    part=part, path=os.path.abspath(paths[row.path] or row.path)
-                )
-                if not row.path.endswith("|")
-                else row._replace(part=part)
-            )
-            for row in source.rows
-        ]
+        for row in source.rows:
+            place = row.path
+            if not place.endswith("|"):  # paths are relative to each set's own folder
+                place = os.path.abspath(locate(place, source.folders) or place)
+            whole.rows.append(row._replace(part=part, path=place))
         whole.problems += [problem._replace(part=part) for problem in source.problems]
         whole.notes += source.notes
         whole.files += source.files
@@ -283,16 +276,10 @@ def _read_kaldi(folder: Path) -> Source:
 def _read_scp(source: Source, name: str) -> Dict[str, Tuple[str, str]]:
     """Return {id: (value, file:line)}; unusable lines become problems."""
     path = source.path / name
-    lines = read_lines(path)
     source.files.append(path)
     values: Dict[str, Tuple[str, str]] = {}
-    for number, line in enumerate(lines, 1):
+    for number, key, value, problem in scan_lines(path, allow_empty=name == "text"):
         where = f"{path}:{number}"
-        key, value, problem = split_line(line)
-        if problem is None and not value and name != "text":
-            problem = f"nothing after the id {key!r}; fill in or remove the line"
-        if problem is None and key in values:
-            problem = f"the id {key} occurs twice (first in {values[key][1]})"
         if problem:
             source.bad(where, "malformed line", problem, key.split()[0] if key else "-")
         else:
@@ -396,8 +383,7 @@ def find_columns(path, header: Sequence[str], given: Dict[str, str]) -> Dict[str
         if len(found) > 1:
             raise DataError(
                 f"{path}: the columns {' and '.join(map(repr, found))} could both be "
-                "the "
-                f"{role}: choose one, e.g. --columns {role}={found[0]}"
+                f"the {role}: choose one, e.g. --columns {role}={found[0]}"
             )
         if found:
             roles[role] = found[0]

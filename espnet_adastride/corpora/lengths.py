@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Dict, NamedTuple, Optional, Sequence
 
 import numpy as np
+import yaml
 
 from espnet_adastride.corpora.datadir import parse_rate, read_table
 from espnet_adastride.errors import RecipeError, UserError
@@ -62,8 +63,7 @@ def measure_lengths(shape_file: PathLike, per_second: float) -> TrainingLengths:
     if not counts or min(counts) < 0:
         raise RecipeError(
             f"{shape_file}: not lines of the form 'utterance length[,dimension]'; run "
-            "the "
-            "statistics (stage 10) again"
+            "the statistics (stage 10) again"
         )
     values = np.percentile(np.array(counts) / per_second, list(QUANTILES.values()))
     seconds = {name: round(float(v), 3) for name, v in zip(QUANTILES, values)}
@@ -72,8 +72,6 @@ def measure_lengths(shape_file: PathLike, per_second: float) -> TrainingLengths:
 
 def write_lengths(path: PathLike, lengths: TrainingLengths) -> None:
     """Write the lengths as YAML."""
-    import yaml
-
     write_text(path, yaml.safe_dump(lengths._asdict(), sort_keys=False))
 
 
@@ -83,8 +81,6 @@ def read_lengths(path: PathLike) -> Optional[TrainingLengths]:
     Raises:
         RecipeError: it has another format.
     """
-    import yaml
-
     if not Path(path).is_file():
         return None
     try:

@@ -12,18 +12,16 @@ import codecs
 import hashlib
 import os
 import re
-import sys
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import soundfile
-from tqdm import tqdm
 
-# keep the earlier import path of the reader and writer of data directories
 from espnet_adastride.corpora.kaldi import (
     LEFT_OUT,
     Excluded,
@@ -33,6 +31,7 @@ from espnet_adastride.corpora.kaldi import (
     split_line,
 )
 from espnet_adastride.errors import DataError
+from espnet_adastride.progress import decoding_bar
 
 # Published number of utterances per part, to detect incomplete parts.
 LIBRISPEECH_UTTERANCES = {
@@ -184,10 +183,6 @@ def _flac_md5(path: str) -> Optional[str]:
     return md5.hex() if any(md5) else None
 
 
-def _check_audio(job: Tuple[str, int]) -> Tuple[int, str, str]:
-    return check_audio(*job)
-
-
 def check_audio_files(
     paths: Sequence[str], fs: int, nj: int, progress: bool = True
 ) -> List[Tuple[int, str, str]]:
@@ -196,26 +191,17 @@ def check_audio_files(
     Raises:
         DataError: A process died (out of memory, killed).
     """
-    # A log file gets periodic lines, a terminal a progress bar.
-    interval = 0.2 if sys.stderr.isatty() else 30.0
-    bar = tqdm(
-        total=len(paths),
-        desc="decoding",
-        unit="file",
-        mininterval=interval,
-        disable=not progress,
-    )
-    jobs = [(path, fs) for path in paths]
+    check = partial(check_audio, fs=fs)
     results = []
-    with bar:
-        if nj <= 1 or len(jobs) < 64:
-            for job in jobs:
-                results.append(_check_audio(job))
+    with decoding_bar(len(paths), progress) as bar:
+        if nj <= 1 or len(paths) < 64:
+            for path in paths:
+                results.append(check(path))
                 bar.update()
             return results
         try:
             with ProcessPoolExecutor(nj) as pool:
-                for result in pool.map(_check_audio, jobs, chunksize=16):
+                for result in pool.map(check, paths, chunksize=16):
                     results.append(result)
                     bar.update()
         except BrokenProcessPool:

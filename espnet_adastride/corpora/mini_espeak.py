@@ -1,11 +1,11 @@
 """The demo's corpus: mini_espeak, synthetic speech in the layout of LibriSpeech.
 
     OUTPUT/LibriSpeech/train-mini/SPK/CHAP/SPK-CHAP-0000.flac ... SPK-CHAP.trans.txt
-    OUTPUT/LibriSpeech/{dev-mini,test-mini}/... OUTPUT/LibriSpeech/mini-lm-norm.txt text
-    for a language model, one sentence per line OUTPUT/LibriSpeech/SPEAKERS.TXT     the
-    voice, rate and pitch of each speaker OUTPUT/LibriSpeech/README.TXT       how it was
-    made OUTPUT/LibriSpeech/mini_espeak.json the same for programs; marks the corpus as
-    complete
+    OUTPUT/LibriSpeech/{dev-mini,test-mini}/...
+    OUTPUT/LibriSpeech/mini-lm-norm.txt   text for a language model, a sentence a line
+    OUTPUT/LibriSpeech/SPEAKERS.TXT       voice, rate and pitch of each speaker
+    OUTPUT/LibriSpeech/README.TXT         how it was made
+    OUTPUT/LibriSpeech/mini_espeak.json   the same for programs; marks it as complete
 
 A :class:`Grammar` draws sentences, :func:`plan_corpus` assigns them to speakers and
 parts, and :func:`build_corpus` synthesises them, adds pauses, gains and noise, and
@@ -17,9 +17,7 @@ All randomness is seeded by the corpus seed and the name of the drawn item: the 
 options give the same bytes, with any number of processes.
 """
 
-import fcntl
 import hashlib
-import io
 import json
 import math
 import os
@@ -32,17 +30,17 @@ import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple, Union
+from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple, Union
 
 import numpy as np
 
 from espnet_adastride.corpora import espeak
 from espnet_adastride.corpora.espeak import Voice, synthesise
 from espnet_adastride.errors import UserError
+from espnet_adastride.files import locked, write_flac, write_text
 
 GRAMMAR = Path(__file__).parent / "mini_espeak_grammar.yaml"
 FORMAT = 3  # raise when the audio made from the same options changes
@@ -378,19 +376,11 @@ def _share_out(
         own = sentences[i :: len(speakers)]
         for n, start in enumerate(range(0, len(own), CHAPTER_UTTERANCES)):
             chapter = 100 * speaker.id + n
-            chapters.append(
-                Chapter(
-                    part,
-                    speaker,
-                    chapter,
-                    {
-                        f"{speaker.id}-{chapter}-{k:04d}": sentence
-                        for k, sentence in enumerate(
-                            own[start : start + CHAPTER_UTTERANCES]
-                        )
-                    },
-                )
-            )
+            texts = {
+                f"{speaker.id}-{chapter}-{k:04d}": sentence
+                for k, sentence in enumerate(own[start : start + CHAPTER_UTTERANCES])
+            }
+            chapters.append(Chapter(part, speaker, chapter, texts))
     return chapters
 
 
@@ -452,9 +442,8 @@ def speak(sentence: str, speaker: Speaker, seed: int) -> np.ndarray:
         Samples, int16 (N,), 16 kHz.
     """
     rng = np.random.default_rng(seed)
-    voice = speaker.voice
-    rate = round(voice.rate * rng.uniform(0.94, 1.06))
-    voice = Voice(voice.accent, voice.variant, rate, voice.pitch, voice.pitch_range)
+    rate = round(speaker.voice.rate * rng.uniform(0.94, 1.06))
+    voice = replace(speaker.voice, rate=rate)
     speech = synthesise(
         _add_pauses(sentence, rng), voice, FS, int(rng.integers(1 << 31)), ssml=True
     )
@@ -575,7 +564,12 @@ def build_corpus(
         "plan": hashlib.sha256(repr(plan).encode()).hexdigest()[:16],
     }
     Path(output).mkdir(parents=True, exist_ok=True)
-    with _alone(Path(output)):
+    with locked(output, wait=False) as free:
+        if not free:
+            raise UserError(
+                f"another process is making the corpus in {output}; wait for it or "
+                "stop it"
+            )
         if final.exists():
             _check_finished(final, made_of, plan)
             say(f"{final}: already complete ({_summary(plan)})")
@@ -584,23 +578,6 @@ def build_corpus(
             os.rename(partial, final)
             say(f"{final}: finished [{time.time() - started:.1f} s]")
     return final
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Lock the folder against a second command; the lock ends with the process."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another process is making the corpus in {folder}; wait for it or "
-                "stop it"
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _build(
@@ -614,7 +591,7 @@ def _build(
             say(f"{output}: an interrupted run had other options: starting over")
             shutil.rmtree(partial)
             partial.mkdir()
-        _write(stamp, _json(made_of))
+        write_text(stamp, _json(made_of))
     for leftover in partial.glob("*/*/.*.tmp"):  # left by killed processes
         shutil.rmtree(leftover)
     todo = [c for c in plan.chapters if not (partial / c.folder).is_dir()]
@@ -625,7 +602,7 @@ def _build(
     _make_chapters(partial, plan.seed, todo, nj, len(plan.chapters), say)
 
     lm_text = "".join(f"{transcript(s)}\n" for s in plan.lm_sentences)
-    _write(partial / LM_TEXT, lm_text)
+    write_text(partial / LM_TEXT, lm_text)
     _write_descriptions(partial, made_of, plan)
     _check_files(partial, plan)
     stamp.unlink()
@@ -682,18 +659,13 @@ def _start_worker() -> None:
 
 def make_chapter(root: Path, seed: int, chapter: Chapter) -> None:
     """Write the recordings and transcripts of a chapter below ``root``."""
-    import soundfile
-
     final = root / chapter.folder
     temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     lines = []
     for key, sentence in chapter.sentences.items():
         samples = speak(sentence, chapter.speaker, _seed(seed, key))
-        # Through memory, so that a full disk raises a clear OSError.
-        flac = io.BytesIO()
-        soundfile.write(flac, samples, FS, format="FLAC", subtype="PCM_16")
-        (temporary / f"{key}.flac").write_bytes(flac.getvalue())
+        write_flac(temporary / f"{key}.flac", samples, FS)
         lines.append(f"{key} {transcript(sentence)}\n")
     name = f"{chapter.speaker.id}-{chapter.id}.trans.txt"
     (temporary / name).write_text("".join(lines), encoding="utf-8")
@@ -719,7 +691,7 @@ def _write_descriptions(root: Path, made_of: dict, plan: Plan) -> None:
             f"{v.name}, {v.rate} words per minute, pitch {v.pitch}, "
             f"range {v.pitch_range}\n"
         )
-    _write(root / "SPEAKERS.TXT", "".join(lines))
+    write_text(root / "SPEAKERS.TXT", "".join(lines))
     parts = {}
     for part in PARTS:
         here = [s for s in plan.speakers if s.part == part]
@@ -737,7 +709,7 @@ def _write_descriptions(root: Path, made_of: dict, plan: Plan) -> None:
         f"({p['word_types']} different)\n"
         for part, p in parts.items()
     )
-    _write(
+    write_text(
         root / "README.TXT",
         f"""mini_espeak: a small synthetic corpus in LibriSpeech's layout
 
@@ -756,7 +728,7 @@ are {-LEVELS[1]:.0f} to {-LEVELS[0]:.0f} dB below full scale.
 SPEAKERS.TXT names the voice of each speaker.
 """,
     )
-    _write(root / "mini_espeak.json", _json({"made_of": made_of, "parts": parts}))
+    write_text(root / "mini_espeak.json", _json({"made_of": made_of, "parts": parts}))
 
 
 def _check_finished(final: Path, made_of: dict, plan: Plan) -> None:
@@ -775,8 +747,7 @@ def _check_finished(final: Path, made_of: dict, plan: Plan) -> None:
     if differing:
         raise UserError(
             f"{final} was made with other options ({'; '.join(differing)}); give "
-            "another "
-            "--output, or remove it"
+            "another --output, or remove it"
         )
     _check_files(final, plan)
 
@@ -806,9 +777,3 @@ def _summary(plan: Plan) -> str:
 
 def _json(value: dict) -> str:
     return json.dumps(value, indent=1, sort_keys=True) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -16,15 +16,12 @@ import random
 import re
 import shutil
 import subprocess
-import sys
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 from urllib.parse import quote
-
-from tqdm import tqdm
 
 from espnet_adastride.corpora.audio import AudioInfo, audio_info, read_samples
 from espnet_adastride.corpora.kaldi import (
@@ -42,6 +39,7 @@ from espnet_adastride.corpora.recordings import prepare as mix_down
 from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.errors import AudioError, DataError
 from espnet_adastride.files import fresh_dir, replace_dir, shown, write_flac
+from espnet_adastride.progress import decoding_bar
 
 PARTS = ("train", "valid", "test")
 RECORD = "prepared.json"
@@ -352,6 +350,10 @@ def check_recording(path: str, rows: Sequence[Planned], folder: Path, fs: int):
         fs: Their sampling rate in Hz.
     """
     checked = Checked({}, {}, [])
+
+    def refuse(p: Planned, kind: str, detail: str) -> None:
+        checked.problems.append(_problem(p.row._replace(id=p.id), kind, detail))
+
     try:
         info = None if path.endswith("|") else audio_info(path)
         as_it_is = info is not None and _usable_in_place(path, info)
@@ -359,23 +361,19 @@ def check_recording(path: str, rows: Sequence[Planned], folder: Path, fs: int):
             fs = info.rate  # nothing is written
         wave = _run(path, fs) if info is None else read_audio(path, fs)
     except AudioError as error:
-        kind = "a recording that cannot be used"
-        detail = shown(str(error))
-        checked.problems.extend(
-            _problem(p.row._replace(id=p.id), kind, detail) for p in rows
-        )
+        for p in rows:
+            refuse(p, "a recording that cannot be used", str(error))
         return checked
     length = len(wave) / fs
     for p in rows:
         start, end = p.row.start, p.row.end
         if start >= length or (end is not None and end > length + TOLERANCE):
-            checked.problems.append(
-                _problem(
-                    p.row._replace(id=p.id),
-                    "a part beyond the recording's end",
-                    f"{start:g} to {'the end' if end is None else f'{end:g}'} s of "
-                    f"{path}, which has {length:.2f} s; correct the times (seconds)",
-                )
+            until = "the end" if end is None else f"{end:g}"
+            refuse(
+                p,
+                "a part beyond the recording's end",
+                f"{start:g} to {until} s of {path}, which has {length:.2f} s; correct "
+                "the times (seconds)",
             )
             continue
         piece = wave
@@ -384,8 +382,7 @@ def check_recording(path: str, rows: Sequence[Planned], folder: Path, fs: int):
             piece = wave[round(start * fs) : last]
         if len(piece) == 0:
             detail = f"{start:g} to {end:g} s has no sample at {fs} Hz"
-            row = p.row._replace(id=p.id)
-            checked.problems.append(_problem(row, "an empty part", detail))
+            refuse(p, "an empty part", detail)
             continue
         checked.seconds[p.id] = len(piece) / fs
         if as_it_is and not p.row.cut:
@@ -435,9 +432,10 @@ def check_recordings(
     for p in planned:
         jobs[p.path].append(p)
     total = Checked({}, {}, [])
-    interval = 0.2 if sys.stderr.isatty() else 30.0
-    bar = tqdm(total=len(jobs), desc="decoding", unit="file", mininterval=interval)
-    with bar, ThreadPoolExecutor(max(1, options.nj)) as pool:
+    with (
+        decoding_bar(len(jobs)) as bar,
+        ThreadPoolExecutor(max(1, options.nj)) as pool,
+    ):
         results = [
             pool.submit(check_recording, path, rows, folder, options.fs)
             for path, rows in jobs.items()
@@ -572,13 +570,6 @@ def _refuse_own_output(sources, planned, targets: Sequence[Path]) -> None:
                 )
 
 
-def _refusal(problems: Sequence[Problem], total: int, output: Path) -> str:
-    return (
-        f"{len(problems)} of {total} entries cannot be used; the first: {problems[0]}; "
-        f"all are listed in {output / BAD_LIST}"
-    )
-
-
 def _refuse(problems: Sequence[Problem], planned, output: Path) -> str:
     """List the unusable entries; return one line about them."""
     output.mkdir(parents=True, exist_ok=True)
@@ -586,7 +577,8 @@ def _refuse(problems: Sequence[Problem], planned, output: Path) -> str:
         file.writelines(f"{shown(str(problem))}\n" for problem in problems)
     total = len({p.row.where for p in planned} | {p.where for p in problems})
     return (
-        f"{_refusal(problems, total, output)}: correct them, or leave them out with "
+        f"{len(problems)} of {total} entries cannot be used; the first: {problems[0]}; "
+        f"all are listed in {output / BAD_LIST}: correct them, or leave them out with "
         "--skip_bad true"
     )
 
@@ -619,12 +611,7 @@ def _shared_speakers(planned, part_of) -> List[str]:
     return lines
 
 
-# ---------------------------------------------------------------- what is there
-def _digest(*parts) -> str:
-    content = json.dumps(parts, sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:24]
-
-
+# ----------------------------------------------------------- sets prepared before
 def _record(sources, planned, options: Options) -> Dict[str, object]:
     """Return a fingerprint of the sets' input."""
     rows = []
@@ -637,9 +624,10 @@ def _record(sources, planned, options: Options) -> Dict[str, object]:
         rows.append([*row, p.row.end, p.row.part])
     chosen = [options.fs, options.skip_bad, options.split, options.seed, options.shares]
     problems = [str(problem) for source in sources for problem in source.problems]
+    content = json.dumps((rows, problems, chosen), sort_keys=True)
     return {
         "sources": sorted({shown(s.path.resolve()) for s in sources}),
-        "content": _digest(rows, problems, chosen),
+        "content": hashlib.sha256(content.encode()).hexdigest()[:24],
     }
 
 
@@ -664,7 +652,8 @@ def _all_done(output: Path, parts, record, options: Options) -> bool:
             problem = "was changed by hand since it was made"
         else:
             done = done and before["content"] == record["content"]
-            done = done and _audio_is_there(folder)
+            audio = read_scp(folder / "wav.scp").values()
+            done = done and all(map(os.path.exists, audio))
             continue
         done = False
         if not options.overwrite:
@@ -690,10 +679,6 @@ def _hashes(folder: Path) -> Dict[str, str]:
         content = path.read_bytes() if path.is_file() else b""
         found[name] = hashlib.sha256(content).hexdigest()[:24]
     return found
-
-
-def _audio_is_there(folder: Path) -> bool:
-    return all(os.path.exists(path) for path in read_scp(folder / "wav.scp").values())
 
 
 def _write_set(folder: Path, used, checked: Checked, bad, record) -> str:

@@ -7,23 +7,20 @@ another voice. Factor 1.0 is the unchanged set.
 
 import json
 import shutil
-import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from fractions import Fraction
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence
 from urllib.parse import quote
 
-from espnet_adastride.corpora.audio import audio_info, read_samples
-from espnet_adastride.corpora.datadir import read_data_dir, write_data_dir
-from espnet_adastride.corpora.recordings import sample_problem
+from espnet_adastride.corpora.audio import audio_info
+from espnet_adastride.corpora.datadir import read_data_dir, read_mono, write_data_dir
 from espnet_adastride.errors import AudioError, RecipeError
-from espnet_adastride.files import PathLike, shown, write_flac, write_text
-from espnet_adastride.progress import format_span
+from espnet_adastride.files import PathLike, write_flac, write_text
+from espnet_adastride.progress import TimeLeft
 
 AUDIO = "perturbed"  # the folder of the copies' audio, in the set's folder
 RECORD = ".made_from.json"  # fingerprint of the input
-PROGRESS = 30.0  # seconds between progress lines
 
 
 def parse_factors(words: Sequence[str]) -> Dict[str, Fraction]:
@@ -98,20 +95,13 @@ def change_speed(copy: Copy) -> None:
         samples = perturbed_samples(info.samples, copy.factor)
         if _is_made(copy.target, samples, info.rate):
             return
-        wave, rate = read_samples(copy.source)
-        problem = sample_problem(wave) if len(wave) else "no samples"
-        if problem:
-            raise AudioError(f"{shown(copy.source)}: {problem}")
+        wave, rate = read_mono(copy.source)
     except AudioError as error:
         raise RecipeError(
             f"{copy.key}: {error} (or remove it from the data folder)"
         ) from None
-    if wave.shape[1] != 1:
-        raise RecipeError(
-            f"{copy.source} ({copy.key}) has {wave.shape[1]} channels; mix it down"
-        )
     wave = torchaudio.functional.resample(
-        torch.from_numpy(wave[:, 0]), copy.factor.numerator, copy.factor.denominator
+        torch.from_numpy(wave), copy.factor.numerator, copy.factor.denominator
     )
     wave = wave[:samples].clamp(-1.0, 1.0 - 2.0**-15).numpy()
     write_flac(copy.target, wave, rate)
@@ -174,19 +164,13 @@ def perturb_data_dir(
         shutil.rmtree(output / AUDIO, ignore_errors=True)
         write_text(record, text)
     torch.set_num_threads(1)  # the threads below are enough
-    start = told = time.monotonic()
+    left = TimeLeft(len(copies))
     with ThreadPoolExecutor(max(1, nj)) as pool:
         jobs = [pool.submit(change_speed, copy) for copy in copies]
         try:
             for count, job in enumerate(as_completed(jobs), 1):
                 job.result()
-                if time.monotonic() - told > PROGRESS and count < len(jobs):
-                    told = time.monotonic()
-                    left = (told - start) / count * (len(jobs) - count)
-                    print(
-                        f"made {count}/{len(jobs)} copies, ETA {format_span(left)}",
-                        flush=True,
-                    )
+                left.add(1, f"made {count}/{len(jobs)} copies")
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -21,38 +21,9 @@ from typing import (
 
 import numpy as np
 
-from espnet_adastride.corpora.audio import (
-    AudioInfo,
-    Say,
-    audio_info,
-    is_media,
-    log_line,
-    quick_seconds,
-    read_samples,
-)
+from espnet_adastride.corpora.audio import Say, is_media, log_line, read_samples
 from espnet_adastride.errors import AudioError
 from espnet_adastride.files import AUDIO_SUFFIXES, shown
-
-__all__ = [
-    "AUDIO_SUFFIXES",
-    "AudioError",
-    "AudioInfo",
-    "Source",
-    "audio_info",
-    "cut_at_pauses",
-    "describe_unread",
-    "find_audio",
-    "find_media",
-    "is_silent",
-    "log_line",
-    "prepare",
-    "quick_seconds",
-    "read_audio",
-    "read_pcm",
-    "read_samples",
-    "sample_problem",
-    "shown",
-]
 
 STDIN = "-"
 
@@ -243,8 +214,7 @@ def _mixed(wave: np.ndarray, name: str, say: Say) -> np.ndarray:
         if not is_silent(wave[:, best]):
             say(
                 f"{name}: its channels cancel each other (one is inverted); only "
-                "channel "
-                f"{best + 1} of {wave.shape[1]} is used"
+                f"channel {best + 1} of {wave.shape[1]} is used"
             )
             return wave[:, best]
     return mixed
@@ -317,15 +287,6 @@ def find_media(paths: Sequence[str]) -> Found:
     taken = {os.path.normpath(path) for path in paths}
     unread = [path for path in unread if os.path.normpath(path) not in taken]
     return Found(list(once.values()), unread, others)
-
-
-def find_audio(paths: Sequence[str]) -> Tuple[List[Source], int]:
-    """Return the recordings in files and folders, and the number of other files.
-
-    See :func:`find_media`, which distinguishes the other files.
-    """
-    found = find_media(paths)
-    return found.sources, found.others + len(found.unread)
 
 
 def describe_unread(unread: Sequence[str]) -> str:

@@ -10,12 +10,7 @@ from typing import Dict, Iterable, List
 
 from espnet_adastride.corpora.datadir import read_table
 from espnet_adastride.errors import RecipeError
-from espnet_adastride.files import (
-    PathLike,
-    fresh_dir,
-    replace_dir,
-    write_text,
-)
+from espnet_adastride.files import PathLike, fresh_dir, replace_dir, write_text
 
 
 def read_sentences(texts: Iterable[PathLike]) -> List[str]:
@@ -67,8 +62,7 @@ def train_bpe(
     except Exception as error:
         raise RecipeError(
             f"--nbpe {size} --bpemode {mode} is not possible for these "
-            f"{len(sentences)} "
-            f"sentences: {in_our_words(str(error))}"
+            f"{len(sentences)} sentences: {in_our_words(str(error))}"
         ) from None
     (folder / "bpe.model").write_bytes(writer.getvalue())
     model = sentencepiece.SentencePieceProcessor(model_proto=writer.getvalue())
@@ -173,6 +167,5 @@ def unseen_characters(tokens: PathLike, text: PathLike) -> str:
     return (
         f"warning: {text}: {count} of {len(sentences)} utterances have characters that "
         f"no token covers: {some}{more}; they become <unk>: fix the text, or add such "
-        "text "
-        "(--bpe_train_text)"
+        "text (--bpe_train_text)"
     )

@@ -18,8 +18,6 @@ import math
 from pathlib import Path
 from typing import Dict, List, NamedTuple
 
-import soundfile
-
 from espnet_adastride.corpora.audio import audio_info
 from espnet_adastride.corpora.kaldi import read_lines, read_scp, split_line
 from espnet_adastride.corpora.recordings import (
@@ -29,7 +27,7 @@ from espnet_adastride.corpora.recordings import (
     read_audio,
 )
 from espnet_adastride.errors import RecipeError
-from espnet_adastride.files import fresh_dir, replace_dir, shown, write_text
+from espnet_adastride.files import fresh_dir, replace_dir, shown, write_flac, write_text
 
 PARTS = ("train", "valid", "test")
 #: shares of the groups; at least one group each
@@ -57,8 +55,7 @@ def find_recordings(folder) -> List[Recording]:
     if not folder.is_dir():
         raise RecipeError(
             f"{folder}: no such folder; give the folder of the recordings (--corpus, "
-            "or "
-            "RECORDINGS=)"
+            "or RECORDINGS=)"
         )
     texts = read_texts(folder / "trans.txt")
     sources, unread, _ = find_media([str(folder)])
@@ -70,8 +67,7 @@ def find_recordings(folder) -> List[Recording]:
         if name in found:
             raise RecipeError(
                 f"{shown(source.path)} and {shown(found[name].path)} would have one "
-                f"name, {name}: "
-                "rename one"
+                f"name, {name}: rename one"
             )
         text = texts.get(Path(source.name).name)
         group = f"file {name}" if text is None else f"text {text}"
@@ -129,7 +125,7 @@ def prepare_recordings(folder, output, rate: int) -> str:
     output = Path(output)
     seen = [(r.id, r.group, Path(r.path).stat().st_size) for r in recordings]
     record = {
-        "digest": hashlib.sha256(repr((seen, rate, LONGEST)).encode()).hexdigest()[:16],
+        "digest": hashlib.sha256(repr((seen, rate, LONGEST)).encode()).hexdigest()[:16]
     }
     done = output / "prepared.json"
     if done.is_file():
@@ -162,8 +158,7 @@ def prepare_recordings(folder, output, rate: int) -> str:
         if not lines[part]:
             raise RecipeError(
                 f"{folder}: no recording of {SHORTEST} s or more is left for {part}; "
-                "give "
-                "more recordings"
+                "give more recordings"
             )
         write_text(fresh / part / "wav.scp", "".join(lines[part]))
         write_text(fresh / part / "groups", "".join(groups[part]))
@@ -201,7 +196,7 @@ def cut_recording(recording: Recording, folder: Path, rate: int):
     for number, (begin, end) in enumerate(segments):
         name = recording.id if len(segments) == 1 else f"{recording.id}_{number:04d}"
         path = folder / f"{name}.flac"
-        soundfile.write(path, wave[begin:end], rate)
+        write_flac(path, wave[begin:end], rate)
         pieces.append((name, path, (end - begin) / rate))
     return pieces
 

@@ -5,7 +5,7 @@ import io
 import logging
 import operator
 from pathlib import Path
-from typing import Callable, Dict, Sequence
+from typing import Callable, Dict, Optional, Sequence
 
 import numpy as np
 import torch
@@ -13,12 +13,17 @@ import torch
 from espnet_adastride.version import __version__
 
 
-def to_onnx(program: torch.export.ExportedProgram, output_names: Sequence[str]):
+def to_onnx(
+    program: torch.export.ExportedProgram,
+    output_names: Sequence[str],
+    input_names: Optional[Sequence[str]] = None,
+):
     """Return the ONNX model of a program.
 
     Args:
         program: from ``downsampling.exportable.export_program``.
         output_names: names of its outputs.
+        input_names: names of its inputs; None: the program's own.
 
     Returns:
         ``onnx.ModelProto``; without the exporter's source locations.
@@ -28,6 +33,7 @@ def to_onnx(program: torch.export.ExportedProgram, output_names: Sequence[str]):
             program,
             dynamo=True,
             verbose=False,
+            input_names=input_names,
             output_names=list(output_names),
             custom_translation_table=_translations(),
         )
@@ -90,13 +96,7 @@ def write_onnx(
     """Write a program of one input to an ONNX file with metadata."""
     import onnx
 
-    model = to_onnx(program, output_names)
-    before = model.graph.input[0].name
-    model.graph.input[0].name = "features"
-    for node in model.graph.node:
-        for index, name in enumerate(node.input):
-            if name == before:
-                node.input[index] = "features"
+    model = to_onnx(program, output_names, ["features"])
     model.producer_name, model.producer_version = "espnet_adastride", __version__
     onnx.helper.set_model_props(model, metadata)
     onnx.save_model(model, str(path))

@@ -3,10 +3,11 @@
 Shared by ``transcribe.Transcriber`` and ``recogniser.OnnxTranscriber``.
 """
 
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from espnet_adastride.corpora.audio import Say, log_line
 from espnet_adastride.corpora.recordings import cut_at_pauses, is_silent
 from espnet_adastride.timing.ctc import (
     path_spans,
@@ -17,18 +18,18 @@ from espnet_adastride.timing.ctc import (
 )
 from espnet_adastride.timing.transcripts import Segment, Transcript, join_segments
 
-#: seconds of a piece at most, where the training says no less
+#: maximum seconds of a piece, unless the training utterances were shorter
 MAX_SEGMENT = 20.0
 
 
 def piece_seconds(
     lengths: Optional[Sequence[float]], max_segment: Optional[float] = None
 ) -> Tuple[float, float]:
-    """Return the seconds of a piece at most, and those up to which nothing is cut.
+    """Return the maximum seconds of a piece, and those up to which nothing is cut.
 
     Args:
         lengths: (usual, longest) seconds of the training's utterances; None: unknown.
-        max_segment: what is asked for instead.
+        max_segment: given by the user instead.
     """
     if lengths is None or max_segment is not None:
         most = max_segment or MAX_SEGMENT
@@ -38,48 +39,63 @@ def piece_seconds(
     return most, min(max(longest, most), MAX_SEGMENT)
 
 
-def cut(
-    wave: np.ndarray, rate: int, max_segment: float, whole: float
-) -> List[Tuple[int, int]]:
-    """Return [begin, end) in samples of the pieces; see :func:`piece_seconds`."""
-    if len(wave) <= whole * rate:
-        return [(0, len(wave))]
-    return cut_at_pauses(wave, rate, max_segment)
-
-
-def transcribe_pieces(
-    wave: np.ndarray,
-    rate: int,
-    pieces: Sequence[Tuple[int, int]],
-    hear: Callable[[np.ndarray, float, str], Segment],
-    name: str,
-    progress: Callable[[float], None],
-) -> Transcript:
-    """Return the transcript of a recording, piece by piece; silence is not heard.
+class PieceTranscriber:
+    """Transcribes recordings of any length piece by piece; a subclass says how.
 
     Args:
-        wave: (n,) samples.
-        rate: samples per second.
-        pieces: of :func:`cut`.
-        hear: returns the segment of (samples, begin in seconds, name).
-        name: of the transcript.
-        progress: told the seconds of each piece when it is done.
+        trained: the model; has its sampling ``rate`` in Hz.
+        lengths, max_segment: see :func:`piece_seconds`.
+        say: called with warnings, one line each; None: log them.
+
+    Attributes:
+        max_segment: seconds of a piece at most.
+        whole: seconds up to which a recording is not cut.
     """
-    segments = []
-    for begin, end in pieces:
-        part, start = wave[begin:end], begin / rate
-        if is_silent(part):
-            segments.append(Segment(start, end / rate, "", [], [], "ctc"))
-        else:
-            segments.append(hear(part, start, name))
-        progress(len(part) / rate)
-    return join_segments(name, len(wave) / rate, segments, is_silent(wave))
+
+    def __init__(
+        self,
+        trained: Any,
+        lengths: Optional[Sequence[float]],
+        max_segment: Optional[float],
+        say: Optional[Say],
+    ):
+        self.trained, self.say = trained, say or log_line
+        self.max_segment, self.whole = piece_seconds(lengths, max_segment)
+
+    def pieces(self, wave: np.ndarray) -> List[Tuple[int, int]]:
+        """Return [begin, end) in samples of the pieces that are encoded one by one."""
+        if len(wave) <= self.whole * self.trained.rate:
+            return [(0, len(wave))]
+        return cut_at_pauses(wave, self.trained.rate, self.max_segment)
+
+    def transcribe(
+        self,
+        wave: np.ndarray,
+        name: str,
+        progress: Callable[[float], None] = lambda seconds: None,
+    ) -> Transcript:
+        """Transcribe samples (n,) at the model's rate; silent pieces are skipped.
+
+        ``progress`` is called with the seconds of each piece when it is done.
+        """
+        rate, segments = self.trained.rate, []
+        for begin, end in self.pieces(wave):
+            part, start = wave[begin:end], begin / rate
+            if is_silent(part):
+                segments.append(Segment(start, end / rate, "", [], [], "ctc"))
+            else:
+                segments.append(self._segment(part, start, name))
+            progress(len(part) / rate)
+        return join_segments(name, len(wave) / rate, segments, is_silent(wave))
+
+    def _segment(self, wave: np.ndarray, start: float, name: str) -> Segment:
+        raise NotImplementedError
 
 
 def ctc_segment(
     path, scores, boundaries, token_list, blank: int, to_text, span, kind: str = "ctc"
 ) -> Segment:
-    """Return the segment that a CTC path says, with times.
+    """Return the segment of a CTC path, with times.
 
     Args:
         path: a token's number for each frame.

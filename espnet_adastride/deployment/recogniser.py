@@ -9,11 +9,11 @@ The search is greedy CTC. It returns the same type as ``transcribe.Transcriber``
 
 import json
 from pathlib import Path
-from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Union
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 
-from espnet_adastride.corpora.audio import Say, log_line
+from espnet_adastride.corpora.audio import Say
 from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.deployment.description import (
     KEY,
@@ -22,14 +22,9 @@ from espnet_adastride.deployment.description import (
     output_names,
 )
 from espnet_adastride.deployment.features import LogMel, whisper_features
-from espnet_adastride.deployment.pieces import (
-    ctc_segment,
-    cut,
-    piece_seconds,
-    transcribe_pieces,
-)
+from espnet_adastride.deployment.pieces import PieceTranscriber, ctc_segment
 from espnet_adastride.errors import AudioError, ModelError, RecipeError, located
-from espnet_adastride.timing.transcripts import Segment, Transcript
+from espnet_adastride.timing.transcripts import Segment
 
 
 def text_of_tokens(tokens: Sequence[str], kind: str, space: str = "<space>") -> str:
@@ -193,7 +188,7 @@ class OnnxModel:
         return text_of_tokens(tokens, self.content["token_type"], self.content["space"])
 
 
-class OnnxTranscriber:
+class OnnxTranscriber(PieceTranscriber):
     """An exported model as a function from recordings to transcripts.
 
     Args:
@@ -213,9 +208,7 @@ class OnnxTranscriber:
     ):
         if not isinstance(model, OnnxModel):
             model = OnnxModel(model, upstream_model)
-        self.trained, self.say = model, say or log_line
-        lengths = model.content["lengths"]
-        self.max_segment, self.whole = piece_seconds(lengths, max_segment)
+        super().__init__(model, model.content["lengths"], max_segment, say)
 
     def __call__(self, audio: Union[str, Path], name: Optional[str] = None):
         """Transcribe a file, or ``-`` for standard input; a Transcript.
@@ -225,17 +218,6 @@ class OnnxTranscriber:
         """
         wave = read_audio(audio, self.trained.rate, say=self.say)
         return self.transcribe(wave, name or str(audio))
-
-    def transcribe(
-        self,
-        wave: np.ndarray,
-        name: str,
-        progress: Callable[[float], None] = lambda seconds: None,
-    ) -> Transcript:
-        """Transcribe samples (n,) at the model's rate; see :meth:`__call__`."""
-        rate = self.trained.rate
-        pieces = cut(wave, rate, self.max_segment, self.whole)
-        return transcribe_pieces(wave, rate, pieces, self._segment, name, progress)
 
     def _segment(self, wave: np.ndarray, start: float, name: str) -> Segment:
         model = self.trained

@@ -1,4 +1,4 @@
-"""Parse the methods of a run and their options from one word.
+"""Parse the methods of a run and their options from one word::
 
 avg_pool    adastride:sigma_square=0.5,score_bound=null    strided_conv+adastride
 """

@@ -46,6 +46,31 @@ from espnet_adastride.downsampling.stages import StageTrace
 from espnet_adastride.errors import unknown_word
 
 
+def stage_methods(
+    method: Union[str, Sequence[str]], stages: int, what: str = "stages"
+) -> List[str]:
+    """Return the method of each stage.
+
+    Args:
+        method: one for all stages, or a list of one for each.
+        stages: number of stages.
+        what: the stages, in the message.
+
+    Raises:
+        ValueError: another number of methods, or an unknown one.
+    """
+    methods = [method] * stages if isinstance(method, str) else list(method)
+    if len(methods) != stages:
+        raise ValueError(
+            f"{len(methods)} methods ({' + '.join(map(str, methods))}) for {stages} "
+            f"{what}: give one method, or one for each"
+        )
+    for name in methods:
+        if name not in available_downsamplers():
+            raise ValueError(unknown_word("method", name, available_downsamplers()))
+    return methods
+
+
 class Encoded(NamedTuple):
     """Output of the network.
 
@@ -227,7 +252,10 @@ class ResNet(torch.nn.Module):
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, got {kernel_size}")
         strides = [check_stride(stride) for stride in strides]
-        methods = self._stage_methods(method, sum(stride > 1 for stride in strides))
+        if not isinstance(method, str) and len(method) == 1:
+            method = method[0]
+        stages = sum(stride > 1 for stride in strides)
+        methods = stage_methods(method, stages, "strides above 1")
         known = [word for name in set(methods) for word in downsampler_options(name)]
         for word in options:
             if word not in known:
@@ -242,21 +270,6 @@ class ResNet(torch.nn.Module):
             blocks.append(ResidualBlock(width, kernel_size, stride, name, own))
         self.blocks = torch.nn.ModuleList(blocks)
         self.norm = FrameNorm(width)
-
-    @staticmethod
-    def _stage_methods(method, stages) -> List[str]:
-        methods = [method] * stages if isinstance(method, str) else list(method)
-        if len(methods) == 1:
-            methods = methods * stages
-        if len(methods) != stages:
-            raise ValueError(
-                f"{len(methods)} methods ({' + '.join(methods)}) for {stages} strides "
-                "above 1: give one method, or one for each"
-            )
-        for name in methods:
-            if name not in available_downsamplers():
-                raise ValueError(unknown_word("method", name, available_downsamplers()))
-        return methods
 
     def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> Encoded:
         """Encode a padded batch.

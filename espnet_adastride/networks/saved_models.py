@@ -62,8 +62,7 @@ def read_criteria(config: Dict[str, Any]) -> List[Criterion]:
                 continue
         raise RecipeError(
             f"best_model_criterion: {one!r} must have the form [valid, acc, max]: "
-            "train "
-            "or valid, a statistic, min or max"
+            "train or valid, a statistic, min or max"
         )
     return criteria
 
@@ -111,7 +110,7 @@ def not_reported(config: Dict[str, Any], statistic: str) -> str:
     return ""
 
 
-def default_model(config: Dict[str, Any], task: str = "asr") -> str:
+def default_model(config: Dict[str, Any]) -> str:
     """Return the model file to decode with: the average by the most relevant criterion.
 
     That is validation accuracy, as in ESPnet's recipes; otherwise the first statistic
@@ -121,9 +120,7 @@ def default_model(config: Dict[str, Any], task: str = "asr") -> str:
         RecipeError: if the model reports none of its criteria: no model would be kept.
     """
     criteria = read_criteria(config)
-    why = {
-        c: not_reported(config, c.statistic) if task == "asr" else "" for c in criteria
-    }
+    why = {c: not_reported(config, c.statistic) for c in criteria}
     kept = [c for c in criteria if not why[c]]
     if not kept:
         first = criteria[0]

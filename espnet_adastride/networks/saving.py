@@ -45,8 +45,7 @@ def atomic(save):
             raise OSError(
                 errno.ENOSPC,
                 f"could not be written; {free} MiB are free on its disk: free some "
-                "space, "
-                "then run the same command again; earlier files are kept",
+                "space, then run the same command again; earlier files are kept",
                 str(f),
             ) from error
         finally:

@@ -103,8 +103,7 @@ def _check_members(archive: Path, members: List[Member], free: int) -> None:
             raise _refuse(
                 archive,
                 f"{member.name!r} points outside the folder; such archives are "
-                "designed to "
-                "overwrite files: ask who sent it",
+                "designed to overwrite files: ask who sent it",
             )
     needed = sum(member.size for member in members)
     if needed > free:

@@ -7,7 +7,6 @@ it is (:data:`WHERE`).
 import numbers
 from typing import Any, Dict, List, Optional, Sequence, Union
 
-from espnet_adastride.downsampling import available_downsamplers
 from espnet_adastride.downsampling.registry import downsampler_options
 from espnet_adastride.errors import ConfigurationError, unknown_word
 from espnet_adastride.plugin.blocks import BlockLength
@@ -29,20 +28,6 @@ OWN_WORDS = (
     "block",
     "train_blocks",
 )
-
-
-def stage_methods(method: Union[str, Sequence[str]], stages: int) -> List[str]:
-    """Return the method of each stage."""
-    methods = [method] * stages if isinstance(method, str) else list(method)
-    if len(methods) != stages:
-        raise ValueError(
-            f"method names {len(methods)} stages ({', '.join(map(str, methods))}) "
-            f"and stride has {stages}: give one method per stage"
-        )
-    for name in methods:
-        if name not in available_downsamplers():
-            raise ValueError(unknown_word("method", name, available_downsamplers()))
-    return methods
 
 
 def check_options(options: Dict[str, Any], methods: Sequence[str]) -> None:

@@ -30,6 +30,7 @@ from espnet_adastride.downsampling import downsampled_lengths, length_mask
 from espnet_adastride.downsampling.output import check_number, zero_padding
 from espnet_adastride.downsampling.stages import StageTrace
 from espnet_adastride.errors import ConfigurationError, located
+from espnet_adastride.networks.resnet import stage_methods
 from espnet_adastride.plugin import layer_conf, long_input
 from espnet_adastride.plugin.blocks import run_blocks, run_long
 from espnet_adastride.plugin.espnet import Conv2dSubsampling, PositionalEncoding
@@ -146,7 +147,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         with located(WHERE, (TypeError, ValueError), ConfigurationError):
             named = isinstance(after_blocks, (list, tuple))
             self.strides = stage_strides(stride, len(after_blocks) if named else None)
-            self.methods = layer_conf.stage_methods(method, len(self.strides))
+            self.methods = stage_methods(method, len(self.strides))
             layer_conf.check_options(options, self.methods)
             places = layer_conf.stage_blocks(after_blocks, self.strides)
             restore = layer_conf.checked_restore(restore, places)

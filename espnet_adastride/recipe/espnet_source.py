@@ -34,13 +34,11 @@ class Option(NamedTuple):
         kind: ``type=`` as written, e.g. ``int_or_none``; None: no type.
         words: values in ``choices=``; None: not a list of words.
         several: it takes several values or may be repeated.
-        flag: it takes no value.
     """
 
     kind: Optional[str] = None
     words: Optional[Tuple[Optional[str], ...]] = None
     several: bool = False
-    flag: bool = False
 
 
 class ClassReference(NamedTuple):
@@ -185,29 +183,35 @@ def _closed_words(function: ast.FunctionDef) -> Dict[str, FrozenSet[str]]:
     return found
 
 
+def initialiser(reference: ClassReference) -> Optional[ast.FunctionDef]:
+    """Return the ``__init__`` that a class itself defines, or None."""
+    for node in _definition(reference).body:
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            return node
+    return None
+
+
 @functools.lru_cache(maxsize=None)
 def constructor(reference: ClassReference) -> Optional[Dict[str, Argument]]:
     """Return a constructor's arguments by name; None: it takes any, or is unknown."""
-    node = _definition(reference)
-    for function in node.body:
-        if isinstance(function, ast.FunctionDef) and function.name == "__init__":
-            given = function.args
-            if given.kwarg is not None:
-                return None
-            names = [*given.posonlyargs, *given.args]
-            defaults = [None] * (len(names) - len(given.defaults)) + given.defaults
-            pairs = [*zip(names, defaults), *zip(given.kwonlyargs, given.kw_defaults)]
-            words = _closed_words(function)
-            return {
-                a.arg: Argument(a.annotation, default, words.get(a.arg, frozenset()))
-                for a, default in pairs
-                if a.arg != "self"
-            }
-    for base in node.bases:
-        parent = find_class(reference.module, _dotted(base))
-        if parent is not None:
-            return constructor(parent)
-    return None
+    function = initialiser(reference)
+    if function is None:
+        bases = (_dotted(base) for base in _definition(reference).bases)
+        parents = (find_class(reference.module, base) for base in bases)
+        parent = next((p for p in parents if p is not None), None)
+        return None if parent is None else constructor(parent)
+    given = function.args
+    if given.kwarg is not None:
+        return None
+    names = [*given.posonlyargs, *given.args]
+    defaults = [None] * (len(names) - len(given.defaults)) + given.defaults
+    pairs = [*zip(names, defaults), *zip(given.kwonlyargs, given.kw_defaults)]
+    words = _closed_words(function)
+    return {
+        a.arg: Argument(a.annotation, default, words.get(a.arg, frozenset()))
+        for a, default in pairs
+        if a.arg != "self"
+    }
 
 
 def _calls(tree: ast.AST, name: str):
@@ -282,7 +286,6 @@ def command_options(module: str) -> Optional[Dict[str, Option]]:
                 kind=None if kind is None else ast.unparse(kind),
                 words=_words(module, keywords.get("choices")),
                 several="nargs" in keywords or action == "append",
-                flag=action in ("store_true", "store_false"),
             )
     return options
 

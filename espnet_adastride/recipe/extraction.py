@@ -7,55 +7,27 @@ interrupted run are kept if they were made by the same upstream from the same au
 
 import json
 import shutil
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence
 
 from espnet_adastride.corpora.archives import write_matrix
-from espnet_adastride.corpora.audio import read_samples
 from espnet_adastride.corpora.datadir import (
     read_data_dir,
+    read_mono,
     read_table,
     write_data_dir,
     write_table,
 )
 from espnet_adastride.corpora.features import RECORD_NAME, Upstream
-from espnet_adastride.corpora.recordings import sample_problem
 from espnet_adastride.errors import AudioError, RecipeError, UserError
-from espnet_adastride.files import PathLike, shown, write_text, written_whole
-from espnet_adastride.progress import format_span
+from espnet_adastride.files import PathLike, write_text, written_whole
+from espnet_adastride.progress import TimeLeft
 
 PART = 100  # utterances per archive
 ARCHIVES = "feats"  # their folder, in the set's folder
 MADE_FROM = ".made_from.json"
-PROGRESS = 30.0  # seconds between progress lines
 BYTES = 2  # bytes per value on disk
-
-
-class _Progress:
-    """Reports the amount of encoded audio and the remaining time."""
-
-    def __init__(self, total: int, seconds: float):
-        self.total, self.seconds = total, seconds
-        self.count, self.done, self.spent_on = 0, 0.0, 0.0
-        self.start = self.told = time.monotonic()
-
-    def add(self, seconds: float, encoded: bool) -> None:
-        """Count an utterance; existing ones do not count for the speed."""
-        self.count += 1
-        self.done += seconds
-        self.spent_on += seconds if encoded else 0.0
-        now = time.monotonic()
-        if now - self.told < PROGRESS or self.count == self.total:
-            return
-        self.told = now
-        line = f"extracted {self.count}/{self.total} utterances"
-        line += f", {self.done / 3600:.2f} of {self.seconds / 3600:.2f} h"
-        if self.spent_on:
-            left = (now - self.start) / self.spent_on * (self.seconds - self.done)
-            line += f", ETA {format_span(left)}"
-        print(line, flush=True)
 
 
 class _Part(NamedTuple):
@@ -72,10 +44,7 @@ class _Part(NamedTuple):
 
 def _read_wave(path: str, key: str, rate: int):
     try:
-        wave, found = read_samples(path)
-        problem = sample_problem(wave)
-        if problem:
-            raise AudioError(f"{shown(path)}: {problem}")
+        wave, found = read_mono(path)
     except AudioError as error:
         raise RecipeError(
             f"{key}: {error} (or remove it from the data folder)"
@@ -83,12 +52,9 @@ def _read_wave(path: str, key: str, rate: int):
     if found != rate:
         raise RecipeError(
             f"{path} ({key}) has {found} Hz, but the upstream needs {rate} Hz: format "
-            "the "
-            f"audio with --fs {rate} (stage 3)"
+            f"the audio with --fs {rate} (stage 3)"
         )
-    if wave.shape[1] != 1 or len(wave) == 0:
-        raise RecipeError(f"{path} ({key}): needs exactly one channel, with samples")
-    return wave[:, 0]
+    return wave
 
 
 def _check_space(output: Path, needed: int) -> None:
@@ -166,11 +132,9 @@ def extract_data_dir(
     todo = [part for part in parts if not _is_whole(part)]
     frames = sum(record.count(samples[k]) for part in todo for k in part.keys)
     _check_space(output, frames * record.dimensions * BYTES)
-    progress = _Progress(len(keys), sum(samples.values()) / record.rate)
-    for part in parts:
-        if part not in todo:
-            for key in part.keys:
-                progress.add(samples[key] / record.rate, encoded=False)
+    done = [key for part in parts if part not in todo for key in part.keys]
+    left = TimeLeft(sum(samples.values()), sum(samples[key] for key in done))
+    hours = left.total / record.rate / 3600
 
     def encode(key):
         wave = _read_wave(waves[key], key, record.rate)
@@ -181,16 +145,22 @@ def extract_data_dir(
             )
         return upstream(wave)
 
-    def counted(keys, results):
-        for key, features in zip(keys, results):
-            progress.add(samples[key] / record.rate, encoded=True)
+    def counted(part, results):
+        for key, features in zip(part.keys, results):
+            done.append(key)
+            so_far = (left.done + samples[key]) / record.rate / 3600
+            left.add(
+                samples[key],
+                f"extracted {len(done)}/{len(keys)} utterances, {so_far:.2f} of "
+                f"{hours:.2f} h",
+            )
             yield features
 
     with ThreadPoolExecutor(max(1, nj)) as pool:
         try:
             for part in todo:
                 jobs = [pool.submit(encode, key) for key in part.keys]
-                _write_part(part, counted(part.keys, (job.result() for job in jobs)))
+                _write_part(part, counted(part, (job.result() for job in jobs)))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -203,7 +173,6 @@ def extract_data_dir(
     write_text(output / "feats_dim", f"{record.dimensions}\n")
     write_text(output / "feats_type", "extracted\n")
     write_text(output / RECORD_NAME, record.to_yaml())
-    hours = sum(samples.values()) / record.rate / 3600
     return (
         f"{output}: {len(keys)} utterances, {hours:.2f} h, {record.dimensions} values "
         f"every {1000 * record.step:g} ms by {record.words()}"

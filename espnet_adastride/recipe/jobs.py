@@ -215,27 +215,19 @@ def run_jobs(
         RecipeError: A job failed (the others are stopped); names log and error.
         Interrupted: A signal arrived; all jobs are stopped.
     """
-    processes: List[subprocess.Popen] = []
     seconds = [0.0] * len(jobs)
-    with _handling_signals(processes, grace):
-        start = time.monotonic()
-        for job in jobs:
-            processes.append(_start(job, environment))
-        waiting = set(range(len(jobs)))
-        while waiting:
-            time.sleep(interval)
-            for index in sorted(waiting):
-                status = processes[index].poll()
-                if status is None:
-                    continue
-                waiting.discard(index)
-                seconds[index] = time.monotonic() - start
-                if status != 0:
-                    if poll:
-                        poll()
-                    raise RecipeError(describe_failure(status, jobs[index].log))
+
+    def ended(index: int, spent: float, problem: Optional[str]) -> None:
+        seconds[index] = spent
+        if problem is not None:
             if poll:
                 poll()
+            raise RecipeError(problem)
+
+    every = None if poll is None else lambda running: poll()
+    run_queue(jobs, len(jobs), ended, every, interval, environment, grace)
+    if poll:
+        poll()
     return seconds
 
 

@@ -8,10 +8,11 @@ check are left to the plan and to ESPnet.
 """
 
 import ast
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, Iterable, List, Optional, Sequence
 
 import yaml
 
+from espnet_adastride.config import split_options
 from espnet_adastride.errors import RecipeError, nearest, unknown_word
 from espnet_adastride.recipe import espnet_source as source
 
@@ -149,6 +150,11 @@ def wrong_option_value(option: source.Option, value: Any) -> str:
     return ""
 
 
+def _did_you_mean(word: Any, words: Iterable[Any]) -> str:
+    near = nearest(word, words)
+    return f" (did you mean {near!r}?)" if near else ""
+
+
 def _listed(words: Sequence[Any]) -> str:
     return ", ".join("null" if word is None else str(word) for word in words)
 
@@ -165,17 +171,7 @@ def override(config: Dict[str, Any], words: Sequence[str]) -> Dict[str, Any]:
         RecipeError: for words that are not options.
     """
     result = dict(config)
-    given: Dict[str, List[str]] = {}
-    name = None
-    for word in words:
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            given.setdefault(name, []).extend([value] if equals else [])
-        elif name is None:
-            raise RecipeError(f"{word!r}: options start with --")
-        else:
-            given[name].append(word)
-    for name, values in given.items():
+    for name, values in split_options(words).items():
         if not name.endswith("_conf"):
             result[name] = values[0] if len(values) == 1 else values
             continue
@@ -253,9 +249,8 @@ class _Checker:
                 continue
             wrong = wrong_option_value(option, value)
             if wrong:
-                near = nearest(value, option.words or ())
-                hint = f" (did you mean {near!r}?)" if near else ""
-                self.refuse([name], f"{name}: {value!r} must be {wrong}{hint}")
+                wrong += _did_you_mean(value, option.words or ())
+                self.refuse([name], f"{name}: {value!r} must be {wrong}")
             if name in AT_LEAST_ONE and value is not None and float(value) < 1:
                 self.refuse([name], f"{name}: {value} must be 1 or more")
         for name, value in self.config.items():
@@ -265,8 +260,7 @@ class _Checker:
     def _option(self, name: str):
         if name in self.options:
             return name, self.options[name]
-        near = nearest(name, self.options)
-        hint = f"; did you mean {near!r}?" if near else ""
+        hint = _did_you_mean(name, self.options)
         self.refuse([name], f"ESPnet's training has no option {name!r}{hint}")
 
     def _conf(self, name: str, conf: Dict[str, Any]) -> None:
@@ -314,11 +308,9 @@ class _Checker:
                 )
             wrong = wrong_value(arguments[key], value)
             if wrong:
-                near = nearest(value, arguments[key].words)
-                hint = f" (did you mean {near!r}?)" if near else ""
+                wrong += _did_you_mean(value, arguments[key].words)
                 self.refuse(
-                    [*path, key],
-                    f"{'.'.join(path)}: {key}: {value!r} must be {wrong}{hint}",
+                    [*path, key], f"{'.'.join(path)}: {key}: {value!r} must be {wrong}"
                 )
 
     def _input_layer(self, word: Optional[str], conf: Dict[str, Any]) -> None:
@@ -358,17 +350,9 @@ class _Checker:
 
 def _layer_arguments() -> Dict[str, source.Argument]:
     """Return the input layer's own arguments; ``**options`` belong to the methods."""
-    node = next(
-        item
-        for item in ast.walk(source.parse(LAYER.module))
-        if isinstance(item, ast.ClassDef) and item.name == LAYER.name
-    )
-    function = next(
-        f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"
-    )
     return {
         a.arg: source.Argument(a.annotation, ast.Constant(None))
-        for a in function.args.args
+        for a in source.initialiser(LAYER).args.args
     }
 
 
@@ -406,8 +390,7 @@ def refuse_unknown_decoding(config: Dict[str, Any], module: str, where) -> None:
     options["config"] = source.Option()
     for name, value in config.items():
         if name not in options:
-            near = nearest(name, options)
-            hint = f"; did you mean {near!r}?" if near else ""
+            hint = _did_you_mean(name, options)
             raise RecipeError(f"{where([name])}: {module} has no option {name!r}{hint}")
         wrong = wrong_option_value(options[name], value)
         if wrong:

@@ -54,11 +54,6 @@ def _results(path: Optional[PathLike]) -> str:
     return re.sub(r"^#", "##", text, flags=re.MULTILINE).strip()
 
 
-def _trained_with(config) -> str:
-    version = config.get("version")
-    return f"It was trained with ESPnet {version}." if version else ""
-
-
 def _use(name: str, layer: str, files: Dict[str, str]) -> str:
     arguments = ", ".join(f'{k}="model/{v}"' for k, v in sorted(files.items()))
     return f"""\
@@ -138,6 +133,8 @@ def model_card(
     }
     if language != "noinfo":
         head["language"] = language
+    version = config.get("version")
+    trained = f"It was trained with ESPnet {version}." if version else ""
     rate = str((config.get("frontend_conf") or {}).get("fs", "16k"))
     if upstream is None:
         use = _use(name, layer, files)
@@ -165,7 +162,7 @@ tokens, audio with {rate} samples per second.
 ## Use
 
 Needs `espnet_adastride` and ESPnet: 202611 on Python 3.12 and 3.13, or 202511 on 3.10
-and 3.11. {_trained_with(config)}
+and 3.11. {trained}
 
 {use}
 

@@ -10,24 +10,14 @@ Lines are appended; the last one of a name is valid, and a line truncated by an
 interruption is skipped.
 """
 
-import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any, Dict
 
-from espnet_adastride.files import PathLike
+from espnet_adastride.files import PathLike, sha256_of
 
 RECORDS_NAME = ".transcribed.jsonl"
-
-
-def digest(path: PathLike) -> str:
-    """Return the SHA-256 sum of a file's content."""
-    total = hashlib.sha256()
-    with open(os.fsencode(path), "rb") as file:
-        while block := file.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()
 
 
 class Sources:
@@ -70,7 +60,7 @@ class Sources:
             if record["size"] == status.st_size:
                 if same_place and record["mtime_ns"] == status.st_mtime_ns:
                     return "same"
-                if record["sha256"] == digest(source):
+                if record["sha256"] == sha256_of(source):
                     return "same"
             return "changed" if same_place else "other"
         except (OSError, KeyError):
@@ -84,7 +74,7 @@ class Sources:
             "source": os.path.abspath(source),
             "size": status.st_size,
             "mtime_ns": status.st_mtime_ns,
-            "sha256": digest(source),
+            "sha256": sha256_of(source),
         }
         self.known[name] = record
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Dict, Iterable, Optional
 
-from espnet_adastride.files import PathLike, write_text
+from espnet_adastride.files import PathLike, sha256_of, write_text
 
 # Larger outputs (models) are compared by size only.
 MAX_HASHED_OUTPUT = 16 * 2**20
@@ -20,14 +20,7 @@ MAX_HASHED_OUTPUT = 16 * 2**20
 
 def hash_file(path: PathLike) -> str:
     """Return the SHA-256 of a file's content, or ``missing``."""
-    path = Path(path)
-    if not path.is_file():
-        return "missing"
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(2**20), b""):
-            digest.update(block)
-    return digest.hexdigest()
+    return sha256_of(path) if Path(path).is_file() else "missing"
 
 
 def hash_listing(paths: Iterable[PathLike]) -> str:

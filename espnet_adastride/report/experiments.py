@@ -13,7 +13,7 @@ only imported for stride pictures (``pictures`` is a function of the caller).
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -35,11 +35,10 @@ from espnet_adastride.evaluation.statistics import (
     few_units_note,
     holm,
 )
+from espnet_adastride.files import PathLike
 from espnet_adastride.report.charts import legend, plot_panel, training_panels
 from espnet_adastride.report.pages import Sound, encode_audio, render
 from espnet_adastride.report.style import to_svg
-
-PathLike = Union[str, Path]
 
 #: minimum number of speakers for an interval over speakers
 FEWEST_SPEAKERS = 8
@@ -165,11 +164,9 @@ def read_experiment(folder: PathLike) -> Experiment:
     found = Experiment(folder.resolve().name, folder)
     if not (folder / "config.yaml").is_file():
         inner = sorted(p.parent.name for p in folder.glob("*/config.yaml"))
-        fix = (
-            f"give one of the experiments in it: {', '.join(inner[:4])}"
-            if inner
-            else ("give an experiment's folder (exp/asr_...)")
-        )
+        fix = "give an experiment's folder (exp/asr_...)"
+        if inner:
+            fix = f"give one of the experiments in it: {', '.join(inner[:4])}"
         raise DataError(f"{folder}: not an experiment: no config.yaml in it; {fix}")
     for path in sorted(folder.rglob("score_wer/ref.trn")):
         if len(path.relative_to(folder).parts) >= 4:  # DECODING/SET/score_wer/ref.trn
@@ -319,9 +316,8 @@ def difference_rows(
         for s in group:
             if s not in comparable:
                 notes.append(
-                    f"{s.name}, {name}: not compared: its references differ from "
-                    "those of "
-                    f"{group[0].name}."
+                    f"{s.name}, {name}: not compared: its references differ from those "
+                    f"of {group[0].name}."
                 )
         if len(comparable) < 2:
             continue
@@ -473,9 +469,7 @@ def make_report(
         for experiment in experiments:
             own = [s for s in systems if s.experiment is experiment]
             some, said = pictures(
-                experiment,
-                own,
-                lambda d: find_audio(d, experiment.folder, data_dirs),
+                experiment, own, lambda d: find_audio(d, experiment.folder, data_dirs)
             )
             drawn += some
             picture_notes += said

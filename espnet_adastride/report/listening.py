@@ -1,7 +1,5 @@
 """A page with recordings and their reconstructions, as audio and pictures."""
 
-import base64
-import html
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -13,6 +11,7 @@ from matplotlib.figure import Figure
 from espnet_adastride.evaluation.vqvae import Reconstruction, read_wave, run_title
 from espnet_adastride.networks.log_mel import DECIBEL, LogMel
 from espnet_adastride.networks.vqvae import VQVAE
+from espnet_adastride.report.pages import data_uri, render
 from espnet_adastride.report.style import MEL_MAP, drawing, save_figure
 
 
@@ -73,46 +72,32 @@ def page(runs: List[Dict[str, Any]], folders: List[Path]) -> str:
         runs: results, one per row.
         folders: folders written by :func:`listen`, one per run.
     """
-    names = sorted(p.stem for folder in folders for p in folder.glob("*.png"))
-    parts = [
-        "<!DOCTYPE html><html lang='en'><meta charset='utf-8'>",
-        "<title>Discrete representations of speech</title>",
-        "<style>body{font:15px sans-serif;max-width:62em;margin:2em auto;padding:0 1em}"
-        "img{max-width:100%}td,th{padding:.2em .8em .2em 0;text-align:left;"
-        "vertical-align:middle}audio{width:15em}</style>",
-        "<h1>Discrete representations of speech</h1>",
-        "<p>Tokens of a VQ-VAE, decoded to log-mel frames and converted to audio by "
-        "Griffin-Lim, which estimates the phases: compare with <em>upper limit</em>, "
-        "the "
-        "recording's own frames converted in the same way. Methods with adaptive "
-        "strides are "
-        "decoded from tokens and durations.</p>",
-    ]
-    for name in dict.fromkeys(names):
-        parts.append(f"<h2>{html.escape(name)}</h2><table>")
+    names = {path.stem for folder in folders for path in folder.glob("*.png")}
+    recordings = []
+    for name in sorted(names):
+        rows = [
+            {
+                "title": run_title(run),
+                "run": run,
+                "audio": _uri(folder / f"{name}.wav"),
+                "picture": _uri(folder / f"{name}.png"),
+            }
+            for run, folder in zip(runs, folders)
+            if (folder / f"{name}.png").is_file()
+        ]
         first = next(f for f in folders if (f / f"{name}.png").is_file())
-        for kind, what in (("original", "recording"), ("vocoder", "upper limit")):
-            parts.append(
-                f"<tr><th>{what}<td>{_audio(first / f'{name}.{kind}.wav')}<td></tr>"
-            )
-        shown = []
-        for run, folder in zip(runs, folders):
-            if not (folder / f"{name}.png").is_file():
-                continue
-            told = html.escape(run_title(run))
-            bits = f"{run['bits']:.0f} + {run['side_bits']:.0f} bit/s"
-            parts.append(
-                f"<tr><th>{told}<td>{_audio(folder / f'{name}.wav')}<td>{bits}, "
-                f"{run['error']:.2f} dB over the test set</tr>"
-            )
-            data = base64.b64encode((folder / f"{name}.png").read_bytes()).decode()
-            shown.append(
-                f"<p>{told}<br><img alt='{told}' src='data:image/png;base64,{data}'>"
-            )
-        parts += ["</table>", *shown]
-    return "\n".join(parts) + "\n</html>\n"
+        own = {
+            "recording": _uri(first / f"{name}.original.wav"),
+            "upper limit": _uri(first / f"{name}.vocoder.wav"),
+        }
+        recordings.append({"name": name, "own": own, "rows": rows})
+    return render(
+        "listening.html.j2",
+        title="Discrete representations of speech",
+        recordings=recordings,
+    )
 
 
-def _audio(path: Path) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f"<audio controls preload='none' src='data:audio/wav;base64,{data}'></audio>"
+def _uri(path: Path) -> str:
+    kind = {".wav": "audio/wav", ".png": "image/png"}[path.suffix]
+    return data_uri(path.read_bytes(), kind)

@@ -369,8 +369,7 @@ def draw_labels(axes, name: str, items: Sequence[Timed], rows: Sequence[int]) ->
     axes.set_ylim(-0.7, top)
     axes.set_yticks([top / 2], [name])
     axes.tick_params(axis="both", length=0, labelbottom=False)
-    for side in ("top", "right", "left", "bottom"):
-        axes.spines[side].set_visible(False)
+    axes.spines[:].set_visible(False)
     axes.patch.set_visible(False)
 
 
@@ -429,8 +428,7 @@ def draw_strips(axes, picture: StridePicture, scale: Normalize):
     axes.set_yticks([0.5, 1.5], [name for name, _ in rows])
     axes.set_ylim(len(rows), 0)
     axes.tick_params(axis="y", length=0)
-    for side in ("top", "right", "left", "bottom"):
-        axes.spines[side].set_visible(False)
+    axes.spines[:].set_visible(False)
     axes.tick_params(axis="x", length=0)
     return colours
 
@@ -478,11 +476,7 @@ def draw_local_stride(axes, picture: StridePicture) -> None:
     behind.set_yticks([])
 
     axes.axhline(
-        uniform,
-        color=SPEECH,
-        linewidth=1.0,
-        linestyle=(0, (5, 3)),
-        label="uniform",
+        uniform, color=SPEECH, linewidth=1.0, linestyle=(0, (5, 3)), label="uniform"
     )
     axes.plot(time, stride, color=BLACK, linewidth=1.2, label="adaptive")
     axes.set_yscale("log")

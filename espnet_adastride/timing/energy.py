@@ -1,23 +1,23 @@
-"""Where a recording has speech, by the energy of short windows: no model is needed."""
+"""Find speech in a recording by the energy of short windows, without a model."""
 
 from typing import Iterator
 
 import numpy as np
 
-#: seconds between the windows, which are also the columns of a picture's spectrogram
+#: seconds between windows, which are also the columns of a spectrogram
 HOP = 0.005
 #: seconds of a window
 WINDOW = 0.025
-#: windows that are computed at a time
+#: windows computed at a time
 BLOCK = 2000
-#: speech is what is at most so much quieter than the loudest frame
+#: speech is at most this much quieter than the loudest frame
 SPEECH_THRESHOLD_DB = 30.0
 #: digital silence; a recording that never exceeds it has no speech
 SILENCE_DB = -90.0
 
 
 def _frames(wave: np.ndarray, rate: int) -> int:
-    """Return how many windows a recording has."""
+    """Return the number of windows of a recording."""
     return max(1, int(np.ceil(len(wave) / rate / HOP - 1e-9)))
 
 
@@ -36,7 +36,7 @@ def windows(wave: np.ndarray, rate: int) -> Iterator[np.ndarray]:
 
 
 def frame_edges(wave: np.ndarray, rate: int) -> np.ndarray:
-    """Return (frames + 1,) seconds: the intervals that energy and speech speak of."""
+    """Return (frames + 1,) seconds: the intervals of :func:`energy_db`."""
     count = _frames(wave, rate)
     edges = np.arange(count + 1) * HOP
     edges[-1] = len(wave) / rate
@@ -53,6 +53,6 @@ def energy_db(wave: np.ndarray, rate: int) -> np.ndarray:
 def is_speech(energy: np.ndarray, threshold: float = SPEECH_THRESHOLD_DB) -> np.ndarray:
     """Return (frames,) booleans: at most ``threshold`` dB below the loudest frame.
 
-    Enough for clean recordings; it hears music and noise as speech.
+    Sufficient for clean recordings; music and noise also count as speech.
     """
     return (energy > SILENCE_DB) & (energy >= energy.max() - threshold)

@@ -5,18 +5,17 @@ text, JSON, subtitles (SRT, WebVTT) and NIST's CTM, one word per line::
     RECORDING CHANNEL START DURATION WORD CONFIDENCE
 """
 
+import html
 import json
 import re
 from pathlib import Path
-from typing import Callable, Dict, Iterable, List, NamedTuple, Sequence, Tuple, Union
+from typing import Callable, Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
 from espnet_adastride.errors import DataError
-from espnet_adastride.files import AUDIO_SUFFIXES, read_utf8, shown
+from espnet_adastride.files import AUDIO_SUFFIXES, PathLike, read_utf8, shown
 from espnet_adastride.timing.ctc import Timed
-
-PathLike = Union[str, Path]
 
 #: maximum characters (in two lines) and seconds of a subtitle; a pause of this length
 #: ends it
@@ -250,8 +249,8 @@ def to_vtt(transcript: Transcript) -> str:
     """Return WebVTT subtitles."""
     blocks = "".join(
         f"\n{clock(start, '.')} --> {clock(end, '.')}\n"
-        # these three would be read as markup
-        + _block(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        # &, < and > would be read as markup
+        + html.escape(_block(lines), quote=False)
         for start, end, lines in subtitles(transcript)
     )
     return "WEBVTT\n" + blocks

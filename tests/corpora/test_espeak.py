@@ -39,6 +39,7 @@ from espnet_adastride.corpora.mini_espeak import (  # noqa: E402
     transcript,
 )
 from espnet_adastride.errors import UserError  # noqa: E402
+from espnet_adastride.files import locked  # noqa: E402
 
 SMALL = {"train-mini": 3.0, "dev-mini": 0.4, "test-mini": 0.4}
 SMALL_OPTIONS = [
@@ -239,8 +240,9 @@ def test_parts_share_neither_voices_nor_sentences_nor_lack_words(plan):
     assert len(voices) >= 40
     assert len({v.name for v in voices}) == len(voices)
     # All of them exist: eSpeak NG would not complain.
-    assert {v.variant for v in voices} <= set(espeak.available_variants())
-    assert {v.accent for v in voices} <= set(espeak.available_accents())
+    accents, variants = espeak._voice_files()
+    assert {v.variant for v in voices} <= set(variants)
+    assert {v.accent for v in voices} <= accents.keys()
 
 
 def test_the_plan_depends_on_the_seed_and_on_nothing_else(plan):
@@ -474,7 +476,7 @@ def test_remains_of_other_options_are_not_taken_for_whole(corpus, tmp_path, caps
 
 
 def test_two_commands_do_not_work_in_one_folder(tmp_path):
-    with mini_espeak._alone(tmp_path):
+    with locked(tmp_path):
         with pytest.raises(SystemExit, match="another process is making the corpus"):
             main(["--output", str(tmp_path), *SMALL_OPTIONS])
 

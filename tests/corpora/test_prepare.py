@@ -9,7 +9,8 @@ import pytest
 import soundfile
 
 from espnet_adastride.bin import prepare as command
-from espnet_adastride.corpora.kaldi import read_data_dir, read_scp
+from espnet_adastride.corpora.datadir import read_data_dir
+from espnet_adastride.corpora.kaldi import read_scp
 from espnet_adastride.corpora.layouts import clean, parse_time
 
 RATE = 16000
@@ -59,8 +60,8 @@ def contents(output="data"):
     """Return {set: {id: (path, text, speaker)}}."""
     return {
         folder.name: {
-            key: (u.audio, u.text, u.speaker)
-            for key, u in read_data_dir(folder).items()
+            key: tuple(table[key] for table in read_data_dir(folder).values())
+            for key in read_scp(folder / "wav.scp")
         }
         for folder in sorted(Path(output).iterdir())
         if folder.is_dir()

@@ -12,7 +12,7 @@ from espnet_adastride.corpora import recordings  # noqa: E402
 from espnet_adastride.corpora.recordings import (  # noqa: E402
     cut_at_pauses,
     energy,
-    find_audio,
+    find_media,
     find_pauses,
     is_silent,
     prepare,
@@ -105,17 +105,19 @@ def test_folders_are_walked_and_other_files_counted(tmp_path):
     for name in ("b/x.wav", "b/a.MP3", "b/notes.txt", "b/.hidden.wav", ".git/y.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    found, skipped = find_audio([str(tmp_path), "any.thing", "d/e.wav", "-"])
+    found, unread, others = find_media([str(tmp_path), "any.thing", "d/e.wav", "-"])
     assert [(s.name, s.full) for s in found] == [
         ("b/a", "b/a.MP3"), ("b/x", "b/x.wav"), ("any", "any.thing"), ("e", "e.wav"),
         ("stdin", "stdin"),
     ]  # fmt: skip
     # once, however often it is named
     with pytest.raises(AudioError, match="a recording's name is empty"):
-        find_audio([str(tmp_path), ""])
-    again = find_audio([str(tmp_path), f"{tmp_path}/b//x.wav", "any", "any"])[0]
+        find_media([str(tmp_path), ""])
+    again = find_media([str(tmp_path), f"{tmp_path}/b//x.wav", "any", "any"]).sources
     assert [s.name for s in again] == ["b/a", "b/x", "any"]
-    assert skipped == 1 and found[0].path == str(tmp_path / "b" / "a.MP3")
+    assert (unread, others) == ([], 1) and found[0].path == str(
+        tmp_path / "b" / "a.MP3"
+    )
 
 
 # ------------------------------------------------------------------- cutting

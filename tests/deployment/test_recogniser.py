@@ -10,14 +10,13 @@ import pytest
 import torch
 
 from espnet_adastride.bin import export
-from espnet_adastride.corpora.features import WhisperLogMel
 from espnet_adastride.deployment.description import (
     frame_boundaries,
     output_names,
     pack_array,
     unpack_array,
 )
-from espnet_adastride.deployment.features import LogMel, WhisperFrames
+from espnet_adastride.deployment.features import LogMel
 from espnet_adastride.deployment.recogniser import OnnxModel, text_of_tokens
 from espnet_adastride.errors import RecipeError
 from espnet_adastride.timing.boundaries import slot_boundaries
@@ -53,11 +52,6 @@ def test_log_mel_is_torchs(center):
     )
     expected = (power.abs().square().T @ torch.from_numpy(mel)).clamp(min=1e-10).log()
     np.testing.assert_allclose(LogMel(content)(wave), expected.numpy(), atol=1e-4)
-
-
-def test_whispers_frames_are_torchs():
-    wave = 0.1 * np.random.default_rng(2).standard_normal(16000).astype("f")
-    np.testing.assert_allclose(WhisperFrames()(wave), WhisperLogMel()(wave), atol=1e-4)
 
 
 def test_texts_by_hand():

@@ -403,4 +403,4 @@ def test_the_page_escapes_and_needs_nothing_else(tmp_path):
         (tmp_path / f"{name}{kind}").write_bytes(b"x")
     text = page([run("avg_pool<script>", 0, [1.0])], [tmp_path])
     assert "a&lt;b&amp;c" in text and "<script" not in text and "a<b" not in text
-    assert "http" not in text and text.count("data:audio/wav;base64,") == 3
+    assert "://" not in text and text.count("data:audio/wav;base64,") == 3

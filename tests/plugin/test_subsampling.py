@@ -234,7 +234,7 @@ def test_chunks_are_for_one_long_utterance_without_gradients(monkeypatch):
         ({"method": "avg_pool", "sigma_square": 5}, "unknown key 'sigma_square'"),
         ({"sigma_square": -5}, "sigma_square must be a number above 0, got -5"),
         ({"method": "adastrid"}, "unknown method 'adastrid'.*did you mean 'adastride'"),
-        ({"method": ["adastride"], "stride": 8}, "method names 1 .* stride has 3"),
+        ({"method": ["adastride"], "stride": 8}, "1 methods .adastride. for 3 stages"),
         ({"method": "avg_pool", "stride": 2.5}, "whole strides only, got 2.5"),
         ({"method": "strided_conv", "stride": 2.5}, "whole strides only, got 2.5"),
         ({"method": "lift_pool", "stride": 12}, "must be a power of 2, got 3"),
