@@ -25,7 +25,7 @@ import torch
 
 import espnet_adastride.plugin  # noqa: F401  (registers the words of input_layer)
 from espnet_adastride.plugin.espnet import asr_task
-from espnet_adastride.plugin.planning import Batch, model_cost
+from espnet_adastride.plugin.training_cost import Batch, model_cost
 from measuring import OUT, now, write
 from published import TOKENS, TOKENS_PER_SECOND, read_configuration
 

@@ -151,7 +151,7 @@ def test_latin1_tables_and_configurations(tmp_path):
 
 
 def test_latin1_files_of_a_model(tmp_path):
-    from espnet_adastride.plugin.trained import read_inference_config, read_options
+    from espnet_adastride.plugin.model_files import read_inference_config, read_options
 
     path = tmp_path / "config.yaml"
     path.write_bytes(b"a: 1\nc: caf\xe9\n")

@@ -28,7 +28,7 @@ from espnet_adastride.errors import (  # noqa: E402
     ModelError,
     UserError,
 )
-from espnet_adastride.plugin import trained  # noqa: E402
+from espnet_adastride.plugin import model_files, trained  # noqa: E402
 from espnet_adastride.plugin.frame_times import FrameTimes  # noqa: E402
 from espnet_adastride.plugin.greedy import CTCGreedy  # noqa: E402
 from espnet_adastride.timing.ctc import force_align, path_spans  # noqa: E402
@@ -303,7 +303,7 @@ def test_a_strange_archive_writes_nothing(tmp_path):
         file.writestr("meta.yaml", "{}")
         file.writestr("../evil.txt", "evil")
     with pytest.raises(ModelError, match="x.zip is not unpacked: .*points outside"):
-        trained.find_files(tmp_path / "x.zip", None, tmp_path / "in")
+        model_files.find_files(tmp_path / "x.zip", None, tmp_path / "in")
     assert os.listdir(tmp_path / "in") == []
     assert sorted(os.listdir(tmp_path)) == ["in", "x.zip"]
 
@@ -317,14 +317,14 @@ def test_parameters_run_no_code(exp, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"x": Evil()}, tmp_path / "x.pth")
     with pytest.raises(ModelError, match="x.pth: not loaded: .*more than parameters"):
-        trained.read_parameters(tmp_path / "x.pth")
+        model_files.read_parameters(tmp_path / "x.pth")
     assert os.listdir(tmp_path) == ["x.pth"]
     (tmp_path / "x.pth").write_bytes(b"half a fi")
     with pytest.raises(ModelError, match="x.pth"):
-        trained.read_parameters(tmp_path / "x.pth")
+        model_files.read_parameters(tmp_path / "x.pth")
     torch.save([1], tmp_path / "x.pth")
     with pytest.raises(ModelError, match="holds no model's parameters"):
-        trained.read_parameters(tmp_path / "x.pth")
+        model_files.read_parameters(tmp_path / "x.pth")
 
 
 def test_wrong_models_are_named_in_one_line(exp, tmp_path):
@@ -375,12 +375,12 @@ def test_files_that_a_config_names_are_found_from_anywhere(tmp_path, monkeypatch
         (tmp_path / folder / "data" / "bpe.model").write_text(folder)
     (exp / MODEL).touch()
     monkeypatch.chdir(tmp_path)
-    files = trained.find_files(exp, None, tmp_path)
-    options = trained.read_options(files.config, files.roots)
+    files = model_files.find_files(exp, None, tmp_path)
+    options = model_files.read_options(files.config, files.roots)
     assert options["bpemodel"] == str(tmp_path / "recipe" / "data" / "bpe.model")
     (exp / "config.yaml").write_text("normalize_conf: {stats_file: exp/stats.npz}\n")
     with pytest.raises(ModelError, match="names exp/stats.npz, which is not there"):
-        trained.read_options(files.config, files.roots)
+        model_files.read_options(files.config, files.roots)
 
 
 # ------------------------------------------------------------ the commands
@@ -616,7 +616,7 @@ def test_a_piece_that_would_not_fit_is_refused_before_it_starts(
     frames = 1000 / model.step / model.overall_stride()
     heads = model.args.encoder_conf["attention_heads"]
     assert model.attention_bytes(1000.0) == pytest.approx(24 * heads * frames**2)
-    monkeypatch.setattr(trained, "free_memory", lambda device: 10**8)
+    monkeypatch.setattr(trained, "free_bytes", lambda device: 10**8)
     monkeypatch.setattr(trained, "CHECKED_BYTES", 10**6)
     monkeypatch.setattr(model.model, "encode", None)  # it does not come to that
     wave = np.zeros(1000 * RATE, np.float32)

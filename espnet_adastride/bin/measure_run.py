@@ -49,7 +49,7 @@ def main(cmd=None):
         os.chdir(args.work_dir)
     import espnet_adastride.plugin  # noqa: F401  (registers the words of input_layer)
     from espnet_adastride.experiments.measure import measure
-    from espnet_adastride.plugin.trained import find_files
+    from espnet_adastride.plugin.model_files import find_files
 
     with located(args.exp):
         files = find_files(exp, None, Path())

@@ -73,7 +73,7 @@ def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
         ConfigurationError: a wrong word in the configuration.
     """
     from espnet_adastride.evaluation import plan
-    from espnet_adastride.plugin import planning
+    from espnet_adastride.plugin import planning, training_cost
     from espnet_adastride.plugin.espnet import asr_task
 
     if not 0 <= own.max_unalignable <= 1:
@@ -126,9 +126,9 @@ def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
 
     texts = planning.Texts(args, args.train_data_path_and_name_and_type)
     middle = sorted(sets[0].samples, key=sets[0].samples.get)[len(sets[0].samples) // 2]
-    typical = planning.make_batch(sets[0], texts, [middle], args.input_size)
-    cost = planning.model_cost(args, model, typical, sets[0].rate)
-    measured = planning.measure_steps(
+    typical = training_cost.make_batch(sets[0], texts, [middle], args.input_size)
+    cost = training_cost.model_cost(args, model, typical, sets[0].rate)
+    measured = training_cost.measure_steps(
         args, model, sets[0], texts, own.processes, own.plan_seconds
     )
     warnings.append(plan.memory_warning(measured))

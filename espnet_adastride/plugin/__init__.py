@@ -1,9 +1,16 @@
-"""The ESPnet side: importing this package registers the ``input_layer`` words.
+"""The ESPnet side. Importing this package registers it with ESPnet.
 
-``subsampling.py`` is the input layer and names the files it is composed of,
-``encoders.py`` teaches ESPnet's encoders its
-words, ``model.py`` adds the positioning loss to the training loss, ``register.py`` puts
-the three into ESPnet's registries.
+* the input layer: ``subsampling.py``, which lists its parts (``trunk.py``,
+  ``strides.py``, ``later_stages.py``, ``true_times.py`` ...);
+* its encoders: ``encoders.py``, ``contextual.py`` (streaming), ``transducer.py`` (task
+  ``asr_transducer``), ``resnet_encoder.py`` (task ``cls``);
+* training: ``model.py`` (the auxiliary loss), ``trainer.py`` and ``finite.py``,
+  ``vqvae_task.py``; before it, ``planning.py`` and ``training_cost.py``;
+* a trained model: ``model_files.py`` and ``trained.py`` load it, ``greedy.py`` decodes,
+  ``streaming.py``, ``exporting.py``;
+* from frames to seconds: ``frame_times.py``, and ``frontends.py`` for feature frames;
+* changes to ESPnet: ``register.py`` calls them all. ``espnet.py`` is the only file that
+  imports ESPnet, ``imports.py`` makes these imports fast.
 """
 
 from espnet_adastride.plugin.register import register

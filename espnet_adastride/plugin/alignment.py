@@ -2,13 +2,12 @@
 
 ``espnet2.bin.asr_align`` (CTC segmentation) and, in ESPnet 202611, the forced alignment
 of ``espnet2.bin.align`` (``espnet align``) take frame l to be at l times one constant
-duration. Behind adaptive strides that is wrong. Here both get the times that
-:mod:`frame_times` knows, for models with the plugin's input layer; for any other model
-they are ESPnet's, untouched.
+duration. After adaptive strides that is wrong. For models with the plugin's input
+layer, both use the times of :mod:`frame_times`; nothing changes for other models.
 
-What ESPnet computes stays: the path, the scores, the windows. Its times are mapped from
-one constant duration to where the frames are. OWSM models are refused: they are encoded
-in windows that ESPnet cuts and joins by counting frames.
+The path, the scores and the windows are ESPnet's. Its times are mapped from one
+constant duration to where the frames are. OWSM models are rejected: ESPnet encodes them
+in windows, which it joins by counting frames.
 """
 
 import functools
@@ -24,12 +23,12 @@ from espnet_adastride.plugin.model import input_layer
 
 
 def boundaries_of(model, samples: int, rate: int, frames: int) -> Optional[np.ndarray]:
-    """Return the (frames + 1,) seconds between the frames of what was encoded last.
+    """Return the boundaries (frames + 1,) in seconds of the frames encoded last.
 
     None for models with another input layer.
 
     Raises:
-        UnknownTimesError, ConfigurationError: the times are not known: one line.
+        UnknownTimesError, ConfigurationError: the times are not known.
     """
     layer = input_layer(model)
     if layer is None:
@@ -63,7 +62,7 @@ def _noting(get_lpz):
         # raises where that is not known
         found = boundaries_of(self.asr_model, len(speech), self.fs, len(lpz))
         if getattr(self, "_boundaries", None) is None:
-            # what comes later is noise, encoded to learn a constant rate
+            # later calls encode noise, to estimate a constant rate
             self._boundaries = found
         return lpz
 

@@ -1,26 +1,26 @@
 """The input layer block by block: frames are final when their block has ended.
 
-Vector positioning shares out the whole utterance, so that its first frame waits for the
-last sample. With ``input_layer_conf: {block: SECONDS}`` every block of b feature frames
-is a segment of its own. With n_k frames in block k (b, and what is left in the last)
-and an overall stride s,
+Vector positioning places the steps of a whole utterance together, so its first frame
+needs the last sample. With ``input_layer_conf: {block: SECONDS}`` every block of b
+feature frames is a segment of its own. With n_k frames in block k (b, or fewer in the
+last) and an overall stride s,
 
     m_k = ceil(n_k / s)        output frames of block k
     p_t = (m_k - 1) [0, cumsum(softmax(a_2 .. a_n_k))]     within the block
 
-so that every block has the exact rate, and the utterance ``sum_k m_k`` frames. b is a
-multiple of the stages' strides: only the last block is rounded up. Whatever the method
-computes over an utterance it computes over a block, and all blocks of a batch go
-through it together, one a row, so that training costs what it cost.
+Every block has the exact rate, and the utterance has ``sum_k m_k`` frames. b is a
+multiple of the stages' strides: only the last block is rounded up. A method computes
+over a block what it otherwise computes over an utterance. All blocks of a batch are
+computed together, one per row, so training costs the same.
 
-The trunk's convolutions see past the edges of a block where that costs no waiting:
+The trunk's convolutions see past the edges of a block where this adds no delay:
 
-* to the left, the last frames of the block before, at every stage;
+* to the left, the last frames of the previous block, at every stage;
 * to the right, one feature frame of the next block, at the first stage: the look-ahead
   (:data:`LOOK_AHEAD`). At later stages the next block's frames depend on its end, and
-  the convolution sees zeros, as it does at the end of an utterance.
+  the convolution sees zeros, as at the end of an utterance.
 
-Where one block holds the whole batch, the layer does what it does without ``block``.
+If one block holds the whole batch, the result is that without ``block``.
 """
 
 import logging
@@ -33,27 +33,27 @@ from espnet_adastride.downsampling import downsampled_lengths, length_mask
 from espnet_adastride.downsampling.output import check_number
 from espnet_adastride.errors import ConfigurationError, located
 from espnet_adastride.plugin.strides import WHERE, drawn
-from espnet_adastride.plugin.timing import log_strides
+from espnet_adastride.plugin.true_times import log_strides
 
-#: feature frames of the next block that a block waits for: what the first convolution,
-#: of kernel 3, sees to its right
+#: feature frames of the next block that a block waits for: the first convolution, of
+#: kernel 3, sees one to its right
 LOOK_AHEAD = 1
 
-#: output frames that a block has at least: fewer are no segment to share out
+#: the fewest output frames of a block
 LEAST_FRAMES = 4
 
 
 class BlockTrace(NamedTuple):
-    """What one stage reported of a batch cut into blocks; else as a ``StageTrace``.
+    """A ``StageTrace`` of a batch cut into blocks: what one stage reported.
 
     Attributes:
-        input_lengths: (R,) frames that went in, of every block; the blocks of an
-            utterance follow each other.
-        output_lengths: (R,) frames that came out.
+        input_lengths: (R,) input frames of every block; the blocks of an utterance are
+            consecutive.
+        output_lengths: (R,) output frames.
         positions: (R, T) of a block's input frames on its output slots, or None.
         aux_loss: scalar, or None.
-        loss_name: under which it is reported and weighted.
-        blocks: (B,) blocks of each utterance, R together.
+        loss_name: the name under which the loss is reported and weighted.
+        blocks: (B,) blocks of each utterance, R in total.
     """
 
     input_lengths: torch.Tensor
@@ -65,10 +65,10 @@ class BlockTrace(NamedTuple):
 
 
 def joined_trace(traces) -> Tuple[BlockTrace, ...]:
-    """Return the traces of consecutive blocks of one utterance as those of all of them.
+    """Join the traces of consecutive blocks of one utterance.
 
     Args:
-        traces: one a block: a StageTrace of one row for every stage. Losses are left
+        traces: one per block: a StageTrace of one row for every stage. Losses are left
             out.
     """
     joined = []
@@ -96,15 +96,16 @@ def joined_trace(traces) -> Tuple[BlockTrace, ...]:
 
 
 def block_frames(seconds: float, step: float, strides: Sequence[float]) -> int:
-    """Return the feature frames of a block: the number next to ``seconds`` that fits.
+    """Return the feature frames of a block: the fitting number closest to ``seconds``.
 
     Args:
         seconds: wanted.
         step: seconds from one feature frame to the next.
-        strides: of the stages; every one divides what comes into it.
+        strides: of the stages; each must divide its input.
 
     Raises:
-        ValueError: for a block of too few output frames, or strides that divide none.
+        ValueError: for a block of too few output frames, or strides that divide no
+            number nearby.
     """
     overall = math.prod(strides)
     least = LEAST_FRAMES * overall
@@ -142,11 +143,11 @@ class BlockLength:
     Args:
         seconds: of a block, > 0.
         train: None, or (lowest, highest) seconds of a training batch's blocks, drawn
-            anew for every batch, the logarithm evenly.
-        strides: that the layer was built with.
+            log-uniformly for every batch.
+        strides: of the layer as built.
 
     Raises:
-        ValueError: for numbers that are none, or not in order.
+        ValueError: for invalid numbers, or a wrong order.
     """
 
     def __init__(self, seconds, train, strides: Sequence[float]):
@@ -169,7 +170,7 @@ class BlockLength:
         self._now: Optional[int] = None
 
     def set_step(self, step: float) -> None:
-        """Say how many seconds there are from one feature frame to the next.
+        """Set the seconds from one feature frame to the next.
 
         Raises:
             ConfigurationError: for a block of too few output frames.
@@ -181,7 +182,7 @@ class BlockLength:
                 self._fitted(seconds, ": train_blocks")
 
     def set_seconds(self, seconds: float) -> None:
-        """Take blocks of another length from now on, but for training's drawn ones.
+        """Set another length of blocks; those drawn in training stay.
 
         Raises:
             ConfigurationError: for a length that no block can have.
@@ -205,14 +206,14 @@ class BlockLength:
             return block_frames(seconds, self.step, self.strides)
 
     def draw(self, training: bool) -> int:
-        """Return the feature frames of a block, for this batch.
+        """Return the feature frames of a block of this batch.
 
         Raises:
-            ConfigurationError: the length of a feature frame is not known.
+            ConfigurationError: the step of the feature frames is not known.
         """
         if self.frames is None:
             raise ConfigurationError(
-                f"{WHERE}: block is in seconds, and the distance of feature frames "
+                f"{WHERE}: block is in seconds, and the step of the feature frames "
                 "is not known: call blocks.set_step(0.01)"
             )
         self._now = self.frames
@@ -221,11 +222,11 @@ class BlockLength:
         return self._now
 
     def output_lengths(self, lengths, strides: Sequence[float]):
-        """Return sum_k ceil(n_k / stride), stage by stage; an int or a tensor.
+        """Return sum_k ceil(n_k / stride), stage by stage: an int or a tensor.
 
         Args:
             lengths: feature frames, an int or an integer tensor.
-            strides: of the stages, at present.
+            strides: the stages' current ones.
         """
         if self._now is None:
             self.draw(False)
@@ -239,23 +240,22 @@ class BlockLength:
 
 # ------------------------------------------------------------------ a batch
 class _Edges:
-    """The trunk's convolutions over blocks, which see past a block's edges.
+    """The trunk's convolutions over blocks, which see past the edges of a block.
 
     Args:
-        following: (R, 1, F) the feature frame behind each block, zeros if there is
-            none.
-        first: (R,) whether a block is the first of its utterance; None: the rows follow
-            each other.
-        held: what the block before the first row left, one tensor a stage; None: there
-            was none.
+        following: (R, 1, F) the feature frame after each block, zeros if there is none.
+        first: (R,) whether a block is the first of its utterance; None: the rows are
+            consecutive.
+        held: the last frames of the block before the first row, one tensor per stage;
+            None: there was no block.
     """
 
     def __init__(self, following, first=None, held=None):
         self.following, self.first, self.held = following, first, held
-        self.left: List[torch.Tensor] = []  # for the block behind the last row
+        self.left: List[torch.Tensor] = []  # for the block after the last row
 
     def __call__(self, index, stage, stride, x):
-        """Return what a stage makes of blocks x (R, T, C): (R, ceil(T / stride), .)."""
+        """Convolve blocks x (R, T, C): (R, ceil(T / stride), .)."""
         last = x[:, -stride:]
         self.left.append(last[-1:])
         if self.held is None:
@@ -272,7 +272,7 @@ class _Edges:
 
 
 def run_blocks(layer, x, lengths, block: int, prefix_embeds=None, masked: bool = True):
-    """Do what the layer's forward does, block by block.
+    """Run the layer's forward block by block.
 
     Args:
         layer: AdaptiveSubsampling.
@@ -280,7 +280,7 @@ def run_blocks(layer, x, lengths, block: int, prefix_embeds=None, masked: bool =
         lengths: (B,) feature frames, one of them > 0.
         block: feature frames.
         prefix_embeds: see the layer's forward.
-        masked: whether a mask is wanted.
+        masked: return a mask.
 
     Returns:
         What the layer's ``forward`` returns, and the stages' trace.
@@ -292,7 +292,7 @@ def run_blocks(layer, x, lengths, block: int, prefix_embeds=None, masked: bool =
     number = torch.div(lengths + (block - 1), block, rounding_mode="floor")
     there = length_mask(number, most)
     starts = block * torch.arange(most, device=x.device).expand(batch, -1)[there]
-    # rows of blocks that hold something: no method averages over those that do not
+    # only blocks that are not empty: methods average over all rows
     rows = blocks[:, :-1][there]
     following = blocks[:, 1:, :LOOK_AHEAD][there]
     row_lengths = (lengths.unsqueeze(1).expand(-1, most)[there] - starts).clamp(
@@ -302,7 +302,7 @@ def run_blocks(layer, x, lengths, block: int, prefix_embeds=None, masked: bool =
     rows, times, row_lengths, trace = layer.run_stages(rows, row_lengths, convolve)
 
     def placed(values):
-        """Put what is of the blocks (R, w, ...) into (B, most w, ...)."""
+        """Put the blocks' values (R, w, ...) into (B, most w, ...)."""
         whole = values.new_zeros(batch, most, *values.shape[1:])
         whole[there] = values
         return whole.flatten(1, 2)[:, :wanted]
@@ -326,11 +326,11 @@ def run_blocks(layer, x, lengths, block: int, prefix_embeds=None, masked: bool =
 
 # ------------------------------------------------------------------ a stream
 class Streamed(NamedTuple):
-    """What has come of an utterance whose end is not known.
+    """The state of an utterance whose end is not known.
 
     Attributes:
-        features: (1, t, F) feature frames of the block that is not complete.
-        left: what each stage of the block before left for its convolution, or None.
+        features: (1, t, F) feature frames of the incomplete block.
+        left: the previous block's last frames at each stage, or None.
         block: feature frames of a block.
     """
 
@@ -340,7 +340,7 @@ class Streamed(NamedTuple):
 
 
 def start_stream(layer) -> Streamed:
-    """Return the state of a stream that has not begun.
+    """Return the state at the start of a stream.
 
     Raises:
         ConfigurationError: if the layer places whole utterances.
@@ -356,20 +356,19 @@ def start_stream(layer) -> Streamed:
 
 @torch.no_grad()
 def stream_blocks(layer, state: Streamed, features, final: bool):
-    """Return the output frames of all blocks that have ended.
+    """Return the output frames of all blocks that are complete.
 
-    Blocks are computed one by one, so that the result is the same number for number
-    however the features arrive.
+    Blocks are computed one by one: the result is identical however the features arrive.
 
     Args:
         layer: AdaptiveSubsampling.
         state: of :func:`start_stream`, or what the last call returned.
-        features: (1, t, F) that have arrived, t >= 0.
+        features: (1, t, F) new feature frames, t >= 0.
         final: whether they are the last.
 
     Returns:
-        (1, m, D) frames, without a positional encoding; the trace of these blocks; and
-        the new state.
+        (1, m, D) frames, without positional encoding; the trace of these blocks; the
+        new state.
     """
     if state.features is not None:
         features = torch.cat([state.features, features], dim=1)
@@ -390,8 +389,8 @@ def _next_block(layer, x, following, left):
     Args:
         layer: AdaptiveSubsampling.
         x: (1, T, F) feature frames.
-        following: (1, 1, F) the one behind them; (1, 0, F) if there is none.
-        left: what the block before returned; None: there was none.
+        following: (1, 1, F) the next one; (1, 0, F) if there is none.
+        left: that of the previous block; None: there was none.
     """
     if following.size(1) < LOOK_AHEAD:
         following = x.new_zeros(1, LOOK_AHEAD, x.size(2))
@@ -407,9 +406,9 @@ def _next_block(layer, x, following, left):
 
 @torch.no_grad()
 def run_long(layer, x, block: int, prefix_embeds=None, masked: bool = True):
-    """Do what :func:`run_blocks` does for one long utterance, block after block.
+    """Do what :func:`run_blocks` does, one block at a time, for one long utterance.
 
-    In memory of one block and the result; without gradients.
+    It needs the memory of one block and of the result. No gradients.
     """
     frames, times, traces, left = [], [], [], None
     for start in range(0, x.size(1), block):
@@ -426,5 +425,5 @@ def run_long(layer, x, block: int, prefix_embeds=None, masked: bool = True):
     if masked:
         shape = (1, 1, frames.size(1))
         mask = torch.ones(shape, dtype=torch.bool, device=x.device)
-    # each block has told of its strides
+    # the strides were added in each block
     return layer.finish(frames, times, None, mask, prefix_embeds), joined_trace(traces)

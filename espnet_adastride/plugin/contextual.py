@@ -1,11 +1,11 @@
-"""ESPnet's contextual block encoders behind an input layer that works block by block.
+"""ESPnet's contextual block encoders, with an input layer that works block by block.
 
 ``contextual_block_conformer`` and ``contextual_block_transformer`` (Tsunoo et al.,
 "Transformer ASR with contextual block processing", ASRU 2019) attend within blocks of
-encoder frames. Between calls, ESPnet's ``forward_infer`` holds back as many feature
-frames as its convolutions see, counted in ``subsample``. A layer that places blocks has
-to see each of them whole: the feature frames of the block that has not ended are held
-here instead, and what ESPnet's method does behind the input layer is called as it is.
+encoder frames. Between calls, ESPnet's ``forward_infer`` keeps as many feature frames
+as its convolutions see, counted in ``subsample``. A layer that places blocks needs
+whole blocks: here the feature frames of the incomplete block are kept instead. The rest
+of ESPnet's method, after the input layer, runs unchanged.
 """
 
 import torch
@@ -15,19 +15,19 @@ from espnet_adastride.plugin.blocks import start_stream, stream_blocks
 from espnet_adastride.plugin.espnet import Conv2dSubsamplingWOPosEnc
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
 
-#: ESPnet's state holds the layer's under this key
+#: key of the layer's state in ESPnet's
 STREAM = "adastride_stream"
 
 
 class ContextualSubsampling(AdaptiveSubsampling, Conv2dSubsamplingWOPosEnc):
     """The input layer of contextual block encoders, which add positions per block.
 
-    It *is* a Conv2dSubsamplingWOPosEnc for them: they hand the mask to no other.
+    It *is* a Conv2dSubsamplingWOPosEnc: they pass the mask to no other class.
     """
 
 
 class _BehindInputLayer:
-    """An encoder for ESPnet's ``forward_infer``, with frames in the features' place."""
+    """An encoder for ESPnet's ``forward_infer`` that takes frames as its features."""
 
     embed, subsample = None, 1
 
@@ -39,17 +39,17 @@ class _BehindInputLayer:
 
 
 def forward_infer(stock, encoder, xs_pad, prev_states, is_final):
-    """Do what ESPnet's ``forward_infer`` does, with whole blocks for the input layer.
+    """Run ESPnet's ``forward_infer``, with whole blocks for the input layer.
 
     Args:
         stock: ESPnet's class of the encoder.
         encoder: with a ContextualSubsampling.
-        xs_pad: (1, T, F) feature frames that have arrived.
-        prev_states: None at the beginning, else what was returned last.
+        xs_pad: (1, T, F) new feature frames.
+        prev_states: None at the start, else the state returned last.
         is_final: whether they are the last.
 
     Returns:
-        Frames (1, T', D), what ESPnet returns as their lengths, and the new state.
+        Frames (1, T', D), ESPnet's lengths of them, and the new state.
 
     Raises:
         ConfigurationError: if the input layer places whole utterances.
@@ -60,7 +60,7 @@ def forward_infer(stock, encoder, xs_pad, prev_states, is_final):
     frames, trace, stream = stream_blocks(layer, stream, xs_pad, is_final)
     layer.keep_trace(trace)
     count = frames.size(1)
-    if not count:  # no block has ended; or the utterance had no frames at all
+    if not count:  # no block is complete, or the utterance has no frames
         lengths = xs_pad.new_zeros(1)
         return frames, lengths, None if is_final else {**states, STREAM: stream}
     if not is_final:
@@ -70,8 +70,8 @@ def forward_infer(stock, encoder, xs_pad, prev_states, is_final):
                 "this stride, and ESPnet's encoder takes two or more: take longer "
                 "blocks, or a smaller stride"
             )
-        # ESPnet computes all but the last of these and would hold back that one and
-        # the one before; neither is needed, since no convolution follows
+        # ESPnet computes all but the last of these, and keeps the last two for
+        # convolutions, which do not follow here
         frames = torch.cat([frames, frames[:, -1:]], dim=1)
     lengths = torch.tensor([frames.size(1)], device=frames.device)
     output, lengths, states = stock.forward_infer(

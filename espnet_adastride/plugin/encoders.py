@@ -1,8 +1,7 @@
 """ESPnet's encoders, taught the words of the downsampling registry.
 
 Each class is ESPnet's own encoder; only ``input_layer`` knows more words, with their
-options in ``input_layer_conf``. ESPnet's own words build what they
-always built.
+options in ``input_layer_conf``. ESPnet's own words build the same as before.
 """
 
 import inspect
@@ -14,9 +13,9 @@ from espnet_adastride.downsampling import available_downsamplers
 from espnet_adastride.errors import ConfigurationError, unknown_word
 from espnet_adastride.plugin import contextual, espnet
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling, fit_names
-from espnet_adastride.plugin.timing import TrueTimeAttention
+from espnet_adastride.plugin.true_times import TrueTimeAttention
 
-#: what ESPnet's encoders call their own input layers, for the message on a wrong one
+#: ESPnet's own words, for the message on a wrong one
 ESPNET_WORDS = ("conv2d", "conv2d1", "conv2d2", "conv2d6", "conv2d8", "linear", "embed")
 
 
@@ -38,11 +37,11 @@ class DownsamplingEncoder:
 
     #: ESPnet's own words, for the message on a wrong one
     espnet_words = ESPNET_WORDS
-    #: whether tokens are put before the frames, as OWSM-CTC puts language and task
+    #: whether tokens precede the frames, as OWSM-CTC's language and task
     takes_prefix = False
     #: the input layer
     layer_class = AdaptiveSubsampling
-    #: whether positions are encoded behind the input layer, not in it
+    #: whether positions are encoded after the input layer, not in it
     adds_positions = False
 
     def __init_subclass__(cls, **kwargs):
@@ -112,8 +111,8 @@ class DownsamplingEncoder:
             if self.adds_positions:
                 raise ConfigurationError(
                     "encoder_conf: input_layer_conf: after_blocks does not go with this"
-                    " encoder, which cuts what comes before its first block into "
-                    "blocks of its own; leave it out"
+                    " encoder, which cuts the input of its first block into blocks of "
+                    "its own; leave it out"
                 )
             if self.takes_prefix:
                 raise ConfigurationError(
@@ -122,8 +121,8 @@ class DownsamplingEncoder:
                 )
             if self.embed.later.restore and getattr(self, "ctc_trim", False):
                 raise ConfigurationError(
-                    "encoder_conf: ctc_trim drops frames whose rate input_layer_conf: "
-                    "restore would give back; leave one of them out"
+                    "encoder_conf: ctc_trim drops frames that input_layer_conf: "
+                    "restore needs; leave one of them out"
                 )
             interctc = getattr(self, "interctc_layer_idx", None) or ()
             self.embed.later.connect(self.encoders, self.embed.out[1], interctc)
@@ -131,7 +130,7 @@ class DownsamplingEncoder:
     def forward(self, *args, **kwargs):
         """Return what the ESPnet encoder returns.
 
-        With ``restore``, the intermediate CTC's frames are as many as the encoder's.
+        With ``restore``, the intermediate CTC gets as many frames as the last one.
         """
         output, *rest = super().forward(*args, **kwargs)
         if isinstance(self.embed, AdaptiveSubsampling):
@@ -157,7 +156,7 @@ class DownsamplingEncoder:
                     "encoder_conf: zero_triu has no meaning with input_layer_conf: "
                     "true_times; leave it out"
                 )
-            # the same parameters, read in another way
+            # the parameters are the same
             attention.__class__ = TrueTimeAttention
 
 
@@ -191,7 +190,7 @@ class TransformerEncoder(DownsamplingEncoder, espnet.TransformerEncoder):
 
 
 class _Streaming:
-    """What the two contextual block encoders have beside DownsamplingEncoder."""
+    """What the two contextual block encoders share beyond DownsamplingEncoder."""
 
     espnet_words = ("conv2d", "conv2d6", "conv2d8", "linear", "embed")
     layer_class = contextual.ContextualSubsampling
@@ -232,18 +231,18 @@ ENCODERS = {
 
 
 def refusing(word: str, stock: type) -> type:
-    """Return an ESPnet encoder that refuses the plugin's words in one line.
+    """Return an ESPnet encoder that rejects the plugin's words in one line.
 
     Args:
         word: ESPnet's for the encoder.
-        stock: the encoder; with an ``input_layer`` of its own.
+        stock: the encoder, which has an ``input_layer`` of its own.
     """
 
     def __init__(self, *args, input_layer_conf=None, **kwargs):
         given = kwargs.get("input_layer")
         if input_layer_conf or given in available_downsamplers():
             raise ConfigurationError(
-                f"encoder {word}: its input_layer knows ESPnet's own words alone, not "
+                f"encoder {word}: its input_layer knows only ESPnet's own words, not "
                 f"{given!r} with an input_layer_conf; take one of {', '.join(ENCODERS)}"
             )
         stock.__init__(self, *args, **kwargs)

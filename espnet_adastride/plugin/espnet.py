@@ -1,17 +1,17 @@
 """What the plugin takes from ESPnet: the only file that imports ``espnet``/``espnet2``.
 
 ESPnet 202511 (Python 3.10, 3.11) and 202611 (Python 3.12, 3.13) keep some things in
-different places. What is where is found out here, by looking, never by comparing
-versions; docs/espnet_releases.md lists every difference and the test that covers it.
+different places. This file tries the places; it compares no versions.
+docs/espnet_releases.md lists every difference and the test that covers it.
 
-Names in ``_LATE`` and ``_LATE_MODULES`` are imported when first asked for: some take
-seconds, and few commands need them.
+Names in ``_LATE`` and ``_LATE_MODULES`` are imported on first use: some take seconds,
+and few commands need them.
 """
 
 import importlib
 
-# first: it says what of ESPnet is imported late
-from espnet_adastride.plugin import imports  # noqa: F401
+# first: it decides what of ESPnet is imported late
+from espnet_adastride.plugin.imports import import_light
 
 # isort: split
 
@@ -57,13 +57,13 @@ from espnet2.utils.nested_dict_action import NestedDictAction
 
 
 def _first(*names):
-    """Import the first of these modules that there is; the newest ESPnet's first."""
+    """Import the first of these modules that exists; newest ESPnet first."""
     for name in names[:-1]:
         try:
             return importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not name.startswith(error.name):
-                raise  # the module is there, and something that it imports is not
+                raise  # the module exists, something that it imports does not
     return importlib.import_module(names[-1])
 
 
@@ -73,9 +73,9 @@ def _nets(name):
 
 
 def _if_any(name):
-    """Import a module; None if there is none, or something that it needs is not there.
+    """Import a module; None if it, or something that it needs, is missing.
 
-    For what is an addition: ESPnet's own error says what is missing when it is used.
+    For additions: when they are used, ESPnet's own error names what is missing.
     """
     try:
         return importlib.import_module(name)
@@ -91,7 +91,7 @@ RelPositionMultiHeadedAttention = _attention.RelPositionMultiHeadedAttention
 PositionalEncoding = _embedding.PositionalEncoding
 RelPositionalEncoding = _embedding.RelPositionalEncoding
 Conv2dSubsampling = _subsampling.Conv2dSubsampling
-#: what contextual_block_* encoders hand the mask to: without a positional encoding
+#: the class that contextual_block_* encoders pass the mask to: no positional encoding
 Conv2dSubsamplingWOPosEnc = _nets(
     "pytorch_backend.transformer.subsampling_without_posenc"
 ).Conv2dSubsamplingWOPosEnc
@@ -99,29 +99,23 @@ TooShortUttError = _subsampling.TooShortUttError
 check_short_utt = _subsampling.check_short_utt
 
 _transducer_utils = _if_any("espnet2.asr_transducer.utils")
-#: the errors, one a tool, at which decoding gives an empty hypothesis and goes on
+#: the errors, one per tool, for which decoding writes an empty hypothesis
 TOO_SHORT_ERRORS = tuple(
     {TooShortUttError, getattr(_transducer_utils, "TooShortUttError", TooShortUttError)}
 )
 
 #: ESPnet's own input layers that shorten
 STOCK_SUBSAMPLINGS = tuple(
-    getattr(_subsampling, name)
-    for name in (
-        "Conv2dSubsampling",
-        "Conv2dSubsampling1",
-        "Conv2dSubsampling2",
-        "Conv2dSubsampling6",
-        "Conv2dSubsampling8",
-        "Conv1dSubsampling1",
-        "Conv1dSubsampling2",
-        "Conv1dSubsampling3",
+    getattr(_subsampling, f"Conv{kind}")
+    for kind in (
+        *(f"2dSubsampling{n}" for n in ("", 1, 2, 6, 8)),
+        *(f"1dSubsampling{n}" for n in (1, 2, 3)),
     )
-    if hasattr(_subsampling, name)
+    if hasattr(_subsampling, f"Conv{kind}")
 )
 
 
-#: modules; None where there is none, or something that it needs is missing: ESPnet3's
+#: modules; those of _MAY_BE_MISSING are None where they cannot be imported: ESPnet3's
 #: copy of the task asr, with registries of its own (from 202611 on), CTC segmentation
 #: (without the package ctc_segmentation, which 202511 does not declare) and forced
 #: alignment (``espnet align``, from 202611 on)
@@ -133,38 +127,27 @@ _LATE_MODULES = {
     "forced_align": "espnet2.bin.align",
     "s2t_ctc_task": "espnet2.tasks.s2t_ctc",
     "s2t_task": "espnet2.tasks.s2t",
-    "slu_task": "espnet2.tasks.slu",
-    "st_task": "espnet2.tasks.st",
 }
 _MAY_BE_MISSING = ("asr_align", "espnet3_asr_task", "forced_align")
 
-#: name here -> (module, name there); imported when first used
+#: name -> module; imported on first use
 _LATE = {
-    "Classification": ("espnet2.bin.cls_inference", "Classification"),
-    "ESPnetASRTransducerModel": (
-        "espnet2.asr_transducer.espnet_transducer_model",
-        "ESPnetASRTransducerModel",
-    ),
-    "ESPnetClassificationModel": (
-        "espnet2.cls.espnet_model",
-        "ESPnetClassificationModel",
-    ),
-    "ESPnetS2TCTCModel": ("espnet2.s2t.espnet_ctc_model", "ESPnetS2TCTCModel"),
-    "ESPnetS2TModel": ("espnet2.s2t.espnet_model", "ESPnetS2TModel"),
-    "ESPnetSLUModel": ("espnet2.slu.espnet_model", "ESPnetSLUModel"),
-    "ESPnetSTModel": ("espnet2.st.espnet_model", "ESPnetSTModel"),
-    "DatadirWriter": ("espnet2.fileio.datadir_writer", "DatadirWriter"),
-    "Speech2Text": ("espnet2.bin.asr_inference", "Speech2Text"),
-    "cls_train": ("espnet2.bin.cls_train", "main"),
-    "config_argparse": ("espnet2.utils", "config_argparse"),
-    "pack": ("espnet2.bin.pack", "main"),
-    "set_all_random_seed": (
-        "espnet2.torch_utils.set_all_random_seed",
-        "set_all_random_seed",
-    ),
-    "str2bool": ("espnet2.utils.types", "str2bool"),
-    "str2triple_str": ("espnet2.utils.types", "str2triple_str"),
-    "str_or_none": ("espnet2.utils.types", "str_or_none"),
+    "Classification": "espnet2.bin.cls_inference",
+    "ESPnetASRTransducerModel": "espnet2.asr_transducer.espnet_transducer_model",
+    "ESPnetClassificationModel": "espnet2.cls.espnet_model",
+    "ESPnetS2TCTCModel": "espnet2.s2t.espnet_ctc_model",
+    "ESPnetS2TModel": "espnet2.s2t.espnet_model",
+    "ESPnetSLUModel": "espnet2.slu.espnet_model",
+    "ESPnetSTModel": "espnet2.st.espnet_model",
+    "DatadirWriter": "espnet2.fileio.datadir_writer",
+    "Speech2Text": "espnet2.bin.asr_inference",
+    "cls_train": "espnet2.bin.cls_train",
+    "config_argparse": "espnet2.utils",
+    "pack": "espnet2.bin.pack",
+    "set_all_random_seed": "espnet2.torch_utils.set_all_random_seed",
+    "str2bool": "espnet2.utils.types",
+    "str2triple_str": "espnet2.utils.types",
+    "str_or_none": "espnet2.utils.types",
 }
 
 
@@ -175,57 +158,6 @@ def __getattr__(name):
         return globals()[name]
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _LATE[name]
-    found = getattr(importlib.import_module(module), attribute)
-    globals()[name] = found
-    return found
-
-
-__all__ = [
-    "AbsEncoder",
-    "AbsESPnetModel",
-    "AbsPreEncoder",
-    "AbsTask",
-    "BranchformerEncoder",
-    "CNNFrontend",
-    "CommonCollateFn",
-    "ConformerEncoder",
-    "ContextualBlockConformerEncoder",
-    "ContextualBlockTransformerEncoder",
-    "Conv2dSubsampling",
-    "Conv2dSubsamplingWOPosEnc",
-    "EBranchformerCTCEncoder",
-    "EBranchformerEncoder",
-    "ESPnetASRModel",
-    "FusedFrontends",
-    "HuggingFaceFrontend",
-    "LightweightSincConvs",
-    "LinearProjection",
-    "MultiConvConformerEncoder",
-    "NestedDictAction",
-    "PositionalEncoding",
-    "RelPositionMultiHeadedAttention",
-    "RelPositionalEncoding",
-    "S3prlFrontend",
-    "STOCK_SUBSAMPLINGS",
-    "SlidingWindow",
-    "Stft",
-    "TOO_SHORT_ERRORS",
-    "TokenIDConverter",
-    "TooShortUttError",
-    "Trainer",
-    "TransducerAttention",
-    "TransformerEncoder",
-    "WhisperFrontend",
-    "asr_task",
-    "build_batch_sampler",
-    "build_tokenizer",
-    "check_short_utt",
-    "force_gatherable",
-    "iterable_dataset",
-    "multi_sound_scp",
-    "sound_scp",
-    "to_device",
-    *_LATE,
-    *_LATE_MODULES,
-]
+    attribute = "main" if name in ("cls_train", "pack") else name
+    globals()[name] = getattr(import_light(_LATE[name]), attribute)
+    return globals()[name]

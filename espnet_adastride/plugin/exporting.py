@@ -1,9 +1,9 @@
 """A trained model as one program: features to CTC log probabilities, and positions.
 
 The program reads what the model's frontend (or its pretrained encoder) gives, for one
-utterance of any length. Normalisation, preencoder, input layer, encoder and CTC are in
-it; masks, dropout and everything that is for training are not. ESPnet's own ``forward``
-builds masks from lists of lengths, which no exporter follows: the encoder's blocks are
+utterance of any length. It contains normalisation, preencoder, input layer, encoder and
+CTC, but no masks, dropout or other parts of training. ESPnet's own ``forward`` builds
+masks from lists of lengths, which no exporter can trace. So the encoder's blocks are
 called here one after the other, and the command compares the result with ESPnet's.
 """
 
@@ -31,10 +31,10 @@ ENCODERS = (
 )
 #: kinds of tokens whose text the reader can write without ESPnet
 TOKEN_TYPES = ("bpe", "char", "word")
-#: the least frames that ESPnet's encoders take behind a Conv2dSubsampling, which the
+#: the fewest frames that ESPnet's encoders take with a Conv2dSubsampling, which the
 #: plugin's input layer is
 LEAST_FRAMES = 7
-#: an exported program may differ from ESPnet by so much in a log probability
+#: largest difference of a log probability from ESPnet's
 TOLERANCE = 1e-3
 
 
@@ -46,9 +46,9 @@ def sinusoids(positions: torch.Tensor, size: int) -> torch.Tensor:
 
 
 def encode_positions(encoding: torch.nn.Module, x: torch.Tensor):
-    """Return what a positional encoding gives for x (1, T, D), computed, of any T.
+    """Return a positional encoding's result for x (1, T, D), of any T, without a table.
 
-    ESPnet looks it up in a table that it lengthens when it must: in a file, that would
+    ESPnet looks it up in a table that it extends on demand: in a file, the table would
     be larger than the model.
     """
     steps, size = x.size(1), x.size(2)
@@ -105,7 +105,7 @@ class CTCProgram(torch.nn.Module):
         return (torch.log_softmax(self.output(x), dim=2), *positions)
 
     def normalized(self, x):
-        """Return what ESPnet's global or utterance normalisation makes of x."""
+        """Return x normalised as by ESPnet's GlobalMVN or UtteranceMVN."""
         norm = self.normalize
         if norm is None:
             return x
@@ -140,14 +140,14 @@ def _end(embed):
 
 
 def check_parts(model: torch.nn.Module) -> None:
-    """Refuse what a program cannot have.
+    """Reject a model that cannot be exported.
 
     Raises:
         ConfigurationError: naming the part and what is supported.
     """
     if model.ctc is None:
         raise ConfigurationError(
-            "this model has no CTC branch (ctc_weight 0), and what is exported is CTC: "
+            "this model has no CTC branch (ctc_weight 0), which export needs: "
             "train one with ctc_weight above 0"
         )
     encoder = model.encoder
@@ -199,7 +199,7 @@ def check_parts(model: torch.nn.Module) -> None:
 
 # ------------------------------------------------------------------ description
 def describe(trained: TrainedModel) -> Dict[str, Any]:
-    """Return all that a reader needs beside the program, as what JSON can hold.
+    """Return what a reader needs in addition to the program, in JSON types.
 
     Raises:
         ConfigurationError: for a frontend or tokens that are not supported.
@@ -244,7 +244,7 @@ def describe(trained: TrainedModel) -> Dict[str, Any]:
 
 
 def _stages(embed) -> List[Dict[str, Any]]:
-    """Return of every stage its stride, shift, and whether it gives positions."""
+    """Return the stride and shift of every stage, and whether it gives positions."""
     if not isinstance(embed, AdaptiveSubsampling):
         rule = stack(_convolutions(embed))
         shift = rule.centre + (1 - rule.hop) / 2
@@ -324,6 +324,6 @@ def check_program(run, program: CTCProgram, trained: TrainedModel) -> float:
     if not worst <= TOLERANCE:
         raise ModelError(
             f"export: log probabilities differ from ESPnet's by {worst:.2g}, more than "
-            f"{TOLERANCE:g}: this model has a part that is not exported as it is"
+            f"{TOLERANCE:g}: a part of this model is not exported correctly"
         )
     return worst

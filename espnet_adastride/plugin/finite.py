@@ -1,8 +1,8 @@
 """Stop a training whose losses are not numbers, and name the utterances.
 
 ESPnet skips an update whose gradient is not finite and continues: with one NaN in the
-statistics, or in the parameters, a training "finishes" without having learned a thing.
-A single step is passed over here, too: mixed precision overflows now and then.
+statistics, or in the parameters, a training "finishes" without having learned anything.
+A single such step is skipped here, too: mixed precision overflows now and then.
 """
 
 from typing import Iterable, Iterator, List, Sequence, Tuple
@@ -11,12 +11,12 @@ import torch
 
 from espnet_adastride.errors import ModelError
 
-#: steps without a finite loss, one after the other, that stop a training
+#: consecutive steps without a finite loss that stop a training
 MOST_STEPS = 10
 
 
 class WatchedBatches:
-    """An epoch's batches, and what became of their losses.
+    """An epoch's batches; counts losses that are not finite.
 
     Args:
         batches: (utterance ids, batch), as ESPnet's iterators give them.
@@ -26,18 +26,18 @@ class WatchedBatches:
         self.batches = batches
         self.ids: Sequence[str] = ()
         self.first_bad: Sequence[str] = ()
-        self.bad = self.run = self.steps = 0
+        self.bad = self.run = self.steps = self.count = 0
 
     def __iter__(self) -> Iterator[Tuple[Sequence[str], dict]]:
         for ids, batch in self.batches:
-            self.ids = ids
+            self.ids, self.count = ids, self.count + 1
             yield ids, batch
 
     def __len__(self) -> int:
-        return len(self.batches)  # TypeError where there is none, as ESPnet expects
+        return len(self.batches)  # TypeError if it has no length, as ESPnet expects
 
     def watch(self, module, inputs, output) -> None:
-        """Look at a step's loss: a forward hook of the model."""
+        """Check a step's loss: a forward hook of the model."""
         loss = output["loss"] if isinstance(output, dict) else output[0]
         self.steps += 1
         if loss is None or bool(torch.isfinite(loss.detach()).all()):
@@ -48,7 +48,7 @@ class WatchedBatches:
             self.first_bad = self.ids
 
     def describe(self) -> str:
-        """Return how many losses were not finite, and of which utterances."""
+        """Return how many losses were not finite, and the first utterances."""
         names: List[str] = list(self.first_bad[:5])
         more = ", ..." if len(self.first_bad) > 5 else ""
         return (
@@ -78,8 +78,8 @@ def refuse_epoch(watched: WatchedBatches, phase: str) -> None:
         phase: ``training`` or ``validation``.
 
     Raises:
-        ModelError: no loss of the training was finite, or one of the validation
-            was not, by which the best epoch is chosen.
+        ModelError: no loss of the training was finite; or one of the validation,
+            which chooses the best epoch, was not.
     """
     if watched.bad and (phase == "validation" or watched.bad == watched.steps):
         raise ModelError(

@@ -1,11 +1,11 @@
 """When an encoder's frames are: the input layer's boundaries, in seconds.
 
-For the plugin's input layer they come from the positions of every stage; for ESPnet's
-own convolutions from kernel and stride. Where the feature frames are, the frontend says
-(:mod:`frontends`), or the upstream that features were extracted with. Where that is not
-known, the plugin's layer gets no times (:class:`UnknownTimesError`): adaptive strides
-cannot be guessed. Frames of ESPnet's own input layers are then spread evenly, as ESPnet
-does, and the log says so.
+For the plugin's input layer they come from the positions of every stage, for ESPnet's
+own convolutions from kernel and stride. The times of the feature frames come from the
+frontend (:mod:`frontends`), or from the upstream of extracted features. If these are
+not known, the plugin's layer raises :class:`UnknownTimesError`: adaptive strides cannot
+be guessed. Frames of ESPnet's own input layers are then spread evenly, as in ESPnet,
+with a warning in the log.
 """
 
 import logging
@@ -51,12 +51,12 @@ class FrameTimes(NamedTuple):
         boundaries: (m + 1,) seconds at which frames begin and end, non-decreasing,
             from 0 to the duration.
         uniform: the same for one constant frame rate: frame l is centred at l times the
-            overall stride, which is what ``espnet2.bin.asr_align`` assumes by itself.
-        windows: the same for pooling with the same strides: what the local strides are
-            compared with; the boundaries themselves where strides are uniform.
-        known: False: all that is known is how many there are; they are spread evenly.
-        lowest: the same of the frames at the lowest rate, where a rate is given back
-            (``restore``); else None.
+            overall stride, as ``espnet2.bin.asr_align`` assumes.
+        windows: the same for pooling with the same strides, to compare local strides
+            with; equal to the boundaries where strides are uniform.
+        known: False: only the number of frames is known; they are spread evenly.
+        lowest: the times of the frames at the lowest rate, with ``restore``; else
+            None.
     """
 
     boundaries: np.ndarray
@@ -66,7 +66,7 @@ class FrameTimes(NamedTuple):
     lowest: Optional["FrameTimes"] = None
 
     def of_strides(self) -> "FrameTimes":
-        """Return the times of the frames that all stages have made, for pictures."""
+        """Return the times of the frames after all stages, for pictures."""
         return self if self.lowest is None else self.lowest
 
 
@@ -77,19 +77,18 @@ def encoder_boundaries(
     index: int = 0,
     lowest: bool = False,
 ) -> Tuple[np.ndarray, np.ndarray]:
-    """Return where the encoder's frames of one utterance lie, in feature frames.
+    """Return the boundaries of an utterance's encoder frames, in feature frames.
 
     Args:
         layer: the model's input layer.
         trace: what ``layer.take_trace()`` returned for the batch.
         frames: feature frames of the utterance.
         index: of the utterance in the batch.
-        lowest: with ``restore``, the frames of the lowest rate instead of those that
-            the encoder gives.
+        lowest: with ``restore``, the frames at the lowest rate instead of the encoder's
+            output.
 
     Returns:
-        (m + 1,) boundaries as the layer made them, and as pooling with the same
-        strides would have.
+        (m + 1,) boundaries of the layer, and of pooling with the same strides.
     """
     if trace and isinstance(trace[0], BlockTrace):
         return _joined_blocks(layer, trace, frames, index)
@@ -107,7 +106,7 @@ def encoder_boundaries(
             stride = n / max(m, 1)
         uniform.append(uniform_boundaries(n, m, stride))
         if in_trunk:
-            # the trunk's convolution of kernel 3 made the stride: no trace
+            # the stride is in the trunk's convolution, of kernel 3: no trace
             adaptive.append(uniform_boundaries(n, m, stride, shift=(1 - stride) / 2))
         else:
             positions = entry.positions
@@ -190,12 +189,12 @@ def frame_times(
         trace: of its input layer, if that is the plugin's.
         samples: of the utterance.
         rate: samples per second.
-        frames: m, what the encoder gave for it.
+        frames: m, of the encoder's output.
         grid: of extracted features; None: that of the frontend.
 
     Raises:
         UnknownTimesError, ConfigurationError: with the plugin's input layer, if the
-            times are not known; one line that says why.
+            times are not known.
     """
     embed = getattr(model.encoder, "embed", None)
     duration = samples / rate
@@ -242,7 +241,7 @@ def _boundaries(
     if len(inner) - 1 != frames:
         raise UnknownTimesError(
             f"the encoder gave {frames} frames and its input layer {len(inner) - 1}: "
-            "what shortens them behind it has no known times"
+            "a part after it shortens them, whose times are not known"
         )
     return inner, pooled
 
@@ -250,7 +249,7 @@ def _boundaries(
 def join_times(
     parts: Sequence[FrameTimes], starts: Sequence[float], duration: float
 ) -> FrameTimes:
-    """Return when the frames of a recording are that was encoded in pieces.
+    """Return the times of the frames of a recording that was encoded in pieces.
 
     Args:
         parts: of the pieces, in order.
@@ -280,7 +279,7 @@ def feature_grid(
     rate: int,
     given: Optional[FeatureGrid] = None,
 ) -> FeatureGrid:
-    """Return where the frames are that the encoder of a model reads.
+    """Return the times of the frames that a model's encoder reads.
 
     Args:
         model: ESPnetASRModel.
@@ -289,15 +288,15 @@ def feature_grid(
         given: of extracted features; None: the frontend's.
 
     Raises:
-        UnknownTimesError, ConfigurationError: if that is not known.
+        UnknownTimesError, ConfigurationError: they are not known.
     """
     known = model_frames(model)
     if known is None:
         if given is None:
             raise UnknownTimesError(
-                "the model reads features, and nothing says when their frames are: "
-                "python -m espnet_adastride.bin.align takes the recording itself, and "
-                "upstream.yaml beside config.yaml says what features are of"
+                "the model reads features, and nothing says when their frames are: use "
+                "python -m espnet_adastride.bin.align, which reads the recording, or "
+                "put upstream.yaml of the features beside config.yaml"
             )
         return given
     if known.most is not None and samples > known.most:

@@ -15,9 +15,8 @@ whisper            320 l                               ceil(floor(n / 160) / 2)
 fused              the mean of its frontends'          the fewest
 =================  ==================================  ===========================
 
-The numbers are derived from the frontend's own convolutions and windows, never from its
-name. Of any other frontend nothing is known; asking for times raises
-:class:`UnknownTimesError` in one line.
+The numbers are derived from the frontend's own convolutions and windows, not from its
+name. Asking for the times of any other frontend raises :class:`UnknownTimesError`.
 """
 
 import math
@@ -58,18 +57,18 @@ PRETRAINED_RATE = 16000
 
 @dataclass(frozen=True)
 class FrontendFrames:
-    """What a frontend makes of samples.
+    """The frames that a frontend makes of samples.
 
     Attributes:
         words: for messages, e.g. ``huggingface (WavLMModel)``.
         rule: where its frames are, in samples.
         length: from samples to frames.
-        rate: samples a second that it wants; None: it does not say.
-        least: samples that an utterance needs.
-        least_in_training: samples that the longest of a training batch needs beside
-            that.
-        most: samples behind which it hears nothing; None: it hears all.
-        untrainable: why training would stop, with the fix; None: it would not.
+        rate: samples per second that it expects; None: unknown.
+        least: the fewest samples of an utterance.
+        least_in_training: the fewest samples of the longest utterance of a training
+            batch, if more.
+        most: samples that it reads at most; None: all.
+        untrainable: why training would fail, with the fix; None: it would not.
     """
 
     words: str
@@ -86,7 +85,7 @@ class FrontendFrames:
         return max(self.least, self.least_in_training) if training else self.least
 
     def describe(self, rate: float) -> str:
-        """Return where its frames are at ``rate`` samples a second."""
+        """Return one line on its frames at ``rate`` samples per second."""
         milliseconds = 1000 / rate
         hop, centre, field = (value * milliseconds for value in self.rule)
         return (
@@ -96,7 +95,7 @@ class FrontendFrames:
 
 
 def keeps_frames(preencoder: Optional[torch.nn.Module]) -> bool:
-    """Return whether a preencoder, or none, gives a frame for every frame."""
+    """Return whether a preencoder keeps the number of frames; None does."""
     kinds = (LayerSum, LightweightSincConvs, LinearProjection)
     return preencoder is None or isinstance(preencoder, kinds)
 
@@ -111,7 +110,7 @@ def _unknown(words: str, why: str) -> UnknownTimesError:
 def _fourier(frontend) -> FrontendFrames:
     """A Fourier transform: a centred frame t is at t hops, others half a window later.
 
-    A centred one reflects half a window at the ends, and needs that much.
+    With centring, half a window is reflected at the ends: an utterance needs as much.
     """
     stft = frontend.stft
     half = stft.n_fft // 2
@@ -207,9 +206,9 @@ def _huggingface(frontend) -> FrontendFrames:
 
 
 def _masked_frames(config) -> int:
-    """Return the frames that a model of ``transformers`` masks at once in training.
+    """Return the length in frames of a ``transformers`` model's masks in training.
 
-    It refuses batches that have fewer.
+    It rejects batches that are shorter.
     """
     masks = getattr(config, "apply_spec_augment", True)
     if not masks or not getattr(config, "mask_time_prob", 0) > 0:
@@ -266,7 +265,7 @@ def _s3prl(frontend) -> FrontendFrames:
 
 
 def _dropped_layers(configs) -> Optional[str]:
-    """S3PRL counts layers, and transformers leaves some out at random in training."""
+    """Return why S3PRL cannot train: it counts layers, and transformers drops some."""
     if not any(getattr(config, "layerdrop", 0) for config in configs):
         return None
     return (
@@ -331,10 +330,10 @@ _RULES: Dict[type, Callable] = {
 
 # ------------------------------------------------------------------ of a model
 def frontend_frames(frontend: torch.nn.Module) -> FrontendFrames:
-    """Return what is known of a frontend's frames.
+    """Return the rules of a frontend's frames.
 
     Raises:
-        UnknownTimesError: nothing is; one line with the known ones.
+        UnknownTimesError: not known; the message lists the known frontends.
         ConfigurationError: ESPnet counts its frames wrongly.
     """
     if getattr(frontend, "stft", None) is not None:
@@ -346,10 +345,10 @@ def frontend_frames(frontend: torch.nn.Module) -> FrontendFrames:
 
 
 def model_frames(model: torch.nn.Module) -> Optional[FrontendFrames]:
-    """Return what is known of the frames before a model's encoder.
+    """Return the rules of the frames that a model's encoder reads.
 
     Returns:
-        None for a model without frontend, which reads features.
+        None for a model without a frontend, which reads features.
 
     Raises:
         UnknownTimesError, ConfigurationError: as :func:`frontend_frames`, or for a

@@ -15,12 +15,12 @@ def ctc_collapse(path: List[int], blank: int) -> List[int]:
 
 
 def main_frames(frames) -> torch.Tensor:
-    """Return the last block's frames (B, T', D) of what ``model.encode`` returned."""
+    """Return the last block's frames (B, T', D) from the result of ``model.encode``."""
     return frames[0] if isinstance(frames, tuple) else frames  # intermediate CTC
 
 
 class Decoded(NamedTuple):
-    """What greedy CTC heard in one utterance.
+    """The result of greedy CTC for one utterance.
 
     Attributes:
         text: of the tokens.

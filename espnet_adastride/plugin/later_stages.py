@@ -1,24 +1,23 @@
-"""Stages between the encoder's blocks, and the rate given back behind them.
+"""Stages between the encoder's blocks, and ``restore``, which restores their rate.
 
-A stage of ``input_layer_conf: after_blocks`` shortens what a block gives; the blocks
-behind it run at the lower rate. With ``restore`` the rate is given back before CTC and
-decoder read the frames. With x the frames before the stage (T of them), z what the
-blocks behind it made of D(x) (T'), and U the stage's inverse (``Downsampler.upsample``:
-for AdaStride the transposed alignment, its columns divided by their sums)::
+A stage of ``input_layer_conf: after_blocks`` shortens the output of a block; the blocks
+after it run at the lower rate. With ``restore`` the rate is restored before CTC and
+decoder read the frames. With x the T frames before the stage, z the T' frames that the
+next blocks made of D(x), and U the stage's inverse (``Downsampler.upsample``: for
+AdaStride the transposed alignment, its columns divided by their sums)::
 
     x' = x + s (U z - x),    s = 1/2 + bypass
 
-s has a number for each feature: the bypass of Zipformer (Yao et al., "Zipformer: A
-faster and better encoder for automatic speech recognition", ICLR 2024), here without
-its limits. At the start both parts count the same, which is the sum of a residual
-connection but for a factor that a norm behind it takes out; where no norm follows, the
-frames keep their scale. What is learned is the difference to 1/2, so that weight decay
-does not prefer one of the parts. With several stages the last one is given back first.
+s has one value per feature: the bypass of Zipformer (Yao et al., "Zipformer: A faster
+and better encoder for automatic speech recognition", ICLR 2024), here without its
+limits. At the start both parts have the same weight: a residual connection, up to a
+factor that a following norm removes; without a norm, the frames keep their scale. The
+difference to 1/2 is learned, so weight decay prefers neither part. With several stages,
+the last one is restored first.
 
-What giving back needs (x, the lengths, the positions) travels with the mask of the
-shortened frames, through ESPnet's blocks, which hand on the mask that they are given:
-so a layer that gradient checkpointing runs again finds that of its own run, and nothing
-outlives the graph.
+What restoring needs (x, the lengths, the positions) is an attribute of the mask of the
+shortened frames, which ESPnet's blocks pass on: a layer that gradient checkpointing
+runs again finds that of its own run, and nothing outlives the graph.
 """
 
 from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
@@ -31,23 +30,23 @@ from espnet_adastride.downsampling.stages import StageTrace
 from espnet_adastride.errors import ConfigurationError
 from espnet_adastride.plugin.strides import WHERE
 
-#: attribute of a mask: what its frames were before the stage that shortened them
+#: attribute of a mask: its frames before the stage that shortened them
 _BEFORE = "_before_stage"
 
 
 def in_backward() -> bool:
-    """Return whether autograd is at work here: a checkpointed layer runs again."""
+    """Return whether this is a backward pass: a checkpointed layer runs again."""
     return torch._C._current_graph_task_id() != -1
 
 
 class Before(NamedTuple):
-    """What a stage shortened.
+    """The input of a stage, to restore its rate.
 
     Attributes:
         stage: the stage.
         frames: (B, T, D).
         place: [positional embedding], or [] where frames have had theirs added.
-        mask: (B, 1, T); tells of the stage before, if that is given back, too.
+        mask: (B, 1, T); has the input of the previous stage, if that is restored, too.
         lengths: (B,) valid frames.
         positions: (B, T) of the stage's output, or None.
     """
@@ -61,12 +60,12 @@ class Before(NamedTuple):
 
 
 def before_stage(mask: torch.Tensor) -> Optional[Before]:
-    """Return what a mask's frames were before they were shortened; None if not."""
+    """Return the frames of a mask before they were shortened; None: they were not."""
     return getattr(mask, _BEFORE, None)
 
 
 def give_back(frames, place, mask):
-    """Give back the rate of all stages whose frames these are, the last stage first.
+    """Restore the rate of all stages that shortened these frames, the last stage first.
 
     Args:
         frames: (B, T', D).
@@ -85,10 +84,10 @@ def give_back(frames, place, mask):
 
 
 def lengthen(frames: torch.Tensor, mask: torch.Tensor, block: int) -> torch.Tensor:
-    """Lengthen what a block between the stages gave, without what ran beside it.
+    """Lengthen the output of a block between the stages, without the bypass.
 
     Args:
-        frames: (B, T', D) behind the block.
+        frames: (B, T', D) after the block.
         mask: of the lowest rate.
         block: number of the block, from 1.
 
@@ -104,12 +103,12 @@ def lengthen(frames: torch.Tensor, mask: torch.Tensor, block: int) -> torch.Tens
 
 
 class LaterStage(torch.nn.Module):
-    """A downsampler behind a block of the encoder, where features mean more.
+    """A downsampler after a block of the encoder.
 
     Args:
         block: number of the block, from 1.
         downsampler: of the encoder's width.
-        restore: its rate will be given back; it then has a parameter ``bypass`` (D,).
+        restore: its rate is restored; it then has a parameter ``bypass`` (D,).
     """
 
     def __init__(self, block: int, downsampler: torch.nn.Module, restore: bool = False):
@@ -121,12 +120,12 @@ class LaterStage(torch.nn.Module):
         self.trace: Tuple[StageTrace, ...] = ()
 
     def listen(self, blocks: torch.nn.ModuleList, positional_encoding) -> None:
-        """From now on shorten what the block gives.
+        """Shorten the output of the block, by a hook.
 
-        As a hook: the encoder's blocks keep their numbers, in its own code and in
+        With a hook, the encoder's blocks keep their numbers, in its code and in
         checkpoints.
         """
-        # in a tuple, so that the encoding is not registered here, too
+        # in a tuple: the encoding is not to be registered here, too
         self._positional_encoding = (positional_encoding,)
         blocks[self.block - 1].register_forward_hook(self._shorten)
 
@@ -160,20 +159,20 @@ class LaterStage(torch.nn.Module):
         return x + (0.5 + self.bypass) * (self.upsampled(z, before) - x)
 
     def share(self) -> torch.Tensor:
-        """Return the mean of s, a scalar: how much comes through the lower rate."""
+        """Return the mean of s, a scalar: the weight of the lower rate."""
         return (0.5 + self.bypass.detach()).mean()
 
 
 class LaterStages(torch.nn.ModuleList):
-    """All stages behind blocks of the encoder, in order, and where the rate returns.
+    """All stages after blocks of the encoder, in order, and where the rate is restored.
 
     Args:
         stages: each a :class:`LaterStage`.
-        restore: give back their rate behind the last block (True) or behind the block
-            of this number.
+        restore: restore their rate after the last block (True) or after the block of
+            this number.
 
     Attributes:
-        lowest: mask of the lowest rate, from the hook that gives the rate back to
+        lowest: mask of the lowest rate, from the hook that restores the rate, for
             :meth:`lengthen_intermediate`.
     """
 
@@ -190,7 +189,7 @@ class LaterStages(torch.nn.ModuleList):
             size: D.
             methods: a word of ``available_downsamplers()`` for each stage.
             strides: of the stages.
-            blocks: behind which they are.
+            blocks: the block before each stage.
             restore: see the class.
             options: the methods' own words.
         """
@@ -207,16 +206,16 @@ class LaterStages(torch.nn.ModuleList):
         positional_encoding: torch.nn.Module,
         interctc: Sequence[int] = (),
     ) -> None:
-        """Put the stages of ``after_blocks`` behind the encoder's blocks.
+        """Put the stages of ``after_blocks`` after the encoder's blocks.
 
         Args:
             blocks: of the encoder.
             positional_encoding: of the input layer.
-            interctc: blocks whose frames go to the intermediate CTC, too.
+            interctc: blocks whose frames the intermediate CTC reads.
 
         Raises:
             ConfigurationError: if the encoder has no such block, no block would run at
-                the lowest rate, or the intermediate CTC would get other frames than
+                the lowest rate, or the intermediate CTC would read other frames than
                 the last one.
         """
         for stage in self:
@@ -237,7 +236,7 @@ class LaterStages(torch.nn.ModuleList):
             if self.restore == last:
                 raise ConfigurationError(
                     f"{WHERE}: after_blocks names block {last}, the encoder's last: "
-                    "restore leaves no block to its rate; name an earlier one"
+                    "restore leaves no block at its rate; name an earlier one"
                 )
             blocks[self.restore - 1].register_forward_hook(self._restore)
             return
@@ -245,8 +244,8 @@ class LaterStages(torch.nn.ModuleList):
         if early:
             raise ConfigurationError(
                 f"encoder_conf: interctc_layer_idx names block {early[0]}, before the "
-                f"stage of input_layer_conf: after_blocks behind block {last}: its "
-                "frames are not those of the last CTC; name later blocks, or set "
+                f"stage that input_layer_conf: after_blocks puts after block {last}: "
+                "its frames are not those of the last CTC; name later blocks, or set "
                 "restore: true"
             )
 
@@ -259,14 +258,14 @@ class LaterStages(torch.nn.ModuleList):
         return ((x, *place) if place else x), mask
 
     def lengthen_intermediate(self, output):
-        """Bring what the intermediate CTC reads to the rate that is given back.
+        """Bring the frames of the intermediate CTC to the restored rate.
 
         Args:
             output: an encoder's frames, or (frames, [(block, frames of it)]).
 
         Returns:
-            The same; the frames of blocks between the stages and ``restore`` lengthened
-            by the stages' inverses, so that they are as many as the encoder gives.
+            The same, with the frames of blocks between the stages and ``restore``
+            lengthened by the stages' inverses to the length of the encoder's output.
         """
         lowest, self.lowest = self.lowest, None
         if lowest is None or not isinstance(output, tuple):
@@ -294,7 +293,7 @@ class LaterStages(torch.nn.ModuleList):
                 strides[block] *= stride
 
     def take_traces(self) -> Tuple[StageTrace, ...]:
-        """Return what the stages reported of the last batch, once."""
+        """Return the stages' traces of the last batch, once."""
         traces: Tuple[StageTrace, ...] = ()
         for stage in self:
             traces, stage.trace = traces + stage.trace, ()

@@ -31,7 +31,7 @@ OWN_WORDS = (
 
 
 def check_options(options: Dict[str, Any], methods: Sequence[str]) -> None:
-    """Refuse words that no stage's method knows."""
+    """Reject words that no stage's method knows."""
     known = [word for name in set(methods) for word in downsampler_options(name)]
     for word in options:
         if word not in known:
@@ -64,17 +64,17 @@ def checked_restore(restore, after_blocks: Sequence[int]) -> Union[bool, int]:
         return False
     if not isinstance(restore, (bool, int)) or restore < 1:
         raise ValueError(
-            "restore must be true (give the rate back behind the last block), "
+            "restore must be true (restore the rate after the last block), "
             f"false, or the number of a block, got {restore!r}"
         )
     if not any(after_blocks):
         raise ValueError(
-            "restore gives back the rate of stages behind blocks, and there is "
-            "none: give after_blocks, such as [0, 1]"
+            "restore is for stages after blocks, and there is none: give after_blocks, "
+            "such as [0, 1]"
         )
     if restore is not True and restore <= after_blocks[-1]:
         raise ValueError(
-            f"restore: {restore} leaves no block to the rate of the stage behind "
+            f"restore: {restore} leaves no block at the rate of the stage after "
             f"block {after_blocks[-1]}: give a later block, or true"
         )
     return restore
@@ -86,20 +86,18 @@ def block_length(
     """Return the length of blocks, or None."""
     if block is None:
         if train_blocks is not None:
-            raise ValueError(
-                "train_blocks draws what block is in training: give block, too"
-            )
+            raise ValueError("train_blocks is for training: give block, too")
         return None
     if any(after_blocks):
         raise ValueError(
-            "block does not go with after_blocks: a stage behind a block of the "
+            "block does not go with after_blocks: a stage after a block of the "
             "encoder places the whole utterance; leave one of them out"
         )
     return BlockLength(block, train_blocks, strides)
 
 
 def check_trunk(trunk: str, channels: int) -> None:
-    """Refuse an unknown trunk and channels that are no number of channels."""
+    """Reject an unknown trunk and an invalid number of channels."""
     if trunk not in TRUNKS:
         raise ValueError(unknown_word("trunk", trunk, TRUNKS))
     if not isinstance(channels, numbers.Integral) or channels < 1:
@@ -107,16 +105,16 @@ def check_trunk(trunk: str, channels: int) -> None:
 
 
 def check_together(layer) -> None:
-    """Refuse options of a built layer that do not go together.
+    """Reject options of a built layer that exclude each other.
 
     Raises:
-        ConfigurationError: in one line.
+        ConfigurationError: naming them.
     """
     told = layer.stride_vector is not None or layer.true_times
     if layer.later and told:
         raise ConfigurationError(
             f"{WHERE}: after_blocks does not go with tell_strides and true_times, "
-            "which speak of this layer's strides alone"
+            "which describe only this layer's strides"
         )
     if layer.blocks is not None and layer.lengths_from_content():
         raise ConfigurationError(

@@ -3,11 +3,11 @@
     preencoder: layer_sum
     preencoder_conf: {layers: 3, size: 768}
 
-Frames (B, T, layers * size) hold the layers side by side; out comes
+Frames (B, T, layers * size) hold the layers side by side. The output is
 
     y = sum_k softmax(w)_k x_k,    (B, T, size)
 
-with learned w, zero at first: the mean of the layers. Source: "SUPERB: Speech
+with learned w, initially zero: the mean of the layers. Source: "SUPERB: Speech
 processing Universal PERformance Benchmark" (Yang et al. 2021), section 3.
 """
 
@@ -23,7 +23,7 @@ class LayerSum(AbsPreEncoder):
     """A learned weighted sum of layers.
 
     Args:
-        layers: how many stand side by side in a frame, at least 1.
+        layers: in a frame, at least 1.
         size: values of each.
 
     Raises:
@@ -41,7 +41,7 @@ class LayerSum(AbsPreEncoder):
         self.weights = torch.nn.Parameter(torch.zeros(layers))
 
     def output_size(self) -> int:
-        """Return the values of a frame that comes out."""
+        """Return the values per output frame."""
         return self.size
 
     def forward(

@@ -1,9 +1,9 @@
 """One long utterance through the trunk in chunks of time, in bounded memory.
 
 An hour of speech would need 14 GB for the first stage's output alone (conv2d, 256
-channels). One long utterance is therefore decoded in chunks: the same numbers. A stage
-with positions reads what comes before it twice, for the scores and for the frames; what
-fits is held, the rest computed again.
+channels). One long utterance is therefore computed in chunks, with the same result. A
+stage with positions reads its input twice, for the scores and for the frames; what fits
+is kept, the rest is computed again.
 """
 
 from functools import partial
@@ -12,12 +12,12 @@ import torch
 
 from espnet_adastride.downsampling import downsampled_lengths
 from espnet_adastride.downsampling.stages import StageTrace
-from espnet_adastride.plugin.timing import next_times
+from espnet_adastride.plugin.true_times import next_times
 from espnet_adastride.plugin.trunk import InTrunk, convolution_stride
 
-#: one utterance whose frames would take more bytes after a stage goes through in chunks
-#: (not in training, nor in batches); in that case: about the bytes of a chunk, and how
-#: much of the stages' outputs may be held rather than computed again
+#: an utterance whose frames take more bytes than this after a stage is computed in
+#: chunks (not in training or in batches); then: bytes of a chunk, about, and how many
+#: bytes of the stages' outputs may be kept rather than computed again
 LONG_BYTES = 2**29
 CHUNK_BYTES = 2**26
 HELD_BYTES = 2**31
@@ -34,7 +34,7 @@ def is_long(layer, x, x_mask) -> bool:
 
 
 def run_in_chunks(layer, x):
-    """Do what ``layer.run_stages`` does, and its linear layer, for one long utterance.
+    """Run ``layer.run_stages`` and the linear layer for one long utterance.
 
     Args:
         layer: AdaptiveSubsampling.
@@ -65,20 +65,20 @@ def run_in_chunks(layer, x):
         needed = length * stage.width * x.element_size()
         if stage is not layer.conv[-1] and held + needed <= HELD_BYTES:
             frames = partial(_joined(frames(), length).split, size, dim=1)
-            held = needed  # what was held before has been read for the last time
+            held = needed  # what was held before is not read again
     return _joined(map(layer.out[0], frames()), length), times, lengths, trace
 
 
 def _convolve_chunks(stage, stride, frames):
     """Yield a stage's output for consecutive chunks, as for all of them at once.
 
-    The convolution sees one frame more on both sides; chunks are held back until the
-    next has come, and the output at the edge, which saw padding, is made again.
+    The convolution sees one more frame on both sides: a chunk waits for the next one,
+    and the output at the edge, which saw padding, is computed again.
     """
-    held, made = None, 0  # frames from the last made output's centre on; its number
+    held, made = None, 0  # frames from the last output's centre on; its number
     for chunk in frames():
         held = chunk if held is None else torch.cat([held, chunk], dim=1)
-        ready = (held.size(1) - 2) // stride + 1  # whose right neighbours are there
+        ready = (held.size(1) - 2) // stride + 1  # with their right neighbours
         if ready > made:
             yield stage(held)[:, made:ready]
             held, made = held[:, (ready - 1) * stride :].clone(), 1
@@ -87,7 +87,7 @@ def _convolve_chunks(stage, stride, frames):
 
 
 def _joined(chunks, length):
-    """Return all chunks as one tensor, holding no more than that and a chunk."""
+    """Join chunks, with the memory of the result and one chunk."""
     whole, start = None, 0
     for chunk in chunks:
         if whole is None:

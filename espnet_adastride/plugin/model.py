@@ -1,7 +1,7 @@
 """ESPnet's models, with the input layer's auxiliary losses in their training loss.
 
-Stats it adds (all are watched in train.log and TensorBoard, and any can be a
-``best_model_criterion``), where the input layer has positions:
+Stats it adds (all are in train.log and TensorBoard, and any can be a
+``best_model_criterion``), if the input layer has positions:
 
 * ``loss_vp``: the stages' positioning losses, summed, before weighting;
 * ``empty_slots``: share of output slots that no input frame is nearest to;
@@ -12,11 +12,11 @@ Stats it adds (all are watched in train.log and TensorBoard, and any can be a
 
 and with other methods:
 
-* ``loss_aux``: what they ask to be added to the loss (lift_pool's regularisers);
-* what they report of themselves: ``stride``, and ``stride_1`` ... of the stages, where
+* ``loss_aux``: what they add to the loss (lift_pool's regularisers);
+* their own stats: ``stride``, and ``stride_1`` ... of the stages, where
   strides are learned (diff_stride); ``beta_1`` ... (ada_pool).
 
-Which of them appear depends on the configuration alone.
+Which of them appear depends only on the configuration.
 """
 
 from espnet_adastride.downsampling.stages import (
@@ -53,7 +53,7 @@ def input_layer(model):
 
 
 def reporting_part(model):
-    """Return the part that downsamples and reports of it, or None if there is none.
+    """Return the part that downsamples and reports stats, or None.
 
     It has ``take_trace()``, ``reported_stats()`` and ``vp_weight``: the input layer, or
     the encoder ``resnet`` itself.
@@ -63,7 +63,7 @@ def reporting_part(model):
 
 
 def set_stride(model, args, stride: float) -> None:
-    """Let a trained model downsample at another overall rate from now on.
+    """Set a trained model's overall stride.
 
     Args:
         model: an ESPnet model.
@@ -71,7 +71,7 @@ def set_stride(model, args, stride: float) -> None:
         stride: overall, a real number >= 1.
 
     Raises:
-        ConfigurationError: if its input layer, or a stage of it, is tied to its stride.
+        ConfigurationError: if its input layer, or a stage of it, has a fixed stride.
     """
     layer = input_layer(model)
     if layer is None:
@@ -84,7 +84,7 @@ def set_stride(model, args, stride: float) -> None:
 
 
 def set_block(model, args, seconds: float) -> None:
-    """Let a trained model place blocks of another length from now on.
+    """Set the length of a trained model's blocks.
 
     Args:
         model: an ESPnet model.
@@ -93,7 +93,7 @@ def set_block(model, args, seconds: float) -> None:
 
     Raises:
         ConfigurationError: if its input layer places whole utterances, or no block can
-            be so long.
+            have this length.
     """
     layer = input_layer(model)
     if layer is None or layer.blocks is None:
@@ -107,7 +107,7 @@ def set_block(model, args, seconds: float) -> None:
 
 
 def check_frontend(model) -> None:
-    """Refuse a frontend that the plugin's input layer cannot be put behind.
+    """Reject a frontend that does not work with the plugin's input layer.
 
     Raises:
         ConfigurationError: ESPnet counts its frames wrongly; its frames are windows of
@@ -129,7 +129,7 @@ def check_frontend(model) -> None:
     try:
         frontend_frames(model.frontend)
     except UnknownTimesError:
-        pass  # of use without times
+        pass  # works without times
     told = [
         word
         for word, on in (
@@ -147,10 +147,10 @@ def check_frontend(model) -> None:
 
 
 def set_frame_step(model, layer) -> None:
-    """Tell a layer that works block by block how far apart its feature frames are.
+    """Set the step of the feature frames in a layer that works block by block.
 
     Raises:
-        ConfigurationError: it does, and that is not known.
+        ConfigurationError: the step is not known.
     """
     if layer.blocks is None:
         return
@@ -158,9 +158,9 @@ def set_frame_step(model, layer) -> None:
     reason = why_unknown(model)
     known = None if reason is not None else model_frames(model)
     if known is None or known.rate is None:
-        reason = reason or "the model has none that says its rate"
+        reason = reason or "the model has none"
         raise ConfigurationError(
-            f"{where} and needs a frontend whose frames are so many a second: {reason}"
+            f"{where} and needs a frontend of known frame rate: {reason}"
         )
     layer.blocks.set_step(known.rule.hop / known.rate)
 
@@ -177,15 +177,15 @@ class DownsamplingModel:
         check_frontend(self)
 
     def _extract_feats(self, speech, speech_lengths):
-        """Return ESPnet's features; name what is too short for the frontend.
+        """Return ESPnet's features; name recordings too short for the frontend.
 
-        With the error that ESPnet's decoders expect of short ones: they write an empty
-        hypothesis. Beside longer ones they have no frames, for which the convolutions'
-        formula would give a number below 0.
+        The error is the one for which ESPnet's decoders write an empty hypothesis. In a
+        batch with longer ones such recordings have 0 frames, where the formula of the
+        convolutions would give a negative number.
         """
         if getattr(self, "frontend", None) is None or input_layer(self) is None:
             return super()._extract_feats(speech, speech_lengths)
-        self._check_length(speech.size(1))  # no wait for a GPU, as the lengths ask
+        self._check_length(speech.size(1))  # the lengths would wait for the GPU
         features, lengths = super()._extract_feats(speech, speech_lengths)
         return features, lengths.clamp(min=0)
 
@@ -222,12 +222,12 @@ class DownsamplingModel:
         return force_gatherable((loss, stats, weight), loss.device)
 
     def load_state_dict(self, state_dict, strict=True, assign=False):
-        """Load parameters; refuse a state whose keys do not fit, even if not strict.
+        """Load parameters; reject keys that do not fit, even if not strict.
 
-        ESPnet loads with ``strict=False`` at inference: missing or renamed keys would
-        leave random weights behind without a word. Stock input layers keep ESPnet's
-        leniency, but for the keys of the input layer itself. Partial loading goes
-        through ``--init_param``; adapters (LoRA) are let through.
+        ESPnet loads with ``strict=False`` at inference: with missing or renamed keys,
+        some weights would silently stay random. With stock input layers, only the keys
+        of the input layer itself are checked. For partial loading there is
+        ``--init_param``; adapters (LoRA) are not checked.
 
         Raises:
             ModelError: with the keys.
@@ -243,7 +243,7 @@ class DownsamplingModel:
             if key in own and value.shape != own[key].shape
         ]
         if not problems:
-            # only loading tells: ESPnet renames keys of older releases on the way
+            # checked by loading: ESPnet renames keys of older releases as it loads
             try:
                 result = super().load_state_dict(
                     state_dict, strict=False, assign=assign
@@ -274,7 +274,7 @@ class TransducerLoss:
             return super()._calc_transducer_loss(*args, **kwargs)
 
 
-#: the other tasks' models, made when first asked for: ESPnet's class and what it is
+#: the other tasks' models, made on first use: ESPnet's class, and a description
 _LATE = {
     "AdaStrideTransducerModel": (
         "ESPnetASRTransducerModel",

@@ -1,7 +1,7 @@
-"""Let ESPnet name the recording that it cannot read.
+"""Make ESPnet name the recording that it cannot read.
 
-Its loader lets libsndfile's error through: ``Error : flac decoder lost sync.`` without
-the file of a download that was cut off, and out of a DataLoader's worker not even that
+Its loader raises libsndfile's error, which does not name the file: ``Error : flac
+decoder lost sync.`` In a DataLoader's worker, not even this is shown
 (``LibsndfileError: <exception str() failed>``).
 """
 
@@ -16,15 +16,15 @@ from espnet_adastride.plugin import espnet
 
 
 def naming(read, several: bool = False):
-    """Return one of ESPnet's readers changed so that its errors name the file.
+    """Return one of ESPnet's readers with errors that name the file.
 
     Args:
-        read: ``soundfile_read`` (one path or a list, to samples and rate), or what
-            statistics and decoding read with (a path, to samples).
-        several: the path is several ones, separated by white space.
+        read: ``soundfile_read`` (one path or a list, to samples and rate), or the
+            reader of statistics and decoding (a path, to samples).
+        several: the path is several paths, separated by white space.
 
     Raises:
-        AudioError: by what it returns, for libsndfile's errors and for
+        AudioError: in the returned function, for libsndfile's errors and for
             samples that are not finite.
     """
 
@@ -47,7 +47,7 @@ def naming(read, several: bool = False):
                 "stage 3"
             ) from None
         wave = result[0] if isinstance(result, tuple) else result
-        if wave is None:  # ESPnet lets some recordings be absent
+        if wave is None:  # ESPnet allows some recordings to be absent
             return result
         if np.issubdtype(wave.dtype, np.floating) and not np.isfinite(wave).all():
             names = wavs if isinstance(wavs, str) else " or ".join(wavs)

@@ -1,13 +1,13 @@
 """ESPnet's decoding of OWSM models, with an input layer whose rate it does not know.
 
 ESPnet looks up the frame rate of ``input_layer`` among its own words. Only long
-recordings need the rate: an OWSM-CTC encodes overlapping windows of them, and ESPnet
-joins these by counting frames. Behind adaptive strides, counting does not tell where a
-window's frames are, so this is rejected in one line. OWSM models with a decoder cut a
-recording at the times that they predict, which needs no rate.
+recordings need the rate: OWSM-CTC encodes overlapping windows of them, and ESPnet joins
+these by counting frames. After adaptive strides, counting does not give the place of a
+window's frames, so this is rejected. OWSM models with a decoder cut a recording at the
+times that they predict, which needs no rate.
 
-ESPnet 202511's greedy search asks for the rate of every model, and stops at a word
-that it does not know; here the rate may be missing.
+ESPnet 202511's greedy search asks for the rate of every model and fails on unknown
+words; here the rate may be missing.
 """
 
 import functools
@@ -34,7 +34,7 @@ def _without_rate(init):
         try:
             init(self, *args, **kwargs)
         except KeyError as error:
-            # the rate is the last thing that it sets
+            # ESPnet sets the rate last
             if error.args[0] not in available_downsamplers():
                 raise
             self.frames_per_sec = None

@@ -1,36 +1,29 @@
-"""Ask ESPnet what a training will do, without training: lengths, batches, cost.
+"""Ask ESPnet for the lengths and batches of a training, without training.
 
-Lengths come from the model's own code: ESPnet's Fourier transform and input layers are
-run on the meta device, where tensors have shapes and no content; those of other
-frontends from their convolutions (``frontends.py``). Batches come from ESPnet's
-sampler, with the options that its trainer hands to it.
+``training_cost.py`` measures time and memory of a step, ``evaluation/plan.py`` draws
+conclusions, ``bin/plan_training.py`` is the command ``adastride plan``.
+
+Lengths come from the model's own code: ESPnet's Fourier transform and input layers run
+on the meta device, where tensors have shapes and no content; those of other frontends
+come from their convolutions (``frontends.py``). Batches come from ESPnet's
+sampler, with the options of its trainer.
 
 A model without a frontend reads extracted features: a "sample" then is a frame of them,
 and ``upstream.yaml`` beside ``feats.scp`` says how many there are in a second.
 """
 
 import copy
-import ctypes
 import inspect
-import math
-import time
 from pathlib import Path
-from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 import torch
 
 from espnet_adastride.corpora.datadir import parse_rate, read_table
 from espnet_adastride.corpora.features import RECORD_NAME, read_record
 from espnet_adastride.errors import ModelError, NotPlanned, RecipeError
-from espnet_adastride.evaluation.plan import (
-    Measured,
-    ModelCost,
-    SetLengths,
-    StepCost,
-    extrapolate,
-)
+from espnet_adastride.evaluation.plan import SetLengths
 from espnet_adastride.files import PathLike
-from espnet_adastride.networks.macs import macs_by_module
 from espnet_adastride.plugin.espnet import (
     asr_task,
     build_batch_sampler,
@@ -41,7 +34,6 @@ from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
 from espnet_adastride.timing.ctc import needed_frames
 
 Shapes = Dict[str, Tuple[int, ...]]
-MEMORY_SHARE = 0.6  # of what is free on the machine, that measuring may take
 
 
 def read_shapes(path: PathLike) -> Shapes:
@@ -60,7 +52,7 @@ def read_shapes(path: PathLike) -> Shapes:
 
 # ---------------------------------------------------------------- lengths
 class ModelLengths:
-    """The lengths that a model makes of a batch, by its own code.
+    """The lengths that a model gives a batch, by its own code.
 
     Args:
         model: an ESPnetASRModel.
@@ -68,18 +60,18 @@ class ModelLengths:
             frontend.
 
     Raises:
-        NotPlanned: for encoders whose lengths only a forward tells.
-        UnknownTimesError: for such frontends and preencoders.
+        NotPlanned: for encoders whose lengths only a forward pass gives.
+        UnknownTimesError: the same, for frontends and preencoders.
     """
 
     def __init__(self, model: torch.nn.Module, input_size: Optional[int] = None):
         self.stft = getattr(model.frontend, "stft", None)
         embed = getattr(model.encoder, "embed", None)
-        #: what is known of the frontend's frames; None: there is none
+        #: rules of the frontend's frames; None: there is no frontend
         self.frontend = model_frames(model)
         if embed is None:
             raise NotPlanned(f"encoder {type(model.encoder).__name__}")
-        #: features that the longest utterance of a batch needs, 0: any will do
+        #: features that the longest utterance of a batch needs, 0: any number
         self.limit = max(0, check_short_utt(embed, 0)[1])
         last = model.frontend if model.preencoder is None else model.preencoder
         self.mels = input_size if last is None else last.output_size()
@@ -90,7 +82,7 @@ class ModelLengths:
         parameters = inspect.signature(embed.forward).parameters
         if self.exact is None and "x_mask" in parameters:
             self.masked = copy.deepcopy(embed).to("meta")
-            for name in ("out", "pos_enc"):  # positions are of no use here
+            for name in ("out", "pos_enc"):  # positions are not needed
                 if hasattr(self.masked, name):
                     setattr(self.masked, name, torch.nn.Identity())
 
@@ -100,13 +92,13 @@ class ModelLengths:
             return list(samples)
         if self.stft is None:
             return [self.frontend.length(n) for n in samples]
-        # the transform reflects half a window at the ends, and stops at shorter waves
+        # the transform reflects half a window at the ends and fails on shorter waves
         longest = max(*samples, self.stft.n_fft)
         waves = torch.empty(len(samples), longest, device="meta")
         return self.stft(waves, torch.tensor(samples))[1].tolist()
 
     def frames(self, features: Sequence[int]) -> List[int]:
-        """Return the frames of a batch behind the input layer."""
+        """Return the frames of a batch after the input layer."""
         if self.exact is not None:
             return self.exact.output_lengths(torch.tensor(features)).tolist()
         if self.masked is None:
@@ -165,7 +157,7 @@ def espnet_batches(args, mode: str, processes: int) -> List[Tuple[str, ...]]:
         processes: that share each batch.
 
     Raises:
-        RecipeError: where ESPnet's sampler refuses; its own words, with the option.
+        RecipeError: ESPnet's sampler fails; its message, with the options.
     """
     kind, size, bins = batch_options(args, mode)
     try:
@@ -268,11 +260,11 @@ def set_lengths(
 
 
 def describe_frames(args, frontend: Optional[FrontendFrames]) -> str:
-    """Return a line on the frames that the input layer reads.
+    """Return one line on the frames that the input layer reads.
 
     Args:
         args: the options of a training.
-        frontend: what is known of the frontend's frames; None: it reads features.
+        frontend: rules of the frontend's frames; None: the model reads features.
     """
     rate = sampling_rate(args)
     if frontend is None:
@@ -295,10 +287,10 @@ def count_tokens(token_list) -> int:
 
 
 def sampling_rate(args) -> float:
-    """Return what the model reads in a second: samples, or frames of features.
+    """Return what the model reads per second: samples, or frames of features.
 
     Raises:
-        NotPlanned: for features that nothing says the rate of.
+        NotPlanned: for features of unknown rate.
     """
     if args.input_size is not None:
         data = args.train_data_path_and_name_and_type
@@ -309,247 +301,3 @@ def sampling_rate(args) -> float:
             raise NotPlanned(f"features without {RECORD_NAME} beside them") from None
         return 1 / record.step
     return parse_rate(str((args.frontend_conf or {}).get("fs", "16k")))
-
-
-# ---------------------------------------------------------------- cost
-class Batch(NamedTuple):
-    """Lengths and labels of a batch; what is said in it does not matter here.
-
-    Attributes:
-        samples: of audio, or frames of features.
-        ids: labels.
-        size: values of a frame of features; None: audio.
-    """
-
-    samples: List[int]
-    ids: List[List[int]]
-    size: Optional[int] = None
-
-    def padded(self) -> int:
-        """Return the samples, padding included."""
-        return len(self.samples) * max(self.samples)
-
-    def first(self, count: int) -> "Batch":
-        """Return the batch of the first ``count`` utterances."""
-        return Batch(self.samples[:count], self.ids[:count], self.size)
-
-    def tensors(self, device: str) -> Dict[str, torch.Tensor]:
-        """Return what the model's forward takes: noise, and the labels."""
-        text = torch.full((len(self.ids), max(map(len, self.ids))), -1)
-        for row, ids in zip(text, self.ids):
-            row[: len(ids)] = torch.tensor(ids)
-        shape = [len(self.samples), max(self.samples)]
-        shape += [] if self.size is None else [self.size]
-        batch = {
-            "speech": 0.1 * torch.randn(shape),
-            "speech_lengths": torch.tensor(self.samples),
-            "text": text,
-            "text_lengths": torch.tensor([len(ids) for ids in self.ids]),
-        }
-        return {name: value.to(device) for name, value in batch.items()}
-
-
-def make_batch(
-    lengths: SetLengths,
-    texts: Texts,
-    keys: Sequence[str],
-    size: Optional[int] = None,
-) -> Batch:
-    """Return the batch of these utterances; ``size``: values of a frame of features."""
-    samples = [lengths.samples[k] for k in keys]
-    return Batch(samples, [texts.ids(k) for k in keys], size)
-
-
-def model_cost(args, model, batch: Optional[Batch], rate: float) -> ModelCost:
-    """Count parameters, and multiply-accumulates of a batch of one utterance.
-
-    Args:
-        batch: None: count parameters alone.
-        rate: samples, or frames of features, a second.
-    """
-    embed = model.encoder.embed
-    conf = args.encoder_conf
-    words = conf.get("input_layer", "conv2d")
-    if conf.get("input_layer_conf"):
-        words += f" {conf['input_layer_conf']}"
-    cost = ModelCost(
-        words=f"{args.encoder}, input layer {words}",
-        parameters=sum(p.numel() for p in model.parameters()),
-        layer_parameters=sum(p.numel() for p in embed.parameters()),
-    )
-    if isinstance(embed, AdaptiveSubsampling) and embed.later:
-        cost = cost._replace(
-            block_strides=embed.block_strides(len(model.encoder.encoders)),
-            restored=math.prod(embed.output_strides()) if embed.later.restore else None,
-        )
-    if batch is None:
-        return cost
-    # in training mode: evaluating would decode, too, for error rates
-    counts = macs_by_module(model.train(), **batch.tensors("cpu"))
-    return cost._replace(
-        macs=counts["Global"],
-        layer_macs=counts.get(f"{type(model).__name__}.encoder.embed", 0),
-        seconds=batch.samples[0] / rate,
-    )
-
-
-def _proc(path: str, word: str) -> Optional[int]:
-    """Return the bytes behind a word of a Linux /proc file; None elsewhere."""
-    try:
-        with open(path, encoding="ascii") as file:
-            line = next(x for x in file if x.startswith(word + ":"))
-    except (OSError, StopIteration):
-        return None
-    return int(line.split()[1]) * 1024
-
-
-class StepMeter:
-    """Takes training steps on noise and measures them.
-
-    On a CPU, memory is that of this whole process, as a training process takes it; on a
-    GPU, what PyTorch allocates there. A batch that would take too long, or too much, is
-    extrapolated by the line through one utterance and a part of it: gradients and the
-    optimizer cost the same for any batch.
-
-    Args:
-        args: the options of a training; its optimizer and clipping are used.
-        model: is trained on noise: of no use afterwards.
-        device: ``cpu`` or ``cuda``.
-        seconds: that all measuring may take, about.
-    """
-
-    def __init__(self, args, model, device: str, seconds: float):
-        self.model, self.device = model.to(device).train(), device
-        self.clip, self.amp = args.grad_clip, args.use_amp and device == "cuda"
-        bfloat16 = self.amp and torch.cuda.is_bf16_supported()
-        self.amp_dtype = torch.bfloat16 if bfloat16 else torch.float16  # as ESPnet's
-        self.optimizer = asr_task.ASRTask.build_optimizers(args, self.model)[0]
-        self.scaler = torch.amp.GradScaler(device, enabled=self.amp)
-        self.left = seconds
-        self.small: Optional[StepCost] = None  # one utterance
-        self.base: Optional[int] = None  # bytes between steps
-
-    def _start(self) -> None:
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            return
-        try:  # where that cannot be, an earlier step may hide a smaller one
-            ctypes.CDLL(None).malloc_trim(0)  # what glibc keeps of earlier steps
-            with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-                file.write("5")  # the peak starts anew
-        except (AttributeError, OSError):
-            pass
-
-    def _peak(self) -> Optional[int]:
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-            return torch.cuda.max_memory_allocated()
-        return _proc("/proc/self/status", "VmHWM")
-
-    def _free(self) -> Optional[int]:
-        if self.device == "cuda":
-            # what PyTorch keeps of earlier steps is free for the next one
-            kept = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-            return torch.cuda.mem_get_info()[0] + kept
-        return _proc("/proc/meminfo", "MemAvailable")
-
-    def memory(self) -> Optional[int]:
-        """Return the bytes that the device has in all; None: unknown."""
-        if self.device == "cuda":
-            return torch.cuda.mem_get_info()[1]
-        return _proc("/proc/meminfo", "MemTotal")
-
-    def step(self, batch: Batch) -> Tuple[float, Optional[int]]:
-        """Take one step; return its seconds and the peak of memory."""
-        tensors = batch.tensors(self.device)
-        self._start()
-        start = time.perf_counter()
-        with torch.autocast(self.device, dtype=self.amp_dtype, enabled=self.amp):
-            loss = self.model(**tensors)[0]
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad()
-        peak = self._peak()
-        return time.perf_counter() - start, peak
-
-    def warm_up(self, batch: Batch) -> None:
-        """Take two steps of a small batch, for what larger ones will cost."""
-        first, _ = self.step(batch)  # also allocates the optimizer's state
-        self.base = self._current()
-        second, peak = self.step(batch)
-        self.small = StepCost(batch.padded(), second, peak, 1.0)
-        self.left -= first + second
-
-    def _current(self) -> Optional[int]:
-        if self.device == "cuda":
-            return torch.cuda.memory_allocated()
-        return _proc("/proc/self/status", "VmRSS")
-
-    def measure(self, batch: Batch, seconds: float) -> StepCost:
-        """Measure a step of the batch, or of as much of it as time and memory allow.
-
-        Args:
-            seconds: that it may take.
-        """
-        count, free = len(batch.samples), self._free()
-        room = seconds / self.small.seconds
-        if None not in (free, self.small.peak, self.base):
-            needed = max(1, self.small.peak - self.base)
-            room = min(room, MEMORY_SHARE * free / needed)
-        room *= self.small.padded / max(batch.samples)
-        part = batch.first(max(1, min(count, int(room))))
-        spent, peak = self.step(part)
-        self.left -= spent
-        return extrapolate(
-            self.small,
-            StepCost(part.padded(), spent, peak, 1.0),
-            batch.padded(),
-        )
-
-
-def measure_steps(
-    args, model, lengths: SetLengths, texts: Texts, processes: int, seconds: float
-) -> Measured:
-    """Measure a step of a median and of the largest training batch.
-
-    Args:
-        args: the options of a training.
-        lengths: of the training set.
-        texts: of the training set.
-        processes: that share each batch; one process' part is measured.
-        seconds: that it may take, about; 0: nothing is measured.
-
-    Returns:
-        Measured: ``padded`` of its steps is that of all processes' batch.
-    """
-    if seconds <= 0:
-        return Measured([], "not asked for")
-    device = "cpu"
-    if args.ngpu > 0:
-        if not torch.cuda.is_available():
-            return Measured([], f"ngpu is {args.ngpu} and there is no GPU here")
-        device = "cuda"
-    order = sorted(zip(lengths.padded(), lengths.batches))
-    chosen = [order[len(order) // 2][1], order[-1][1]]
-    size = args.input_size
-    parts = [make_batch(lengths, texts, keys[::processes], size) for keys in chosen]
-    steps = []
-    try:
-        meter = StepMeter(args, model, device, seconds)
-        meter.warm_up(parts[0].first(1))
-        for left, (keys, part) in zip((2, 1), zip(chosen, parts)):
-            step = meter.measure(part, meter.left / left)
-            whole = len(keys) * max(lengths.samples[k] for k in keys)
-            steps.append(step._replace(padded=whole))
-    except torch.OutOfMemoryError:
-        return Measured([], "the GPU's memory is too small, or is used by others")
-    name = torch.cuda.get_device_name() if device == "cuda" else "this CPU"
-    if device == "cpu":
-        name += f" (threads: {torch.get_num_threads()})"
-    if processes > 1:
-        name += f" in {processes} processes, of which one was measured alone"
-    return Measured(steps, name, meter.memory())

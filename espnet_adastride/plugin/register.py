@@ -1,14 +1,13 @@
 """Put the plugin into ESPnet's registries, in place.
 
-ESPnet reads no entry points: whoever wants the plugin imports
-``espnet_adastride.plugin``, or runs ESPnet's tools through ``python -m
-espnet_adastride.bin.run``.
+ESPnet reads no entry points: import ``espnet_adastride.plugin``, or run ESPnet's tools
+with ``python -m espnet_adastride.bin.run``.
 
-The tasks are those with an encoder that reads frames of speech and one of the encoders
-of ``encoders.py``: asr (its transducer decoder included; ESPnet3's copy of it, too),
-st, slu, s2t, s2t_ctc (OWSM-CTC) and cls. asr_transducer, which builds its encoder from
-blocks, takes the words for its input block (``transducer.py``). Encoders that build
-their input layer in another way refuse them in one line.
+The tasks are those whose encoder reads frames of speech and is one of ``encoders.py``:
+asr (with its transducer decoder, and ESPnet3's copy of the task), st, slu, s2t, s2t_ctc
+(OWSM-CTC) and cls. asr_transducer, which builds its encoder from blocks, takes the
+words for its input block (``transducer.py``). Encoders that build their input layer in
+another way reject them in one line.
 """
 
 import inspect
@@ -28,11 +27,11 @@ from espnet_adastride.plugin.layer_sum import LayerSum
 from espnet_adastride.plugin.resnet_encoder import ResNetEncoder
 from espnet_adastride.plugin.trainer import StrideTrainer
 
-#: encoders that every task gets; the others it gets where ESPnet has them
+#: encoders that every task gets; it gets the others where ESPnet has them
 EVERYWHERE = ("conformer", "e_branchformer", "branchformer", "transformer")
 
-#: of each module: its task's class (None: it has the trainer of another), and ESPnet's
-#: models with ours in their places
+#: module -> its task's class (None: it has another's trainer), and {ESPnet's model:
+#: ours}
 TASKS = {
     "espnet2.tasks.asr": ("ASRTask", {"ESPnetASRModel": "AdaStrideASRModel"}),
     "espnet2.tasks.st": ("STTask", {"ESPnetSTModel": "AdaStrideSTModel"}),
@@ -58,16 +57,15 @@ NAMING_MODELS = ("espnet2.tasks.st", "espnet2.tasks.cls")
 
 
 def register() -> None:
-    """Let ESPnet's tasks build the plugin's encoders and models, and draw strides.
+    """Change ESPnet in place; idempotent.
 
-    And let its reader of ``wav.scp`` name a recording that cannot be read, its Fourier
-    transform call one of few samples too short, its aligners use the frames' true
-    times, and its OWSM decoders do without a frame rate.
+    Its tasks build the plugin's encoders and models and draw strides, its reader of
+    ``wav.scp`` names a recording that cannot be read, its Fourier transform rejects
+    very short recordings, its aligners use the frames' true times, and its OWSM
+    decoders do without a frame rate.
 
-    It is idempotent.
-
-    The tasks' ``build_model`` read these module-level names, so they are changed in
-    place, when a task is imported: before its ``get_parser()``, which must be so.
+    A task's module is changed when it is imported, before its ``get_parser()``:
+    ``build_model`` reads these names from the module.
     """
     named_audio.install()
     short_audio.install()

@@ -1,8 +1,8 @@
 """The paper's audio classifier as an encoder of ESPnet's task ``cls``: ``resnet``.
 
-A pre-activation residual network over time (``networks/resnet.py``), six blocks of
-width 256 and kernel 3, three of them with a stride of 2 that any method of the
-registry makes; the task's ``linear`` decoder averages the valid frames.
+A pre-activation residual network over time (``networks/resnet.py``): six blocks of
+width 256 and kernel 3, three of them with a stride of 2 by any method of the registry.
+The task's ``linear`` decoder averages the valid frames.
 """
 
 from typing import Any, Dict, Optional, Sequence, Tuple, Union
@@ -22,14 +22,14 @@ class ResNetEncoder(espnet.AbsEncoder):
     Args:
         input_size: mel bins F.
         output_size: width of all blocks (256 in the paper).
-        strides: one a block; 1 for a block that keeps its length.
+        strides: one per block; 1: the block keeps its length.
         kernel_size: odd (3 in the paper).
         method: a word of ``available_downsamplers()``, or one for every stride above 1.
         method_conf: the methods' own words.
         vp_weight: weight of the positioning loss in the training loss.
 
     Raises:
-        ConfigurationError: one line that names the wrong word and the choices.
+        ConfigurationError: naming the wrong word and the choices.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class ResNetEncoder(espnet.AbsEncoder):
         return encoded.output, encoded.lengths, None
 
     def take_trace(self) -> Tuple[StageTrace, ...]:
-        """Return what the last forward's downsamplers reported, once, in order."""
+        """Return the downsamplers' traces of the last forward, once, in order."""
         trace, self._trace = self._trace, ()
         return trace
 
     def reported_stats(self) -> Dict[str, float]:
-        """Return what the stages report of themselves, ``{name_stage: number}``."""
+        """Return the stages' own stats, ``{name_stage: number}``."""
         return self.network.reported_stats()

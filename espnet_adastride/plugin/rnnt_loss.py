@@ -1,14 +1,14 @@
 """The transducer loss without warp-transducer, which few machines can build.
 
 ESPnet takes the loss of its transducers from the package ``warprnnt_pytorch``, and
-stops where there is none. torchaudio, which ESPnet needs anyway, computes the same
-loss on CPUs and GPUs:
+fails without it. torchaudio, which ESPnet needs anyway, computes the same loss on CPUs
+and GPUs:
 
     L = -log sum over all paths of prod P(symbol | frame, symbols before)
 
 (Graves, "Sequence transduction with recurrent neural networks", 2012), the mean over
-the batch. It takes its place where the package is missing, and the log says so. It has
-no FastEmit.
+the batch. It is used where the package is missing, with a line in the log. It has no
+FastEmit.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ PACKAGE = "warprnnt_pytorch"
 
 
 class RNNTLoss(torch.nn.Module):
-    """What ESPnet uses of ``warprnnt_pytorch.RNNTLoss``, computed by torchaudio.
+    """``warprnnt_pytorch.RNNTLoss`` as ESPnet uses it, computed by torchaudio.
 
     Args:
         blank: id of the blank symbol.
@@ -81,9 +81,9 @@ class RNNTLoss(torch.nn.Module):
 
 @contextlib.contextmanager
 def stand_in():
-    """Let ESPnet find torchaudio's loss where it imports warp-transducer's.
+    """Let ESPnet import torchaudio's loss as warp-transducer's.
 
-    Where that package is installed, or torchaudio is not, nothing is changed.
+    Nothing is changed if warp-transducer is installed, or torchaudio is not.
     """
     missing = PACKAGE not in sys.modules and importlib.util.find_spec(PACKAGE) is None
     if not missing or importlib.util.find_spec("torchaudio") is None:

@@ -1,9 +1,9 @@
-"""Let ESPnet give recordings of a few samples empty hypotheses.
+"""Make ESPnet write empty hypotheses for recordings of a few samples.
 
 Below ``n_fft / 2 + 1`` samples, torch cannot pad by reflection and raises a
-``RuntimeError`` about padding sizes: decoding a whole set ends at a recording of 100
-samples. ESPnet's tools already give an empty hypothesis, and a warning with the
-utterance's name, where the subsampling finds too few frames (``TooShortUttError``); the
+``RuntimeError`` about padding sizes: one recording of 100 samples ends the decoding of
+a whole set. If the subsampling gets too few frames (``TooShortUttError``), ESPnet's
+tools already write an empty hypothesis and a warning with the utterance's name; the
 same error is raised here.
 """
 
@@ -13,16 +13,16 @@ from espnet_adastride.plugin import espnet
 
 
 class TooShortAudioError(*espnet.TOO_SHORT_ERRORS):
-    """A recording that is too short, as every decoder of ESPnet expects to hear it."""
+    """A recording that is too short: the error that every decoder of ESPnet expects."""
 
     def __init__(self, message: str, actual_size: int, limit: int):
-        # the bases' own one calls super() as if it had a single base
+        # the bases' __init__ expects a single base
         Exception.__init__(self, message)
         self.actual_size, self.limit = actual_size, limit
 
 
 class TooFewSamplesError(TooShortAudioError):
-    """A recording that is shorter than the window of the Fourier transform needs."""
+    """A recording that is too short for the window of the Fourier transform."""
 
     def __init__(self, samples: int, least: int):
         super().__init__(
@@ -34,16 +34,16 @@ class TooFewSamplesError(TooShortAudioError):
 
 
 def least_samples(stft) -> int:
-    """Return how many samples a Fourier transform of ESPnet needs at least."""
+    """Return the fewest samples that a Fourier transform of ESPnet takes."""
     return stft.n_fft // 2 + 1 if stft.center else stft.n_fft
 
 
 def refusing_short(forward):
-    """Return ESPnet's ``Stft.forward`` changed so that it refuses short batches.
+    """Return ESPnet's ``Stft.forward``, changed to reject short batches.
 
     Raises:
-        TooFewSamplesError: by what it returns, if the longest utterance of the batch
-            has fewer samples than one window needs.
+        TooFewSamplesError: in the returned function, if the longest utterance of the
+            batch has fewer samples than one window needs.
     """
 
     @functools.wraps(forward)

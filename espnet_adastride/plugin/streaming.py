@@ -1,16 +1,16 @@
-"""A trained model that hears a recording while it is spoken.
+"""Transcribe a recording with a trained model while it is spoken.
 
     streamer = Streamer(TrainedModel("exp/asr_train_..._streaming"))
-    for samples in microphone:          # however many come
+    for samples in microphone:          # any number
         streamer.push(samples)
         print(streamer.text())
     streamer.push(samples, final=True)
 
-Samples are gathered until the feature frames of a block are known, with the
-look-ahead: ``(b + LOOK_AHEAD)`` frames and half a window of the Fourier transform. Each
-block then goes through frontend, input layer and encoder in one piece, so that the
-result is the same number for number however the samples arrive. Frames that the encoder
-has given do not change; the text is greedy CTC's, and grows at its end.
+Samples are collected until the feature frames of a block and its look-ahead are known:
+``(b + LOOK_AHEAD)`` frames and half a window of the Fourier transform. Each block then
+goes through frontend, input layer and encoder in one piece: the result is identical
+however the samples arrive. The encoder's frames do not change later; the text is greedy
+CTC's, and grows at its end.
 """
 
 import math
@@ -44,7 +44,7 @@ FIX = (
 
 
 def why_not_streaming(trained: TrainedModel) -> Optional[str]:
-    """Say why a model needs whole utterances, with the fix; None: it streams."""
+    """Return why a model needs whole utterances, with the fix; None: it streams."""
     model, layer = trained.model, trained.layer
     kinds = (
         espnet.ContextualBlockConformerEncoder,
@@ -69,7 +69,7 @@ def why_not_streaming(trained: TrainedModel) -> Optional[str]:
         return "the model has no CTC branch (ctc_weight 0), which --stream reads"
     if getattr(model.frontend, "stft", None) is None:
         return (
-            f"frontend {trained.args.frontend} hears whole recordings; train with "
+            f"frontend {trained.args.frontend} needs whole recordings; train with "
             "frontend: default"
         )
     if not model.frontend.stft.center:
@@ -93,8 +93,8 @@ def why_not_streaming(trained: TrainedModel) -> Optional[str]:
 class Features:
     """The frames of a model's frontend, while samples arrive.
 
-    A frame is given when all samples are there that it depends on. Frames are computed
-    in groups that the samples' arrival has no part in.
+    A frame is returned once all samples that it depends on have arrived. Frames are
+    computed in groups of a fixed size, however the samples arrive.
 
     Args:
         model: ESPnetASRModel with the frontend ``default``.
@@ -105,15 +105,15 @@ class Features:
         self.model, self.group = model, group
         known = frontend_frames(model.frontend)
         self.hop, self.half = int(known.rule.hop), int(known.rule.field) // 2
-        # frames before the first wanted one, so that it sees no edge
+        # frames before the first new one, which must not see an edge
         self.guard = math.ceil(self.half / self.hop) + 1
         self.held = np.zeros(0, dtype=np.float32)
-        self.begin = 0  # the sample that is held first
+        self.begin = 0  # index of the first held sample
         self.made = 0  # frames
 
     @property
     def arrived(self) -> int:
-        """Samples that have come."""
+        """Samples that have arrived."""
         return self.begin + len(self.held)
 
     def push(self, samples: np.ndarray) -> None:
@@ -121,13 +121,15 @@ class Features:
         self.held = np.concatenate([self.held, samples])
 
     def next_group(self) -> Optional[torch.Tensor]:
-        """Return the next group's features (1, t, F); None: samples are missing."""
+        """Return the next group's features (1, t, F); None: more samples are needed."""
         end = self.made + self.group + (LOOK_AHEAD if self.made == 0 else 0)
-        last = (end - 1) * self.hop + self.half  # sample behind what the last one sees
+        last = (
+            end - 1
+        ) * self.hop + self.half  # the end of the samples that the last one sees
         return self._frames(end, last) if last <= self.arrived else None
 
     def rest(self) -> torch.Tensor:
-        """Return what is left when all samples have come."""
+        """Return the remaining frames when all samples have arrived."""
         return self._frames(1 + self.arrived // self.hop, self.arrived)
 
     def _frames(self, end: int, last: int) -> torch.Tensor:
@@ -150,20 +152,20 @@ class Features:
 
 
 class Streamer:
-    """One recording, as it comes.
+    """One recording while it arrives.
 
     Args:
         trained: the model.
-        clock: gives seconds, for latencies; by default the machine's.
+        clock: returns seconds, for latencies; by default the machine's.
 
     Attributes:
         tokens: with times; the last one may still become longer.
-        silent: whether there was nothing to hear so far.
-        shown: for every token when it came, seconds after the first sample, as
+        silent: whether everything so far was silence.
+        shown: when each token appeared, in seconds after the first sample, as
             :mod:`espnet_adastride.timing.latency` counts.
 
     Raises:
-        ConfigurationError: in one line, if the model needs whole utterances.
+        ConfigurationError: if the model needs whole utterances.
     """
 
     def __init__(
@@ -179,11 +181,11 @@ class Streamer:
         self._start = rule.centre / trained.rate - self.step / 2
         self._features = Features(model, layer.blocks.draw(False))
         self._states = None
-        self._blocks_made = 0  # feature frames of the blocks that have ended
+        self._blocks_made = 0  # feature frames of the complete blocks
         self._edges: List[float] = []  # seconds between the frames of these blocks
         self._path: List[int] = []
         self._scores: List[float] = []
-        self._open = 0  # frame at which the last token began, if it may become longer
+        self._open = 0  # first frame of the last token, if it may become longer
         self._frames: List[torch.Tensor] = []
         self.tokens: List[Timed] = []
         self.shown: List[float] = []
@@ -191,12 +193,12 @@ class Streamer:
 
     @property
     def seconds(self) -> float:
-        """Seconds of audio that have come."""
+        """Seconds of audio that have arrived."""
         return self._features.arrived / self.trained.rate
 
     @torch.no_grad()
     def push(self, samples: np.ndarray, final: bool = False) -> int:
-        """Hear samples that have come.
+        """Take new samples and decode what they complete.
 
         Args:
             samples: (n,) float32 at the model's rate, n >= 0.
@@ -230,7 +232,7 @@ class Streamer:
 
     def _encode_rest(self) -> None:
         least = frontend_frames(self.trained.model.frontend).least
-        if self._features.arrived >= least:  # else there is nothing to hear
+        if self._features.arrived >= least:  # else it is too short
             self._encode(self._features.rest(), True)
 
     def _encode(self, features: torch.Tensor, final: bool) -> None:
@@ -249,7 +251,7 @@ class Streamer:
                 self._frames.append(frames[0])
 
     def _place(self, trace, final: bool) -> None:
-        """Say when the frames of the blocks are that have ended."""
+        """Add the times of the frames of the blocks that are complete."""
         ended = self._features.made if final else self._features.made - LOOK_AHEAD
         count = ended - self._blocks_made
         inner, _ = encoder_boundaries(self.trained.layer, trace, count)
@@ -263,7 +265,7 @@ class Streamer:
         self._blocks_made = ended
 
     def _read(self, count: int) -> None:
-        """Read the frames from the last token on, which may have become longer."""
+        """Decode from the last token on, which may have become longer."""
         blank = self.trained.model.blank_id
         first = self._open
         spans = path_spans(self._path[first:], blank)
@@ -272,14 +274,14 @@ class Streamer:
             spans, self._scores[first:], edges, self.trained.model.token_list
         )
         if self.tokens and first < count:
-            self.tokens.pop()  # the first of these
+            self.tokens.pop()  # it is decoded again
         self.tokens += read
         ends_open = bool(spans) and first + spans[-1].end == len(self._path)
         self._open = first + spans[-1].first if ends_open else len(self._path)
 
-    # ------------------------------------------------------------------ reading
+    # ------------------------------------------------------------------ results
     def text(self) -> str:
-        """Return what has been heard so far."""
+        """Return the text so far."""
         return self.trained.to_text([token.text for token in self.tokens]).strip()
 
     def words(self) -> Tuple[List[Timed], List[float]]:
@@ -294,14 +296,14 @@ class Streamer:
 
     @torch.no_grad()
     def searched(self) -> Tuple[Encoded, list]:
-        """Return the frames, and what ESPnet's beam search finds in them.
+        """Return the frames, and the result of ESPnet's beam search over them.
 
-        For a model with a search; the stream has ended.
+        For a model with a search, after the end of the stream.
         """
         begin, trained = self._time(), self.trained
         edges = self.boundaries()
         times = FrameTimes(edges, edges, edges)
-        if not self._frames:  # nothing to hear
+        if not self._frames:  # too short
             none = trained.model.ctc.ctc_lo.weight.new_zeros(0)
             return Encoded(none, None, times), []
         frames = torch.cat(self._frames)
@@ -315,7 +317,7 @@ class Streamer:
         return np.array(self._edges[: len(self._path) + 1])
 
     def latency(self) -> Latency:
-        """Return what the stream was late by; it has ended."""
+        """Return the latencies, after the end of the stream."""
         words, shown = self.words()
         return Latency(
             [when - word.end for word, when in zip(words, shown)],

@@ -22,8 +22,8 @@ def stage_strides(
 
     Args:
         stride: overall, or of each stage.
-        stages: how many are wanted. Where a whole number has more factors, the last
-            stage takes the product of the rest: 8 -> [2, 4] for two.
+        stages: the number of stages. If a whole number has more factors, the last stage
+            takes the product of the rest: 8 -> [2, 4] for two.
 
     Raises:
         ValueError: for a stride below 1 or an empty list.
@@ -48,9 +48,9 @@ def stage_strides(
 
 
 def drawn(low: float, high: float) -> float:
-    """Return a random number between, its logarithm even."""
+    """Return a random number from low to high, drawn log-uniformly."""
     low, high = math.log(low), math.log(high)
-    share = torch.rand(()).item()  # on the CPU: no device is waited for
+    share = torch.rand(()).item()  # on the CPU: a GPU would be waited for
     return math.exp(low + share * (high - low))
 
 
@@ -61,7 +61,7 @@ def spread_stride(
     methods: Sequence[str],
     first: int = 0,
 ) -> float:
-    """Set the stages' strides so that they make an overall one, and return it.
+    """Set the stages' strides to give an overall one, and return it.
 
     Args:
         stride: overall, a real number >= 1.
@@ -71,7 +71,7 @@ def spread_stride(
         first: the stages from this one on may change.
 
     Raises:
-        ConfigurationError: if no stage takes it, or the other stages alone are above.
+        ConfigurationError: if no stage takes it, or the fixed stages alone exceed it.
     """
     with located("", ValueError, ConfigurationError):
         wanted = check_stride(stride)
@@ -94,26 +94,26 @@ def spread_stride(
     while True:
         whole = math.prod(built[i] for i in moving)
         factor = (wanted / tied / whole) ** (1 / len(moving))
-        # log-even water filling: what is held at 1 is taken out and the rest redone
+        # as in water filling: stages held at 1 are left out, the rest computed again
         held = [i for i in moving if built[i] * factor < 1]
         if not held or len(held) == len(moving):
             break
         moving = [i for i in moving if i not in held]
     for i in free:
         new = max(built[i] * factor, 1.0) if i in moving else 1.0
-        # a factor of 1 gives the very strides that it was built with
+        # a factor of 1 gives exactly the strides as built
         new = built[i] if math.isclose(new, built[i]) else new
         stages[i].set_stride(new)
     return wanted
 
 
 def checked_range(train_strides, spread, built) -> Optional[Tuple[float, float]]:
-    """Return (lowest, highest); refuse what the stages cannot follow.
+    """Return (lowest, highest); reject strides that the stages cannot have.
 
     Args:
         train_strides: of ``input_layer_conf``.
         spread: sets an overall stride.
-        built: the strides that the stages were built with; they have them again.
+        built: the strides that the stages were built with, and are set to again.
     """
     if train_strides is None:
         return None

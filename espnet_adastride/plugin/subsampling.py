@@ -5,18 +5,18 @@ encoder's blocks (B, T', D) out, positional encoding included::
 
     (B, T, F) -> trunk (trunk.py) -> linear -> positional encoding
 
-Output length: ceil(length / s) stage by stage, for whole strides ceil(length / stride);
-of each utterance's own length, whatever else is in its batch. (ESPnet 202611 does so in
-Conv2dSubsampling, too; 202511 sliced the mask from the padded end.) Where a stage
-learns its stride (diff_stride), s is the one it has learned so far.
+Output length: ceil(length / s) stage by stage, for whole strides ceil(length / stride).
+It depends on the utterance alone, not on its batch. (So does that of Conv2dSubsampling
+in ESPnet 202611; 202511 sliced the mask from the padded end.) If a stage learns its
+stride (diff_stride), s is its current value.
 
-The layer composes one file for each job:
+The parts of the layer, one file each:
 
 * ``layer_conf.py``: the words of ``input_layer_conf`` and their checks;
-* ``strides.py``: the stages' strides, set, spread and drawn;
+* ``strides.py``: the strides of the stages;
 * ``trunk.py``: convolutions and downsamplers;
-* ``later_stages.py``: stages behind blocks of the encoder, and ``restore``;
-* ``timing.py``: ``tell_strides`` and ``true_times``;
+* ``later_stages.py``: stages after blocks of the encoder, and ``restore``;
+* ``true_times.py``: ``tell_strides`` and ``true_times``;
 * ``blocks.py``: a batch, a stream or a recording block by block;
 * ``long_input.py``: one long utterance in chunks.
 """
@@ -42,16 +42,16 @@ from espnet_adastride.plugin.strides import (
     spread_stride,
     stage_strides,
 )
-from espnet_adastride.plugin.timing import TrueTimeEncoding, log_strides
+from espnet_adastride.plugin.true_times import TrueTimeEncoding, log_strides
 from espnet_adastride.plugin.trunk import build_trunk, run_trunk
 
 
 def fit_names(state_dict: Dict[str, Any], prefix: str, own: Container[str]) -> bool:
-    """Name the parameters of an input layer's end as it does itself, in place.
+    """Rename the parameters at the end of an input layer to its own names, in place.
 
     ESPnet 202611 calls ``out.0`` (a linear layer) ``out`` and ``out.1`` (the positional
     encoding, whose ``alpha`` is its only parameter) ``pos_enc``. The plugin's layer has
-    202511's names under both.
+    202511's names with both.
 
     Args:
         state_dict: names and parameters.
@@ -77,8 +77,8 @@ def fit_names(state_dict: Dict[str, Any], prefix: str, own: Container[str]) -> b
 class AdaptiveSubsampling(Conv2dSubsampling):
     """Trunk, downsamplers, linear, positional encoding: in Conv2dSubsampling's place.
 
-    It *is* a Conv2dSubsampling for ESPnet's encoders, which hand the mask to such
-    modules only and refuse less than 7 frames for them (``TooShortUttError``).
+    It *is* a Conv2dSubsampling: ESPnet's encoders pass the mask only to such modules,
+    and raise ``TooShortUttError`` for fewer than 7 frames.
 
     Args:
         idim: mel bins F.
@@ -88,37 +88,37 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         method: a word of ``available_downsamplers()``, or one word per stage.
         stride: overall stride, or one per stage; see :func:`stage_strides`.
         trunk: ``conv1d``, ``conv2d`` or ``dwconv2d``. A convolution before a
-            downsampler sees every frame: at full rate the two-dimensional ones cost
-            more than they save behind them (docs/results/speed.md).
+            downsampler works at the full rate, where the two-dimensional ones cost
+            more than downsampling saves (docs/results/speed.md).
         channels: of the trunk's convolutions; None means ``odim``.
         train_strides: (lowest, highest) overall stride of a training batch, drawn
-            anew for every batch, its logarithm evenly; ``stride`` is that of
-            validation and decoding. One model then serves all rates between
+            log-uniformly for every batch; ``stride`` is that of validation and
+            decoding. One model then serves all rates in this range
             (:meth:`set_stride`).
         vp_weight: weight of the positioning loss in the training loss (1.0 in the
             authors' training); other auxiliary losses have weights of their own.
-        after_blocks: the encoder's block behind which each stage stands, such as
-            ``[0, 0, 2]``; 0 is this layer. A stage behind a block has no convolution
-            of the trunk. The encoder connects them (:class:`LaterStages`). A whole
-            ``stride`` is split into as many stages.
-        restore: give back the rate of the stages behind blocks, behind the last block
-            (True) or behind the block of this number; see
-            :mod:`espnet_adastride.plugin.later_stages`. Another stride than the one
-            that the layer was built with is then theirs alone.
+        after_blocks: the encoder's block before each stage, such as ``[0, 0, 2]``; 0 is
+            this layer. A stage after a block has no convolution of the trunk. The
+            encoder connects them (:class:`LaterStages`). A whole ``stride`` is split
+            into as many stages.
+        restore: restore the rate of the stages after blocks: after the last block
+            (True) or after the block of this number; see
+            :mod:`espnet_adastride.plugin.later_stages`. :meth:`set_stride` then changes
+            these stages alone.
         tell_strides: add a learned vector times the log of every frame's local stride.
         true_times: give the relative positional encoding the frames' true times, in
-            mean output frames; see :mod:`espnet_adastride.plugin.timing`.
+            mean output frames; see :mod:`espnet_adastride.plugin.true_times`.
         block: seconds; place the frames of every block on a segment of its own, for
             streaming: see :mod:`espnet_adastride.plugin.blocks`. None: the whole
             utterance at once.
         train_blocks: (shortest, longest) block of a training batch in seconds, drawn
-            anew for every batch, its logarithm evenly; ``block`` is that of validation
-            and decoding.
+            log-uniformly for every batch; ``block`` is that of validation and
+            decoding.
         **options: the methods' own words (``sigma_square``, ``score_bound`` ...);
-            what is not given takes the method's ``training_defaults``.
+            defaults are the method's ``training_defaults``.
 
     Raises:
-        ConfigurationError: one line that names the wrong word and the choices.
+        ConfigurationError: naming the wrong word and the choices.
     """
 
     def __init__(
@@ -141,8 +141,8 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         train_blocks: Optional[Sequence[float]] = None,
         **options: Any,
     ):
-        # not Conv2dSubsampling's: this layer makes all its parts itself, whose names in
-        # a checkpoint are the same under every release of ESPnet
+        # not Conv2dSubsampling's: the layer makes all its parts itself, so their names
+        # in a checkpoint are the same with every release of ESPnet
         torch.nn.Module.__init__(self)
         with located(WHERE, (TypeError, ValueError), ConfigurationError):
             named = isinstance(after_blocks, (list, tuple))
@@ -189,24 +189,24 @@ class AdaptiveSubsampling(Conv2dSubsampling):
     def _load_from_state_dict(self, state_dict, prefix, *rest):
         # a conv2d's parameters fit (--init_param), whichever ESPnet wrote them
         fit_names(state_dict, prefix, [prefix + name for name in self.state_dict()])
-        # past Conv2dSubsampling's, which renames the other way
+        # not Conv2dSubsampling's, which renames the other way
         torch.nn.Module._load_from_state_dict(self, state_dict, prefix, *rest)
 
     def __getitem__(self, key):
-        """Return the positional encoding for -1: what ESPnet asks for, and no more."""
+        """Return the positional encoding for -1, the only index that ESPnet uses."""
         if key != -1:
             raise NotImplementedError("only -1, the positional encoding")
         return self.out[1]
 
     def kept_stages(self) -> int:
-        """Return how many of the first stages shorten what the encoder gives.
+        """Return how many of the first stages shorten the encoder's output.
 
-        All, unless ``restore`` gives back those behind blocks.
+        All, unless ``restore`` restores the rate of those after blocks.
         """
         return len(self.downsamplers) if self.later.restore else len(self.stages())
 
     def output_strides(self) -> List[float]:
-        """Return the strides of the stages that shorten what the encoder gives."""
+        """Return the strides of the stages that shorten the encoder's output."""
         return self.current_strides()[: self.kept_stages()]
 
     def block_strides(self, blocks: int) -> List[float]:
@@ -221,7 +221,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         return overall
 
     def stages(self) -> List[torch.nn.Module]:
-        """Return all downsamplers; InTrunk where a convolution is one."""
+        """Return all downsamplers; InTrunk where a convolution has the stride."""
         return [*self.downsamplers, *(stage.downsampler for stage in self.later)]
 
     def lengths_from_content(self) -> bool:
@@ -234,20 +234,20 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         return [stage.current_stride() for stage in self.stages()]
 
     def set_stride(self, stride: float) -> None:
-        """Resample at another overall rate from now on.
+        """Set another overall stride.
 
-        The change is spread evenly, as a factor, over the stages that take any real
-        stride (adastride, adastride_f, spectral_pool), starting from the strides the
-        layer was built with; a stage that would come below 1 stays at 1 and leaves its
-        part to the others. The parameters stay as they are. With ``restore``, the
-        stages behind blocks alone change: the rate that is given back stays.
+        The change is spread over the stages that take any real stride (adastride,
+        adastride_f, spectral_pool), the same factor for each, starting from the strides
+        as built; a stage that would get below 1 stays at 1, and the others take its
+        part. The parameters stay the same. With ``restore``, only the stages after
+        blocks change: the restored rate stays.
 
         Args:
             stride: overall, a real number >= 1.
 
         Raises:
-            ConfigurationError: if no stage takes it, or the other stages alone are
-                above it.
+            ConfigurationError: if no stage takes it, or the fixed stages alone exceed
+                it.
         """
         self._decoding_stride = self._spread(stride)
 
@@ -257,17 +257,17 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         return spread_stride(stride, self.stages(), self.strides, self.methods, first)
 
     def _draw_stride(self) -> None:
-        """Take a training batch's stride, or go back to the decoding one."""
+        """Set a drawn stride for a training batch, the decoding one otherwise."""
         if self.train_strides is not None:
             self._spread(
                 drawn(*self.train_strides) if self.training else self._decoding_stride
             )
 
     def reported_stats(self) -> Dict[str, Union[float, torch.Tensor]]:
-        """Return what the stages report of themselves, ``{name_stage: scalar}``.
+        """Return the stages' own stats, ``{name_stage: scalar}``.
 
-        Stages count from 1. Where one learns its stride (``stride_1`` ...), ``stride``
-        is that of all stages together.
+        Stages count from 1. If one learns its stride (``stride_1`` ...), ``stride``
+        is the product of all.
         """
         stats = {}
         for number, stage in enumerate(self.stages(), 1):
@@ -281,11 +281,11 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         return stats
 
     def output_lengths(self, lengths):
-        """Return the frames that come out for frames that go in (int or tensor).
+        """Return the encoder's output frames for input frames (int or tensor).
 
-        Of the encoder, with the stages behind its blocks; at the rate that is given
-        back with ``restore``. Where lengths depend on the content (hnet, ``exact:
-        false``): those aimed at. With ``block``, block by block.
+        Stages after blocks are included, unless ``restore`` restores their rate. If
+        lengths depend on the content (hnet, ``exact: false``), the target lengths. With
+        ``block``, block by block.
         """
         if self.blocks is not None:
             return self.blocks.output_lengths(lengths, self.output_strides())
@@ -304,16 +304,16 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         Args:
             x: (B, T, F) log-mel frames.
             x_mask: (B, 1, T), True at valid frames; None if all are.
-            prefix_embeds: (B, P, D), what to put before the frames of every utterance
-                (OWSM-CTC's language and task); not shortened, P times before time 0.
+            prefix_embeds: (B, P, D), to put before the frames of every utterance
+                (OWSM-CTC's language and task); not shortened, at P times before 0.
 
         Returns:
             The positional encoding's result for (B, P + T', D): a tensor, or a pair
             with the positional embedding for rel_pos; and the mask (B, 1, P + T'), None
             for None.
         """
-        # drawn again where checkpointing runs this layer again: it sets the random
-        # numbers back, and dropout behind the drawing must get those that it had
+        # also where checkpointing runs this layer again: it resets the random numbers,
+        # and dropout, which comes later, must get the same ones
         self._draw_stride()
         if x_mask is None:
             lengths = torch.full((x.size(0),), x.size(1), device=x.device)
@@ -347,14 +347,14 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         return run_trunk(self.conv, self.downsamplers, x, lengths, times, convolve)
 
     def start_times(self, x):
-        """Return the frames' times (B, T), in frames; None if nobody asks."""
+        """Return the frames' times (B, T), in frames; None if they are not used."""
         if self.stride_vector is None and not self.true_times:
             return None
         times = torch.arange(x.size(1), device=x.device, dtype=torch.float64)
         return times.expand(x.size(0), -1)
 
     def finish(self, x, times, told, mask, prefix_embeds):
-        """Tell of the strides, put the prefix before the frames, encode positions."""
+        """Add the strides, put the prefix before the frames, encode positions."""
         if told is not None:
             x = x + told.to(x.dtype).unsqueeze(2) * self.stride_vector
         if self.true_times:
@@ -370,15 +370,15 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         return self.out[1](*((x, times) if self.true_times else (x,))), mask
 
     def keep_trace(self, trace) -> None:
-        """Hold what the stages reported of a batch, for :meth:`take_trace`."""
+        """Keep the stages' traces of a batch, for :meth:`take_trace`."""
         if not in_backward():  # its losses are in the training loss already
             self._trace = tuple(trace)
 
     def take_trace(self) -> Tuple[StageTrace, ...]:
-        """Return what the last forward's downsamplers reported, once, in order.
+        """Return the downsamplers' traces of the last forward, once, in order.
 
-        ESPnet's encoders return nothing but frames, so the model asks here for the
-        positioning losses; taking them away keeps no graph alive until the next batch.
+        ESPnet's encoders return only frames, so the model takes the positioning losses
+        from here. Taking them away lets the graph be freed before the next batch.
         """
         trace, self._trace = self._trace, ()
         return trace + self.later.take_traces()

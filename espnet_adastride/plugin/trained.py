@@ -1,11 +1,9 @@
-"""A trained model as it lies on the disk: an experiment's folder, or a package.
+"""A trained ESPnet ASR model that encodes recordings: :class:`TrainedModel`.
 
-Parameters are loaded with ``weights_only``, so that they run no code, and a package is
-unpacked into a temporary folder and nowhere else (``recipe/archive.py``).
+``model_files.py`` finds and reads its files, ``transcribe.py`` transcribes with it,
+``streaming.py`` while somebody speaks.
 """
 
-import inspect
-import pickle
 import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
@@ -14,7 +12,6 @@ import numpy as np
 import torch
 import yaml
 
-from espnet_adastride.config import read_config, read_yaml
 from espnet_adastride.corpora.datadir import parse_rate
 from espnet_adastride.corpora.features import (
     RECORD_NAME,
@@ -29,12 +26,9 @@ from espnet_adastride.errors import (
     ConfigurationError,
     ModelError,
     UnknownTimesError,
-    UserError,
     located,
-    unknown_word,
 )
-from espnet_adastride.networks.saved_models import default_model
-from espnet_adastride.networks.unpacking import unpack
+from espnet_adastride.files import PathLike
 from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.espnet import (
     TokenIDConverter,
@@ -54,286 +48,29 @@ from espnet_adastride.plugin.frontends import (
     why_unknown,
 )
 from espnet_adastride.plugin.greedy import main_frames
+from espnet_adastride.plugin.memory import free_bytes
 from espnet_adastride.plugin.model import input_layer, set_block, set_stride
+from espnet_adastride.plugin.model_files import (
+    ModelFiles,
+    find_files,
+    read_inference_config,
+    read_options,
+    read_parameters,
+)
 
-PathLike = Union[str, Path]
-
-#: options of asr_inference's command that do not concern one utterance's decoding
-COMMAND_OPTIONS = (
-    "allow_variable_data_keys batch_size config data_path_and_name_and_type key_file "
-    "log_level ngpu num_workers output_dir seed"
-).split()
-
-#: matrices of a layer's attention that are in memory together (measured: 5 to 6), and
-#: from how many bytes on it is asked how much memory is free
+#: matrices of a layer's attention that are in memory at a time (measured: 5 to 6), and
+#: the bytes from which on free memory is checked
 MATRICES, CHECKED_BYTES = 6, 1 << 28
-
-#: options that name files, which may lie in the folder that they were named in
-FILE_OPTIONS = ("bpemodel", "stats_file", "token_list", "non_linguistic_symbols")
-
-
-class ModelFiles(NamedTuple):
-    """Where the parts of a model are.
-
-    Attributes:
-        config: config.yaml of the training.
-        parameters: of the model.
-        roots: folders that the config's relative names may start from, best first.
-        lm_config: of a language model, or None.
-        lm_parameters: or None.
-    """
-
-    config: Path
-    parameters: Path
-    roots: Tuple[Path, ...]
-    lm_config: Optional[Path] = None
-    lm_parameters: Optional[Path] = None
-
-
-# ------------------------------------------------------------------ finding
-
-
-def _within(root: Path, name: object) -> Optional[Path]:
-    """Return the file of that name below root, None if there is none."""
-    if not isinstance(name, str) or not name:
-        return None
-    path = (root / name.lstrip("/")).resolve()
-    inside = path.is_relative_to(root.resolve())
-    return path if inside and path.is_file() else None
-
-
-def _packed_files(root: Path, shown: PathLike) -> ModelFiles:
-    try:
-        meta = yaml.safe_load((root / "meta.yaml").read_text(encoding="utf-8"))
-        names = {**meta["yaml_files"], **meta["files"]}
-    except (OSError, KeyError, TypeError, UnicodeDecodeError, yaml.YAMLError):
-        raise ModelError(
-            f"{shown}: no meta.yaml that espnet2.bin.pack writes; pack the model with "
-            "python -m espnet2.bin.pack asr"
-        ) from None
-    found = {key: _within(root, name) for key, name in names.items()}
-    for key in ("asr_train_config", "asr_model_file"):
-        if found.get(key) is None:
-            raise ModelError(
-                f"{shown}: its meta.yaml names no {key} that is in it; pack an ASR "
-                "model with python -m espnet2.bin.pack asr"
-            )
-    return ModelFiles(
-        found["asr_train_config"],
-        found["asr_model_file"],
-        (root,),
-        found.get("lm_train_config"),
-        found.get("lm_file"),
-    )
-
-
-def _choose_parameters(folder: Path, wanted: Optional[str]) -> Path:
-    if wanted is not None:
-        for path in (folder / wanted, Path(wanted)):
-            if path.is_file():
-                return path
-    there = sorted(folder.glob("valid.*.ave.pth"))
-    there = there or sorted(folder.glob("valid.*.ave_*best.pth"))  # ESPnet3's
-    if wanted is None:
-        try:  # the one that the recipe decodes with
-            usual = folder / default_model(read_config(folder / "config.yaml"))
-        except UserError:
-            usual = folder / "valid.acc.ave.pth"
-        if usual in there:
-            return usual
-    if wanted is None and len(there) == 1:
-        return there[0]
-    names = ", ".join(sorted(p.name for p in folder.glob("*.pth"))) or "none"
-    if wanted is not None:
-        problem = f"{wanted} is not there"
-    elif there:
-        problem = "several averaged models"
-    else:
-        problem = "no averaged model (valid.*.ave.pth): train it to the end"
-    raise ModelError(
-        f"{folder}: {problem}; name one with --asr_model_file (there: {names})"
-    )
-
-
-def find_files(model: PathLike, asr_model_file: Optional[str], scratch: Path):
-    """Return the ModelFiles of a folder, a .pth file in it, or a package.
-
-    Args:
-        model: an experiment's folder, one of its parameter files, a package of
-            ``espnet2.bin.pack`` (zip or tar), or the folder that it was unpacked to.
-        asr_model_file: parameters in the folder; None: the averaged ones.
-        scratch: folder to unpack to.
-
-    Raises:
-        ModelError: in one line.
-    """
-    path = Path(model)
-    if path.is_file() and path.suffix == ".pth":
-        path, asr_model_file = path.parent, path.name
-    if path.is_dir():
-        if (path / "config.yaml").is_file():
-            parameters = _choose_parameters(path, asr_model_file)
-            # a recipe's folder is two above its experiment's, or some more
-            parents = path.resolve().parents
-            above = [*parents[1:4], parents[0], path.resolve()]
-            return ModelFiles(path / "config.yaml", parameters, (*above, Path.cwd()))
-        if (path / "meta.yaml").is_file():
-            return _packed_files(path, model)
-        raise ModelError(
-            f"{model}: no config.yaml in it; give an experiment's folder "
-            "(exp/asr_...) or a packed .zip"
-        )
-    if not path.exists():
-        raise ModelError(
-            f"{model}: no such file or folder; give an experiment's folder "
-            "(exp/asr_...) or a packed .zip"
-        )
-    try:
-        unpack(path, scratch / "model")
-    except UserError as error:
-        raise ModelError(
-            f"{error}; give an experiment's folder, or a package"
-        ) from None
-    return _packed_files(scratch / "model", model)
-
-
-# ------------------------------------------------------------------ loading
-
-
-def read_options(path: Path, roots: Sequence[Path]) -> Dict[str, Any]:
-    """Return a config.yaml's options; files that it names are found below the roots.
-
-    Raises:
-        DataError, ModelError: if it cannot be read, or a file that the model needs is
-            missing.
-    """
-    options = read_yaml(path)
-    if not isinstance(options, dict):
-        raise ModelError(f"{path}: holds no options; give a training's config.yaml")
-
-    def fix(key, value):
-        if isinstance(value, dict):
-            return {name: fix(name, v) for name, v in value.items()}
-        if not isinstance(value, str) or not ("/" in value or key in FILE_OPTIONS):
-            return value
-        if not Path(value).is_absolute():
-            places = (root / value for root in roots)
-        elif Path(value).is_file():
-            return value
-        else:  # packed by its full name
-            places = (_within(root, value) for root in roots[:1])
-        return next((str(p) for p in places if p is not None and p.is_file()), value)
-
-    options = fix("", options)
-    options["init"] = None  # parameters come from a file; some names are gone by 202611
-    leave_out_unknown(options)
-    statistics = (options.get("normalize_conf") or {}).get("stats_file")
-    for name in (statistics, options.get("bpemodel")):
-        if isinstance(name, str) and not Path(name).is_file():
-            raise ModelError(
-                f"{path} names {name}, which is not there: copy it with the model, or "
-                "pack both with espnet2.bin.pack (--option)"
-            )
-    return options
-
-
-#: options of ESPnet 202611 that change no result, and what has them
-NEW_OPTIONS = (("decoder", "use_sdpa"), ("preprocessor", "text_length_warning_thres"))
-
-
-def leave_out_unknown(options: Dict[str, Any]) -> None:
-    """Take out, in place, what an older ESPnet does not know and can do without."""
-    for part, word in NEW_OPTIONS:
-        choices = getattr(asr_task, f"{part}_choices").classes
-        conf, kind = options.get(f"{part}_conf"), choices.get(options.get(part))
-        if isinstance(conf, dict) and word in conf and kind is not None:
-            if word not in inspect.signature(kind).parameters:
-                options[f"{part}_conf"] = {k: v for k, v in conf.items() if k != word}
-
-
-def read_parameters(path: Path) -> Dict[str, torch.Tensor]:
-    """Return the parameters in a file, refusing anything that is not a tensor.
-
-    Raises:
-        ModelError: if it cannot be read, or holds more than parameters.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        first = str(error).splitlines()[0]
-        raise ModelError(
-            f"{path}: not loaded: it is damaged or holds more than parameters "
-            f"({first[:80]}); copy it again, or save the model's state_dict alone"
-        ) from None
-    except Exception as error:  # whatever a damaged file makes the unpickler trip over
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{path}: cannot be read as a model ({first[:80]})") from None
-    if isinstance(state, dict) and isinstance(state.get("module"), dict):
-        state = state["module"]  # deepspeed's
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]  # Lightning's, by ESPnet3
-    if not isinstance(state, dict) or not all(
-        isinstance(value, torch.Tensor) for value in state.values()
-    ):
-        raise ModelError(f"{path}: holds no model's parameters; give valid.*.ave.pth")
-    return state
-
-
-def read_inference_config(source) -> Dict[str, Any]:
-    """Return options of ESPnet's Speech2Text from a YAML file, or a dict of them.
-
-    Raises:
-        DataError, ConfigurationError: if it cannot be read; naming a wrong key and the
-            choices.
-    """
-    where = source if isinstance(source, (str, Path)) else "inference_config"
-    if isinstance(source, (str, Path)):
-        options = read_yaml(source) or {}
-    else:
-        options = source
-    if not isinstance(options, dict):
-        raise ConfigurationError(f"{where}: give options such as beam_size: 10")
-    own = ("self", "asr_train_config", "asr_model_file", "device", "nbest")
-    known = [
-        w
-        for w in inspect.signature(espnet.Speech2Text.__init__).parameters
-        if w not in own
-    ]
-    for word in options:
-        if word not in known and word not in COMMAND_OPTIONS and word not in own:
-            raise ConfigurationError(f"{where}: {unknown_word('key', word, known)}")
-    for word in ("quantize_asr_model", "quantize_lm", "streaming", "multi_asr"):
-        if options.get(word):
-            raise ConfigurationError(f"{where}: {word} is not supported here")
-    return {
-        word: value
-        for word, value in options.items()
-        if word in known and word not in COMMAND_OPTIONS
-    }
-
-
-def free_memory(device: str) -> Optional[int]:
-    """Return the free bytes of a device's memory; None where that is not known."""
-    if device != "cpu":
-        return int(torch.cuda.mem_get_info()[0])
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return 1024 * int(line.split()[1])
-    except (OSError, ValueError):
-        pass
-    return None
 
 
 class Encoded(NamedTuple):
-    """An utterance as the encoder sees it.
+    """An utterance after the encoder.
 
     Attributes:
         frames: (T', D).
-        log_probs: (T', V) of the CTC branch, on the CPU; None if there is none.
-        times: when the frames are; None where nobody asked.
-        speech: what the model was given: samples (n,), or extracted features (T, F).
+        log_probs: (T', V) of the CTC branch, on the CPU; None: there is no such branch.
+        times: of the frames; None: not wanted.
+        speech: the model's input: samples (n,), or extracted features (T, F).
     """
 
     frames: torch.Tensor
@@ -354,21 +91,21 @@ class TrainedModel:
         stride: overall rate of the input layer, for AdaStride's layers; None: as
             trained.
         upstream_model: folder of the pretrained encoder whose features the model
-            reads, if it is not where it was in training.
-        block: seconds of a block, for layers that place blocks; None: as trained.
+            reads, if it has moved since training.
+        block: seconds of a block, for layers with ``block``; None: as trained.
 
     Attributes:
         model: ESPnetASRModel, in evaluation mode.
         args: its options.
-        rate: samples per second that it wants.
-        upstream: makes the features that it reads (``--feats_type extracted``); None:
-            it reads samples.
+        rate: samples per second that it expects.
+        upstream: extracts the features that it reads (``--feats_type extracted``);
+            None: it reads samples.
         search: ESPnet's Speech2Text, or None: greedy CTC.
-        lengths: of the utterances that it was trained on; None: not known.
+        lengths: of its training utterances; None: not known.
 
     Raises:
         DataError, ModelError: for a model that cannot be found or read.
-        ConfigurationError: for a configuration that does not suit it.
+        ConfigurationError: for a configuration that does not fit it.
     """
 
     def __init__(
@@ -384,7 +121,7 @@ class TrainedModel:
         if device != "cpu" and not torch.cuda.is_available():
             raise ConfigurationError(f"device {device}: there is no GPU; use cpu")
         self.device, self.search = device, None
-        # lives as long as the model: tokenizers open their files late
+        # kept as long as the model: tokenizers open their files late
         self._scratch = tempfile.TemporaryDirectory(prefix="adastride-")
         scratch = Path(self._scratch.name)
         files = find_files(model, asr_model_file, scratch)
@@ -399,7 +136,7 @@ class TrainedModel:
         has_ctc = any(key.startswith("ctc.") for key in state)
         if inference_config is None and not has_ctc:
             inference_config = {"ctc_weight": 0.0, "beam_size": 10}
-        config = scratch / "mended_config.yaml"
+        config = scratch / "config.yaml"
         config.write_text(yaml.safe_dump(options), encoding="utf-8")
         # parameters are not loaded by ESPnet, which would run code in them
         if inference_config is None:
@@ -439,8 +176,8 @@ class TrainedModel:
         if not path.is_file():
             raise ModelError(
                 f"{files.config}: the model reads extracted features (input_size "
-                f"{options['input_size']}), and {RECORD_NAME}, which says of what, is "
-                "not beside it: copy it from dump/extracted/<training set>/"
+                f"{options['input_size']}), and {RECORD_NAME}, which describes them, "
+                "is not beside it: copy it from dump/extracted/<training set>/"
             )
         record = read_record(path)
         if record.dimensions != options["input_size"]:
@@ -458,9 +195,9 @@ class TrainedModel:
             if lm_parameters is None or not Path(lm_parameters).is_file():
                 raise ModelError(f"{lm_config}: its parameters (lm_file) are missing")
             lm_options = read_options(Path(lm_config), files.roots)
-            mended = config.with_name("mended_lm_config.yaml")
-            mended.write_text(yaml.safe_dump(lm_options), encoding="utf-8")
-            options["lm_train_config"] = str(mended)
+            own = config.with_name("lm_config.yaml")
+            own.write_text(yaml.safe_dump(lm_options), encoding="utf-8")
+            options["lm_train_config"] = str(own)
         search = espnet.Speech2Text(
             asr_train_config=str(config), device=self.device, nbest=1, **options
         )
@@ -486,11 +223,11 @@ class TrainedModel:
         self.converter = TokenIDConverter(token_list=self.model.token_list)
 
     def set_stride(self, stride: float) -> None:
-        """Downsample at another overall rate from now on: ``model.set_stride``."""
+        """Set another overall stride: ``model.set_stride``."""
         set_stride(self.model, self.args, stride)
 
     def set_block(self, seconds: float) -> None:
-        """Place blocks of another length from now on: ``model.set_block``."""
+        """Set another length of blocks: ``model.set_block``."""
         set_block(self.model, self.args, seconds)
 
     @torch.no_grad()
@@ -502,11 +239,11 @@ class TrainedModel:
         Args:
             wave: (samples,) float32 at ``self.rate``.
             name: for messages.
-            times: say when the frames are, too.
+            times: return the times of the frames, too.
 
         Raises:
             AudioError: if it is too short or too long for the model.
-            UnknownTimesError: if the times are wanted and not known.
+            UnknownTimesError: if ``times`` and they are not known.
         """
         self._check_length(len(wave), name)
         self._check_memory(len(wave) / self.rate, name)
@@ -537,7 +274,7 @@ class TrainedModel:
         return Encoded(frames[0], log_probs, placed, given)
 
     def _frontend(self) -> Optional[FrontendFrames]:
-        """Return what is known of the frontend's frames; None: nothing, or none."""
+        """Return the rules of the frontend's frames; None: unknown, or no frontend."""
         if self.model.frontend is None:
             return None
         try:
@@ -559,10 +296,10 @@ class TrainedModel:
             )
 
     def attention_bytes(self, seconds: float) -> float:
-        """Return about how much memory attention takes over a piece; 0: unknown.
+        """Return an estimate of the memory of attention over a piece; 0: unknown.
 
-        An encoder's layer has a few matrices (heads, T', T') of float32 at a time; with
-        relative positions, of which one is twice as wide, they are :data:`MATRICES`.
+        An encoder's layer has :data:`MATRICES` matrices (heads, T', T') of float32 at a
+        time, with relative positions, of which one is twice as wide.
         """
         heads = max(
             (int(getattr(m, "h", 0)) for m in self.model.encoder.modules()), default=0
@@ -578,11 +315,11 @@ class TrainedModel:
         return overall_stride(getattr(self.model.encoder, "embed", None))
 
     def _check_memory(self, seconds: float, name: str) -> None:
-        """Refuse, before it starts, what would not fit into memory."""
+        """Reject what would not fit into memory, before it starts."""
         needed = self.attention_bytes(seconds)
         if needed < CHECKED_BYTES:
             return
-        free = free_memory(self.device)
+        free = free_bytes(self.device)
         if free is not None and needed > free:
             most = seconds * (0.5 * free / needed) ** 0.5
             raise AudioError(
@@ -596,21 +333,21 @@ class TrainedModel:
         """Seconds from one feature frame to the next.
 
         Raises:
-            UnknownTimesError: if that is not known.
+            UnknownTimesError: if it is not known.
         """
         if self.upstream is not None:
             return self.upstream.record.step
         return frontend_frames(self.model.frontend).rule.hop / self.rate
 
     def why_no_times(self) -> Optional[str]:
-        """Say why the times of the frames are not known; None: they are.
+        """Return why the times of the frames are not known; None: they are.
 
-        With ESPnet's own input layers they are spread evenly if need be.
+        With ESPnet's own input layers they are spread evenly if necessary.
         """
         return None if self.layer is None else why_unknown(self.model)
 
     def why_uniform(self) -> Optional[str]:
-        """Say why there are no adaptive strides to look at; None if there are."""
+        """Return why there are no adaptive strides; None: there are."""
         if self.layer is None:
             word = (self.args.encoder_conf or {}).get("input_layer", "conv2d")
             return f"input_layer is {word}, whose strides are uniform"
@@ -631,7 +368,7 @@ class TrainedModel:
         return text
 
     def model_input(self, wave: np.ndarray, name: str = "the recording") -> np.ndarray:
-        """Return what the model reads of samples (n,): these, or features (T, F).
+        """Return the model's input for samples (n,): these, or features (T, F).
 
         Raises:
             AudioError: if the upstream cannot use the samples.
@@ -656,8 +393,8 @@ class TrainedModel:
     ) -> Tuple[List[str], List[int], List[Optional[int]]]:
         """Return the words of a transcript, its token ids, and each token's word.
 
-        Words are cut into tokens one by one; where the model has a token for spaces,
-        one stands between words and belongs to none.
+        Words are cut into tokens one by one. A token for spaces, if the model has one,
+        is put between words and belongs to none.
 
         Raises:
             ModelError: if most tokens are not known to the model.
@@ -676,7 +413,7 @@ class TrainedModel:
             tokens += pieces
             owners += [index] * len(pieces)
         ids = self.converter.tokens2ids(tokens)
-        # neither a space nor SentencePiece's mark of a word's beginning says a thing
+        # without spaces and SentencePiece's mark of a word's beginning
         spoken = [
             i
             for i, token, owner in zip(ids, tokens, owners)

@@ -1,22 +1,20 @@
-"""Stride pictures during training, beside ESPnet's pictures of attention.
+"""The plugin's trainer: pictures of strides, and errors where nothing is learned.
 
-ESPnet's tasks name their trainer in a class attribute (``ASRTask.trainer``), and its
-``plot_attention`` is a class method that is given the model, a few validation
-utterances (``num_att_plot``, 3 by default), the output folder and TensorBoard's writer
-after every epoch. The plugin's trainer adds its pictures there, in the same places:
-``att_ws/UTTERANCE/strides.Nep.png``, and ``strides_UTTERANCE`` in TensorBoard. Of
-ESPnet's own, only pictures of attention with ``use_sdpa`` are left out: there are no
-weights to draw, and ESPnet 202611 would stop. No pictures where ESPnet draws no
-attention either: with ``num_att_plot: 0``, ``use_matplotlib: false`` or DeepSpeed
-(which brings a trainer of its own).
+ESPnet's tasks name their trainer in a class attribute (``ASRTask.trainer``). After
+every epoch its ``plot_attention`` gets the model, a few validation utterances
+(``num_att_plot``, 3 by default), the output folder and TensorBoard's writer. The
+plugin's trainer adds its pictures there: ``att_ws/UTTERANCE/strides.Nep.png``, and
+``strides_UTTERANCE`` in TensorBoard. It leaves out pictures of attention with
+``use_sdpa``: there are no weights to draw, and ESPnet 202611 would fail. There are no
+pictures where ESPnet draws no attention: with ``num_att_plot: 0``, ``use_matplotlib:
+false`` or DeepSpeed (which has its own trainer).
 
-It stops a training whose losses are not numbers (``finite.py``).
+A training whose losses are not numbers is stopped (``finite.py``). If no step of an
+epoch could update the model, ESPnet ends the training with a warning, as if it were
+finished; here it is an error, before the epoch is saved.
 
-ESPnet ends a training in which no step of an epoch could update the model with a
-warning, and as if it were finished. Here it is an error, before that epoch is kept.
-
-It also resumes under ESPnet 202611 what 202511 trained: its checkpoints hold numpy's
-numbers and time spans, which 202611 takes for possible code.
+ESPnet 202611 can resume trainings of 202511: their checkpoints hold numpy's numbers and
+time spans, which 202611 otherwise rejects as possible code.
 """
 
 import _codecs
@@ -39,7 +37,7 @@ from espnet_adastride.plugin.greedy import main_frames
 from espnet_adastride.plugin.model import input_layer
 from espnet_adastride.plugin.subsampling import fit_names
 
-#: what a reporter of ESPnet 202511 keeps beside plain numbers; all of it is data
+#: types that a reporter of ESPnet 202511 keeps in addition to numbers; all are data
 REPORTED = [
     datetime.timedelta,
     _codecs.encode,  # bytes, in old pickles
@@ -49,7 +47,7 @@ REPORTED = [
     (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # before numpy 2
 ]
 
-#: ESPnet's, for frontends that say nothing of theirs
+#: ESPnet's, for frontends of unknown rate
 DEFAULT_RATE = 16000
 
 
@@ -59,18 +57,12 @@ class FiniteTrainer(Trainer):
     @classmethod
     def train_one_epoch(cls, model, iterator, *args, **kwargs):
         """Train as ESPnet does; stop where losses are not finite, naming the batch."""
-        counted = CountedBatches(iterator)
-        with watched_losses(model, counted) as batches:
+        with watched_losses(model, iterator) as batches:
             result = super().train_one_epoch(model, batches, *args, **kwargs)
         refuse_epoch(batches, "training")
-        if result:  # ESPnet would stop with a warning, as if it were finished
-            raise ModelError(
-                describe_no_update(
-                    kwargs["reporter"].get_epoch(),
-                    counted.count,
-                    kwargs["options"].accum_grad,
-                )
-            )
+        if result:  # ESPnet would end with a warning, as if it were finished
+            epoch, steps = kwargs["reporter"].get_epoch(), kwargs["options"].accum_grad
+            raise ModelError(describe_no_update(epoch, batches.count, steps))
         return result
 
     @classmethod
@@ -83,7 +75,7 @@ class FiniteTrainer(Trainer):
 
 
 class StrideTrainer(FiniteTrainer):
-    """ESPnet's trainer; where attention is drawn, strides are drawn, too."""
+    """ESPnet's trainer, which draws strides where it draws attention."""
 
     @staticmethod
     def resume(checkpoint, model, **kwargs):
@@ -98,7 +90,7 @@ class StrideTrainer(FiniteTrainer):
     ):
         """Draw attention as ESPnet does, then the strides of the same utterances."""
         batches = list(iterator)  # num_att_plot utterances, which ESPnet caches anyway
-        if keeps_no_weights(model):  # ESPnet would stop at them after the first epoch
+        if keeps_no_weights(model):  # ESPnet would fail
             logging.warning(
                 "no pictures of attention: with use_sdpa there are no weights to draw"
             )
@@ -134,7 +126,7 @@ class StrideTrainer(FiniteTrainer):
 
 @contextlib.contextmanager
 def watched_losses(model, iterator):
-    """Give an epoch's batches, whose losses are looked at as they are computed."""
+    """Return an epoch's batches; their losses are checked as they are computed."""
     batches = WatchedBatches(iterator)
 
     def watch(module, inputs, output):
@@ -147,21 +139,6 @@ def watched_losses(model, iterator):
         yield batches
     finally:
         hook.remove()
-
-
-class CountedBatches:
-    """An iterator of batches that counts them; as long as what it iterates over."""
-
-    def __init__(self, batches):
-        self._batches, self.count = batches, 0
-
-    def __len__(self):
-        return len(self._batches)
-
-    def __iter__(self):
-        for batch in self._batches:
-            self.count += 1
-            yield batch
 
 
 def describe_no_update(epoch: int, batches: int, accum_grad: int) -> str:
@@ -182,10 +159,10 @@ def describe_no_update(epoch: int, batches: int, accum_grad: int) -> str:
 
 
 def fit_epochs(folder, model) -> None:
-    """Let the models of earlier epochs have this release's names of parameters.
+    """Rename the parameters of earlier epochs' models as in this release of ESPnet.
 
-    In the end ESPnet averages the best epochs' models, name by name: those that another
-    release wrote would not fit those that this one writes.
+    At the end ESPnet averages the best epochs' models, name by name. Models of another
+    release would not fit.
 
     Args:
         folder: with ``1epoch.pth`` ...; rewritten where names differ.
@@ -199,7 +176,7 @@ def fit_epochs(folder, model) -> None:
 
 
 def keeps_no_weights(model) -> bool:
-    """Return whether some attention of the model never has its weights in memory."""
+    """Return whether some attention of the model computes no weights."""
     return any(getattr(module, "use_sdpa", False) for module in model.modules())
 
 
@@ -213,7 +190,7 @@ def has_adaptive_strides(model) -> bool:
 
 @torch.no_grad()
 def draw(model, key, batch, index):
-    """Return the figure of one utterance of a batch, as the model places it now.
+    """Return the figure of one utterance of a batch with the current model.
 
     Args:
         model: in evaluation mode.
@@ -222,7 +199,7 @@ def draw(model, key, batch, index):
         index: of the utterance.
 
     Returns:
-        None where it cannot be drawn; training goes on.
+        The figure; None for several channels.
 
     Raises:
         UnknownTimesError: if the times of the frames are not known.

@@ -6,16 +6,16 @@ The input block may be the plugin's layer::
     encoder_conf:
         input_conf: {block_type: adastride, stride: 4}
 
-with any word of ``available_downsamplers()`` as ``block_type``, and beside it the
-options of :class:`~espnet_adastride.plugin.subsampling.AdaptiveSubsampling`. Without
-such a word the encoder is ESPnet's.
+with any word of ``available_downsamplers()`` as ``block_type``, and the options of
+:class:`~espnet_adastride.plugin.subsampling.AdaptiveSubsampling`. Without such a word
+the encoder is ESPnet's.
 
-Here ESPnet's masks are True in the padding, and positions are encoded behind the input
-block, not in it. Frames are ceil(length / stride) of each utterance's own length;
-ESPnet 202511's own input block counts those of padding, too.
+In this encoder, masks are True in the padding, and positions are encoded after the
+input block, not in it. Frames are ceil(length / stride) of each utterance's own length;
+ESPnet 202511's own input block also counts frames of padding.
 
-Streaming is refused: it hands the encoder one chunk after another, and where a frame
-of AdaStride is depends on the whole utterance.
+Streaming is rejected: the encoder would get one chunk after another, and the place of
+AdaStride's frames depends on the whole utterance.
 """
 
 import math
@@ -26,7 +26,7 @@ from espnet_adastride.downsampling import available_downsamplers
 from espnet_adastride.errors import ConfigurationError, unknown_word
 from espnet_adastride.plugin.espnet import TransducerAttention
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
-from espnet_adastride.plugin.timing import time_encoding, time_scores
+from espnet_adastride.plugin.true_times import time_encoding, time_scores
 
 #: ``block_type`` of ESPnet's own input blocks: older recipes have it, ESPnet ignores it
 ESPNET_BLOCKS = ("conv2d", "vgg")
@@ -36,14 +36,14 @@ ELSEWHERE = ("after_blocks", "restore")
 
 
 class NotedTimes(torch.nn.Module):
-    """Notes when frames are, from the input block to the positional encoding."""
+    """Passes the times of frames from the input block to the positional encoding."""
 
     def __init__(self):
         super().__init__()
         self.times = None
 
     def forward(self, x, times):
-        """Return x as it is; note the times (B, T')."""
+        """Return x unchanged; keep the times (B, T')."""
         self.times = times
         return x
 
@@ -54,7 +54,7 @@ class NotedTimes(torch.nn.Module):
 
 
 class TransducerSubsampling(AdaptiveSubsampling):
-    """The input layer as the transducer's encoder calls its input block.
+    """The input layer with the interface of the transducer's input block.
 
     Args:
         input_size: mel bins F.
@@ -67,14 +67,14 @@ class TransducerSubsampling(AdaptiveSubsampling):
         self.output_size = output_size
 
     def timed_encoding(self, given):
-        """Return what notes the times for the encoder, which encodes positions."""
+        """Return what keeps the times for the encoder, which encodes positions."""
         return NotedTimes()
 
     @property
     def subsampling_factor(self) -> float:
-        """Return the overall stride it was built with.
+        """Return the overall stride as built.
 
-        ESPnet refuses utterances by it: of less than 3 (stride 2), 7 (4) or 11 (6)
+        By it, ESPnet rejects utterances of fewer than 3 (stride 2), 7 (4) or 11 (6)
         frames, none at other strides.
         """
         return math.prod(self.strides)
@@ -84,7 +84,7 @@ class TransducerSubsampling(AdaptiveSubsampling):
 
         Args:
             x: (B, T, F) log-mel frames.
-            mask: (B, T), True in the padding; None: there is none.
+            mask: (B, T), True in the padding; None: no padding.
 
         Returns:
             frames (B, T', D) and their mask (B, T'), or None.
@@ -129,7 +129,7 @@ class TrueTimeTransducerAttention(TransducerAttention):
         return (content + place) / math.sqrt(self.d_k)
 
     def compute_simplified_attention_score(self, query, key, pos_enc, left_context=0):
-        """Return the same where the place does not ask for the query."""
+        """Return the same where the place term does not depend on the query."""
         place = time_scores(self.linear_pos.weight.unsqueeze(1), pos_enc)
         place = place + self.linear_pos.bias[:, None, None]
         content = torch.matmul(query, key.transpose(-2, -1))
@@ -137,7 +137,7 @@ class TrueTimeTransducerAttention(TransducerAttention):
 
 
 def use_true_times(encoder) -> None:
-    """Give an encoder's attention the times of the frames that its input block makes.
+    """Give an encoder's attention the times of its input block's frames.
 
     Raises:
         ConfigurationError: if a block changes the positional encoding itself.
@@ -154,14 +154,14 @@ def use_true_times(encoder) -> None:
     encoder.pos_enc = TrueTimes(encoder.embed.out[1], given.size, given.dropout.p)
     for module in blocks.modules():
         if type(module) is TransducerAttention:
-            # the same parameters, read in another way; ESPnet keeps the bound method
+            # the parameters are the same; ESPnet keeps the bound method
             name = module.compute_att_score.__name__
             module.__class__ = TrueTimeTransducerAttention
             module.compute_att_score = getattr(module, name)
 
 
 def _width(body_conf) -> int:
-    """Return how many features the first block of the body takes."""
+    """Return the width of the first block of the body."""
     first = body_conf[0] if body_conf else {}
     key = "output_size" if first.get("block_type") == "conv1d" else "hidden_size"
     if not isinstance(first.get(key), int):

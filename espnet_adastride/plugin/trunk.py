@@ -5,8 +5,8 @@ With stride 8::
     (B, T, 80) -> conv, ReLU -> downsample 2 -> conv, ReLU -> downsample 2
                -> conv, ReLU -> downsample 2
 
-A convolution keeps the rate, except with ``strided_conv``: there it takes the stride
-itself, and an :class:`InTrunk` is in the downsampler's place.
+A convolution keeps the rate, except with ``strided_conv``: there it has the stride
+itself, and an :class:`InTrunk` replaces the downsampler.
 """
 
 import torch
@@ -15,15 +15,15 @@ from espnet_adastride.downsampling import build_downsampler, downsampled_lengths
 from espnet_adastride.downsampling.output import check_stride, zero_padding
 from espnet_adastride.downsampling.registry import STRIDED_CONV, stage_options
 from espnet_adastride.downsampling.stages import StageTrace
-from espnet_adastride.plugin.timing import next_times
+from espnet_adastride.plugin.true_times import next_times
 
 
 class Conv2dStage(torch.nn.Module):
-    """Kernel 3, stride s in time (1 unless strided_conv) and 2 in frequency, ReLU.
+    """Kernel 3, stride s in time (1 unless strided_conv) and 2 in frequency; ReLU.
 
     Conv2dSubsampling's convolution with its time stride taken out; time is padded by 1,
     frequency is not. (B, T, input_width) -> (B, ceil(T / s), width), as all stages;
-    ``width`` is what the next stage (or the downsampler) sees as features.
+    ``width`` is the features that the next stage or the downsampler reads.
     """
 
     def __init__(self, input_channels, input_bins, channels, time_stride):
@@ -75,7 +75,7 @@ class DepthwiseConv2dStage(Conv2dStage):
 
 
 class Conv1dStage(torch.nn.Module):
-    """Kernel 3 over time with the mel bins as channels, ReLU: the cheap one."""
+    """Kernel 3 over time with the mel bins as channels; ReLU. The cheapest."""
 
     def __init__(self, input_channels, input_bins, channels, time_stride):
         super().__init__()
@@ -97,7 +97,7 @@ TRUNKS = {
 
 
 class InTrunk(torch.nn.Identity):
-    """In a downsampler's place: the trunk's convolution has the stride already.
+    """Replaces a downsampler where the trunk's convolution has the stride.
 
     Args:
         stride: of the convolution.
@@ -118,12 +118,12 @@ class InTrunk(torch.nn.Identity):
         return False
 
     def reported_stats(self) -> dict:
-        """Return {}: there is nothing to report."""
+        """Return {}: no stats."""
         return {}
 
 
 def build_trunk(trunk: str, bins: int, channels: int, methods, strides, options):
-    """Return the convolutions and the downsamplers behind them, two ModuleLists.
+    """Return the convolutions and the downsamplers after them, two ModuleLists.
 
     Args:
         trunk: a word of :data:`TRUNKS`.
@@ -134,8 +134,8 @@ def build_trunk(trunk: str, bins: int, channels: int, methods, strides, options)
         options: the methods' own words.
 
     Raises:
-        TypeError, ValueError: in one line, for a stride or an option that a method does
-            not take, and for too few mel bins.
+        TypeError, ValueError: for a stride or an option that a method does not take,
+            and for too few mel bins.
     """
     convolutions, downsamplers = torch.nn.ModuleList(), torch.nn.ModuleList()
     maps = 1
@@ -169,8 +169,8 @@ def run_trunk(convolutions, downsamplers, x, lengths, times=None, convolve=None)
         downsamplers: the same.
         x: (B, T, F).
         lengths: (B,).
-        times: (B, T) of the frames; None: nobody asks.
-        convolve: what replaces a convolution: called with the stage's index, the
+        times: (B, T) of the frames; None: not used.
+        convolve: called in place of a convolution, with the stage's index, the
             convolution, its stride and (B, T, C); None: the convolution itself.
 
     Returns:
@@ -185,7 +185,7 @@ def run_trunk(convolutions, downsamplers, x, lengths, times=None, convolve=None)
             x = zero_padding(x, shorter)  # the bias reached the padding
         else:
             result = downsampler(x, lengths)
-            # the output itself is not kept: the trace must not hold the activations
+            # without the output: a trace must not keep the activations
             trace.append(StageTrace(lengths, *result[1:], downsampler.loss_name))
             x, positions, shorter = result.output, result.positions, result.lengths
         times = next_times(times, positions, lengths, shorter, x.size(1))

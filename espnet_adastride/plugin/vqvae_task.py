@@ -1,9 +1,9 @@
-"""The VQ-VAE of ``espnet_adastride/vqvae/`` as a task of ESPnet's trainer.
+"""The VQ-VAE of ``networks/vqvae.py`` as a task of ESPnet's trainer.
 
 Data: ``speech`` alone (type ``sound``). Stats: ``loss_mse`` (the reconstruction, in
 normalised units), ``loss_commit``, ``perplexity`` and ``codes`` (of the batch),
-``loss_vp``, ``empty_slots``, ``largest_jump`` where there are positions, ``loss_aux``
-and what methods report of themselves.
+``loss_vp``, ``empty_slots``, ``largest_jump`` if there are positions, ``loss_aux`` and
+the methods' own stats.
 
     python -m espnet_adastride.bin.vqvae_train --config conf/train_vqvae.yaml ...
 """
@@ -103,17 +103,17 @@ class VQVAETask(espnet.AbsTask):
 
     @classmethod
     def build_preprocess_fn(cls, args, train):
-        """Samples need none."""
+        """Return None: samples need no preprocessing."""
         return None
 
     @classmethod
     def required_data_names(cls, train=True, inference=False) -> Tuple[str, ...]:
-        """Return the data that a training needs."""
+        """Return the names of the data that a training needs."""
         return ("speech",)
 
     @classmethod
     def optional_data_names(cls, train=True, inference=False) -> Tuple[str, ...]:
-        """Return no more."""
+        """Return (): there are none."""
         return ()
 
     @classmethod
@@ -121,7 +121,7 @@ class VQVAETask(espnet.AbsTask):
         """Build the model.
 
         Raises:
-            ConfigurationError: one line that names the wrong word and the choices.
+            ConfigurationError: naming the wrong word and the choices.
         """
         for word in args.network_conf:
             if word not in network_words():
@@ -140,7 +140,7 @@ class VQVAETask(espnet.AbsTask):
 
 
 def read_statistics(path, size: int) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Return mean and standard deviation (size,) from what collect_stats has written.
+    """Return mean and standard deviation (size,) from the statistics of collect_stats.
 
     Raises:
         ConfigurationError: the file is missing or of other features.
@@ -175,7 +175,7 @@ def load_vqvae(folder, model_file=None) -> VQVAEModel:
 
     Args:
         folder: of the training: config.yaml and parameters.
-        model_file: default: the epoch of the best validation.
+        model_file: parameters; None: of the epoch with the best validation.
 
     Raises:
         ModelError: it is missing or does not fit; names the file and the fix.
@@ -190,7 +190,7 @@ def load_vqvae(folder, model_file=None) -> VQVAEModel:
     args = argparse.Namespace(**yaml.safe_load(config.read_text(encoding="utf-8")))
     if not hasattr(args, "network_conf"):
         raise ModelError(f"{config}: not of a VQ-VAE; give a folder of vqvae_train")
-    args.stats_file = None  # they are among the parameters
+    args.stats_file = None  # the statistics are among the parameters
     model = VQVAETask.build_model(args)
     try:
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

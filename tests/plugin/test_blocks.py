@@ -22,6 +22,7 @@ from espnet_adastride.plugin.encoders import ConformerEncoder  # noqa: E402
 from espnet_adastride.plugin.frame_times import encoder_boundaries  # noqa: E402
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling  # noqa: E402
 from espnet_adastride.timing.boundaries import slot_boundaries  # noqa: E402
+from tests.plugin.tiny_encoders import tiny_encoder  # noqa: E402
 
 STEP = 0.01
 LENGTHS = [250, 170, 40, 30]
@@ -224,22 +225,14 @@ def test_gradients_reach_everything():
 
 
 def test_tell_strides_and_true_times_speak_of_blocks():
-    torch.manual_seed(0)
     conf = {"stride": 4, "channels": 8, "true_times": True, "tell_strides": True}
-    encoder = ConformerEncoder(
-        20,
-        16,
-        attention_heads=2,
-        linear_units=16,
-        num_blocks=1,
-        input_layer="adastride",
-        input_layer_conf={**conf, "block": 0.4},
+    layer = tiny_encoder(
+        ConformerEncoder,
+        {**conf, "block": 0.4},
         rel_pos_type="latest",
         pos_enc_layer_type="rel_pos",
         selfattention_layer_type="rel_selfattn",
-    ).eval()
-    layer = encoder.embed
-    layer.blocks.set_step(STEP)
+    ).embed
     for name, parameter in layer.named_parameters():
         if "score" in name or name == "stride_vector":
             torch.nn.init.normal_(parameter)
@@ -326,7 +319,7 @@ def test_one_line_says_what_is_wrong(conf, words):
 
 def test_a_layer_that_knows_no_seconds_says_so():
     layer = AdaptiveSubsampling(20, 8, 0.0, torch.nn.Identity(), block=1.0)
-    with pytest.raises(ConfigurationError, match="distance of feature frames"):
+    with pytest.raises(ConfigurationError, match="step of the feature frames"):
         layer(torch.randn(1, 50, 20), None)
     whole = AdaptiveSubsampling(20, 8, 0.0, torch.nn.Identity())
     with pytest.raises(ConfigurationError, match="whole utterance at once"):

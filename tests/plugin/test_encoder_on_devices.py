@@ -8,7 +8,7 @@ import torch
 from espnet_adastride.downsampling.stages import position_stats
 from espnet_adastride.plugin import long_input
 from espnet_adastride.plugin.encoders import ConformerEncoder
-from espnet_adastride.plugin.planning import StepMeter
+from espnet_adastride.plugin.training_cost import StepMeter
 from espnet_adastride.plugin.trunk import TRUNKS
 from tests.devices import close, every_device, exact_float32, gpu_waits
 from tests.plugin.test_model import batch, build, configuration

@@ -212,7 +212,7 @@ def test_another_stride_and_a_beam(tmp_path, bands):
 def test_what_features_are_of_must_be_known(tmp_path, bands):
     exp = make_model(tmp_path / "exp")
     (exp / "upstream.yaml").unlink()
-    with pytest.raises(ModelError, match="upstream.yaml, which says of what, is not"):
+    with pytest.raises(ModelError, match="upstream.yaml, which describes them, is not"):
         Transcriber(exp)
     (exp / "upstream.yaml").write_text("upstream: whisper\n")
     with pytest.raises(ModelError, match="does not describe the source"):

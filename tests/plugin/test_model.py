@@ -27,6 +27,16 @@ from tests.plugin.releases import NEWER
 
 ENCODERS = ["conformer", "e_branchformer", "branchformer", "transformer"]
 TOKENS = ["<blank>", "<unk>", "a", "b", "c", "<sos/eos>"]
+#: options that the models of all tasks have
+COMMON = dict(
+    token_list=TOKENS,
+    input_size=None,
+    frontend="default",
+    frontend_conf=dict(n_fft=512, hop_length=160, n_mels=40),
+    specaug=None,
+    normalize="utterance_mvn",
+    normalize_conf={},
+)
 
 
 def configuration(encoder="conformer", input_layer="adastride", model=None, **conf):
@@ -39,13 +49,7 @@ def configuration(encoder="conformer", input_layer="adastride", model=None, **co
         encoder_conf["rel_pos_type"] = "latest"
     encoder_conf.update(conf)
     return argparse.Namespace(
-        token_list=TOKENS,
-        input_size=None,
-        frontend="default",
-        frontend_conf=dict(n_fft=512, hop_length=160, n_mels=40),
-        specaug=None,
-        normalize="utterance_mvn",
-        normalize_conf={},
+        **COMMON,
         preencoder=None,
         encoder=encoder,
         encoder_conf=encoder_conf,

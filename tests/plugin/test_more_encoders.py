@@ -9,7 +9,7 @@ from espnet_adastride.errors import ConfigurationError
 from espnet_adastride.plugin import espnet, long_input
 from espnet_adastride.plugin.encoders import EBranchformerCTCEncoder
 from espnet_adastride.plugin.model import AdaStrideS2TCTCModel
-from tests.plugin.test_model import batch, build
+from tests.plugin.test_model import COMMON, batch, build
 
 TOKENS = ["<blank>", "<unk>", "<na>", "<nolang>", "<eng>", "<asr>", "a", "b", "<sos>"]
 TOKENS += ["<eos>", "<sop>"]
@@ -31,13 +31,7 @@ def owsm_ctc(**conf):
     }
     prompt = {"output_size": 16, "attention_heads": 2, "linear_units": 16}
     args = argparse.Namespace(
-        token_list=TOKENS,
-        input_size=None,
-        frontend="default",
-        frontend_conf=dict(n_fft=512, hop_length=160, n_mels=40),
-        specaug=None,
-        normalize="utterance_mvn",
-        normalize_conf={},
+        **{**COMMON, "token_list": TOKENS},
         encoder="e_branchformer_ctc",
         encoder_conf=options,
         promptencoder="transformer",
@@ -135,7 +129,7 @@ def test_a_prefix_is_before_the_frames_and_leaves_them_alone(options):
     assert torch.equal(its_frames[:, :, 2:], frames) and unmasked[1] is None
     if options:  # frames are at their times, the tokens one and two before 0
         torch.testing.assert_close(its_place[:, 2:], place)
-        from espnet_adastride.plugin.timing import time_encoding
+        from espnet_adastride.plugin.true_times import time_encoding
 
         before = time_encoding(torch.tensor([[-2.0, -1.0]]), 16).float()
         torch.testing.assert_close(its_place[:1, :2], before, atol=1e-6, rtol=0)

@@ -11,7 +11,7 @@ from espnet2.tasks.asr import ASRTask
 import espnet_adastride.plugin  # noqa: F401  (registers the words)
 from espnet_adastride.bin import plan_training
 from espnet_adastride.networks.macs import macs_by_module
-from espnet_adastride.plugin import planning
+from espnet_adastride.plugin import planning, training_cost
 from espnet_adastride.plugin.espnet import TooShortUttError
 from tests.plugin.releases import NEWER, conv2d_frames
 
@@ -206,11 +206,11 @@ def test_steps_are_measured_and_the_epoch_follows_from_them(experiment):
     assert "- an epoch: about " in page and "on this CPU (threads: 1)" in page
 
 
-def test_a_batch_beyond_the_time_is_extrapolated(experiment):
+def test_a_batch_beyond_the_time_is_extrapolated(experiment, monkeypatch):
     args = experiment.args()
     model = ASRTask.build_model(args)
-    meter = planning.StepMeter(args, model, "cpu", 60)
-    batch = planning.Batch([16000] * 8, [[2, 3]] * 8)
+    meter = training_cost.StepMeter(args, model, "cpu", 60)
+    batch = training_cost.Batch([16000] * 8, [[2, 3]] * 8)
     meter.warm_up(batch.first(1))
     # if one utterance took 4 s, 9 s are for two of the eight
     meter.small = meter.small._replace(seconds=4.0)
@@ -219,7 +219,8 @@ def test_a_batch_beyond_the_time_is_extrapolated(experiment):
     meter.small = meter.small._replace(seconds=1e-9)
     assert meter.measure(batch, 1.0).measured == 1.0
     # nor does it take more memory than is free
-    meter._free = lambda: 3 * (meter.small.peak - meter.base) / planning.MEMORY_SHARE
+    free = 3 * 2**20 / training_cost.MEMORY_SHARE
+    monkeypatch.setattr(training_cost, "free_bytes", lambda device: free)
     meter.small = meter.small._replace(peak=meter.base + 2**20)
     assert meter.measure(batch, 1.0).measured == 3 / 8
 
@@ -328,7 +329,7 @@ def test_help_needs_no_espnet():
 
 
 def test_a_step_takes_labels_of_any_integer_type():
-    batch = planning.Batch([160, 80], [np.array([2, 3, 3]), np.array([4])])
+    batch = training_cost.Batch([160, 80], [np.array([2, 3, 3]), np.array([4])])
     tensors = batch.tensors("cpu")
     assert tensors["text"].tolist() == [[2, 3, 3], [4, -1, -1]]
     assert tensors["speech"].shape == (2, 160)

@@ -487,7 +487,7 @@ def test_the_experiment_is_what_it_says(tmp_path):
         ({"restore": "yes"}, "restore must be true .* got 'yes'"),
         ({"restore": 0}, "restore must be true .* got 0"),
         ({"restore": 2.0}, "restore must be true .* got 2.0"),
-        ({"restore": 1}, "leaves no block to the rate of the stage behind block 1"),
+        ({"restore": 1}, "leaves no block at the rate of the stage after block 1"),
         ({"restore": 4}, "restore names block 4 and the encoder has 3"),
         ({"after_blocks": [0, 3]}, "names block 3, the encoder's last"),
         ({"restor": True}, "did you mean 'restore'"),

@@ -29,6 +29,7 @@ from espnet_adastride.timing.latency import (  # noqa: E402
     summarise_latency,
 )
 from espnet_adastride.transcribe import Transcriber  # noqa: E402
+from tests.plugin.tiny_encoders import TINY, tiny_encoder  # noqa: E402
 from tiny_models import RATE, make_experiment  # noqa: E402
 
 BLOCKS = {"stride": 4, "channels": 8, "block": 0.4}
@@ -105,20 +106,8 @@ def heard(trained, chunks):
 @pytest.mark.parametrize("method", ["adastride", "avg_pool", "strided_conv"])
 def test_forward_infer_is_the_whole_forward(word, method):
     """Whatever the number of frames, the encoder's own edges included."""
-    torch.manual_seed(0)
-    encoder = encoders.ENCODERS[word](
-        20,
-        16,
-        attention_heads=2,
-        linear_units=16,
-        num_blocks=2,
-        input_layer=method,
-        input_layer_conf=BLOCKS,
-        block_size=20,
-        hop_size=8,
-        look_ahead=8,
-    ).eval()
-    encoder.embed.blocks.set_step(0.01)
+    own = {"num_blocks": 2, "block_size": 20, "hop_size": 8, "look_ahead": 8}
+    encoder = tiny_encoder(encoders.ENCODERS[word], BLOCKS, method, **own)
     rng = np.random.default_rng(0)
     for length in (1, 30, 40, 41, 79, 80, 81, 82, 120, 200, 251, 333, 400):
         x = torch.randn(1, length, 20)
@@ -141,7 +130,7 @@ def test_forward_infer_is_the_whole_forward(word, method):
 
 @pytest.mark.parametrize("word", ENCODERS)
 def test_with_espnets_own_input_layer_nothing_changes(word):
-    conf = dict(attention_heads=2, linear_units=16, num_blocks=1, input_layer="conv2d")
+    conf = {**TINY, "input_layer": "conv2d"}
     stock_class = getattr(espnet, encoders.ENCODERS[word].__name__)
     made = []
     for kind in (stock_class, encoders.ENCODERS[word]):
@@ -161,18 +150,8 @@ def test_with_espnets_own_input_layer_nothing_changes(word):
 
 
 def test_a_short_utterance_of_a_batch_is_itself():
-    torch.manual_seed(0)
-    encoder = encoders.ContextualBlockConformerEncoder(
-        20,
-        16,
-        attention_heads=2,
-        linear_units=16,
-        num_blocks=1,
-        input_layer="adastride",
-        input_layer_conf=BLOCKS,
-        block_size=40,
-    ).eval()
-    encoder.embed.blocks.set_step(0.01)
+    kind = encoders.ContextualBlockConformerEncoder
+    encoder = tiny_encoder(kind, BLOCKS, block_size=40)
     x = torch.randn(2, 120, 20)
     _, lengths, _ = encoder(x, torch.tensor([120, 50]))
     assert lengths.tolist() == [30, 13]

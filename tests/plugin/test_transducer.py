@@ -23,14 +23,14 @@ from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.frame_times import frame_times
 from espnet_adastride.plugin.model import AdaStrideTransducerModel
 from espnet_adastride.plugin.rnnt_loss import PACKAGE, RNNTLoss
-from espnet_adastride.plugin.timing import time_encoding
 from espnet_adastride.plugin.trainer import StrideTrainer
 from espnet_adastride.plugin.transducer import (
     TransducerSubsampling,
     TrueTimeTransducerAttention,
 )
+from espnet_adastride.plugin.true_times import time_encoding
 from tests.plugin.releases import NEWER
-from tests.plugin.test_model import TOKENS, batch
+from tests.plugin.test_model import COMMON, batch
 from tests.plugin.test_model import build as asr_model
 from tests.plugin.test_model import own_stats
 from tests.release_models import RATE, write_corpus
@@ -42,13 +42,7 @@ CONV1D = {"block_type": "conv1d", "output_size": 16, "kernel_size": 3}
 
 def configuration(body=(CONFORMER, CONFORMER), main_conf=None, model=None, **block):
     return argparse.Namespace(
-        token_list=TOKENS,
-        input_size=None,
-        frontend="default",
-        frontend_conf=dict(n_fft=512, hop_length=160, n_mels=40),
-        specaug=None,
-        normalize="utterance_mvn",
-        normalize_conf={},
+        **COMMON,
         encoder_conf={
             "input_conf": block,
             "body_conf": [dict(one) for one in body],

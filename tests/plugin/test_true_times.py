@@ -17,7 +17,7 @@ from espnet_adastride.plugin.espnet import (
     RelPositionalEncoding,
     RelPositionMultiHeadedAttention,
 )
-from espnet_adastride.plugin.timing import (
+from espnet_adastride.plugin.true_times import (
     TrueTimeAttention,
     log_strides,
     slot_steps,

@@ -1,16 +1,15 @@
-"""Where in time the frames behind adaptive strides lie; how the encoder is told.
+"""The times of frames after adaptive strides, as input to the encoder.
 
-Behind adaptive strides neighbouring frames are no longer equally far apart, and nothing
-in the frames says so. Two options of ``input_layer_conf`` tell the encoder:
+After adaptive strides, neighbouring frames are not equally far apart, and the frames do
+not show it. Two options of ``input_layer_conf`` tell the encoder:
 
 * ``tell_strides``: the logarithm of every frame's local stride becomes a feature;
 * ``true_times``: the relative positional encoding takes differences of true times
   instead of differences of indices.
 
 Time t(l) of output frame l is where the positions of vector positioning reach l:
-``p(t(l)) = l``, linear between steps. It is exact under uniform strides, and composes
-over the stages of an input layer. Gradients do not pass: the encoder is told about the
-strides, it does not move them by listening.
+``p(t(l)) = l``, linear between steps. It is exact for uniform strides, and the times of
+an input layer's stages compose. No gradients reach the positions through the times.
 """
 
 import torch
@@ -23,7 +22,7 @@ from espnet_adastride.plugin.espnet import (
 )
 from espnet_adastride.plugin.strides import WHERE
 
-#: local strides are told within these factors of the mean one
+#: local strides are limited to these factors of the mean
 STRIDE_RANGE = (1 / 16, 16.0)
 
 
@@ -33,7 +32,7 @@ def slot_steps(
     output_lengths: torch.Tensor,
     width: int,
 ) -> torch.Tensor:
-    """Return where every output slot lies among a layer's input steps.
+    """Return the place of every output slot among a layer's input steps.
 
     Args:
         positions: (B, T), non-decreasing, from 0 to output_lengths - 1.
@@ -43,14 +42,14 @@ def slot_steps(
 
     Returns:
         (B, T') float64 in [0, lengths - 1], non-decreasing; slots in the padding repeat
-        the last valid one's.
+        the last valid value.
     """
     positions = positions.detach().to(torch.float64).contiguous()
     slots = torch.arange(width, device=positions.device, dtype=torch.float64)
     last = (output_lengths - 1).clamp(min=0).unsqueeze(1)
     slots = torch.minimum(slots.unsqueeze(0), last.to(torch.float64)).contiguous()
     last_step = (lengths - 1).clamp(min=0).unsqueeze(1)
-    # the first step at or beyond the slot, and the one before it
+    # the first step at or after the slot, and the previous one
     after = torch.minimum(torch.searchsorted(positions, slots), last_step)
     before = (after - 1).clamp(min=0)
     p_before, p_after = positions.gather(1, before), positions.gather(1, after)
@@ -70,7 +69,7 @@ def uniform_steps(
 
 
 def times_at(times: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
-    """Return times (B, T), one a step, at fractional steps (B, T'), linear between."""
+    """Return times (B, T) interpolated linearly at fractional steps (B, T')."""
     below = steps.floor().to(torch.int64).clamp(0, times.size(1) - 1)
     above = (below + 1).clamp(max=times.size(1) - 1)
     start = times.gather(1, below)
@@ -99,15 +98,15 @@ def next_times(times, positions, lengths, output_lengths, width):
 def log_strides(times: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Return the logarithm of every frame's local stride over the utterance's mean.
 
-    The local stride is half the time between a frame's two neighbours (at the ends:
-    the time to the only one).
+    The local stride is half the time between a frame's two neighbours (at the ends: the
+    time to the only neighbour).
 
     Args:
         times: (B, T'), any unit.
         lengths: (B,) valid frames.
 
     Returns:
-        (B, T'), 0 under uniform strides, in the padding and for fewer than two frames.
+        (B, T'), 0 for uniform strides, in the padding and for fewer than two frames.
     """
     steps = torch.arange(times.size(1), device=times.device).unsqueeze(0)
     last = (lengths - 1).clamp(min=0).unsqueeze(1)
@@ -138,10 +137,10 @@ def time_scores(u: torch.Tensor, encoding: torch.Tensor) -> torch.Tensor:
             = (u_c cos w t_i + u_s sin w t_i) cos w t_j
             + (u_c sin w t_i - u_s cos w t_i) sin w t_j
 
-    so that nothing of size T x T x D is formed.
+    No tensor of size T x T x D is needed.
 
     Args:
-        u: (B, H, T, D) queries in the sinusoids' basis; what broadcasts to it.
+        u: (B, H, T, D) queries in the sinusoids' basis, or a shape that broadcasts.
         encoding: (B, T, D), :func:`time_encoding` at the frames' times.
 
     Returns:
@@ -163,12 +162,12 @@ def time_scores(u: torch.Tensor, encoding: torch.Tensor) -> torch.Tensor:
 class TrueTimeEncoding(RelPositionalEncoding):
     """ESPnet's relative positional encoding, for frames at true times.
 
-    With ``times`` it gives the sinusoids at these, for :class:`TrueTimeAttention`.
+    It returns the sinusoids at given times, for :class:`TrueTimeAttention`.
     """
 
     @classmethod
     def of(cls, given: torch.nn.Module) -> "TrueTimeEncoding":
-        """Return the same encoding as a configured one, for true times.
+        """Return a configured encoding with true times.
 
         Raises:
             ConfigurationError: if it is not ESPnet's relative one.
@@ -187,12 +186,12 @@ class TrueTimeEncoding(RelPositionalEncoding):
 
 
 class TrueTimeAttention(RelPositionMultiHeadedAttention):
-    """ESPnet's attention, with relative positions that need not be whole numbers.
+    """ESPnet's attention, with relative positions that may be fractional.
 
     ESPnet looks up the sinusoids of i - j and shifts rows into place. Here frame i is
     at time t_i: :func:`time_scores`. The parameters are ESPnet's; at t_i = i the result
-    is ESPnet's. With ``use_sdpa`` (ESPnet 202611) the second term is handed to
-    PyTorch's scaled dot product attention as a mask to be added, as there.
+    is ESPnet's. With ``use_sdpa`` (ESPnet 202611) the second term is the additive mask
+    of PyTorch's scaled dot product attention, as in ESPnet.
     """
 
     def forward(self, query, key, value, pos_emb, mask):

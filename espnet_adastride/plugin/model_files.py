@@ -1,0 +1,273 @@
+"""A trained model's files: an experiment's folder, or a package.
+
+:func:`find_files` finds configuration and parameters, :func:`read_options` and
+:func:`read_parameters` read them, :func:`read_inference_config` reads the options of a
+beam search. ``trained.py`` builds the model.
+
+Parameters are loaded with ``weights_only``, so that they run no code, and a package is
+unpacked into a temporary folder only (``networks/unpacking.py``).
+"""
+
+import inspect
+import pickle
+from pathlib import Path
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+import yaml
+
+from espnet_adastride.config import read_config, read_yaml
+from espnet_adastride.errors import (
+    ConfigurationError,
+    ModelError,
+    UserError,
+    unknown_word,
+)
+from espnet_adastride.files import PathLike
+from espnet_adastride.networks.saved_models import default_model
+from espnet_adastride.networks.unpacking import unpack
+from espnet_adastride.plugin import espnet
+from espnet_adastride.plugin.espnet import asr_task
+
+#: options of asr_inference that do not affect the decoding of one utterance
+COMMAND_OPTIONS = (
+    "allow_variable_data_keys batch_size config data_path_and_name_and_type key_file "
+    "log_level ngpu num_workers output_dir seed"
+).split()
+
+#: options that name files, with or without a folder
+FILE_OPTIONS = ("bpemodel", "stats_file", "token_list", "non_linguistic_symbols")
+
+
+class ModelFiles(NamedTuple):
+    """Where the parts of a model are.
+
+    Attributes:
+        config: config.yaml of the training.
+        parameters: of the model.
+        roots: folders that relative names in the config may start from, best first.
+        lm_config: of a language model, or None.
+        lm_parameters: or None.
+    """
+
+    config: Path
+    parameters: Path
+    roots: Tuple[Path, ...]
+    lm_config: Optional[Path] = None
+    lm_parameters: Optional[Path] = None
+
+
+def _within(root: Path, name: object) -> Optional[Path]:
+    """Return the file of that name below root, or None."""
+    if not isinstance(name, str) or not name:
+        return None
+    path = (root / name.lstrip("/")).resolve()
+    inside = path.is_relative_to(root.resolve())
+    return path if inside and path.is_file() else None
+
+
+def _packed_files(root: Path, shown: PathLike) -> ModelFiles:
+    try:
+        meta = yaml.safe_load((root / "meta.yaml").read_text(encoding="utf-8"))
+        names = {**meta["yaml_files"], **meta["files"]}
+    except (OSError, KeyError, TypeError, UnicodeDecodeError, yaml.YAMLError):
+        raise ModelError(
+            f"{shown}: no meta.yaml that espnet2.bin.pack writes; pack the model with "
+            "python -m espnet2.bin.pack asr"
+        ) from None
+    found = {key: _within(root, name) for key, name in names.items()}
+    for key in ("asr_train_config", "asr_model_file"):
+        if found.get(key) is None:
+            raise ModelError(
+                f"{shown}: its meta.yaml names no {key} that is in it; pack an ASR "
+                "model with python -m espnet2.bin.pack asr"
+            )
+    return ModelFiles(
+        found["asr_train_config"],
+        found["asr_model_file"],
+        (root,),
+        found.get("lm_train_config"),
+        found.get("lm_file"),
+    )
+
+
+def _choose_parameters(folder: Path, wanted: Optional[str]) -> Path:
+    if wanted is not None:
+        for path in (folder / wanted, Path(wanted)):
+            if path.is_file():
+                return path
+    there = sorted(folder.glob("valid.*.ave.pth"))
+    there = there or sorted(folder.glob("valid.*.ave_*best.pth"))  # ESPnet3's
+    if wanted is None:
+        try:  # the one with which the recipe decodes
+            usual = folder / default_model(read_config(folder / "config.yaml"))
+        except UserError:
+            usual = folder / "valid.acc.ave.pth"
+        if usual in there:
+            return usual
+    if wanted is None and len(there) == 1:
+        return there[0]
+    names = ", ".join(sorted(p.name for p in folder.glob("*.pth"))) or "none"
+    if wanted is not None:
+        problem = f"{wanted} is not there"
+    elif there:
+        problem = "several averaged models"
+    else:
+        problem = "no averaged model (valid.*.ave.pth): train it to the end"
+    raise ModelError(
+        f"{folder}: {problem}; name one with --asr_model_file (there: {names})"
+    )
+
+
+def find_files(model: PathLike, asr_model_file: Optional[str], scratch: Path):
+    """Return the ModelFiles of a folder, a .pth file in it, or a package.
+
+    Args:
+        model: an experiment's folder, one of its parameter files, a package of
+            ``espnet2.bin.pack`` (zip or tar), or the folder that it was unpacked to.
+        asr_model_file: parameters in the folder; None: the averaged ones.
+        scratch: folder to unpack to.
+
+    Raises:
+        ModelError: not found, or not a model.
+    """
+    path = Path(model)
+    if path.is_file() and path.suffix == ".pth":
+        path, asr_model_file = path.parent, path.name
+    if path.is_dir():
+        if (path / "config.yaml").is_file():
+            parameters = _choose_parameters(path, asr_model_file)
+            # a recipe's folder is two or more above its experiment's
+            parents = path.resolve().parents
+            above = [*parents[1:4], parents[0], path.resolve()]
+            return ModelFiles(path / "config.yaml", parameters, (*above, Path.cwd()))
+        if (path / "meta.yaml").is_file():
+            return _packed_files(path, model)
+        raise ModelError(
+            f"{model}: no config.yaml in it; give an experiment's folder "
+            "(exp/asr_...) or a packed .zip"
+        )
+    if not path.exists():
+        raise ModelError(
+            f"{model}: no such file or folder; give an experiment's folder "
+            "(exp/asr_...) or a packed .zip"
+        )
+    try:
+        unpack(path, scratch / "model")
+    except UserError as error:
+        raise ModelError(
+            f"{error}; give an experiment's folder, or a package"
+        ) from None
+    return _packed_files(scratch / "model", model)
+
+
+def read_options(path: Path, roots: Sequence[Path]) -> Dict[str, Any]:
+    """Return a config.yaml's options; files that it names are found below the roots.
+
+    Raises:
+        DataError, ModelError: if it cannot be read, or a file that the model needs is
+            missing.
+    """
+    options = read_yaml(path)
+    if not isinstance(options, dict):
+        raise ModelError(f"{path}: holds no options; give a training's config.yaml")
+
+    def fix(key, value):
+        if isinstance(value, dict):
+            return {name: fix(name, v) for name, v in value.items()}
+        if not isinstance(value, str) or not ("/" in value or key in FILE_OPTIONS):
+            return value
+        if not Path(value).is_absolute():
+            places = (root / value for root in roots)
+        elif Path(value).is_file():
+            return value
+        else:  # packed by its full name
+            places = (_within(root, value) for root in roots[:1])
+        return next((str(p) for p in places if p is not None and p.is_file()), value)
+
+    options = fix("", options)
+    options["init"] = None  # parameters come from a file; 202611 lacks some values
+    leave_out_unknown(options)
+    statistics = (options.get("normalize_conf") or {}).get("stats_file")
+    for name in (statistics, options.get("bpemodel")):
+        if isinstance(name, str) and not Path(name).is_file():
+            raise ModelError(
+                f"{path} names {name}, which is not there: copy it with the model, or "
+                "pack both with espnet2.bin.pack (--option)"
+            )
+    return options
+
+
+#: options of ESPnet 202611 that change no result: part, option
+NEW_OPTIONS = (("decoder", "use_sdpa"), ("preprocessor", "text_length_warning_thres"))
+
+
+def leave_out_unknown(options: Dict[str, Any]) -> None:
+    """Remove, in place, options that change no result and that this ESPnet lacks."""
+    for part, word in NEW_OPTIONS:
+        choices = getattr(asr_task, f"{part}_choices").classes
+        conf, kind = options.get(f"{part}_conf"), choices.get(options.get(part))
+        if isinstance(conf, dict) and word in conf and kind is not None:
+            if word not in inspect.signature(kind).parameters:
+                options[f"{part}_conf"] = {k: v for k, v in conf.items() if k != word}
+
+
+def read_parameters(path: Path) -> Dict[str, torch.Tensor]:
+    """Return the parameters in a file, which may hold only tensors.
+
+    Raises:
+        ModelError: if it cannot be read, or holds more than parameters.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        first = str(error).splitlines()[0]
+        raise ModelError(
+            f"{path}: not loaded: it is damaged or holds more than parameters "
+            f"({first[:80]}); copy it again, or save the model's state_dict alone"
+        ) from None
+    except Exception as error:  # a damaged file can raise anything
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{path}: cannot be read as a model ({first[:80]})") from None
+    if isinstance(state, dict) and isinstance(state.get("module"), dict):
+        state = state["module"]  # deepspeed's
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]  # Lightning's, by ESPnet3
+    if not isinstance(state, dict) or not all(
+        isinstance(value, torch.Tensor) for value in state.values()
+    ):
+        raise ModelError(f"{path}: holds no model's parameters; give valid.*.ave.pth")
+    return state
+
+
+def read_inference_config(source) -> Dict[str, Any]:
+    """Return options of ESPnet's Speech2Text from a YAML file or a dict.
+
+    Raises:
+        DataError: the file cannot be read.
+        ConfigurationError: naming a wrong key and the choices.
+    """
+    where = source if isinstance(source, (str, Path)) else "inference_config"
+    if isinstance(source, (str, Path)):
+        options = read_yaml(source) or {}
+    else:
+        options = source
+    if not isinstance(options, dict):
+        raise ConfigurationError(f"{where}: give options such as beam_size: 10")
+    own = ("self", "asr_train_config", "asr_model_file", "device", "nbest")
+    known = [
+        w
+        for w in inspect.signature(espnet.Speech2Text.__init__).parameters
+        if w not in own
+    ]
+    for word in options:
+        if word not in known and word not in COMMAND_OPTIONS and word not in own:
+            raise ConfigurationError(f"{where}: {unknown_word('key', word, known)}")
+    for word in ("quantize_asr_model", "quantize_lm", "streaming", "multi_asr"):
+        if options.get(word):
+            raise ConfigurationError(f"{where}: {word} is not supported here")
+    return {
+        word: value
+        for word, value in options.items()
+        if word in known and word not in COMMAND_OPTIONS
+    }
