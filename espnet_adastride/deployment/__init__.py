@@ -1,6 +1,6 @@
 """Trained models without ESPnet: ONNX files and their runtime.
 
-``onnx_file.py`` writes and reads a file, ``description.py`` describes its content,
+``conversion.py`` makes the program, ``description.py`` describes the file,
 ``features.py`` computes the model's input, ``recogniser.py`` transcribes. None of them
 imports ESPnet; writing needs torch, onnx and onnxscript, reading onnxruntime.
 """

@@ -69,8 +69,7 @@ def bound_scores(
     Without the mean, a constant added to the scores, which has no effect and which no
     gradient restrains, would drive all of them to the same bound: uniform strides that
     cannot learn any more. Without the variance, growing scores would end at one bound
-    or
-    the other: strides of two lengths, again without a gradient.
+    or the other: strides of two lengths, again without a gradient.
 
     Args:
         scores: (B, T), any floating dtype.

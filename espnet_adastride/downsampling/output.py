@@ -7,8 +7,7 @@ and returns a :class:`DownsamplingOutput`. For every method:
   (:func:`downsampled_lengths`, the only implementation of the formula), with the
   stride of :meth:`Downsampler.current_stride` if it is learned;
 * an utterance's output is the same alone and beside longer ones, whatever the values in
-the
-  padding (NaN included);
+  the padding (NaN included);
 * the output is zero beyond its length.
 """
 
@@ -206,10 +205,21 @@ def check_stride(stride: float, integer: bool = False) -> float:
         )
     if integer and stride != int(stride):
         raise ValueError(
-            f"this method takes whole strides only, got {stride}; adastride, "
-            "adastride_f, spectral_pool and diff_stride support any real stride >= 1"
+            f"this method takes whole strides only, got {stride}; "
+            f"{any_stride_methods()} support any real stride >= 1"
         )
     return int(stride) if stride == int(stride) else float(stride)
+
+
+def any_stride_methods() -> str:
+    """Return the names of the methods that take any stride, at any time."""
+    from espnet_adastride.downsampling.registry import DOWNSAMPLERS  # imports this file
+
+    return ", ".join(
+        name
+        for name, method in DOWNSAMPLERS.items()
+        if not (method.integer_stride or method.learns_stride)
+    )
 
 
 def check_number(
@@ -316,7 +326,7 @@ class Downsampler(torch.nn.Module):
         if not self.takes_any_stride():
             raise ValueError(
                 f"{type(self).__name__} is tied to the stride it was built or trained "
-                "with; adastride, adastride_f and spectral_pool support other strides"
+                f"with; {any_stride_methods()} support other strides"
             )
         self.stride = check_stride(stride)
 

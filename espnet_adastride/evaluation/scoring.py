@@ -413,7 +413,7 @@ def score(
 
     Raises:
         DataError: See :func:`check_ids`, :func:`pieces` and
-            :func:`espnet_adastride.corpora.librispeech.read_scp`.
+            :func:`espnet_adastride.corpora.kaldi.read_scp`.
     """
     tokenizers = {"wer": words, "cer": characters}
     if token_type == "bpe":

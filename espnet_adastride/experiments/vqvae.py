@@ -1,6 +1,6 @@
 """Methods side by side: the table of an experiment, and error over bits a second.
 
-What the figures are: ``measures.py``. Needs neither a model nor the quantiser.
+What the figures are: ``evaluation/vqvae.py``. Needs neither a model nor the quantiser.
 """
 
 import math
