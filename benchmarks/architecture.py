@@ -1,4 +1,4 @@
-"""Draw docs/architecture.png: the rooms of the package, and the way of an utterance.
+"""Draw docs/architecture.png: the folders of the package, and the path of an utterance.
 
 python benchmarks/architecture.py [--output docs/architecture.png]
 """
@@ -12,8 +12,8 @@ from espnet_adastride.report.style import COLOURS, GREY, INK, drawing
 
 ROOT = Path(__file__).resolve().parents[1]
 
-#: from what knows nothing of the rest to what may import everything: room, content
-ROOMS = (
+#: from what knows nothing of the rest to what may import everything: folder, content
+FOLDERS = (
     (("downsampling", "the methods, torch only"),),
     (
         ("networks", "residual network,\nVQ-VAE, model files"),
@@ -74,12 +74,12 @@ def arrow(axes, start, end, colour=GREY):
     )
 
 
-def draw_rooms(axes):
-    """Draw the rooms, each row importing from the rows below it."""
-    axes.set_title("Rooms: a room imports only from the rows below", loc="left")
-    for row, rooms in enumerate(ROOMS):
-        width = (10 - 0.3 * (len(rooms) - 1)) / len(rooms)
-        for place, (name, text) in enumerate(rooms):
+def draw_folders(axes):
+    """Draw the folders, each row importing from the rows below it."""
+    axes.set_title("Folders: each imports only from the rows below", loc="left")
+    for row, folders in enumerate(FOLDERS):
+        width = (10 - 0.3 * (len(folders) - 1)) / len(folders)
+        for place, (name, text) in enumerate(folders):
             x = place * (width + 0.3)
             box(axes, x, row, width, 0.78, COLOURS[row % 5])
             axes.text(x + 0.2, row + 0.39, f"{name}/", va="center", weight="bold")
@@ -92,7 +92,7 @@ def draw_rooms(axes):
 
 
 def draw_path(axes):
-    """Draw what happens to an utterance, from above to below."""
+    """Draw what happens to an utterance, from top to bottom."""
     axes.set_title("From waveform to text", loc="left")
     for number, (name, file, text) in enumerate(PATH):
         row = len(PATH) - 1 - number
@@ -109,9 +109,9 @@ def draw_path(axes):
 def draw():
     """Return the figure."""
     with drawing(12, 6.2, layout="constrained") as figure:
-        for axes, paint in zip(figure.subplots(1, 2), (draw_rooms, draw_path)):
+        for axes, paint in zip(figure.subplots(1, 2), (draw_folders, draw_path)):
             paint(axes)
-            axes.set_ylim(-0.1, max(len(ROOMS), len(PATH)) - 0.1)
+            axes.set_ylim(-0.1, max(len(FOLDERS), len(PATH)) - 0.1)
             axes.axis("off")
     return figure
 
