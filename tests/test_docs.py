@@ -52,10 +52,10 @@ def test_the_architecture_page_names_files_that_are_there():
         assert any((place / name).is_file() for place in places), name
 
 
-def test_the_picture_has_the_rooms_that_there_are():
+def test_the_picture_has_the_folders_that_there_are():
     import architecture  # benchmarks/
 
-    drawn = [name for row in architecture.ROOMS for name, _ in row]
+    drawn = [name for row in architecture.FOLDERS for name, _ in row]
     package = ROOT / "espnet_adastride"
     assert sorted(drawn) == sorted(
         path.parent.name

@@ -205,13 +205,13 @@ def _difference_table(
         "are in points, negative is better; in brackets 95 % intervals: *over "
         f"utterances* and *over groups* by bootstrap ({resamples} paired test sets, "
         "the seeds of an utterance kept together), *over seeds* by Welch. Utterances "
-        "of a group are not independent: the interval over groups is the honest one, "
-        "and p is its. *Learned rate*, *largest jump* and *empty slots* are those of "
+        "of a group are not independent: use the interval over groups; p refers to "
+        "it. *Learned rate*, *largest jump* and *empty slots* are those of "
         "the last epoch, means over seeds.\n\n"
         + (f"{note}\n\n" if note else "")
         + "*Verdict*: better or worse where p, adjusted by Holm's method for the "
         f"{len(rows)} comparisons of this table, is below {LEVEL:g}. The intervals are "
-        "not adjusted: one in twenty misses. The paired tests speak of these trained "
-        "models; *seeds differ as much* says that the interval over seeds holds 0, and "
-        "other seeds may turn the sign.\n"
+        "not adjusted: one in twenty misses. The paired tests are of these trained "
+        "models only; *seeds differ as much*: the interval over seeds contains 0, and "
+        "other seeds may reverse the sign.\n"
     )
