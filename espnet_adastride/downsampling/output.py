@@ -18,6 +18,7 @@ from typing import (
     Callable,
     Dict,
     Iterable,
+    List,
     Mapping,
     NamedTuple,
     Optional,
@@ -34,6 +35,9 @@ Steps = TypeVar("Steps", int, torch.Tensor)
 
 #: returns the consecutive chunks (1, t, D) of one utterance at each call
 Frames = Callable[[], Iterable[torch.Tensor]]
+
+#: names of the methods that take any stride at any time, from the registry
+ANY_STRIDE: List[str] = []
 
 
 class DownsamplingOutput(NamedTuple):
@@ -206,20 +210,9 @@ def check_stride(stride: float, integer: bool = False) -> float:
     if integer and stride != int(stride):
         raise ValueError(
             f"this method takes whole strides only, got {stride}; "
-            f"{any_stride_methods()} support any real stride >= 1"
+            f"{', '.join(ANY_STRIDE)} support any real stride >= 1"
         )
     return int(stride) if stride == int(stride) else float(stride)
-
-
-def any_stride_methods() -> str:
-    """Return the names of the methods that take any stride, at any time."""
-    from espnet_adastride.downsampling.registry import DOWNSAMPLERS  # imports this file
-
-    return ", ".join(
-        name
-        for name, method in DOWNSAMPLERS.items()
-        if not (method.integer_stride or method.learns_stride)
-    )
 
 
 def check_number(
@@ -326,7 +319,7 @@ class Downsampler(torch.nn.Module):
         if not self.takes_any_stride():
             raise ValueError(
                 f"{type(self).__name__} is tied to the stride it was built or trained "
-                f"with; {any_stride_methods()} support other strides"
+                f"with; {', '.join(ANY_STRIDE)} support other strides"
             )
         self.stride = check_stride(stride)
 
