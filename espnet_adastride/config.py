@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterable, List
 import yaml
 
 from espnet_adastride.errors import DataError, RecipeError
-from espnet_adastride.files import PathLike, read_utf8, write_text
+from espnet_adastride.files import PathLike, read_utf8
 
 
 def read_yaml(path: PathLike) -> Any:
@@ -66,19 +66,21 @@ def flatten(config: object, prefix: str = "") -> Dict[str, str]:
     return flat
 
 
-def refuse_changes(path: PathLike, config: object, holds: str) -> None:
+def refuse_changes(
+    folder: PathLike, earlier: object, config: object, holds: str
+) -> None:
     """Refuse a configuration that is not the one a folder's runs were started with.
 
     Args:
-        path: the file in the folder that the earlier configuration was written to.
+        folder: of the runs, for the message.
+        earlier: the configuration that they have.
         config: the current one.
         holds: what the folder has, ``runs`` or ``a run``, for the message.
 
     Raises:
         RecipeError: naming the first word that was changed, and the fix.
     """
-    folder = Path(path).parent
-    before, after = flatten(read_config(path)), flatten(config)
+    before, after = flatten(earlier), flatten(config)
     for word in sorted({*before, *after}):
         if before.get(word) != after.get(word):
             raise RecipeError(
@@ -86,25 +88,6 @@ def refuse_changes(path: PathLike, config: object, holds: str) -> None:
                 f"{before.get(word)}, is {after.get(word)}; give this one another "
                 f"--exp, or remove {folder}"
             )
-
-
-def claim_run(folder: PathLike, config: dict, result: str) -> None:
-    """Write a run's ``training.yaml``, or see that it is the one it was started with.
-
-    Args:
-        folder: of the run.
-        config: ESPnet's options.
-        result: name of the file that says that the run is finished.
-
-    Raises:
-        RecipeError: naming what was changed.
-    """
-    path = Path(folder) / "training.yaml"
-    if path.is_file() and any(
-        (Path(folder) / name).exists() for name in ("checkpoint.pth", result)
-    ):
-        refuse_changes(path, config, "a run")
-    write_text(path, yaml.safe_dump(config, sort_keys=False))
 
 
 def split_options(words: Iterable[str]) -> Dict[str, List[str]]:

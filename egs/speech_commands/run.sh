@@ -21,7 +21,7 @@
 #
 #   exp/speech_commands/RESULTS.md                    accuracy, intervals, paired tests
 #   exp/speech_commands/confusion_METHOD.png          --confusion METHOD
-#   exp/speech_commands/METHOD_seedN/result.json      one run: every test clip's answer
+#   exp/speech_commands/records/METHOD_seedN.json.gz  one run: every test clip's answer
 #   exp/speech_commands_espnet/                       the same, with --espnet true
 set -euo pipefail
 caller=${PWD}

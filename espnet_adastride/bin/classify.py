@@ -12,8 +12,8 @@ configuration; espnet_adastride/corpora/clips.py).
 A method may carry options, and every stride may have its own method:
 ``adastride:sigma_square=0.5``, ``strided_conv+strided_conv+adastride``.
 
-A run is a method and a seed. Finished runs (``EXP/*/result.json``, a line of JSON) are
-kept; interrupted ones resume after their last epoch. The command then writes
+A run is a method and a seed. Finished runs (``EXP/records/*.json.gz``) are kept;
+interrupted ones resume after their last epoch. The command then writes
 ``EXP/RESULTS.md``, the table of all runs in the folder, and
 ``EXP/confusion_METHOD.png``; with ``--curve sigma_square`` also
 ``EXP/sigma_square.png``, accuracy over that option.
@@ -25,7 +25,6 @@ also prints a table of methods x data sets, with the option's value chosen for e
 its validation clips, and draws it: ``EXP/data_sets.png``.
 """
 
-import shlex
 from pathlib import Path
 
 from espnet_adastride.bin.parsers import (
@@ -128,13 +127,7 @@ def train(args, methods, seeds):
         return
     feats = args.feats or Path(args.exp) / "feats"
     data = load_features(clips, options.features, feats)
-    command = ["python", "-m", "espnet_adastride.bin.classify", "--corpus", args.corpus]
-    command += ["--config", args.config, "--exp", args.exp]
-
-    def command_of(method, seed):
-        return shlex.join([*command, "--methods", method.word, "--seeds", str(seed)])
-
-    train_all(data, options, methods, seeds, args.exp, command_of, args.nj)
+    train_all(data, options, methods, seeds, args.exp, args.nj)
 
 
 def report_all(args, methods, seeds):

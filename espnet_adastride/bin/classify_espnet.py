@@ -16,7 +16,8 @@ A run is a method and a seed: ``espnet2.bin.cls_train``, then ESPnet's inference
 every test clip. Finished runs are kept; interrupted ones resume after their last epoch.
 
     EXP/data/seedN             train, valid, test: wav.scp, label, utt2spk, shape
-    EXP/METHOD_seedN/          training.yaml, train.log, the model, result.json
+    EXP/METHOD_seedN/          training.yaml, train.log, the model
+    EXP/records/               a record of every run (experiments/records.py)
     EXP/RESULTS.md             accuracy, intervals, paired tests
     EXP/confusion_METHOD.png   --confusion METHOD
 """
@@ -24,7 +25,6 @@ every test clip. Finished runs are kept; interrupted ones resume after their las
 import argparse
 import math
 import os
-import shlex
 from functools import partial
 from pathlib import Path
 from typing import List, NamedTuple
@@ -35,7 +35,7 @@ from espnet_adastride.bin.parsers import (
     Parser,
     add_report_options,
 )
-from espnet_adastride.config import claim_run, merge_configs, read_config
+from espnet_adastride.config import merge_configs, read_config
 from espnet_adastride.corpora.audio import read_samples
 from espnet_adastride.corpora.clips import (
     Clip,
@@ -50,18 +50,14 @@ from espnet_adastride.errors import (
     resumable,
     unknown_word,
 )
-from espnet_adastride.evaluation.learning_curves import (
-    curves,
-    read_epochs,
-    training_seconds,
-)
 from espnet_adastride.experiments.folders import (
-    RESULT,
+    claim_run,
     is_finished,
     run_folders,
     run_name,
     write_result,
 )
+from espnet_adastride.experiments.records import training_record
 from espnet_adastride.files import alone
 from espnet_adastride.networks.methods import Method, parse_method
 from espnet_adastride.options import check_jobs, read_seeds, split_list, str2bool
@@ -204,14 +200,13 @@ class Run(NamedTuple):
     """One training: a method and a seed.
 
     Attributes:
-        folder: gets the model and result.json.
+        folder: gets the model.
         data: of the seed: train, valid, test, classes.txt.
         method: of the strides.
         seed: of split and training.
         tested: the test clips.
         round: of the cross-validation, or the seed.
         ngpu: 0 or 1.
-        command: recorded with the result.
     """
 
     folder: Path
@@ -221,7 +216,6 @@ class Run(NamedTuple):
     tested: List[Clip]
     round: int
     ngpu: int
-    command: str
 
 
 def train_run(run: Run) -> None:
@@ -243,26 +237,27 @@ def train_run(run: Run) -> None:
         options += [f"--{part}_shape_file", str(data / part / "shape")]
     cls_train(options)
     found = classify(folder, data, run.tested, "cuda" if run.ngpu else "cpu")
-    epochs = read_epochs(folder)
-    history = curves(epochs)
-    right = [found["predictions"][clip.id] == clip.label for clip in run.tested]
-    result = {
-        "method": run.method.word,
-        "seed": run.seed,
-        "round": run.round,
-        "accuracy": 100.0 * float(np.mean(right)),
-        "valid_accuracy": 100.0 * float(history["acc"]["valid"].values.max()),
-        "seconds": round(training_seconds(epochs), 1),
-        **found,
-        "history": {
-            name: {phase: curve.values.tolist() for phase, curve in phases.items()}
-            for name, phases in history.items()
-            if name in ("loss", "acc", "stride_entropy", "largest_jump")
+    predictions = found.pop("predictions")
+    training = training_record(folder)
+    right = [predictions[clip.id] == clip.label for clip in run.tested]
+    write_result(
+        folder,
+        "classification",
+        run.method.word,
+        run.seed,
+        read_config(folder / "training.yaml"),
+        measured={
+            "valid_accuracy": 100.0 * max(training["learning"]["valid"]["acc"]),
+            **found,
         },
-        "command": run.command,
-        "groups": {clip.id: clip.group for clip in run.tested},
-    }
-    write_result(folder, read_config(folder / "training.yaml"), result)
+        test={
+            "round": run.round,
+            "accuracy": 100.0 * float(np.mean(right)),
+            "predictions": predictions,
+            "groups": {clip.id: clip.group for clip in run.tested},
+        },
+        **training,
+    )
 
 
 def classify(folder, data, clips, device):
@@ -325,9 +320,6 @@ def train(args, methods, seeds):
         from espnet_adastride.networks import saving
         from espnet_adastride.plugin.espnet import cls_train  # noqa: F401  (to fork)
     saving.install()
-    command = ["python", "-m", "espnet_adastride.bin.classify_espnet"]
-    for name in ("corpus", "config", "data_config", "exp"):
-        command += [f"--{name}", str(getattr(args, name))]
     functions = {}
     with alone(exp):
         for seed in seeds:
@@ -338,8 +330,7 @@ def train(args, methods, seeds):
                 own = run_config(config, features, method, seed, len(parts["train"]))
                 if seed == seeds[0]:
                     check_model(method.word, own, classes)
-                claim_run(folder, own, RESULT)
-                words = [*command, "--methods", method.word, "--seeds", str(seed)]
+                claim_run(folder, own)
                 run = Run(
                     folder=folder,
                     data=data,
@@ -348,7 +339,6 @@ def train(args, methods, seeds):
                     tested=[clips[index] for index in parts["test"]],
                     round=seed // folds_in_a_round(clips, split),
                     ngpu=args.ngpu,
-                    command=shlex.join(words),
                 )
                 functions[folder] = partial(train_run, run)
                 if not is_finished(folder):

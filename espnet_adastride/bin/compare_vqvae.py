@@ -9,10 +9,11 @@ A method may carry options, and every stage may have its own method:
 ``adastride:sigma_square=2``, ``strided_conv+strided_conv+adastride_f``.
 
 A run is a method, a rate and a seed, trained with ESPnet. Finished runs
-(``EXP/*/result.json``) are kept; interrupted ones resume after their last epoch.
+(``EXP/records/*.json.gz``) are kept; interrupted ones resume after their last epoch.
 
     EXP/data, EXP/stats             train, valid, test; shapes and feature statistics
-    EXP/METHOD_RATEx_seedN/         training.yaml, train.log, result.json, listen/
+    EXP/METHOD_RATEx_seedN/         training.yaml, train.log, the model, listen/
+    EXP/records/                    a record of every run (experiments/records.py)
     EXP/RESULTS.md, EXP/listen.html the table; a page to compare reconstructions by ear
 """
 
@@ -24,20 +25,20 @@ from pathlib import Path
 import yaml
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.config import claim_run, merge_configs, read_config
+from espnet_adastride.config import merge_configs, read_config
 from espnet_adastride.corpora.unlabelled import (
     find_recordings,
     prepare_recordings,
     read_set,
 )
 from espnet_adastride.errors import RecipeError, located, one_line_errors, resumable
-from espnet_adastride.evaluation.learning_curves import read_epochs, training_seconds
 from espnet_adastride.experiments.folders import (
-    RESULT,
+    claim_run,
     run_folders,
     run_name,
     write_result,
 )
+from espnet_adastride.experiments.records import training_record
 from espnet_adastride.files import alone, write_text
 from espnet_adastride.networks.methods import parse_method
 from espnet_adastride.options import check_jobs, read_seeds, split_list, str2bool, whole
@@ -181,7 +182,7 @@ def collect_statistics(exp, config):
     write_text(done, wanted)
 
 
-def train_run(exp, folder, method, rate, seed, listen):
+def train_run(exp, folder, method, seed, listen):
     """Train a run or resume it, then measure it, in the caller's process."""
     import torch
 
@@ -204,30 +205,21 @@ def train_run(exp, folder, method, rate, seed, listen):
     first = list({recording.group: recording for recording in reversed(test)}.values())
     chosen = sorted(first)[:listen]
     write_sounds(model.features, model.network, chosen, folder / "listen")
-    result = {
-        "method": method.word,
-        "rate": rate,
-        "seed": seed,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        **training_history(folder),
-        **measure(model.features, model.network, test),
-        "stats": model.network.encoder.reported_stats(),
-    }
-    write_result(folder, read_config(folder / "training.yaml"), result)
-
-
-def training_history(folder):
-    """Return ``minutes`` of training and ``history``: the losses of the epochs."""
-    epochs = read_epochs(folder)
-    history = []
-    for phases in epochs.values():
-        row = {}
-        for part, stats in phases.items():
-            for name in ("loss_mse", "perplexity", "largest_jump"):
-                if name in stats:
-                    row[f"{part}_{name}"] = float(stats[name])
-        history.append(row)
-    return {"minutes": training_seconds(epochs) / 60, "history": history}
+    figures = measure(model.features, model.network, test)
+    write_result(
+        folder,
+        "vqvae",
+        method.word,
+        seed,
+        read_config(folder / "training.yaml"),
+        test={"utterances": figures.pop("utterances")},
+        measured={
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "stats": model.network.encoder.reported_stats(),
+            **figures,
+        },
+        **training_record(folder),
+    )
 
 
 def check_inputs(args):
@@ -265,27 +257,32 @@ def train(args, methods, rates, seeds):
         functions = {}
         for method, rate, seed in runs:
             folder = exp / run_name(method.word, f"{rate}x", f"seed{seed}")
-            claim_run(folder, run_config(config, method, rate, seed), RESULT)
-            own = (exp, folder, method, rate, seed, args.listen)
+            claim_run(folder, run_config(config, method, rate, seed))
+            own = (exp, folder, method, seed, args.listen)
             functions[folder] = partial(train_run, *own)
         run_folders(functions, args.nj)
 
 
 def report(args):
     """Write the table, the picture and the listening page (lowest seeds)."""
-    from espnet_adastride.experiments.vqvae import format_table, plot_bits, read_runs
+    from espnet_adastride.experiments.folders import read_results
+    from espnet_adastride.experiments.vqvae import format_table, plot_bits, sort_runs
     from espnet_adastride.report.listening import page
     from espnet_adastride.report.style import save_figure
 
     exp = Path(args.exp).resolve()
-    runs = read_runs(exp)
+    runs = sort_runs(read_results(exp))
     table = format_table(runs, args.reference)
     write_text(exp / "RESULTS.md", table)
     first = {}
     for run in sorted(runs, key=lambda r: r["seed"]):
         first.setdefault((run["rate"], run["method"]), run)
     shown = sorted(first.values(), key=lambda r: (r["rate"], r["method"]))
-    folders = [run["folder"] / "listen" for run in shown]
+    names = [
+        run_name(run["method"], f"{run['rate']:g}x", f"seed{run['seed']}")
+        for run in shown
+    ]
+    folders = [exp / name / "listen" for name in names]
     write_text(exp / "listen.html", page(shown, folders))
     save_figure(plot_bits(runs), exp / "bits.png")
     print(f"\n{table}\nListening page: {exp / 'listen.html'}")

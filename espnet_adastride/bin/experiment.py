@@ -62,6 +62,12 @@ def main(cmd=None):
     if args.limit is not None and args.limit < 1:
         raise RecipeError(f"--limit {args.limit}: give at least 1")
     experiment = read_experiment(args.definition)
+    if experiment.task != "asr":
+        raise RecipeError(
+            f"{args.definition}: runs of {experiment.task} are trained by "
+            f"{experiment.recipe}/{experiment.script}; copy EXP/records from there to "
+            f"{args.records}/{experiment.name}"
+        )
     environment = with_threads(args.threads)
     path = [str(ROOT), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))

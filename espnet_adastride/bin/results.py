@@ -4,8 +4,8 @@
     python -m espnet_adastride.bin.results
 
 The records in ``results/records/NAME/`` of each ``conf/experiments/NAME.yaml`` become
-``results/NAME.md`` and ``results/NAME.png``. The command needs no audio, no ESPnet and
-no trained model, and lists missing runs.
+``results/NAME.md`` and ``results/NAME.png``, of every task. The command needs no audio,
+no ESPnet and no trained model, and lists missing runs.
 """
 
 import argparse
@@ -22,6 +22,11 @@ from espnet_adastride.options import whole
 
 RECORDS = ROOT / "results" / "records"
 DEFINITIONS = ROOT / "conf" / "experiments"
+CAPTIONS = {
+    "asr": "WER over multiply-accumulates",
+    "classification": "Accuracy, points to the baseline",
+    "vqvae": "Error over bits per second",
+}
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -66,7 +71,7 @@ def write_results(
         picture = page.with_suffix(".png")
         page.parent.mkdir(parents=True, exist_ok=True)
         save_figure(figure, picture)
-        text += f"\n![WER over multiply-accumulates]({picture.name})\n"
+        text += f"\n![{CAPTIONS[experiment.task]}]({picture.name})\n"
     write_text(page, text)
     fit, others = split_records(experiment, found)
     runs = experiment.runs()

@@ -16,6 +16,9 @@ pairs: [[adastride, avg_pool]]      # further differences, first minus second
 variants: ["bound2=adastride score_bound=2"]
 grid:                               # in the order in which they run
 - {methods: [strided_conv, adastride], rates: [8, 4], seeds: [0, 1, 2]}
+
+With ``task: classification`` or ``task: vqvae`` it names the records that make a page:
+title, recipe, baseline and grid suffice. The recipe's own command trains.
 """
 
 import hashlib
@@ -25,7 +28,7 @@ from pathlib import Path
 from typing import Any, Dict, List
 
 from espnet_adastride.config import read_yaml
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import RecipeError, unknown_word
 from espnet_adastride.experiments.grid import (
     Run,
     System,
@@ -34,8 +37,10 @@ from espnet_adastride.experiments.grid import (
     read_variant,
 )
 from espnet_adastride.files import PathLike
+from espnet_adastride.networks.methods import parse_method
 
 ROOT = Path(__file__).resolve().parents[2]
+TASKS = ("asr", "classification", "vqvae")
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class Experiment:
     asr_config: str
     grid: List[Dict[str, Any]]
     test_sets: List[str]
+    task: str = "asr"
     script: str = "run.sh"
     asr_args: str = ""
     options: Dict[str, Any] = field(default_factory=dict)
@@ -98,6 +104,8 @@ class Experiment:
 
     def settings(self) -> Dict[str, Any]:
         """Return what all runs have in common and a result depends on."""
+        if self.task != "asr":
+            return {"task": self.task}
         return {
             "configuration": read_yaml(self.config_path),
             "asr_args": self.asr_args,
@@ -130,6 +138,11 @@ def read_experiment(path: PathLike) -> Experiment:
             f"{path}: unknown word {unknown[0]!r}; choose among "
             f"{', '.join(sorted(known))}"
         )
+    task = content.get("task", "asr")
+    if task not in TASKS:
+        raise RecipeError(f"{path}: {unknown_word('task', task, TASKS)}")
+    if task != "asr":
+        content = {"asr_config": "", "test_sets": ["test"], **content}
     try:
         experiment = Experiment(name=path.stem, **content)
     except TypeError as error:
@@ -158,11 +171,12 @@ def read_experiment(path: PathLike) -> Experiment:
     from espnet_adastride.downsampling import available_downsamplers
 
     for name in sorted(names - set(experiment.systems())):
-        if name not in available_downsamplers():
+        methods = parse_method(name).names if task != "asr" else [name]
+        if not set(methods) <= set(available_downsamplers()):
             raise RecipeError(
                 f"{path}: {name} is neither a method nor one of the variants; methods: "
                 f"{', '.join(available_downsamplers())}"
             )
-    if not experiment.config_path.is_file():
+    if task == "asr" and not experiment.config_path.is_file():
         raise RecipeError(f"{path}: asr_config {experiment.asr_config} is not in conf/")
     return experiment

@@ -1,24 +1,36 @@
-"""An experiment's folder: a run each in a folder of its own, with its record.
+"""An experiment's folder: a run each in a folder of its own, and their records.
 
-    EXP/NAME/result.json     a line of JSON, written when the run is finished
+    EXP/NAME/                      what a training leaves
+    EXP/records/NAME.json.gz       its record (records.py): the run is finished
 
-The record is that of ``records.py`` (configuration, commit, versions, machine), not
-packed: people read it. Records of earlier versions lack that part, and are read too.
+Versions up to 0.2 wrote ``EXP/NAME/result.json`` instead; these are read, too.
 """
 
 import json
+import math
 import re
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
+import yaml
+
+from espnet_adastride.config import read_config, refuse_changes
 from espnet_adastride.errors import RecipeError
 from espnet_adastride.experiments.grid import Step, run_all
-from espnet_adastride.experiments.records import provenance, write_record
-from espnet_adastride.files import PathLike
+from espnet_adastride.experiments.records import (
+    FORMAT,
+    Record,
+    provenance,
+    read_record,
+    read_records,
+    write_record,
+)
+from espnet_adastride.files import PathLike, write_text
 from espnet_adastride.recipe.jobs import Job
 
-RESULT = "result.json"
+#: of versions up to 0.2: one line of JSON in a run's folder
+OLD_RESULT = "result.json"
 
 
 def run_name(*parts: str) -> str:
@@ -26,38 +38,148 @@ def run_name(*parts: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.+=,-]", "_", "_".join(parts))
 
 
+def record_of(folder: PathLike) -> Path:
+    """Return the file of the record of the run in a folder."""
+    folder = Path(folder)
+    return folder.parent / "records" / f"{folder.name}.json.gz"
+
+
 def is_finished(folder: PathLike) -> bool:
     """Return whether a run has its record."""
-    return (Path(folder) / RESULT).is_file()
+    return record_of(folder).is_file() or (Path(folder) / OLD_RESULT).is_file()
 
 
-def write_result(folder: PathLike, configuration: Any, content: Dict[str, Any]) -> None:
+def write_result(
+    folder: PathLike,
+    task: str,
+    method: str,
+    seed: int,
+    configuration: Dict[str, Any],
+    **parts: Any,
+) -> None:
     """Write a run's record: the run is finished.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
+        task: ``classification`` or ``vqvae``.
+        method: the method's word.
+        seed: of the training.
         configuration: that it was trained with.
-        content: what it found: ``method``, ``seed``, errors of every test item ...
+        parts: ``learning``, ``timing``, ``measured`` and the scores of the test set,
+            ``test``.
     """
-    record = {**content, "configuration": configuration, **provenance()}
-    write_record(Path(folder) / RESULT, record)
+    content = {**provenance(), **_content(task, method, seed, configuration, **parts)}
+    write_record(record_of(folder), content)
 
 
-def read_result(folder: PathLike) -> Dict[str, Any]:
+def _content(task, method, seed, configuration, test, measured, **parts):
+    return {
+        "task": task,
+        "system": method,
+        "rate": _asked_rate(configuration, measured),
+        "seed": seed,
+        "configuration": configuration,
+        "measured": measured,
+        "sets": {"test": test},
+        **parts,
+    }
+
+
+def _asked_rate(configuration: Dict[str, Any], measured: Dict[str, Any]) -> float:
+    """Return the downsampling that was asked for; where that is not said, the real."""
+    for name in ("network", "network_conf", "encoder_conf"):
+        network = configuration.get(name, {})
+        if "strides" in network:
+            return math.prod(network["strides"])
+        if "stride" in network.get("input_layer_conf", {}):
+            return network["input_layer_conf"]["stride"]
+    return round(measured.get("rate", 1.0), 1)
+
+
+def read_result(folder: PathLike) -> Record:
     """Return a run's record."""
-    return json.loads((Path(folder) / RESULT).read_text(encoding="utf-8"))
+    path = record_of(folder)
+    return read_record(path) if path.is_file() else _read_old(Path(folder))
 
 
-def read_results(exp: PathLike) -> Dict[Path, Dict[str, Any]]:
-    """Return the records of an experiment by the runs' folders, in order of names.
+def _read_old(folder: Path) -> Record:
+    """Return what a version up to 0.2 wrote, as a record."""
+    path = folder / OLD_RESULT
+    old = json.loads(path.read_text(encoding="utf-8"))
+    old.pop("command", None)
+    versions = {"torch": old.pop("torch")} if "torch" in old else {}
+    origin = {"format": FORMAT, "commit": "", "versions": versions, "machine": ""}
+    origin = {name: old.pop(name, value) for name, value in origin.items()}
+    configuration = old.pop("configuration", {})
+    for file in (folder.parent / "config.yaml", folder / "training.yaml"):
+        if file.is_file():
+            configuration = read_config(file)
+    learning: Dict[str, Dict[str, List[float]]] = {"train": {}, "valid": {}}
+    history = old.pop("history", [])
+    if isinstance(history, list):  # {"loss": 3.2, "valid_accuracy": 60.3} an epoch
+        for name in history[0] if history else ():
+            phase, _, stat = name.partition("_")
+            phase, stat = (phase, stat) if phase in learning else ("train", name)
+            learning[phase][stat] = [epoch[name] for epoch in history]
+    else:
+        for stat, phases in history.items():
+            for phase, values in phases.items():
+                learning[phase][stat] = values
+    timing = {"training_seconds": old.pop("seconds", 60 * old.pop("minutes", 0.0))}
+    timing["epochs"] = max(map(len, learning["train"].values()), default=0)
+    if "cpu_seconds" in old:
+        timing["cpu_seconds"] = old.pop("cpu_seconds")
+    scores = ("accuracy", "round", "predictions", "groups", "utterances")
+    test = {name: old.pop(name) for name in scores if name in old}
+    content = _content(
+        "vqvae" if "utterances" in test else "classification",
+        old.pop("method"),
+        old.pop("seed"),
+        configuration,
+        test,
+        old,
+        learning=learning,
+        timing=timing,
+    )
+    return Record({**origin, **content}, path)
+
+
+def read_results(exp: PathLike) -> List[Record]:
+    """Return the records of an experiment, those of earlier versions first.
 
     Raises:
         RecipeError: there is none.
     """
-    folders = sorted(path.parent for path in Path(exp).glob(f"*/{RESULT}"))
-    if not folders:
-        raise RecipeError(f"{exp}: no finished run (*/{RESULT}) in it")
-    return {folder: read_result(folder) for folder in folders}
+    found = find_results(exp)
+    if not found:
+        raise RecipeError(f"{exp}: no finished run (records/*.json.gz) in it")
+    return found
+
+
+def find_results(exp: PathLike) -> List[Record]:
+    """Return what :func:`read_results` does, or an empty list."""
+    old = [path.parent for path in sorted(Path(exp).glob(f"*/{OLD_RESULT}"))]
+    found = [_read_old(folder) for folder in old if not record_of(folder).is_file()]
+    return found + read_records(Path(exp) / "records")
+
+
+def claim_run(folder: PathLike, config: Dict[str, Any]) -> None:
+    """Write a run's ``training.yaml``, or see that it is the one it was started with.
+
+    Args:
+        folder: of the run.
+        config: ESPnet's options.
+
+    Raises:
+        RecipeError: naming what was changed.
+    """
+    path = Path(folder) / "training.yaml"
+    if is_finished(folder):
+        before = read_result(folder).content["configuration"]
+        refuse_changes(folder, before, config, "a run")
+    elif path.is_file() and (Path(folder) / "checkpoint.pth").exists():
+        refuse_changes(folder, read_config(path), config, "a run")
+    write_text(path, yaml.safe_dump(config, sort_keys=False))
 
 
 def run_folders(
@@ -73,7 +195,7 @@ def run_folders(
         limit: parallel runs.
         log: name of the file in a run's folder that takes what it says; "": it says it
             here.
-        describe: takes a record, returns the run in words; default: its name.
+        describe: takes a record's figures, returns the run in words; default: its name.
 
     Raises:
         RecipeError: a run has failed (the others are ended); names its log.
@@ -82,7 +204,7 @@ def run_folders(
     def finish(folder: Path) -> Optional[str]:
         if not is_finished(folder):
             return None  # another process is training it
-        return describe(read_result(folder)) if describe else folder.name
+        return describe(read_result(folder).figures) if describe else folder.name
 
     if log and not all(map(is_finished, functions)):
         print(f"logs: {next(iter(functions)).parent}/*/{log}", flush=True)

@@ -1,17 +1,22 @@
 """The record of one run: small enough for git, enough for every table and picture.
 
-``results/records/EXPERIMENT/SYSTEM_RATEx_seedN.json.gz`` is gzip JSON, tens of kB:
+``results/records/EXPERIMENT/SYSTEM_RATEx_seedN.json.gz`` is gzip JSON of some kB. Every
+task (``asr``, ``classification``, ``vqvae``; missing: ``asr``) has
 
-    format, experiment, system, rate, seed, fingerprint
-    settings        what the experiment asked for (experiments/definition.py)
+    format, task, system, rate, seed, commit, versions, machine
     configuration   the training's options, resolved; no paths
-    upstream        what features were extracted with, or null
-    commit, versions, machine
     learning        {"train" | "valid": {stat: [value of each epoch]}}
-    measured        experiments/measure.py
     timing          {"training_seconds", "epochs"}
-    sets            {name: SetScores}
+    measured        of the model: parameters ... (asr: experiments/measure.py)
+    sets            {name: scores of every utterance (asr: SetScores)}
 
+and speech recognition also
+
+    experiment, asr_args, fingerprint
+    settings        what the experiment asked for (experiments/definition.py)
+    upstream        what features were extracted with, or null
+
+Classification leaves out the rate in the file's name.
 Written twice, a record is the same file: gzip's time stamp is left out.
 """
 
@@ -28,6 +33,11 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from espnet_adastride.errors import DataError, RecipeError
+from espnet_adastride.evaluation.learning_curves import (
+    curves,
+    read_epochs,
+    training_seconds,
+)
 from espnet_adastride.evaluation.scoring import align, characters, check_ids, words
 from espnet_adastride.experiments.definition import ROOT, Experiment
 from espnet_adastride.experiments.grid import Run
@@ -191,6 +201,18 @@ def code_state() -> str:
         return ""
 
 
+def training_record(folder: PathLike) -> Dict[str, Any]:
+    """Return ``learning`` and ``timing`` of a training by ESPnet, from its log."""
+    epochs = read_epochs(folder)
+    learning: Dict[str, Dict[str, List[float]]] = {}
+    for stat, by_phase in curves(epochs).items():
+        for phase, curve in by_phase.items():
+            values = [float(f"{value:.5g}") for value in curve.values]
+            learning.setdefault(phase, {})[stat] = values
+    timing = {"training_seconds": training_seconds(epochs), "epochs": len(epochs)}
+    return {"learning": learning, "timing": timing}
+
+
 def provenance(code: Optional[str] = None) -> Dict[str, Any]:
     """Return what every record says of where it was made.
 
@@ -223,9 +245,12 @@ class Record:
                 f"{path}: format {content.get('format')!r}, and {FORMAT} is what is "
                 "known here: use the code that wrote it, or run it again"
             )
+        self.task = content.get("task", "asr")
         self.system, self.rate = content["system"], float(content["rate"])
         self.seed = int(content["seed"])
-        self.sets = {k: SetScores(**v) for k, v in content["sets"].items()}
+        self.sets = content["sets"]
+        if self.task == "asr":
+            self.sets = {k: SetScores(**v) for k, v in self.sets.items()}
 
     @property
     def key(self) -> Tuple[str, float, int]:
@@ -236,6 +261,22 @@ class Record:
     def fingerprint(self) -> str:
         """Of the settings that it ran with."""
         return self.content["fingerprint"]
+
+    @property
+    def figures(self) -> Dict[str, Any]:
+        """Method, rate (as measured, if it was), seed, timing, figures and scores.
+
+        Of classification and VQ-VAEs, which have one test set.
+        """
+        who = {"method": self.system, "rate": self.rate, "seed": self.seed}
+        parts = [self.content[part] for part in ("learning", "timing", "measured")]
+        return {
+            **who,
+            "learning": parts[0],
+            **parts[1],
+            **parts[2],
+            **self.sets["test"],
+        }
 
     def measured(self, name: str, default=None):
         """Return a figure of experiments/measure.py; ``default`` where it lacks."""
@@ -284,8 +325,11 @@ def split_records(
     """Return the records that fit an experiment by key, and the others.
 
     One fits that was made with the experiment's settings and, where it is of a run of
-    the grid, with that run's options: a variant may have got others since.
+    the grid, with that run's options: a variant may have got others since. Of other
+    tasks than speech recognition, all records fit.
     """
+    if experiment.task != "asr":
+        return {record.key: record for record in records}, []
     fingerprint = experiment.fingerprint()
     asr_args = {(r.system, r.rate, r.seed): r.asr_args for r in experiment.runs()}
     fit, others = {}, []
@@ -330,6 +374,7 @@ def make_content(
     """
     return {
         **provenance(parts.pop("commit", "")),
+        "task": "asr",
         "experiment": experiment.name,
         "system": run.system,
         "rate": run.rate,

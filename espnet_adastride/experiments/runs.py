@@ -15,11 +15,6 @@ from espnet_adastride.corpora.datadir import parse_rate, read_table
 from espnet_adastride.corpora.features import RECORD_NAME
 from espnet_adastride.corpora.kaldi import read_text
 from espnet_adastride.errors import RecipeError
-from espnet_adastride.evaluation.learning_curves import (
-    curves,
-    read_epochs,
-    training_seconds,
-)
 from espnet_adastride.evaluation.scoring import percent
 from espnet_adastride.experiments.definition import Experiment
 from espnet_adastride.experiments.grid import Grid, Run
@@ -33,6 +28,7 @@ from espnet_adastride.experiments.records import (
     record_path,
     score_set,
     split_records,
+    training_record,
     write_record,
 )
 from espnet_adastride.files import PathLike
@@ -136,13 +132,6 @@ class RecordedGrid(Grid):
         """
         scores = self.scores(run)
         folder = self.experiment(run)
-        epochs = read_epochs(folder)
-        seconds = training_seconds(epochs)
-        learning: Dict[str, Dict[str, List[float]]] = {}
-        for stat, by_phase in curves(epochs).items():
-            for phase, curve in by_phase.items():
-                values = [float(f"{value:.5g}") for value in curve.values]
-                learning.setdefault(phase, {})[stat] = values
         options = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         upstream = None
         if (folder / RECORD_NAME).is_file():
@@ -154,9 +143,8 @@ class RecordedGrid(Grid):
             configuration=kept_configuration(options),
             upstream=upstream,
             commit=code,
-            learning=learning,
             measured=self._measure(run),
-            timing={"training_seconds": seconds, "epochs": len(epochs)},
+            **training_record(folder),
         )
         write_record(record_path(self.records, run), content)
 

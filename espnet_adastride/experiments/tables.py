@@ -259,6 +259,16 @@ def setup_lines(experiment: Experiment, records: Sequence[Record]) -> List[str]:
             f"- the upstream itself takes {1000 * mean(spent):.0f} CPU ms per second "
             "of audio; it is not in the columns below"
         )
+    lines += origin_lines(records)
+    for name in ("batch_bins", "max_epoch"):
+        values = Counter(str(r.content["configuration"].get(name)) for r in records)
+        lines.append(f"- {name}: {', '.join(values)}")
+    return lines
+
+
+def origin_lines(records: Sequence[Record]) -> List[str]:
+    """Return the code, machines and versions of some records, a line each."""
+    lines = []
     for what in ("commit", "machine"):
         counts = Counter(r.content.get(what) or "unknown" for r in records)
         each = ", ".join(f"{name} ({n})" for name, n in counts.items())
@@ -267,11 +277,16 @@ def setup_lines(experiment: Experiment, records: Sequence[Record]) -> List[str]:
         ", ".join(f"{k} {v}" for k, v in sorted(r.content["versions"].items()))
         for r in records
     )
-    lines += [f"- versions: {words} ({n})" for words, n in counts.items()]
-    for name in ("batch_bins", "max_epoch"):
-        values = Counter(str(r.content["configuration"].get(name)) for r in records)
-        lines.append(f"- {name}: {', '.join(values)}")
-    return lines
+    return lines + [f"- versions: {words} ({n})" for words, n in counts.items()]
+
+
+def _module(experiment: Experiment):
+    """Return what makes table and picture of the other tasks; it imports PyTorch."""
+    if experiment.task == "vqvae":
+        from espnet_adastride.experiments import vqvae as module
+    else:
+        from espnet_adastride.experiments.classification import tables as module
+    return module
 
 
 def write_page(
@@ -299,6 +314,9 @@ def write_page(
     used = [record for cell in cells for record in cell.records]
     if not used:
         return text + "No run is finished yet.\n"
+    if experiment.task != "asr":
+        table = _module(experiment).record_table(used, experiment.baseline, resamples)
+        return text + "\n".join(origin_lines(used)) + f"\n\n{table}"
     for name in experiment.test_sets:
         same_data(used, name)
     scores = cells[0].scores()[0]
@@ -347,15 +365,17 @@ def write_page(
 def plot_page(experiment: Experiment, records: Sequence[Record]) -> Figure:
     """Draw WER over multiply-accumulates, a line a method; bars over the speakers.
 
+    Of the other tasks: the picture of their module.
+
     Returns:
         A figure for ``style.save_figure``; None if no record can be drawn.
     """
     fit, _ = split_records(experiment, records)
-    cells = [
-        cell
-        for cell in make_cells(experiment, fit)
-        if not np.isnan(cell.measured("macs_per_second"))
-    ]
+    cells = make_cells(experiment, fit)
+    if cells and experiment.task != "asr":
+        used = [record for cell in cells for record in cell.records]
+        return _module(experiment).record_picture(used, experiment)
+    cells = [c for c in cells if not np.isnan(c.measured("macs_per_second"))]
     if not cells:
         return None
     bootstrap = Bootstrap(cells[0].scores()[0].groups)

@@ -5,7 +5,7 @@ What the figures are: ``evaluation/vqvae.py``. Needs neither a model nor the qua
 
 import math
 from statistics import mean
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -17,7 +17,8 @@ from espnet_adastride.evaluation.statistics import (
     verdict,
     welch_interval,
 )
-from espnet_adastride.experiments.folders import read_results
+from espnet_adastride.experiments.definition import Experiment
+from espnet_adastride.experiments.records import Record
 from espnet_adastride.report.style import drawing, line_style
 from espnet_adastride.report.tables import (
     format_interval,
@@ -27,21 +28,29 @@ from espnet_adastride.report.tables import (
 )
 
 
-def read_runs(folder) -> List[Dict[str, Any]]:
-    """Read the finished runs of an experiment, by rate, method and seed.
+def sort_runs(records: Sequence[Record]) -> List[Dict[str, Any]]:
+    """Return the figures of some records, by rate, method and seed.
 
     Raises:
-        RecipeError: there is none, or they were tested on different recordings.
+        RecipeError: they were tested on different recordings.
     """
-    runs, tested = [], None
-    for path, run in read_results(folder).items():
-        tested = tested or set(run["utterances"])
-        if tested != set(run["utterances"]):
+    runs = [record.figures for record in records]
+    for record, run in zip(records, runs):
+        if set(run["utterances"]) != set(runs[0]["utterances"]):
             raise RecipeError(
-                f"{path}: tested on other recordings than those beside it"
+                f"{record.path}: tested on other recordings than those beside it"
             )
-        runs.append({**run, "folder": path})
     return sorted(runs, key=lambda r: (r["rate"], r["method"], r["seed"]))
+
+
+def record_table(records: Sequence[Record], reference: str, resamples: int) -> str:
+    """Return :func:`format_table` of some records."""
+    return format_table(sort_runs(records), reference, resamples)
+
+
+def record_picture(records: Sequence[Record], experiment: Experiment) -> Figure:
+    """Return :func:`plot_bits` of some records."""
+    return plot_bits(sort_runs(records))
 
 
 def format_table(
@@ -50,7 +59,7 @@ def format_table(
     """Return Markdown: figures of every method and rate, then paired differences.
 
     Args:
-        runs: of :func:`read_runs`.
+        runs: of :func:`sort_runs`.
         reference: method that others are compared with at the same rate.
         resamples: of the bootstrap.
     """
@@ -83,7 +92,7 @@ def format_table(
         at_equal_bits = curve(mean(together)) if method != reference else float("nan")
         row += [spread(coded, 0)]
         row += ["" if math.isnan(at_equal_bits) else f"{at_equal_bits:.2f}"]
-        row += [spread([r["minutes"] for r in own], 1)]
+        row += [spread([r["training_seconds"] / 60 for r in own], 1)]
         rows.append(row)
     first = runs[0]
     groups = {u["group"] for u in first["utterances"].values()}

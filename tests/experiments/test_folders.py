@@ -4,14 +4,18 @@ import json
 import os
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 
+from espnet_adastride.bin import experiment, results
 from espnet_adastride.errors import RecipeError
 from espnet_adastride.experiments.folders import (
-    RESULT,
+    OLD_RESULT,
+    claim_run,
     is_finished,
     read_results,
+    record_of,
     run_folders,
     run_name,
     unfinished,
@@ -19,42 +23,169 @@ from espnet_adastride.experiments.folders import (
 )
 from espnet_adastride.recipe.jobs import Job, run_jobs
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def work(folder, seed=0):
     print(f"process {os.getpid()}")
-    write_result(folder, {"lr": 0.1}, {"method": "stack", "seed": seed})
+    training = {"learning": {}, "timing": {"training_seconds": 60.0, "epochs": 1}}
+    scores = {"measured": {"parameters": 7}, "test": {"utterances": {}}}
+    settings = {"network_conf": {"strides": [2, 4]}}
+    write_result(folder, "vqvae", "stack", seed, settings, **training, **scores)
 
 
-def test_a_record_says_where_it_is_from_and_older_ones_are_read(tmp_path):
+def test_a_record_says_where_it_is_from(tmp_path):
     name = run_name("adastride:sigma_square=2", "8x", "seed1")
     assert name == "adastride_sigma_square=2_8x_seed1"
     work(tmp_path / name, 1)
-    text = (tmp_path / name / RESULT).read_text()
-    assert text.count("\n") == 1 and not list(tmp_path.glob("*/.*"))
-    record = json.loads(text)
-    assert record["configuration"] == {"lr": 0.1} and record["seed"] == 1
-    assert {"commit", "machine", "format"} <= set(record)
-    assert {"python", "torch", "numpy"} <= set(record["versions"])
-    old = tmp_path / "a_seed0"
-    old.mkdir()
-    (old / RESULT).write_text('{"method": "a", "seed": 0}\n')
-    found = read_results(tmp_path)
-    assert [path.name for path in found] == ["a_seed0", name]
-    assert found[old] == {"method": "a", "seed": 0}
-    assert unfinished(tmp_path, [name, "a_seed0", "a_seed1"]) == ["a_seed1"]
+    assert record_of(tmp_path / name) == tmp_path / "records" / f"{name}.json.gz"
+    (record,) = read_results(tmp_path)
+    assert (record.task, record.key) == ("vqvae", ("stack", 8.0, 1))
+    assert record.figures["parameters"] == 7 and record.figures["utterances"] == {}
+    assert {"commit", "machine", "format"} <= set(record.content)
+    assert {"python", "torch", "numpy"} <= set(record.content["versions"])
+    assert unfinished(tmp_path, [name, "stack_8x_seed2"]) == ["stack_8x_seed2"]
     with pytest.raises(RecipeError, match="no finished run"):
-        read_results(old)
+        read_results(tmp_path / name)
+
+
+#: of 0.1: without a configuration, which is in a file beside
+CLASSIFIED = {
+    **{"method": "adastride:sigma_square=2", "seed": 3, "round": 3, "accuracy": 50.0},
+    **{"valid_accuracy": 40.0, "parameters": 9, "rate": 7.8, "stats": {}},
+    **{"cpu_seconds": 4.5, "seconds": 8.5, "torch": "2.0", "command": "python /x/y"},
+    "history": [{"loss": 2.0, "valid_accuracy": v} for v in (30.0, 40.0)],
+    "predictions": {"yes/1": "yes", "no/1": "yes"},
+    "groups": {"yes/1": "1", "no/1": "1"},
+}
+RECONSTRUCTED = {
+    **{"method": "stack", "rate": 4, "seed": 0, "parameters": 9, "minutes": 2.0},
+    **{"error": 5.5, "commit": "abc", "machine": "a", "versions": {"torch": "2.1"}},
+    "history": [{"train_loss_mse": 3.0, "valid_loss_mse": 2.5}],
+    "utterances": {"u": {"frames": 3, "error": 5.5, "group": "g"}},
+    "configuration": {"network_conf": {"strides": [2, 2]}},
+}
+THROUGH_ESPNET = {
+    **{"method": "conv2d", "seed": 0, "rate": 4.2, "seconds": 3.0},
+    "history": {"acc": {"train": [0.5], "valid": [0.4]}},
+    **{key: CLASSIFIED[key] for key in ("predictions", "groups")},
+}
+
+
+@pytest.mark.parametrize(
+    "old, key, timing, learning",
+    [
+        (
+            CLASSIFIED,
+            ("adastride:sigma_square=2", 16.0, 3),
+            {"training_seconds": 8.5, "cpu_seconds": 4.5, "epochs": 2},
+            {"train": {"loss": [2.0, 2.0]}, "valid": {"accuracy": [30.0, 40.0]}},
+        ),
+        (
+            RECONSTRUCTED,
+            ("stack", 4.0, 0),
+            {"training_seconds": 120.0, "epochs": 1},
+            {"train": {"loss_mse": [3.0]}, "valid": {"loss_mse": [2.5]}},
+        ),
+        (
+            THROUGH_ESPNET,
+            ("conv2d", 4.2, 0),
+            {"training_seconds": 3.0, "epochs": 1},
+            {"train": {"acc": [0.5]}, "valid": {"acc": [0.4]}},
+        ),
+    ],
+)
+def test_results_of_earlier_versions_are_records(tmp_path, old, key, timing, learning):
+    folder = tmp_path / "old"
+    folder.mkdir()
+    (folder / OLD_RESULT).write_text(json.dumps(old))
+    if old is CLASSIFIED:
+        (tmp_path / "config.yaml").write_text("network: {strides: [4, 1, 4]}\n")
+    assert is_finished(folder)
+    (record,) = read_results(tmp_path)
+    assert record.key == key and record.path == folder / OLD_RESULT
+    assert record.content["timing"] == timing
+    assert record.content["learning"] == learning
+    assert record.content["versions"] == old.get(
+        "versions", {"torch": old["torch"]} if "torch" in old else {}
+    )
+    kept = ("predictions", "groups", "utterances", "error", "accuracy")
+    for name in filter(old.get, kept):
+        assert record.figures[name] == old[name]
+    assert "/x/y" not in json.dumps(record.content)
+
+
+def test_a_run_of_another_configuration_is_refused(tmp_path):
+    folder, config = tmp_path / "a_4x_seed0", {"network_conf": {"strides": [2, 4]}}
+    claim_run(folder, {"lr": 1})
+    claim_run(folder, config)  # not begun yet
+    (folder / "checkpoint.pth").touch()
+    with pytest.raises(RecipeError, match="a run of another.*strides was .2, 4., is 2"):
+        claim_run(folder, {"network_conf": {"strides": 2}})
+    work(folder)
+    (folder / "training.yaml").unlink()  # the record alone came from another machine
+    with pytest.raises(RecipeError, match="strides was .2, 4., is 2"):
+        claim_run(folder, {"network_conf": {"strides": 2}})
+    claim_run(folder, config)
+    assert (folder / "training.yaml").is_file()
+
+
+def test_the_page_of_a_classification_is_made_from_records(tmp_path, capsys):
+    words = ["--results", str(tmp_path), "--records"]
+    definition = str(ROOT / "conf" / "experiments" / "speech_commands_32x.yaml")
+    results.main([definition, *words, str(ROOT / "results" / "records")])
+    page = (tmp_path / "speech_commands_32x.md").read_text()
+    assert page == (ROOT / "results" / "speech_commands_32x.md").read_text()
+    row = (
+        "| `strided_conv` | 103,113 | 31.0 | 92.1 ± 1.9 | 89.5 to 94.4 | -3.6 (-5.4 to"
+    )
+    assert "27 of 27" in capsys.readouterr().out and row in page
+    # of the baseline alone
+    exp = tmp_path / "records" / "speech_commands_32x"
+    exp.mkdir(parents=True)
+    name = "adastride_seed0.json.gz"
+    record = ROOT / "results" / "records" / exp.name / name
+    (exp / name).write_bytes(record.read_bytes())
+    results.main([definition, *words, str(tmp_path / "records")])
+    assert "1 of 27 runs; missing: adastride_f 32x" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="are trained by egs/speech_commands/run.sh"):
+        experiment.main([definition])
+
+
+def test_the_page_of_vqvaes_is_made_from_records(tmp_path):
+    names = "bits entropy_bits perplexity tokens_per_second rms_error error_exact"
+    figures = dict.fromkeys(names.split(), 100.0)
+    figures.update(codebook_size=16, seconds_of_speech=6.0, side_bits=0.0)
+    training = {"learning": {}, "timing": {"training_seconds": 60.0, "epochs": 1}}
+    settings = {"network_conf": {"strides": [2, 2]}}
+    for method, error in (("strided_conv", 5.0), ("stack", 4.0)):
+        own = {"u": {"frames": 3, "error": error, "group": "g"}}
+        measured, test = {**figures, "error": error}, {"utterances": own}
+        scores = {"measured": measured, "test": test, **training}
+        write_result(
+            tmp_path / "v" / f"{method}_0", "vqvae", method, 0, settings, **scores
+        )
+    (tmp_path / "v" / "records").rename(tmp_path / "mine")
+    (tmp_path / "mine.yaml").write_text(
+        "{title: Codes, task: vqvae, recipe: egs/arctic_vqvae, grid: "
+        "[{methods: [strided_conv, stack], rates: [4], seeds: [0, 1]}]}"
+    )
+    words = ["--results", tmp_path, "--records", tmp_path, "--resamples", 50]
+    results.main([str(tmp_path / "mine.yaml"), *map(str, words)])
+    page = (tmp_path / "mine.md").read_text()
+    assert "Not run yet, 2 of 4" in page and "| 4x | `stack` | 1 | -1.00 |" in page
+    assert (tmp_path / "mine.png").is_file()
 
 
 def test_what_is_finished_is_kept_and_progress_is_told(tmp_path, capfd):
     folders = [tmp_path / f"seed{n}" for n in range(3)]
     work(folders[1])
-    before = (folders[1] / RESULT).stat().st_mtime_ns
+    before = record_of(folders[1]).stat().st_mtime_ns
     functions = {f: partial(work, f, n) for n, f in enumerate(folders)}
     capfd.readouterr()
     run_folders(functions, 2, describe=lambda result: f"number {result['seed']}")
     assert all(map(is_finished, folders))
-    assert (folders[1] / RESULT).stat().st_mtime_ns == before
+    assert record_of(folders[1]).stat().st_mtime_ns == before
     logs = [(folders[n] / "train.log").read_text() for n in (0, 2)]
     assert len({*logs, f"process {os.getpid()}\n"}) == 3  # a process each
     out = capfd.readouterr().out

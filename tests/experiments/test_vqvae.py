@@ -347,7 +347,7 @@ def run(method, seed, errors, side=0.0, rate=8):
         "seed": seed,
         "codebook_size": 512,
         "seconds_of_speech": 60.0,
-        "minutes": 2.0,
+        "training_seconds": 120.0,
         "error": float(np.mean(errors)),
         "rms_error": 1.0,
         "error_exact": 1.0,

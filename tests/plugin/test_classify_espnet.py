@@ -1,6 +1,5 @@
 """The classification recipe through ESPnet's task cls: trained, resumed, refused."""
 
-import json
 import subprocess
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import yaml
 
 from espnet_adastride.bin import classify_espnet
 from espnet_adastride.corpora.clips import find_clips, split_clips
+from espnet_adastride.experiments.folders import read_result, record_of
 from espnet_adastride.plugin.model import AdaStrideCLSModel
 from tests.tones import tone
 
@@ -78,7 +78,7 @@ def experiment(corpus, tmp_path_factory):
 
 
 def read_run(exp, name):
-    return json.loads((exp / f"{name}_seed{SEED}" / "result.json").read_text())
+    return read_result(exp / f"{name}_seed{SEED}").figures
 
 
 def test_the_runs_are_right_and_on_the_clips_of_their_seed(experiment, corpus):
@@ -92,8 +92,8 @@ def test_the_runs_are_right_and_on_the_clips_of_their_seed(experiment, corpus):
         assert run["groups"] == {clip.id: clip.group for clip in tested}
         right = [run["predictions"][clip.id] == clip.label for clip in tested]
         assert run["accuracy"] == pytest.approx(100 * np.mean(right))
-        assert len(run["history"]["loss"]["train"]) == EPOCHS
-        assert 6 < run["rate"] <= 8 and run["seconds"] > 0
+        assert len(run["learning"]["train"]["loss"]) == EPOCHS
+        assert 6 < run["rate"] <= 8 and run["training_seconds"] > 0
     config = yaml.safe_load(
         (exp / f"adastride_sigma_square=1_seed{SEED}" / "config.yaml").read_text()
     )
@@ -131,13 +131,13 @@ def test_what_is_finished_is_kept_and_what_is_not_goes_on(experiment, capfd):
     exp, command = experiment
     run = exp / f"strided_conv_seed{SEED}"
     before = read_run(exp, "strided_conv")
-    kept = exp / f"adastride_sigma_square=1_seed{SEED}" / "result.json"
+    kept = record_of(exp / f"adastride_sigma_square=1_seed{SEED}")
     written = kept.stat().st_mtime_ns
-    (run / "result.json").unlink()
+    record_of(run).unlink()
     classify_espnet.main(command)
     after = read_run(exp, "strided_conv")
     assert after["predictions"] == before["predictions"]
-    assert after["history"] == before["history"]  # trained no further
+    assert after["learning"] == before["learning"]  # trained no further
     assert kept.stat().st_mtime_ns == written
     changed = small_config(exp.parent / "changed.yaml", batch_size=4)
     with pytest.raises(SystemExit, match="batch_size was 8, is 4"):

@@ -1,6 +1,5 @@
 """The VQ-VAE through ESPnet's trainer: the whole recipe on a handful of sounds."""
 
-import json
 import os
 import re
 import subprocess
@@ -13,6 +12,7 @@ import torch
 import yaml
 
 from espnet_adastride.bin import compare_vqvae, vqvae_reconstruct, vqvae_train
+from espnet_adastride.experiments.folders import read_result, record_of
 from espnet_adastride.plugin.vqvae_task import VQVAETask, load_vqvae
 
 ROOT = Path(__file__).parents[2]
@@ -67,14 +67,14 @@ def experiment(corpus, tmp_path_factory):
 
 
 def result(exp, method):
-    return json.loads((exp / f"{method}_4x_seed0" / "result.json").read_text())
+    return read_result(exp / f"{method}_4x_seed0").figures
 
 
 def test_the_error_falls_and_the_table_is_written(experiment):
     exp, _ = experiment
     for method in METHODS:
         own = result(exp, method)
-        losses = [epoch["valid_loss_mse"] for epoch in own["history"]]
+        losses = own["learning"]["valid"]["loss_mse"]
         assert len(losses) == 12 and min(losses) < 0.8 * losses[0]
         assert own["bits"] == pytest.approx(4 * own["tokens_per_second"])
         assert 1 < own["perplexity"] <= 16
@@ -87,7 +87,7 @@ def test_the_error_falls_and_the_table_is_written(experiment):
 
 def test_what_is_finished_is_kept_and_what_changed_is_refused(experiment, capsys):
     exp, command = experiment
-    files = [exp / f"{m}_4x_seed0" / "result.json" for m in METHODS]
+    files = [record_of(exp / f"{m}_4x_seed0") for m in METHODS]
     times = [f.stat().st_mtime_ns for f in files]
     compare_vqvae.main(command)
     assert [f.stat().st_mtime_ns for f in files] == times
@@ -103,12 +103,12 @@ def test_an_interrupted_run_goes_on(experiment, capfd):
     exp, command = experiment
     run = exp / "strided_conv_4x_seed0"
     before = result(exp, "strided_conv")
-    (run / "result.json").unlink()
+    record_of(run).unlink()
     compare_vqvae.main(command)
     again = result(exp, "strided_conv")
     # trained no further: measured again
     assert again["error"] == before["error"]
-    assert again["history"] == before["history"]
+    assert again["learning"] == before["learning"]
 
 
 def test_reconstruct_any_recording(experiment, corpus, tmp_path, capsys):

@@ -32,6 +32,7 @@ from espnet_adastride.downsampling.registry import (
 from espnet_adastride.errors import RecipeError
 from espnet_adastride.evaluation.statistics import Bootstrap, exact_test, holm, sum_by
 from espnet_adastride.experiments.folders import read_results
+from espnet_adastride.experiments.records import Record
 
 
 class Row(NamedTuple):
@@ -81,20 +82,30 @@ class Comparison(NamedTuple):
     p_holm: float = float("nan")
 
 
-#: the finished runs of a method, {seed: content of result.json}
+#: the finished runs of a method, {seed: figures of its record}
 Runs = Dict[int, Dict[str, Any]]
 
 
 def read_runs(folder) -> Dict[str, Runs]:
-    """Read the finished runs of an experiment: {method: {seed: result}}.
+    """Read the finished runs of an experiment; see :func:`sort_runs`.
 
     Raises:
-        RecipeError: there is none, runs of one seed were tested on different clips, or
-            one was written by an earlier version.
+        RecipeError: also where there is none.
+    """
+    return sort_runs(read_results(folder))
+
+
+def sort_runs(records: Iterable[Record]) -> Dict[str, Runs]:
+    """Return the runs of some records: {method: {seed: figures}}.
+
+    Raises:
+        RecipeError: runs of one seed were tested on different clips, or one was written
+            by an earlier version.
     """
     runs: Dict[str, Runs] = {}
     clips: Dict[int, set] = {}
-    for path, run in read_results(folder).items():
+    for record in records:
+        run, path = record.figures, record.path
         if "groups" not in run:
             raise RecipeError(
                 f"{path}: written by an earlier version; train it anew in another --exp"
@@ -162,7 +173,7 @@ def _compare_two(ours: Runs, theirs: Runs) -> Comparison:
 
 
 def _seconds(run: Dict[str, Any]) -> float:
-    return run["cpu_seconds" if "cpu_seconds" in run else "seconds"]
+    return run["cpu_seconds" if "cpu_seconds" in run else "training_seconds"]
 
 
 def right_answers(run: Dict[str, Any]) -> Dict[str, int]:

@@ -1,8 +1,8 @@
 """Train and test classifiers: a folder is an experiment, a method and a seed its run.
 
 :func:`train_all` goes through the runs of an experiment, :func:`train` is one of them:
-deterministic, resumed after an interruption, and written as one line of JSON when it is
-finished, which ``results.py`` reads.
+deterministic, resumed after an interruption, and left as a record, which ``results.py``
+reads.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, List
 import torch
 import yaml
 
-from espnet_adastride.config import refuse_changes
+from espnet_adastride.config import read_config, refuse_changes
 from espnet_adastride.corpora.clips import Clip, folds_in_a_round, split_clips
 from espnet_adastride.downsampling.stages import (
     add_auxiliary_losses,
@@ -26,7 +26,7 @@ from espnet_adastride.errors import RecipeError
 from espnet_adastride.experiments.classification.features import Features
 from espnet_adastride.experiments.classification.options import Options, TrainingOptions
 from espnet_adastride.experiments.folders import (
-    RESULT,
+    find_results,
     is_finished,
     read_result,
     run_folders,
@@ -48,17 +48,22 @@ def claim_experiment(folder, options: Options, clips: List[Clip]) -> None:
         RecipeError: the folder holds runs (also interrupted ones) of another
             configuration or of other clips.
     """
-    ids = "\n".join("\t".join((c.id, c.group, c.fold, c.part)) for c in clips)
-    digest = hashlib.sha256(ids.encode()).hexdigest()[:16]
-    config = {**dataclasses.asdict(options), "clips": f"{len(clips)}, hash {digest}"}
+    config = describe_settings(options, clips)
     path = Path(folder) / "config.yaml"
     with locked(Path(folder) / ".lock"):
-        files = (RESULT, CHECKPOINT)
-        started = any(any(Path(folder).glob(f"*/{name}")) for name in files)
-        if not path.is_file() or not started:
-            write_text(path, yaml.safe_dump(config, sort_keys=False))
-            return
-        refuse_changes(path, config, "runs")
+        earlier = [run.content["configuration"] for run in find_results(folder)]
+        if path.is_file() and any(Path(folder).glob(f"*/{CHECKPOINT}")):
+            earlier.append(read_config(path))
+        for one in earlier:
+            refuse_changes(folder, one, config, "runs")
+        write_text(path, yaml.safe_dump(config, sort_keys=False))
+
+
+def describe_settings(options: Options, clips: List[Clip]) -> Dict[str, Any]:
+    """Return what the runs of a folder share: the configuration, and a clips' hash."""
+    ids = "\n".join("\t".join((c.id, c.group, c.fold, c.part)) for c in clips)
+    digest = hashlib.sha256(ids.encode()).hexdigest()[:16]
+    return {**dataclasses.asdict(options), "clips": f"{len(clips)}, hash {digest}"}
 
 
 def train_all(
@@ -67,7 +72,6 @@ def train_all(
     methods: List[Method],
     seeds: List[int],
     folder,
-    command_of: Callable[[Method, int], str],
     processes: int = 1,
 ) -> None:
     """Train what is not finished, all methods of a seed before the next seed.
@@ -76,7 +80,6 @@ def train_all(
     arguments share the work.
 
     Args:
-        command_of: the command of a run, to be written down with its result.
         processes: runs at a time, each in a forked process on one thread; forked,
             because the features are in memory already.
 
@@ -88,9 +91,7 @@ def train_all(
     def work(path: Path, method: Method, seed: int) -> None:
         with locked(path / ".lock", wait=False) as free:
             if free:
-                command = command_of(method, seed)
-                say = partial(print, flush=True)
-                train(data, options, method, seed, path, command, say)
+                train(data, options, method, seed, path, partial(print, flush=True))
 
     def describe(result: Dict[str, Any]) -> str:
         return (
@@ -115,7 +116,6 @@ def train(
     method: Method,
     seed: int,
     folder,
-    command: str,
     say: Callable[[str], None] = print,
 ) -> Dict[str, Any]:
     """Train and test one run; a finished one is read back, an interrupted one resumes.
@@ -126,15 +126,14 @@ def train(
 
     Args:
         folder: the run's own; gets ``checkpoint.pth`` after every epoch, at the end
-            ``model.pth`` and ``result.json``.
-        command: to be written down with the result.
+            ``model.pth``. The record is written beside it, into ``records/``.
 
     Returns:
-        The content of ``result.json``.
+        The record's figures.
     """
     folder = Path(folder)
     if is_finished(folder):
-        return read_result(folder)
+        return read_result(folder).figures
     o = options.training
     torch.manual_seed(seed)
     network = Classifier(
@@ -179,26 +178,37 @@ def train(
             f"loss {loss:.3f}, valid accuracy {valid:.1f} %, {wall:.0f} s"
         )
     tested = evaluate(network, data, own["test"])
-    result = {
-        "method": method.word,
-        "seed": seed,
-        "round": seed // folds_in_a_round(data.clips, options.data.split),
-        "accuracy": tested["accuracy"],
-        "valid_accuracy": history[-1]["valid_accuracy"],
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "rate": tested["rate"],
-        "cpu_seconds": round(spent, 1),
-        "seconds": round(wall, 1),
-        "stats": tested["stats"],
-        "history": history,
-        "command": command,
-        "predictions": tested["predictions"],
-        "groups": {data.clips[i].id: data.clips[i].group for i in parts["test"]},
-    }
+    accuracies = [epoch["valid_accuracy"] for epoch in history]
     save(network.state_dict(), folder / "model.pth")
-    write_result(folder, dataclasses.asdict(options), result)
+    write_result(
+        folder,
+        "classification",
+        method.word,
+        seed,
+        describe_settings(options, data.clips),
+        learning={
+            "train": {"loss": [epoch["loss"] for epoch in history]},
+            "valid": {"accuracy": accuracies},
+        },
+        timing={
+            "training_seconds": round(wall, 1),
+            "cpu_seconds": round(spent, 1),
+            "epochs": o.epochs,
+        },
+        measured={
+            "valid_accuracy": accuracies[-1],
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "rate": tested.pop("rate"),
+            "stats": tested.pop("stats"),
+        },
+        test={
+            **tested,
+            "round": seed // folds_in_a_round(data.clips, options.data.split),
+            "groups": {data.clips[i].id: data.clips[i].group for i in parts["test"]},
+        },
+    )
     checkpoint.unlink()
-    return result
+    return read_result(folder).figures
 
 
 def _train_epoch(network, optimiser, data, own, o, seed, epoch) -> float:

@@ -55,21 +55,21 @@ def test_learning_rate_and_masks_by_hand(config):
 
 def test_an_interrupted_run_ends_as_if_it_had_not_been(data, config, tmp_path):
     options, method = read_options(config), parse_method("adastride")
-    whole = train(data, options, method, 5, tmp_path / "whole", "a", lambda line: None)
-    assert whole["accuracy"] > 95 and whole["command"] == "a" and whole["rate"] > 6
+    whole = train(data, options, method, 5, tmp_path / "whole", lambda line: None)
+    assert whole["accuracy"] > 95 and whole["rate"] > 6
 
     def stop(line):
         if "epoch 3/" in line:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(data, options, method, 5, tmp_path / "cut", "a", stop)
+        train(data, options, method, 5, tmp_path / "cut", stop)
     assert (tmp_path / "cut" / "checkpoint.pth").is_file()
-    assert not (tmp_path / "cut" / "result.json").exists()
+    assert not (tmp_path / "records" / "cut.json.gz").exists()
     said = []
-    cut = train(data, options, method, 5, tmp_path / "cut", "a", said.append)
+    cut = train(data, options, method, 5, tmp_path / "cut", said.append)
     assert "resuming after epoch 3" in said[0] and len(said) == 1 + 5
-    timing = ("cpu_seconds", "seconds")
+    timing = ("cpu_seconds", "training_seconds")
     assert {k: v for k, v in cut.items() if k not in timing} == {
         k: v for k, v in whole.items() if k not in timing
     }
@@ -77,8 +77,8 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(data, config, tmp_path):
     models = [torch.load(tmp_path / name / "model.pth") for name in ("whole", "cut")]
     for a, b in zip(*(model.values() for model in models)):
         assert torch.equal(a, b)
-    other = train(data, options, method, 6, tmp_path / "other", "a", lambda line: None)
-    assert other["history"] != whole["history"]
+    other = train(data, options, method, 6, tmp_path / "other", lambda line: None)
+    assert other["learning"] != whole["learning"]
 
 
 @pytest.mark.parametrize(
