@@ -4,10 +4,11 @@
     FSDD=/path python -m espnet_adastride.bin.compare --recipe egs/digits \
         --methods strided_conv adastride --rates 4 8 12 --seeds 0 1 2 --nj 2
 
-``--nj`` trainings run at once, one thread each. After an interruption, the same command
-resumes: finished and unchanged runs are not repeated. At the end, or with
-``--table_only true``, the finished runs become ``RECIPE/exp/NAME.md``: error rates over
-the seeds, and paired tests against the baseline at the same rate
+``--nj`` trainings run at once, one thread each. A finished run leaves its record in
+``RECIPE/exp/records/``. After an interruption, the same command resumes: a run that has
+a record with the same options and data is not repeated. At the end, or with
+``--table_only true``, the records become ``RECIPE/exp/NAME.md``: error rates over the
+seeds, and paired tests against the baseline at the same rate
 (espnet_adastride/evaluation/statistics.py describes what these tests show).
 
 Beside methods with their defaults it compares variants:
@@ -17,44 +18,26 @@ Beside methods with their defaults it compares variants:
 
 import argparse
 import datetime
+import os
+import re
 import shlex
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple
-
-import numpy as np
+from typing import List, Sequence
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.corpora.kaldi import read_scp, read_text, shorten
-from espnet_adastride.errors import RecipeError, one_line_errors, resumable
-from espnet_adastride.evaluation.scoring import (
-    characters,
-    check_ids,
-    percent,
-    utterance_errors,
-    words,
-)
-from espnet_adastride.experiments.comparison import (
-    Reference,
-    Result,
-    format_comparison,
-)
-from espnet_adastride.experiments.grid import (
-    Grid,
-    Run,
-    make_runs,
-    method_system,
-    read_variant,
-    run_grid,
-    with_threads,
-)
+from espnet_adastride.corpora.kaldi import shorten
+from espnet_adastride.errors import DataError, RecipeError, one_line_errors, resumable
+from espnet_adastride.experiments.comparison import format_comparison
+from espnet_adastride.experiments.definition import ROOT, Experiment
+from espnet_adastride.experiments.grid import Run, read_variant, tag_of, with_threads
 from espnet_adastride.experiments.records import code_state
-from espnet_adastride.files import write_text
+from espnet_adastride.experiments.runs import Grid, run_grid
+from espnet_adastride.experiments.tables import make_cells
+from espnet_adastride.files import read_utf8, write_text
 from espnet_adastride.options import read_seeds, split_list, str2bool, whole
 from espnet_adastride.recipe.jobs import Interrupted
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -114,93 +97,70 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-class Scores:
-    """Errors of the runs; each file is read once.
+def define(args) -> Experiment:
+    """Return the experiment of the command's options.
 
-    Args:
-        grid: The recipe's runs on disk.
+    Raises:
+        RecipeError: there is no such recipe or configuration.
     """
-
-    def __init__(self, grid: Grid):
-        self.grid = grid
-        self._reference: Dict[str, str] = {}
-        self._errors: Dict[str, Tuple[np.ndarray, np.ndarray]] = {}
-
-    @property
-    def reference(self) -> Dict[str, str]:
-        """The texts of the test set."""
-        if not self._reference:
-            self._reference = read_text(self.grid.reference / "text")
-        return self._reference
-
-    def errors(self, run: Run) -> Tuple[np.ndarray, np.ndarray]:
-        """Word and character errors of every utterance."""
-        if run.tag not in self._errors:
-            recognised = read_text(self.grid.decoded(run), allow_empty=True)
-            check_ids(self.reference, recognised)
-            self._errors[run.tag] = tuple(
-                utterance_errors(self.reference, recognised, tokenize)[0]
-                for tokenize in (words, characters)
-            )
-        return self._errors[run.tag]
-
-    def test_set(self) -> Reference:
-        """Lengths and groups of the test utterances."""
-        lengths = [
-            np.array([len(tokenize(t)) for t in self.reference.values()], dtype=float)
-            for tokenize in (words, characters)
-        ]
-        groups = read_scp(self.grid.reference / "utt2spk")
-        return Reference(*lengths, [groups[key] for key in self.reference])
-
-    def describe(self, run: Run) -> str:
-        """Describe a finished run in one line."""
-        rates = [
-            percent(e.sum(), n.sum())
-            for e, n in zip(
-                self.errors(run), (self.test_set().words, self.test_set().chars)
-            )
-        ]
-        return f"{run}: WER {rates[0]:.2f} CER {rates[1]:.2f}"
-
-    def results(self, runs: Sequence[Run]) -> List[Result]:
-        """Results of the finished runs for every rate and system."""
-        results: Dict[tuple, Result] = {}
-        for run in runs:
-            result = results.setdefault(
-                (run.rate, run.system), Result(run.system, run.rate)
-            )
-            word_errors, char_errors = self.errors(run)
-            result.seeds.append(run.seed)
-            result.word_errors.append(word_errors)
-            result.char_errors.append(char_errors)
-            result.stats.append(self.grid.stats(run))
-        return list(results.values())
+    config = Path(args.asr_config).absolute()
+    script = Path(args.recipe).absolute() / "run.sh"
+    if not script.is_file():
+        raise RecipeError(f"--recipe {args.recipe}: there is no run.sh in it")
+    if not config.is_file():
+        raise RecipeError(f"--asr_config {args.asr_config}: there is no such file")
+    rates = re.findall(r"--fs\s+(\S+)", f"{read_utf8(script)} {args.recipe_args}")
+    variants = [read_variant(text).name for text in args.variant]
+    methods = [*args.methods, *variants]
+    if args.baseline not in methods:
+        raise RecipeError(
+            f"--baseline {args.baseline} is not compared: add it to --methods, or "
+            f"choose among {', '.join(methods)}"
+        )
+    return Experiment(
+        name=tag_of(config.stem, args.asr_args),
+        title=args.name,
+        recipe=os.path.relpath(script.parent, ROOT),
+        asr_config=str(config),
+        grid=[{"methods": methods, "rates": args.rates, "seeds": args.seeds}],
+        test_sets=[args.test_set],
+        asr_args=args.asr_args,
+        options={"recipe_args": args.recipe_args, "fs": (rates or ["16k"])[-1]},
+        baseline=args.baseline,
+        variants=args.variant,
+        tag=config.stem,
+    )
 
 
-def write_table(args, grid: Grid, scores: Scores, runs: Sequence[Run]) -> str:
+def write_table(args, grid: Grid, runs: Sequence[Run]) -> str:
     """Write the table of the finished runs; return it."""
-    done = [run for run in runs if grid.is_done(run)]
-    missing = [str(run) for run in runs if run not in done]
-    order = {
-        key: n for n, key in enumerate(dict.fromkeys((r.rate, r.system) for r in runs))
-    }
-    results = sorted(scores.results(done), key=lambda r: order[r.rate, r.system])
+    found = {run: grid.record(run) for run in runs}
+    missing = [run for run in runs if found[run] is None]
+    done = {record.key: record for record in found.values() if record}
     seeds = " ".join(map(str, args.seeds))
     text = (
         f"# {args.name}: {grid.recipe.name}, seeds {seeds}\n\n"
-        f"`{grid.asr_config.name}`"
+        f"`{grid.what.config_path.name}`"
         + (f", `{args.asr_args}`" if args.asr_args else "")
         + "".join(f"; `{variant}`" for variant in args.variant)
         + f". {datetime.date.today()}\n\n"
     )
     if missing:
-        text += f"Not finished, {len(missing)} of {len(runs)}: {shorten(missing)}.\n\n"
-    codes = Counter(grid.code(run) for run in done)
+        names = shorten(list(map(str, missing)))
+        text += f"Not finished, {len(missing)} of {len(runs)}: {names}.\n\n"
+    if any((grid.experiment(run) / ".run_done").is_file() for run in missing):
+        print(
+            "runs of version 0.2 have no records: without --table_only, they get them"
+        )
+    codes = Counter(record.content["commit"] for record in done.values())
     if len(codes) > 1:
         each = ", ".join(f"{code or 'unknown'} ({n} runs)" for code, n in codes.items())
         text += f"**The runs used different versions of the code**: {each}.\n\n"
-    text += format_comparison(results, scores.test_set(), args.baseline, args.resamples)
+    cells = make_cells(grid.what, done)
+    if not cells:
+        raise DataError("no run is finished yet: there is nothing to compare")
+    results, test = [cell.result() for cell in cells], cells[0].reference()
+    text += format_comparison(results, test, args.baseline, args.resamples)
     path = grid.recipe / "exp" / f"{args.name}.md"
     write_text(path, text)
     return f"{text}\n{path}"
@@ -237,39 +197,28 @@ def main(cmd=None):
         if getattr(args, name) < 1:
             raise RecipeError(f"--{name} {getattr(args, name)}: give at least 1")
     read_lists(args)
-    systems = [method_system(m) for m in args.methods]
-    systems += [read_variant(v) for v in args.variant]
-    if args.baseline not in [s.name for s in systems]:
-        raise RecipeError(
-            f"--baseline {args.baseline} is not compared: add it to --methods, or "
-            f"choose among {', '.join(s.name for s in systems)}"
-        )
-    prefix = Path(args.asr_config).stem
-    runs = make_runs(systems, args.rates, args.seeds, prefix, args.asr_args)
+    experiment = define(args)
+    runs = experiment.runs()
+    exp = experiment.recipe_folder / "exp"
     grid = Grid(
-        args.recipe,
-        args.test_set,
-        args.asr_config,
-        options=["--ngpu", "0", *shlex.split(args.recipe_args)],
-        settings=["--python", args.python, "--nj", str(args.nj)],
+        experiment,
+        exp / "records" / experiment.name,
+        python=args.python,
+        nj=args.nj,
+        environment=with_threads(args.threads),
+        options=shlex.split(args.recipe_args),
+        measure=False,
+        by_speaker=False,
     )
-    scores = Scores(grid)
-    folder = grid.recipe / "exp" / args.name
     failures: List[str] = []
     with resumable(Interrupted):
-        if not args.table_only:
-            environment = with_threads(args.threads)
-            failures = run_grid(
-                grid,
-                runs,
-                args.nj,
-                folder,
-                scores.describe,
-                environment,
-                code_state(),
-            )
+        if args.table_only:
+            grid.note_data()
+        else:
+            folder, code = exp / args.name, code_state()
+            failures = run_grid(grid, runs, args.nj, folder, code, grid.note_data)
         if len(failures) < len(runs):
-            print(write_table(args, grid, scores, runs))
+            print(write_table(args, grid, runs))
     if failures:
         raise RecipeError(
             f"{len(failures)} of {len(runs)} runs failed; the first: {failures[0]}"

@@ -20,9 +20,9 @@ from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.bin.results import RECORDS, write_results
 from espnet_adastride.errors import RecipeError, one_line_errors, resumable
 from espnet_adastride.experiments.definition import ROOT, read_experiment
-from espnet_adastride.experiments.grid import run_grid, with_threads
+from espnet_adastride.experiments.grid import with_threads
 from espnet_adastride.experiments.records import code_state
-from espnet_adastride.experiments.runs import RecordedGrid
+from espnet_adastride.experiments.runs import Grid, run_grid
 from espnet_adastride.options import check_jobs
 from espnet_adastride.recipe.jobs import Interrupted
 
@@ -71,7 +71,7 @@ def main(cmd=None):
     environment = with_threads(args.threads)
     path = [str(ROOT), environment.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))
-    grid = RecordedGrid(
+    grid = Grid(
         experiment,
         Path(args.records) / experiment.name,
         dumpdir=args.dumpdir,
@@ -82,13 +82,13 @@ def main(cmd=None):
     )
     failures = []
     with resumable(Interrupted):
-        failures = run_missing(args, grid, experiment, environment)
+        failures = run_missing(args, grid, experiment)
     print("\n".join(write_results(args.definition, args.records, args.results)))
     if failures:
         raise RecipeError(f"{len(failures)} runs failed; the first: {failures[0]}")
 
 
-def run_missing(args, grid, experiment, environment):
+def run_missing(args, grid, experiment):
     """Do the runs without a record; return the failures."""
     runs = experiment.runs()
     todo = [run for run in runs if not grid.is_done(run)]
@@ -100,9 +100,7 @@ def run_missing(args, grid, experiment, environment):
         grid,
         todo[: args.limit],
         args.nj,
-        grid.recipe / grid.expdir / experiment.name,
-        grid.describe,
-        environment,
+        grid.expdir / experiment.name,
         code_state(),
         grid.check_data,
     )

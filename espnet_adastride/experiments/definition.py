@@ -23,6 +23,7 @@ title, recipe, baseline and grid suffice. The recipe's own command trains.
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List
@@ -47,7 +48,8 @@ TASKS = ("asr", "classification", "vqvae")
 class Experiment:
     """A comparison, as its YAML file says.
 
-    Attributes: see the example above; ``name`` is the file's.
+    Attributes: see the example above; ``name`` is the file's, ``tag`` another prefix of
+        the runs' folders, ``data`` the hashes of prepared sets (``Grid.note_data``).
     """
 
     name: str
@@ -67,11 +69,13 @@ class Experiment:
     variants: List[str] = field(default_factory=list)
     train_set: str = "train"
     valid_set: str = "dev"
+    tag: str = ""
+    data: Dict[str, str] = field(default_factory=dict)
 
     @property
     def recipe_folder(self) -> Path:
         """Folder of the recipe."""
-        return ROOT / self.recipe
+        return Path(os.path.normpath(ROOT / self.recipe))
 
     @property
     def config_path(self) -> Path:
@@ -81,7 +85,7 @@ class Experiment:
     @property
     def prefix(self) -> str:
         """Of the runs' tags: another configuration has other folders."""
-        return f"{self.name}_{self.fingerprint()[:8]}"
+        return self.tag or f"{self.name}_{self.fingerprint()[:8]}"
 
     def systems(self) -> Dict[str, System]:
         """Return the variants by name."""
@@ -113,6 +117,7 @@ class Experiment:
             "train_set": self.train_set,
             "valid_set": self.valid_set,
             "script": f"{self.recipe}/{self.script}",
+            **({"data": self.data} if self.data else {}),
         }
 
     def fingerprint(self) -> str:

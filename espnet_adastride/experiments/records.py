@@ -59,7 +59,7 @@ class SetScores:
 
     Attributes:
         utterances: ids.
-        groups: speaker of each.
+        groups: of each: its speaker, or what utt2spk has.
         seconds: duration of each.
         words, characters: {"reference" | "substitutions" | "deletions" | "insertions":
             counts of each utterance}.
@@ -116,7 +116,7 @@ def score_set(
 
     Args:
         ref, hyp: texts by utterance.
-        groups: speakers.
+        groups: by utterance: speakers, say.
         seconds: durations.
         frames: (frames, emitting frames) by utterance; None: unknown.
 
@@ -139,7 +139,7 @@ def score_set(
     pairs = [] if frames is None else [frames[k] for k in keys]
     return SetScores(
         keys,
-        [speaker_of(key, groups[key]) for key in keys],
+        [groups[key] for key in keys],
         [round(seconds[key], 3) for key in keys],
         counts(words),
         counts(characters),

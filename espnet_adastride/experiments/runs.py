@@ -5,9 +5,12 @@ model need not be. So a grid resumes on any machine from the records in git.
 """
 
 import json
+import os
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import yaml
 
@@ -17,7 +20,7 @@ from espnet_adastride.corpora.kaldi import read_text
 from espnet_adastride.errors import RecipeError
 from espnet_adastride.evaluation.scoring import percent
 from espnet_adastride.experiments.definition import Experiment
-from espnet_adastride.experiments.grid import Grid, Run
+from espnet_adastride.experiments.grid import Run, Step, run_all
 from espnet_adastride.experiments.records import (
     Record,
     SetScores,
@@ -27,16 +30,22 @@ from espnet_adastride.experiments.records import (
     read_record,
     record_path,
     score_set,
+    speaker_of,
     split_records,
     training_record,
     write_record,
 )
-from espnet_adastride.files import PathLike
+from espnet_adastride.files import PathLike, lock
+from espnet_adastride.progress import print_dated
 from espnet_adastride.recipe.jobs import Job, run_jobs
 
 
-class RecordedGrid(Grid):
+class Grid:
     """The runs of an experiment on disk, and their records.
+
+    A run is one call of the recipe's script for stages 11 to 13 with an ``--asr_tag``
+    of its own. An interrupted one resumes through the recipe's own stages, which reject
+    a folder with a training of other options.
 
     Args:
         experiment: what is compared.
@@ -45,7 +54,12 @@ class RecordedGrid(Grid):
         python: that runs the recipe.
         nj: jobs of the preparation.
         environment: of the commands.
+        options: of the script; default: those of the definition.
+        measure: whether records have the costs of the model, which takes a minute.
+        by_speaker: whether groups are speakers; else what utt2spk has.
     """
+
+    inference_tag = "decode"
 
     def __init__(
         self,
@@ -56,27 +70,60 @@ class RecordedGrid(Grid):
         python: str = sys.executable,
         nj: int = 1,
         environment: Optional[Dict[str, str]] = None,
+        options: Optional[Sequence[str]] = None,
+        measure: bool = True,
+        by_speaker: bool = True,
     ):
-        options: List[str] = []
-        for name in ("train_set", "valid_set", "feats_type"):
-            options += [f"--{name}", getattr(experiment, name)]
-        for name, value in experiment.options.items():
-            options += [f"--{name}", str(value)]
-        super().__init__(
-            experiment.recipe_folder,
-            " ".join(experiment.test_sets),
-            experiment.config_path,
-            options=[*options, "--ngpu", "0"],
-            settings=["--python", python, "--nj", str(nj)],
-            script=experiment.script,
-            feats_type=experiment.feats_type,
-            dumpdir=dumpdir,
-            expdir=expdir,
-        )
+        self.recipe = experiment.recipe_folder
+        script = self.recipe / experiment.script
+        if not script.is_file():
+            raise RecipeError(f"{self.recipe}: there is no {experiment.script} in it")
+        if options is None:
+            names = ("train_set", "valid_set", "feats_type")
+            given = {name: getattr(experiment, name) for name in names}
+            given.update(experiment.options)
+            options = [w for k, v in given.items() for w in (f"--{k}", str(v))]
         self.what, self.records = experiment, Path(records)
         self.python, self.environment = python, environment
-        self._fingerprint = experiment.fingerprint()
+        self.costs, self.by_speaker = measure, by_speaker
+        self.data = self.recipe / dumpdir / experiment.feats_type
+        self.expdir = self.recipe / expdir
+        self._command = [
+            *("bash", str(script), "--asr_config", str(experiment.config_path)),
+            *("--test_sets", " ".join(experiment.test_sets), "--ngpu", "0"),
+            *("--dumpdir", str(dumpdir), "--expdir", str(expdir), *options),
+            *("--python", python, "--nj", str(nj)),
+        ]
         self._scores: Dict[str, Dict[str, SetScores]] = {}
+
+    def prepare_command(self) -> List[str]:
+        """Return the call for the stages that the runs share."""
+        return [*self._command, "--stage", "1", "--stop_stage", "10"]
+
+    def command(self, run: Run) -> List[str]:
+        """Return the call for one run."""
+        return [
+            *self._command,
+            *("--stage", "11", "--stop_stage", "13"),
+            *("--asr_tag", run.tag, "--asr_args", run.asr_args),
+            *("--inference_tag", self.inference_tag, "--inference_nj", "1"),
+            *("--plan", "false"),  # of the same data, for every run again
+        ]
+
+    def experiment(self, run: Run) -> Path:
+        """Return the folder of a run."""
+        return self.expdir / f"asr_{run.tag}"
+
+    def note_data(self) -> None:
+        """Make the prepared data a part of the settings: with others, runs again."""
+        sets = {name: self.folder_of(name) for name in self.what.test_sets}
+        for name in (self.what.train_set, self.what.valid_set):
+            sets[name] = self.data / name
+        hashes = {
+            name: hash_data(read_text(folder / "text"), self._seconds(folder))
+            for name, folder in sets.items()
+        }
+        self.what = replace(self.what, data=hashes)
 
     def folder_of(self, name: str) -> Path:
         """Return the folder of a set as it is decoded: all utterances of it."""
@@ -85,8 +132,13 @@ class RecordedGrid(Grid):
 
     def is_done(self, run: Run) -> bool:
         """Return whether a run has a record that fits."""
+        return self.record(run) is not None
+
+    def record(self, run: Run) -> Optional[Record]:
+        """Return the record of a run, if there is one that fits."""
         path = record_path(self.records, run)
-        return path.is_file() and bool(split_records(self.what, [read_record(path)])[0])
+        found = [read_record(path)] if path.is_file() else []
+        return split_records(self.what, found)[0].get((run.system, run.rate, run.seed))
 
     def scores(self, run: Run) -> Dict[str, SetScores]:
         """Return the scores of a finished run, by set."""
@@ -96,9 +148,9 @@ class RecordedGrid(Grid):
             }
         return self._scores[run.tag]
 
-    def _seconds(self, name: str) -> Dict[str, float]:
+    def _seconds(self, folder: Path) -> Dict[str, float]:
         rate = parse_rate(str(self.what.options.get("fs", "16k")))
-        samples = read_table(self.folder_of(name) / "utt2num_samples")
+        samples = read_table(folder / "utt2num_samples")
         return {key: int(n) / rate for key, n in samples.items()}
 
     def _score(self, run: Run, name: str) -> SetScores:
@@ -108,11 +160,14 @@ class RecordedGrid(Grid):
         if (decoded / "frames").is_file():
             table = read_table(decoded / "frames")
             frames = {key: value.split() for key, value in table.items()}
+        groups = read_table(data / "utt2spk")
+        if self.by_speaker:
+            groups = {key: speaker_of(key, own) for key, own in groups.items()}
         return score_set(
             read_text(data / "text"),
             read_text(decoded / "text", allow_empty=True),
-            read_table(data / "utt2spk"),
-            self._seconds(name),
+            groups,
+            self._seconds(data),
             frames,
         )
 
@@ -143,7 +198,7 @@ class RecordedGrid(Grid):
             configuration=kept_configuration(options),
             upstream=upstream,
             commit=code,
-            measured=self._measure(run),
+            measured=self._measure(run) if self.costs else {},
             **training_record(folder),
         )
         write_record(record_path(self.records, run), content)
@@ -156,11 +211,12 @@ class RecordedGrid(Grid):
         """
         for path in sorted(self.records.glob("*.json.gz")):
             other = read_record(path)
-            if other.fingerprint != self._fingerprint:
+            if other.fingerprint != self.what.fingerprint():
                 continue
             for name, theirs in other.sets.items():
-                texts = read_text(self.folder_of(name) / "text")
-                if hash_data(texts, self._seconds(name)) != theirs.data_sha256:
+                folder = self.folder_of(name)
+                texts = read_text(folder / "text")
+                if hash_data(texts, self._seconds(folder)) != theirs.data_sha256:
                     raise RecipeError(
                         f"{name} here is not what {path} was tested on (utterances, "
                         "texts or durations differ): the two cannot be compared; use "
@@ -198,3 +254,60 @@ def missing_runs(
         if (run.system, run.rate, run.seed) not in records
         or test_set not in records[run.system, run.rate, run.seed].sets
     ]
+
+
+def run_grid(
+    grid: Grid,
+    runs: Sequence[Run],
+    limit: int,
+    folder: PathLike,
+    code: str,
+    check: Callable[[], None] = lambda: None,
+) -> List[str]:
+    """Prepare the data and do the runs that are not done, ``limit`` at a time.
+
+    Args:
+        grid: the recipe.
+        runs: all runs.
+        limit: parallel runs.
+        folder: is locked, and receives what is printed: ``prepare.log``, ``TAG.log``.
+        code: state of the code, to be remembered: no reason to do a run again.
+        check: called when the data are prepared.
+
+    Returns:
+        One line on every run that failed; the others are done.
+
+    Raises:
+        RecipeError: the preparation failed, or another process has the folder.
+        Interrupted: a signal came.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def finish(run: Run) -> str:
+        words = grid.describe(run)
+        grid.mark_done(run, code)
+        return words
+
+    with (folder / ".lock").open("a") as file:
+        lock(file.fileno(), folder / ".lock", False, f"process {os.getpid()}")
+        log = folder / "prepare.log"
+        print(f"preparing the data, log: {log}", flush=True)
+        preparation = [Job(grid.prepare_command(), log)]
+        run_jobs(preparation, environment=grid.environment, grace=30.0)
+        check()
+        print(f"{len(runs)} runs, {limit} at once, logs: {folder}/*.log", flush=True)
+        done = {run: grid.is_done(run) for run in runs}
+        if any(done.values()):
+            said = f"{sum(done.values())} of {len(runs)} runs are done and unchanged"
+            print_dated(said)
+        steps = [
+            Step(
+                str(run),
+                Job(grid.command(run), folder / f"{run.tag}.log"),
+                partial(done.get, run),
+                partial(finish, run),
+            )
+            for run in runs
+        ]
+        return run_all(steps, limit, print_dated, True, grid.environment)

@@ -71,6 +71,12 @@ class Cell:
         values = [v for v in values if v is not None]
         return mean(values) if values else float("nan")
 
+    def reference(self) -> Reference:
+        """Return the test set, as comparison.py takes it."""
+        scores = self.scores()[0]
+        chars = scores.reference("characters")
+        return Reference(scores.reference(), chars, scores.groups)
+
     def emitting(self) -> float:
         """Return the share of frames whose best token is not blank; NaN: unknown."""
         pairs = [(sum(s.emitting), sum(s.frames)) for s in self.scores() if s.frames]
@@ -320,9 +326,7 @@ def write_page(
     for name in experiment.test_sets:
         same_data(used, name)
     scores = cells[0].scores()[0]
-    reference = Reference(
-        scores.reference(), scores.reference("characters"), scores.groups
-    )
+    reference = cells[0].reference()
     bootstrap = Bootstrap(scores.groups, resamples)
     text += "\n".join(setup_lines(experiment, used)) + "\n\n"
     text += f"## Errors on {test_set}\n\n"

@@ -1,6 +1,7 @@
 """The grid of runs: with a recipe whose trainer takes no time."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from espnet_adastride.experiments.grid import (
     method_system,
     read_variant,
 )
+from espnet_adastride.experiments.records import read_records
 from espnet_adastride.progress import Progress
 from espnet_adastride.recipe.jobs import Job, run_queue
 
@@ -24,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Recognises everything, but avg_pool takes ONE for TWO where the seed is not 2.
 RUN = r"""#!/usr/bin/env bash
-set -eu
+set -eu # run.sh --fs 8k
 cd "$(dirname "$0")"
 while [ $# -gt 0 ]; do printf -v "opt_${1#--}" %s "$2"; shift 2; done
 if [ "${opt_stage}" = 1 ]; then
@@ -33,7 +35,7 @@ if [ "${opt_stage}" = 1 ]; then
         mkdir -p "dump/raw/${name}"
         printf 'u1 ONE TWO\nu2 TWO ONE\nu3 TWO TWO\n' >"dump/raw/${name}/text"
         printf 'u1 g1\nu2 g1\nu3 g2\n' >"dump/raw/${name}/utt2spk"
-        printf 'u1 a\nu2 b\nu3 c\n' >"dump/raw/${name}/wav.scp"
+        printf 'u1 8000\nu2 16000\nu3 4000\n' >"dump/raw/${name}/utt2num_samples"
     done
     exit
 fi
@@ -47,6 +49,7 @@ fi
 exp=exp/asr_${opt_asr_tag}
 out=${exp}/${opt_inference_tag}/test
 mkdir -p "${out}"
+echo "max_epoch: 12" >"${exp}/config.yaml"
 case ${opt_asr_args} in
     *input_layer=avg_pool*"--seed 2"*) cp dump/raw/test/text "${out}/text" ;;
     *input_layer=avg_pool*) sed s/ONE/TWO/ dump/raw/test/text >"${out}/text" ;;
@@ -96,7 +99,7 @@ def test_the_grid_runs_once_and_makes_the_table(recipe, capsys):
     assert "prepare 1" in (recipe / "calls").read_text()
     assert calls(recipe) == ALL
     shown = capsys.readouterr().out
-    assert "[8/8]" in shown and "avg_pool 8x seed 0: WER 33.33 CER" in shown
+    assert "[8/8]" in shown and "avg_pool 8x seed 0: WER test 33.33" in shown
     text = (recipe / "exp" / "comparison.md").read_text()
     row = next(x for x in text.splitlines() if x.startswith("| 8x | `avg_pool`"))
     assert "| 16.67 ± 23.57 |" in row and "| 33.33 0.00 | 7.25 |" in row
@@ -111,15 +114,30 @@ def test_the_grid_runs_once_and_makes_the_table(recipe, capsys):
     main(options(recipe))
     assert calls(recipe) == []
     assert "8 of 8 runs are done" in capsys.readouterr().out
+    # the records are enough: the same table without the trained models
+    for folder in recipe.glob("exp/asr_*"):
+        shutil.rmtree(folder)
+    main(options(recipe, "--table_only", "true", "--name", "again"))
+    again = (recipe / "exp" / "again.md").read_text()
+    assert again.split("\n", 1)[1] == text.split("\n", 1)[1]
+    records = read_records(recipe / "exp" / "records" / "train")
+    assert len(records) == 8 and {r.task for r in records} == {"asr"}
+    scores = records[0].sets["test"]
+    assert scores.groups == ["g1", "g1", "g2"] and scores.seconds == [1.0, 2.0, 0.5]
+    assert records[0].content["learning"]["valid"]["stride"] == [7.25]
 
 
 def test_what_changed_is_done_again_and_nothing_else(recipe, capsys):
     main(options(recipe))
     calls(recipe)
-    decoded = recipe / "exp" / f"asr_{ALL[0]}" / "decode" / "test" / "text"
-    decoded.write_text(decoded.read_text().replace("TWO", "ONE"))
+    (recipe / "exp" / "records" / "train" / "avg_pool_4x_seed0.json.gz").unlink()
     main(options(recipe, "--nj", "1"))  # not the number of jobs
     assert calls(recipe) == ALL[:1]
+    script = (recipe / "run.sh").read_text()  # longer recordings in the training
+    add = 'sed -i "s/8000/9000/" "dump/raw/train/utt2num_samples"; '
+    (recipe / "run.sh").write_text(script.replace("    exit\n", f"    {add} exit\n"))
+    main(options(recipe))
+    assert calls(recipe) == ALL
     (recipe / "train.yaml").write_text("max_epoch: 13\n")
     main(options(recipe, "--table_only", "false", "--seeds", "0"))
     assert calls(recipe) == [tag for tag in ALL if tag.endswith("seed0")]
@@ -151,6 +169,12 @@ def test_a_table_of_what_is_finished(recipe, capsys):
     assert calls(recipe) == []
     text = (recipe / "exp" / "part.md").read_text()
     assert "Not finished, 4 of 8: strided_conv 4x seed 2" in text
+    # version 0.2 left a stamp in place of the record
+    (recipe / "exp" / "asr_train_avg_pool_8x_seed2").mkdir()
+    (recipe / "exp" / "asr_train_avg_pool_8x_seed2" / ".run_done").touch()
+    capsys.readouterr()
+    main(options(recipe, "--table_only", "true"))
+    assert "runs of version 0.2 have no records" in capsys.readouterr().out
 
 
 def test_runs_of_different_code_are_told(recipe, monkeypatch):
@@ -169,17 +193,20 @@ def test_an_interrupted_grid_goes_on(recipe):
         command, cwd=ROOT, stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 60
-    stamps = []
-    while not stamps and time.monotonic() < deadline:
+    records = []
+    while not records and time.monotonic() < deadline:
         time.sleep(0.02)
-        stamps = list(recipe.glob("exp/*/.run_done"))
+        records = list(recipe.glob("exp/records/train/*.gz"))
     (recipe / "seconds").write_text("60")
     time.sleep(0.8)  # two runs that would not end by themselves
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "to resume" in errors and len(errors.splitlines()) == 1
-    done = {p.parent.name[len("asr_") :] for p in recipe.glob("exp/*/.run_done")}
+    done = {
+        f"train_{p.name.removesuffix('.json.gz')}"
+        for p in recipe.glob("exp/records/train/*.gz")
+    }
     assert done and len(done) < 8
     left = subprocess.run(["pgrep", "-f", str(recipe)], capture_output=True, text=True)
     assert left.stdout == ""

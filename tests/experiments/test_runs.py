@@ -74,7 +74,7 @@ def folder(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     figures = {"macs_per_second": 1e6, "unalignable": {"test": [1, 3]}}
     monkeypatch.setattr(
-        runs.RecordedGrid, "_measure", lambda self, run: json.loads(json.dumps(figures))
+        runs.Grid, "_measure", lambda self, run: json.loads(json.dumps(figures))
     )
     (tmp_path / "egs" / "mine").mkdir(parents=True)
     (tmp_path / "egs" / "mine" / "run_mine.sh").write_text(RUN)
