@@ -30,13 +30,12 @@ from pathlib import Path
 from espnet_adastride.bin.parsers import (
     DefaultsFormatter,
     Parser,
-    add_report_options,
+    add_run_options,
+    read_methods,
 )
 from espnet_adastride.corpora.clips import describe_clips, find_clips
 from espnet_adastride.errors import RecipeError, located, one_line_errors, resumable
 from espnet_adastride.experiments.folders import run_name, unfinished
-from espnet_adastride.networks.methods import parse_method
-from espnet_adastride.options import check_jobs, read_seeds, split_list, str2bool
 from espnet_adastride.recipe.jobs import Interrupted
 
 
@@ -46,47 +45,17 @@ def get_parser():
         description="Train and compare classifiers of recordings",
         formatter_class=DefaultsFormatter,
     )
-    parser.add_argument("--corpus", help="Folder of the corpus")
-    parser.add_argument("--config", help="YAML file of all hyper-parameters")
-    parser.add_argument("--exp", required=True, help="Folder of the experiment")
+    corpus, config = "Folder of the corpus", "YAML file of all hyper-parameters"
+    add_run_options(parser, corpus, config, "all", "0 1 2")
     parser.add_argument("--feats", help="Folder of the features; default: EXP/feats")
     parser.add_argument(
-        "--methods", nargs="+", default=["all"], help="METHOD[:WORD=VALUE,...], or all"
+        "--confusion", default="adastride", help="Method whose confusions are drawn"
     )
-    parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"], help="Numbers")
-    parser.add_argument(
-        "--nj", type=int, default=1, help="Parallel runs, one core each"
-    )
-    add_report_options(parser)
     parser.add_argument("--curve", help="Option to plot accuracy over")
     parser.add_argument(
         "--beside", nargs="+", default=[], help="Experiments on other data sets"
     )
-    parser.add_argument(
-        "--train",
-        type=str2bool,
-        default=True,
-        help="false: only the table of finished runs",
-    )
     return parser
-
-
-def read_lists(args):
-    """Return the methods and seeds asked for; a list may be one word with spaces.
-
-    Raises:
-        RecipeError: a seed is not an integer, or --nj is below 1.
-    """
-    from espnet_adastride import available_downsamplers
-
-    words = split_list(args.methods)
-    if words == ["all"]:
-        words = list(available_downsamplers())
-    seeds = read_seeds(args.seeds)
-    check_jobs(args.nj)
-    if not words:
-        raise RecipeError("--methods: give at least one")
-    return [parse_method(word) for word in words], seeds
 
 
 def run_names(methods, seeds):
@@ -173,8 +142,10 @@ def main(cmd=None):
     args = get_parser().parse_args(cmd)
     import torch
 
+    from espnet_adastride import available_downsamplers
+
     torch.set_num_threads(1)
-    methods, seeds = read_lists(args)
+    methods, seeds = read_methods(args, available_downsamplers())
     if args.train:
         with resumable(Interrupted):
             train(args, methods, seeds)

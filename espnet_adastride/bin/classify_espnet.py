@@ -33,7 +33,8 @@ from espnet_adastride.bin.clips_for_espnet import utterance_id, write_data
 from espnet_adastride.bin.parsers import (
     DefaultsFormatter,
     Parser,
-    add_report_options,
+    add_run_options,
+    read_methods,
 )
 from espnet_adastride.config import merge_configs, read_config
 from espnet_adastride.corpora.audio import read_samples
@@ -59,8 +60,7 @@ from espnet_adastride.experiments.folders import (
 )
 from espnet_adastride.experiments.records import training_record
 from espnet_adastride.files import alone
-from espnet_adastride.networks.methods import Method, parse_method
-from espnet_adastride.options import check_jobs, read_seeds, split_list, str2bool
+from espnet_adastride.networks.methods import Method
 from espnet_adastride.recipe.jobs import Interrupted
 from espnet_adastride.recipe.quiet import quiet_imports
 
@@ -75,29 +75,16 @@ def get_parser():
         description="Train and compare classifiers through ESPnet's task cls",
         formatter_class=DefaultsFormatter,
     )
-    parser.add_argument("--corpus", help="Folder of the corpus")
-    parser.add_argument("--config", help="ESPnet training configuration")
+    corpus, config = "Folder of the corpus", "ESPnet training configuration"
+    add_run_options(parser, corpus, config, "strided_conv adastride", "0")
     parser.add_argument(
         "--data_config", help="YAML file with the settings of data and features"
     )
-    parser.add_argument("--exp", required=True, help="Folder of the experiment")
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        default=["strided_conv", "adastride"],
-        help="METHOD[:WORD=VALUE,...]",
-    )
-    parser.add_argument("--seeds", nargs="+", default=["0"], help="Numbers")
-    parser.add_argument("--nj", type=int, default=1, help="Parallel runs")
     parser.add_argument(
         "--ngpu", type=int, default=0, help="1: one GPU, shared by the runs"
     )
-    add_report_options(parser)
     parser.add_argument(
-        "--train",
-        type=str2bool,
-        default=True,
-        help="false: only the table of finished runs",
+        "--confusion", default="adastride", help="Method whose confusions are drawn"
     )
     return parser
 
@@ -360,11 +347,7 @@ def main(cmd=None):
     from espnet_adastride.experiments.classification.tables import report
 
     torch.set_num_threads(1)
-    seeds = read_seeds(args.seeds)
-    methods = [parse_method(word) for word in split_list(args.methods)]
-    if not methods:
-        raise RecipeError("--methods: give at least one")
-    check_jobs(args.nj)
+    methods, seeds = read_methods(args)
     if args.train:
         with resumable(Interrupted):
             train(args, methods, seeds)

@@ -208,7 +208,6 @@ def main(cmd=None):
         environment=with_threads(args.threads),
         options=shlex.split(args.recipe_args),
         measure=False,
-        by_speaker=False,
     )
     failures: List[str] = []
     with resumable(Interrupted):

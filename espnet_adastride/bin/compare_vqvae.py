@@ -24,7 +24,12 @@ from pathlib import Path
 
 import yaml
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import (
+    DefaultsFormatter,
+    Parser,
+    add_run_options,
+    read_methods,
+)
 from espnet_adastride.config import merge_configs, read_config
 from espnet_adastride.corpora.unlabelled import (
     find_recordings,
@@ -40,8 +45,7 @@ from espnet_adastride.experiments.folders import (
 )
 from espnet_adastride.experiments.records import training_record
 from espnet_adastride.files import alone, write_text
-from espnet_adastride.networks.methods import parse_method
-from espnet_adastride.options import check_jobs, read_seeds, split_list, str2bool, whole
+from espnet_adastride.options import split_list, whole
 from espnet_adastride.recipe.jobs import Interrupted, Job, run_jobs
 from espnet_adastride.recipe.quiet import quiet_imports
 
@@ -52,38 +56,17 @@ def get_parser():
         description="Train and compare VQ-VAEs with several downsampling methods",
         formatter_class=DefaultsFormatter,
     )
-    parser.add_argument(
-        "--corpus", help="Folder of recordings; optional trans.txt: NAME TEXT"
-    )
-    parser.add_argument("--config", help="YAML file of all hyper-parameters")
-    parser.add_argument("--exp", required=True, help="Folder of the experiment")
-    parser.add_argument(
-        "--methods",
-        nargs="+",
-        default=["strided_conv", "avg_pool", "adastride_f"],
-        help="METHOD[:WORD=VALUE,...]; or one for each stage, joined by +",
-    )
+    corpus = "Folder of recordings; optional trans.txt: NAME TEXT"
+    config, methods = "YAML file of all hyper-parameters", "strided_conv avg_pool"
+    add_run_options(parser, corpus, config, f"{methods} adastride_f", "0 1 2")
     parser.add_argument(
         "--rates", nargs="+", default=["4", "8", "16"], help="Powers of 2"
-    )
-    parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"], help="Numbers")
-    parser.add_argument(
-        "--nj", type=int, default=1, help="Parallel runs, one core each"
-    )
-    parser.add_argument(
-        "--reference", default="strided_conv", help="Method to compare with"
     )
     parser.add_argument(
         "--listen",
         type=whole(0),
         default=3,
         help="Test recordings on the listening page",
-    )
-    parser.add_argument(
-        "--train",
-        type=str2bool,
-        default=True,
-        help="false: only the table of finished runs",
     )
     return parser
 
@@ -94,21 +77,16 @@ def read_lists(args):
     Raises:
         RecipeError: a word that is not a number, or an empty list.
     """
-    methods, rates = split_list(args.methods), split_list(args.rates)
-    seeds = read_seeds(args.seeds)
+    methods, seeds = read_methods(args)
+    rates = split_list(args.rates)
     for word in rates:
         if not re.fullmatch(r"\d{1,4}", word) or bin(int(word)).count("1") != 1:
             raise RecipeError(f"--rates {word}: give powers of 2, e.g. 4 8 16")
     if "1" in rates:
         raise RecipeError("--rates 1: does not downsample; give at least 2")
-    if not (methods and rates):
-        raise RecipeError("--methods and --rates: give at least one of each")
-    check_jobs(args.nj)
-    return (
-        [parse_method(word) for word in methods],
-        [int(word) for word in rates],
-        seeds,
-    )
+    if not rates:
+        raise RecipeError("--rates: give at least one")
+    return methods, [int(word) for word in rates], seeds
 
 
 def run_config(config, method, rate, seed):

@@ -80,30 +80,17 @@ def main(cmd=None):
         nj=args.nj,
         environment=environment,
     )
-    failures = []
-    with resumable(Interrupted):
-        failures = run_missing(args, grid, experiment)
+    runs, failures = experiment.runs(), []
+    todo = [run for run in runs if not grid.is_done(run)]
+    print(f"{len(runs) - len(todo)} of {len(runs)} runs have their records")
+    if todo:
+        todo, logs = todo[: args.limit], grid.expdir / experiment.name
+        with resumable(Interrupted):
+            state, check = code_state(), grid.check_data
+            failures = run_grid(grid, todo, args.nj, logs, state, check)
     print("\n".join(write_results(args.definition, args.records, args.results)))
     if failures:
         raise RecipeError(f"{len(failures)} runs failed; the first: {failures[0]}")
-
-
-def run_missing(args, grid, experiment):
-    """Do the runs without a record; return the failures."""
-    runs = experiment.runs()
-    todo = [run for run in runs if not grid.is_done(run)]
-    if not todo:
-        print(f"all {len(runs)} runs have their records")
-        return []
-    print(f"{len(runs) - len(todo)} of {len(runs)} runs have their records")
-    return run_grid(
-        grid,
-        todo[: args.limit],
-        args.nj,
-        grid.expdir / experiment.name,
-        code_state(),
-        grid.check_data,
-    )
 
 
 if __name__ == "__main__":

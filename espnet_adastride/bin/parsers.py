@@ -7,8 +7,11 @@ option closest to an unknown one, and shows defaults only where they carry infor
 import argparse
 import sys
 from pathlib import Path
+from typing import List, Sequence, Tuple
 
-from espnet_adastride.errors import nearest
+from espnet_adastride.errors import RecipeError, nearest
+from espnet_adastride.networks.methods import Method, parse_method
+from espnet_adastride.options import check_jobs, read_seeds, split_list, str2bool
 from espnet_adastride.version import __version__
 
 
@@ -78,13 +81,41 @@ class Parser(argparse.ArgumentParser):
         super().error(message)
 
 
-def add_report_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the tables of classifiers: a reference, confusions."""
-    parser.add_argument(
-        "--reference",
-        default="strided_conv",
-        help="Method that others are tested against",
-    )
-    parser.add_argument(
-        "--confusion", default="adastride", help="Method whose confusions are drawn"
-    )
+def add_run_options(
+    parser: argparse.ArgumentParser, corpus: str, config: str, methods: str, seeds: str
+) -> None:
+    """Add the options of a command that trains methods x seeds.
+
+    Args:
+        corpus, config: help of the options.
+        methods, seeds: defaults, split at white space.
+    """
+    add = parser.add_argument
+    add("--corpus", help=corpus)
+    add("--config", help=config)
+    add("--exp", required=True, help="Folder of the experiment")
+    words = "METHOD[:WORD=VALUE,...]; or one for each stage, joined by +"
+    add("--methods", nargs="+", default=methods.split(), help=words)
+    add("--seeds", nargs="+", default=seeds.split(), help="Numbers")
+    add("--nj", type=int, default=1, help="Parallel runs, one core each")
+    tested = "Method that others are tested against"
+    add("--reference", default="strided_conv", help=tested)
+    only = "false: only the table of finished runs"
+    add("--train", type=str2bool, default=True, help=only)
+
+
+def read_methods(args, every: Sequence[str] = ()) -> Tuple[List[Method], List[int]]:
+    """Return methods and seeds; a list may be one word with spaces.
+
+    Args:
+        every: the methods that ``all`` means.
+
+    Raises:
+        RecipeError: a seed is not an integer, no method, or --nj is below 1.
+    """
+    words, seeds = split_list(args.methods), read_seeds(args.seeds)
+    check_jobs(args.nj)
+    if not words:
+        raise RecipeError("--methods: give at least one")
+    words = list(every) if every and words == ["all"] else words
+    return [parse_method(word) for word in words], seeds

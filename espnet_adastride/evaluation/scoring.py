@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
@@ -60,17 +60,7 @@ class Counts:
     sentence_errors: int = 0
 
     def __add__(self, other: "Counts") -> "Counts":
-        return Counts(*(a + b for a, b in zip(self._tuple(), other._tuple())))
-
-    def _tuple(self) -> Tuple[int, ...]:
-        return (
-            self.sentences,
-            self.correct,
-            self.substitutions,
-            self.deletions,
-            self.insertions,
-            self.sentence_errors,
-        )
+        return Counts(*map(sum, zip(astuple(self), astuple(other))))
 
     @property
     def words(self) -> int:

@@ -103,7 +103,7 @@ class Experiment:
             for run in make_runs(
                 systems, part["rates"], part["seeds"], self.prefix, self.asr_args
             ):
-                runs.setdefault((run.system, run.rate, run.seed), run)
+                runs.setdefault(run.key, run)
         return list(runs.values())
 
     def settings(self) -> Dict[str, Any]:

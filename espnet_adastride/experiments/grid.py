@@ -8,7 +8,7 @@ import os
 import re
 from dataclasses import dataclass
 from functools import partial
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from espnet_adastride.errors import RecipeError, UserError
 from espnet_adastride.progress import Progress
@@ -45,6 +45,11 @@ class Run:
     seed: int
     tag: str
     asr_args: str
+
+    @property
+    def key(self) -> Tuple[str, float, int]:
+        """System, rate and seed."""
+        return self.system, self.rate, self.seed
 
     def __str__(self):
         return f"{self.system} {self.rate:g}x seed {self.seed}"

@@ -59,7 +59,7 @@ class SetScores:
 
     Attributes:
         utterances: ids.
-        groups: of each: its speaker, or what utt2spk has.
+        groups: :func:`speaker_of` each.
         seconds: duration of each.
         words, characters: {"reference" | "substitutions" | "deletions" | "insertions":
             counts of each utterance}.
@@ -91,9 +91,9 @@ class SetScores:
 def speaker_of(utterance: str, given: str) -> str:
     """Return the group of an utterance that intervals are resampled over.
 
-    LibriSpeech's recipes name speaker and chapter in utt2spk (``given``), as Kaldi does;
-    the group is the speaker, the first of the three numbers of an id. Other corpora's
-    groups are those of utt2spk.
+    LibriSpeech's recipes name speaker and chapter in utt2spk (``given``), as Kaldi
+    does; the group is the speaker, the first of the three numbers of an id. Other
+    corpora's groups are those of utt2spk.
     """
     numbers = re.fullmatch(r"(\d+)-\d+-\d+", utterance)
     return numbers[1] if numbers else given
@@ -116,7 +116,7 @@ def score_set(
 
     Args:
         ref, hyp: texts by utterance.
-        groups: by utterance: speakers, say.
+        groups: of utt2spk.
         seconds: durations.
         frames: (frames, emitting frames) by utterance; None: unknown.
 
@@ -139,7 +139,7 @@ def score_set(
     pairs = [] if frames is None else [frames[k] for k in keys]
     return SetScores(
         keys,
-        [groups[key] for key in keys],
+        [speaker_of(key, groups[key]) for key in keys],
         [round(seconds[key], 3) for key in keys],
         counts(words),
         counts(characters),
@@ -331,7 +331,7 @@ def split_records(
     if experiment.task != "asr":
         return {record.key: record for record in records}, []
     fingerprint = experiment.fingerprint()
-    asr_args = {(r.system, r.rate, r.seed): r.asr_args for r in experiment.runs()}
+    asr_args = {run.key: run.asr_args for run in experiment.runs()}
     fit, others = {}, []
     for record in records:
         wanted = asr_args.get(record.key, record.content["asr_args"])

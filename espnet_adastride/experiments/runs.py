@@ -28,9 +28,9 @@ from espnet_adastride.experiments.records import (
     kept_configuration,
     make_content,
     read_record,
+    read_records,
     record_path,
     score_set,
-    speaker_of,
     split_records,
     training_record,
     write_record,
@@ -56,7 +56,6 @@ class Grid:
         environment: of the commands.
         options: of the script; default: those of the definition.
         measure: whether records have the costs of the model, which takes a minute.
-        by_speaker: whether groups are speakers; else what utt2spk has.
     """
 
     inference_tag = "decode"
@@ -72,7 +71,6 @@ class Grid:
         environment: Optional[Dict[str, str]] = None,
         options: Optional[Sequence[str]] = None,
         measure: bool = True,
-        by_speaker: bool = True,
     ):
         self.recipe = experiment.recipe_folder
         script = self.recipe / experiment.script
@@ -85,7 +83,7 @@ class Grid:
             options = [w for k, v in given.items() for w in (f"--{k}", str(v))]
         self.what, self.records = experiment, Path(records)
         self.python, self.environment = python, environment
-        self.costs, self.by_speaker = measure, by_speaker
+        self.costs = measure
         self.data = self.recipe / dumpdir / experiment.feats_type
         self.expdir = self.recipe / expdir
         self._command = [
@@ -119,11 +117,11 @@ class Grid:
         sets = {name: self.folder_of(name) for name in self.what.test_sets}
         for name in (self.what.train_set, self.what.valid_set):
             sets[name] = self.data / name
-        hashes = {
-            name: hash_data(read_text(folder / "text"), self._seconds(folder))
-            for name, folder in sets.items()
-        }
+        hashes = {name: self._hash(folder) for name, folder in sets.items()}
         self.what = replace(self.what, data=hashes)
+
+    def _hash(self, folder: Path) -> str:
+        return hash_data(read_text(folder / "text"), self._seconds(folder))
 
     def folder_of(self, name: str) -> Path:
         """Return the folder of a set as it is decoded: all utterances of it."""
@@ -138,7 +136,7 @@ class Grid:
         """Return the record of a run, if there is one that fits."""
         path = record_path(self.records, run)
         found = [read_record(path)] if path.is_file() else []
-        return split_records(self.what, found)[0].get((run.system, run.rate, run.seed))
+        return split_records(self.what, found)[0].get(run.key)
 
     def scores(self, run: Run) -> Dict[str, SetScores]:
         """Return the scores of a finished run, by set."""
@@ -160,13 +158,10 @@ class Grid:
         if (decoded / "frames").is_file():
             table = read_table(decoded / "frames")
             frames = {key: value.split() for key, value in table.items()}
-        groups = read_table(data / "utt2spk")
-        if self.by_speaker:
-            groups = {key: speaker_of(key, own) for key, own in groups.items()}
         return score_set(
             read_text(data / "text"),
             read_text(decoded / "text", allow_empty=True),
-            groups,
+            read_table(data / "utt2spk"),
             self._seconds(data),
             frames,
         )
@@ -209,20 +204,15 @@ class Grid:
         Raises:
             RecipeError: naming the set and the record.
         """
-        for path in sorted(self.records.glob("*.json.gz")):
-            other = read_record(path)
-            if other.fingerprint != self.what.fingerprint():
-                continue
+        fit, _ = split_records(self.what, read_records(self.records))
+        for other in list(fit.values())[:1]:  # those there agree with each other
             for name, theirs in other.sets.items():
-                folder = self.folder_of(name)
-                texts = read_text(folder / "text")
-                if hash_data(texts, self._seconds(folder)) != theirs.data_sha256:
+                if self._hash(self.folder_of(name)) != theirs.data_sha256:
                     raise RecipeError(
-                        f"{name} here is not what {path} was tested on (utterances, "
-                        "texts or durations differ): the two cannot be compared; use "
-                        "the same data, or another experiment"
+                        f"{name} here is not what {other.path} was tested on "
+                        "(utterances, texts or durations differ): the two cannot be "
+                        "compared; use the same data, or another experiment"
                     )
-            return  # those there agree with each other
 
     def _measure(self, run: Run) -> Dict[str, Any]:
         """Measure in a process of its own: ESPnet is not imported here."""
@@ -251,8 +241,7 @@ def missing_runs(
     return [
         str(run)
         for run in runs
-        if (run.system, run.rate, run.seed) not in records
-        or test_set not in records[run.system, run.rate, run.seed].sets
+        if run.key not in records or test_set not in records[run.key].sets
     ]
 
 

@@ -107,7 +107,7 @@ def make_cells(experiment: Experiment, records: Dict[tuple, Record]) -> List[Cel
     test_set = experiment.test_sets[0]
     groups: Dict[Tuple[float, str], List[Record]] = {}
     for run in experiment.runs():
-        record = records.get((run.system, run.rate, run.seed))
+        record = records.get(run.key)
         group = groups.setdefault((run.rate, run.system), [])
         if record is not None and test_set in record.sets:
             group.append(record)

@@ -32,7 +32,7 @@ REFERENCE = {
     "3-9-1": "A B C D",
 }
 SECONDS = dict(zip(REFERENCE, (4.0, 4.0, 2.0, 2.0, 1.0, 1.0)))
-GROUPS = {key: key[0] for key in REFERENCE}  # the speaker
+GROUPS = {key: key.rpartition("-")[0] for key in REFERENCE}  # speaker and chapter
 #: one substitution in each; and two deletions and an insertion in the fast ones
 WORSE = {
     **{key: "A B C X" for key in REFERENCE},

@@ -134,7 +134,7 @@ def test_on_another_machine_it_resumes_from_the_records(folder, capsys):
     assert "1 of 4 runs have their records" in shown and "4 of 4 runs" in shown
     run(folder)
     assert not calls(folder)
-    assert "all 4 runs have their records" in capsys.readouterr().out
+    assert "4 of 4 runs have their records" in capsys.readouterr().out
 
 
 def test_other_settings_run_again(folder, capsys):
