@@ -27,7 +27,6 @@ import math
 import os
 from functools import partial
 from pathlib import Path
-from typing import List, NamedTuple
 
 from espnet_adastride.bin.clips_for_espnet import utterance_id, write_data
 from espnet_adastride.bin.parsers import (
@@ -39,7 +38,6 @@ from espnet_adastride.bin.parsers import (
 from espnet_adastride.config import merge_configs, read_config
 from espnet_adastride.corpora.audio import read_samples
 from espnet_adastride.corpora.clips import (
-    Clip,
     describe_clips,
     find_clips,
     folds_in_a_round,
@@ -60,7 +58,6 @@ from espnet_adastride.experiments.folders import (
 )
 from espnet_adastride.experiments.records import training_record
 from espnet_adastride.files import alone
-from espnet_adastride.networks.methods import Method
 from espnet_adastride.recipe.jobs import Interrupted
 from espnet_adastride.recipe.quiet import quiet_imports
 
@@ -183,65 +180,51 @@ def check_model(name, config, classes):
 # ----------------------------------------------------------------------------- stages
 
 
-class Run(NamedTuple):
-    """One training: a method and a seed.
+def train_run(folder, data, method, seed, tested, number, ngpu):
+    """Train a run or resume it, then test it, in the caller's process.
 
-    Attributes:
-        folder: gets the model.
+    Args:
+        folder: gets the model; the record is written beside it, into ``records/``.
         data: of the seed: train, valid, test, classes.txt.
-        method: of the strides.
-        seed: of split and training.
+        method, seed: of the strides, and of split and training.
         tested: the test clips.
-        round: of the cross-validation, or the seed.
+        number: of the round of the cross-validation, or the seed.
         ngpu: 0 or 1.
     """
-
-    folder: Path
-    data: Path
-    method: Method
-    seed: int
-    tested: List[Clip]
-    round: int
-    ngpu: int
-
-
-def train_run(run: Run) -> None:
-    """Train a run or resume it, then test it, in the caller's process."""
     import numpy as np
     import torch
 
     from espnet_adastride.plugin.espnet import cls_train
 
     torch.set_num_threads(1)  # one core per run
-    folder, data = run.folder, run.data
     options = ["--config", str(folder / "training.yaml"), "--output_dir", str(folder)]
     options += ["--token_list", str(data / "classes.txt"), "--resume", "true"]
-    options += ["--ngpu", str(run.ngpu)]
+    options += ["--ngpu", str(ngpu)]
     for part in ("train", "valid"):
         option = f"--{part}_data_path_and_name_and_type"
         options += [option, f"{data / part / 'wav.scp'},speech,sound"]
         options += [option, f"{data / part / 'label'},label,text"]
         options += [f"--{part}_shape_file", str(data / part / "shape")]
     cls_train(options)
-    found = classify(folder, data, run.tested, "cuda" if run.ngpu else "cpu")
+    found = classify(folder, data, tested, "cuda" if ngpu else "cpu")
     predictions = found.pop("predictions")
     training = training_record(folder)
-    right = [predictions[clip.id] == clip.label for clip in run.tested]
+    right = [predictions[clip.id] == clip.label for clip in tested]
     write_result(
         folder,
         "classification",
-        run.method.word,
-        run.seed,
+        method.word,
+        seed,
         read_config(folder / "training.yaml"),
         measured={
             "valid_accuracy": 100.0 * max(training["learning"]["valid"]["acc"]),
             **found,
         },
         test={
-            "round": run.round,
+            "round": number,
             "accuracy": 100.0 * float(np.mean(right)),
             "predictions": predictions,
-            "groups": {clip.id: clip.group for clip in run.tested},
+            "groups": {clip.id: clip.group for clip in tested},
         },
         **training,
     )
@@ -311,25 +294,18 @@ def train(args, methods, seeds):
     with alone(exp):
         for seed in seeds:
             parts = split_clips(clips, split, seed)
-            data, waiting = exp / "data" / f"seed{seed}", []
+            data, waiting = exp / "data" / f"seed{seed}", False
+            tested = [clips[index] for index in parts["test"]]
+            number = seed // folds_in_a_round(clips, split)
             for method in methods:
                 folder = exp / run_name(method.word, f"seed{seed}")
                 own = run_config(config, features, method, seed, len(parts["train"]))
                 if seed == seeds[0]:
                     check_model(method.word, own, classes)
                 claim_run(folder, own)
-                run = Run(
-                    folder=folder,
-                    data=data,
-                    method=method,
-                    seed=seed,
-                    tested=[clips[index] for index in parts["test"]],
-                    round=seed // folds_in_a_round(clips, split),
-                    ngpu=args.ngpu,
-                )
-                functions[folder] = partial(train_run, run)
-                if not is_finished(folder):
-                    waiting.append(run)
+                own = (folder, data, method, seed, tested, number, args.ngpu)
+                functions[folder] = partial(train_run, *own)
+                waiting |= not is_finished(folder)
             if waiting:
                 # ESPnet's STFT reflects the ends, so clips must be long enough
                 least = features.n_fft // 2 + 1

@@ -144,23 +144,18 @@ def _read_old(folder: Path) -> Record:
     return Record({**origin, **content}, path)
 
 
-def read_results(exp: PathLike) -> List[Record]:
+def read_results(exp: PathLike, needed: bool = True) -> List[Record]:
     """Return the records of an experiment, those of earlier versions first.
 
     Raises:
-        RecipeError: there is none.
+        RecipeError: there is none, and one is needed.
     """
-    found = find_results(exp)
-    if not found:
-        raise RecipeError(f"{exp}: no finished run (records/*.json.gz) in it")
-    return found
-
-
-def find_results(exp: PathLike) -> List[Record]:
-    """Return what :func:`read_results` does, or an empty list."""
     old = [path.parent for path in sorted(Path(exp).glob(f"*/{OLD_RESULT}"))]
     found = [_read_old(folder) for folder in old if not record_of(folder).is_file()]
-    return found + read_records(Path(exp) / "records")
+    found += read_records(Path(exp) / "records")
+    if needed and not found:
+        raise RecipeError(f"{exp}: no finished run (records/*.json.gz) in it")
+    return found
 
 
 def claim_run(folder: PathLike, config: Dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ espnet_adastride/evaluation/statistics.py.
 
 from collections import Counter
 from statistics import mean
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -286,13 +286,24 @@ def origin_lines(records: Sequence[Record]) -> List[str]:
     return lines + [f"- versions: {words} ({n})" for words, n in counts.items()]
 
 
-def _module(experiment: Experiment):
-    """Return what makes table and picture of the other tasks; it imports PyTorch."""
+def _task_page(
+    experiment: Experiment, records: Sequence[Record], resamples: int = 10000
+) -> Tuple[str, Optional[Figure]]:
+    """Return table and picture of classifiers or VQ-VAEs; imports PyTorch."""
+    baseline = experiment.baseline
     if experiment.task == "vqvae":
-        from espnet_adastride.experiments import vqvae as module
-    else:
-        from espnet_adastride.experiments.classification import tables as module
-    return module
+        from espnet_adastride.experiments import vqvae
+
+        found = vqvae.sort_runs(records)
+        table = vqvae.format_table(found, baseline, resamples)
+        return table, vqvae.plot_bits(found)
+    from espnet_adastride.experiments.classification import pictures, results, tables
+
+    runs = results.sort_runs(records)
+    rows, figure = results.compare(runs, baseline), None
+    if any(row.comparison for row in rows):
+        figure = pictures.plot_data_sets({experiment.name: rows}, baseline)
+    return tables.format_table(rows, runs, baseline), figure
 
 
 def write_page(
@@ -321,7 +332,7 @@ def write_page(
     if not used:
         return text + "No run is finished yet.\n"
     if experiment.task != "asr":
-        table = _module(experiment).record_table(used, experiment.baseline, resamples)
+        table, _ = _task_page(experiment, used, resamples)
         return text + "\n".join(origin_lines(used)) + f"\n\n{table}"
     for name in experiment.test_sets:
         same_data(used, name)
@@ -369,7 +380,7 @@ def write_page(
 def plot_page(experiment: Experiment, records: Sequence[Record]) -> Figure:
     """Draw WER over multiply-accumulates, a line a method; bars over the speakers.
 
-    Of the other tasks: the picture of their module.
+    Classification: differences to the baseline; VQ-VAEs: error over bits a second.
 
     Returns:
         A figure for ``style.save_figure``; None if no record can be drawn.
@@ -378,7 +389,7 @@ def plot_page(experiment: Experiment, records: Sequence[Record]) -> Figure:
     cells = make_cells(experiment, fit)
     if cells and experiment.task != "asr":
         used = [record for cell in cells for record in cell.records]
-        return _module(experiment).record_picture(used, experiment)
+        return _task_page(experiment, used)[1]
     cells = [c for c in cells if not np.isnan(c.measured("macs_per_second"))]
     if not cells:
         return None

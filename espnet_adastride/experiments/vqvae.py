@@ -17,7 +17,6 @@ from espnet_adastride.evaluation.statistics import (
     verdict,
     welch_interval,
 )
-from espnet_adastride.experiments.definition import Experiment
 from espnet_adastride.experiments.records import Record
 from espnet_adastride.report.style import drawing, line_style
 from espnet_adastride.report.tables import (
@@ -41,16 +40,6 @@ def sort_runs(records: Sequence[Record]) -> List[Dict[str, Any]]:
                 f"{record.path}: tested on other recordings than those beside it"
             )
     return sorted(runs, key=lambda r: (r["rate"], r["method"], r["seed"]))
-
-
-def record_table(records: Sequence[Record], reference: str, resamples: int) -> str:
-    """Return :func:`format_table` of some records."""
-    return format_table(sort_runs(records), reference, resamples)
-
-
-def record_picture(records: Sequence[Record], experiment: Experiment) -> Figure:
-    """Return :func:`plot_bits` of some records."""
-    return plot_bits(sort_runs(records))
 
 
 def format_table(

@@ -4,13 +4,8 @@ import math
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
-from matplotlib.figure import Figure
-
 from espnet_adastride.evaluation.statistics import LEVEL
-from espnet_adastride.experiments.classification.pictures import (
-    plot_confusion,
-    plot_data_sets,
-)
+from espnet_adastride.experiments.classification.pictures import plot_confusion
 from espnet_adastride.experiments.classification.results import (
     Comparison,
     Row,
@@ -20,11 +15,8 @@ from espnet_adastride.experiments.classification.results import (
     groups_of,
     read_runs,
     seeds_in_a_round,
-    sort_runs,
 )
-from espnet_adastride.experiments.definition import Experiment
 from espnet_adastride.experiments.folders import run_name
-from espnet_adastride.experiments.records import Record
 from espnet_adastride.files import write_text
 from espnet_adastride.options import name_seeds
 from espnet_adastride.report.style import save_figure
@@ -55,20 +47,6 @@ def report(exp, reference: str, method: str) -> List[Row]:
         save_figure(plot_confusion(runs, method), picture)
         print(f"Confusions of {method}: {picture}")
     return rows
-
-
-def record_table(records: Sequence[Record], reference: str, resamples: int) -> str:
-    """Return :func:`format_table` of some records; the number of resamples is fixed."""
-    runs = sort_runs(records)
-    return format_table(compare(runs, reference), runs, reference)
-
-
-def record_picture(records: Sequence[Record], experiment: Experiment) -> Figure:
-    """Return :func:`plot_data_sets` of some records; None: nothing to compare."""
-    rows = compare(sort_runs(records), experiment.baseline)
-    if not any(row.comparison for row in rows):
-        return None
-    return plot_data_sets({experiment.name: rows}, experiment.baseline)
 
 
 def format_table(rows: List[Row], runs: Dict[str, Runs], reference: str) -> str:

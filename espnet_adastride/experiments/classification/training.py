@@ -26,9 +26,9 @@ from espnet_adastride.errors import RecipeError
 from espnet_adastride.experiments.classification.features import Features
 from espnet_adastride.experiments.classification.options import Options, TrainingOptions
 from espnet_adastride.experiments.folders import (
-    find_results,
     is_finished,
     read_result,
+    read_results,
     run_folders,
     run_name,
     write_result,
@@ -51,7 +51,8 @@ def claim_experiment(folder, options: Options, clips: List[Clip]) -> None:
     config = describe_settings(options, clips)
     path = Path(folder) / "config.yaml"
     with locked(Path(folder) / ".lock"):
-        earlier = [run.content["configuration"] for run in find_results(folder)]
+        found = read_results(folder, needed=False)
+        earlier = [record.content["configuration"] for record in found]
         if path.is_file() and any(Path(folder).glob(f"*/{CHECKPOINT}")):
             earlier.append(read_config(path))
         for one in earlier:
