@@ -21,7 +21,7 @@ _MESSENGER = re.compile(
     r"^(?:\w+\.)*(?:ProcessExitedException|ChildFailedError|CalledProcessError)\b"
     r"|^RuntimeError:?\s*$|^\S*\.pl: job failed with status"
 )
-# What cannot belong to the message above it: a traceback, a log line.
+# Lines that do not continue the message above: a traceback, a log line.
 _NEXT = re.compile(r"^(?:\s*$|Traceback |During handling|[WIE]\d{4} |\[\S+\] \d{4}-)")
 _MAX_LENGTH = 600
 # How torchrun, torch.multiprocessing.spawn, Slurm and Open MPI report a process that a
@@ -49,8 +49,8 @@ _KILLED = (
 def killed_rank(text: str) -> str:
     """Return which of several training processes a signal ended, or an empty string.
 
-    The others then fail with what they think of the lost connection: not the cause.
-    SIGTERM is how the others are ended.
+    The others then fail with errors about the lost connection, which is not the cause.
+    They are ended by SIGTERM.
     """
     for pattern in _KILLED:
         for found in pattern.finditer(text):
@@ -73,7 +73,7 @@ def _signal_name(number: int) -> str:
 
 
 def describe_signal(name: str) -> str:
-    """Return words on a process that a signal ended: why, perhaps, and what to do."""
+    """Return how a signal ended a process, a likely reason, and what to do."""
     why = " (out of memory? then smaller batches, fewer jobs)"
     return (
         f"ended by {name}{why if name == 'SIGKILL' else ''}; run the same command "
@@ -145,11 +145,11 @@ class TrainingLog:
         self._inode = None
         self._max_epoch: Optional[int] = None
         self._spans: List[float] = []
-        #: what ESPnet's trainer says of a training that it gave up; '': it did not
+        #: ESPnet's message on a training that it gave up; empty: it did not
         self.given_up = ""
 
     def new_lines(self) -> List[str]:
-        """Return the lines for people that the log has grown since the last call."""
+        """Return a line for each epoch that was logged since the last call."""
         try:
             status = self.path.stat()
         except OSError:

@@ -1,14 +1,14 @@
-"""What a training will meet, said before it starts: lengths, CTC, batches, cost.
+"""The plan of a training, made before it starts: lengths, CTC, batches, cost.
 
-1. what a set's batches hold           SetLengths
-2. what cannot work                    refuse_what_cannot_work, refuse_batch_bins,
+1. the batches of a set                SetLengths
+2. settings that cannot work           refuse_what_cannot_work, refuse_batch_bins,
                                        refuse_no_update
-3. what works, but is worth knowing    set_warnings
-4. how long an epoch takes             epoch_seconds
-5. the page for people                 write_plan
+3. warnings                            set_warnings
+4. duration of an epoch                epoch_seconds
+5. the page                            write_plan
 
-Arithmetic and words alone: ``espnet_adastride/plugin/planning.py`` asks ESPnet for the
-numbers.
+This file computes and formats; ``espnet_adastride/plugin/planning.py`` gets the numbers
+from ESPnet.
 """
 
 import math
@@ -34,12 +34,12 @@ class SetLengths:
         samples: Audio samples of each utterance, or frames of extracted features.
         rate: Samples, or such frames, a second.
         features: Frames before the encoder's input layer.
-        frames: Frames behind it, in the utterance's batch (the convolutions of ESPnet
+        frames: Frames after it, in the utterance's batch (the convolutions of ESPnet
             202511 give one or two more beside a longer utterance).
         needed: Frames that CTC needs; empty if the model has no CTC.
-        fastest: Frames behind the input layer when the audio is sped up the most while
-            training (speed_perturb in preprocessor_conf); None: it is not.
-        stride_words: What a smaller number of would let CTC align more, in words.
+        fastest: Frames after the input layer at the highest speed of the augmentation
+            (speed_perturb in preprocessor_conf); None: no such augmentation.
+        stride_words: Name of the setting to lower so that CTC can align more.
     """
 
     name: str
@@ -111,7 +111,7 @@ def _percent(share: float) -> str:
 def refuse_what_cannot_work(
     lengths: SetLengths, limit: int, max_unalignable: float, token_type: str = "bpe"
 ) -> None:
-    """Refuse a set with which training would stop, or would learn too little.
+    """Reject a set with which training would stop, or would learn too little.
 
     Args:
         lengths: The set.
@@ -161,13 +161,13 @@ def refuse_what_cannot_work(
 def refuse_lengths_of_frontend(
     lengths: SetLengths, words: str, longest: int, most: Optional[int]
 ) -> None:
-    """Refuse a set at which a frontend would stop, or of which it hears only a part.
+    """Reject a set at which a frontend would stop, or of which it uses only a part.
 
     Args:
         lengths: The set.
         words: Name of the frontend.
         longest: Samples that the longest utterance of a batch must have.
-        most: Samples behind which the frontend hears nothing; None: it hears all.
+        most: Samples that the frontend uses at most; None: all.
 
     Raises:
         RecipeError: Naming utterances and the fix.
@@ -226,7 +226,7 @@ def utterance_bins(shapes: Sequence[Dict[str, Sequence[int]]], kind: str) -> Dic
 
 
 def refuse_batch_bins(name: str, bins: Dict[str, int], batch_bins: int) -> None:
-    """Refuse ``batch_bins`` that no, or not every, utterance fits into.
+    """Reject ``batch_bins`` that are too small for some utterances.
 
     Args:
         name: ``training`` or ``validation``.
@@ -250,9 +250,10 @@ def refuse_batch_bins(name: str, bins: Dict[str, int], batch_bins: int) -> None:
 
 
 def refuse_no_update(batches: int, accum_grad: int) -> None:
-    """Refuse a training whose epochs end before its first update.
+    """Reject a training whose epochs end before the first update.
 
-    ESPnet updates the model once in ``accum_grad`` batches, counted anew every epoch.
+    ESPnet updates the model every ``accum_grad`` batches and restarts the count in
+    every epoch.
 
     Args:
         batches: of an epoch.
@@ -287,7 +288,7 @@ def vocabulary_warning(path: PathLike, shapes: Dict, tokens: int) -> Optional[st
 
 
 def set_warnings(lengths: SetLengths, limit: int) -> List[str]:
-    """Return what of a set works, but is worth knowing; a line each."""
+    """Return the warnings about a set, a line each."""
     lines = []
     short = lengths.too_short(limit)
     if short:

@@ -48,7 +48,7 @@ class Counts:
         correct: Reference tokens that were recognised.
         substitutions: Reference tokens recognised as another.
         deletions: Reference tokens that were not recognised.
-        insertions: Hypothesis tokens that stand against no reference token.
+        insertions: Hypothesis tokens without a reference token.
         sentence_errors: Utterances with any error.
     """
 
@@ -154,7 +154,7 @@ def pieces(bpemodel: Union[str, Path]) -> Tokenizer:
 def check_ids(
     ref: Dict[str, str], hyp: Dict[str, str], missing: str = "refuse"
 ) -> List[str]:
-    """Check that references and hypotheses speak of the same utterances.
+    """Check that references and hypotheses have the same utterances.
 
     Args:
         ref: References by id.
@@ -280,7 +280,7 @@ def format_summary(groups: Dict[str, Counts], title: str) -> str:
 
     Args:
         groups: Counts by speaker; ``{}`` gives the sum alone.
-        title: Shown above the table.
+        title: Line above the table.
     """
     rows = [[name] + groups[name].columns() for name in sorted(groups)]
     rows.append(["Sum/Avg"] + sum(groups.values(), Counts()).columns())
@@ -523,8 +523,8 @@ def write_results(expdir: Union[str, Path]) -> str:
     """(Re)write ``EXPDIR/RESULTS.md`` from all decode folders below; return its text.
 
     Raises:
-        DataError: See :func:`find_results`; or a RESULTS.md stands there that another
-            hand wrote.
+        DataError: See :func:`find_results`; or RESULTS.md is another program's or
+            person's.
     """
     text = format_results(find_results(expdir))
     path = Path(expdir) / "RESULTS.md"

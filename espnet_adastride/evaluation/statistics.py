@@ -1,7 +1,7 @@
-"""Intervals and tests: bootstrap, exact test, Welch, Holm, each once, in plain units.
+"""Intervals and tests: bootstrap, exact test, Welch, Holm.
 
-An interval has the unit of what is given: errors by words make a rate, errors in dB by
-frames make dB; :meth:`Estimate.percent` is for those who want points.
+An interval has the unit of its values: errors divided by words are a rate, errors in dB
+divided by frames are dB; :meth:`Estimate.percent` converts to percent or points.
 
 **The paired test.** The values of a system in an utterance are averaged over its seeds,
 so that an utterance carries all seeds with it; the difference of two systems is

@@ -1,4 +1,4 @@
-"""Where the frames go: local strides against what is said, over many utterances.
+"""Local strides against what is said, over many utterances.
 
 1. the local stride at instants      local_strides
 2. what is said at the instants      inside, near, classes_at
@@ -65,7 +65,7 @@ def local_strides(boundaries: np.ndarray, times: np.ndarray, step: float) -> np.
 
 
 def inside(items: Sequence[Timed], times: np.ndarray) -> np.ndarray:
-    """Return (n,) booleans: does the instant lie within one of the spans?"""
+    """Return (n,) booleans: is the instant within one of the spans?"""
     result = np.zeros(len(times), dtype=bool)
     for item in items:
         result |= (times >= item.start) & (times < item.end)
@@ -139,7 +139,7 @@ def quantile_cells(values: np.ndarray, cells: int = CELLS) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Relation:
-    """What the local stride tells of a yes or no.
+    """What the local stride tells about a property that instants have or not.
 
     Attributes:
         share: of the instants that are marked, 0 to 1.

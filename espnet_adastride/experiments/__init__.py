@@ -1,9 +1,11 @@
 """Comparisons: a grid of runs, a record of each that outlives the machine, tables.
 
 definition.py      what is compared: conf/experiments/NAME.yaml
-grid.py, runs.py   runs of a recipe, some at a time, resumable
-records.py         what each run leaves in results/records; measure.py: its cost
-tables.py          every table and picture, from records alone
+grid.py            runs, and the one loop over them: parallel, resumable
+runs.py            runs of a recipe; folders.py: runs that are functions
+records.py         the record that every run leaves; measure.py: a model's cost
+tables.py          every page and picture, from records alone
+comparison.py      tables of error rates and their differences
+classification/    training and tables of classifiers; vqvae.py: tables of VQ-VAEs
 rate_curves.py     one model at many rates
-classification/    the same for classifiers; vqvae.py: for VQ-VAEs
 """

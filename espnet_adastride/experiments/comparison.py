@@ -4,7 +4,7 @@
         -> difference to the baseline at the same rate, paired by utterance
         -> Markdown
 
-What the intervals and tests say, and what not: ``evaluation/statistics.py``.
+What the intervals and tests show, and what they do not: ``evaluation/statistics.py``.
 """
 
 from dataclasses import dataclass, field
@@ -32,15 +32,15 @@ from espnet_adastride.report.tables import (
 
 @dataclass
 class Result:
-    """A system at one rate: what its runs, one a seed, did on the test set.
+    """Results of a system at one rate on the test set, one run for each seed.
 
     Attributes:
         system: Name.
-        rate: Downsampling that was asked for.
-        seeds: Seeds of the runs, in the order of the rest.
-        word_errors, char_errors: (U,) a seed.
-        stats: By seed, what else the training reported: ``stride``, ``largest_jump``,
-            ``empty_slots``, ``minutes``.
+        rate: Configured downsampling.
+        seeds: Seeds of the runs, in the order of the other lists.
+        word_errors, char_errors: (U,) for each seed.
+        stats: For each seed, other figures of the training: ``stride``,
+            ``largest_jump``, ``empty_slots``, ``minutes``.
     """
 
     system: str
@@ -56,8 +56,8 @@ class Reference:
     """What the systems were tested on.
 
     Attributes:
-        words, chars: (U,) reference tokens of every utterance.
-        groups: (U,) what utterances share recordings with each other.
+        words, chars: (U,) number of reference tokens.
+        groups: (U,) groups of utterances that share recordings or a speaker.
     """
 
     words: np.ndarray
@@ -85,9 +85,9 @@ def format_comparison(
     Args:
         results: Systems by rate, in the order of the rows.
         test: The test set.
-        baseline: Name of the system that others are compared with, at the same rate
+        baseline: Name of the system that the others are compared with, at the same rate
             and over the seeds that both have.
-        resamples: Of the bootstrap.
+        resamples: Number of bootstrap resamples.
 
     Raises:
         DataError: No result at all.

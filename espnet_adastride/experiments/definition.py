@@ -84,7 +84,7 @@ class Experiment:
 
     @property
     def prefix(self) -> str:
-        """Of the runs' tags: another configuration has other folders."""
+        """Prefix of the runs' tags: another configuration has other folders."""
         return self.tag or f"{self.name}_{self.fingerprint()[:8]}"
 
     def systems(self) -> Dict[str, System]:
@@ -107,7 +107,7 @@ class Experiment:
         return list(runs.values())
 
     def settings(self) -> Dict[str, Any]:
-        """Return what all runs have in common and a result depends on."""
+        """Return the settings that all runs share and that results depend on."""
         if self.task != "asr":
             return {"task": self.task}
         return {
@@ -130,7 +130,7 @@ def read_experiment(path: PathLike) -> Experiment:
     """Read a definition.
 
     Raises:
-        RecipeError: an unknown or missing word, or a list that is empty; one line.
+        RecipeError: an unknown or missing word, or an empty list.
     """
     path = Path(path)
     content = read_yaml(path)

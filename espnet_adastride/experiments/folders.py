@@ -1,9 +1,9 @@
-"""An experiment's folder: a run each in a folder of its own, and their records.
+"""An experiment's folder: a folder and a record for each run.
 
-    EXP/NAME/                      what a training leaves
-    EXP/records/NAME.json.gz       its record (records.py): the run is finished
+    EXP/NAME/                      log, checkpoint and model of a run
+    EXP/records/NAME.json.gz       its record (records.py), written when it is finished
 
-Versions up to 0.2 wrote ``EXP/NAME/result.json`` instead; these are read, too.
+Versions up to 0.2 wrote ``EXP/NAME/result.json`` instead, which is still read.
 """
 
 import json
@@ -29,7 +29,7 @@ from espnet_adastride.experiments.records import (
 from espnet_adastride.files import PathLike, write_text
 from espnet_adastride.recipe.jobs import Job
 
-#: of versions up to 0.2: one line of JSON in a run's folder
+#: one line of JSON in a run's folder, written by versions up to 0.2
 OLD_RESULT = "result.json"
 
 
@@ -57,16 +57,16 @@ def write_result(
     configuration: Dict[str, Any],
     **parts: Any,
 ) -> None:
-    """Write a run's record: the run is finished.
+    """Write the record that marks a run as finished.
 
     Args:
         folder: folder of the run.
         task: ``classification`` or ``vqvae``.
-        method: the method's word.
-        seed: of the training.
-        configuration: that it was trained with.
-        parts: ``learning``, ``timing``, ``measured`` and the scores of the test set,
-            ``test``.
+        method: word of the method.
+        seed: seed of the training.
+        configuration: configuration of the training.
+        parts: ``learning``, ``timing`` and ``measured`` (records.py), and ``test``, the
+            scores of the test set.
     """
     content = {**provenance(), **_content(task, method, seed, configuration, **parts)}
     write_record(record_of(folder), content)
@@ -86,7 +86,7 @@ def _content(task, method, seed, configuration, test, measured, **parts):
 
 
 def _asked_rate(configuration: Dict[str, Any], measured: Dict[str, Any]) -> float:
-    """Return the downsampling that was asked for; where that is not said, the real."""
+    """Return the configured downsampling, or the measured one if there is none."""
     for name in ("network", "network_conf", "encoder_conf"):
         network = configuration.get(name, {})
         if "strides" in network:
@@ -103,7 +103,7 @@ def read_result(folder: PathLike) -> Record:
 
 
 def _read_old(folder: Path) -> Record:
-    """Return what a version up to 0.2 wrote, as a record."""
+    """Return the result that a version up to 0.2 wrote, as a record."""
     path = folder / OLD_RESULT
     old = json.loads(path.read_text(encoding="utf-8"))
     old.pop("command", None)
@@ -145,10 +145,10 @@ def _read_old(folder: Path) -> Record:
 
 
 def read_results(exp: PathLike, needed: bool = True) -> List[Record]:
-    """Return the records of an experiment, those of earlier versions first.
+    """Return the records of an experiment, results of earlier versions first.
 
     Raises:
-        RecipeError: there is none, and one is needed.
+        RecipeError: one is needed, and there is none.
     """
     old = [path.parent for path in sorted(Path(exp).glob(f"*/{OLD_RESULT}"))]
     found = [_read_old(folder) for folder in old if not record_of(folder).is_file()]
@@ -159,14 +159,14 @@ def read_results(exp: PathLike, needed: bool = True) -> List[Record]:
 
 
 def claim_run(folder: PathLike, config: Dict[str, Any]) -> None:
-    """Write a run's ``training.yaml``, or see that it is the one it was started with.
+    """Write ``training.yaml`` of a run after checking that its options are unchanged.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         config: ESPnet's options.
 
     Raises:
-        RecipeError: naming what was changed.
+        RecipeError: the run was started with other options; names the first.
     """
     path = Path(folder) / "training.yaml"
     if is_finished(folder):
@@ -183,17 +183,16 @@ def run_folders(
     log: str = "train.log",
     describe: Optional[Callable[[Dict[str, Any]], str]] = None,
 ) -> None:
-    """Do the runs that are not finished, each a function in a forked process.
+    """Do the unfinished runs, each a function in a forked process.
 
     Args:
-        functions: by the runs' folders; each writes its record in the end.
-        limit: parallel runs.
-        log: name of the file in a run's folder that takes what it says; "": it says it
-            here.
-        describe: takes a record's figures, returns the run in words; default: its name.
+        functions: functions by run folder; each writes its record at the end.
+        limit: number of parallel runs.
+        log: file in a run's folder that receives its output; "": this process's output.
+        describe: makes a line from a record's figures; default: the folder's name.
 
     Raises:
-        RecipeError: a run has failed (the others are ended); names its log.
+        RecipeError: a run has failed, and the others were stopped; names its log.
     """
 
     def finish(folder: Path) -> Optional[str]:

@@ -20,8 +20,8 @@ class System:
     """A method, or a variant of one, at no particular rate.
 
     Attributes:
-        name: In tables and names of folders.
-        words: Training options, the rate left out.
+        name: Name in tables and of folders.
+        words: Training options without the rate.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Run:
     Attributes:
         system: The system's name.
         rate: Overall downsampling.
-        seed: Of the training.
+        seed: Seed of the training.
         tag: Name of the experiment's folder behind ``asr_``.
         asr_args: Options that override the configuration.
     """
@@ -134,14 +134,14 @@ def make_runs(
 
 
 class Step(NamedTuple):
-    """What :func:`run_all` needs to know of a run.
+    """What :func:`run_all` needs to know about a run.
 
     Attributes:
-        name: for the lines on the progress.
-        job: that does it.
-        is_done: whether it need not be done (again).
-        finish: called when the job has succeeded; returns the run in words, or None
-            where it was left to another process; a RecipeError is a failure.
+        name: name in progress lines.
+        job: the job that does the run.
+        is_done: returns whether the run is done already.
+        finish: called after the job has succeeded; returns a description of the run, or
+            None if another process does it; an error marks the run as failed.
     """
 
     name: str
@@ -158,22 +158,22 @@ def run_all(
     environment: Optional[dict] = None,
     interval: float = 0.2,
 ) -> List[str]:
-    """Do what is not done, in order, ``limit`` at a time, and tell how far it is.
+    """Do the missing runs in order, ``limit`` at a time, and report progress.
 
     Args:
         steps: all runs of a grid.
-        limit: parallel runs.
-        say: takes lines: what was finished, what runs, when all will be.
-        keep_going: a failed run stops no other.
-        environment: of commands.
-        interval: seconds between two looks at what runs.
+        limit: number of parallel runs.
+        say: receives progress lines: finished runs, current runs, remaining time.
+        keep_going: whether the other runs continue after a failure.
+        environment: environment of commands.
+        interval: seconds between checks of the running jobs.
 
     Returns:
-        One line for each failed run, if the others should continue.
+        One line for each failed run (``keep_going``).
 
     Raises:
-        RecipeError: a run has failed (the others are ended).
-        Interrupted: a signal came; all runs are ended.
+        RecipeError: a run has failed, and the others were stopped.
+        Interrupted: a signal arrived, and all runs were stopped.
     """
     todo = [step for step in steps if not step.is_done()]
     progress = Progress(len(steps), len(steps) - len(todo), limit, say)

@@ -1,8 +1,8 @@
-"""What a trained model costs, and what CTC cannot align at its rate.
+"""The cost of a trained model, and the utterances that CTC cannot align at its rate.
 
-Costs are of recognising, not of training: encoder and CTC's projection on one utterance
-of :data:`SECONDS`, alone in its batch. Seconds are those of the processor in one
-thread, so that other work on the machine counts little.
+The cost is that of recognition, not of training: the encoder and CTC's projection on
+one utterance of :data:`SECONDS`, alone in its batch. Seconds are processor time of one
+thread, so that other work on the machine has little influence.
 """
 
 import time
@@ -38,7 +38,7 @@ class _Recogniser(torch.nn.Module):
 
 
 def processor_seconds(function, passes: int = PASSES) -> float:
-    """Return the seconds of the processor that a call takes: the median of some."""
+    """Return the processor time of a call in seconds: the median of ``passes``."""
     function()
     spent = []
     for _ in range(passes):
@@ -54,7 +54,7 @@ def cost(model: torch.nn.Module, args, seconds: float = SECONDS) -> Dict[str, fl
     Args:
         model: ESPnetASRModel with a CTC branch.
         args: its options.
-        seconds: of the utterance that is counted.
+        seconds: duration of the utterance.
     """
     count = round(seconds * sampling_rate(args))
     shape = [1, count] + ([] if args.input_size is None else [args.input_size])
@@ -82,7 +82,7 @@ def cost(model: torch.nn.Module, args, seconds: float = SECONDS) -> Dict[str, fl
 
 
 def upstream_seconds(folder: PathLike) -> Optional[float]:
-    """Return an upstream's seconds per second of audio; None where it is not here."""
+    """Return an upstream's seconds per second of audio; None if not available here."""
     import numpy as np
 
     try:
@@ -101,7 +101,7 @@ def upstream_seconds(folder: PathLike) -> Optional[float]:
 
 
 def unalignable(model: torch.nn.Module, args, folder: PathLike) -> Tuple[int, int]:
-    """Return the utterances of a set that CTC cannot align, and all of them.
+    """Return how many utterances of a set CTC cannot align, and how many it has.
 
     Args:
         folder: a data folder, with ``text``, and with ``utt2num_frames`` for extracted

@@ -1,7 +1,7 @@
 """Word error rate over rate over cost: one model at many rates beside others.
 
-A point is a model at an overall rate: its word errors on a set of utterances, greedily
-decoded one by one, and the seconds of computing per second of audio (real-time factor).
+A point is a model at an overall rate: its word errors on a set of utterances, decoded
+greedily one by one, and its computing time per second of audio (real-time factor).
 Points of one name and rate, such as seeds, are pooled (:func:`pool`).
 :func:`format_table` and :func:`plot_rates` show points; ``bin/rate_curve.py`` makes
 them.
@@ -24,11 +24,11 @@ class Point(NamedTuple):
     Attributes:
         model: its name.
         stride: overall rate, input frames by output frames.
-        own: it is the rate that the model's configuration names.
+        own: whether it is the rate of the model's configuration.
         errors: (U,) word errors by utterance.
         words: (U,) reference words by utterance.
-        seconds: of computing, all utterances.
-        audio: seconds of their audio.
+        seconds: computing time of all utterances.
+        audio: their duration in seconds.
     """
 
     model: str

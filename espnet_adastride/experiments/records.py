@@ -17,7 +17,7 @@ and speech recognition also
     upstream        what features were extracted with, or null
 
 Classification leaves out the rate in the file's name.
-Written twice, a record is the same file: gzip's time stamp is left out.
+Writing a record twice gives identical files: gzip's time stamp is left out.
 """
 
 import gzip
@@ -165,7 +165,7 @@ def kept_configuration(options: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def versions() -> Dict[str, str]:
-    """Return the versions of what computes."""
+    """Return the versions of Python and of the packages that compute."""
     from importlib import metadata
 
     found = {"python": platform.python_version()}
@@ -188,7 +188,7 @@ def machine() -> str:
 
 
 def code_state() -> str:
-    """Return the commit of this checkout, with + if files differ; empty: unknown."""
+    """Return the commit of this checkout, + if files differ; empty if unknown."""
     try:
         return subprocess.run(
             ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+"],
@@ -214,10 +214,10 @@ def training_record(folder: PathLike) -> Dict[str, Any]:
 
 
 def provenance(code: Optional[str] = None) -> Dict[str, Any]:
-    """Return what every record says of where it was made.
+    """Return format, code, versions and machine, which every record has.
 
     Args:
-        code: state of the code; default: of this checkout, now.
+        code: state of the code; default: the current state of this checkout.
     """
     return {
         "format": FORMAT,
@@ -235,7 +235,7 @@ class Record:
         path: of the file, for messages.
 
     Raises:
-        RecipeError: it is of another format.
+        RecipeError: it has another format.
     """
 
     def __init__(self, content: Dict[str, Any], path: PathLike = "a record"):
@@ -259,14 +259,14 @@ class Record:
 
     @property
     def fingerprint(self) -> str:
-        """Of the settings that it ran with."""
+        """Fingerprint of the run's settings."""
         return self.content["fingerprint"]
 
     @property
     def figures(self) -> Dict[str, Any]:
-        """Method, rate (as measured, if it was), seed, timing, figures and scores.
+        """Everything that the tables of classifiers and VQ-VAEs need, in one mapping.
 
-        Of classification and VQ-VAEs, which have one test set.
+        ``rate`` is the measured rate of a classifier, otherwise the configured one.
         """
         who = {"method": self.system, "rate": self.rate, "seed": self.seed}
         parts = [self.content[part] for part in ("learning", "timing", "measured")]
@@ -279,7 +279,7 @@ class Record:
         }
 
     def measured(self, name: str, default=None):
-        """Return a figure of experiments/measure.py; ``default`` where it lacks."""
+        """Return a figure of experiments/measure.py; ``default`` if it is missing."""
         return self.content.get("measured", {}).get(name, default)
 
 
@@ -302,7 +302,7 @@ def read_record(path: PathLike) -> Record:
     """Read a record.
 
     Raises:
-        RecipeError: it is damaged, or of another format.
+        RecipeError: it is damaged, or has another format.
     """
     try:
         content = json.loads(gzip.decompress(Path(path).read_bytes()))
@@ -322,11 +322,11 @@ def read_records(folder: PathLike) -> List[Record]:
 def split_records(
     experiment: Experiment, records: Sequence[Record]
 ) -> Tuple[Dict[Tuple[str, float, int], Record], List[Record]]:
-    """Return the records that fit an experiment by key, and the others.
+    """Return the records that match an experiment by key, and the others.
 
-    One fits that was made with the experiment's settings and, where it is of a run of
-    the grid, with that run's options: a variant may have got others since. Of other
-    tasks than speech recognition, all records fit.
+    A record matches if it has the experiment's settings and, for a run of the grid, the
+    options of that run (a variant's options may have changed). For other tasks than
+    speech recognition, all records match.
     """
     if experiment.task != "asr":
         return {record.key: record for record in records}, []
@@ -344,10 +344,10 @@ def split_records(
 
 
 def same_data(records: Sequence[Record], name: str) -> None:
-    """Refuse records of different test data.
+    """Reject records of different test data.
 
     Raises:
-        DataError: naming two of them.
+        DataError: names two of them.
     """
     first: Optional[Record] = None
     for record in records:

@@ -1,7 +1,7 @@
-"""The runs of an experiment: trained through a recipe, each left as a record.
+"""The runs of an experiment: trained through a recipe, each leaving a record.
 
-A run is done if its record is there and was made with the same settings; the trained
-model need not be. So a grid resumes on any machine from the records in git.
+A run is done if it has a record with the same settings; the trained model is not
+needed. A grid therefore resumes on any machine from the records in git.
 """
 
 import json
@@ -48,14 +48,14 @@ class Grid:
     a folder with a training of other options.
 
     Args:
-        experiment: what is compared.
+        experiment: the definition.
         records: folder of the records.
-        dumpdir, expdir: of the recipe; outside it if absolute.
-        python: that runs the recipe.
-        nj: jobs of the preparation.
-        environment: of the commands.
-        options: of the script; default: those of the definition.
-        measure: whether records have the costs of the model, which takes a minute.
+        dumpdir, expdir: folders of the recipe; outside it if absolute.
+        python: interpreter that runs the recipe.
+        nj: number of parallel jobs of the preparation.
+        environment: environment of the commands.
+        options: options of the script; default: those of the definition.
+        measure: whether to measure the model's cost, which takes a minute.
     """
 
     inference_tag = "decode"
@@ -113,7 +113,7 @@ class Grid:
         return self.expdir / f"asr_{run.tag}"
 
     def note_data(self) -> None:
-        """Make the prepared data a part of the settings: with others, runs again."""
+        """Add hashes of the prepared data to the settings that records must match."""
         sets = {name: self.folder_of(name) for name in self.what.test_sets}
         for name in (self.what.train_set, self.what.valid_set):
             sets[name] = self.data / name
@@ -129,11 +129,11 @@ class Grid:
         return self.data / "org" / name if whole else self.data / name
 
     def is_done(self, run: Run) -> bool:
-        """Return whether a run has a record that fits."""
+        """Return whether a run has a matching record."""
         return self.record(run) is not None
 
     def record(self, run: Run) -> Optional[Record]:
-        """Return the record of a run, if there is one that fits."""
+        """Return the matching record of a run, or None."""
         path = record_path(self.records, run)
         found = [read_record(path)] if path.is_file() else []
         return split_records(self.what, found)[0].get(run.key)
@@ -167,7 +167,7 @@ class Grid:
         )
 
     def describe(self, run: Run) -> str:
-        """Return a finished run in words."""
+        """Return a line about a finished run."""
         rates = []
         for name, scores in self.scores(run).items():
             wer = percent(scores.errors().sum(), scores.reference().sum())
@@ -178,7 +178,7 @@ class Grid:
         """Write the record of a run that has succeeded.
 
         Raises:
-            RecipeError: it cannot be measured.
+            RecipeError: the model cannot be measured.
         """
         scores = self.scores(run)
         folder = self.experiment(run)
@@ -199,13 +199,13 @@ class Grid:
         write_record(record_path(self.records, run), content)
 
     def check_data(self) -> None:
-        """See that the prepared sets are those of the records that fit.
+        """Check that the prepared sets are those of the matching records.
 
         Raises:
-            RecipeError: naming the set and the record.
+            RecipeError: they differ; names the set and the record.
         """
         fit, _ = split_records(self.what, read_records(self.records))
-        for other in list(fit.values())[:1]:  # those there agree with each other
+        for other in list(fit.values())[:1]:  # the records agree with each other
             for name, theirs in other.sets.items():
                 if self._hash(self.folder_of(name)) != theirs.data_sha256:
                     raise RecipeError(
@@ -215,7 +215,7 @@ class Grid:
                     )
 
     def _measure(self, run: Run) -> Dict[str, Any]:
-        """Measure in a process of its own: ESPnet is not imported here."""
+        """Measure in a separate process, because ESPnet is not imported here."""
         folder = self.experiment(run)
         output = folder / "measured.json"
         names = [self.what.train_set, *self.what.test_sets]
@@ -237,7 +237,7 @@ class Grid:
 def missing_runs(
     runs: Sequence[Run], records: Dict[tuple, Record], test_set: str
 ) -> List[str]:
-    """Return the runs without a record that holds the test set, in words."""
+    """Return the names of the runs without a record of the test set."""
     return [
         str(run)
         for run in runs
@@ -259,16 +259,16 @@ def run_grid(
         grid: the recipe.
         runs: all runs.
         limit: parallel runs.
-        folder: is locked, and receives what is printed: ``prepare.log``, ``TAG.log``.
-        code: state of the code, to be remembered: no reason to do a run again.
-        check: called when the data are prepared.
+        folder: is locked, and receives the logs ``prepare.log`` and ``TAG.log``.
+        code: state of the code, for the records.
+        check: called after the preparation of the data.
 
     Returns:
-        One line on every run that failed; the others are done.
+        One line for each failed run; the others are done.
 
     Raises:
-        RecipeError: the preparation failed, or another process has the folder.
-        Interrupted: a signal came.
+        RecipeError: the preparation failed, or another process has locked the folder.
+        Interrupted: a signal arrived.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

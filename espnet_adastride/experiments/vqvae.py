@@ -1,6 +1,6 @@
-"""Methods side by side: the table of an experiment, and error over bits a second.
+"""Tables and pictures of VQ-VAEs: methods compared, and error over bits per second.
 
-What the figures are: ``evaluation/vqvae.py``. Needs neither a model nor the quantiser.
+The figures are defined in ``evaluation/vqvae.py``. No model is needed.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Methods side by side: what a folder of classification runs says, and what it cannot.
+"""Methods compared: what classification runs show, and what they cannot show.
 
 * **accuracy**: mean over the rounds of a method, and their standard deviation. A round
   is a seed, or in a cross-validation (``split: folds``, ``leave_one_out``) the seeds
@@ -7,17 +7,17 @@
   rounds are tested on different groups (``split: rotating``), that of the groups;
 * **95 % interval**: bootstrap over the test *groups* (speakers; source recordings), a
   clip that several seeds were tested on counting once, with their mean;
-* **paired test** against a reference method: for every test *group*, how many answers
-  of one were right less those of the other, over its clips and the seeds; were the
-  methods no different, each such number could as well have the other sign. Exact and
-  two-sided (:func:`exact_test`). Where every group is a clip, and every clip belongs to
-  one seed, that is McNemar's exact test;
-* **Holm's correction** of its p for as many methods as are compared.
+* **paired test** against a reference method: for every test *group*, the number of
+  right answers of the method minus that of the reference, over clips and seeds. If the
+  methods did not differ, either sign would be equally likely. Exact and two-sided
+  (:func:`exact_test`). If every group is one clip, and every clip belongs to one seed,
+  this is McNemar's exact test;
+* **Holm's correction** of p for the number of methods compared.
 
-What the intervals and the test speak of is these trained networks on further groups:
-the clips of a group resemble each other, and so do the answers of several seeds to one
-clip. A handful of groups shows nothing (six speakers cannot have p below 1/32), and of
-so few no interval can be believed; the notes below the table say how many there are.
+Intervals and test describe these trained networks on further groups: the clips of a
+group resemble each other, and so do the answers of several seeds to one clip. Few
+groups cannot show a difference (six speakers cannot have p below 1/32), and their
+intervals are unreliable; the notes below the table give the number.
 """
 
 import inspect

@@ -42,7 +42,7 @@ CHECKPOINT = "checkpoint.pth"
 
 
 def claim_experiment(folder, options: Options, clips: List[Clip]) -> None:
-    """Write down what the runs of a folder share, or see that it is still the same.
+    """Write the settings that the runs of a folder share, or check them if it has runs.
 
     Raises:
         RecipeError: the folder holds runs (also interrupted ones) of another
@@ -61,7 +61,7 @@ def claim_experiment(folder, options: Options, clips: List[Clip]) -> None:
 
 
 def describe_settings(options: Options, clips: List[Clip]) -> Dict[str, Any]:
-    """Return what the runs of a folder share: the configuration, and a clips' hash."""
+    """Return the settings that runs of a folder share: configuration, clips (hash)."""
     ids = "\n".join("\t".join((c.id, c.group, c.fold, c.part)) for c in clips)
     digest = hashlib.sha256(ids.encode()).hexdigest()[:16]
     return {**dataclasses.asdict(options), "clips": f"{len(clips)}, hash {digest}"}
@@ -75,10 +75,10 @@ def train_all(
     folder,
     processes: int = 1,
 ) -> None:
-    """Train what is not finished, all methods of a seed before the next seed.
+    """Train the unfinished runs, all methods of a seed before the next seed.
 
-    A run that another call is at is left to that one: several calls with the same
-    arguments share the work.
+    A run that another process is training is skipped, so that several calls with the
+    same arguments share the work.
 
     Args:
         processes: runs at a time, each in a forked process on one thread; forked,
