@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import List, Sequence, Tuple
 
 from espnet_adastride.errors import RecipeError, nearest
-from espnet_adastride.networks.methods import Method, parse_method
 from espnet_adastride.options import check_jobs, read_seeds, split_list, str2bool
 from espnet_adastride.version import __version__
 
@@ -104,7 +103,7 @@ def add_run_options(
     add("--train", type=str2bool, default=True, help=only)
 
 
-def read_methods(args, every: Sequence[str] = ()) -> Tuple[List[Method], List[int]]:
+def read_methods(args, every: Sequence[str] = ()) -> Tuple[list, List[int]]:
     """Return methods and seeds; a list may be one word with spaces.
 
     Args:
@@ -113,6 +112,8 @@ def read_methods(args, every: Sequence[str] = ()) -> Tuple[List[Method], List[in
     Raises:
         RecipeError: a seed is not an integer, no method, or --nj is below 1.
     """
+    from espnet_adastride.networks.methods import parse_method  # not for --help
+
     words, seeds = split_list(args.methods), read_seeds(args.seeds)
     check_jobs(args.nj)
     if not words:
