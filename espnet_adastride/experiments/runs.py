@@ -146,8 +146,18 @@ class Grid:
             }
         return self._scores[run.tag]
 
+    def _rate(self, folder: Path) -> int:
+        """Return samples per second: the script may set ``fs`` without being asked."""
+        if "fs" not in self.what.options and (folder / "wav.scp").is_file():
+            import soundfile
+
+            first = self.recipe / next(iter(read_table(folder / "wav.scp").values()))
+            if first.is_file():  # not a command
+                return soundfile.info(first).samplerate
+        return parse_rate(str(self.what.options.get("fs", "16k")))
+
     def _seconds(self, folder: Path) -> Dict[str, float]:
-        rate = parse_rate(str(self.what.options.get("fs", "16k")))
+        rate = self._rate(folder)
         samples = read_table(folder / "utt2num_samples")
         return {key: int(n) / rate for key, n in samples.items()}
 

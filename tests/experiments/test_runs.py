@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import yaml
 
 from espnet_adastride.bin import experiment, results
@@ -135,6 +137,21 @@ def test_on_another_machine_it_resumes_from_the_records(folder, capsys):
     run(folder)
     assert not calls(folder)
     assert "4 of 4 runs have their records" in capsys.readouterr().out
+
+
+def test_durations_follow_the_rate_of_the_recordings(folder):
+    """A recipe may set fs itself, as egs/digits does."""
+    wave = folder / "one.wav"
+    soundfile.write(wave, np.zeros(8000, np.float32), 8000)
+    data = folder / "data"
+    data.mkdir()
+    (data / "utt2num_samples").write_text("u1 8000\nu2 4000\n")
+    (data / "wav.scp").write_text(f"u1 {wave}\nu2 {wave}\n")
+    what = definition.read_experiment(folder / "mine.yaml")
+    grid = runs.Grid(what, folder / "records")
+    assert grid._seconds(data) == {"u1": 1.0, "u2": 0.5}
+    (data / "wav.scp").write_text(f"u1 cat {wave} |\nu2 {wave}\n")
+    assert grid._seconds(data) == {"u1": 0.5, "u2": 0.25}  # a command: 16 kHz
 
 
 def test_other_settings_run_again(folder, capsys):
