@@ -339,13 +339,15 @@ def write_page(
     scores = cells[0].scores()[0]
     reference = cells[0].reference()
     bootstrap = Bootstrap(scores.groups, resamples)
+    # LibriSpeech's speakers are numbers; egs/digits has groups of one speaker's takes
+    units = "speakers" if all(g.isdigit() for g in scores.groups) else "groups"
     text += "\n".join(setup_lines(experiment, used)) + "\n\n"
     text += f"## Errors on {test_set}\n\n"
     text += error_table(experiment, cells, bootstrap)
     text += (
-        f"\n{bootstrap.number} speakers, {len(scores.utterances)} utterances, "
+        f"\n{bootstrap.number} {units}, {len(scores.utterances)} utterances, "
         f"{int(scores.reference().sum())} words. Intervals: bootstrap over the "
-        "speakers. Substitutions, deletions and insertions are in percent of the "
+        f"{units}. Substitutions, deletions and insertions are in percent of the "
         "words; means over the seeds.\n\n## Differences\n\n"
     )
     results = [cell.result() for cell in cells]
@@ -355,19 +357,19 @@ def write_page(
         text += (
             f"\n## Method against method\n\n{pairs}\nPoints of WER on {test_set} over "
             "the seeds that both have, negative: the first is better. *Over groups*: "
-            "95 % intervals by bootstrap over the speakers; *over seeds*: Welch's.\n"
+            f"95 % intervals by bootstrap over the {units}; *over seeds*: Welch's.\n"
         )
     across = across_rates_table(experiment, cells, bootstrap)
     if across:
         text += (
             f"\n## Against more frames\n\n{across}\nPoints of WER on {test_set}, "
-            "negative is better; 95 % intervals over the speakers, not adjusted.\n"
+            f"negative is better; 95 % intervals over the {units}, not adjusted.\n"
         )
     text += f"\n## WER by speaking rate, {test_set}\n\n"
     text += tercile_table(experiment, cells)
     text += (
         f"\nIn brackets: minus `{experiment.baseline}` at the same rate, 95 % interval "
-        "over the speakers, not adjusted.\n\n## Frames and cost\n\n"
+        f"over the {units}, not adjusted.\n\n## Frames and cost\n\n"
     )
     text += cost_table(experiment, cells)
     text += (
