@@ -34,7 +34,6 @@ from espnet_adastride.experiments.definition import ROOT, Experiment
 from espnet_adastride.experiments.grid import Run, read_variant, tag_of, with_threads
 from espnet_adastride.experiments.records import code_state
 from espnet_adastride.experiments.runs import Grid, run_grid
-from espnet_adastride.experiments.tables import make_cells
 from espnet_adastride.files import read_utf8, write_text
 from espnet_adastride.options import read_seeds, split_list, str2bool, whole
 from espnet_adastride.recipe.jobs import Interrupted
@@ -134,6 +133,8 @@ def define(args) -> Experiment:
 
 def write_table(args, grid: Grid, runs: Sequence[Run]) -> str:
     """Write the table of the finished runs; return it."""
+    from espnet_adastride.experiments.tables import make_cells
+
     found = {run: grid.record(run) for run in runs}
     missing = [run for run in runs if found[run] is None]
     done = {record.key: record for record in found.values() if record}
