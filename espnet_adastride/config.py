@@ -22,7 +22,10 @@ def read_yaml(path: PathLike) -> Any:
     try:
         return yaml.safe_load(read_utf8(path))
     except yaml.YAMLError as error:
-        raise DataError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        mark = getattr(error, "problem_mark", None)
+        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise DataError(f"{path}: not YAML: {reason}{place}") from None
 
 
 def read_config(path: PathLike) -> dict:
