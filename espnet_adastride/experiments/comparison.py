@@ -200,7 +200,7 @@ def _difference_table(
         markdown_table(names, rows)
         + "\n"
         + f"{len(test.words)} utterances, {int(test.words.sum())} words, "
-        f"{by_group.number} groups (utt2spk) of utterances that share speaker or "
+        f"{by_group.number} groups of utterances that share speaker or "
         "recordings. WER and CER: mean ± standard deviation over seeds. Differences "
         "are in points, negative is better; in brackets 95 % intervals: *over "
         f"utterances* and *over groups* by bootstrap ({resamples} paired test sets, "

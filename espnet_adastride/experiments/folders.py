@@ -88,11 +88,12 @@ def _content(task, method, seed, configuration, test, measured, **parts):
 def _asked_rate(configuration: Dict[str, Any], measured: Dict[str, Any]) -> float:
     """Return the configured downsampling, or the measured one if there is none."""
     for name in ("network", "network_conf", "encoder_conf"):
-        network = configuration.get(name, {})
-        if "strides" in network:
+        network = configuration.get(name) or {}  # a section may be empty
+        if network.get("strides"):
             return math.prod(network["strides"])
-        if "stride" in network.get("input_layer_conf", {}):
-            return network["input_layer_conf"]["stride"]
+        stride = (network.get("input_layer_conf") or {}).get("stride")
+        if stride:
+            return stride
     return round(measured.get("rate", 1.0), 1)
 
 
@@ -105,8 +106,13 @@ def read_result(folder: PathLike) -> Record:
 def _read_old(folder: Path) -> Record:
     """Return the result that a version up to 0.2 wrote, as a record."""
     path = folder / OLD_RESULT
-    old = json.loads(path.read_text(encoding="utf-8"))
-    old.pop("command", None)
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+        old.pop("command", None)
+    except (AttributeError, ValueError) as error:
+        raise RecipeError(
+            f"{path}: cannot be read as a result ({error}); remove it and run again"
+        ) from None
     versions = {"torch": old.pop("torch")} if "torch" in old else {}
     origin = {"format": FORMAT, "commit": "", "versions": versions, "machine": ""}
     origin = {name: old.pop(name, value) for name, value in origin.items()}
@@ -171,7 +177,9 @@ def claim_run(folder: PathLike, config: Dict[str, Any]) -> None:
     path = Path(folder) / "training.yaml"
     if is_finished(folder):
         before = read_result(folder).content["configuration"]
-        refuse_changes(folder, before, config, "a run")
+        kept = record_of(folder)
+        what = f"{folder} and {kept}" if kept.is_file() else folder
+        refuse_changes(what, before, config, "a run")
     elif path.is_file() and (Path(folder) / "checkpoint.pth").exists():
         refuse_changes(folder, read_config(path), config, "a run")
     write_text(path, yaml.safe_dump(config, sort_keys=False))

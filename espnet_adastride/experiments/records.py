@@ -26,6 +26,7 @@ import json
 import platform
 import re
 import subprocess
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -44,6 +45,8 @@ from espnet_adastride.experiments.grid import Run
 from espnet_adastride.files import PathLike, write_text, written_whole
 
 FORMAT = 1
+#: what reading something else as a record may raise
+_NOT_A_RECORD = (AttributeError, KeyError, TypeError, ValueError)
 #: options of a training that name files, or do not bear on the result
 NOT_KEPT = (
     "config dry_run iterator_type log_level output_dir ngpu dist_ print_config resume "
@@ -307,10 +310,11 @@ def read_record(path: PathLike) -> Record:
     try:
         content = json.loads(gzip.decompress(Path(path).read_bytes()))
         return Record(content, path)
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, zlib.error, *_NOT_A_RECORD) as error:
         reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
         raise RecipeError(
-            f"{path}: cannot be read as a record ({reason}); take it from git again"
+            f"{path}: cannot be read as a record ({reason}); take it from git again, "
+            "or remove it and run again"
         ) from None
 
 
@@ -328,6 +332,12 @@ def split_records(
     options of that run (a variant's options may have changed). For other tasks than
     speech recognition, all records match.
     """
+    for record in records:
+        if record.task != experiment.task:
+            raise RecipeError(
+                f"{record.path}: a record of the task {record.task}, and "
+                f"{experiment.name} is of {experiment.task}: remove it from this folder"
+            )
     if experiment.task != "asr":
         return {record.key: record for record in records}, []
     fingerprint = experiment.fingerprint()

@@ -247,3 +247,15 @@ def test_the_picture_shows_every_method(experiment, tmp_path):
     np.testing.assert_allclose(lines["strided_conv"], [[1, 37.5], [2, 37.5]])
     np.testing.assert_allclose(lines["adastride"], [[1, 0], [2, 0]])
     assert tables.plot_page(experiment, []) is None
+
+
+@pytest.mark.parametrize("content", [b"[1]", b'{"format": 1}', b"{"])
+def test_what_is_no_record_is_named(tmp_path, content):
+    path = tmp_path / "x.json.gz"
+    path.write_bytes(gzip.compress(content))
+    with pytest.raises(RecipeError, match="x.json.gz: cannot be read as a record"):
+        read_records(tmp_path)
+    whole = gzip.compress(b"{}" * 500)
+    path.write_bytes(whole[:12] + bytes([whole[12] ^ 255]) + whole[13:])
+    with pytest.raises(RecipeError, match="or remove it and run again"):
+        read_records(tmp_path)

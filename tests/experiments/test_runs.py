@@ -3,6 +3,7 @@
 A run is done if its record is there, whatever became of the trained model.
 """
 
+import gzip
 import json
 import shutil
 import subprocess
@@ -227,3 +228,23 @@ def test_results_do_without_espnet():
         "sys.exit(str(bad) if bad else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_wrong_folder_of_records_leaves_the_page(folder, capsys):
+    run(folder)
+    page = folder / "results" / "mine.md"
+    before = page.read_text()
+    words = ["--records", folder / "elsewhere", "--results", folder / "results"]
+    results.main([str(folder / "mine.yaml"), *map(str, words)])
+    assert "left as it is, there is no record in" in capsys.readouterr().out
+    assert page.read_text() == before
+
+
+def test_a_record_of_another_task_is_named(folder):
+    run(folder)
+    path = next((folder / "records" / "mine").glob("*.gz"))
+    content = json.loads(gzip.decompress(path.read_bytes()))
+    records.write_record(path, {**content, "task": "classification"})
+    with pytest.raises(SystemExit, match=f"{path.name}: a record of the task class"):
+        words = ["--records", folder / "records", "--results", folder / "results"]
+        results.main([str(folder / "mine.yaml"), *map(str, words)])
