@@ -21,7 +21,7 @@ def read_yaml(path: PathLike) -> Any:
     """
     try:
         return yaml.safe_load(read_utf8(path))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date of month 13
         mark = getattr(error, "problem_mark", None)
         place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         reason = getattr(error, "problem", None) or str(error).splitlines()[0]

@@ -18,7 +18,10 @@ class UserError(Exception):
 
     def __str__(self) -> str:
         # a DataLoader raises a worker's error again, with its traceback as the message
-        return super().__str__().rpartition(f"{type(self).__name__}: ")[2].strip()
+        text, name = super().__str__(), type(self).__name__
+        if text.startswith(f"Caught {name} in "):
+            text = text.rpartition(f"{name}: ")[2].strip()
+        return text
 
 
 class RecipeError(UserError):

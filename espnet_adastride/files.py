@@ -177,11 +177,11 @@ def locked(path: PathLike, wait: bool = True) -> Iterator[bool]:
     flags = os.O_RDONLY if path.is_dir() else os.O_WRONLY | os.O_CREAT
     descriptor = os.open(path, flags, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        free = True
-    except BlockingIOError:
-        free = False
-    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            free = True
+        except BlockingIOError:
+            free = False
         yield free
     finally:
         os.close(descriptor)

@@ -94,6 +94,7 @@ def add_run_options(
     add("--config", help=config)
     add("--exp", required=True, help="Folder of the experiment")
     words = "METHOD[:WORD=VALUE,...]; or one for each stage, joined by +"
+    words += "; or all" if methods == "all" else ""
     add("--methods", nargs="+", default=methods.split(), help=words)
     add("--seeds", nargs="+", default=seeds.split(), help="Numbers")
     add("--nj", type=int, default=1, help="Parallel runs, one core each")

@@ -7,7 +7,7 @@ from espnet2.train.dataset import ESPnetDataset
 from torch.utils.data import DataLoader
 
 from espnet_adastride.bin import run
-from espnet_adastride.errors import AudioError
+from espnet_adastride.errors import AudioError, RecipeError
 
 
 @pytest.fixture
@@ -75,3 +75,9 @@ def test_samples_that_are_not_numbers_are_named(wav_scp):
     with pytest.raises(AudioError) as error:
         data["bad"]
     assert str(error.value).startswith(f"{bad}: 3 samples are not numbers")
+
+
+def test_a_message_that_quotes_an_error_of_its_own_kind_stays_whole():
+    """As recipe/jobs.py does with the last line of a log."""
+    message = "t.log: espnet_adastride.errors.RecipeError: the token list is empty"
+    assert str(RecipeError(message)) == message

@@ -545,6 +545,7 @@ def test_a_changed_training_is_refused_and_more_epochs_are_not(tmp_path):
     [
         ("a: [1\n", r"not YAML: expected .* \(line 2, column 1\)"),
         ("- a\n", "option: value"),
+        ("a: 2024-13-45\n", "not YAML: month must be in 1..12"),
     ],
 )
 def test_unreadable_configuration(tmp_path, text, words):
