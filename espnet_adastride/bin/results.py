@@ -64,9 +64,9 @@ def write_results(
     experiment = read_experiment(definition)
     found = read_records(Path(records) / experiment.name)
     page = Path(results) / f"{experiment.name}.md"
-    if not found and page.is_file():  # a wrong --records must not empty a page
+    if not found:  # a wrong --records must not empty a page
         folder = Path(records) / experiment.name
-        return [f"{page}: left as it is, there is no record in {folder}"]
+        return [f"{page}: not written, there is no record in {folder}"]
     with located(definition):
         text = write_page(experiment, found, resamples)
         figure = plot_page(experiment, found)

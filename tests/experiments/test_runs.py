@@ -236,7 +236,7 @@ def test_a_wrong_folder_of_records_leaves_the_page(folder, capsys):
     before = page.read_text()
     words = ["--records", folder / "elsewhere", "--results", folder / "results"]
     results.main([str(folder / "mine.yaml"), *map(str, words)])
-    assert "left as it is, there is no record in" in capsys.readouterr().out
+    assert "not written, there is no record in" in capsys.readouterr().out
     assert page.read_text() == before
 
 
