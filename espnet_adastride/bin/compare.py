@@ -19,7 +19,6 @@ Beside methods with their defaults it compares variants:
 import argparse
 import datetime
 import os
-import re
 import shlex
 import sys
 from collections import Counter
@@ -34,7 +33,7 @@ from espnet_adastride.experiments.definition import ROOT, Experiment
 from espnet_adastride.experiments.grid import Run, read_variant, tag_of, with_threads
 from espnet_adastride.experiments.records import code_state
 from espnet_adastride.experiments.runs import Grid, run_grid
-from espnet_adastride.files import read_utf8, write_text
+from espnet_adastride.files import write_text
 from espnet_adastride.options import read_seeds, split_list, str2bool, whole
 from espnet_adastride.recipe.jobs import Interrupted
 
@@ -108,7 +107,6 @@ def define(args) -> Experiment:
         raise RecipeError(f"--recipe {args.recipe}: there is no run.sh in it")
     if not config.is_file():
         raise RecipeError(f"--asr_config {args.asr_config}: there is no such file")
-    rates = re.findall(r"--fs\s+(\S+)", f"{read_utf8(script)} {args.recipe_args}")
     variants = [read_variant(text).name for text in args.variant]
     methods = [*args.methods, *variants]
     if args.baseline not in methods:
@@ -124,7 +122,7 @@ def define(args) -> Experiment:
         grid=[{"methods": methods, "rates": args.rates, "seeds": args.seeds}],
         test_sets=[args.test_set],
         asr_args=args.asr_args,
-        options={"recipe_args": args.recipe_args, "fs": (rates or ["16k"])[-1]},
+        options={"recipe_args": args.recipe_args},
         baseline=args.baseline,
         variants=args.variant,
         tag=config.stem,

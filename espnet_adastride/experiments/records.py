@@ -45,8 +45,6 @@ from espnet_adastride.experiments.grid import Run
 from espnet_adastride.files import PathLike, write_text, written_whole
 
 FORMAT = 1
-#: what reading something else as a record may raise
-_NOT_A_RECORD = (AttributeError, KeyError, TypeError, ValueError)
 #: options of a training that name files, or do not bear on the result
 NOT_KEPT = (
     "config dry_run iterator_type log_level output_dir ngpu dist_ print_config resume "
@@ -310,7 +308,10 @@ def read_record(path: PathLike) -> Record:
     try:
         content = json.loads(gzip.decompress(Path(path).read_bytes()))
         return Record(content, path)
-    except (OSError, EOFError, zlib.error, *_NOT_A_RECORD) as error:
+    except (
+        *(OSError, EOFError, zlib.error),  # damaged
+        *(AttributeError, KeyError, TypeError, ValueError),  # something else
+    ) as error:
         reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
         raise RecipeError(
             f"{path}: cannot be read as a record ({reason}); take it from git again, "

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
-import yaml
-
+from espnet_adastride.config import read_yaml
+from espnet_adastride.corpora.audio import audio_info
 from espnet_adastride.corpora.datadir import parse_rate, read_table
 from espnet_adastride.corpora.features import RECORD_NAME
 from espnet_adastride.corpora.kaldi import read_text
@@ -149,11 +149,9 @@ class Grid:
     def _rate(self, folder: Path) -> int:
         """Return samples per second: the script may set ``fs`` without being asked."""
         if "fs" not in self.what.options and (folder / "wav.scp").is_file():
-            import soundfile
-
             first = self.recipe / next(iter(read_table(folder / "wav.scp").values()))
             if first.is_file():  # not a command
-                return soundfile.info(first).samplerate
+                return audio_info(first).rate
         return parse_rate(str(self.what.options.get("fs", "16k")))
 
     def _seconds(self, folder: Path) -> Dict[str, float]:
@@ -192,10 +190,10 @@ class Grid:
         """
         scores = self.scores(run)
         folder = self.experiment(run)
-        options = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        options = read_yaml(folder / "config.yaml")
         upstream = None
         if (folder / RECORD_NAME).is_file():
-            upstream = yaml.safe_load((folder / RECORD_NAME).read_text("utf-8"))
+            upstream = read_yaml(folder / RECORD_NAME)
         content = make_content(
             self.what,
             run,

@@ -8,7 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from espnet_adastride.bin import compare
 from espnet_adastride.bin.compare import main
@@ -26,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Recognises everything, but avg_pool takes ONE for TWO where the seed is not 2.
 RUN = r"""#!/usr/bin/env bash
-set -eu # run.sh --fs 8k
+set -eu
 cd "$(dirname "$0")"
 while [ $# -gt 0 ]; do printf -v "opt_${1#--}" %s "$2"; shift 2; done
 if [ "${opt_stage}" = 1 ]; then
@@ -36,6 +38,7 @@ if [ "${opt_stage}" = 1 ]; then
         printf 'u1 ONE TWO\nu2 TWO ONE\nu3 TWO TWO\n' >"dump/raw/${name}/text"
         printf 'u1 g1\nu2 g1\nu3 g2\n' >"dump/raw/${name}/utt2spk"
         printf 'u1 8000\nu2 16000\nu3 4000\n' >"dump/raw/${name}/utt2num_samples"
+        sed "s|.*|u& $PWD/8k.wav|" <<<$'1\n2\n3' >"dump/raw/${name}/wav.scp"
     done
     exit
 fi
@@ -67,6 +70,7 @@ def recipe(tmp_path):
     folder.mkdir()
     (folder / "run.sh").write_text(RUN)
     (folder / "train.yaml").write_text("max_epoch: 12\n")
+    soundfile.write(folder / "8k.wav", np.zeros(8, np.float32), 8000)
     return folder
 
 
