@@ -27,7 +27,7 @@ from espnet_adastride.experiments.records import (
     split_records,
 )
 from espnet_adastride.experiments.runs import missing_runs
-from espnet_adastride.report.style import drawing, line_style
+from espnet_adastride.report.style import COLOURS, drawing, line_style
 from espnet_adastride.report.tables import format_interval, format_p, markdown_table
 
 STATS = ("stride", "largest_jump", "empty_slots")
@@ -407,6 +407,8 @@ def plot_page(experiment: Experiment, records: Sequence[Record]) -> Figure:
             ends = np.array([_interval(cell, bootstrap) for cell in line])
             reach = np.abs(ends[:, 1:].T - ends[:, 0])
             style = line_style(number)
+            if number >= len(COLOURS):  # they return: hollow marks tell the lines apart
+                style["markerfacecolor"] = "white"
             axes.errorbar(x, ends[:, 0], reach, capsize=3, label=name, **style)
             for place, cell in zip(x, line):
                 if len(cell.records) > 1:
