@@ -25,6 +25,7 @@ from typing import Iterable, Iterator, Optional, Set, Tuple
 
 import torch
 
+from espnet_adastride.downsampling.convolution import rectified_convolution
 from espnet_adastride.downsampling.exportable import nearest_steps, scatter_rows
 from espnet_adastride.downsampling.output import (
     ChunkedOutput,
@@ -310,7 +311,9 @@ class _AdaptiveStrides(Downsampler):
             relative to the rest; 1 is the published form.
         score_hidden: H, scores from a small network, ``a_t = w . relu(conv(x)_t)`` with
             H channels, instead of x itself; None is the published form.
-        score_context: kernel size of the network's convolution, odd.
+        score_context: K, kernel size of the network's convolution, odd. Above 1
+            without ``score_hidden``, the convolution is depthwise, as CIF's: D
+            channels, K D multiply-accumulates a step rather than K D H.
         content_bound: b, a content term in the weights, ``exp(c_t)`` with ``c_t = b
             tanh(u . x_t / b)``: a slot can prefer some of its steps over others that
             are equally near. u starts at 0; None is the published form.
@@ -349,22 +352,19 @@ class _AdaptiveStrides(Downsampler):
         self.score_context = check_whole("score_context", score_context)
         if self.score_context % 2 == 0:
             raise ValueError(f"score_context must be odd, got {score_context!r}")
-        if self.score_context > 1 and self.score_hidden is None:
-            raise ValueError(
-                f"score_context {score_context} is the context of the score network: "
-                "set score_hidden, its number of channels, too"
-            )
         self.content_bound = (
             None
             if content_bound is None
             else check_number("content_bound", content_bound)
         )
+        self.score_network: Optional[torch.nn.Conv1d] = None
         if self.score_hidden is not None:
             self.score_network = torch.nn.Conv1d(
-                size,
-                self.score_hidden,
-                self.score_context,
-                padding=self.score_context // 2,
+                size, self.score_hidden, self.score_context
+            )
+        elif self.score_context > 1:
+            self.score_network = torch.nn.Conv1d(
+                size, size, self.score_context, groups=size
             )
         self.score = torch.nn.Linear(self.score_hidden or size, 1, bias=False)
         torch.nn.init.zeros_(self.score.weight)  # training starts at uniform strides
@@ -421,7 +421,7 @@ class _AdaptiveStrides(Downsampler):
 
     def is_plain(self) -> bool:
         """Return whether scores and weights are those of the paper."""
-        return self.score_hidden is None and self.content_bound is None
+        return self.score_network is None and self.content_bound is None
 
     def with_scores(self, x):
         """Return the tensor to resample with a score network or a content term.
@@ -444,16 +444,9 @@ class _AdaptiveStrides(Downsampler):
             bound = self.content_bound
             weight = torch.exp(bound * torch.tanh(preference / bound)).unsqueeze(2)
             parts = [x * weight, weight]
-        if self.score_hidden is not None:
-            network = self.score_network
-            assert network.bias is not None  # the constructor makes one
-            hidden = torch.nn.functional.conv1d(
-                x.transpose(1, 2),
-                network.weight.to(dtype),
-                network.bias.to(dtype),
-                padding=network.padding,
-            )
-            x = torch.relu(hidden).transpose(1, 2)
+        if self.score_network is not None:
+            side = self.score_context // 2
+            x = rectified_convolution(self.score_network, x, side)
         parts.append((x @ self.score_weight(dtype)).unsqueeze(2))
         return torch.cat(parts, dim=2)
 

@@ -30,6 +30,7 @@ from typing import Iterator
 
 import torch
 
+from espnet_adastride.downsampling.convolution import rectified_convolution
 from espnet_adastride.downsampling.exportable import scatter_rows
 from espnet_adastride.downsampling.output import (
     ChunkedOutput,
@@ -111,10 +112,7 @@ class Cif(Downsampler):
         """See :meth:`Downsampler.downsample`."""
         with torch.autocast(device_type=x.device.type, enabled=False):
             wide = at_least_float32(x)
-            around = self.kernel_size // 2
-            logits = self._logits(
-                torch.nn.functional.pad(wide, (0, 0, around, around)), wide.dtype
-            )
+            logits = self._logits(wide, self.kernel_size // 2)
             cumulated = cumulate(logits, lengths, output_lengths)
             width = downsampled_lengths(x.size(1), self.stride)
             rows = box_rows(cumulated, output_lengths, width, wide.dtype)
@@ -127,28 +125,16 @@ class Cif(Downsampler):
     def export_form(self, x, stride):
         """See :meth:`Downsampler.export_form`: a scatter of the same pieces."""
         lengths, output_lengths, width = whole_lengths(x, stride)
-        around = self.kernel_size // 2
-        logits = self._logits(
-            torch.nn.functional.pad(x, (0, 0, around, around)), x.dtype
-        )
+        logits = self._logits(x, self.kernel_size // 2)
         cumulated = cumulate(logits, lengths, output_lengths)
         weights, steps, slots = box_pieces(cumulated, output_lengths, width)
         output = scatter_rows(x, weights.to(x.dtype), steps, slots, width)
         return output, box_positions(cumulated, output_lengths)
 
-    def _logits(self, x, dtype):
-        """Return f (B, T) of x (B, T + kernel_size - 1, D) and its surroundings."""
-        assert self.filter.bias is not None  # the constructor makes one
-        # in two dimensions, because a CPU then filters x in place in
-        # memory: a third of conv1d's time
-        x = torch.nn.functional.conv2d(
-            x.transpose(1, 2).unsqueeze(2),
-            self.filter.weight.to(dtype).unsqueeze(2),
-            self.filter.bias.to(dtype),
-            groups=self.size,
-        )
-        weight, bias = self.weigh.weight[0].to(dtype), self.weigh.bias.to(dtype)
-        return torch.relu(x.squeeze(2).transpose(1, 2)) @ weight + bias
+    def _logits(self, x, padding=0):
+        """Return f (B, T + 2 padding - kernel_size + 1) of x (B, T, D)."""
+        weight, bias = self.weigh.weight[0].to(x.dtype), self.weigh.bias.to(x.dtype)
+        return rectified_convolution(self.filter, x, padding) @ weight + bias
 
     def _logits_of_chunks(self, frames: Frames) -> Iterator[torch.Tensor]:
         """Yield f for consecutive chunks, as for all of them at once."""
@@ -159,13 +145,13 @@ class Cif(Downsampler):
             zeros = chunk.new_zeros(1, around, chunk.size(2))
             held = torch.cat([zeros if held is None else held, chunk], dim=1)
             if held.size(1) > 2 * around:
-                yield self._logits(held, held.dtype)
+                yield self._logits(held)
                 held = held[:, held.size(1) - 2 * around :].clone()
         if held is None:
             return
         held = torch.cat([held, zeros], dim=1)
         if held.size(1) > 2 * around:
-            yield self._logits(held, held.dtype)
+            yield self._logits(held)
 
     @torch.no_grad()
     def in_chunks(self, frames, length):

@@ -13,6 +13,32 @@ from espnet_adastride.downsampling.output import (
 )
 
 
+def rectified_convolution(
+    conv: torch.nn.Conv1d, x: torch.Tensor, padding: int = 0
+) -> torch.Tensor:
+    """Return relu(conv(x)), for networks that score steps; in the dtype of x.
+
+    Args:
+        conv: K taps, D to H features, with a bias; its own padding is ignored.
+        x: (B, T, D).
+        padding: zeros at either end of x.
+
+    Returns:
+        (B, T + 2 padding - K + 1, H).
+    """
+    assert conv.bias is not None
+    # in two dimensions, because a CPU then filters x in place in memory: a third of
+    # conv1d's time if depthwise
+    x = torch.nn.functional.conv2d(
+        x.transpose(1, 2).unsqueeze(2),
+        conv.weight.to(x.dtype).unsqueeze(2),
+        conv.bias.to(x.dtype),
+        padding=(0, padding),
+        groups=conv.groups,
+    )
+    return torch.relu(x.squeeze(2).transpose(1, 2))
+
+
 class StridedConv(Downsampler):
     """A convolution over time with kernel 3, padding 1 and the given stride.
 

@@ -20,7 +20,10 @@ LENGTHS = [1, 2, 3, 4, 5, 7, 8, 12, 13, 21, 24, 25, 100, 333, 1001, 2999, 3000]
 #: options that change a method's way to its output
 SCORES = dict(score_hidden=4, score_context=3, content_bound=2.0)
 OPTIONS = {
-    "adastride": [{"sigma_square": 50.0}, {"score_bound": 0.7}, SCORES],
+    "adastride": [
+        *({"sigma_square": 50.0}, {"score_bound": 0.7}, {"score_context": 5}),
+        SCORES,
+    ],
     "adastride_f": [{}, {"empty_slots": "nearest"}, {**SCORES, "score_bound": 1.0}],
     "hnet": [{}, {"exact": False}],
 }

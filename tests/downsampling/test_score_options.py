@@ -1,16 +1,20 @@
 """AdaStride's score network and content term, against their definition."""
 
+import math
+
 import pytest
 import torch
 
 from espnet_adastride import alignment_matrix, build_downsampler
 from espnet_adastride.downsampling import adastride as adastride_module
 from espnet_adastride.downsampling import rows as rows_module
+from espnet_adastride.networks.macs import macs_by_module
 
 SIZE = 6
 OPTIONS = [
     {"score_hidden": 4},
     {"score_hidden": 4, "score_context": 5},
+    {"score_context": 5},
     {"content_bound": 2.0},
     {"score_hidden": 4, "score_context": 3, "content_bound": 2.0, "score_bound": 1.0},
 ]
@@ -31,10 +35,12 @@ def reference(layer, x, n):
     given = torch.nn.functional.pad(x[:n].T, (layer.score_context // 2,) * 2).T
     scores, weights = [], []
     for t in range(n):
-        a = x[t]
+        a, seen = x[t], given[t : t + layer.score_context]
         if layer.score_hidden is not None:
-            seen = given[t : t + layer.score_context]
             a = torch.einsum("hdk,kd->h", layer.score_network.weight, seen)
+            a = torch.relu(a + layer.score_network.bias)
+        elif layer.score_context > 1:
+            a = torch.einsum("dk,kd->d", layer.score_network.weight[:, 0], seen)
             a = torch.relu(a + layer.score_network.bias)
         scores.append((layer.score.weight[0] * a).sum())
         if layer.content_bound is not None:
@@ -145,12 +151,56 @@ def test_rows_reach_as_far_as_the_content_asks(monkeypatch):
     torch.testing.assert_close(made, z, atol=1e-13, rtol=0)
 
 
+def test_a_depthwise_scorer_by_hand():
+    """Two features, one of them filtered by (1, 2, 0), one by 0; both biased by -1."""
+    layer = build_downsampler("adastride", 2, 2, score_context=3).double()
+    assert type(layer.score) is torch.nn.Linear and layer.score.in_features == 2
+    with torch.no_grad():
+        layer.score_network.weight.copy_(
+            torch.tensor([[[1.0, 2.0, 0.0]], [[0.0, 0.0, 0.0]]])
+        )
+        layer.score_network.bias.fill_(-1.0)
+        layer.score.weight.copy_(torch.tensor([[math.log(2.0), 5.0]]))
+    x = torch.tensor([[[1.0, 9.0], [0.0, 9.0], [1.0, 9.0], [0.5, 9.0]]])
+    # convolution x_{t-1} + 2 x_t: 2, 1, 2, 2; minus 1 and relu: 1, 0, 1, 1; scores in
+    # units of log 2 the same: steps 2, 3, 4 take 1, 2 and 2 of 5 parts of the segment
+    out = layer(x.double(), torch.tensor([4]))
+    expected = torch.tensor([[0.0, 0.2, 0.6, 1.0]], dtype=torch.float64)
+    torch.testing.assert_close(out.positions, expected)
+
+
+def test_a_depthwise_scorer_is_cifs():
+    """With the same weights, both score a step alike."""
+    cif = build_downsampler("cif", SIZE, 3, kernel_size=5).double()
+    layer = build("adastride", 3, {"score_context": 5})
+    cif.filter.load_state_dict(layer.score_network.state_dict())
+    with torch.no_grad():
+        cif.weigh.weight.copy_(layer.score.weight)
+    x = torch.randn(2, 20, SIZE, dtype=torch.float64)
+    torch.testing.assert_close(layer.with_scores(x)[..., -1], cif._logits(x, 2))
+
+
+def test_cost_of_a_depthwise_scorer():
+    """K D multiply-accumulates a step, and the score as one more feature of A x."""
+    x, T, K = torch.randn(1, 60, SIZE), 60, 5
+    plain, layer = (
+        macs_by_module(build_downsampler("adastride", SIZE, 4, **options), x)["Global"]
+        for options in ({}, {"score_context": K})
+    )
+    # the sparse or dense product, with one feature more; the score of that feature
+    alignment = plain - T * SIZE
+    network = T * K * SIZE + T * SIZE
+    expected = network + T * (SIZE + 1) + alignment / SIZE * (SIZE + 1)
+    assert layer == expected
+
+
 def test_wrong_words_are_refused():
     for options, message in [
         ({"score_hidden": 0}, "score_hidden must be a whole number >= 1, got 0"),
         ({"score_hidden": 2.5}, "score_hidden must be a whole number"),
         ({"score_hidden": 4, "score_context": 2}, "score_context must be odd, got 2"),
-        ({"score_context": 3}, "set score_hidden"),
+        ({"score_context": 4}, "score_context must be odd, got 4"),
+        ({"score_context": 0}, "score_context must be a whole number >= 1, got 0"),
         ({"content_bound": 0}, "content_bound"),
         ({"content_bound": "much"}, "content_bound"),
     ]:
