@@ -124,7 +124,7 @@ class DownsamplingEncoder:
                     "encoder_conf: ctc_trim drops frames that input_layer_conf: "
                     "restore needs; leave one of them out"
                 )
-            interctc = getattr(self, "interctc_layer_idx", None) or ()
+            interctc = getattr(self, "interctc_layer_idx", None)
             self.embed.later.connect(self.encoders, self.embed.out[1], interctc)
 
     def forward(self, *args, **kwargs):

@@ -1,4 +1,4 @@
-"""Stages between the encoder's blocks, and ``restore``, which restores their rate.
+"""Stages between the encoder's blocks, ``restore`` and ``score_from_ctc``.
 
 A stage of ``input_layer_conf: after_blocks`` shortens the output of a block; the blocks
 after it run at the lower rate. With ``restore`` the rate is restored before CTC and
@@ -18,6 +18,21 @@ the last one is restored first.
 What restoring needs (x, the lengths, the positions) is an attribute of the mask of the
 shortened frames, which ESPnet's blocks pass on: a layer that gradient checkpointing
 runs again finds that of its own run, and nothing outlives the graph.
+
+With ``score_from_ctc``, the scores of AdaStride after block k start from the model's
+CTC, which ESPnet trains after that block, too (``interctc_layer_idx``)::
+
+    a_t = w . x_t + v (1 - p_t),    p_t = softmax(ctc(norm(x_t)))[blank]
+
+with x_t the frames that the stage reads, w = 0 and v = 1 (or the given number) at the
+start, both learned, and norm the encoder's last where ESPnet applies it before an
+intermediate CTC. ``score_bound`` follows. AdaStride reads D + 1 features, the last of
+them 1 - p_t, and its output is without the last.
+
+1 - p_t has no gradient. The CTC head is also that of the output: a gradient of the
+positions would let the model move frames by changing which of them are blank, and its
+logits, (B, T, vocabulary) before the stage, would be kept for it. Positions reach the
+blocks before the stage through w . x_t.
 """
 
 from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
@@ -107,17 +122,29 @@ class LaterStage(torch.nn.Module):
 
     Args:
         block: number of the block, from 1.
-        downsampler: of the encoder's width.
+        downsampler: of the encoder's width D; of D + 1 with ``ctc_start``.
         restore: its rate is restored; it then has a parameter ``bypass`` (D,).
+        ctc_start: v at the start; None: the CTC is not used.
     """
 
-    def __init__(self, block: int, downsampler: torch.nn.Module, restore: bool = False):
+    def __init__(
+        self,
+        block: int,
+        downsampler: torch.nn.Module,
+        restore: bool = False,
+        ctc_start: Optional[float] = None,
+    ):
         super().__init__()
         self.block, self.downsampler = block, downsampler
-        self.bypass = (
-            torch.nn.Parameter(torch.zeros(downsampler.size)) if restore else None
-        )
+        self.from_ctc = ctc_start is not None
+        self.size = downsampler.size
+        if ctc_start is not None:
+            self.size -= 1
+            with torch.no_grad():
+                downsampler.score.weight[0, -1] = ctc_start / downsampler.score_rate
+        self.bypass = torch.nn.Parameter(torch.zeros(self.size)) if restore else None
         self.trace: Tuple[StageTrace, ...] = ()
+        self._ctc: Tuple[torch.nn.Module, ...] = ()
 
     def listen(self, blocks: torch.nn.ModuleList, positional_encoding) -> None:
         """Shorten the output of the block, by a hook.
@@ -133,11 +160,12 @@ class LaterStage(torch.nn.Module):
         frames, mask = outputs
         x, *place = frames if isinstance(frames, tuple) else (frames,)
         lengths = mask[:, 0].sum(dim=1)
-        result = self.downsampler(x, lengths)
+        given = torch.cat([x, self.not_blank(x)], dim=2) if self.from_ctc else x
+        result = self.downsampler(given, lengths)
         if not in_backward():
             losses = self.downsampler.loss_name
             self.trace = (StageTrace(lengths, *result[1:], losses),)
-        z = result.output
+        z = result.output[..., : self.size]
         shorter = length_mask(result.lengths, z.size(1)).unsqueeze(1)
         if self.bypass is not None:
             before = Before(self, x, place, mask, lengths, result.positions)
@@ -146,6 +174,32 @@ class LaterStage(torch.nn.Module):
             return z, shorter
         _, place = self._positional_encoding[0](z)  # of fewer frames; z has had its own
         return (z, place), shorter
+
+    def use_ctc(self, encoder: torch.nn.Module, ctc: torch.nn.Module) -> None:
+        """Set the encoder, which has the norm, and the model's CTC."""
+        self._ctc = (encoder, ctc)  # in a tuple: their parameters are the model's
+
+    @torch.no_grad()
+    def not_blank(self, x: torch.Tensor) -> torch.Tensor:
+        """Return 1 - p(blank), (B, T, 1) in the dtype of x (B, T, D), detached.
+
+        Raises:
+            ConfigurationError: there is no CTC, in an encoder without a model.
+        """
+        if not self._ctc:
+            raise ConfigurationError(
+                f"{WHERE}: score_from_ctc needs the CTC of a model, and this encoder is"
+                " used without one; build it by the task"
+            )
+        encoder, ctc = self._ctc
+        # as ESPnet reads intermediate frames: e_branchformer's are not normalised
+        normed = getattr(encoder, "normalize_before", False)
+        probabilities = ctc.softmax(encoder.after_norm(x) if normed else x)
+        return (1 - probabilities[..., :1]).to(x.dtype)  # ESPnet's CTC has blank 0
+
+    def ctc_score(self) -> torch.Tensor:
+        """Return v, a scalar."""
+        return self.downsampler.score_weight(torch.float32)[-1].detach()
 
     def upsampled(self, z: torch.Tensor, before: Before) -> torch.Tensor:
         """Return U z, (B, T, D) for z (B, T', D)."""
@@ -182,7 +236,9 @@ class LaterStages(torch.nn.ModuleList):
         self.lowest: Optional[torch.Tensor] = None
 
     @classmethod
-    def build(cls, size: int, methods, strides, blocks, restore, options):
+    def build(
+        cls, size: int, methods, strides, blocks, restore, options, ctc_start=None
+    ):
         """Return the stages of an encoder of width ``size``.
 
         Args:
@@ -192,37 +248,52 @@ class LaterStages(torch.nn.ModuleList):
             blocks: the block before each stage.
             restore: see the class.
             options: the methods' own words.
+            ctc_start: of every stage, see :class:`LaterStage`.
         """
         stages = []
+        size = size if ctc_start is None else size + 1
         for name, stride, block in zip(methods, strides, blocks):
             own = stage_options(name, options)
             stage = build_downsampler(name, size, stride, **own)
-            stages.append(LaterStage(block, stage, bool(restore)))
+            stages.append(LaterStage(block, stage, bool(restore), ctc_start))
         return cls(stages, restore)
 
     def connect(
         self,
         blocks: torch.nn.ModuleList,
         positional_encoding: torch.nn.Module,
-        interctc: Sequence[int] = (),
+        interctc: Optional[Sequence[int]] = (),
     ) -> None:
         """Put the stages of ``after_blocks`` after the encoder's blocks.
 
         Args:
             blocks: of the encoder.
             positional_encoding: of the input layer.
-            interctc: blocks whose frames the intermediate CTC reads.
+            interctc: blocks whose frames the intermediate CTC reads; None: the encoder
+                knows none.
 
         Raises:
             ConfigurationError: if the encoder has no such block, no block would run at
-                the lowest rate, or the intermediate CTC would read other frames than
-                the last one.
+                the lowest rate, the intermediate CTC would read other frames than
+                the last one, or ``score_from_ctc`` misses it.
         """
         for stage in self:
             if stage.block > len(blocks):
                 raise ConfigurationError(
                     f"{WHERE}: after_blocks names block {stage.block} and the encoder "
                     f"has {len(blocks)}"
+                )
+            if stage.from_ctc and interctc is None:
+                raise ConfigurationError(
+                    f"{WHERE}: score_from_ctc needs an intermediate CTC, and this "
+                    "encoder has none; take conformer, e_branchformer, "
+                    "multiconv_conformer or transformer"
+                )
+            if stage.from_ctc and stage.block not in interctc:
+                raise ConfigurationError(
+                    f"{WHERE}: score_from_ctc needs an intermediate CTC after block "
+                    f"{stage.block}, where a stage is: encoder_conf: "
+                    f"interctc_layer_idx must have {stage.block}, got {list(interctc)}"
                 )
             stage.listen(blocks, positional_encoding)
         last = self[-1].block
@@ -240,7 +311,7 @@ class LaterStages(torch.nn.ModuleList):
                 )
             blocks[self.restore - 1].register_forward_hook(self._restore)
             return
-        early = [block for block in interctc if block < last]
+        early = [block for block in interctc or () if block < last]
         if early:
             raise ConfigurationError(
                 f"encoder_conf: interctc_layer_idx names block {early[0]}, before the "

@@ -7,6 +7,7 @@ it is (:data:`WHERE`).
 import numbers
 from typing import Any, Dict, List, Optional, Sequence, Union
 
+from espnet_adastride.downsampling.output import check_number
 from espnet_adastride.downsampling.registry import downsampler_options
 from espnet_adastride.errors import ConfigurationError, unknown_word
 from espnet_adastride.plugin.blocks import BlockLength
@@ -22,6 +23,7 @@ OWN_WORDS = (
     "vp_weight",
     "after_blocks",
     "restore",
+    "score_from_ctc",
     "train_strides",
     "tell_strides",
     "true_times",
@@ -78,6 +80,37 @@ def checked_restore(restore, after_blocks: Sequence[int]) -> Union[bool, int]:
             f"block {after_blocks[-1]}: give a later block, or true"
         )
     return restore
+
+
+def checked_ctc_start(
+    score_from_ctc,
+    methods: Sequence[str],
+    after_blocks: Sequence[int],
+    options: Dict[str, Any],
+) -> Optional[float]:
+    """Return the factor of 1 - p(blank) in the scores at the start, or None."""
+    if isinstance(score_from_ctc, bool):
+        if not score_from_ctc:
+            return None
+        score_from_ctc = 1.0
+    start = check_number("score_from_ctc, unless true or false,", score_from_ctc)
+    if not any(after_blocks):
+        raise ValueError(
+            "score_from_ctc is for stages after blocks, and there is none: give "
+            "after_blocks, such as [0, 1]"
+        )
+    for method, block in zip(methods, after_blocks):
+        if block and method not in ("adastride", "adastride_f"):
+            raise ValueError(
+                f"score_from_ctc: the stage after block {block} is {method}, which has "
+                "no scores; make it adastride or adastride_f"
+            )
+    if options.get("score_hidden") is not None or options.get("score_context", 1) != 1:
+        raise ValueError(
+            "score_from_ctc is one more part of the frames' own scores, and score_hidden"
+            " and score_context compute these from a network; leave one of them out"
+        )
+    return start
 
 
 def block_length(

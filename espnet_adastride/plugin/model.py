@@ -14,7 +14,9 @@ and with other methods:
 
 * ``loss_aux``: what they add to the loss (lift_pool's regularisers);
 * their own stats: ``stride``, and ``stride_1`` ... of the stages, where
-  strides are learned (diff_stride); ``beta_1`` ... (ada_pool).
+  strides are learned (diff_stride); ``beta_1`` ... (ada_pool);
+* of stages after blocks, ``bypass_2`` ... (``restore``) and ``ctc_score_2`` ...
+  (``score_from_ctc``).
 
 Which of them appear depends only on the configuration.
 """
@@ -146,6 +148,30 @@ def check_frontend(model) -> None:
         )
 
 
+def connect_ctc(model) -> None:
+    """Let the stages of ``score_from_ctc`` read the model's CTC.
+
+    Raises:
+        ConfigurationError: it has none, or does not train it after blocks.
+    """
+    layer = input_layer(model)
+    stages = [] if layer is None else [one for one in layer.later if one.from_ctc]
+    for stage in stages:
+        if getattr(model, "ctc", None) is None:
+            missing = "a CTC: set model_conf: ctc_weight above 0"
+        elif not getattr(model, "interctc_weight", 0.0):
+            missing = (
+                "an intermediate CTC that is trained: set model_conf: interctc_weight, "
+                "such as 0.3 (tasks asr, slu and s2t)"
+            )
+        else:
+            stage.use_ctc(model.encoder, model.ctc)
+            continue
+        raise ConfigurationError(
+            f"encoder_conf: input_layer_conf: score_from_ctc needs {missing}"
+        )
+
+
 def set_frame_step(model, layer) -> None:
     """Set the step of the feature frames in a layer that works block by block.
 
@@ -175,6 +201,7 @@ class DownsamplingModel:
         with stand_in():  # decoder: transducer
             super().__init__(*args, **kwargs)
         check_frontend(self)
+        connect_ctc(self)
 
     def _extract_feats(self, speech, speech_lengths):
         """Return ESPnet's features; name recordings too short for the frontend.

@@ -105,6 +105,8 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             (True) or after the block of this number; see
             :mod:`espnet_adastride.plugin.later_stages`. :meth:`set_stride` then changes
             these stages alone.
+        score_from_ctc: start the scores of the stages after blocks from 1 - p(blank) of
+            the intermediate CTC there, times 1 (True) or this number; see the same.
         tell_strides: add a learned vector times the log of every frame's local stride.
         true_times: give the relative positional encoding the frames' true times, in
             mean output frames; see :mod:`espnet_adastride.plugin.true_times`.
@@ -135,6 +137,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         train_strides: Optional[Sequence[float]] = None,
         after_blocks: Optional[Sequence[int]] = None,
         restore: Union[bool, int] = False,
+        score_from_ctc: Union[bool, float] = False,
         tell_strides: bool = False,
         true_times: bool = False,
         block: Optional[float] = None,
@@ -151,6 +154,9 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             layer_conf.check_options(options, self.methods)
             places = layer_conf.stage_blocks(after_blocks, self.strides)
             restore = layer_conf.checked_restore(restore, places)
+            ctc_start = layer_conf.checked_ctc_start(
+                score_from_ctc, self.methods, places, options
+            )
             self.blocks = layer_conf.block_length(
                 block, train_blocks, places, self.strides
             )
@@ -164,7 +170,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             )
             methods, strides = self.methods[first:], self.strides[first:]
             self.later = LaterStages.build(
-                odim, methods, strides, places[first:], restore, options
+                odim, methods, strides, places[first:], restore, options, ctc_start
             )
         if pos_enc is None:
             pos_enc = PositionalEncoding(odim, dropout_rate)
@@ -276,6 +282,8 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         for number, stage in enumerate(self.later, len(self.downsamplers) + 1):
             if self.later.restore:
                 stats[f"bypass_{number}"] = stage.share()
+            if stage.from_ctc:
+                stats[f"ctc_score_{number}"] = stage.ctc_score()
         if any(name.startswith("stride_") for name in stats):
             stats["stride"] = float(math.prod(self.current_strides()))
         return stats

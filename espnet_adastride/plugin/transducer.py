@@ -32,7 +32,7 @@ from espnet_adastride.plugin.true_times import time_encoding, time_scores
 ESPNET_BLOCKS = ("conv2d", "vgg")
 
 #: options of the input layer that need the encoders of the other tasks
-ELSEWHERE = ("after_blocks", "restore")
+ELSEWHERE = ("after_blocks", "restore", "score_from_ctc")
 
 
 class NotedTimes(torch.nn.Module):
