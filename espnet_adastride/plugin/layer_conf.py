@@ -107,8 +107,8 @@ def checked_ctc_start(
             )
     if options.get("score_hidden") is not None or options.get("score_context", 1) != 1:
         raise ValueError(
-            "score_from_ctc is one more part of the frames' own scores, and score_hidden"
-            " and score_context compute these from a network; leave one of them out"
+            "score_from_ctc is a part of scores of one vector, and score_hidden and "
+            "score_context compute these with a network; leave one of them out"
         )
     return start
 

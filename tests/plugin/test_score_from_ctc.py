@@ -182,17 +182,20 @@ def test_a_copy_reads_its_own_ctc():
 
 @pytest.mark.skipif(not NEWER, reason="gradient_checkpoint_layers is of 202611")
 def test_checkpointed_blocks_have_the_same_gradients():
-    grads = []
+    grads, runs = [], []
     for layers in ([], [0, 1, 2, 3]):
-        model = decide(model_of()).eval()
+        model = decide(model_of("e_branchformer")).train()
         model.encoder.gradient_checkpoint_layers = layers
-        model.train()
+        model.encoder.encoders[0].register_forward_pre_hook(
+            lambda *_: runs.append(len(layers))
+        )
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
         model(**batch())[0].backward()
         grads.append({n: p.grad for n, p in model.named_parameters()})
     torch.testing.assert_close(*grads)
+    assert runs == [0, 4, 4]  # the stage ran again
 
 
 def test_without_the_word_nothing_changes():
