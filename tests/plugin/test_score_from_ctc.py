@@ -6,10 +6,12 @@ import math
 import pytest
 import torch
 from espnet2.asr.ctc import CTC
+from espnet2.tasks.asr import ASRTask
 
 from espnet_adastride.downsampling import build_downsampler, position_steps
 from espnet_adastride.downsampling.adastride import bound_scores
 from espnet_adastride.errors import ConfigurationError
+from espnet_adastride.experiments.definition import ROOT, read_experiment
 from espnet_adastride.plugin.encoders import ConformerEncoder
 from espnet_adastride.plugin.later_stages import LaterStage
 from espnet_adastride.plugin.model import input_layer
@@ -256,3 +258,27 @@ def test_an_encoder_without_a_model_is_refused():
     )
     with pytest.raises(ConfigurationError, match="needs the CTC of a model"):
         encoder(torch.randn(1, 40, 40), torch.tensor([40]))
+
+
+def test_the_experiment_is_what_it_says(tmp_path):
+    """All have the layout and the intermediate CTC; one starts scores from it."""
+    experiment = read_experiment(ROOT / "conf/experiments/whisper_ctc_scores.yaml")
+    tokens = tmp_path / "tokens.txt"
+    pieces = [f"p{n}" for n in range(997)]
+    tokens.write_text("\n".join(["<blank>", "<unk>", *pieces, "<sos/eos>"]) + "\n")
+    runs = {run.system: run for run in experiment.runs()}
+    parameters = {}
+    for system, run in runs.items():
+        args = ASRTask.get_parser().parse_args(
+            ["--config", str(experiment.config_path), "--token_list", str(tokens)]
+            + ["--token_type", "char", "--input_size", "384"]
+            + ["--output_dir", str(tmp_path), *run.asr_args.split()]
+        )
+        model = ASRTask.build_model(args)
+        layer = input_layer(model)
+        assert layer.methods[0] == "strided_conv"
+        assert layer.block_strides(2) == [2, 8] and layer.output_lengths(640) == 80
+        assert model.encoder.interctc_layer_idx == [1] and model.interctc_weight == 0.3
+        assert layer.later[0].from_ctc == (system == "score_from_ctc")
+        parameters[system] = sum(p.numel() for p in model.parameters())
+    assert parameters["score_from_ctc"] == parameters["adastride"] + 1
