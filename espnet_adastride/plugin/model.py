@@ -156,20 +156,18 @@ def connect_ctc(model) -> None:
     """
     layer = input_layer(model)
     stages = [] if layer is None else [one for one in layer.later if one.from_ctc]
-    for stage in stages:
-        if getattr(model, "ctc", None) is None:
-            missing = "a CTC: set model_conf: ctc_weight above 0"
-        elif not getattr(model, "interctc_weight", 0.0):
-            missing = (
-                "an intermediate CTC that is trained: set model_conf: interctc_weight, "
-                "such as 0.3 (tasks asr, slu and s2t)"
-            )
-        else:
-            stage.use_ctc(model.encoder, model.ctc)
-            continue
+    if not stages:
+        return
+    where = "encoder_conf: input_layer_conf: score_from_ctc needs"
+    if getattr(model, "ctc", None) is None:
+        raise ConfigurationError(f"{where} a CTC: set model_conf: ctc_weight above 0")
+    if not getattr(model, "interctc_weight", 0.0):
         raise ConfigurationError(
-            f"encoder_conf: input_layer_conf: score_from_ctc needs {missing}"
+            f"{where} an intermediate CTC that is trained: set model_conf: "
+            "interctc_weight, such as 0.3 (tasks asr, slu and s2t)"
         )
+    for stage in stages:
+        stage.use_ctc(model.encoder, model.ctc)
 
 
 def set_frame_step(model, layer) -> None:
