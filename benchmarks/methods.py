@@ -26,7 +26,7 @@ says nothing about speech.
   tones; where frames are dense a tone may then pass rightly and counts as leaked.
 * Information: log-mel frames of speech, normalised, are downsampled at ``--rates`` and
   rebuilt from the output; the share of the variance of held-out utterances that is
-  explained. Frame t lies at the place p_t on the axis of output frames: uniform methods
+  explained. Frame t is at p_t on the axis of output frames: uniform methods
   know it from the stride, adaptive ones from their positions, which the rebuilding is
   told. From the ``--context`` output frames around p_t, each feature of frame t is a
   linear function whose weights depend on the fraction of p_t (linear between

@@ -1,5 +1,5 @@
 """What the tests share: one thread, fixed seeds, and where optional material may
-lie."""
+be."""
 
 import os
 import re

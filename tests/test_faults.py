@@ -1,9 +1,9 @@
-"""Faults of input and of disks: one line names the culprit and the mend, nothing is
+"""Faults of input and of disks: one line gives the cause and the fix, nothing is
 lost.
 
 Others are tested where the work is done: recordings and transcripts of LibriSpeech in
 test_corpus.py, archives in test_archive.py, signals in test_recipe.py and
-test_driver.py; killed stages and trainings in plugin/test_killed.py.
+test_driver.py; killed stages and trainings in recipe/test_killed.py.
 """
 
 import os

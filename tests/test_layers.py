@@ -1,4 +1,4 @@
-"""Imports run one way: the library <- rooms <- plugin <- experiments, recipe <- bin."""
+"""Imports run one way: the library <- folders <- plugin <- experiments, recipe <- bin."""
 
 import ast
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "espnet_adastride"
 
 
-#: the rooms and root modules, from those that know nothing of the rest to those that
+#: the folders and root modules, from those that know nothing of the rest to those that
 #: may import everything
 ORDER = [
     {"version", "errors"},
@@ -82,15 +82,15 @@ def test_imports_flow_one_way(path):
 @pytest.mark.parametrize(
     "path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE))
 )
-def test_a_room_imports_no_later_one(path):
-    room = path.relative_to(PACKAGE).with_suffix("").parts[0]
-    if room == "__init__":
+def test_a_folder_imports_no_later_one(path):
+    folder = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    if folder == "__init__":
         return
-    assert room in RANK, f"give {room} a place in ORDER"
+    assert folder in RANK, f"give {folder} a place in ORDER"
     for name in imports_of(path):
         top = name.split(".")[1:2] if name.startswith("espnet_adastride.") else []
         for imported in top:
-            assert RANK[imported] <= RANK[room], f"{path} imports {name}"
+            assert RANK[imported] <= RANK[folder], f"{path} imports {name}"
 
 
 def test_importing_the_library_leaves_espnet_alone():

@@ -71,7 +71,7 @@ def window_softmax(scores: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
         valid: (B, T', stride, 1) booleans.
 
     Returns:
-        Weights in the shape of ``scores``. A window without a valid step (it lies
+        Weights in the shape of ``scores``. A window without a valid step (it is
         beyond its utterance) gets uniform weights: its values are zero already.
     """
     some_valid = valid.any(dim=2, keepdim=True)

@@ -328,7 +328,7 @@ def test_utterances_look_like_speech(plan):
             # Syllables and pauses: speech is far less steady than noise (< 3 dB).
             spread = np.percentile(levels, 90) - np.percentile(levels, 5)
             assert spread > 10, (key, spread)
-            # Most power of speech lies below 4 kHz; of white noise, half of it.
+            # Most power of speech is below 4 kHz; of white noise, half of it.
             assert power_below(x, FS, 4000) > 0.75 * power_below(x, FS, FS / 2), key
             # The ends hold hiss or noise but no word, and never digital silence.
             assert x[: FS // 10].std() > 0 and x[-FS // 10 :].std() > 0

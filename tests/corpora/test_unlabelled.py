@@ -46,7 +46,7 @@ def test_texts_stay_together(corpus, tmp_path):
     assert {r.id for own in found.values() for r in own} == {
         f"flac_r{i}" for i in range(6)
     }
-    # read where they lie; a second call changes nothing
+    # read in place; a second call changes nothing
     assert all("my recordings" in r.path for r in found["train"])
     assert prepare_recordings(corpus, tmp_path / "data", 8000) == told
     noise(corpus / "flac" / "r9.flac")

@@ -100,7 +100,7 @@ def test_a_corpus_whose_speech_has_short_frames():
     # all that is to be told: H(0.4)
     assert speech["bits"] == pytest.approx(0.9709506)
     assert speech["bits_most"] == pytest.approx(0.9709506)
-    # shifted by half, 30 of the 40 marked instants of an utterance lie in silence
+    # shifted by half, 30 of the 40 marked instants of an utterance are in silence
     assert speech["bits_chance"] < 0.5
     assert numbers["phone_class_bits"] == pytest.approx(0.9709506)
 

@@ -235,5 +235,5 @@ def test_functions_and_commands_run_side_by_side(tmp_path):
     logs[0].write_text("before\n")
     jobs = [Job(lambda: print("said"), logs[0]), Job(["echo", "heard"], logs[1])]
     run_jobs(jobs)
-    # a training's log goes on, a command's begins anew
+    # a training's log is appended to, a command's starts again
     assert [log.read_text() for log in logs] == ["before\nsaid\n", "heard\n"]

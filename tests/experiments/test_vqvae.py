@@ -369,7 +369,7 @@ def test_the_table_counts_side_information_and_pairs():
     assert "| 112 ± 0 | 40 ± 0 | 152 ± 0 | 140 ± 0 |" in table
     assert "| 8x | `adastride_f` | 2 | -0.50 | [-0.50, -0.50] |" in table
     assert "better" in table
-    # the reference has 112.5 bit/s at 8x, 225 at 4x: 152.5 lie between
+    # the reference has 112.5 bit/s at 8x, 225 at 4x: 152.5 is between
     runs += [run("strided_conv", 0, errors - 1.0, rate=4)]
     share = math.log2(152.5 / 112.5)
     at_equal_bits = np.mean(errors) - share

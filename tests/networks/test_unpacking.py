@@ -1,4 +1,4 @@
-"""Archives from strangers: what is refused, and that refusing leaves nothing."""
+"""Untrusted archives: what is rejected, and that nothing is left behind."""
 
 import io
 import os

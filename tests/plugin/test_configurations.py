@@ -132,7 +132,7 @@ PUBLISHED = {
     "train_asr_e_branchformer": E_BRANCHFORMER,
     "train_asr_ctc_e_branchformer": CTC,
 }
-# what lies over them: input layer, rate
+# overlays: input layer, rate
 VARIANTS = {
     None: ("conv2d", 4),
     "conv2d_8x": ("conv2d8", 8),

@@ -1,6 +1,6 @@
 """Two and four processes: loss, gradients and stats are those of one on all the batch.
 
-ESPnet's own arithmetic (Trainer.train_one_epoch) stands between: the ranks' losses,
+ESPnet's own arithmetic (Trainer.train_one_epoch) is in between: the ranks' losses,
 weighted by their utterances, and DistributedDataParallel's mean of gradients. Processes
 are forked, so that ESPnet is imported once.
 """

@@ -66,7 +66,7 @@ def test_extreme_positions():
 
 
 def test_two_stages_composed_by_hand():
-    # the first stage's slots lie at 0-5, 5-6, 6-7, 7-8; the second's meet after two
+    # the first stage's slots are at 0-5, 5-6, 6-7, 7-8; the second's meet after two
     times = times_of(
         layer_of("adastride", [2, 2]),
         [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 3.0],
@@ -179,7 +179,7 @@ def test_espnets_frames_lie_where_they_read(kind):
         (grad,) = torch.autograd.grad(output[0, frame].sum(), x, retain_graph=True)
         weight = grad[0].sum(dim=1)
         centre = (weight * (torch.arange(75) + 0.5)).sum() / weight.sum()
-        # the kernel of 5 and stride 3 lies half a frame off its middle at most
+        # the kernel of 5 and stride 3 is at most half a frame off its middle
         assert centre.item() == pytest.approx(middle[frame], abs=1e-3)
 
 

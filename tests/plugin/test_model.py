@@ -373,9 +373,9 @@ def test_runner_prints_a_mistake_as_one_line(capsys):
 
     code = (
         "from espnet_adastride.errors import ConfigurationError\n"
-        "raise ConfigurationError('encoder_conf: culprit and mend')"
+        "raise ConfigurationError('encoder_conf: cause and fix')"
     )
-    with pytest.raises(SystemExit, match="^error: encoder_conf: culprit and mend$"):
+    with pytest.raises(SystemExit, match="^error: encoder_conf: cause and fix$"):
         run.main(["-c", code])
     with pytest.raises(SystemExit):
         run.main(["--help"])

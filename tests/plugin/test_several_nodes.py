@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster_stand_ins import write_grid, write_mpi, write_runner, write_slurm
-from tests.plugin.test_killed import Recipe, epochs_of, only
+from tests.recipe.test_killed import Recipe, epochs_of, only
 from tests.tiny_recipe import write_corpus
 
 SLURM = "slurm.pl --config ../../conf/slurm.conf"
@@ -32,7 +32,7 @@ def recipe(tmp_path_factory, warm_python):
     """A recipe at stage 11, on whose PATH the clusters are."""
     corpus = write_corpus(tmp_path_factory.mktemp("corpus"))
     folder = tmp_path_factory.mktemp("nodes")
-    recipe = Recipe(folder, corpus, warm_python, "clone")  # slurm.pl bears no blank
+    recipe = Recipe(folder, corpus, warm_python, "clone")  # slurm.pl cannot handle spaces
     recipe.run("--stop_stage", "10")
     cluster = tmp_path_factory.mktemp("cluster")
     for name in ("slurm.pl", "queue.pl", "pbs.pl"):
@@ -110,7 +110,7 @@ def test_two_nodes_by_slurm(recipe, loss_of_two_processes):
 
 
 def lose_a_node(recipe, command, name, variable):
-    """Kill one rank after two epochs; then go on for two more."""
+    """Kill one rank after two epochs; then train two more."""
     process = recipe.start(*command, "--max_epoch 1000")
     log = recipe.folder / f"exp/asr_{name}/train.log"
     deadline = time.monotonic() + 300

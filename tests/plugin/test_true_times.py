@@ -1,4 +1,4 @@
-"""What tells the encoder where in time frames lie: known answers, ESPnet at t = i."""
+"""What tells the encoder where frames are in time: known answers, ESPnet at t = i."""
 
 import math
 

@@ -390,7 +390,7 @@ def test_all_stages_on_a_handful_of_utterances(recipe, tmp_path, warm_python):
     assert "tiny.yaml: encoder_conf: input_layer" in line and "'adastrid'" in line
     assert not (folder / "exp" / "asr_bad").exists()
 
-    # the plan refuses what cannot work, naming utterances and the mend
+    # the plan refuses what cannot work, naming utterances and the fix
     (tmp_path / "tiny.yaml").write_text(CONFIG.format(input_layer="avg_pool"))
     small = ["--asr_tag", "small", "--stage", "11", "--asr_args", "--batch_bins 20000"]
     line = one_line(run(tmp_path, *options, *greedy, *small, **common))

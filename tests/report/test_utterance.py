@@ -108,7 +108,7 @@ def test_summary_counts_the_frames_on_speech(picture):
     assert rate.startswith(
         "38 frames in 2.00 s, 19.0 per second; mean 53 ms = 5.3 input"
     )
-    # 30 of 38 frames lie in the tone, and the windows' reach adds parts of two
+    # 30 of 38 frames are in the tone, and the windows' reach adds parts of two
     assert "speech (energy within 30 dB of the loudest): 51 % of the time" in shares
     assert "79 % of the frames; silence: 49 % of the time, 21 % of the frames" in shares
 

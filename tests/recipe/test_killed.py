@@ -1,7 +1,7 @@
 """SIGKILL in every stage of egs/asr.sh; then the same command again.
 
-What it makes is, byte for byte, what an undisturbed run makes; a training goes on from
-its last finished epoch, one of two processes too. The corpus' folder and its speakers
+What it makes is, byte for byte, what an undisturbed run makes; a training resumes
+after its last finished epoch, with two processes too. The corpus' folder and its speakers
 have spaces and shell characters in their names.
 """
 

@@ -4,7 +4,7 @@
 
 Stages 10 (statistics in two jobs, joined), 11 (training by espnet2.bin.launch), 12
 (decoding) and 14 (packing), and asr_align: as asr.sh writes them, ${python} and its
-other variables filled in; run_jobs stands where run.pl does.
+other variables filled in; run_jobs takes the place of run.pl.
 """
 
 import os
