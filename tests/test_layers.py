@@ -1,4 +1,4 @@
-"""Imports run one way: the library <- folders <- plugin <- experiments, recipe <- bin."""
+"""Imports run one way: library <- folders <- plugin <- experiments, recipe <- bin."""
 
 import ast
 import subprocess

@@ -32,7 +32,7 @@ def recipe(tmp_path_factory, warm_python):
     """A recipe at stage 11, on whose PATH the clusters are."""
     corpus = write_corpus(tmp_path_factory.mktemp("corpus"))
     folder = tmp_path_factory.mktemp("nodes")
-    recipe = Recipe(folder, corpus, warm_python, "clone")  # slurm.pl cannot handle spaces
+    recipe = Recipe(folder, corpus, warm_python, "clone")  # no space for slurm.pl
     recipe.run("--stop_stage", "10")
     cluster = tmp_path_factory.mktemp("cluster")
     for name in ("slurm.pl", "queue.pl", "pbs.pl"):

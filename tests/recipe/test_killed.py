@@ -1,8 +1,8 @@
 """SIGKILL in every stage of egs/asr.sh; then the same command again.
 
-What it makes is, byte for byte, what an undisturbed run makes; a training resumes
-after its last finished epoch, with two processes too. The corpus' folder and its speakers
-have spaces and shell characters in their names.
+The result is, byte for byte, that of an undisturbed run; a training resumes after its
+last finished epoch, with two processes too. The corpus' folder and its speakers have
+spaces and shell characters in their names.
 """
 
 import os
