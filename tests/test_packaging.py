@@ -31,35 +31,79 @@ def names(requirements):
 
 
 BASE = names(SETTINGS["project"]["dependencies"])
-DECLARED = {
-    extra: names(lines)
-    for extra, lines in SETTINGS["project"]["optional-dependencies"].items()
-}
+EXTRA_LINES = SETTINGS["project"]["optional-dependencies"]
 
 
-def third_party():
-    """Return the packages of others that this one imports, with the files."""
-    found = {}
-    for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            modules = []
-            if isinstance(node, ast.Import):
-                modules = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom) and not node.level:
-                modules = [node.module]
-            for module in modules:
-                top = module.partition(".")[0]
-                if top not in sys.stdlib_module_names and top != PACKAGE.name:
-                    found.setdefault(top, set()).add(str(path.relative_to(ROOT)))
+def brought_by(extra):
+    """Return what an extra brings, through another extra of this package, too."""
+    found = set()
+    for line in EXTRA_LINES[extra]:
+        other = re.fullmatch(rf"{PACKAGE.name}\[(\w+)\]", line)
+        found |= brought_by(other[1]) if other else names([line])
     return found
+
+
+DECLARED = {extra: brought_by(extra) for extra in EXTRA_LINES}
+
+
+def imported_by(path):
+    """Return the modules that a file imports; of ``from a import b`` a and a.b."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def third_party(paths):
+    """Return the packages of others that these files import, with the files."""
+    found = {}
+    for path in paths:
+        for top in {module.partition(".")[0] for module in imported_by(path)}:
+            if top not in sys.stdlib_module_names and top != PACKAGE.name:
+                found.setdefault(top, set()).add(str(path.relative_to(ROOT)))
+    return found
+
+
+def reached_from(commands):
+    """Return the files of this package that commands import, at once or later."""
+    todo = [PACKAGE / "bin" / f"{name}.py" for name in commands]
+    seen = set()
+    while todo:
+        path = todo.pop()
+        if path.is_file() and path not in seen:
+            seen.add(path)
+            for module in imported_by(path):
+                place = ROOT / module.replace(".", "/")
+                if module.partition(".")[0] == PACKAGE.name:
+                    todo += [place.with_suffix(".py"), place / "__init__.py"]
+    return seen
+
+
+def assert_brought(paths, brought):
+    for module, files in third_party(paths).items():
+        if module not in UNDECLARED:
+            distribution = normal(DISTRIBUTIONS.get(module, module))
+            assert distribution in brought, f"{module}, imported by {sorted(files)}"
 
 
 def test_every_import_is_declared_in_an_extra():
     brought = BASE.union(*(DECLARED[extra] for extra in DECLARED if extra != "test"))
-    for module, files in third_party().items():
-        if module not in UNDECLARED:
-            distribution = normal(DISTRIBUTIONS.get(module, module))
-            assert distribution in brought, f"{module}, imported by {sorted(files)}"
+    assert_brought(PACKAGE.rglob("*.py"), brought)
+
+
+@pytest.mark.parametrize(
+    "extra, commands",
+    [
+        ("demo", ("make_espeak_corpus", "say")),
+        ("vqvae", ("vqvae_train", "compare_vqvae", "vqvae_reconstruct")),
+    ],
+)
+def test_an_extra_has_all_that_its_commands_import(extra, commands):
+    paths = reached_from(commands)
+    assert len(paths) > 10
+    assert_brought(paths, BASE | DECLARED[extra])
 
 
 def test_the_extra_that_a_message_names_brings_the_package():
