@@ -47,11 +47,10 @@ def run(script, folder, python=sys.executable):
     """Run lines of a shell; return status and output."""
     tools = folder / "tools"
     tools.mkdir(exist_ok=True)
-    (tools / "adastride-prepare").write_text(
-        f"#!/bin/sh\nexec {shlex.quote(sys.executable)} "
-        '-m espnet_adastride.bin.prepare "$@"\n'
+    (tools / "adastride").write_text(
+        f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m espnet_adastride.cli "$@"\n'
     )
-    (tools / "adastride-prepare").chmod(0o755)
+    (tools / "adastride").chmod(0o755)
     environment = {
         **os.environ,
         "PATH": f"{tools}:{os.environ['PATH']}",
@@ -99,7 +98,7 @@ def test_what_the_driver_says_without_data(project, clone):
     (line,) = said.splitlines()[-1:]
     assert f"error: {project}/data/train is missing (there: none)" in line
     assert "adastride-prepare" in line and "write local/data.sh" in line
-    status, said = run(f"adastride-prepare recordings.csv; {driver} {words}", project)
+    status, said = run(f"adastride prepare recordings.csv; {driver} {words}", project)
     assert f"{project}/data/more is missing (there: test train valid)" in said
     words = words.replace(" more", "")
     status, said = run(f"{driver} {words} --speed_perturb_factors '0.9 1.0'", project)
@@ -109,7 +108,7 @@ def test_what_the_driver_says_without_data(project, clone):
 def test_a_data_folder_that_needs_preparing_says_so(project, clone):
     driver = shlex.quote(str(clone / "egs" / "asr.sh"))
     words = "--train_set train --valid_set valid --test_sets test --stop_stage 3"
-    status, said = run(f"adastride-prepare recordings.csv; {driver} {words}", project)
+    status, said = run(f"adastride prepare recordings.csv; {driver} {words}", project)
     assert status == 0, said
     folder = project / "data" / "valid"
     (folder / "segments").write_text("x y 0 1\n")
