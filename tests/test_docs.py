@@ -112,14 +112,15 @@ def quotations(text, forms=(WITH_INTERVAL, INTERVAL, ALONE)):
     return found
 
 
-def rounds_to(exact, quoted):
-    """Say whether a number may be quoted so; signs do not count (A minus B, B minus A).
+def rounds_to(exact, quoted, sign=1):
+    """Say whether a number, times the sign, may be quoted so; without a sign: its size.
 
     The exact one is rounded, too: 8.35 may be 8.3 or 8.4.
     """
     places, wanted = (len(number.partition(".")[2]) for number in (exact, quoted))
     spare = (10**-wanted + 10**-places) / 2 if places > wanted else 0
-    gap = abs(abs(float(exact)) - abs(float(quoted)))
+    a, b = sign * float(exact), float(quoted)
+    gap = abs(a - b) if quoted[0] in "+-" else abs(abs(a) - b)
     return places >= wanted and gap <= spare + 1e-9
 
 
@@ -131,12 +132,12 @@ def occurs(quote, line):
     if p and f"| {p} |" not in line:
         return False
     for found in re.finditer(rf"({NUMBER})(?:, | to )({NUMBER})", line):
-        a, b = found.groups()
-        as_written = rounds_to(a, low) and rounds_to(b, high)
-        if as_written or (rounds_to(b, low) and rounds_to(a, high)):
-            before = re.findall(NUMBER, line[: found.start()])
-            if not value or any(rounds_to(number, value) for number in before):
-                return True
+        before = re.findall(NUMBER, line[: found.start()])
+        # A minus B, as it is there; or B minus A
+        for (a, b), sign in ((found.groups(), 1), (found.groups()[::-1], -1)):
+            if rounds_to(a, low, sign) and rounds_to(b, high, sign):
+                if not value or any(rounds_to(n, value, sign) for n in before):
+                    return True
     return False
 
 
