@@ -78,7 +78,7 @@ def write_results(
     write_text(page, text)
     fit, others = split_records(experiment, found)
     runs = experiment.runs()
-    missing = missing_runs(runs, fit, experiment.test_sets[0])
+    missing = missing_runs(runs, fit, experiment.reported)
     line = f"{page}: {len(runs) - len(missing)} of {len(runs)} runs"
     if missing:
         line += f"; missing: {shorten(missing)}"

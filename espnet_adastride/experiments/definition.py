@@ -14,9 +14,14 @@ feature_rate: 50                    # frames a second that strides count from
 baseline: strided_conv
 pairs: [[adastride, avg_pool]]      # further differences, first minus second
 variants: ["bound2=adastride score_bound=2"]
+lm_config: train_lm_small.yaml      # of a language model, trained once for all runs
+decodings:                          # of every model; the first is reported first
+  joint: {inference_config: decode_asr_joint.yaml}
+  joint_lm: {inference_config: decode_asr_joint_lm.yaml, use_lm: true}
 grid:                               # in the order in which they run
 - {methods: [strided_conv, adastride], rates: [8, 4], seeds: [0, 1, 2]}
 
+Without ``decodings``, every model is decoded once, as the script does.
 With ``task: classification`` or ``task: vqvae`` it names the records that make a page:
 title, recipe, baseline and grid suffice. The recipe's own command trains.
 """
@@ -24,9 +29,10 @@ title, recipe, baseline and grid suffice. The recipe's own command trains.
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 from espnet_adastride.config import read_yaml
 from espnet_adastride.errors import RecipeError, unknown_word
@@ -67,6 +73,8 @@ class Experiment:
     baseline: str = "strided_conv"
     pairs: List[List[str]] = field(default_factory=list)
     variants: List[str] = field(default_factory=list)
+    lm_config: str = ""
+    decodings: Dict[str, Dict[str, Any]] = field(default_factory=dict)
     train_set: str = "train"
     valid_set: str = "dev"
     tag: str = ""
@@ -84,8 +92,31 @@ class Experiment:
 
     @property
     def prefix(self) -> str:
-        """Prefix of the runs' tags: another configuration has other folders."""
-        return self.tag or f"{self.name}_{self.fingerprint()[:8]}"
+        """Prefix of the runs' tags: another configuration has other folders.
+
+        Other decodings are of the same trained models.
+        """
+        return self.tag or f"{self.name}_{_hash(self._training())[:8]}"
+
+    def set_names(self, decoding: str) -> List[str]:
+        """Return the names that records give the test sets of a decoding.
+
+        They are ``DECODING/SET``, or those of the sets if all models are decoded once.
+        """
+        return [f"{decoding}/{n}" if decoding else n for n in self.test_sets]
+
+    def scored_sets(self) -> Dict[str, List[str]]:
+        """Return the test sets' names in records by decoding (``""``: the only one)."""
+        return {name: self.set_names(name) for name in self.decodings or [""]}
+
+    @property
+    def reported(self) -> str:
+        """Name in records of what is reported: first decoding, first test set."""
+        return next(iter(self.scored_sets().values()))[0]
+
+    def lm_decoding(self) -> Optional[str]:
+        """Return the first decoding with the language model, or None."""
+        return next((n for n, d in self.decodings.items() if d.get("use_lm")), None)
 
     def systems(self) -> Dict[str, System]:
         """Return the variants by name."""
@@ -108,6 +139,17 @@ class Experiment:
 
     def settings(self) -> Dict[str, Any]:
         """Return the settings that all runs share and that results depend on."""
+        if not self.decodings:
+            return self._training()
+        decodings = {
+            name: {**words, "inference_config": _read(words["inference_config"])}
+            for name, words in self.decodings.items()
+        }
+        language = {"lm": _read(self.lm_config)} if self.lm_config else {}
+        return {**self._training(), "decodings": decodings, **language}
+
+    def _training(self) -> Dict[str, Any]:
+        """Return the settings that the trained models depend on."""
         if self.task != "asr":
             return {"task": self.task}
         return {
@@ -122,8 +164,58 @@ class Experiment:
 
     def fingerprint(self) -> str:
         """Return a hash of the settings: comments and order do not count."""
-        text = json.dumps(self.settings(), sort_keys=True)
-        return hashlib.sha256(text.encode("utf-8")).hexdigest()
+        return _hash(self.settings())
+
+
+def _hash(settings: Dict[str, Any]) -> str:
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _read(config: str) -> Dict[str, Any]:
+    return read_yaml(ROOT / "conf" / config)
+
+
+def _check_decodings(path: Path, experiment: Experiment) -> None:
+    """Reject decodings that no run could do.
+
+    Raises:
+        RecipeError: names the decoding and the fix.
+    """
+    decodings = experiment.decodings
+    for name, words in decodings.items() if isinstance(decodings, dict) else ():
+        known = isinstance(words, dict) and {"inference_config", "use_lm"} >= set(words)
+        if not known or "inference_config" not in words:
+            raise RecipeError(
+                f"{path}: decoding {name}: give inference_config, and use_lm: true for "
+                f"the language model, got {words}"
+            )
+        if not re.fullmatch(r"[\w.+-]+", str(name)):
+            raise RecipeError(
+                f"{path}: decoding {name!r} names a folder: use letters, digits and _"
+            )
+        config = words["inference_config"]
+        if not (ROOT / "conf" / config).is_file():
+            raise RecipeError(f"{path}: inference_config {config} is not in conf/")
+        if words.get("use_lm") and not experiment.lm_config:
+            raise RecipeError(
+                f"{path}: decoding {name} uses a language model, and lm_config is "
+                "missing: name its configuration, such as train_lm_small.yaml"
+            )
+        if words.get("use_lm") and config.startswith("decode_ctc_greedy"):
+            raise RecipeError(
+                f"{path}: decoding {name}: greedy CTC cannot use a language model"
+            )
+    if not isinstance(decodings, dict):
+        raise RecipeError(
+            f"{path}: decodings: give NAME: {{inference_config: FILE}}, got {decodings}"
+        )
+    if experiment.lm_config and not (ROOT / "conf" / experiment.lm_config).is_file():
+        raise RecipeError(f"{path}: lm_config {experiment.lm_config} is not in conf/")
+    if experiment.lm_config and experiment.lm_decoding() is None:
+        raise RecipeError(
+            f"{path}: lm_config {experiment.lm_config}: no decoding has use_lm: true"
+        )
 
 
 def read_experiment(path: PathLike) -> Experiment:
@@ -184,4 +276,5 @@ def read_experiment(path: PathLike) -> Experiment:
             )
     if task == "asr" and not experiment.config_path.is_file():
         raise RecipeError(f"{path}: asr_config {experiment.asr_config} is not in conf/")
+    _check_decodings(path, experiment)
     return experiment

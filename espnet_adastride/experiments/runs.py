@@ -6,6 +6,7 @@ needed. A grid therefore resumes on any machine from the records in git.
 
 import json
 import os
+import shlex
 import sys
 from dataclasses import replace
 from functools import partial
@@ -19,7 +20,7 @@ from espnet_adastride.corpora.features import RECORD_NAME
 from espnet_adastride.corpora.kaldi import read_text
 from espnet_adastride.errors import RecipeError
 from espnet_adastride.evaluation.scoring import percent
-from espnet_adastride.experiments.definition import Experiment
+from espnet_adastride.experiments.definition import ROOT, Experiment
 from espnet_adastride.experiments.grid import Run, Step, run_all
 from espnet_adastride.experiments.records import (
     Record,
@@ -40,12 +41,18 @@ from espnet_adastride.progress import print_dated
 from espnet_adastride.recipe.jobs import Job, run_jobs
 
 
+def inference_tag(decoding: str) -> str:
+    """Return the folder of a decoding (``""``: the only one) in a run's folder."""
+    return f"decode_{decoding}" if decoding else "decode"
+
+
 class Grid:
     """The runs of an experiment on disk, and their records.
 
     A run is one call of the recipe's script for stages 11 to 13 with an ``--asr_tag``
-    of its own. An interrupted one resumes through the recipe's own stages, which reject
-    a folder with a training of other options.
+    of its own, and one for stages 12 and 13 for each further decoding. An interrupted
+    one resumes through the recipe's own stages, which reject a folder with a training
+    of other options.
 
     Args:
         experiment: the definition.
@@ -57,8 +64,6 @@ class Grid:
         options: options of the script; default: those of the definition.
         measure: whether to measure the model's cost, which takes a minute.
     """
-
-    inference_tag = "decode"
 
     def __init__(
         self,
@@ -95,18 +100,40 @@ class Grid:
         self._scores: Dict[str, Dict[str, SetScores]] = {}
 
     def prepare_command(self) -> List[str]:
-        """Return the call for the stages that the runs share."""
-        return [*self._command, "--stage", "1", "--stop_stage", "10"]
+        """Return the call for the stages that the runs share, with a language model."""
+        language = self._decoding(self.what.lm_decoding())
+        return [*self._command, *language, "--stage", "1", "--stop_stage", "10"]
+
+    def _decoding(self, name: Optional[str]) -> List[str]:
+        """Return the script's options for a decoding; none if it has no name."""
+        if not name:
+            return []
+        words = self.what.decodings[name]
+        config = ROOT / "conf" / words["inference_config"]
+        options = ["--inference_config", str(config)]
+        if words.get("use_lm"):
+            config = ROOT / "conf" / self.what.lm_config
+            options += ["--use_lm", "true", "--lm_config", str(config)]
+        return options
 
     def command(self, run: Run) -> List[str]:
-        """Return the call for one run."""
-        return [
-            *self._command,
-            *("--stage", "11", "--stop_stage", "13"),
-            *("--asr_tag", run.tag, "--asr_args", run.asr_args),
-            *("--inference_tag", self.inference_tag, "--inference_nj", "1"),
-            *("--plan", "false"),  # of the same data, for every run again
-        ]
+        """Return the call for one run; a shell's, if it is decoded more than once."""
+        calls = []
+        for name in self.what.scored_sets():
+            calls.append(
+                [
+                    *self._command,
+                    *self._decoding(name),
+                    *("--stage", "12" if calls else "11", "--stop_stage", "13"),
+                    *("--asr_tag", run.tag, "--asr_args", run.asr_args),
+                    *("--inference_tag", inference_tag(name), "--inference_nj", "1"),
+                    *("--plan", "false"),  # of the same data, for every run again
+                ]
+            )
+        if len(calls) == 1:
+            return calls[0]
+        # the trap: the shell waits for a call that a signal ends, which cleans up
+        return ["bash", "-c", "trap : INT TERM\n" + " && ".join(map(shlex.join, calls))]
 
     def experiment(self, run: Run) -> Path:
         """Return the folder of a run."""
@@ -141,8 +168,11 @@ class Grid:
     def scores(self, run: Run) -> Dict[str, SetScores]:
         """Return the scores of a finished run, by set."""
         if run.tag not in self._scores:
+            folder = self.experiment(run)
             self._scores[run.tag] = {
-                name: self._score(run, name) for name in self.what.test_sets
+                scored: self._score(folder / inference_tag(decoding) / name, name)
+                for decoding, names in self.what.scored_sets().items()
+                for scored, name in zip(names, self.what.test_sets)
             }
         return self._scores[run.tag]
 
@@ -159,9 +189,8 @@ class Grid:
         samples = read_table(folder / "utt2num_samples")
         return {key: int(n) / rate for key, n in samples.items()}
 
-    def _score(self, run: Run, name: str) -> SetScores:
+    def _score(self, decoded: Path, name: str) -> SetScores:
         data = self.folder_of(name)
-        decoded = self.experiment(run) / self.inference_tag / name
         frames = None
         if (decoded / "frames").is_file():
             table = read_table(decoded / "frames")
@@ -215,6 +244,7 @@ class Grid:
         fit, _ = split_records(self.what, read_records(self.records))
         for other in list(fit.values())[:1]:  # the records agree with each other
             for name, theirs in other.sets.items():
+                name = name.rpartition("/")[2]  # without the decoding
                 if self._hash(self.folder_of(name)) != theirs.data_sha256:
                     raise RecipeError(
                         f"{name} here is not what {other.path} was tested on "

@@ -39,13 +39,14 @@ class Cell:
 
     Args:
         records: at least one.
-        test_set: the set that is reported.
+        test_set: the set that is reported, by its name in records.
     """
 
     def __init__(self, records: Sequence[Record], test_set: str):
         self.records = sorted(records, key=lambda r: r.seed)
         self.system, self.rate = self.records[0].system, self.records[0].rate
         self.test_set = test_set
+        self.decoding, _, self.set = test_set.rpartition("/")
 
     def scores(self, name: str = "") -> List[SetScores]:
         """Return the scores of every seed."""
@@ -79,7 +80,13 @@ class Cell:
 
     def emitting(self) -> float:
         """Return the share of frames whose best token is not blank; NaN: unknown."""
-        pairs = [(sum(s.emitting), sum(s.frames)) for s in self.scores() if s.frames]
+        pairs = [
+            (sum(scores.emitting), sum(scores.frames))
+            for record in self.records
+            for name, scores in record.sets.items()
+            # written by greedy CTC, whichever decoding is reported
+            if name.rpartition("/")[2] == self.set and scores.frames
+        ]
         if not pairs:
             return float("nan")
         return sum(a for a, _ in pairs) / sum(b for _, b in pairs)
@@ -102,9 +109,15 @@ class Cell:
         return result
 
 
-def make_cells(experiment: Experiment, records: Dict[tuple, Record]) -> List[Cell]:
-    """Return the cells in the order of the grid's rates and systems."""
-    test_set = experiment.test_sets[0]
+def make_cells(
+    experiment: Experiment, records: Dict[tuple, Record], test_set: str = ""
+) -> List[Cell]:
+    """Return the cells in the order of the grid's rates and systems.
+
+    Args:
+        test_set: name in records; default: the one that is reported.
+    """
+    test_set = test_set or experiment.reported
     groups: Dict[Tuple[float, str], List[Record]] = {}
     for run in experiment.runs():
         record = records.get(run.key)
@@ -127,11 +140,36 @@ def _rate_words(experiment: Experiment, cell: Cell) -> str:
     return f"{cell.rate:g}x, {experiment.feature_rate / cell.rate:.4g} Hz"
 
 
+def decoding_table(experiment: Experiment, cells: Dict[str, List[Cell]], bootstrap):
+    """Return WER of the first test set by decoding.
+
+    Behind those of further decodings is the difference to the first, of the same models
+    and utterances, with its interval over the speakers.
+
+    Args:
+        cells: of each decoding, in the same order.
+    """
+    names = ["rate", "method", "seeds", *(f"{name}, WER %" for name in cells)]
+    rows = []
+    for first, *others in zip(*cells.values()):
+        row = [_rate_words(experiment, first), f"`{first.system}`"]
+        row += [str(len(first.records)), f"{first.percent_of(first.mean_errors()):.2f}"]
+        for cell in others:
+            errors = [np.stack([s.errors() for s in c.scores()]) for c in (cell, first)]
+            words = first.scores()[0].reference()
+            found = bootstrap.difference(*errors, words).percent()
+            interval = format_interval(found.low, found.high)
+            wer = cell.percent_of(cell.mean_errors())
+            row.append(f"{wer:.2f} ({found.value:+.2f} {interval})")
+        rows.append(row)
+    return markdown_table(names, rows)
+
+
 def error_table(experiment: Experiment, cells: Sequence[Cell], bootstrap) -> str:
     """Return WER with intervals over the speakers, and what the errors are."""
-    further = experiment.test_sets[1:]
+    further = experiment.set_names(cells[0].decoding)[1:]
     names = ["rate", "method", "seeds", "WER %", "95 % interval", "sub", "del", "ins"]
-    names += ["CER %", *(f"WER % of {name}" for name in further)]
+    names += ["CER %", *(f"WER % of {name}" for name in experiment.test_sets[1:])]
     rows = []
     for cell in cells:
         wer, low, high = _interval(cell, bootstrap)
@@ -251,6 +289,11 @@ def setup_lines(experiment: Experiment, records: Sequence[Record]) -> List[str]:
         + (f", `{experiment.asr_args}`" if experiment.asr_args else "")
         + "".join(f", {k} {v}" for k, v in experiment.options.items())
     ]
+    lines += [
+        f"- decoding `{name}`: `conf/{words['inference_config']}`"
+        + (f", `conf/{experiment.lm_config}`" if words.get("use_lm") else "")
+        for name, words in experiment.decodings.items()
+    ]
     upstreams = Counter(
         f"{r.content['upstream']['upstream']} ({r.content['upstream']['model']}, "
         f"SHA-256 {r.content['upstream']['sha256'][:12]}...)"
@@ -306,6 +349,43 @@ def _task_page(
     return tables.format_table(rows, runs, baseline), figure
 
 
+def _decoded_by(cells: Sequence[Cell]) -> str:
+    """Return what headings say about the decoding; "" if all models have only one."""
+    return f", `{cells[0].decoding}`" if cells[0].decoding else ""
+
+
+def _error_sections(experiment, cells, bootstrap, note, units) -> str:
+    """Return the sections on the errors of one decoding."""
+    decoding = _decoded_by(cells)
+    where = f"{experiment.test_sets[0]}{decoding}"
+    text = f"## Errors on {where}\n\n"
+    text += error_table(experiment, cells, bootstrap)
+    text += (
+        f"\n{note} Substitutions, deletions and insertions are in percent of the "
+        "words; means over the seeds.\n\n"
+    )
+    results, reference = [cell.result() for cell in cells], cells[0].reference()
+    resamples = len(bootstrap.counts)
+    text += f"## Differences{decoding}\n\n"
+    text += format_comparison(results, reference, experiment.baseline, resamples)
+    pairs = pair_table(results, reference, experiment.pairs, bootstrap)
+    if pairs:
+        text += (
+            f"\n## Method against method{decoding}\n\n{pairs}\nPoints of WER on "
+            f"{where} over the seeds that both have, negative: the first is better. "
+            f"*Over groups*: 95 % intervals by bootstrap over the {units}; *over "
+            "seeds*: Welch's.\n"
+        )
+    across = across_rates_table(experiment, cells, bootstrap)
+    if across:
+        text += (
+            f"\n## Against more frames{decoding}\n\n{across}\nPoints of WER on "
+            f"{where}, negative is better; 95 % intervals over the {units}, not "
+            "adjusted.\n"
+        )
+    return text
+
+
 def write_page(
     experiment: Experiment, records: Sequence[Record], resamples: int = 10000
 ) -> str:
@@ -318,8 +398,7 @@ def write_page(
         DataError: no record fits, or they were tested on different data.
     """
     fit, others = split_records(experiment, records)
-    test_set = experiment.test_sets[0]
-    missing = missing_runs(experiment.runs(), fit, test_set)
+    missing = missing_runs(experiment.runs(), fit, experiment.reported)
     text = f"# {experiment.title}\n\n"
     if missing:
         total = len(experiment.runs())
@@ -334,38 +413,34 @@ def write_page(
     if experiment.task != "asr":
         table, _ = _task_page(experiment, used, resamples)
         return text + "\n".join(origin_lines(used)) + f"\n\n{table}"
-    for name in experiment.test_sets:
+    decodings = experiment.scored_sets()
+    for name in (name for names in decodings.values() for name in names):
         same_data(used, name)
     scores = cells[0].scores()[0]
-    reference = cells[0].reference()
     bootstrap = Bootstrap(scores.groups, resamples)
     # LibriSpeech's speakers are numbers; egs/digits has groups of one speaker's takes
     units = "speakers" if all(g.isdigit() for g in scores.groups) else "groups"
     text += "\n".join(setup_lines(experiment, used)) + "\n\n"
-    text += f"## Errors on {test_set}\n\n"
-    text += error_table(experiment, cells, bootstrap)
-    text += (
-        f"\n{bootstrap.number} {units}, {len(scores.utterances)} utterances, "
-        f"{int(scores.reference().sum())} words. Intervals: bootstrap over the "
-        f"{units}. Substitutions, deletions and insertions are in percent of the "
-        "words; means over the seeds.\n\n## Differences\n\n"
+    note = (
+        f"{bootstrap.number} {units}, {len(scores.utterances)} utterances, "
+        f"{int(scores.reference().sum())} words. Intervals: bootstrap over the {units}."
     )
-    results = [cell.result() for cell in cells]
-    text += format_comparison(results, reference, experiment.baseline, resamples)
-    pairs = pair_table(results, reference, experiment.pairs, bootstrap)
-    if pairs:
+    by_decoding = {
+        name: make_cells(experiment, fit, names[0]) for name, names in decodings.items()
+    }
+    if len(decodings) > 1:
+        text += f"## Decodings, {experiment.test_sets[0]}\n\n"
+        text += decoding_table(experiment, by_decoding, bootstrap)
         text += (
-            f"\n## Method against method\n\n{pairs}\nPoints of WER on {test_set} over "
-            "the seeds that both have, negative: the first is better. *Over groups*: "
-            f"95 % intervals by bootstrap over the {units}; *over seeds*: Welch's.\n"
+            f"\n{note} In brackets: minus `{next(iter(decodings))}` of the same "
+            "models, 95 % interval, not adjusted.\n\n"
         )
-    across = across_rates_table(experiment, cells, bootstrap)
-    if across:
-        text += (
-            f"\n## Against more frames\n\n{across}\nPoints of WER on {test_set}, "
-            f"negative is better; 95 % intervals over the {units}, not adjusted.\n"
-        )
-    text += f"\n## WER by speaking rate, {test_set}\n\n"
+    text += "\n".join(
+        _error_sections(experiment, cells, bootstrap, note, units)
+        for cells in by_decoding.values()
+    )
+    decoding = _decoded_by(cells)
+    text += f"\n## WER by speaking rate, {experiment.test_sets[0]}{decoding}\n\n"
     text += tercile_table(experiment, cells)
     text += (
         f"\nIn brackets: minus `{experiment.baseline}` at the same rate, 95 % interval "
@@ -374,7 +449,8 @@ def write_page(
     text += cost_table(experiment, cells)
     text += (
         "\nMultiply-accumulates and processor time (one thread) are of encoder and CTC "
-        "for one utterance of 12.8 s, per second of audio.\n"
+        "for one utterance of 12.8 s, per second of audio."
+        + (" Decoder and language model are left out.\n" if decoding else "\n")
     )
     return text
 
@@ -421,7 +497,8 @@ def plot_page(experiment: Experiment, records: Sequence[Record]) -> Figure:
             wer = cell.percent_of(cell.mean_errors())
             axes.annotate(words, (x, wer), (6, 6), textcoords="offset points")
         axes.set_xlabel("million multiply-accumulates per second of audio")
-        axes.set_ylabel(f"word error rate on {experiment.test_sets[0]}, %")
+        decoding = _decoded_by(cells).replace("`", "")
+        axes.set_ylabel(f"word error rate on {experiment.test_sets[0]}{decoding}, %")
         axes.set_ylim(bottom=0)
         axes.grid()
         figure.legend(loc="outside upper center", ncols=4)

@@ -9,6 +9,7 @@ import yaml
 from espnet_adastride.errors import RecipeError
 from espnet_adastride.experiments import definition
 from espnet_adastride.experiments.definition import read_experiment
+from espnet_adastride.experiments.records import read_records
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTENT = {
@@ -22,6 +23,9 @@ CONTENT = {
         {"methods": ["strided_conv"], "rates": [8, 2], "seeds": [0, 1]},
     ],
 }
+BEAM = {"inference_config": "beam.yaml"}
+GREEDY = {"inference_config": "decode_ctc_greedy.yaml"}
+WITH_LM = {**BEAM, "use_lm": True}
 
 
 @pytest.fixture
@@ -30,6 +34,9 @@ def write(tmp_path, monkeypatch):
     monkeypatch.setattr(definition, "ROOT", tmp_path)
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "train.yaml").write_text("max_epoch: 3\n# a comment\n")
+    (tmp_path / "conf" / "lm.yaml").write_text("max_epoch: 2\n")
+    (tmp_path / "conf" / "beam.yaml").write_text("beam_size: 5\n")
+    (tmp_path / "conf" / "decode_ctc_greedy.yaml").write_text("batch_size: 1\n")
 
     def write(**changes):
         content = {**CONTENT, **changes}
@@ -68,6 +75,27 @@ def test_the_fingerprint_is_of_what_bears_on_results(write, tmp_path):
     assert one.prefix.startswith("mine_")
 
 
+def test_decodings_are_settings_of_the_results_but_not_of_the_models(write, tmp_path):
+    once = read_experiment(write())
+    assert once.reported == "test" and once.scored_sets() == {"": ["test", "dev"]}
+    decodings = {"beam": BEAM, "lm": WITH_LM}
+    more = read_experiment(write(decodings=decodings, lm_config="lm.yaml"))
+    assert more.reported == "beam/test" and more.lm_decoding() == "lm"
+    assert more.scored_sets()["lm"] == ["lm/test", "lm/dev"]
+    assert more.prefix == once.prefix and more.fingerprint() != once.fingerprint()
+    for name in ("beam.yaml", "lm.yaml"):  # their contents count
+        before = more.fingerprint()
+        (tmp_path / "conf" / name).write_text("beam_size: 7\n")
+        assert more.fingerprint() != before and more.prefix == once.prefix
+
+
+def test_settings_without_decodings_are_those_of_earlier_records():
+    """The records in git stay valid."""
+    experiment = read_experiment(ROOT / "conf/experiments/whisper_strides.yaml")
+    found = read_records(ROOT / "results/records/whisper_strides")
+    assert found and {r.fingerprint for r in found} == {experiment.fingerprint()}
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
@@ -82,6 +110,25 @@ def test_the_fingerprint_is_of_what_bears_on_results(write, tmp_path):
         ({"pairs": [["bound2"] * 3]}, "pairs: give two"),
         ({"variants": []}, "bound2 is neither a method nor one of the variants"),
         ({"asr_config": "gone.yaml"}, "gone.yaml is not in conf/"),
+        ({"decodings": ["beam.yaml"]}, r"decodings: give NAME: \{inference_config"),
+        ({"decodings": {"beam": "beam.yaml"}}, "decoding beam: give inference_config"),
+        ({"decodings": {"b": {**BEAM, "lm": 1}}}, "decoding b: give .* got {'inf.*'lm"),
+        ({"decodings": {"a/b": BEAM}}, "'a/b' names a folder: use letters"),
+        ({"decodings": {"b": {"inference_config": "x.yaml"}}}, "x.yaml is not in conf"),
+        (
+            {"decodings": {"b": WITH_LM}},
+            "b uses a language model, and lm_config is mis",
+        ),
+        ({"decodings": {"b": WITH_LM}, "lm_config": "x"}, "lm_config x is not in conf"),
+        ({"decodings": {"b": BEAM}, "lm_config": "lm.yaml"}, "no decoding has use_lm"),
+        ({"lm_config": "lm.yaml"}, "lm_config lm.yaml: no decoding has use_lm"),
+        (
+            {
+                "decodings": {"b": {**GREEDY, "use_lm": True}},
+                "lm_config": "lm.yaml",
+            },
+            "decoding b: greedy CTC cannot use a language model",
+        ),
     ],
 )
 def test_mistakes_are_one_line(write, changes, message):

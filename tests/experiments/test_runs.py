@@ -19,14 +19,15 @@ from espnet_adastride.bin import experiment, results
 from espnet_adastride.experiments import definition, records, runs
 from espnet_adastride.experiments.records import read_records
 
-# Recognises everything, but avg_pool takes ONE for TWO.
+# Recognises everything, but avg_pool takes ONE for TWO, and the language model
+# expects no ONE at the end.
 RUN = r"""#!/usr/bin/env bash
 set -eu
 cd "$(dirname "$0")"
 while [ $# -gt 0 ]; do printf -v "opt_${1#--}" %s "$2"; shift 2; done
 dump=${opt_dumpdir}/extracted
 if [ "${opt_stage}" = 1 ]; then
-    echo "prepare nbpe=${opt_nbpe} valid=${opt_valid_set}" >>calls
+    echo "prepare nbpe=${opt_nbpe} valid=${opt_valid_set}${opt_lm_config+ lm}" >>calls
     for name in train test org/dev; do
         mkdir -p "${dump}/${name}"
         printf 's1-1 ONE TWO\ns1-2 TWO ONE\ns2-1 TWO TWO\n' >"${dump}/${name}/text"
@@ -35,7 +36,10 @@ if [ "${opt_stage}" = 1 ]; then
     done
     exit
 fi
-echo "${opt_asr_tag}" >>calls
+echo "${opt_asr_tag}${opt_use_lm+ lm}" >>calls
+if [ "${opt_stage}" = 12 ] && [ -e no_lm ]; then
+    echo "error: exp/lm_x/valid.loss.ave.pth is missing: run stage 7 first"; exit 1
+fi
 if [ -e fails ]; then echo "error: the disk is full"; exit 1; fi
 exp=${opt_expdir}/asr_${opt_asr_tag}
 mkdir -p "${exp}"
@@ -49,7 +53,10 @@ for name in ${opt_test_sets}; do
         *input_layer=avg_pool*) sed s/ONE/TWO/ "${text}" >"${out}/text" ;;
         *) cp "${text}" "${out}/text" ;;
     esac
-    printf 's1-1 9 2\ns1-2 9 3\ns2-1 6 3\n' >"${out}/frames"
+    [ -z "${opt_use_lm-}" ] || sed -i 's/ ONE$//' "${out}/text"
+    case ${opt_inference_config-ctc} in
+        *ctc*) printf 's1-1 9 2\ns1-2 9 3\ns2-1 6 3\n' >"${out}/frames" ;;
+    esac
 done
 echo "[x] 2026-01-01 00:00:00,1 (t) INFO: 12epoch results: [train] loss=1.0," \
     "stride=7.25, time=50 seconds, [valid] loss=1.0, stride=7.25, time=10 seconds" \
@@ -121,6 +128,90 @@ def test_the_grid_leaves_records_and_a_page(folder, capsys):
     assert found[0].content["configuration"] == {"max_epoch": 12}
     page = (folder / "results" / "mine.md").read_text()
     assert "+33.33" in page and (folder / "results" / "mine.png").is_file()
+
+
+def decode_in_three_ways(folder, **more):
+    """Let every model be decoded with and without a language model, and by CTC."""
+    for name in ("lm", "beam", "decode_ctc_greedy"):
+        (folder / "conf" / f"{name}.yaml").write_text("batch_size: 1\n")
+    beam = {"inference_config": "beam.yaml"}
+    decodings = {"joint": beam, "joint_lm": {**beam, "use_lm": True}}
+    decodings["ctc"] = {"inference_config": "decode_ctc_greedy.yaml"}
+    content = {**CONTENT, "decodings": decodings, "lm_config": "lm.yaml", **more}
+    text = yaml.safe_dump(content, sort_keys=False)  # in this order
+    (folder / "mine.yaml").write_text(text)
+
+
+def test_every_decoding_of_a_model_is_scored(folder, capsys):
+    decode_in_three_ways(folder)
+    run(folder, "--limit", "2")
+    first, *tags = calls(folder)
+    assert first == "prepare nbpe=7 valid=dev lm"  # once, with the language model
+    assert [tag.rpartition("_")[2] for tag in tags] == [
+        "seed0",
+        "seed0 lm",
+        "seed0",
+    ] * 2
+    assert "2 of 4 runs; missing: strided_conv 8x seed 1" in capsys.readouterr().out
+    pool, conv = read_records(folder / "records" / "mine")
+    keys = [f"{d}/{n}" for d in ("ctc", "joint", "joint_lm") for n in ("dev", "test")]
+    assert sorted(conv.sets) == keys
+
+    def errors(record):
+        ours = {k: s for k, s in record.sets.items() if k.endswith("/test")}
+        return {k[:-5]: s.errors().tolist() for k, s in ours.items()}
+
+    # ONE TWO, TWO ONE, TWO TWO; the language model drops the ONE at the end
+    assert errors(conv) == {"ctc": [0] * 3, "joint": [0] * 3, "joint_lm": [0, 1, 0]}
+    assert errors(pool) == dict.fromkeys(("ctc", "joint", "joint_lm"), [1, 1, 0])
+    assert conv.sets["joint_lm/test"].words["deletions"] == [0, 1, 0]
+    # greedy CTC alone counts frames
+    assert not conv.sets["joint/test"].frames
+    assert conv.sets["ctc/test"].frames == [9, 9, 6]
+    page = (folder / "results" / "mine.md").read_text()
+    (table,) = (x for x in page.split("## ") if x.startswith("Decodings, test"))
+    assert (
+        "| rate | method | seeds | joint, WER % | joint_lm, WER % | ctc, WER % |"
+        in (" ".join(table.split()))
+    )
+    (row,) = (x for x in table.splitlines() if "`strided_conv`" in x)
+    assert row.startswith("| 8x, 6.25 Hz | `strided_conv` | 1 | 0.00 | 16.67 (+16.67 [")
+    for name in ("joint", "joint_lm", "ctc"):
+        assert f"## Errors on test, `{name}`" in page
+    assert "| 33.3 |" in page.split("## Frames and cost")[1]  # 8 of 24 frames emit
+    assert "`conf/beam.yaml`, `conf/lm.yaml`" in page
+    assert "Decoder and language model are left out" in page
+
+
+def test_other_decodings_are_of_the_same_models(folder, capsys):
+    decode_in_three_ways(folder)
+    run(folder, "--limit", "1")
+    _, *before = calls(folder)
+    (folder / "conf" / "beam.yaml").write_text("batch_size: 2\n")
+    run(folder, "--limit", "1")
+    _, *after = calls(folder)
+    assert after == before  # the same folders, where the recipe finds the models
+    assert "0 of 4 runs have their records" in capsys.readouterr().out
+
+
+def test_a_missing_language_model_is_one_line(folder, capsys):
+    decode_in_three_ways(folder)
+    (folder / "egs" / "mine" / "no_lm").touch()
+    with pytest.raises(SystemExit) as error:
+        run(folder, "--limit", "1")
+    line = str(error.value)
+    assert "1 runs failed; the first: strided_conv 8x seed 0" in line
+    assert line.endswith("valid.loss.ave.pth is missing: run stage 7 first")
+    assert "\n" not in line and not list((folder / "records").rglob("*.gz"))
+
+
+def test_data_of_a_decoding_are_compared_with_the_records(folder):
+    decode_in_three_ways(folder)
+    run(folder, "--limit", "1")
+    script = folder / "egs" / "mine" / "run_mine.sh"
+    script.write_text(script.read_text().replace("s2-1 8000", "s2-1 8100"))
+    with pytest.raises(SystemExit, match="error: dev here is not what .* was tested on"):
+        run(folder, "--limit", "1")
 
 
 def test_on_another_machine_it_resumes_from_the_records(folder, capsys):
