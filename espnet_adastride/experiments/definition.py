@@ -88,7 +88,7 @@ class Experiment:
     @property
     def config_path(self) -> Path:
         """The training's configuration."""
-        return ROOT / "conf" / self.asr_config
+        return in_conf(self.asr_config)
 
     @property
     def prefix(self) -> str:
@@ -142,10 +142,10 @@ class Experiment:
         if not self.decodings:
             return self._training()
         decodings = {
-            name: {**words, "inference_config": _read(words["inference_config"])}
+            name: {**words, "inference_config": _contents(words["inference_config"])}
             for name, words in self.decodings.items()
         }
-        language = {"lm": _read(self.lm_config)} if self.lm_config else {}
+        language = {"lm": _contents(self.lm_config)} if self.lm_config else {}
         return {**self._training(), "decodings": decodings, **language}
 
     def _training(self) -> Dict[str, Any]:
@@ -172,8 +172,13 @@ def _hash(settings: Dict[str, Any]) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def _read(config: str) -> Dict[str, Any]:
-    return read_yaml(ROOT / "conf" / config)
+def in_conf(name: str) -> Path:
+    """Return the path of a configuration in ``conf/``."""
+    return ROOT / "conf" / name
+
+
+def _contents(config: str) -> Dict[str, Any]:
+    return read_yaml(in_conf(config))
 
 
 def _check_decodings(path: Path, experiment: Experiment) -> None:
@@ -195,14 +200,14 @@ def _check_decodings(path: Path, experiment: Experiment) -> None:
                 f"{path}: decoding {name!r} names a folder: use letters, digits and _"
             )
         config = words["inference_config"]
-        if not (ROOT / "conf" / config).is_file():
+        if not in_conf(config).is_file():
             raise RecipeError(f"{path}: inference_config {config} is not in conf/")
         if words.get("use_lm") and not experiment.lm_config:
             raise RecipeError(
                 f"{path}: decoding {name} uses a language model, and lm_config is "
                 "missing: name its configuration, such as train_lm_small.yaml"
             )
-        if words.get("use_lm") and config.startswith("decode_ctc_greedy"):
+        if words.get("use_lm") and Path(config).name.startswith("decode_ctc_greedy"):
             raise RecipeError(
                 f"{path}: decoding {name}: greedy CTC cannot use a language model"
             )
@@ -210,7 +215,7 @@ def _check_decodings(path: Path, experiment: Experiment) -> None:
         raise RecipeError(
             f"{path}: decodings: give NAME: {{inference_config: FILE}}, got {decodings}"
         )
-    if experiment.lm_config and not (ROOT / "conf" / experiment.lm_config).is_file():
+    if experiment.lm_config and not in_conf(experiment.lm_config).is_file():
         raise RecipeError(f"{path}: lm_config {experiment.lm_config} is not in conf/")
     if experiment.lm_config and experiment.lm_decoding() is None:
         raise RecipeError(

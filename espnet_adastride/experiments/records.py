@@ -8,7 +8,8 @@ task (``asr``, ``classification``, ``vqvae``; missing: ``asr``) has
     learning        {"train" | "valid": {stat: [value of each epoch]}}
     timing          {"training_seconds", "epochs"}
     measured        of the model: parameters ... (asr: experiments/measure.py)
-    sets            {name: scores of every utterance (asr: SetScores)}
+    sets            {name: scores of every utterance (asr: SetScores)}; the name is
+                    DECODING/SET if the experiment has decodings
 
 and speech recognition also
 

@@ -20,7 +20,7 @@ from espnet_adastride.corpora.features import RECORD_NAME
 from espnet_adastride.corpora.kaldi import read_text
 from espnet_adastride.errors import RecipeError
 from espnet_adastride.evaluation.scoring import percent
-from espnet_adastride.experiments.definition import ROOT, Experiment
+from espnet_adastride.experiments.definition import Experiment, in_conf
 from espnet_adastride.experiments.grid import Run, Step, run_all
 from espnet_adastride.experiments.records import (
     Record,
@@ -44,6 +44,12 @@ from espnet_adastride.recipe.jobs import Job, run_jobs
 def inference_tag(decoding: str) -> str:
     """Return the folder of a decoding (``""``: the only one) in a run's folder."""
     return f"decode_{decoding}" if decoding else "decode"
+
+
+def in_turn(calls: Sequence[Sequence[str]]) -> List[str]:
+    """Return one call that makes others in turn, up to the first that fails."""
+    # with the trap, a signal does not end the shell before a call has cleaned up
+    return ["bash", "-c", "trap : INT TERM\n" + " && ".join(map(shlex.join, calls))]
 
 
 class Grid:
@@ -109,15 +115,14 @@ class Grid:
         if not name:
             return []
         words = self.what.decodings[name]
-        config = ROOT / "conf" / words["inference_config"]
-        options = ["--inference_config", str(config)]
+        options = ["--inference_config", str(in_conf(words["inference_config"]))]
         if words.get("use_lm"):
-            config = ROOT / "conf" / self.what.lm_config
-            options += ["--use_lm", "true", "--lm_config", str(config)]
+            options += ["--use_lm", "true"]
+            options += ["--lm_config", str(in_conf(self.what.lm_config))]
         return options
 
     def command(self, run: Run) -> List[str]:
-        """Return the call for one run; a shell's, if it is decoded more than once."""
+        """Return the call for one run; calls in turn if it is decoded repeatedly."""
         calls = []
         for name in self.what.scored_sets():
             calls.append(
@@ -130,10 +135,7 @@ class Grid:
                     *("--plan", "false"),  # of the same data, for every run again
                 ]
             )
-        if len(calls) == 1:
-            return calls[0]
-        # the trap: the shell waits for a call that a signal ends, which cleans up
-        return ["bash", "-c", "trap : INT TERM\n" + " && ".join(map(shlex.join, calls))]
+        return calls[0] if len(calls) == 1 else in_turn(calls)
 
     def experiment(self, run: Run) -> Path:
         """Return the folder of a run."""

@@ -210,7 +210,9 @@ def test_data_of_a_decoding_are_compared_with_the_records(folder):
     run(folder, "--limit", "1")
     script = folder / "egs" / "mine" / "run_mine.sh"
     script.write_text(script.read_text().replace("s2-1 8000", "s2-1 8100"))
-    with pytest.raises(SystemExit, match="error: dev here is not what .* was tested on"):
+    with pytest.raises(
+        SystemExit, match="error: dev here is not what .* was tested on"
+    ):
         run(folder, "--limit", "1")
 
 

@@ -30,6 +30,7 @@ WHOLE = {
     "small": ["train_asr_small.yaml", "speed_perturb.yaml"],
     "digits": ["train_digits.yaml"],
     "whisper": ["train_asr_whisper_small.yaml"],
+    "joint": ["train_asr_whisper_joint.yaml"],
 }
 
 
@@ -71,8 +72,9 @@ def test_the_recipes_configurations_are_taken(name):
 
 
 def test_the_language_models_configuration_is_taken_and_checked():
-    config = read_config(CONF / "train_lm_mini.yaml")
-    refuse_unknown_options(config, "lm", str)
+    for name in ("train_lm_small.yaml", "train_lm_mini.yaml"):
+        config = read_config(CONF / name)
+        refuse_unknown_options(config, "lm", str)
     line = refused({**config, "lm": "transfomer"}, "lm")
     assert "lm: 'transfomer' must be one of" in line and "'transformer'?" in line
     line = refused({**config, "lm_conf": {"untis": 3}}, "lm")
@@ -235,7 +237,8 @@ def test_options_of_the_command_line_are_laid_over():
 
 
 def test_decoding():
-    for name in ("decode_asr.yaml", "decode_asr_mini.yaml"):
+    for kind in ("_joint", "_joint_lm", "", "_mini"):
+        name = f"decode_asr{kind}.yaml"
         config = read_config(CONF / name)
         refuse_unknown_decoding(config, "espnet2.bin.asr_inference", str)
     with pytest.raises(RecipeError) as error:
