@@ -187,40 +187,39 @@ def _check_decodings(path: Path, experiment: Experiment) -> None:
     Raises:
         RecipeError: names the decoding and the fix.
     """
-    decodings = experiment.decodings
-    for name, words in decodings.items() if isinstance(decodings, dict) else ():
-        known = isinstance(words, dict) and {"inference_config", "use_lm"} >= set(words)
-        if not known or "inference_config" not in words:
-            raise RecipeError(
-                f"{path}: decoding {name}: give inference_config, and use_lm: true for "
-                f"the language model, got {words}"
-            )
-        if not re.fullmatch(r"[\w.+-]+", str(name)):
-            raise RecipeError(
-                f"{path}: decoding {name!r} names a folder: use letters, digits and _"
-            )
-        config = words["inference_config"]
-        if not in_conf(config).is_file():
-            raise RecipeError(f"{path}: inference_config {config} is not in conf/")
-        if words.get("use_lm") and not experiment.lm_config:
-            raise RecipeError(
-                f"{path}: decoding {name} uses a language model, and lm_config is "
-                "missing: name its configuration, such as train_lm_small.yaml"
-            )
-        if words.get("use_lm") and Path(config).name.startswith("decode_ctc_greedy"):
-            raise RecipeError(
-                f"{path}: decoding {name}: greedy CTC cannot use a language model"
-            )
+    decodings, lm_config = experiment.decodings, experiment.lm_config
     if not isinstance(decodings, dict):
         raise RecipeError(
             f"{path}: decodings: give NAME: {{inference_config: FILE}}, got {decodings}"
         )
-    if experiment.lm_config and not in_conf(experiment.lm_config).is_file():
-        raise RecipeError(f"{path}: lm_config {experiment.lm_config} is not in conf/")
-    if experiment.lm_config and experiment.lm_decoding() is None:
-        raise RecipeError(
-            f"{path}: lm_config {experiment.lm_config}: no decoding has use_lm: true"
-        )
+    for name, words in decodings.items():
+        where, problem = f"{path}: decoding {name}", ""
+        known = isinstance(words, dict) and {"inference_config", "use_lm"} >= set(words)
+        if not known or "inference_config" not in words:
+            raise RecipeError(
+                f"{where}: give inference_config, and use_lm: true for the language "
+                f"model, got {words}"
+            )
+        config, use_lm = in_conf(words["inference_config"]), words.get("use_lm")
+        if not re.fullmatch(r"[\w.+-]+", str(name)):
+            problem = "it names a folder: use letters, digits and _"
+        elif not config.is_file():
+            problem = f"inference_config {config.name} is not in conf/"
+        elif use_lm not in (None, False, True):
+            problem = f"use_lm: {use_lm!r}: give true or false"
+        elif use_lm and not lm_config:
+            problem = (
+                "it uses a language model: name its configuration with lm_config, such "
+                "as train_lm_small.yaml"
+            )
+        elif use_lm and config.name.startswith("decode_ctc_greedy"):
+            problem = "greedy CTC cannot use a language model"
+        if problem:
+            raise RecipeError(f"{where}: {problem}")
+    if lm_config and experiment.lm_decoding() is None:
+        raise RecipeError(f"{path}: lm_config: no decoding has use_lm: true")
+    if lm_config and not in_conf(lm_config).is_file():
+        raise RecipeError(f"{path}: lm_config {lm_config} is not in conf/")
 
 
 def read_experiment(path: PathLike) -> Experiment:

@@ -113,15 +113,19 @@ def test_settings_without_decodings_are_those_of_earlier_records():
         ({"decodings": ["beam.yaml"]}, r"decodings: give NAME: \{inference_config"),
         ({"decodings": {"beam": "beam.yaml"}}, "decoding beam: give inference_config"),
         ({"decodings": {"b": {**BEAM, "lm": 1}}}, "decoding b: give .* got {'inf.*'lm"),
-        ({"decodings": {"a/b": BEAM}}, "'a/b' names a folder: use letters"),
+        ({"decodings": {"a/b": BEAM}}, "decoding a/b: it names a folder: use let"),
         ({"decodings": {"b": {"inference_config": "x.yaml"}}}, "x.yaml is not in conf"),
         (
             {"decodings": {"b": WITH_LM}},
-            "b uses a language model, and lm_config is mis",
+            "decoding b: it uses a language model: name its",
         ),
         ({"decodings": {"b": WITH_LM}, "lm_config": "x"}, "lm_config x is not in conf"),
         ({"decodings": {"b": BEAM}, "lm_config": "lm.yaml"}, "no decoding has use_lm"),
-        ({"lm_config": "lm.yaml"}, "lm_config lm.yaml: no decoding has use_lm"),
+        (
+            {"decodings": {"b": {**BEAM, "use_lm": "yes"}}},
+            "use_lm: 'yes': give true or",
+        ),
+        ({"lm_config": "lm.yaml"}, "lm_config: no decoding has use_lm"),
         (
             {
                 "decodings": {"b": {**GREEDY, "use_lm": True}},
