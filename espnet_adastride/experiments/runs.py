@@ -93,6 +93,7 @@ class Grid:
             given.update(experiment.options)
             options = [w for k, v in given.items() for w in (f"--{k}", str(v))]
         self.what, self.records = experiment, Path(records)
+        self._fingerprint = experiment.fingerprint()
         self.python, self.environment = python, environment
         self.costs = measure
         self.data = self.recipe / dumpdir / experiment.feats_type
@@ -148,6 +149,7 @@ class Grid:
             sets[name] = self.data / name
         hashes = {name: self._hash(folder) for name, folder in sets.items()}
         self.what = replace(self.what, data=hashes)
+        self._fingerprint = self.what.fingerprint()
 
     def _hash(self, folder: Path) -> str:
         return hash_data(read_text(folder / "text"), self._seconds(folder))
@@ -217,8 +219,14 @@ class Grid:
         """Write the record of a run that has succeeded.
 
         Raises:
-            RecipeError: the model cannot be measured.
+            RecipeError: the model cannot be measured, or a configuration was changed
+                while runs were made: the record would have settings of another model.
         """
+        if self.what.fingerprint() != self._fingerprint:
+            raise RecipeError(
+                "a configuration of the experiment has changed since this command "
+                "started: there is no record of this run; start the command again"
+            )
         scores = self.scores(run)
         folder = self.experiment(run)
         options = read_yaml(folder / "config.yaml")

@@ -194,6 +194,22 @@ def test_other_decodings_are_of_the_same_models(folder, capsys):
     assert "0 of 4 runs have their records" in capsys.readouterr().out
 
 
+def test_a_configuration_that_changes_during_a_run_leaves_no_record(folder):
+    """Which settings the run had is unknown."""
+    decode_in_three_ways(folder)
+    script = folder / "egs" / "mine" / "run_mine.sh"
+    text = script.read_text()
+    change = 'echo "batch_size: 3" >../../conf/beam.yaml\n'
+    script.write_text(
+        text.replace('echo "${opt_asr_tag}', change + 'echo "${opt_asr_tag}')
+    )
+    with pytest.raises(SystemExit, match="has changed since this command started"):
+        run(folder, "--limit", "1")
+    assert not list((folder / "records").rglob("*.gz"))
+    run(folder, "--limit", "1")  # it changes no more
+    assert len(list((folder / "records").rglob("*.gz"))) == 1
+
+
 def test_a_missing_language_model_is_one_line(folder, capsys):
     decode_in_three_ways(folder)
     (folder / "egs" / "mine" / "no_lm").touch()
