@@ -5,7 +5,7 @@ compared, and as words of a command line (``--encoder_conf num_blocks=2``).
 """
 
 from pathlib import Path
-from typing import Any, Dict, Iterable, List
+from typing import Any, Dict, Iterable, Iterator, List
 
 import yaml
 
@@ -62,11 +62,18 @@ def merge_configs(configs: Iterable[dict]) -> dict:
 def flatten(config: object, prefix: str = "") -> Dict[str, str]:
     """Turn nested options into ``{"encoder_conf.num_blocks": "12", ...}``."""
     if not isinstance(config, dict) or not config:
-        return {prefix: str(config)}
+        return {prefix: str(config)} if prefix else {}
     flat: Dict[str, str] = {}
     for key, value in config.items():
         flat.update(flatten(value, f"{prefix}.{key}" if prefix else str(key)))
     return flat
+
+
+def changes(before: Dict[str, str], after: Dict[str, str]) -> Iterator[tuple]:
+    """Yield each word with its two values in flat configurations that differ."""
+    for word in sorted({*before, *after}):
+        if before.get(word) != after.get(word):
+            yield word, before.get(word), after.get(word)
 
 
 def refuse_changes(
@@ -83,14 +90,11 @@ def refuse_changes(
     Raises:
         RecipeError: naming the first word that was changed, and the fix.
     """
-    before, after = flatten(earlier), flatten(config)
-    for word in sorted({*before, *after}):
-        if before.get(word) != after.get(word):
-            raise RecipeError(
-                f"{folder} holds {holds} of another configuration: {word} was "
-                f"{before.get(word)}, is {after.get(word)}; give this one another "
-                f"--exp, or remove {folder}"
-            )
+    for word, before, after in changes(flatten(earlier), flatten(config)):
+        raise RecipeError(
+            f"{folder} holds {holds} of another configuration: {word} was {before}, "
+            f"is {after}; give this one another --exp, or remove {folder}"
+        )
 
 
 def split_options(words: Iterable[str]) -> Dict[str, List[str]]:
@@ -133,6 +137,5 @@ def read_options(words: List[str]) -> Dict[str, str]:
 def training_options(config: PathLike, arguments: str) -> Dict[str, str]:
     """Return the options of a training: the configuration, then what overrides it."""
     options = flatten(read_config(config)) if config else {}
-    options.pop("", None)
     options.update(read_options(arguments.split()))
     return options

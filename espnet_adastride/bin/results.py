@@ -83,7 +83,7 @@ def write_results(
     if missing:
         line += f"; missing: {shorten(missing)}"
     if others:
-        line += f"; {len(others)} records have other settings and are left out"
+        line += f"; {len(others)} records do not belong to it and are left out"
     return [line]
 
 

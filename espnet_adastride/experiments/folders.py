@@ -15,7 +15,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import yaml
 
-from espnet_adastride.config import read_config, refuse_changes
+from espnet_adastride.config import changes, read_config, refuse_changes
 from espnet_adastride.errors import RecipeError
 from espnet_adastride.experiments.grid import Step, run_all
 from espnet_adastride.experiments.records import (
@@ -24,6 +24,7 @@ from espnet_adastride.experiments.records import (
     provenance,
     read_record,
     read_records,
+    shared_settings,
     write_record,
 )
 from espnet_adastride.files import PathLike, write_text
@@ -154,13 +155,19 @@ def read_results(exp: PathLike, needed: bool = True) -> List[Record]:
     """Return the records of an experiment, results of earlier versions first.
 
     Raises:
-        RecipeError: one is needed, and there is none.
+        RecipeError: one is needed, and there is none; or two have different settings.
     """
     old = [path.parent for path in sorted(Path(exp).glob(f"*/{OLD_RESULT}"))]
     found = [_read_old(folder) for folder in old if not record_of(folder).is_file()]
     found += read_records(Path(exp) / "records")
     if needed and not found:
         raise RecipeError(f"{exp}: no finished run (records/*.json.gz) in it")
+    for one in found[1:]:
+        for word, a, b in changes(found[0].settings[0], one.settings[0]):
+            raise RecipeError(
+                f"{found[0].path} and {one.path} have different settings ({word}: {a} "
+                f"and {b}) and cannot share a table: move one to another folder"
+            )
     return found
 
 
@@ -172,7 +179,8 @@ def claim_run(folder: PathLike, config: Dict[str, Any]) -> None:
         config: ESPnet's options.
 
     Raises:
-        RecipeError: the run was started with other options; names the first.
+        RecipeError: it, or a finished run beside it, has other options; names the
+            first.
     """
     path = Path(folder) / "training.yaml"
     if is_finished(folder):
@@ -182,6 +190,9 @@ def claim_run(folder: PathLike, config: Dict[str, Any]) -> None:
         refuse_changes(what, before, config, "a run")
     elif path.is_file() and (Path(folder) / "checkpoint.pth").exists():
         refuse_changes(folder, read_config(path), config, "a run")
+    exp, shared = Path(folder).parent, shared_settings(config)
+    for record in read_results(exp, needed=False)[:1]:
+        refuse_changes(exp, record.settings[0], shared, "runs")
     write_text(path, yaml.safe_dump(config, sort_keys=False))
 
 

@@ -29,11 +29,13 @@ import re
 import subprocess
 import zlib
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from espnet_adastride.config import flatten
 from espnet_adastride.errors import DataError, RecipeError
 from espnet_adastride.evaluation.learning_curves import (
     curves,
@@ -53,6 +55,14 @@ NOT_KEPT = (
     "bpemodel stats_file wandb use_wandb use_tensorboard local_rank version required "
     "multiprocessing_distributed init_param non_linguistic_symbols num_att_plot"
 ).split()
+#: options of a classifier or VQ-VAE that method and rate set
+OF_THE_GRID = (
+    *("network.strides", "network_conf.method", "network_conf.strides"),
+    *("network_conf.downsampler_conf", "encoder_conf.method"),
+    "encoder_conf.input_layer",
+)
+#: the others that may differ: the clips of a fold make the steps of its epochs
+OF_THE_SEED = ("seed", "scheduler_conf.total_steps", "scheduler_conf.warmup_steps")
 
 
 @dataclass(frozen=True)
@@ -259,10 +269,15 @@ class Record:
         """System, rate and seed."""
         return self.system, self.rate, self.seed
 
-    @property
-    def fingerprint(self) -> str:
-        """Fingerprint of the run's settings."""
-        return self.content["fingerprint"]
+    @cached_property
+    def settings(self) -> Tuple[Any, Any]:
+        """What all runs of a page share, and what this method at this rate has."""
+        if self.task == "asr":
+            return self.content["fingerprint"], self.content["asr_args"]
+        configuration = self.content["configuration"]
+        own = flatten(configuration).items()
+        own = {k: v for k, v in own if k.startswith(OF_THE_GRID)}
+        return shared_settings(configuration), own
 
     @property
     def figures(self) -> Dict[str, Any]:
@@ -325,14 +340,21 @@ def read_records(folder: PathLike) -> List[Record]:
     return [read_record(path) for path in sorted(Path(folder).glob("*.json.gz"))]
 
 
+def shared_settings(configuration: Dict[str, Any]) -> Dict[str, str]:
+    """Return what the classifiers or VQ-VAEs of a page have in common, flat."""
+    own = OF_THE_GRID + OF_THE_SEED
+    options = flatten(configuration)
+    return {k: v for k, v in options.items() if not k.startswith(own)}
+
+
 def split_records(
     experiment: Experiment, records: Sequence[Record]
 ) -> Tuple[Dict[Tuple[str, float, int], Record], List[Record]]:
     """Return the records that match an experiment by key, and the others.
 
-    A record matches if it has the experiment's settings and, for a run of the grid, the
-    options of that run (a variant's options may have changed). For other tasks than
-    speech recognition, all records match.
+    A record matches if it is of the grid, with the experiment's settings and the
+    options of that run (a variant's options may have changed). Definitions of other
+    tasks than speech recognition have no settings: those of most records count.
     """
     for record in records:
         if record.task != experiment.task:
@@ -340,19 +362,25 @@ def split_records(
                 f"{record.path}: a record of the task {record.task}, and "
                 f"{experiment.name} is of {experiment.task}: remove it from this folder"
             )
+    wanted = {r.key: (experiment.fingerprint(), r.asr_args) for r in experiment.runs()}
     if experiment.task != "asr":
-        return {record.key: record for record in records}, []
-    fingerprint = experiment.fingerprint()
-    asr_args = {run.key: run.asr_args for run in experiment.runs()}
+        inside = [record for record in records if record.key in wanted]
+        shared = _most([record.settings[0] for record in inside])
+        for key in wanted:
+            cell = [r.settings[1] for r in inside if r.key[:2] == key[:2]]
+            wanted[key] = shared, _most(cell)
     fit, others = {}, []
     for record in records:
-        wanted = asr_args.get(record.key, record.content["asr_args"])
-        same = record.fingerprint == fingerprint
-        if same and record.content["asr_args"] == wanted:
+        if record.settings == wanted.get(record.key):
             fit[record.key] = record
         else:
             others.append(record)
     return fit, others
+
+
+def _most(values: List[Any]) -> Any:
+    """Return the commonest value, of several the first; None: there is none."""
+    return max(values, key=values.count, default=None)
 
 
 def same_data(records: Sequence[Record], name: str) -> None:

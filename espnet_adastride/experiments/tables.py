@@ -392,7 +392,8 @@ def write_page(
     """Return the page of an experiment (Markdown).
 
     Args:
-        records: all of its folder; those of other settings are named and left out.
+        records: all of its folder; those of other settings or outside the grid are
+            named and left out.
 
     Raises:
         DataError: no record fits, or they were tested on different data.
@@ -403,9 +404,13 @@ def write_page(
     if missing:
         total = len(experiment.runs())
         text += f"Not run yet, {len(missing)} of {total}: {shorten(missing)}.\n\n"
-    if others:
-        names = [f"{r.system} {r.rate:g}x seed {r.seed}" for r in others]
-        text += f"Records of other settings, left out: {shorten(names)}.\n\n"
+    grid = {run.key for run in experiment.runs()}
+    for where in ("of other settings", "outside the grid"):
+        inside = where == "of other settings"
+        left = [r for r in others if (r.key in grid) == inside]
+        names = [f"{r.system} {r.rate:g}x seed {r.seed}" for r in left]
+        if names:
+            text += f"Records {where}, left out: {shorten(names)}.\n\n"
     cells = make_cells(experiment, fit)
     used = [record for cell in cells for record in cell.records]
     if not used:

@@ -10,6 +10,8 @@ import pytest
 
 from espnet_adastride.bin import experiment, results
 from espnet_adastride.errors import RecipeError
+from espnet_adastride.experiments import tables
+from espnet_adastride.experiments.definition import read_experiment
 from espnet_adastride.experiments.folders import (
     OLD_RESULT,
     claim_run,
@@ -20,6 +22,12 @@ from espnet_adastride.experiments.folders import (
     run_name,
     unfinished,
     write_result,
+)
+from espnet_adastride.experiments.records import (
+    Record,
+    read_record,
+    read_records,
+    write_record,
 )
 from espnet_adastride.recipe.jobs import Job, run_jobs
 
@@ -128,6 +136,50 @@ def test_a_run_of_another_configuration_is_refused(tmp_path):
         claim_run(folder, {"network_conf": {"strides": 2}})
     claim_run(folder, config)
     assert (folder / "training.yaml").is_file()
+
+
+def test_runs_of_a_folder_share_their_settings(tmp_path):
+    work(tmp_path / "stack_8x_seed0")
+    other = {"network_conf": {"strides": [2, 2], "method": "cif"}, "seed": 3}
+    claim_run(tmp_path / "cif_4x_seed3", other)  # the grid's words
+    message = f"{tmp_path} holds runs of another configuration: lr was None, is 1"
+    with pytest.raises(RecipeError, match=message):
+        claim_run(tmp_path / "b_8x_seed0", {"lr": 1})
+    # a record from elsewhere
+    path = record_of(tmp_path / "stack_8x_seed0")
+    content = {**read_record(path).content, "configuration": {"lr": 1}, "seed": 1}
+    write_record(path.with_name("stack_8x_seed1.json.gz"), content)
+    with pytest.raises(RecipeError, match="seed0.* and .*seed1.*: None and 1"):
+        read_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "word, value",
+    [
+        ("training", {"lr": 0.001}),
+        ("network", {"strides": [8], "kernel_size": 3}),  # 8x all the same
+    ],
+)
+def test_other_records_are_left_out_of_a_page_and_named(word, value):
+    definition = ROOT / "conf" / "experiments" / "speech_commands_8x.yaml"
+    folder = ROOT / "results" / "records" / "speech_commands_8x"
+    experiment, found = read_experiment(definition), read_records(folder)
+    page = tables.write_page(experiment, found, 50)
+    assert "left out" not in page
+    (one,) = (r for r in found if r.key == ("cif", 8.0, 1))
+    changed = {**one.content["configuration"]}
+    changed[word] = {**changed[word], **value}
+    strange = Record({**one.content, "configuration": changed})
+    beyond = Record({**one.content, "seed": 3})
+    rest = [r for r in found if r is not one]
+    # even if it comes first
+    mixed = tables.write_page(experiment, [strange, *rest, beyond], 50)
+    assert "Not run yet, 1 of 27: cif 8x seed 1.\n" in mixed
+    assert "Records of other settings, left out: cif 8x seed 1.\n" in mixed
+    assert "Records outside the grid, left out: cif 8x seed 3.\n" in mixed
+    without = tables.write_page(experiment, rest, 50)
+    said = [line for line in mixed.splitlines() if "left out" not in line]
+    assert [line for line in said if line] == [x for x in without.splitlines() if x]
 
 
 def test_the_page_of_a_classification_is_made_from_records(tmp_path, capsys):

@@ -228,6 +228,15 @@ def test_other_settings_are_named(experiment, tmp_path):
     content = {**found[0].content, "fingerprint": "0"}
     page = tables.write_page(experiment, [Record(content), *found[1:]], 100)
     assert "Records of other settings, left out: adastride 4x seed 0." in page
+    assert "outside the grid" not in page
+
+
+def test_records_outside_the_grid_are_named(experiment, tmp_path):
+    found = write_all(experiment, tmp_path)
+    content = {**found[0].content, "seed": 7}
+    page = tables.write_page(experiment, [*found, Record(content)], 100)
+    assert "Records outside the grid, left out: adastride 4x seed 7." in page
+    assert "of other settings" not in page and "Not run yet" not in page
 
 
 def test_other_data_are_refused(experiment, tmp_path):

@@ -270,7 +270,7 @@ def test_other_settings_run_again(folder, capsys):
     (folder / "conf" / "train.yaml").write_text("max_epoch: 13\n")
     run(folder, "--limit", "1")
     assert len(calls(folder)) == 2
-    assert "3 records have other settings" in capsys.readouterr().out
+    assert "3 records do not belong to it" in capsys.readouterr().out
 
 
 def test_a_variant_with_other_words_runs_again(folder):
