@@ -4,9 +4,11 @@
     FSDD=/path python -m espnet_adastride.bin.compare --recipe egs/digits \
         --methods strided_conv adastride --rates 4 8 12 --seeds 0 1 2 --nj 2
 
-``--nj`` trainings run at once, one thread each. A finished run leaves its record in
-``RECIPE/exp/records/``. After an interruption, the same command resumes: a run that has
-a record with the same options and data is not repeated. At the end, or with
+``--nj`` trainings run at once, one thread each; the logs are in ``RECIPE/exp/CONFIG/``.
+A finished run leaves its record in ``RECIPE/exp/records/CONFIG/``. After an
+interruption, the same command resumes: a run that has a record with the same options
+and data is not repeated, whatever ``--name`` says. Another ``--test_set`` is added to
+the record; a model that is still there is only decoded. At the end, or with
 ``--table_only true``, the records become ``RECIPE/exp/NAME.md``: error rates over the
 seeds, and paired tests against the baseline at the same rate
 (espnet_adastride/evaluation/statistics.py describes what these tests show).
@@ -76,12 +78,12 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--recipe_args", default="", help="further options of run.sh, e.g. --ngpu 1"
     )
-    parser.add_argument("--test_set", default="test")
+    parser.add_argument("--test_set", default="test", help="set that the table is of")
     parser.add_argument("--nj", type=int, default=1, help="parallel runs")
     parser.add_argument("--threads", type=int, default=1, help="threads per run")
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument(
-        "--name", default="comparison", help="name of the table: exp/NAME.md"
+        "--name", default="comparison", help="title and file of the table: exp/NAME.md"
     )
     parser.add_argument(
         "--table_only",
@@ -213,8 +215,7 @@ def main(cmd=None):
         if args.table_only:
             grid.note_data()
         else:
-            folder, code = exp / args.name, code_state()
-            failures = run_grid(grid, runs, args.nj, folder, code, grid.note_data)
+            failures = run_grid(grid, runs, args.nj, code_state(), grid.note_data)
         if len(failures) < len(runs):
             print(write_table(args, grid, runs))
     if failures:

@@ -84,10 +84,9 @@ def main(cmd=None):
     todo = [run for run in runs if not grid.is_done(run)]
     print(f"{len(runs) - len(todo)} of {len(runs)} runs have their records")
     if todo:
-        todo, logs = todo[: args.limit], grid.expdir / experiment.name
+        todo = todo[: args.limit]
         with resumable(Interrupted):
-            state, check = code_state(), grid.check_data
-            failures = run_grid(grid, todo, args.nj, logs, state, check)
+            failures = run_grid(grid, todo, args.nj, code_state(), grid.check_data)
     print("\n".join(write_results(args.definition, args.records, args.results)))
     if failures:
         raise RecipeError(f"{len(failures)} runs failed; the first: {failures[0]}")

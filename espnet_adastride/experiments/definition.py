@@ -55,7 +55,8 @@ class Experiment:
     """A comparison, as its YAML file says.
 
     Attributes: see the example above; ``name`` is the file's, ``tag`` another prefix of
-        the runs' folders, ``data`` the hashes of prepared sets (``Grid.note_data``).
+        the runs' folders, ``data`` the hashes of prepared data that models are trained
+        on (``Grid.note_data``).
     """
 
     name: str
@@ -96,7 +97,7 @@ class Experiment:
 
         Other decodings are of the same trained models.
         """
-        return self.tag or f"{self.name}_{_hash(self._training())[:8]}"
+        return self.tag or f"{self.name}_{hash_settings(self._training())[:8]}"
 
     def set_names(self, decoding: str) -> List[str]:
         """Return the names that records give the test sets of a decoding.
@@ -164,10 +165,11 @@ class Experiment:
 
     def fingerprint(self) -> str:
         """Return a hash of the settings: comments and order do not count."""
-        return _hash(self.settings())
+        return hash_settings(self.settings())
 
 
-def _hash(settings: Dict[str, Any]) -> str:
+def hash_settings(settings: Dict[str, Any]) -> str:
+    """Return the fingerprint of some settings."""
     text = json.dumps(settings, sort_keys=True)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 

@@ -43,7 +43,7 @@ from espnet_adastride.evaluation.learning_curves import (
     training_seconds,
 )
 from espnet_adastride.evaluation.scoring import align, characters, check_ids, words
-from espnet_adastride.experiments.definition import ROOT, Experiment
+from espnet_adastride.experiments.definition import ROOT, Experiment, hash_settings
 from espnet_adastride.experiments.grid import Run
 from espnet_adastride.files import PathLike, write_text, written_whole
 
@@ -273,11 +273,21 @@ class Record:
     def settings(self) -> Tuple[Any, Any]:
         """What all runs of a page share, and what this method at this rate has."""
         if self.task == "asr":
-            return self.content["fingerprint"], self.content["asr_args"]
+            return self._fingerprint(), self.content["asr_args"]
         configuration = self.content["configuration"]
         own = flatten(configuration).items()
         own = {k: v for k, v in own if k.startswith(OF_THE_GRID)}
         return shared_settings(configuration), own
+
+    def _fingerprint(self) -> str:
+        settings = self.content["settings"]
+        trained = (settings.get("train_set"), settings.get("valid_set"))
+        data = settings.get("data", {})
+        if set(data) <= set(trained):
+            return self.content["fingerprint"]
+        # of an earlier version, which added the hashes of the test sets
+        data = {name: data[name] for name in trained}
+        return hash_settings({**settings, "data": data})
 
     @property
     def figures(self) -> Dict[str, Any]:

@@ -105,6 +105,7 @@ class Grid:
             *("--python", python, "--nj", str(nj)),
         ]
         self._scores: Dict[str, Dict[str, SetScores]] = {}
+        self._tested: Dict[str, str] = {}
 
     def prepare_command(self) -> List[str]:
         """Return the call for the stages that the runs share, with a language model."""
@@ -143,12 +144,12 @@ class Grid:
         return self.expdir / f"asr_{run.tag}"
 
     def note_data(self) -> None:
-        """Add hashes of the prepared data to the settings that records must match."""
-        sets = {name: self.folder_of(name) for name in self.what.test_sets}
-        for name in (self.what.train_set, self.what.valid_set):
-            sets[name] = self.data / name
-        hashes = {name: self._hash(folder) for name, folder in sets.items()}
-        self.what = replace(self.what, data=hashes)
+        """Hash the prepared data, for records to match it."""
+        tested = self.what.test_sets
+        self._tested = {name: self._hash(self.folder_of(name)) for name in tested}
+        trained = (self.what.train_set, self.what.valid_set)
+        data = {name: self._hash(self.data / name) for name in trained}
+        self.what = replace(self.what, data=data)
         self._fingerprint = self.what.fingerprint()
 
     def _hash(self, folder: Path) -> str:
@@ -164,7 +165,19 @@ class Grid:
         return self.record(run) is not None
 
     def record(self, run: Run) -> Optional[Record]:
-        """Return the matching record of a run, or None."""
+        """Return the matching record of a run with all test sets, or None."""
+        record = self._earlier(run)
+        for names in self.what.scored_sets().values() if record else ():
+            for scored, name in zip(names, self.what.test_sets):
+                scores = record.sets.get(scored)
+                if not scores or self._tested.get(name, scores.data_sha256) != (
+                    scores.data_sha256
+                ):
+                    return None
+        return record
+
+    def _earlier(self, run: Run) -> Optional[Record]:
+        """Return the matching record of a run with whatever sets it has, or None."""
         path = record_path(self.records, run)
         found = [read_record(path)] if path.is_file() else []
         return split_records(self.what, found)[0].get(run.key)
@@ -216,7 +229,7 @@ class Grid:
         return f"{run}: WER {', '.join(rates)}"
 
     def mark_done(self, run: Run, code: str = "") -> None:
-        """Write the record of a run that has succeeded.
+        """Write the record of a run that has succeeded; keep its other test sets.
 
         Raises:
             RecipeError: the model cannot be measured, or a configuration was changed
@@ -227,7 +240,8 @@ class Grid:
                 "a configuration of the experiment has changed since this command "
                 "started: there is no record of this run; start the command again"
             )
-        scores = self.scores(run)
+        earlier = self._earlier(run)
+        scores = {**(earlier.sets if earlier else {}), **self.scores(run)}
         folder = self.experiment(run)
         options = read_yaml(folder / "config.yaml")
         upstream = None
@@ -255,6 +269,8 @@ class Grid:
         for other in list(fit.values())[:1]:  # the records agree with each other
             for name, theirs in other.sets.items():
                 name = name.rpartition("/")[2]  # without the decoding
+                if name not in self.what.test_sets:
+                    continue
                 if self._hash(self.folder_of(name)) != theirs.data_sha256:
                     raise RecipeError(
                         f"{name} here is not what {other.path} was tested on "
@@ -297,17 +313,18 @@ def run_grid(
     grid: Grid,
     runs: Sequence[Run],
     limit: int,
-    folder: PathLike,
     code: str,
     check: Callable[[], None] = lambda: None,
 ) -> List[str]:
     """Prepare the data and do the runs that are not done, ``limit`` at a time.
 
+    The folder ``EXPDIR/EXPERIMENT`` is locked, and receives the logs ``prepare.log``
+    and ``TAG.log``.
+
     Args:
         grid: the recipe.
         runs: all runs.
         limit: parallel runs.
-        folder: is locked, and receives the logs ``prepare.log`` and ``TAG.log``.
         code: state of the code, for the records.
         check: called after the preparation of the data.
 
@@ -315,10 +332,10 @@ def run_grid(
         One line for each failed run; the others are done.
 
     Raises:
-        RecipeError: the preparation failed, or another process has locked the folder.
+        RecipeError: the preparation failed, or another process does them.
         Interrupted: a signal arrived.
     """
-    folder = Path(folder)
+    folder = grid.expdir / grid.what.name
     folder.mkdir(parents=True, exist_ok=True)
 
     def finish(run: Run) -> str:

@@ -15,12 +15,14 @@ import soundfile
 from espnet_adastride.bin import compare
 from espnet_adastride.bin.compare import main
 from espnet_adastride.errors import RecipeError
+from espnet_adastride.experiments.definition import hash_settings
 from espnet_adastride.experiments.grid import (
     make_runs,
     method_system,
     read_variant,
 )
-from espnet_adastride.experiments.records import read_records
+from espnet_adastride.experiments.records import read_records, write_record
+from espnet_adastride.files import locked
 from espnet_adastride.progress import Progress
 from espnet_adastride.recipe.jobs import Job, run_queue
 
@@ -33,7 +35,7 @@ cd "$(dirname "$0")"
 while [ $# -gt 0 ]; do printf -v "opt_${1#--}" %s "$2"; shift 2; done
 if [ "${opt_stage}" = 1 ]; then
     echo "prepare ${OMP_NUM_THREADS}" >>calls
-    for name in train dev test; do
+    for name in train dev test other; do
         mkdir -p "dump/raw/${name}"
         printf 'u1 ONE TWO\nu2 TWO ONE\nu3 TWO TWO\n' >"dump/raw/${name}/text"
         printf 'u1 g1\nu2 g1\nu3 g2\n' >"dump/raw/${name}/utt2spk"
@@ -50,13 +52,14 @@ if [ -e fails ] && grep -qx "${opt_asr_tag}" fails; then
     exit 1
 fi
 exp=exp/asr_${opt_asr_tag}
-out=${exp}/${opt_inference_tag}/test
+out=${exp}/${opt_inference_tag}/${opt_test_sets}
+text=dump/raw/${opt_test_sets}/text
 mkdir -p "${out}"
 echo "max_epoch: 12" >"${exp}/config.yaml"
 case ${opt_asr_args} in
-    *input_layer=avg_pool*"--seed 2"*) cp dump/raw/test/text "${out}/text" ;;
-    *input_layer=avg_pool*) sed s/ONE/TWO/ dump/raw/test/text >"${out}/text" ;;
-    *) cp dump/raw/test/text "${out}/text" ;;
+    *input_layer=avg_pool*"--seed 2"*) cp "${text}" "${out}/text" ;;
+    *input_layer=avg_pool*) sed s/ONE/TWO/ "${text}" >"${out}/text" ;;
+    *) cp "${text}" "${out}/text" ;;
 esac
 echo "[x] 2026-01-01 00:00:00,1 (t) INFO: 12epoch results: [train] loss=1.0," \
     "stride=7.25, time=50 seconds, [valid] loss=1.0, stride=7.25, time=10 seconds" \
@@ -147,6 +150,56 @@ def test_what_changed_is_done_again_and_nothing_else(recipe, capsys):
     assert calls(recipe) == [tag for tag in ALL if tag.endswith("seed0")]
     main(options(recipe, "--asr_args", "--max_epoch 1", "--seeds", "0"))
     assert all("train_max_epoch1_" in tag for tag in calls(recipe))
+
+
+def test_another_test_set_is_added_to_the_records(recipe):
+    def sets():
+        found = read_records(recipe / "exp" / "records" / "train")
+        assert all(set(r.sets) == {"test", "other"} for r in found)
+        return [{n: s.data_sha256 for n, s in r.sets.items()} for r in found]
+
+    few, other = options(recipe, "--rates", "4"), ["--test_set", "other"]
+    main(few)
+    runs = calls(recipe)
+    table = (recipe / "exp" / "comparison.md").read_text()
+    main([*few, *other, "--name", "second"])  # as it must be decoded
+    assert calls(recipe) == runs and len(runs) == 4
+    before = sets()
+    for more in ([], other):
+        main([*few, *more, "--name", "third"])  # a name is no reason to run
+        assert calls(recipe) == []
+        text = (recipe / "exp" / "third.md").read_text()
+        assert text.split("\n", 1)[1] == table.split("\n", 1)[1]
+    script = (recipe / "run.sh").read_text()  # longer recordings in one test set
+    add = 'sed -i "s/8000/9000/" "dump/raw/other/utt2num_samples"; '
+    (recipe / "run.sh").write_text(script.replace("    exit\n", f"    {add} exit\n"))
+    main(few)
+    assert calls(recipe) == []
+    main([*few, *other])
+    assert calls(recipe) == runs
+    for old, new in zip(before, sets()):
+        assert new["test"] == old["test"] and new["other"] != old["other"]
+
+
+def test_records_with_hashes_of_the_test_set_stay_valid(recipe):
+    """Earlier versions had them among the settings."""
+    main(options(recipe, "--rates", "4"))
+    assert len(calls(recipe)) == 4
+    for record in read_records(recipe / "exp" / "records" / "train"):
+        settings = dict(record.content["settings"])
+        settings["data"] = {**settings["data"], "test": "abc"}
+        mark = hash_settings(settings)
+        content = {**record.content, "settings": settings, "fingerprint": mark}
+        write_record(record.path, content)
+    main(options(recipe, "--rates", "4"))
+    assert calls(recipe) == []
+
+
+def test_runs_are_not_done_by_two_calls_at_once(recipe):
+    with locked(recipe / "exp" / "train" / ".lock", wait=False):
+        with pytest.raises(SystemExit, match="works in .*exp/train "):
+            main(options(recipe, "--name", "another"))
+    assert calls(recipe) == []
 
 
 def test_a_failed_run_stops_no_other_and_is_named(recipe, capsys):
