@@ -187,7 +187,9 @@ def recorded(args):
 
 def synthesised(args):
     """Return [(wave, rate)] of sentences that eSpeak NG reads."""
-    from espnet_adastride.corpora.mini_espeak import FS, PARTS, plan_corpus, speak
+    from espnet_adastride.corpora.mini_espeak.grammar import PARTS
+    from espnet_adastride.corpora.mini_espeak.plan import plan_corpus
+    from espnet_adastride.corpora.mini_espeak.speech import FS, speak
     from espnet_adastride.errors import UserError
 
     minutes = {**dict.fromkeys(PARTS, 0.1), PARTS[0]: args.minutes}

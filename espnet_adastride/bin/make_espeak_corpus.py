@@ -12,10 +12,10 @@ import argparse
 import os
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.corpora.mini_espeak import (
+from espnet_adastride.corpora.mini_espeak.build import build_corpus
+from espnet_adastride.corpora.mini_espeak.plan import (
     DEFAULT_LM_SENTENCES,
     DEFAULT_MINUTES,
-    build_corpus,
 )
 from espnet_adastride.errors import UserError, one_line_errors
 from espnet_adastride.options import real, whole

@@ -22,22 +22,28 @@ soundfile = pytest.importorskip("soundfile")
 
 from espnet_adastride.bin.make_espeak_corpus import main  # noqa: E402
 from espnet_adastride.corpora import espeak  # noqa: E402
-from espnet_adastride.corpora import mini_espeak  # noqa: E402
 from espnet_adastride.corpora.espeak import Voice, synthesise  # noqa: E402
 from espnet_adastride.corpora.librispeech import (  # noqa: E402
     find_librispeech,
     scan_librispeech,
 )
-from espnet_adastride.corpora.mini_espeak import (  # noqa: E402
-    FS,
+from espnet_adastride.corpora.mini_espeak import build  # noqa: E402
+from espnet_adastride.corpora.mini_espeak import speech as making  # noqa: E402
+from espnet_adastride.corpora.mini_espeak.build import build_corpus  # noqa: E402
+from espnet_adastride.corpora.mini_espeak.grammar import (  # noqa: E402
+    GRAMMAR,
     PARTS,
     Grammar,
-    build_corpus,
-    check_disjoint,
-    plan_corpus,
-    speak,
     transcript,
 )
+from espnet_adastride.corpora.mini_espeak.plan import (  # noqa: E402
+    DEFAULT_LM_SENTENCES,
+    check_disjoint,
+    generator,
+    plan_corpus,
+    seed_of,
+)
+from espnet_adastride.corpora.mini_espeak.speech import FS, speak  # noqa: E402
 from espnet_adastride.errors import UserError  # noqa: E402
 from espnet_adastride.files import locked  # noqa: E402
 
@@ -158,7 +164,7 @@ def test_a_missing_package_is_one_line_that_names_the_extra(
 
 def test_the_module_loads_nothing_at_import():
     script = (
-        "import sys, espnet_adastride.corpora.mini_espeak\n"
+        "import sys, espnet_adastride.corpora.mini_espeak.build\n"
         "bad = {'espeakng_loader', 'soxr', 'espnet2'} & set(sys.modules)\n"
         "sys.exit(str(bad) if bad else 0)"
     )
@@ -188,7 +194,7 @@ def test_data_deep_in_the_tree_are_found(tmp_path, monkeypatch):
 def test_the_grammar_writes_english_that_transcripts_can_hold():
     grammar = Grammar.read()
     assert 300 <= len(grammar.vocabulary()) <= 600
-    rng = mini_espeak._rng(1, "test")
+    rng = generator(1, "test")
     drawn = {transcript(grammar.draw(rng)) for _ in range(5000)}
     assert len(drawn) > 4000
     vocabulary = grammar.vocabulary()
@@ -207,7 +213,7 @@ def test_a_restricted_grammar_keeps_to_the_words_given():
     small = grammar.restricted({"the", "dog", "sleeps", "today", "is", "far"})
     assert small.classes == {"animal": ("dog",), "who": ("the {animal}",)}
     assert small.topics == {"a": ("{who} sleeps today",)}
-    assert small.draw(mini_espeak._rng(0)) == "the dog sleeps today"
+    assert small.draw(generator(0)) == "the dog sleeps today"
 
 
 @pytest.mark.parametrize(
@@ -215,7 +221,7 @@ def test_a_restricted_grammar_keeps_to_the_words_given():
     [("the {nothing} is here", "no class 'nothing'"), ("It is 3", "unexpected char")],
 )
 def test_mistakes_in_the_grammar_are_refused(tmp_path, line, message):
-    text = mini_espeak.GRAMMAR.read_text(encoding="utf-8")
+    text = GRAMMAR.read_text(encoding="utf-8")
     path = tmp_path / "grammar.yaml"
     path.write_text(f'{text}  mistakes:\n    - "{line}"\n', encoding="utf-8")
     with pytest.raises(UserError, match=message):
@@ -230,7 +236,7 @@ def test_parts_share_neither_voices_nor_sentences_nor_lack_words(plan):
     everything = [t for part in texts.values() for t in part]
     everything += map(transcript, plan.lm_sentences)
     assert len(everything) == len(set(everything))
-    assert len(plan.lm_sentences) == mini_espeak.DEFAULT_LM_SENTENCES
+    assert len(plan.lm_sentences) == DEFAULT_LM_SENTENCES
     variants = [{s.voice.variant for s in plan.speakers if s.part == p} for p in PARTS]
     assert len(set.union(*variants)) == sum(map(len, variants))
     count = Counter(w for t in texts["train-mini"] for w in t.split())
@@ -317,12 +323,12 @@ def test_utterances_look_like_speech(plan):
     lengths, letters, kinds = [], [], Counter()
     for chapter in plan.chapters[::4]:
         for key, sentence in list(chapter.sentences.items())[::4]:
-            samples = speak(sentence, chapter.speaker, mini_espeak._seed(0, key))
+            samples = speak(sentence, chapter.speaker, seed_of(0, key))
             x = samples / 32768.0
             lengths.append(len(x) / FS)
             letters.append(len(sentence) / chapter.speaker.voice.rate)
             assert 1.0 < lengths[-1] < 7.0
-            assert np.abs(x).max() <= mini_espeak.PEAK + 1e-3
+            assert np.abs(x).max() <= making.PEAK + 1e-3
             levels = frame_levels(x)
             assert -36 < np.percentile(levels, 90) < -12, key
             # Syllables and pauses: speech is far less steady than noise (< 3 dB).
@@ -340,17 +346,17 @@ def test_utterances_look_like_speech(plan):
 
 def test_noise_has_the_spectrum_and_ratio_asked_for(monkeypatch):
     rng = np.random.default_rng(0)
-    pink = mini_espeak._noise("pink", 10 * FS, "train-mini", rng)
+    pink = making._noise("pink", 10 * FS, "train-mini", rng)
     octaves = [power_between(pink, f, 2 * f) for f in (125, 250, 500, 1000, 2000, 4000)]
     assert max(octaves) / min(octaves) < 1.5  # equal power in each octave
-    babble = mini_espeak._noise("babble", 5 * FS, "test-mini", rng)
+    babble = making._noise("babble", 5 * FS, "test-mini", rng)
     assert power_below(babble, FS, 4000) > 0.8 * power_below(babble, FS, FS / 2)
 
-    speaker = mini_espeak.plan_corpus(minutes=SMALL).speakers[0]
-    monkeypatch.setattr(mini_espeak, "NOISE_SHARE", 1.0)
-    monkeypatch.setattr(mini_espeak, "SNRS", (20.0, 20.0))
+    speaker = plan_corpus(minutes=SMALL).speakers[0]
+    monkeypatch.setattr(making, "NOISE_SHARE", 1.0)
+    monkeypatch.setattr(making, "SNRS", (20.0, 20.0))
     noisy = speak(TEXT, speaker, 5) / 32768.0
-    monkeypatch.setattr(mini_espeak, "SNRS", (300.0, 300.0))
+    monkeypatch.setattr(making, "SNRS", (300.0, 300.0))
     clean = speak(TEXT, speaker, 5) / 32768.0
     loud = np.flatnonzero(np.abs(clean) > 0.01)
     speech = clean[loud[0] : loud[-1]]
@@ -495,7 +501,7 @@ def test_a_failing_process_ends_the_command(tmp_path, monkeypatch):
     def fail(root, seed, chapter):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(mini_espeak, "make_chapter", fail)
+    monkeypatch.setattr(build, "make_chapter", fail)
     with pytest.raises(SystemExit, match="No space left on device"):
         main(["--output", str(tmp_path), "--nj", "1", *SMALL_OPTIONS])
     assert not (tmp_path / "LibriSpeech").exists()
