@@ -21,8 +21,12 @@ from typing import Dict, List, Sequence, Tuple
 
 from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.datadir import parse_rate
-from espnet_adastride.corpora.layouts import COLUMNS, Source, read_source
-from espnet_adastride.corpora.own import PARTS, Options, prepare
+from espnet_adastride.corpora.own.layouts import read_source
+from espnet_adastride.corpora.own.prepare import prepare
+from espnet_adastride.corpora.own.rows import Options
+from espnet_adastride.corpora.own.source import Source
+from espnet_adastride.corpora.own.split import PARTS
+from espnet_adastride.corpora.own.tables import COLUMNS
 from espnet_adastride.errors import DataError, one_line_errors
 from espnet_adastride.files import shown
 from espnet_adastride.options import str2bool

@@ -11,7 +11,7 @@ import soundfile
 from espnet_adastride.bin import prepare as command
 from espnet_adastride.corpora.datadir import read_data_dir
 from espnet_adastride.corpora.kaldi import read_scp
-from espnet_adastride.corpora.layouts import clean, parse_time
+from espnet_adastride.corpora.own.source import clean, parse_time
 
 RATE = 16000
 SPEAKERS = ("anna", "ben", "cleo", "dan", "eve")
@@ -707,7 +707,7 @@ def test_an_interruption_leaves_what_was_there(project, monkeypatch):
     def stop(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("espnet_adastride.corpora.own.check_recording", stop)
+    monkeypatch.setattr("espnet_adastride.corpora.own.audio.check_recording", stop)
     with pytest.raises(SystemExit):
         prepare("a.csv")
     assert contents() == before

@@ -1,0 +1,139 @@
+"""Recordings decoded and, where ESPnet cannot use them in place, written as FLAC."""
+
+import hashlib
+import re
+import subprocess
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Sequence
+from urllib.parse import quote
+
+from espnet_adastride.corpora.audio import AudioInfo, audio_info, read_samples
+from espnet_adastride.corpora.own.rows import Options, Planned, problem_of
+from espnet_adastride.corpora.own.source import Problem
+from espnet_adastride.corpora.recordings import prepare, read_audio
+from espnet_adastride.errors import AudioError
+from espnet_adastride.files import shown, write_flac
+from espnet_adastride.progress import decoding_bar
+
+#: seconds by which an end time may exceed the recording, because of rounding
+TOLERANCE = 0.05
+
+
+class Checked(NamedTuple):
+    """Result for the utterances of one recording: files by id, seconds, problems."""
+
+    files: Dict[str, str]
+    seconds: Dict[str, float]
+    problems: List[Problem]
+
+
+def check_recording(path: str, rows: Sequence[Planned], folder: Path, fs: int):
+    """Decode a recording; cut or convert it if it cannot be used in place.
+
+    Args:
+        path: The recording, or a command that ends in ``|``.
+        rows: The utterances in it.
+        folder: For FLAC files; their names are the quoted ids.
+        fs: Their sampling rate in Hz.
+    """
+    checked = Checked({}, {}, [])
+
+    def refuse(p: Planned, kind: str, detail: str) -> None:
+        checked.problems.append(problem_of(p.row._replace(id=p.id), kind, detail))
+
+    try:
+        info = None if path.endswith("|") else audio_info(path)
+        as_it_is = info is not None and _usable_in_place(path, info)
+        if as_it_is and not any(p.row.cut for p in rows):
+            fs = info.rate  # nothing is written
+        wave = _run(path, fs) if info is None else read_audio(path, fs)
+    except AudioError as error:
+        for p in rows:
+            refuse(p, "a recording that cannot be used", str(error))
+        return checked
+    length = len(wave) / fs
+    for p in rows:
+        start, end = p.row.start, p.row.end
+        if start >= length or (end is not None and end > length + TOLERANCE):
+            until = "the end" if end is None else f"{end:g}"
+            detail = f"{start:g} to {until} s of {path}, which has {length:.2f} s"
+            detail += "; correct the times (seconds)"
+            refuse(p, "a part beyond the recording's end", detail)
+            continue
+        piece = wave
+        if p.row.cut:
+            last = len(wave) if end is None else min(round(end * fs), len(wave))
+            piece = wave[round(start * fs) : last]
+        if len(piece) == 0:
+            detail = f"{start:g} to {end:g} s has no sample at {fs} Hz"
+            refuse(p, "an empty part", detail)
+            continue
+        checked.seconds[p.id] = len(piece) / fs
+        if as_it_is and not p.row.cut:
+            checked.files[p.id] = path
+        else:
+            target = folder / file_name(p.id)
+            write_flac(target, piece.clip(-1.0, 1.0 - 2.0**-15), fs)
+            checked.files[p.id] = str(target)
+    return checked
+
+
+def file_name(key: str) -> str:
+    """Return the name of an utterance's FLAC file, at most 255 bytes."""
+    name = quote(key, safe="")
+    if len(name) > 240:
+        name = name[:200] + hashlib.sha256(key.encode()).hexdigest()[:32]
+    return name + ".flac"
+
+
+def _run(pipe: str, fs: int):
+    """Return the samples that a command writes to its standard output."""
+    command = pipe[:-1].strip()
+    done = subprocess.run(["bash", "-c", command], capture_output=True)
+    if done.returncode or not done.stdout:
+        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        said = lines[-1] if lines else "no output"
+        raise AudioError(f"{command}: status {done.returncode}: {said}")
+    wave, rate = read_samples(done.stdout, name=command)
+    if len(wave) == 0:
+        raise AudioError(f"{command}: no samples")
+    return prepare(wave, rate, fs, command)
+
+
+def _usable_in_place(path: str, info: AudioInfo) -> bool:
+    """Whether ESPnet's tools can read the file: mono WAV or FLAC."""
+    if shown(path) != path or re.search(r"[\r\n]", path):
+        return False
+    plain = info.format in ("WAV", "FLAC") and info.channels == 1
+    return plain and info.reader == "libsndfile"
+
+
+def check_recordings(
+    planned: Sequence[Planned], folder: Path, options: Options
+) -> Checked:
+    """:func:`check_recording` on all recordings, in threads."""
+    jobs: Dict[str, List[Planned]] = defaultdict(list)
+    for p in planned:
+        jobs[p.path].append(p)
+    total = Checked({}, {}, [])
+    with (
+        decoding_bar(len(jobs)) as bar,
+        ThreadPoolExecutor(max(1, options.nj)) as pool,
+    ):
+        results = [
+            pool.submit(check_recording, path, rows, folder, options.fs)
+            for path, rows in jobs.items()
+        ]
+        try:
+            for result in results:
+                checked = result.result()
+                total.files.update(checked.files)
+                total.seconds.update(checked.seconds)
+                total.problems.extend(checked.problems)
+                bar.update()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return total

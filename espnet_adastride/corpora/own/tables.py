@@ -1,0 +1,246 @@
+"""Tables of recordings: CSV, TSV and JSON lines, with the columns that corpora use."""
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+
+from espnet_adastride.corpora.kaldi import read_lines, shorten
+from espnet_adastride.corpora.own.source import SETS, Row, Source, clean, parse_time
+from espnet_adastride.errors import DataError
+
+#: column names in the header of a table, by role; the first name is ours, the others
+#: are those of Hugging Face, Common Voice, NeMo and DeepSpeech
+COLUMNS: Dict[str, Tuple[str, ...]] = {
+    "path": (
+        "path file filename file_name file_path filepath audio audio_path "
+        "audio_file audio_filepath wav wav_path wav_file wav_filename"
+    ).split(),
+    "text": "text transcript transcription sentence normalized_text".split(),
+    "speaker": "speaker speaker_id speaker_name spk spk_id client_id".split(),
+    "start": "start start_time begin start_seconds offset".split(),
+    "end": "end end_time stop end_seconds".split(),
+    "duration": "duration duration_seconds".split(),
+    "id": "id utt_id utterance_id utterance key".split(),
+    "set": "set split subset partition".split(),
+}
+TABLES = {".csv": "CSV", ".tsv": "TSV", ".jsonl": "JSON lines", ".json": "JSON lines"}
+
+
+def read_table(path: Path, given: Dict[str, str], literal: bool = False) -> Source:
+    """Read a table.
+
+    Args:
+        path: Its suffix is one of :data:`TABLES`.
+        given: See :func:`find_columns`.
+        literal: Quotation marks belong to the text.
+
+    Raises:
+        DataError: It is no such table, or lacks a column.
+    """
+    kind = TABLES[path.suffix.lower()]
+    source = Source(path, kind, files=[path])
+    source.folders = [path.parent, path.parent / "clips", Path()]
+    if kind == "JSON lines":
+        header, entries = _json_entries(path, source)
+    else:
+        header, entries = _separated_entries(path, source, literal)
+    roles = find_columns(path, header, given)
+    used = ", ".join(f"{role}: {name}" for role, name in roles.items())
+    others = [name for name in header if name not in roles.values()]
+    source.notes.append(
+        f"{path}: {used}" + (f"; not used: {shorten(others)}" if others else "")
+    )
+    for where, entry in entries:
+        row = _row_of(source, where, {r: entry.get(n, "") for r, n in roles.items()})
+        if row is not None:
+            source.rows.append(row)
+    if not source.rows and not source.problems:
+        raise DataError(f"{path}: no rows below the header")
+    return source
+
+
+def find_columns(path, header: Sequence[str], given: Dict[str, str]) -> Dict[str, str]:
+    """Return {role: column} of a table.
+
+    Args:
+        path: For messages.
+        header: Its columns.
+        given: {role: column} as the user named them.
+
+    Raises:
+        DataError: No column for the path or the text, a missing named column, or
+            two candidates.
+    """
+    folded = {name.strip().lower(): name for name in header}
+    roles: Dict[str, str] = {}
+    listed = ", ".join(repr(name) for name in header[:12])
+    for role, names in COLUMNS.items():
+        if role in given:
+            if given[role] not in header:
+                raise DataError(
+                    f"{path}: no column {given[role]!r} (--columns {role}=...); the "
+                    f"columns are {listed}"
+                )
+            roles[role] = given[role]
+            continue
+        found = [folded[name] for name in names if name in folded]
+        if len(found) > 1:
+            raise DataError(
+                f"{path}: the columns {' and '.join(map(repr, found))} could both be "
+                f"the {role}: choose one, e.g. --columns {role}={found[0]}"
+            )
+        if found:
+            roles[role] = found[0]
+    for role in ("path", "text"):
+        if role not in roles:
+            raise DataError(
+                f"{path}:1: no column for the {role}: begin the file with a header "
+                f"such as path,text,speaker, or name the column: --columns "
+                f"{role}=NAME; the first line has {listed}"
+            )
+    return roles
+
+
+def _separated_entries(path: Path, source: Source, literal: bool):
+    """Return the header of a CSV or TSV file, and an iterator of (where, entry)."""
+    lines = read_lines(path)
+    if not lines:
+        raise DataError(f"{path}: the file is empty")
+    if path.suffix.lower() == ".tsv":
+        separator = "\t"
+    else:  # spreadsheets write semicolons if the decimal sign is a comma
+        separator = max(",;\t|", key=lambda s: lines[0].count(s))
+    header = _split_row(lines[0], separator)
+    # Common Voice does not quote: a quotation mark belongs to the sentence
+    literal = literal or (separator == "\t" and "client_id" in header)
+
+    def entries() -> Iterator[Tuple[str, Dict[str, str]]]:
+        for where, values in _split_rows(path, lines, separator, literal, source):
+            if len(values) != len(header):
+                fix = f"put quotation marks around a text that holds {separator!r}"
+                found = f"{len(values)} instead of {len(header)}; {fix}"
+                source.bad(where, "wrong number of columns", found)
+            else:
+                yield where, dict(zip(header, values))
+
+    return header, entries()
+
+
+def _split_row(line: str, separator: str) -> List[str]:
+    return [word.strip() for word in next(csv.reader([line], delimiter=separator))]
+
+
+def _split_rows(path: Path, lines, separator: str, literal: bool, source: Source):
+    """Yield (file:line, values); a quoted field may span several lines."""
+    if separator == "\t":
+        # fields of a TSV have no line breaks, so an unpaired quotation mark must not
+        # swallow the following lines
+        for number, line in enumerate(lines[1:], 2):
+            if line.strip():
+                words = [word.strip() for word in line.split("\t")]
+                yield f"{path}:{number}", words if literal else list(map(_bare, words))
+        return
+    text = io.StringIO("\n".join(lines) + "\n", newline="")
+    reader = csv.reader(text, delimiter=separator, strict=True)
+    next(reader)
+    while True:
+        number = reader.line_num + 1
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataError(
+                f"{path}:{number}: not CSV ({error}): write a quotation mark within a "
+                'text as "" and put the text in quotation marks'
+            ) from None
+        if any(value.strip() for value in values):
+            yield f"{path}:{number}", [value.strip() for value in values]
+
+
+def _bare(word: str) -> str:
+    """Return ``say "yes"`` of ``"say ""yes""``"."""
+    if len(word) > 1 and word[0] == word[-1] == '"':
+        inner = word[1:-1].replace('""', "\0")
+        if '"' not in inner:
+            return inner.replace("\0", '"')
+    return word
+
+
+def _json_entries(path: Path, source: Source):
+    """Return the keys of JSON lines (or a JSON list), and pairs (where, entry)."""
+    lines = read_lines(path)
+    found: List[Tuple[str, Dict[str, str]]] = []
+    if lines and lines[0].lstrip().startswith("["):
+        try:
+            items = json.loads("\n".join(lines))
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{path}:{error.lineno}: not JSON ({error.msg}); correct it"
+            ) from None
+        pairs = [(f"{path}, entry {n}", item) for n, item in enumerate(items, 1)]
+    else:
+        pairs = []
+        for number, line in enumerate(lines, 1):
+            where = f"{path}:{number}"
+            try:
+                if line.strip():
+                    pairs.append((where, json.loads(line)))
+            except json.JSONDecodeError as error:
+                source.bad(where, "not JSON", f"{error.msg}; write one object per line")
+    for where, item in pairs:
+        if isinstance(item, dict):
+            values = {k: "" if v is None else v for k, v in item.items()}
+            # Hugging Face writes an audio column as an object
+            for key, value in values.items():
+                if isinstance(value, dict) and "path" in value:
+                    values[key] = value["path"]
+            found.append((where, {k: str(v) for k, v in values.items()}))
+        else:
+            source.bad(where, "not a JSON object", 'write {"path": ..., "text": ...}')
+    if not found:
+        raise DataError(
+            f'{path}: no usable line; write {{"path": ..., "text": ...}}, one per line'
+            + (f" ({source.problems[0]})" if source.problems else "")
+        )
+    header = list(dict.fromkeys(key for _, entry in found for key in entry))
+    return header, iter(found)
+
+
+def _row_of(source: Source, where: str, values: Dict[str, str]) -> Optional[Row]:
+    key = values.get("id", "").strip()
+    name = key or "-"
+    part = values.get("set", "").strip()
+    if part.lower() in SETS:
+        part = SETS[part.lower()]
+    elif part and not re.fullmatch(r"[\w.-]+", part):
+        source.bad(where, "no name of a set", f"{part!r}: write train", name)
+        return None
+    elif "set" in values and not part:
+        source.bad(where, "no set", "write train, valid or test", name)
+        return None
+    path = values["path"].strip()
+    if not path:
+        source.bad(where, "no path", "name the recording", name, part)
+        return None
+    row = Row(where, key, path, clean(values["text"]), clean(values.get("speaker", "")))
+    row = row._replace(part=part)
+    if not row.text:
+        source.bad(where, "no transcript", f"{path} has no words", name, part)
+        return None
+    times: Dict[str, Optional[float]] = {}
+    for role in ("start", "end", "duration"):
+        word = values.get(role, "").strip()
+        try:
+            times[role] = parse_time(word) if word else None
+        except ValueError:
+            detail = f"{role} {word!r}: write seconds"
+            source.bad(where, "not a time", detail, name, part)
+            return None
+    start, end = times["start"] or 0.0, times["end"]
+    if end is None and times["start"] is not None and times["duration"] is not None:
+        end = start + times["duration"]
+    return source.timed(row, start, end)
