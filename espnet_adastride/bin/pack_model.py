@@ -23,8 +23,8 @@ from typing import Dict, List
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.config import read_config
-from espnet_adastride.corpora.features import RECORD_NAME, read_record
 from espnet_adastride.corpora.lengths import LENGTHS_NAME, find_lengths, write_lengths
+from espnet_adastride.corpora.upstream_record import RECORD_NAME, read_record
 from espnet_adastride.errors import RecipeError, one_line_errors
 from espnet_adastride.evaluation.plan import short_count
 from espnet_adastride.files import write_text

@@ -45,7 +45,7 @@ def main(cmd=None):
     args = get_parser().parse_args(cmd)
     per_second = float(parse_rate(args.fs))
     if args.upstream:
-        from espnet_adastride.corpora.features import read_record
+        from espnet_adastride.corpora.upstream_record import read_record
 
         per_second = 1.0 / read_record(args.upstream).step
     lengths = measure_lengths(args.shape_file, per_second)

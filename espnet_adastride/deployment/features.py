@@ -4,12 +4,9 @@ from typing import Any, Dict
 
 import numpy as np
 
-from espnet_adastride.corpora.features import (
-    Upstream,
-    UpstreamRecord,
-    power_spectrum,
-    rebuild_upstream,
-)
+from espnet_adastride.corpora.features import Upstream, rebuild_upstream
+from espnet_adastride.corpora.upstream_record import UpstreamRecord
+from espnet_adastride.corpora.whisper_mel import power_spectrum
 from espnet_adastride.deployment.description import unpack_array
 
 

@@ -12,7 +12,8 @@ from typing import Any, Dict, Optional, Tuple
 import torch
 
 from espnet_adastride.corpora.datadir import read_table
-from espnet_adastride.corpora.features import RECORD_NAME, read_record, rebuild_upstream
+from espnet_adastride.corpora.features import rebuild_upstream
+from espnet_adastride.corpora.upstream_record import RECORD_NAME, read_record
 from espnet_adastride.errors import ModelError
 from espnet_adastride.files import PathLike
 from espnet_adastride.networks.macs import macs_by_module

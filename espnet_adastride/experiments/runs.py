@@ -16,8 +16,8 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 from espnet_adastride.config import read_yaml
 from espnet_adastride.corpora.audio import audio_info
 from espnet_adastride.corpora.datadir import parse_rate, read_table
-from espnet_adastride.corpora.features import RECORD_NAME
 from espnet_adastride.corpora.kaldi import read_text
+from espnet_adastride.corpora.upstream_record import RECORD_NAME
 from espnet_adastride.errors import RecipeError
 from espnet_adastride.evaluation.scoring import percent
 from espnet_adastride.experiments.definition import Experiment, in_conf

@@ -6,7 +6,7 @@
 X is the short-time Fourier transform, M the triangular mel filters (HTK's scale). Two
 other kinds of frames are given from outside and not made here: ESPnet's frontends make
 their own (``deployment/features.py`` has them in numpy), and so does Whisper
-(``corpora/features.py``).
+(``corpora/whisper_mel.py``).
 """
 
 import math

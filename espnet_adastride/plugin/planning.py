@@ -20,7 +20,7 @@ from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 import torch
 
 from espnet_adastride.corpora.datadir import parse_rate, read_table
-from espnet_adastride.corpora.features import RECORD_NAME, read_record
+from espnet_adastride.corpora.upstream_record import RECORD_NAME, read_record
 from espnet_adastride.errors import ModelError, NotPlanned, RecipeError
 from espnet_adastride.evaluation.plan import SetLengths
 from espnet_adastride.files import PathLike

@@ -13,13 +13,9 @@ import torch
 import yaml
 
 from espnet_adastride.corpora.datadir import parse_rate
-from espnet_adastride.corpora.features import (
-    RECORD_NAME,
-    Upstream,
-    read_record,
-    rebuild_upstream,
-)
+from espnet_adastride.corpora.features import Upstream, rebuild_upstream
 from espnet_adastride.corpora.lengths import find_lengths
+from espnet_adastride.corpora.upstream_record import RECORD_NAME, read_record
 from espnet_adastride.downsampling.registry import downsampler_class
 from espnet_adastride.errors import (
     AudioError,

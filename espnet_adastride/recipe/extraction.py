@@ -19,7 +19,8 @@ from espnet_adastride.corpora.datadir import (
     write_data_dir,
     write_table,
 )
-from espnet_adastride.corpora.features import RECORD_NAME, Upstream
+from espnet_adastride.corpora.features import Upstream
+from espnet_adastride.corpora.upstream_record import RECORD_NAME
 from espnet_adastride.errors import AudioError, RecipeError, UserError
 from espnet_adastride.files import PathLike, write_text, written_whole
 from espnet_adastride.progress import TimeLeft

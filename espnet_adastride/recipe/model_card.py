@@ -6,7 +6,7 @@ from typing import Dict, Optional
 
 import yaml
 
-from espnet_adastride.corpora.features import (
+from espnet_adastride.corpora.upstream_record import (
     DEFAULT_MODEL,
     DEFAULT_PACKAGE,
     DEFAULT_VERSION,

@@ -8,14 +8,13 @@ import pytest
 
 from espnet_adastride.corpora import features
 from espnet_adastride.corpora.features import (
-    WhisperLogMel,
     build_upstream,
     check_upstream,
     convolution_times,
-    mel_filters,
-    read_record,
     rebuild_upstream,
 )
+from espnet_adastride.corpora.upstream_record import read_record
+from espnet_adastride.corpora.whisper_mel import WhisperLogMel, mel_filters
 from espnet_adastride.errors import ModelError
 from tests.corpora.upstreams import save_ctranslate2, save_wave_model, whisper_model
 

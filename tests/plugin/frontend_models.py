@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from espnet_adastride.corpora.features import mel_filters
+from espnet_adastride.corpora.whisper_mel import mel_filters
 from espnet_adastride.plugin.espnet import HuggingFaceFrontend, asr_task
 from tests.corpora.upstreams import save_wave_model
 

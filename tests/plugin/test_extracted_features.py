@@ -20,11 +20,8 @@ from espnet_adastride.bin import (  # noqa: E402
     plan_training,
     plot,
 )
-from espnet_adastride.corpora.features import (  # noqa: E402
-    Upstream,
-    UpstreamRecord,
-    build_upstream,
-)
+from espnet_adastride.corpora.features import Upstream, build_upstream  # noqa: E402
+from espnet_adastride.corpora.upstream_record import UpstreamRecord  # noqa: E402
 from espnet_adastride.downsampling.stages import StageTrace  # noqa: E402
 from espnet_adastride.errors import (  # noqa: E402
     ConfigurationError,

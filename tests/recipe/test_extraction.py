@@ -10,7 +10,8 @@ import soundfile
 from archives import read_features
 from espnet_adastride.bin import extract_features, filter_data, format_data
 from espnet_adastride.corpora.datadir import read_table
-from espnet_adastride.corpora.features import Upstream, UpstreamRecord, read_record
+from espnet_adastride.corpora.features import Upstream
+from espnet_adastride.corpora.upstream_record import UpstreamRecord, read_record
 from espnet_adastride.errors import ModelError, RecipeError
 from espnet_adastride.recipe import extraction
 
