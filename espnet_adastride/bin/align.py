@@ -25,7 +25,7 @@ from espnet_adastride.bin.model_options import (
     load_transcriber,
 )
 from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.corpora.kaldi import atomic_open, read_scp, read_text, shorten
+from espnet_adastride.corpora.kaldi import read_scp, read_text, shorten
 from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.errors import (
     AlignmentError,
@@ -35,7 +35,7 @@ from espnet_adastride.errors import (
     UnknownTimesError,
     one_line_errors,
 )
-from espnet_adastride.files import read_utf8, shown
+from espnet_adastride.files import read_utf8, shown, write_text
 from espnet_adastride.timing.transcripts import Segment, Transcript, ctm_lines, to_dict
 
 NAME = "align"
@@ -98,19 +98,19 @@ def read_jobs(args: argparse.Namespace) -> Dict[str, Tuple[str, str]]:
 
 def write(folder: Path, aligned: Dict[str, Segment], times: str) -> None:
     """Write words.ctm, tokens.ctm and alignment.json."""
-    folder.mkdir(parents=True, exist_ok=True)
     for what in ("words", "tokens"):
-        with atomic_open(folder / f"{what}.ctm") as file:
-            for key, segment in aligned.items():
-                for line in ctm_lines(key, getattr(segment, what)):
-                    file.write(line + "\n")
+        text = ""
+        for key, segment in aligned.items():
+            for line in ctm_lines(key, getattr(segment, what)):
+                text += line + "\n"
+        write_text(folder / f"{what}.ctm", text)
     utterances = [
         to_dict(Transcript(key, s.end, s.text, s.words, [s]))
         for key, s in aligned.items()
     ]
-    with atomic_open(folder / "alignment.json") as file:
-        content = {"times": times, "utterances": utterances}
-        file.write(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    content = {"times": times, "utterances": utterances}
+    content = json.dumps(content, ensure_ascii=False, indent=1)
+    write_text(folder / "alignment.json", content + "\n")
 
 
 def say(line: str) -> None:

@@ -39,12 +39,12 @@ from espnet_adastride.bin.model_options import (
 )
 from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.audio import audio_info
-from espnet_adastride.corpora.kaldi import atomic_open, read_scp, shorten
+from espnet_adastride.corpora.kaldi import read_scp, shorten
 from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.errors import AudioError, DataError, located
 from espnet_adastride.errors import nearest as nearest_word
 from espnet_adastride.errors import one_line_errors
-from espnet_adastride.files import shown
+from espnet_adastride.files import shown, write_text
 from espnet_adastride.options import real
 from espnet_adastride.timing.ctc import Timed
 from espnet_adastride.timing.transcripts import read_reference, read_textgrid
@@ -390,9 +390,7 @@ def draw_corpus(args: argparse.Namespace) -> List[str]:
     numbers = statistics.numbers()
     lines = corpus_lines(numbers)
     if args.json:
-        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
-        with atomic_open(args.json) as file:
-            file.write(json.dumps(numbers, indent=1) + "\n")
+        write_text(args.json, json.dumps(numbers, indent=1) + "\n")
     title = f"{numbers['method']}: local strides"
     save(plot_corpus(statistics, numbers), args.output, title, lines)
     told = [
@@ -493,8 +491,7 @@ def save(figure, output: str, title: str, lines: Sequence[str], sound=None) -> N
         lines=lines,
         audio=audio,
     )
-    with atomic_open(output) as file:
-        file.write(page)
+    write_text(output, page)
 
 
 def check_output(output: str) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import List, Tuple
 
 from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.corpora.kaldi import atomic_open
 from espnet_adastride.errors import DataError, UserError, one_line_errors
+from espnet_adastride.files import write_text
 from espnet_adastride.options import real, whole
 from espnet_adastride.version import __version__
 
@@ -204,9 +204,7 @@ def report(args: argparse.Namespace) -> Path:
             else None
         ),
     )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_open(output) as file:
-        file.write(page)
+    write_text(output, page)
     for experiment in experiments:
         if not experiment.decoded:
             print(f"{experiment.name}: no scored set yet; only learning curves")

@@ -12,11 +12,11 @@ share.
 
 import argparse
 import json
-from pathlib import Path
 
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
-from espnet_adastride.corpora.kaldi import atomic_open, shorten
+from espnet_adastride.corpora.kaldi import shorten
 from espnet_adastride.errors import DataError, one_line_errors
+from espnet_adastride.files import write_text
 from espnet_adastride.timing.transcripts import (
     compare_times,
     read_ctm,
@@ -96,9 +96,7 @@ def main(cmd=None) -> None:
     args = get_parser().parse_args(cmd)
     results = score(args.ctm, args.ref)
     if args.output:
-        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-        with atomic_open(args.output) as file:
-            file.write(json.dumps(results, indent=1) + "\n")
+        write_text(args.output, json.dumps(results, indent=1) + "\n")
     print(format_table(results))
     for ctm, row in results.items():
         for what, keys in (

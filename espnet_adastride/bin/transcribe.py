@@ -32,7 +32,6 @@ import numpy as np
 from espnet_adastride.bin.model_options import add_model_options, load_transcriber
 from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.audio import quick_seconds
-from espnet_adastride.corpora.kaldi import atomic_open
 from espnet_adastride.corpora.recordings import (
     STDIN,
     Source,
@@ -48,7 +47,7 @@ from espnet_adastride.errors import (
     located,
     one_line_errors,
 )
-from espnet_adastride.files import AUDIO_SUFFIXES, shown
+from espnet_adastride.files import AUDIO_SUFFIXES, shown, write_text
 from espnet_adastride.options import real, str2bool
 from espnet_adastride.recipe.sources import Sources
 from espnet_adastride.timing.transcripts import FORMATS, Transcript, to_dict
@@ -248,9 +247,7 @@ def _write(transcript: Transcript, job: Job, args, several: bool) -> None:
             print(FORMATS[kind](transcript), end="", flush=True)
         return
     for kind, path in job.outputs.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_open(path) as file:
-            file.write(FORMATS[kind](transcript))
+        write_text(path, FORMATS[kind](transcript))
 
 
 def _load_trained(args: argparse.Namespace):

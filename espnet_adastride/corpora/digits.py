@@ -32,13 +32,12 @@ import soundfile
 from espnet_adastride.corpora.kaldi import (
     PathLike,
     Utterance,
-    atomic_open,
     write_data_dir,
     write_lines,
 )
 from espnet_adastride.corpora.librispeech import check_audio
 from espnet_adastride.errors import DataError
-from espnet_adastride.files import fresh_dir, replace_dir, write_flac
+from espnet_adastride.files import fresh_dir, replace_dir, write_flac, write_text
 from espnet_adastride.timing.ctc import Timed
 from espnet_adastride.timing.transcripts import ctm_lines
 
@@ -350,13 +349,11 @@ def build_digits(
     lines = []
     for part in PARTS:
         sequences = plan[part]
-        (output / part).mkdir(parents=True, exist_ok=True)
         write_lines(
             output / part / "utt2recordings", {s.id: s.parts for s in sequences}
         )
-        with atomic_open(output / part / "words.ctm") as file:
-            for s in sequences:
-                file.writelines(f"{x}\n" for x in ctm_lines(s.id, s.word_times))
+        times = [x for s in sequences for x in ctm_lines(s.id, s.word_times)]
+        write_text(output / part / "words.ctm", "".join(f"{x}\n" for x in times))
         write_data_dir(
             output / part,
             [

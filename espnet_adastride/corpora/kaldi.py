@@ -18,13 +18,12 @@ import os
 import re
 import shutil
 from collections import defaultdict
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from espnet_adastride.errors import DataError
-from espnet_adastride.files import PathLike, read_utf8, written_whole
+from espnet_adastride.files import PathLike, read_utf8, write_text
 
 LEFT_OUT = "left out of the data directory"
 
@@ -70,14 +69,6 @@ class Excluded:
 # --------------------------------------------------------------------------- writing
 
 
-@contextmanager
-def atomic_open(path: PathLike) -> Iterator:
-    """Open a UTF-8 text file that appears under its name only when complete."""
-    with written_whole(path) as temporary:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as f:
-            yield f
-
-
 def write_lines(
     path: PathLike, values: Dict[str, str], keys: Optional[Iterable[str]] = None
 ) -> None:
@@ -91,18 +82,19 @@ def write_lines(
     Raises:
         DataError: An id has white space, or a value has a line break.
     """
-    with atomic_open(path) as f:
-        # Code point order is the byte order of UTF-8, hence C locale order.
-        for key in sorted(values if keys is None else keys):
-            value = str(values[key])
-            if not re.fullmatch(r"\S+", key):
-                raise DataError(f"{path}: the id {key!r} has white space; rename it")
-            if "\n" in value or "\r" in value:
-                raise DataError(
-                    f"{path}: the value of {key} has a line break: {value!r}; "
-                    "rename the file or correct the text"
-                )
-            f.write(f"{key} {value}".rstrip(" ") + "\n")
+    lines = []
+    # Code point order is the byte order of UTF-8, hence C locale order.
+    for key in sorted(values if keys is None else keys):
+        value = str(values[key])
+        if not re.fullmatch(r"\S+", key):
+            raise DataError(f"{path}: the id {key!r} has white space; rename it")
+        if "\n" in value or "\r" in value:
+            raise DataError(
+                f"{path}: the value of {key} has a line break: {value!r}; "
+                "rename the file or correct the text"
+            )
+        lines.append(f"{key} {value}".rstrip(" ") + "\n")
+    write_text(path, "".join(lines))
 
 
 def write_data_dir(
@@ -167,12 +159,12 @@ def write_data_dir(
 
 def write_excluded(path: PathLike, excluded: Sequence[Excluded]) -> None:
     """Write the unused entries, one tab-separated line each."""
-    with atomic_open(path) as f:
-        f.write("# id\tfile\treason\twhat was done\n")
-        for e in excluded:
-            reason = f"{e.kind}: {e.detail}" if e.detail else e.kind
-            fields = (e.id, e.file, reason, e.done)
-            f.write("\t".join(re.sub(r"[\t\r\n]+", " ", x) for x in fields) + "\n")
+    text = "# id\tfile\treason\twhat was done\n"
+    for e in excluded:
+        reason = f"{e.kind}: {e.detail}" if e.detail else e.kind
+        fields = (e.id, e.file, reason, e.done)
+        text += "\t".join(re.sub(r"[\t\r\n]+", " ", x) for x in fields) + "\n"
+    write_text(path, text)
 
 
 # --------------------------------------------------------------------------- reading

@@ -29,8 +29,9 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 import jiwer
 import numpy as np
 
-from espnet_adastride.corpora.kaldi import atomic_open, read_scp, read_text, shorten
+from espnet_adastride.corpora.kaldi import read_scp, read_text, shorten
 from espnet_adastride.errors import DataError
+from espnet_adastride.files import write_text
 
 METRICS = ("wer", "cer", "ter")
 SPACE = "<space>"
@@ -356,23 +357,23 @@ def write_score(
         groups = {"all": counts}
 
     for side, name in enumerate(("ref", "hyp")):
-        with atomic_open(directory / f"{name}.trn") as f:
-            for a in alignments:
-                tokens = " ".join(pair[side] for pair in a.pairs if pair[side])
-                f.write(f"{tokens}\t({names[a.id]})\n")
-    with atomic_open(directory / "result.txt") as f:
-        f.write(
-            f"{metric.upper()}: percents are of reference tokens; alignments with the "
-            "fewest errors (jiwer)\n"
-        )
-        if missing:
-            f.write(
-                f"{len(missing)} references had no hypothesis and count as empty: "
-                f"{' '.join(missing)}\n"
-            )
-        f.write("\n" + format_summary(groups, f"{metric.upper()} by speaker") + "\n")
+        text = ""
         for a in alignments:
-            f.write(format_alignment(a, names[a.id]) + "\n")
+            tokens = " ".join(pair[side] for pair in a.pairs if pair[side])
+            text += f"{tokens}\t({names[a.id]})\n"
+        write_text(directory / f"{name}.trn", text)
+    lines = [
+        f"{metric.upper()}: percents are of reference tokens; alignments with the "
+        "fewest errors (jiwer)"
+    ]
+    if missing:
+        lines.append(
+            f"{len(missing)} references had no hypothesis and count as empty: "
+            f"{' '.join(missing)}"
+        )
+    lines += ["", format_summary(groups, f"{metric.upper()} by speaker")]
+    lines += [format_alignment(a, names[a.id]) for a in alignments]
+    write_text(directory / "result.txt", "\n".join(lines) + "\n")
     return counts
 
 
@@ -532,8 +533,7 @@ def write_results(expdir: Union[str, Path]) -> str:
         raise DataError(
             f"{path} was not written by this command; move it away, then run again"
         )
-    with atomic_open(path) as f:
-        f.write(text)
+    write_text(path, text)
     return text
 
 

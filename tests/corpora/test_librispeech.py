@@ -24,6 +24,7 @@ from espnet_adastride.corpora.kaldi import (
 )
 from espnet_adastride.corpora.librispeech import find_librispeech, scan_librispeech
 from espnet_adastride.errors import DataError
+from espnet_adastride.files import written_whole
 
 NOISE = np.random.default_rng(0).integers(-3000, 3000, 40000).astype("int16")
 
@@ -332,9 +333,8 @@ def test_incomplete_published_part_is_noticed(root):
 def test_a_file_is_replaced_only_when_complete(tmp_path):
     (tmp_path / "text").write_text("old\n")
     with pytest.raises(ZeroDivisionError):
-        with kaldi.atomic_open(tmp_path / "text") as f:
-            f.write("new\n")
-            f.flush()
+        with written_whole(tmp_path / "text") as temporary:
+            temporary.write_text("new\n")
             assert (tmp_path / "text").read_text() == "old\n"
             1 / 0
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("text", "old\n")]
