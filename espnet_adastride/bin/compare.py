@@ -194,7 +194,7 @@ def read_lists(args) -> None:
 @one_line_errors
 def main(cmd=None):
     args = get_parser().parse_args(cmd)
-    for name in ("nj", "threads", "resamples"):
+    for name in ("nj", "threads"):
         if getattr(args, name) < 1:
             raise RecipeError(f"--{name} {getattr(args, name)}: give at least 1")
     read_lists(args)

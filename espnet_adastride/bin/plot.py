@@ -215,11 +215,6 @@ def load(args: argparse.Namespace):
     Raises:
         UserError: if the model has no adaptive strides or cannot be read.
     """
-    if not Path(args.model).exists():
-        raise DataError(
-            f"--model {args.model}: no such file or folder; give an experiment's "
-            "folder (exp/asr_...) or a packed .zip"
-        )
     transcriber = load_transcriber(
         args, max_segment=getattr(args, "max_segment", None), say=say
     )
@@ -525,8 +520,6 @@ def main(cmd=None) -> None:
             f"--speech_threshold {args.speech_threshold:g}: give a positive number of "
             "dB"
         )
-    if getattr(args, "ngpu", 0) not in (0, 1):
-        raise DataError(f"--ngpu {args.ngpu}: give 0 or 1")
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     for line in MODES[args.mode](args):
         print(line)

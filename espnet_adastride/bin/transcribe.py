@@ -268,21 +268,15 @@ def _load_exported(args: argparse.Namespace):
         UserError: if the file is not an exported model, or does not support the
             options.
     """
+    whole = "an exported model reads whole recordings; give the experiment or its "
+    whole += "archive"
     for option, fix in (
         ("asr_model_file", "the file contains the parameters"),
         ("inference_config", "an exported model decodes with greedy CTC"),
         ("stride", "the rate is fixed in the file; export again with --stride"),
         ("ngpu", "an exported model runs on the CPU"),
-        (
-            "stream",
-            "an exported model reads whole recordings; give the experiment or its "
-            "archive",
-        ),
-        (
-            "block",
-            "an exported model reads whole recordings; give the experiment or its "
-            "archive",
-        ),
+        ("stream", whole),
+        ("block", whole),
     ):
         if getattr(args, option):
             raise UserError(f"--{option} cannot be used with {args.model}: {fix}")
@@ -373,13 +367,12 @@ def transcribe(args: argparse.Namespace) -> int:
         bar_format=BAR if total else BAR_WITHOUT_END,
     ) as bar:
 
-        def note(line):
-            with tqdm.external_write_mode(sys.stderr):
-                _say(line)
-
         def show(line):
             with tqdm.external_write_mode(sys.stderr):
                 print(line, file=sys.stderr, flush=True)
+
+        def note(line):
+            show(f"{NAME}: {line}")
 
         def progress(seconds):
             nonlocal heard

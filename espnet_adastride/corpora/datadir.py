@@ -29,6 +29,7 @@ from espnet_adastride.files import (
 )
 
 Table = Dict[str, str]
+write_table = kaldi.write_lines
 TABLES = ("wav.scp", "text", "utt2spk")
 #: additional files of a folder of extracted features: tables, then other files
 FEATURE_TABLES = ("feats.scp", "utt2num_frames")
@@ -64,15 +65,6 @@ def read_table(path: PathLike) -> Table:
             hint = ", or make it from your own recordings with adastride-prepare"
         raise RecipeError(f"{path} is missing: run the stage that makes it first{hint}")
     return kaldi.read_scp(path, allow_empty=True)
-
-
-def write_table(path: PathLike, table: Table, keys: Iterable[str] = None) -> None:
-    """Write a table, sorted by key (byte order, as ``LC_ALL=C sort`` does).
-
-    Raises:
-        RecipeError: An id with white space, or a value with a line break.
-    """
-    kaldi.write_lines(path, table, keys)
 
 
 def read_data_dir(folder: PathLike) -> Dict[str, Table]:

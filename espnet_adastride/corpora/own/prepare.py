@@ -71,7 +71,9 @@ def prepare(
         part_of, told = _parts(usable, options)
         for part in sorted(set(part_of.values()), key=_order):
             used = [p for p in usable if part_of[p.id] == part]
-            bad = [p for p in problems if _is_listed_in(part, p, parts)]
+            bad = [
+                p for p in problems if (p.part if p.part in parts else parts[0]) == part
+            ]
             told.append(_write_set(output / part, used, checked, bad, record))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -80,11 +82,6 @@ def prepare(
     if any(p.row.part for p in usable):
         told += _shared_speakers(usable, part_of)
     return lines + told
-
-
-def _is_listed_in(part: str, problem: Problem, parts: Sequence[str]) -> bool:
-    """Whether a problem is listed in the excluded.txt of a set."""
-    return part == (problem.part if problem.part in parts else parts[0])
 
 
 def _order(part: str):
