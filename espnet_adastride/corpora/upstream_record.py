@@ -5,12 +5,12 @@ upstream is centred on sample ``centre + l * hop``.
 """
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import List, Tuple
 
 import yaml
 
-from espnet_adastride.errors import ModelError
+from espnet_adastride.config import read_yaml
+from espnet_adastride.errors import DataError, ModelError, located
 from espnet_adastride.files import PathLike
 
 #: the upstream installed by pip, and its model file
@@ -98,16 +98,15 @@ def read_record(path: PathLike) -> UpstreamRecord:
     Raises:
         ModelError: it cannot be read or has another format.
     """
+    with located("", DataError, ModelError):
+        content = read_yaml(path)
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         record = UpstreamRecord(**{**content, "layers": tuple(content["layers"])})
         numbers = (record.size, record.hop, record.rate, record.field)
         usable = all(isinstance(n, int) and n > 0 for n in numbers)
         if not usable or record.frames not in ("ceil", "valid") or not record.layers:
             raise ValueError("invalid value")
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror})") from None
-    except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"{path}: does not describe the source of the features "
             f"({str(error).splitlines()[0][:80]}); extract them again (stage 3)"

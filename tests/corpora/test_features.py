@@ -215,11 +215,17 @@ def test_another_model_is_refused(whisper):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "upstream: whisper\n", "[1, 2]\n", "size: x\nlayers: [1]\n", "{"]
+    "content", ["", "upstream: whisper\n", "[1, 2]\n", "size: x\nlayers: [1]\n"]
 )
 def test_records_that_say_nothing(tmp_path, content):
     (tmp_path / "upstream.yaml").write_text(content)
     with pytest.raises(ModelError, match="upstream.yaml: does not describe"):
+        read_record(tmp_path / "upstream.yaml")
+
+
+def test_a_broken_record_says_where(tmp_path):
+    (tmp_path / "upstream.yaml").write_text("size: 4\nlayers: [1\n")
+    with pytest.raises(ModelError, match="upstream.yaml: not YAML.*line 3, column 1"):
         read_record(tmp_path / "upstream.yaml")
 
 
