@@ -13,19 +13,29 @@ from espnet_adastride.errors import DataError, RecipeError
 from espnet_adastride.files import PathLike, read_utf8
 
 
+def parse_yaml(text: str, where: object) -> Any:
+    """Return what a YAML text holds; ``where``, its file or option, is for the error.
+
+    Raises:
+        DataError: It is no YAML; the message names the line and the column.
+    """
+    try:
+        return yaml.safe_load(text)
+    # ValueError: a date of month 13
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise DataError(f"{where}: not YAML: {reason}{place}") from None
+
+
 def read_yaml(path: PathLike) -> Any:
     """Return what a YAML file holds.
 
     Raises:
         DataError: It is missing, not UTF-8 or no YAML; the message names the line.
     """
-    try:
-        return yaml.safe_load(read_utf8(path))
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date of month 13
-        mark = getattr(error, "problem_mark", None)
-        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise DataError(f"{path}: not YAML: {reason}{place}") from None
+    return parse_yaml(read_utf8(path), path)
 
 
 def read_config(path: PathLike) -> dict:
@@ -128,7 +138,7 @@ def read_options(words: List[str]) -> Dict[str, str]:
         for value in values:
             key, equals, setting = value.partition("=")
             if name.endswith("_conf") and equals:
-                options[f"{name}.{key}"] = str(yaml.safe_load(setting))
+                options[f"{name}.{key}"] = str(parse_yaml(setting, f"--{name} {value}"))
             else:
                 options[name] = f"{options[name]} {value}" if name in options else value
     return options

@@ -15,6 +15,7 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence
 import numpy as np
 import yaml
 
+from espnet_adastride.config import read_yaml
 from espnet_adastride.corpora.datadir import parse_rate, read_table
 from espnet_adastride.errors import RecipeError, UserError
 from espnet_adastride.files import PathLike, write_text
@@ -79,18 +80,18 @@ def read_lengths(path: PathLike) -> Optional[TrainingLengths]:
     """Read the lengths; None if the file is missing.
 
     Raises:
-        RecipeError: it has another format.
+        RecipeError: it is no YAML, or has another format.
     """
     if not Path(path).is_file():
         return None
+    content = read_yaml(path)
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         seconds = {name: float(content["seconds"][name]) for name in QUANTILES}
         lengths = TrainingLengths(int(content["utterances"]), seconds)
         if not 0 < lengths.usual <= lengths.longest < float("inf"):
             raise ValueError("lengths")
         return lengths
-    except (ValueError, KeyError, TypeError, yaml.YAMLError, UnicodeDecodeError):
+    except (ValueError, KeyError, TypeError):
         raise RecipeError(
             f"{path}: not the lengths of a training set (utterances, seconds: "
             f"{', '.join(QUANTILES)}); remove it, or write it again with "

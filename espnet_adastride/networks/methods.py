@@ -5,8 +5,7 @@ avg_pool    adastride:sigma_square=0.5,score_bound=null    strided_conv+adastrid
 
 from typing import Any, Dict, NamedTuple, Tuple
 
-import yaml
-
+from espnet_adastride.config import parse_yaml
 from espnet_adastride.errors import RecipeError
 
 
@@ -31,7 +30,8 @@ def parse_method(word: str) -> Method:
     stride its own method.
 
     Raises:
-        RecipeError: an option without a value. Names are checked by the network.
+        RecipeError: an option without a value, or whose value is no YAML. Names are
+            checked by the network.
     """
     names, _, rest = word.partition(":")
     options = {}
@@ -39,5 +39,5 @@ def parse_method(word: str) -> Method:
         key, equals, value = pair.partition("=")
         if not equals:
             raise RecipeError(f"method {word!r}: write METHOD:WORD=VALUE,WORD=VALUE")
-        options[key] = yaml.safe_load(value)
+        options[key] = parse_yaml(value, f"method {word!r}")
     return Method(word, tuple(names.split("+")), options)

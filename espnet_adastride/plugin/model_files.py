@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import torch
-import yaml
 
 from espnet_adastride.config import read_config, read_yaml
 from espnet_adastride.errors import (
     ConfigurationError,
+    DataError,
     ModelError,
     UserError,
     unknown_word,
@@ -68,9 +68,9 @@ def _within(root: Path, name: object) -> Optional[Path]:
 
 def _packed_files(root: Path, shown: PathLike) -> ModelFiles:
     try:
-        meta = yaml.safe_load((root / "meta.yaml").read_text(encoding="utf-8"))
+        meta = read_yaml(root / "meta.yaml")
         names = {**meta["yaml_files"], **meta["files"]}
-    except (OSError, KeyError, TypeError, UnicodeDecodeError, yaml.YAMLError):
+    except (DataError, KeyError, TypeError):
         raise ModelError(
             f"{shown}: no meta.yaml that espnet2.bin.pack writes; pack the model with "
             "python -m espnet2.bin.pack asr"

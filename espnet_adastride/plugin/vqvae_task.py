@@ -14,8 +14,8 @@ from typing import Tuple
 
 import numpy as np
 import torch
-import yaml
 
+from espnet_adastride.config import read_config
 from espnet_adastride.downsampling.stages import (
     add_auxiliary_losses,
     auxiliary_losses,
@@ -178,7 +178,7 @@ def load_vqvae(folder, model_file=None) -> VQVAEModel:
         model_file: parameters; None: of the epoch with the best validation.
 
     Raises:
-        ModelError: it is missing or does not fit; names the file and the fix.
+        UserError: it is missing or does not fit; names the file and the fix.
     """
     config = Path(folder) / "config.yaml"
     path = Path(model_file or Path(folder) / "valid.loss_mse.best.pth")
@@ -187,7 +187,7 @@ def load_vqvae(folder, model_file=None) -> VQVAEModel:
             raise ModelError(
                 f"{needed}: missing; give the folder of a finished VQ-VAE training"
             )
-    args = argparse.Namespace(**yaml.safe_load(config.read_text(encoding="utf-8")))
+    args = argparse.Namespace(**read_config(config))
     if not hasattr(args, "network_conf"):
         raise ModelError(f"{config}: not of a VQ-VAE; give a folder of vqvae_train")
     args.stats_file = None  # the statistics are among the parameters

@@ -10,9 +10,7 @@ check are left to the plan and to ESPnet.
 import ast
 from typing import Any, Dict, Iterable, List, Optional, Sequence
 
-import yaml
-
-from espnet_adastride.config import split_options
+from espnet_adastride.config import parse_yaml, split_options
 from espnet_adastride.errors import RecipeError, nearest, unknown_word
 from espnet_adastride.recipe import espnet_source as source
 
@@ -176,22 +174,16 @@ def override(config: Dict[str, Any], words: Sequence[str]) -> Dict[str, Any]:
             result[name] = values[0] if len(values) == 1 else values
             continue
         for value in values:
+            where = f"--{name} {value}"
             key, equals, setting = value.partition("=")
             if equals:
-                _put(result, [name, *key.split(".")], _read_yaml(name, setting))
+                _put(result, [name, *key.split(".")], parse_yaml(setting, where))
                 continue
-            options = _read_yaml(name, value)
+            options = parse_yaml(value, where)
             if not isinstance(options, dict):
-                raise RecipeError(f"--{name} {value}: give KEY=VALUE")
+                raise RecipeError(f"{where}: give KEY=VALUE")
             result[name] = {**(result.get(name) or {}), **options}
     return result
-
-
-def _read_yaml(name: str, text: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise RecipeError(f"--{name} {text}: the value is not YAML") from None
 
 
 def _put(config: Dict[str, Any], path: Sequence[str], value: Any) -> None:

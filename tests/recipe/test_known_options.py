@@ -224,6 +224,8 @@ def test_options_of_the_command_line_are_laid_over():
     config = {"encoder_conf": {"num_blocks": 2}, "max_epoch": 70}
     with pytest.raises(RecipeError, match="--optim_conf lr: give KEY=VALUE"):
         override(config, words.split())
+    with pytest.raises(RecipeError, match=r"--optim_conf lr=\[1: not YAML"):
+        override(config, f"{words}=[1".split())
     assert override(config, f"{words}=0.1".split()) == {
         "encoder_conf": {"num_blocks": 2, "input_layer_conf": {"stride": 8}},
         "max_epoch": "3",
