@@ -4,13 +4,11 @@ A lock is ``flock`` on an open file: it goes with the process that holds it, so 
 outlives a killed driver. The file names the holder, for the message only.
 """
 
-import errno
 import fcntl
 import hashlib
 import io
 import os
 import shutil
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, Union
@@ -25,6 +23,9 @@ AUDIO_SUFFIXES = frozenset(
     ".sph .m4a .m4b .mp4 .m4v .mkv .mka .webm .mov .aac .wma .wmv .asf .amr .3gp .3g2 "
     ".avi .flv .mp2 .mpg .mpeg .ac3 .ape .wv .tta .ogv .ra .rm .dss".split()
 )
+
+#: options that name the folders of a recipe's run
+TAGS = "--asr_tag or --inference_tag"
 
 
 def shown(path) -> str:
@@ -129,7 +130,16 @@ def sha256_of(*paths: PathLike) -> str:
 
 
 # ------------------------------------------------------------------------------- locks
-def lock(fd: int, path: Path, wait: bool, who: str) -> None:
+def _taken(descriptor: int, wait: bool = False) -> bool:
+    """Lock an open file or folder; False: another process has it (and not ``wait``)."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return True
+    except (BlockingIOError, PermissionError):  # PermissionError: over NFS
+        return False
+
+
+def lock(fd: int, path: Path, wait: bool, who: str, name: str = TAGS) -> None:
     """Lock the file ``path`` that is open for appending as ``fd``.
 
     The lock belongs to the open file description: taken here on an inherited ``fd``,
@@ -138,30 +148,36 @@ def lock(fd: int, path: Path, wait: bool, who: str) -> None:
     Args:
         wait: Wait for the other driver instead of refusing.
         who: What to write into the file, e.g. ``process 1234 since 12:30``.
+        name: The option that gives this run a folder of its own, for the message.
 
     Raises:
         RecipeError: Another driver works there and ``wait`` is false.
     """
-    told = False
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
+    if not _taken(fd):
         other = path.read_text(encoding="utf-8").strip() or "unknown process"
+        place = f"another driver works in {path.parent} ({other})"
         if not wait:
             raise RecipeError(
-                f"another driver works in {path.parent} ({other}): wait for it, stop "
-                "it, or give this run another --asr_tag or --inference_tag"
+                f"{place}: wait for it, stop it, or give this run another {name}"
             )
-        if not told:
-            print(f"waiting: another driver works in {path.parent} ({other})")
-            told = True
-        time.sleep(0.5)
+        print(f"waiting: {place}", flush=True)
+        _taken(fd, wait)
     os.ftruncate(fd, 0)
     os.write(fd, (who + "\n").encode())
+
+
+@contextmanager
+def alone(folder: PathLike, name: str) -> Iterator[None]:
+    """Hold the lock of an experiment's folder, which is made if needed.
+
+    Raises:
+        RecipeError: Another process has it; ``name`` is that of :func:`lock`.
+    """
+    path = Path(folder) / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        lock(file.fileno(), path, False, f"process {os.getpid()}", name)
+        yield
 
 
 @contextmanager
@@ -177,27 +193,6 @@ def locked(path: PathLike, wait: bool = True) -> Iterator[bool]:
     flags = os.O_RDONLY if path.is_dir() else os.O_WRONLY | os.O_CREAT
     descriptor = os.open(path, flags, 0o666)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            free = True
-        except BlockingIOError:
-            free = False
-        yield free
+        yield _taken(descriptor, wait)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def alone(exp: PathLike) -> Iterator[None]:
-    """Hold the lock of an experiment's folder.
-
-    Raises:
-        RecipeError: another process has it.
-    """
-    with locked(Path(exp) / ".lock", wait=False) as free:
-        if not free:
-            raise RecipeError(
-                f"{exp}: another process is using this folder; wait for it, or give "
-                "another --exp"
-            )
-        yield

@@ -291,7 +291,7 @@ def train(args, methods, seeds):
         from espnet_adastride.plugin.espnet import cls_train  # noqa: F401  (to fork)
     saving.install()
     functions = {}
-    with alone(exp):
+    with alone(exp, "--exp"):
         for seed in seeds:
             parts = split_clips(clips, split, seed)
             data, waiting = exp / "data" / f"seed{seed}", False

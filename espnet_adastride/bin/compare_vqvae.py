@@ -228,7 +228,7 @@ def train(args, methods, rates, seeds):
         if seed == seeds[0]:
             name = f"{method.word}_{rate}x_seed{seed}"
             model = check_config(name, run_config(config, method, rate, seed))
-    with alone(exp):
+    with alone(exp, "--exp"):
         told = prepare_recordings(args.corpus, exp / "data", model.features.fs)
         print(told, flush=True)
         collect_statistics(exp, config)

@@ -30,7 +30,7 @@ from espnet_adastride.corpora import datadir
 from espnet_adastride.corpora.tokens import in_our_words
 from espnet_adastride.errors import RecipeError
 from espnet_adastride.evaluation import logs
-from espnet_adastride.files import lock
+from espnet_adastride.files import alone, lock
 from espnet_adastride.networks.saving import atomic
 from espnet_adastride.recipe import decoding, training
 from espnet_adastride.recipe.feature_statistics import (
@@ -675,3 +675,45 @@ def test_lock_refuses_a_second_holder_and_survives_a_stale_file(tmp_path):
         fcntl.flock(first.fileno(), fcntl.LOCK_UN)
         lock(second.fileno(), path, False, "process 2")
         assert path.read_text() == "process 2\n"
+
+
+def hold(path, *more):
+    """Start a shell that locks ``path`` as asr.sh does, and then does ``more``."""
+    python = f"{sys.executable} -m espnet_adastride.bin.lock_folder"
+    script = "; ".join([f"exec 9>>{path}", f"{python} --wait true 9 {path}", *more])
+    return subprocess.Popen(["bash", "-c", script], stdout=subprocess.PIPE, text=True)
+
+
+def test_a_lock_is_the_shells_and_ends_with_it(tmp_path):
+    path = tmp_path / ".lock"
+    shell = hold(path, "echo locked", "exec sleep 60")
+    try:
+        assert shell.stdout.readline() == "locked\n"
+        with pytest.raises(RecipeError) as error, alone(tmp_path, "--exp"):
+            pass
+        assert str(error.value).startswith(
+            f"another driver works in {tmp_path} (process {shell.pid} since "
+        )
+        assert str(error.value).endswith("or give this run another --exp")
+        other = hold(path, "echo locked")
+        waiting = other.stdout.readline()
+        assert waiting.startswith(f"waiting: another driver works in {tmp_path}")
+    finally:
+        shell.kill()  # SIGKILL leaves the file; the lock ends with the process
+    assert other.communicate(timeout=60)[0] == "locked\n" and other.returncode == 0
+    with alone(tmp_path, "--exp"):
+        assert path.read_text() == f"process {os.getpid()}\n"
+
+
+def test_an_interruption_ends_the_waiting(tmp_path):
+    with alone(tmp_path, "--exp"):
+        command = [sys.executable, "-m", "espnet_adastride.bin.lock_folder", "--wait"]
+        with (tmp_path / ".lock").open("a") as file:
+            waiting = subprocess.Popen(
+                [*command, "true", str(file.fileno()), str(tmp_path / ".lock")],
+                stdout=subprocess.PIPE,
+                pass_fds=[file.fileno()],
+            )
+        assert waiting.stdout.readline().startswith(b"waiting: ")
+        waiting.send_signal(signal.SIGINT)
+        assert waiting.wait(timeout=60) == 130
