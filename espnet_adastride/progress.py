@@ -1,4 +1,4 @@
-"""Progress of long work: finished runs with the remaining time, and a bar of files."""
+"""Progress of long work: finished runs with the remaining time, and a bar."""
 
 import datetime
 import re
@@ -18,18 +18,27 @@ def format_span(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
-def decoding_bar(files: int, shown: bool = True):
-    """Return a tqdm bar over files; a log gets a line every 30 s instead."""
+def progress_bar(
+    total: float, what: str = "decoding", unit: str = "file", done: float = 0, **more
+):
+    """Return a tqdm bar; a log gets a line every 30 s instead.
+
+    Args:
+        total: amount of work.
+        what: is done.
+        unit: of the amounts.
+        done: by an earlier run; does not count for the speed.
+        **more: options of tqdm.
+    """
     from tqdm import tqdm
 
-    interval = 0.2 if sys.stderr.isatty() else 30.0
-    return tqdm(
-        total=files,
-        desc="decoding",
-        unit="file",
-        mininterval=interval,
-        disable=not shown,
-    )
+    if not sys.stderr.isatty():
+        line = "{desc}: {n_fmt}/{total_fmt} {unit}s, ETA {remaining}\n"
+        more.update(mininterval=30.0, delay=30.0, leave=False, bar_format=line)
+    return tqdm(desc=what, total=total, unit=unit, initial=done, **more)
+
+
+decoding_bar = progress_bar  # of corpora.own
 
 
 def print_dated(line: str) -> None:
@@ -37,32 +46,10 @@ def print_dated(line: str) -> None:
     print(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {line}", flush=True)
 
 
-class TimeLeft:
-    """Prints the amount of finished work and the remaining time every 30 s.
-
-    Args:
-        total: Amount of work, in any unit.
-        done: Finished by an earlier run; does not count for the speed.
-    """
-
-    def __init__(self, total: int, done: int = 0):
-        self.total, self.done, self.before = total, done, done
-        self.start = self.told = time.monotonic()
-
-    def add(self, amount: int, line: str) -> None:
-        """Count finished work; ``line`` describes all that is finished."""
-        self.done += amount
-        now = time.monotonic()
-        if now - self.told < 30.0 or self.done == self.total:
-            return
-        self.told = now
-        pace = (now - self.start) / (self.done - self.before)
-        left = format_span(pace * (self.total - self.done))
-        print(f"{line}, ETA {left}", flush=True)
-
-
 class Progress:
     """Reports finished and current runs, and the remaining time.
+
+    Not a tqdm bar, which starts a thread: jobs must not be forked beside one.
 
     Args:
         total: Runs of the whole grid.

@@ -31,7 +31,7 @@ from espnet_adastride.corpora.kaldi import (
     split_line,
 )
 from espnet_adastride.errors import DataError
-from espnet_adastride.progress import decoding_bar
+from espnet_adastride.progress import progress_bar
 
 # Published number of utterances per part, to detect incomplete parts.
 LIBRISPEECH_UTTERANCES = {
@@ -193,7 +193,7 @@ def check_audio_files(
     """
     check = partial(check_audio, fs=fs)
     results = []
-    with decoding_bar(len(paths), progress) as bar:
+    with progress_bar(len(paths), disable=not progress) as bar:
         if nj <= 1 or len(paths) < 64:
             for path in paths:
                 results.append(check(path))

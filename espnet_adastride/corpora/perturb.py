@@ -17,7 +17,7 @@ from espnet_adastride.corpora.audio import audio_info
 from espnet_adastride.corpora.datadir import read_data_dir, read_mono, write_data_dir
 from espnet_adastride.errors import AudioError, RecipeError
 from espnet_adastride.files import PathLike, write_flac, write_text
-from espnet_adastride.progress import TimeLeft
+from espnet_adastride.progress import progress_bar
 
 AUDIO = "perturbed"  # the folder of the copies' audio, in the set's folder
 RECORD = ".made_from.json"  # fingerprint of the input
@@ -164,13 +164,15 @@ def perturb_data_dir(
         shutil.rmtree(output / AUDIO, ignore_errors=True)
         write_text(record, text)
     torch.set_num_threads(1)  # the threads below are enough
-    left = TimeLeft(len(copies))
-    with ThreadPoolExecutor(max(1, nj)) as pool:
+    with (
+        progress_bar(len(copies), "changing speeds") as bar,
+        ThreadPoolExecutor(max(1, nj)) as pool,
+    ):
         jobs = [pool.submit(change_speed, copy) for copy in copies]
         try:
-            for count, job in enumerate(as_completed(jobs), 1):
+            for job in as_completed(jobs):
                 job.result()
-                left.add(1, f"made {count}/{len(jobs)} copies")
+                bar.update()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

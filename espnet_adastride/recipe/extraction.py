@@ -23,7 +23,7 @@ from espnet_adastride.corpora.features import Upstream
 from espnet_adastride.corpora.upstream_record import RECORD_NAME
 from espnet_adastride.errors import AudioError, RecipeError, UserError
 from espnet_adastride.files import PathLike, write_text, written_whole
-from espnet_adastride.progress import TimeLeft
+from espnet_adastride.progress import progress_bar
 
 PART = 100  # utterances per archive
 ARCHIVES = "feats"  # their folder, in the set's folder
@@ -133,9 +133,8 @@ def extract_data_dir(
     todo = [part for part in parts if not _is_whole(part)]
     frames = sum(record.count(samples[k]) for part in todo for k in part.keys)
     _check_space(output, frames * record.dimensions * BYTES)
-    done = [key for part in parts if part not in todo for key in part.keys]
-    left = TimeLeft(sum(samples.values()), sum(samples[key] for key in done))
-    hours = left.total / record.rate / 3600
+    done = len(keys) - sum(len(part.keys) for part in todo)
+    hours = sum(samples.values()) / record.rate / 3600
 
     def encode(key):
         wave = _read_wave(waves[key], key, record.rate)
@@ -148,16 +147,13 @@ def extract_data_dir(
 
     def counted(part, results):
         for key, features in zip(part.keys, results):
-            done.append(key)
-            so_far = (left.done + samples[key]) / record.rate / 3600
-            left.add(
-                samples[key],
-                f"extracted {len(done)}/{len(keys)} utterances, {so_far:.2f} of "
-                f"{hours:.2f} h",
-            )
+            bar.update()
             yield features
 
-    with ThreadPoolExecutor(max(1, nj)) as pool:
+    with (
+        progress_bar(len(keys), "extracting", "utterance", done) as bar,
+        ThreadPoolExecutor(max(1, nj)) as pool,
+    ):
         try:
             for part in todo:
                 jobs = [pool.submit(encode, key) for key in part.keys]

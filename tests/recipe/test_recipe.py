@@ -32,6 +32,7 @@ from espnet_adastride.errors import RecipeError
 from espnet_adastride.evaluation import logs
 from espnet_adastride.files import alone, lock
 from espnet_adastride.networks.saving import atomic
+from espnet_adastride.progress import progress_bar
 from espnet_adastride.recipe import decoding, training
 from espnet_adastride.recipe.feature_statistics import (
     add_vocabulary_size,
@@ -717,3 +718,15 @@ def test_an_interruption_ends_the_waiting(tmp_path):
         assert waiting.stdout.readline().startswith(b"waiting: ")
         waiting.send_signal(signal.SIGINT)
         assert waiting.wait(timeout=60) == 130
+
+
+def test_a_bar_in_a_log_is_a_line_every_half_minute(capfd):
+    with progress_bar(50, "extracting", "utterance", done=10) as bar:
+        now = bar.start_t + 0.001
+        bar._time = lambda: now
+        for _ in range(8):
+            now += 5.0
+            bar.update(5)
+    said = capfd.readouterr().err
+    # one a second: the ten of an earlier run do not count
+    assert said.split("\n")[:-1] == ["\rextracting: 40/50 utterances, ETA 00:10"]
