@@ -4,6 +4,7 @@ A lock is ``flock`` on an open file: it goes with the process that holds it, so 
 outlives a killed driver. The file names the holder, for the message only.
 """
 
+import codecs
 import fcntl
 import hashlib
 import io
@@ -56,6 +57,8 @@ def written_whole(path: PathLike) -> Iterator[Path]:
 def read_utf8(path: PathLike) -> str:
     """Return a text file's content, without a byte order mark, lines ending in LF.
 
+    UTF-16 with such a mark (Praat, spreadsheets) is read, too.
+
     Raises:
         DataError: No such file, it cannot be read, or it is not UTF-8; the message
             names the file and the line.
@@ -67,7 +70,8 @@ def read_utf8(path: PathLike) -> str:
     except OSError as e:
         raise DataError(f"{path}: cannot be read ({e.strerror})") from None
     try:
-        text = content.decode("utf-8-sig")
+        marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16" if marked else "utf-8-sig")
     except UnicodeDecodeError as e:
         line = content.count(b"\n", 0, e.start) + 1
         raise DataError(

@@ -8,6 +8,7 @@ text, JSON, subtitles (SRT, WebVTT) and NIST's CTM, one word per line::
 import html
 import json
 import re
+from itertools import islice
 from pathlib import Path
 from typing import Callable, Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
@@ -302,27 +303,31 @@ def read_ctm(path: PathLike) -> Dict[str, List[Timed]]:
 def read_textgrid(path: PathLike, tier: str = "words") -> List[Timed]:
     """Return the intervals of a TextGrid tier; empty intervals are silence.
 
+    As Praat does, it reads what is in quotes and the free-standing numbers: the long
+    and the short format differ in the words between them.
+
     Args:
         path: the file.
         tier: ``words``, or ``phones``.
 
     Raises:
-        DataError: if it cannot be read or has no such tier.
+        DataError: if it cannot be read, is cut off, or has no such tier.
     """
-    content = read_utf8(path)
-    tiers = re.split(r"item\s*\[\d+\]\s*:", content)[1:]
-    for content in tiers:
-        if re.search(rf'name\s*=\s*"{tier}"', content):
-            intervals = re.findall(
-                r"xmin\s*=\s*([\d.eE+-]+)\s+xmax\s*=\s*([\d.eE+-]+)\s+"
-                r'text\s*=\s*"((?:[^"]|"")*)"',
-                content,
-            )
-            return [
-                Timed(text.strip().replace('""', '"'), float(a), float(b), 1.0)
-                for a, b, text in intervals
-                if text.strip()
-            ]
+    tokens = re.finditer(r'"((?:[^"]|"")*)"|(?<!\S)(-?[\d.]+\S*)', read_utf8(path))
+    values = (float(t[2]) if t[2] else t[1].replace('""', '"') for t in tokens)
+    try:
+        *_, tiers = islice(values, 5)  # "ooTextFile" "TextGrid" start end tiers
+        for _ in range(int(tiers)):
+            kind, name, _, _, size = islice(values, 5)
+            width = 3 if kind == "IntervalTier" else 2  # of points: time, label
+            items = [tuple(islice(values, width)) for _ in range(int(size))]
+            if (kind, name) == ("IntervalTier", tier):
+                timed = [(text.strip(), float(a), float(b)) for a, b, text in items]
+                return [Timed(*one, 1.0) for one in timed if one[0]]
+    except (AttributeError, TypeError, ValueError):
+        raise DataError(
+            f"{path}: not a TextGrid, or cut off; save it again with Praat"
+        ) from None
     raise DataError(f'{path}: no tier named "{tier}"; is it a TextGrid of {tier}?')
 
 

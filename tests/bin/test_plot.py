@@ -256,6 +256,9 @@ def test_words_and_phones_of_a_textgrid(adastride, data_dir, monkeypatch, tmp_pa
     tier = """    item [{n}]:
         class = "IntervalTier"
         name = "{name}"
+        xmin = 0
+        xmax = 2
+        intervals: size = 1
         intervals [1]:
             xmin = 0.50
             xmax = 1.00
@@ -264,7 +267,9 @@ def test_words_and_phones_of_a_textgrid(adastride, data_dir, monkeypatch, tmp_pa
     folder = tmp_path / "grids"
     folder.mkdir()
     (folder / "utt1.TextGrid").write_text(
-        tier.format(n=1, name="words", text="ABBA")
+        'File type = "ooTextFile"\nObject class = "TextGrid"\n'
+        + "xmin = 0\nxmax = 2\ntiers? <exists>\nsize = 2\nitem []:\n"
+        + tier.format(n=1, name="words", text="ABBA")
         + tier.format(n=2, name="phones", text="AE1")
     )
     pictures = []

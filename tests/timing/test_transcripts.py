@@ -1,6 +1,7 @@
 """Files of transcripts, and the comparison of times: known answers."""
 
 import json
+import re
 import tarfile
 from pathlib import Path
 
@@ -29,29 +30,52 @@ ROOT = Path(__file__).resolve().parents[2]
 CORPUS = ROOT.parent / "shared" / "corpora" / "librispeech_dev-2spk.tar"
 
 TEXTGRID = """File type = "ooTextFile"
+Object class = "TextGrid"
+
+xmin = 0
+xmax = 2
+tiers? <exists>
+size = 3
 item []:
     item [1]:
+        class = "TextTier"
+        name = "clicks"
+        xmin = 0
+        xmax = 2
+        points: size = 1
+            points [1]:
+                number = 0.7
+                mark = "words"
+    item [2]:
         class = "IntervalTier"
         name = "words"
-        intervals: size = 3
+        xmin = 0
+        xmax = 2
+        intervals: size = 4
             intervals [1]:
-                xmin = 0.0
-                xmax = 0.5
+                xmin = 0
+                xmax = 5e-1
                 text = ""
             intervals [2]:
                 xmin = 0.5
                 xmax = 1.03
-                text = "say"
+                text = "s\u00e4y"
             intervals [3]:
                 xmin = 1.03
+                xmax = 1.5
+                text = " a ""b"" c "
+            intervals [4]:
+                xmin = 1.6
                 xmax = 2
-                text = "a ""b"" c"
-    item [2]:
+                text = "item [2]:"
+    item [3]:
         class = "IntervalTier"
         name = "phones"
+        xmin = 0
+        xmax = 2
         intervals: size = 1
             intervals [1]:
-                xmin = 0.0
+                xmin = 0
                 xmax = 2
                 text = "S"
 """
@@ -194,14 +218,33 @@ def test_ctm_is_read_as_written(tmp_path):
 
 
 def test_textgrids(tmp_path):
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "u1.TextGrid").write_text(TEXTGRID)
-    assert read_reference(tmp_path) == {
-        "u1": [Timed("say", 0.5, 1.03, 1.0), Timed('a "b" c', 1.03, 2.0, 1.0)]
-    }
-    (tmp_path / "x.TextGrid").write_text(TEXTGRID.replace('"words"', '"other"'))
-    with pytest.raises(DataError, match='no tier named "words"'):
-        read_textgrid(tmp_path / "x.TextGrid")
+    short = re.findall(r'".*"|<exists>|(?<= )[\d.e-]+$', TEXTGRID, re.M)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, text, encoding in (
+        ("long", TEXTGRID, "utf-8"),
+        ("dos", TEXTGRID.replace("\n", "\r\n"), "utf-8-sig"),
+        ("short", "\n".join(short), "utf-8"),
+        ("utf16", TEXTGRID, "utf-16"),
+        ("short16", "\n".join(short), "utf-16"),
+    ):
+        (folder / f"{name}.TextGrid").write_bytes(text.encode(encoding))
+    read = read_reference(tmp_path)
+    assert len(read) == 5
+    for name, timed in read.items():
+        assert timed == [
+            Timed("s\u00e4y", 0.5, 1.03, 1.0),
+            Timed('a "b" c', 1.03, 1.5, 1.0),
+            Timed("item [2]:", 1.6, 2.0, 1.0),
+        ], name
+    assert read_textgrid(folder / "short.TextGrid", "phones") == [Timed("S", 0, 2, 1)]
+    with pytest.raises(DataError, match='no tier named "letters"'):
+        read_textgrid(folder / "long.TextGrid", "letters")
+    last = TEXTGRID.index("intervals [4]")
+    for text in ("", "hello", TEXTGRID[:last], TEXTGRID.replace("1.03", "1..03")):
+        (tmp_path / "x.TextGrid").write_text(text)
+        with pytest.raises(DataError, match="x.TextGrid: not a TextGrid, or cut off"):
+            read_textgrid(tmp_path / "x.TextGrid")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no .*TextGrid in it"):
         read_reference(tmp_path / "empty")
