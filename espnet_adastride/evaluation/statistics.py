@@ -19,9 +19,10 @@ units p is therefore exact (:func:`exact_test`). The interval is then too narrow
 **Many comparisons.** With 15 differences that are none, one of them will be significant
 at 5 % more often than not: p values are adjusted by Holm's method.
 
-Welch's interval is scipy's. The rest is ours: scipy's bootstrap does not keep groups
-together or draw the same test sets for every row, its permutation test enumerates 2^n
-signs where whole numbers need a convolution, and it has no Holm.
+Welch's interval is scipy's. The rest is ours: the p values and the AUC need the test
+sets themselves, which scipy's bootstrap (the same intervals) keeps to itself; its
+permutation test enumerates 2^n signs where whole numbers need a convolution, and it has
+no Holm.
 """
 
 import math

@@ -155,6 +155,24 @@ def test_the_same_seed_draws_the_same_test_sets():
 # ----------------------------------------------------------------- seeds, many of them
 
 
+def test_intervals_by_group_are_those_of_scipy():
+    from scipy import stats
+
+    rng = np.random.default_rng(3)
+    groups, weights = np.arange(90) // 3, rng.integers(5, 40, 90).astype(float)
+    one, other = rng.binomial(weights.astype(int), [[0.1], [0.12]])
+    ours = Bootstrap(groups, 500, seed=7).difference(one, other, weights)
+    theirs = stats.bootstrap(
+        (sum_by(one - other, groups), sum_by(weights, groups)),
+        lambda a, b, axis: a.sum(axis) / b.sum(axis),
+        n_resamples=500,
+        paired=True,
+        method="percentile",
+        random_state=np.random.default_rng(7),
+    )
+    assert (ours.low, ours.high) == pytest.approx(theirs.confidence_interval, rel=1e-9)
+
+
 def test_welch():
     # se = sqrt(1/3 + 1/3), 4 degrees of freedom, t = 2.776
     low, high = welch_interval([1, 2, 3], [4, 5, 6])
