@@ -163,13 +163,28 @@ def read_samples(
     Raises:
         AudioError: if part of it cannot be decoded.
     """
+    wave, info = read_with_info(path, begin, end, name, say)
+    return wave, info.rate
+
+
+def read_with_info(
+    path: Source,
+    begin: int = 0,
+    end: Optional[int] = None,
+    name: str = "",
+    say: Optional[Say] = None,
+) -> Tuple[np.ndarray, AudioInfo]:
+    """Return what :func:`read_samples` does, and :func:`audio_info`, in one reading.
+
+    The length is that of all of the file only if ``end`` is None.
+    """
     name = name or _name(path)
     if begin < 0 or (end is not None and end < begin):
         raise ValueError(f"samples [{begin}, {end}) are not a range")
     with _opened(path, name) as file:
         header = _sound_header(file, name)
         if header is not None:
-            return _read_sound(file, header, begin, end, name), header.rate
+            return _read_sound(file, header, begin, end, name), header
         parts: List[np.ndarray] = []
         first, form = 0, None
         for part, form in _decoded(file, name, say or log_line):
@@ -183,9 +198,9 @@ def read_samples(
                 break
         if form is None:
             raise AudioError(f"{name}: no samples; record or copy it again")
-        if not parts:
-            return np.zeros((0, form.channels), np.float32), form.rate
-        return np.concatenate(parts, axis=1).T, form.rate
+        info = AudioInfo(first, form.rate, form.channels, form.format, "ffmpeg")
+        parts = parts or [np.zeros((form.channels, 0), np.float32)]
+        return np.concatenate(parts, axis=1).T, info
 
 
 # ------------------------------------------------------------------ opening

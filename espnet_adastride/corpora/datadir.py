@@ -16,7 +16,7 @@ from urllib.parse import quote
 import numpy as np
 
 from espnet_adastride.corpora import kaldi
-from espnet_adastride.corpora.audio import audio_info, read_samples
+from espnet_adastride.corpora.audio import AudioInfo, read_with_info
 from espnet_adastride.corpora.recordings import sample_problem
 from espnet_adastride.errors import AudioError, RecipeError
 from espnet_adastride.files import (
@@ -112,14 +112,14 @@ def write_data_dir(
     write_table(Path(folder) / "spk2utt", {s: " ".join(u) for s, u in spk2utt.items()})
 
 
-def read_mono(path: str) -> Tuple[np.ndarray, int]:
-    """Return the samples (n,) float32 of a recording with one channel, and their rate.
+def read_mono(path: PathLike) -> Tuple[np.ndarray, AudioInfo]:
+    """Return the samples (n,) float32 of a recording with one channel, and its format.
 
     Raises:
         AudioError: if it cannot be decoded, has several channels, or its samples are
             unusable.
     """
-    wave, rate = read_samples(path)
+    wave, info = read_with_info(path)
     problem = sample_problem(wave)
     if wave.shape[1] != 1:
         channels = wave.shape[1]
@@ -128,16 +128,16 @@ def read_mono(path: str) -> Tuple[np.ndarray, int]:
         problem = "no samples; record or copy it again"
     if problem:
         raise AudioError(f"{shown(path)}: {problem}")
-    return wave[:, 0], rate
+    return wave[:, 0], info
 
 
 def _convert(source: str, target: Path, rate: int) -> int:
     """Write ``source`` at a sampling rate as 16-bit FLAC; return samples."""
     from scipy.signal import resample_poly
 
-    wave, old_rate = read_mono(source)
+    wave, info = read_mono(source)
     wave = wave.astype(np.float64)
-    ratio = Fraction(rate, old_rate)
+    ratio = Fraction(rate, info.rate)
     if ratio != 1:
         wave = resample_poly(wave, ratio.numerator, ratio.denominator)
     wave = np.clip(wave, -1.0, 1.0 - 2.0**-15)
@@ -172,8 +172,7 @@ def format_data_dir(source: PathLike, output: PathLike, rate: int, nj: int = 1) 
 
     def check(key):
         try:
-            read_mono(waves[key])
-            return audio_info(waves[key])
+            return read_mono(waves[key])[1]
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             return reason.removeprefix(f"{shown(waves[key])}: ")

@@ -95,7 +95,7 @@ def change_speed(copy: Copy) -> None:
         samples = perturbed_samples(info.samples, copy.factor)
         if _is_made(copy.target, samples, info.rate):
             return
-        wave, rate = read_mono(copy.source)
+        wave, _ = read_mono(copy.source)
     except AudioError as error:
         raise RecipeError(
             f"{copy.key}: {error} (or remove it from the data folder)"
@@ -104,7 +104,7 @@ def change_speed(copy: Copy) -> None:
         torch.from_numpy(wave), copy.factor.numerator, copy.factor.denominator
     )
     wave = wave[:samples].clamp(-1.0, 1.0 - 2.0**-15).numpy()
-    write_flac(copy.target, wave, rate)
+    write_flac(copy.target, wave, info.rate)
 
 
 def _copies(source: PathLike, output: Path, factors: Dict[str, Fraction]):

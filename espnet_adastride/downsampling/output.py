@@ -18,7 +18,6 @@ from typing import (
     Callable,
     Dict,
     Iterable,
-    List,
     Mapping,
     NamedTuple,
     Optional,
@@ -35,9 +34,6 @@ Steps = TypeVar("Steps", int, torch.Tensor)
 
 #: returns the consecutive chunks (1, t, D) of one utterance at each call
 Frames = Callable[[], Iterable[torch.Tensor]]
-
-#: names of the methods that take any stride at any time, from the registry
-ANY_STRIDE: List[str] = []
 
 
 class DownsamplingOutput(NamedTuple):
@@ -210,7 +206,7 @@ def check_stride(stride: float, integer: bool = False) -> float:
     if integer and stride != int(stride):
         raise ValueError(
             f"this method takes whole strides only, got {stride}; "
-            f"{', '.join(ANY_STRIDE)} support any real stride >= 1"
+            f"{', '.join(Downsampler.any_stride)} support any real stride >= 1"
         )
     return int(stride) if stride == int(stride) else float(stride)
 
@@ -302,6 +298,9 @@ class Downsampler(torch.nn.Module):
     #: True: the stride is a parameter, and cannot be set
     learns_stride = False
 
+    #: words of the methods that take every stride, for messages; from the registry
+    any_stride: Tuple[str, ...] = ()
+
     def current_stride(self) -> float:
         """Return the stride in use: the constructor's, unless the method learns it."""
         return self.stride
@@ -319,7 +318,7 @@ class Downsampler(torch.nn.Module):
         if not self.takes_any_stride():
             raise ValueError(
                 f"{type(self).__name__} is tied to the stride it was built or trained "
-                f"with; {', '.join(ANY_STRIDE)} support other strides"
+                f"with; {', '.join(self.any_stride)} support other strides"
             )
         self.stride = check_stride(stride)
 

@@ -16,7 +16,7 @@ from espnet_adastride.downsampling.hnet import HNet
 from espnet_adastride.downsampling.learned import SoftmaxPool, Stack
 from espnet_adastride.downsampling.lifting import LiftPool
 from espnet_adastride.downsampling.merge import Merge
-from espnet_adastride.downsampling.output import ANY_STRIDE, Downsampler
+from espnet_adastride.downsampling.output import Downsampler
 from espnet_adastride.downsampling.pooling import AvgPool, MaxPool
 from espnet_adastride.downsampling.random_strides import RandomStrides
 from espnet_adastride.downsampling.soft import AdaPool, SoftPool
@@ -35,8 +35,6 @@ def _register(name: str, method: Type[Downsampler]) -> None:
     if name in DOWNSAMPLERS:
         raise ValueError(f"downsampler {name!r} is registered already")
     DOWNSAMPLERS[name] = method
-    if not (method.integer_stride or method.learns_stride):
-        ANY_STRIDE.append(name)
 
 
 _register("adastride", AdaStride)
@@ -57,6 +55,12 @@ _register("cif", Cif)
 _register("merge", Merge)
 _register("hnet", HNet)
 _register("random_strides", RandomStrides)
+
+Downsampler.any_stride = tuple(
+    name
+    for name, method in DOWNSAMPLERS.items()
+    if not (method.integer_stride or method.learns_stride)
+)
 
 
 def available_downsamplers() -> Tuple[str, ...]:

@@ -21,10 +21,8 @@ from typing import Any, Dict, List, Sequence
 import numpy as np
 import torch
 
-from espnet_adastride.corpora.audio import read_samples
-from espnet_adastride.corpora.recordings import sample_problem
+from espnet_adastride.corpora.datadir import read_mono
 from espnet_adastride.errors import RecipeError
-from espnet_adastride.files import shown
 from espnet_adastride.networks.log_mel import DECIBEL, LogMel
 from espnet_adastride.networks.vqvae import (
     VQVAE,
@@ -174,16 +172,13 @@ def read_wave(path, rate: int) -> np.ndarray:
     """Return samples (N,) of a prepared recording.
 
     Raises:
-        AudioError: it does not decode.
+        AudioError: it does not decode, or has several channels.
         RecipeError: it has another rate.
     """
-    wave, found = read_samples(path)
-    problem = sample_problem(wave)
-    if problem:
-        raise RecipeError(f"{shown(path)}: {problem}")
-    if found != rate or wave.shape[1] != 1:
-        raise RecipeError(f"{path}: not one channel at {rate} Hz; prepare it again")
-    return wave[:, 0]
+    wave, info = read_mono(path)
+    if info.rate != rate:
+        raise RecipeError(f"{path}: not at {rate} Hz; prepare it again")
+    return wave
 
 
 def run_title(run: Dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from typing import List, Optional, Sequence, Tuple, Union
 
 import torch
 
-from espnet_adastride.downsampling.output import check_stride
+from espnet_adastride.downsampling.output import Downsampler, check_stride
 from espnet_adastride.errors import ConfigurationError, located
 
 #: the place in a training's configuration that messages name
@@ -81,8 +81,8 @@ def spread_stride(
     if not free:
         raise ConfigurationError(
             f"stride {wanted:g}: the stages of this model ({names}) are tied to "
-            f"theirs, {math.prod(current):g} together; adastride "
-            "and adastride_f take any"
+            f"theirs, {math.prod(current):g} together; "
+            f"{', '.join(Downsampler.any_stride)} take any"
         )
     tied = math.prod(s for i, s in enumerate(current) if i not in free)
     if wanted < tied:

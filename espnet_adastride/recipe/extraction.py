@@ -45,15 +45,15 @@ class _Part(NamedTuple):
 
 def _read_wave(path: str, key: str, rate: int):
     try:
-        wave, found = read_mono(path)
+        wave, info = read_mono(path)
     except AudioError as error:
         raise RecipeError(
             f"{key}: {error} (or remove it from the data folder)"
         ) from None
-    if found != rate:
+    if info.rate != rate:
         raise RecipeError(
-            f"{path} ({key}) has {found} Hz, but the upstream needs {rate} Hz: format "
-            f"the audio with --fs {rate} (stage 3)"
+            f"{path} ({key}) has {info.rate} Hz, but the upstream needs {rate} Hz: "
+            f"format the audio with --fs {rate} (stage 3)"
         )
     return wave
 

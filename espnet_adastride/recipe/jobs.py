@@ -265,8 +265,6 @@ def run_queue(
                 index = waiting.pop(0)
                 alive.append(_start(jobs[index], environment))
                 running[index] = alive[-1], time.monotonic()
-            if poll:
-                poll(list(running))
             time.sleep(interval)
             for index, (process, start) in list(running.items()):
                 status = process.poll()
@@ -283,3 +281,5 @@ def run_queue(
                 if status != 0:
                     problem = describe_failure(status, jobs[index].log)
                 ended(index, time.monotonic() - start, problem)
+            if poll and running:
+                poll(list(running))

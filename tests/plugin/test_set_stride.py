@@ -76,7 +76,11 @@ def layer_lengths(n, stride, stages):
 @pytest.mark.parametrize(
     "method, wanted, words",
     [
-        ("strided_conv", 6, "tied to theirs, 4 together; adastride and adastride_f"),
+        (
+            "strided_conv",
+            6,
+            "theirs, 4 together; adastride, .*, random_strides take any",
+        ),
         ("diff_stride", 6, "diff_stride.* tied to theirs"),
         (["max_pool", "adastride"], 1.5, "make 2 alone; ask for 2 or more"),
         ("adastride", 0.5, "stride must be a real number >= 1, got 0.5"),

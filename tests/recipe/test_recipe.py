@@ -26,7 +26,7 @@ from espnet_adastride.bin import (
     stage_stamp,
 )
 from espnet_adastride.config import read_config, training_options
-from espnet_adastride.corpora import datadir
+from espnet_adastride.corpora import audio, datadir
 from espnet_adastride.corpora.tokens import in_our_words
 from espnet_adastride.errors import RecipeError
 from espnet_adastride.evaluation import logs
@@ -39,7 +39,8 @@ from espnet_adastride.recipe.feature_statistics import (
     check_finite,
     statistics_options,
 )
-from espnet_adastride.recipe.jobs import rotate
+from espnet_adastride.recipe.jobs import Job, rotate
+from espnet_adastride.recipe.jobs import run_jobs as jobs_at_once
 from espnet_adastride.recipe.stamps import Stamp, fingerprint
 
 
@@ -145,6 +146,20 @@ def test_format_converts_what_espnet_cannot_read(tmp_path, capsys):
     assert samples["u1"] == len(wave)
     assert samples["u2"] == pytest.approx(len(wave), abs=1100)
     assert 2 * len(wave) <= samples["u3"] <= 2 * len(wave) + 4000
+
+
+def test_format_reads_each_recording_once(tmp_path, monkeypatch):
+    read, real = [], audio._decoded
+    monkeypatch.setattr(audio, "_decoded", lambda *a: read.append(a[1]) or real(*a))
+    monkeypatch.setattr(audio, "_sound_header", lambda *_: None)  # so FFmpeg decodes
+    source = make_set(tmp_path / "in", {"a": (sine(440, 0.5, 16000), 16000)})
+    tables = datadir.read_data_dir(source)
+    wave, info = datadir.read_mono(tables["wav.scp"]["a"])
+    assert info == audio.audio_info(tables["wav.scp"]["a"]) and len(wave) == 8000
+    read.clear()
+    monkeypatch.setattr(datadir, "_convert", lambda *_: 8000)
+    datadir.format_data_dir(source, tmp_path / "dump", 16000)
+    assert read == [tables["wav.scp"]["a"]]
 
 
 def test_statistics_that_are_not_numbers(tmp_path):
@@ -591,6 +606,16 @@ def test_a_failed_job_stops_the_others_and_names_its_log(tmp_path):
     with pytest.raises(SystemExit, match=r"error: .*log\.1: ValueError: bad"):
         run_jobs.main(["JOB=1:2", str(tmp_path / "log.JOB"), "sh", "-c", script])
     assert time.monotonic() - start < 20
+
+
+def test_progress_is_polled_after_each_interval_and_at_the_end(tmp_path):
+    start, polled = time.monotonic(), []
+    jobs = [Job(["sleep", "0.5"], tmp_path / "log")]
+    jobs_at_once(jobs, lambda: polled.append(time.monotonic() - start), interval=0.2)
+    assert len(polled) >= 2 and polled[0] >= 0.2 and polled[-1] >= 0.5
+    polled.clear()
+    jobs_at_once(jobs, lambda: polled.append(1), interval=2.0)
+    assert polled == [1]
 
 
 def test_a_job_that_was_killed_says_so(tmp_path):
