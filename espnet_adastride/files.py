@@ -8,6 +8,7 @@ import codecs
 import fcntl
 import hashlib
 import io
+import json
 import os
 import shutil
 from contextlib import contextmanager
@@ -98,6 +99,20 @@ def write_flac(path: PathLike, wave, rate: int) -> None:
     soundfile.write(content, wave, rate, subtype="PCM_16", format="FLAC")
     with written_whole(path) as temporary:
         temporary.write_bytes(content.getvalue())
+
+
+def keep_if_made_from(work: dict, folder: PathLike, record: PathLike) -> None:
+    """Remove a folder that an interrupted run made from something else.
+
+    Args:
+        work: fingerprint of the current input, written to ``record``.
+        folder: need not exist.
+        record: file with the fingerprint of what is in the folder.
+    """
+    record, text = Path(record), json.dumps(work, sort_keys=True)
+    if not record.exists() or record.read_text(encoding="utf-8") != text:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_text(record, text)
 
 
 def fresh_dir(final: PathLike) -> Path:

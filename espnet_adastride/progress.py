@@ -1,11 +1,12 @@
-"""Progress of long work: finished runs with the remaining time, and a bar."""
+"""Progress of long work: finished runs with the remaining time, a bar, threads."""
 
 import datetime
 import re
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, List, Sequence
+from typing import Callable, Iterable, Iterator, List, Sequence
 
 
 def format_span(seconds: float) -> str:
@@ -39,6 +40,18 @@ def progress_bar(
 
 
 decoding_bar = progress_bar  # of corpora.own
+
+
+def in_threads(work: Callable, items: Iterable, nj: int) -> Iterator:
+    """Yield the results of ``work``, in order; an error cancels what is not begun."""
+    with ThreadPoolExecutor(max(1, nj)) as pool:
+        jobs = [pool.submit(work, item) for item in items]
+        try:
+            for job in jobs:
+                yield job.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def print_dated(line: str) -> None:

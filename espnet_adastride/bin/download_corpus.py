@@ -10,14 +10,10 @@ made.
 
 import argparse
 import os
-import shutil
-import tarfile
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
-from espnet_adastride.bin.download_librispeech import fetch
+from espnet_adastride.bin.download_librispeech import fetch, unpacked
 from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
 from espnet_adastride.errors import DataError, one_line_errors
 
@@ -77,26 +73,13 @@ def download_corpus(name: str, folder, url: str = "", tries: int = 5) -> Path:
     archive = folder.with_name(f"{folder.name}.tar.gz.part")
     print(f"{name}: {corpus.size} from {url or corpus.url}")
     fetch(url or corpus.url, archive, tries)
-    staging = folder.with_name(f".{folder.name}.unpacking")
-    shutil.rmtree(staging, ignore_errors=True)
-    try:
-        staging.mkdir()
-        with tarfile.open(archive, "r:gz") as tar:
-            for member in tqdm(tar, desc=f"unpacking {name}", unit="file"):
-                # "data" rejects absolute paths, "..", devices and links outside
-                tar.extract(member, staging, filter="data")
+    with unpacked(archive, folder.with_name(f".{folder.name}.unpacking")) as staging:
         inside = list(staging.iterdir())
         if corpus.top and len(inside) != 1:
             raise DataError(
                 f"{archive}: contains {len(inside)} top folders instead of one"
             )
         os.replace(inside[0] if corpus.top else staging, folder)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(
-            f"{archive}: cannot be unpacked ({error}); delete it and run again"
-        ) from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     archive.unlink()
     print(f"{name}: in {folder}")
     return folder

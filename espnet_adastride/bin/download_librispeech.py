@@ -10,6 +10,7 @@ sum is the published one, next to its destination, and moved there when complete
 """
 
 import argparse
+import contextlib
 import hashlib
 import http.client
 import os
@@ -233,17 +234,7 @@ def unpack(archive: Path, part: str, corpus: Path) -> None:
     Raises:
         DataError: Damaged archive, members outside the folder, or no such part.
     """
-    staging = corpus / f".{part}.unpacking"
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir()
-    try:
-        try:
-            with tarfile.open(archive, "r:gz") as tar:
-                for member in tqdm(tar, desc=f"unpacking {archive.name}", unit="file"):
-                    # "data" rejects absolute paths, "..", devices and links outside.
-                    tar.extract(member, staging, filter="data")
-        except (tarfile.TarError, EOFError, OSError) as e:
-            raise DataError(f"{archive}: cannot be unpacked ({_reason(e)})") from None
+    with unpacked(archive, corpus / f".{part}.unpacking") as staging:
         source = staging / "LibriSpeech"
         if not (source / part).is_dir():
             raise DataError(f"{archive}: holds no LibriSpeech/{part}")
@@ -254,6 +245,27 @@ def unpack(archive: Path, part: str, corpus: Path) -> None:
             if path.is_file() and not (root / path.name).exists():
                 os.replace(path, root / path.name)
         os.replace(source / part, root / part)
+
+
+@contextlib.contextmanager
+def unpacked(archive: Path, staging: Path):
+    """Unpack an archive into the folder ``staging``, which is removed at the end.
+
+    Raises:
+        DataError: A damaged archive, or members outside the folder.
+    """
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        staging.mkdir()
+        with tarfile.open(archive, "r:gz") as tar:
+            for member in tqdm(tar, desc=f"unpacking {archive.name}", unit="file"):
+                # "data" rejects absolute paths, "..", devices and links outside.
+                tar.extract(member, staging, filter="data")
+        yield staging
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise DataError(
+            f"{archive}: cannot be unpacked ({_reason(error)}); delete it and run again"
+        ) from None
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

@@ -7,7 +7,6 @@ A data folder holds ``wav.scp`` (utterance, audio file), ``text``, ``utt2spk`` a
 import os
 import re
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import Dict, Iterable, List, Sequence, Tuple
@@ -27,6 +26,7 @@ from espnet_adastride.files import (
     write_flac,
     write_text,
 )
+from espnet_adastride.progress import in_threads
 
 Table = Dict[str, str]
 write_table = kaldi.write_lines
@@ -106,10 +106,8 @@ def write_data_dir(
     keys = sorted(keys)
     for name, table in tables.items():
         write_table(Path(folder) / name, table, keys)
-    spk2utt: Dict[str, List[str]] = {}
-    for key in keys:
-        spk2utt.setdefault(tables["utt2spk"][key], []).append(key)
-    write_table(Path(folder) / "spk2utt", {s: " ".join(u) for s, u in spk2utt.items()})
+    speakers = kaldi.by_speaker({key: tables["utt2spk"][key] for key in keys})
+    write_table(Path(folder) / "spk2utt", speakers)
 
 
 def read_mono(path: PathLike) -> Tuple[np.ndarray, AudioInfo]:
@@ -177,8 +175,7 @@ def format_data_dir(source: PathLike, output: PathLike, rate: int, nj: int = 1) 
             reason = " ".join(str(error).split()) or type(error).__name__
             return reason.removeprefix(f"{shown(waves[key])}: ")
 
-    with ThreadPoolExecutor(max(1, nj)) as pool:
-        found = dict(zip(keys, pool.map(check, keys)))
+    found = dict(zip(keys, in_threads(check, keys, nj)))
     bad = {k: f for k, f in found.items() if isinstance(f, str)}
     if bad:
         report = Path(f"{output}.unusable_audio")
@@ -205,9 +202,8 @@ def format_data_dir(source: PathLike, output: PathLike, rate: int, nj: int = 1) 
             count = _convert(waves[key], temporary / "resampled" / name, rate)
             return count, str(Path(output) / "resampled" / name)
 
-        with ThreadPoolExecutor(max(1, nj)) as pool:
-            for key, (count, path) in zip(other, pool.map(convert, other)):
-                samples[key], waves[key] = count, path
+        for key, (count, path) in zip(other, in_threads(convert, other, nj)):
+            samples[key], waves[key] = count, path
     tables["utt2num_samples"] = {k: str(n) for k, n in samples.items()}
     write_data_dir(temporary, tables, keys)
     write_text(temporary / "feats_type", "raw\n")

@@ -97,6 +97,14 @@ def write_lines(
     write_text(path, "".join(lines))
 
 
+def by_speaker(utt2spk: Dict[str, str]) -> Dict[str, str]:
+    """Return ``spk2utt``: the ids of each speaker, sorted, in one string."""
+    speakers = defaultdict(list)
+    for key in sorted(utt2spk):
+        speakers[utt2spk[key]].append(key)
+    return {speaker: " ".join(ids) for speaker, ids in speakers.items()}
+
+
 def write_data_dir(
     directory: PathLike,
     utterances: Iterable[Utterance],
@@ -121,10 +129,6 @@ def write_data_dir(
     if not by_id:
         raise DataError(f"{directory}: no utterance to write")
 
-    speakers = defaultdict(list)
-    for key in sorted(by_id):
-        speakers[by_id[key].speaker].append(key)
-
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
     staging.mkdir()
@@ -132,7 +136,7 @@ def write_data_dir(
         files = {
             "text": {k: u.text for k, u in by_id.items()},
             "utt2spk": {k: u.speaker for k, u in by_id.items()},
-            "spk2utt": {k: " ".join(ids) for k, ids in speakers.items()},
+            "spk2utt": by_speaker({k: u.speaker for k, u in by_id.items()}),
             "utt2num_samples": {
                 k: u.samples for k, u in by_id.items() if u.samples is not None
             },

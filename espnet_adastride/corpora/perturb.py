@@ -5,9 +5,6 @@ Its utterances and speakers get the prefix ``sp0.9-``, because another speed sou
 another voice. Factor 1.0 is the unchanged set.
 """
 
-import json
-import shutil
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from fractions import Fraction
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence
@@ -16,8 +13,8 @@ from urllib.parse import quote
 from espnet_adastride.corpora.audio import audio_info
 from espnet_adastride.corpora.datadir import read_data_dir, read_mono, write_data_dir
 from espnet_adastride.errors import AudioError, RecipeError
-from espnet_adastride.files import PathLike, write_flac, write_text
-from espnet_adastride.progress import progress_bar
+from espnet_adastride.files import PathLike, keep_if_made_from, write_flac
+from espnet_adastride.progress import in_threads, progress_bar
 
 AUDIO = "perturbed"  # the folder of the copies' audio, in the set's folder
 RECORD = ".made_from.json"  # fingerprint of the input
@@ -157,24 +154,10 @@ def perturb_data_dir(
 
     output = Path(output)
     merged, copies = _copies(source, output, parse_factors(words))
-    record = output / RECORD
-    text = json.dumps(work, sort_keys=True)
-    if not record.exists() or record.read_text(encoding="utf-8") != text:
-        # made from other audio or with other factors: of no use
-        shutil.rmtree(output / AUDIO, ignore_errors=True)
-        write_text(record, text)
+    keep_if_made_from(work, output / AUDIO, output / RECORD)
     torch.set_num_threads(1)  # the threads below are enough
-    with (
-        progress_bar(len(copies), "changing speeds") as bar,
-        ThreadPoolExecutor(max(1, nj)) as pool,
-    ):
-        jobs = [pool.submit(change_speed, copy) for copy in copies]
-        try:
-            for job in as_completed(jobs):
-                job.result()
-                bar.update()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with progress_bar(len(copies), "changing speeds") as bar:
+        for _ in in_threads(change_speed, copies, nj):
+            bar.update()
     write_data_dir(output, merged, merged["wav.scp"])
     return f"{output}: {len(merged['text'])} utterances at the speeds {' '.join(words)}"

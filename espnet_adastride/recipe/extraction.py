@@ -5,9 +5,7 @@
 interrupted run are kept if they were made by the same upstream from the same audio.
 """
 
-import json
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence
 
@@ -22,8 +20,13 @@ from espnet_adastride.corpora.datadir import (
 from espnet_adastride.corpora.features import Upstream
 from espnet_adastride.corpora.upstream_record import RECORD_NAME
 from espnet_adastride.errors import AudioError, RecipeError, UserError
-from espnet_adastride.files import PathLike, write_text, written_whole
-from espnet_adastride.progress import progress_bar
+from espnet_adastride.files import (
+    PathLike,
+    keep_if_made_from,
+    write_text,
+    written_whole,
+)
+from espnet_adastride.progress import in_threads, progress_bar
 
 PART = 100  # utterances per archive
 ARCHIVES = "feats"  # their folder, in the set's folder
@@ -122,13 +125,7 @@ def extract_data_dir(
     waves = tables["wav.scp"]
     keys = sorted(waves)
     archives = output / ARCHIVES
-    made_from = archives / MADE_FROM
-    text = json.dumps(work, sort_keys=True)
-    if not made_from.exists() or made_from.read_text(encoding="utf-8") != text:
-        # made from other audio or by another upstream: of no use
-        shutil.rmtree(archives, ignore_errors=True)
-        write_text(made_from, text)
-
+    keep_if_made_from(work, archives, archives / MADE_FROM)
     parts = _parts(output, keys)
     todo = [part for part in parts if not _is_whole(part)]
     frames = sum(record.count(samples[k]) for part in todo for k in part.keys)
@@ -145,22 +142,14 @@ def extract_data_dir(
             )
         return upstream(wave)
 
-    def counted(part, results):
-        for key, features in zip(part.keys, results):
+    def counted(results):
+        for features in results:
             bar.update()
             yield features
 
-    with (
-        progress_bar(len(keys), "extracting", "utterance", done) as bar,
-        ThreadPoolExecutor(max(1, nj)) as pool,
-    ):
-        try:
-            for part in todo:
-                jobs = [pool.submit(encode, key) for key in part.keys]
-                _write_part(part, counted(part, (job.result() for job in jobs)))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    with progress_bar(len(keys), "extracting", "utterance", done) as bar:
+        for part in todo:
+            _write_part(part, counted(in_threads(encode, part.keys, nj)))
 
     tables["feats.scp"] = {}
     for part in parts:
