@@ -67,21 +67,18 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     folder = Path(args.data_dir)
-    lines = (folder / "wav.scp").read_text().splitlines()[: args.most]
-    pairs = [line.split(maxsplit=1) for line in lines]
-    texts = dict(
-        line.split(maxsplit=1) for line in (folder / "text").read_text().splitlines()
-    )
     import tempfile
+
+    from espnet_adastride.corpora.kaldi import read_scp, read_text
+    from espnet_adastride.report.tables import markdown_table
+
+    pairs = list(read_scp(folder / "wav.scp").items())[: args.most]
+    texts = read_text(folder / "text")
 
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump([path for _, path in pairs], file)
         file.flush()
-        first = None
-        print(
-            "| model | start, s | memory, MiB | RTF | WER | texts equal | times, ms |"
-        )
-        print("|---|---|---|---|---|---|---|")
+        first, rows = None, []
         for model in (args.model, *args.exported):
             command = [sys.executable, __file__, "--one", model, file.name]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
@@ -103,13 +100,12 @@ def main() -> None:
                 ),
                 default=0.0,
             )
-            print(
-                f"| {Path(model).name} | {found['start']:.1f} | {found['peak']:.0f} | "
-                f"{found['rtf']:.3f} | "
-                f"{100 * wrong / sum(map(len, references)):.2f} % | "
-                f"{equal} of {len(heard)} | {apart:.1f} |",
-                flush=True,
-            )
+            row = [Path(model).name, f"{found['start']:.1f}", f"{found['peak']:.0f}"]
+            wer = 100 * wrong / sum(map(len, references))
+            row += [f"{found['rtf']:.3f}", f"{wer:.2f} %", f"{equal} of {len(heard)}"]
+            rows.append([*row, f"{apart:.1f}"])
+    names = "model|start, s|memory, MiB|RTF|WER|texts equal|times, ms".split("|")
+    print(markdown_table(names, rows), end="")
 
 
 if __name__ == "__main__":

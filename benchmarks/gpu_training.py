@@ -62,8 +62,9 @@ def read_folder(folder, at_most=None):
     table = folder / "text"
     if not table.is_file():
         raise ValueError(f"{table} is missing: unpack the parts again")
-    lines = table.read_text(encoding="utf-8").splitlines()
-    texts = dict(line.split(" ", 1) for line in lines)
+    from espnet_adastride.corpora.kaldi import read_text
+
+    texts = read_text(table)
     paths = {p.stem: p for p in folder.iterdir() if p.suffix in SUFFIXES}
     missing = sorted(set(texts) - set(paths))
     if missing:

@@ -40,6 +40,7 @@ from espnet_adastride.networks.macs import macs_by_module
 from espnet_adastride.plugin.espnet import asr_task
 from espnet_adastride.plugin.model import input_layer
 from espnet_adastride.plugin.trunk import TRUNKS
+from espnet_adastride.report.tables import markdown_table
 from measuring import (
     GIB,
     OUT,
@@ -287,21 +288,17 @@ def seconds_of_the_rest(layers, wholes):
 def layer_lines(layers, wholes):
     """Return the table of the input layers."""
     rest = seconds_of_the_rest(layers, wholes)
-    lines = [
-        "| input layer | trunk | step s | / conv2d | / avg_pool, same trunk | "
-        "layer alone s | layer's peak GiB | layer's G multiply-accumulates |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    names = ["input layer", "trunk", "step s", "/ conv2d", "/ avg_pool, same trunk"]
+    names += ["layer alone s", "layer's peak GiB", "layer's G multiply-accumulates"]
+    rows = []
     for variant, figures in layers.items():
         step = rest + figures.seconds
         pooled = layers.get(Variant("avg_pool", variant.trunk))
         beside = f"{step / (rest + pooled.seconds):.3f}" if pooled else ""
-        lines.append(
-            f"| {variant.method} | {variant.trunk or ''} | {step:.2f} | "
-            f"{step / wholes[ESPNET][0]:.3f} | {beside} | {figures.seconds:.2f} | "
-            f"{figures.peak / GIB:.2f} | {figures.macs / 1e9:.2f} |"
-        )
-    return lines
+        row = [variant.method, variant.trunk or "", f"{step:.2f}"]
+        row += [f"{step / wholes[ESPNET][0]:.3f}", beside, f"{figures.seconds:.2f}"]
+        rows.append([*row, f"{figures.peak / GIB:.2f}", f"{figures.macs / 1e9:.2f}"])
+    return markdown_table(names, rows).splitlines()
 
 
 def whole_lines(layers, wholes):

@@ -22,6 +22,7 @@ import torch
 from espnet_adastride import available_downsamplers
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
 from espnet_adastride.plugin.trunk import TRUNKS
+from espnet_adastride.report.tables import markdown_table
 from measuring import (
     GIB,
     OUT,
@@ -87,24 +88,23 @@ def main(cmd=None):
         f"{MELS} mels, rate {args.stride}, width {args.size}, "
         f"{args.threads} thread(s), torch {torch.__version__}",
         "",
-        "| trunk | method | seconds | peak GiB | output frames |",
-        "|---|---|---|---|---|",
     ]
-    targets = targets_head("trunk")
+    targets, rows = targets_head("trunk"), []
     for trunk in args.trunks:
         for method in args.methods:
             row = in_child(partial(measure, method, trunk, args))
             if row is None:
                 raise SystemExit(f"error: {method}/{trunk} died: not enough memory?")
             seconds, peak, frames = row
-            line = (
-                f"| {trunk} | {method} | {seconds:.1f} | {peak / GIB:.2f} | {frames} |"
+            rows.append(
+                [trunk, method, f"{seconds:.1f}", f"{peak / GIB:.2f}", f"{frames}"]
             )
-            print(line, flush=True)
-            lines.append(line)
+            print(*rows[-1], sep="  ", flush=True)
             target = f"{method}: peak GiB <= {LIMIT}"
             targets.append(verdict(target, trunk, peak / GIB, LIMIT))
-    target = write(args.output_dir, "long_input", [*lines, "", *targets])
+    names = ["trunk", "method", "seconds", "peak GiB", "output frames"]
+    lines += [markdown_table(names, rows), *targets]
+    target = write(args.output_dir, "long_input", lines)
     print(f"written: {target}")
 
 

@@ -10,14 +10,14 @@ import importlib
 import sys
 from typing import Dict, Sequence, Tuple
 
-from espnet_adastride.errors import unknown_word
+from espnet_adastride.errors import UserError, one_line_errors, unknown_word
 from espnet_adastride.version import __version__
 
 #: the commands by group: word, module in bin/, what it does
 GROUPS: Dict[str, Tuple[Tuple[str, str, str], ...]] = {
     "Use a trained model": (
         ("transcribe", "transcribe", "recordings to text, with true word times"),
-        ("align", "align", "say when the words of given transcripts were spoken"),
+        ("align", "align", "align transcripts with audio: word times"),
         ("plot", "plot", "draw where frames go: an utterance, a corpus, a training"),
         ("export", "export", "one file that runs without ESPnet: ONNX, torch.export"),
         ("pack", "pack_model", "pack a trained model with its card"),
@@ -27,13 +27,17 @@ GROUPS: Dict[str, Tuple[Tuple[str, str, str], ...]] = {
         ("report", "report", "one HTML page on one or more experiments"),
         ("score", "score", "score a decoded set, or collect an experiment's scores"),
         ("score-times", "score_times", "compare word times with a reference"),
-        ("rate-curve", "rate_curve", "error rate over frame rate, of one model"),
+        ("rate-curve", "rate_curve", "error rate against frame rate, of one model"),
         ("compare", "compare", "train and compare methods, rates, seeds in a recipe"),
-        ("classify", "classify", "the same for classifiers of recordings"),
-        ("classify-espnet", "classify_espnet", "the same through ESPnet's task cls"),
-        ("compare-vqvae", "compare_vqvae", "the same for VQ-VAEs"),
+        ("classify", "classify", "train and compare classifiers of recordings"),
+        (
+            "classify-espnet",
+            "classify_espnet",
+            "train and compare classifiers in ESPnet's task cls",
+        ),
+        ("compare-vqvae", "compare_vqvae", "train and compare VQ-VAEs"),
         ("reconstruct", "vqvae_reconstruct", "recordings through a trained VQ-VAE"),
-        ("experiment", "experiment", "run what is missing of a defined experiment"),
+        ("experiment", "experiment", "run the missing runs of an experiment"),
         ("results", "results", "tables and pictures from the records in git"),
     ),
     "Prepare and train": (
@@ -44,8 +48,12 @@ GROUPS: Dict[str, Tuple[Tuple[str, str, str], ...]] = {
         ("download-corpus", "download_corpus", "a corpus of classified recordings"),
         ("make-corpus", "make_espeak_corpus", "the demo's corpus, by eSpeak NG"),
         ("say", "say", "say a sentence with eSpeak NG"),
-        ("extract-features", "extract_features", "of a pretrained encoder, once"),
-        ("plan", "plan_training", "what a training will meet, before it starts"),
+        (
+            "extract-features",
+            "extract_features",
+            "extract features of a pretrained encoder",
+        ),
+        ("plan", "plan_training", "check data, memory and cost before training"),
         ("run", "run", "an ESPnet tool with the plugin registered"),
     ),
 }
@@ -66,7 +74,7 @@ def usage() -> str:
     lines += [
         "",
         "Also: adastride --version; adastride --completion bash (zsh, tcsh) prints",
-        "what completes commands and options, for a file in",
+        "a shell completion script, for a file such as",
         "~/.local/share/bash-completion/completions/adastride.",
     ]
     return "\n".join(lines)
@@ -76,14 +84,16 @@ def complete(shell: str) -> str:
     """Return the completion script for a shell, of all commands and their options.
 
     Raises:
-        SystemExit: for another shell, or without the package shtab.
+        UserError: for another shell, or without the package shtab.
     """
     if shell not in SHELLS:
-        sys.exit(f"error: {unknown_word('shell', shell, SHELLS)}")
+        raise UserError(unknown_word("shell", shell, SHELLS))
     try:
         import shtab
     except ImportError:
-        sys.exit("error: --completion needs the package shtab: pip install shtab")
+        raise UserError(
+            "--completion needs the package shtab: pip install shtab"
+        ) from None
     import argparse
 
     parser = argparse.ArgumentParser(prog="adastride")
@@ -103,6 +113,7 @@ def complete(shell: str) -> str:
     return shtab.complete(parser, shell)
 
 
+@one_line_errors
 def main(cmd: Sequence[str] = None):
     """Call a command.
 
@@ -122,7 +133,7 @@ def main(cmd: Sequence[str] = None):
         return
     if word not in COMMANDS:
         message = unknown_word("command", word, COMMANDS)
-        sys.exit(f"error: {message}\nadastride alone says what each does")
+        raise UserError(f"{message}; adastride --help says what each does")
     sys.argv = [f"adastride {word}", *rest]
     module = importlib.import_module(f"espnet_adastride.bin.{COMMANDS[word]}")
     module.main(rest)

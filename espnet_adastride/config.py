@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterable, Iterator, List
 
 import yaml
 
-from espnet_adastride.errors import DataError, RecipeError
+from espnet_adastride.errors import DataError, RecipeError, no_such
 from espnet_adastride.files import PathLike, read_utf8
 
 
@@ -45,7 +45,7 @@ def read_config(path: PathLike) -> dict:
         RecipeError: It is missing, is no YAML, or is no mapping of options.
     """
     if not Path(path).is_file():
-        raise RecipeError(f"{path}: there is no such configuration file")
+        raise RecipeError(no_such(path, what="configuration file"))
     config = read_yaml(path)
     if config is None:
         return {}

@@ -1,16 +1,22 @@
 """Errors for users, below one base, and the one place that turns them into a line.
 
 Every message says in one line what is wrong, where, and how to fix it. A command's
-``main`` is decorated with :func:`one_line_errors`: it prints ``error: MESSAGE`` and
-exits with status 1. Everything else is a fault of the program and keeps its traceback.
+``main`` is decorated with :func:`one_line_errors`: it prints the message and exits with
+status 1. The line begins with the command's name as the user called it, ``adastride
+plot: error: MESSAGE``; commands that a recipe calls (``python -m``) have no name before
+``error:``, as the recipe's own lines. Other exceptions keep their traceback.
 """
 
 import contextlib
 import difflib
 import errno
 import functools
+import os
+import re
+import select
 import sys
-from typing import Iterable, Optional
+from pathlib import Path
+from typing import Iterable, NoReturn, Optional
 
 
 class UserError(Exception):
@@ -59,6 +65,23 @@ class NotPlanned(UserError):
 
 
 # ------------------------------------------------------------------------ how to end
+def called_command() -> str:
+    """Return the command that the user called, e.g. ``adastride plot``; or ""."""
+    name = Path(sys.argv[0]).name
+    return name if re.match(r"adastride(?:[- ]|$)", name) else ""
+
+
+def named(line: str) -> str:
+    """Return a line with the name of the command before it, if it was called by one."""
+    name = called_command()
+    return (f"{name}: {line}" if name else line).translate(_BYTES)
+
+
+def fail(message: object) -> NoReturn:
+    """End the process with a line on standard error, status 1."""
+    raise SystemExit(named(f"error: {message}")) from None
+
+
 # What a disk or a folder answers; the user can fix it, and nothing is wrong here.
 _DISK = {
     errno.ENOSPC: "the disk is full: make room",
@@ -73,53 +96,84 @@ _DISK = {
     errno.EISDIR: "a folder is where a file must be: move it away",
 }
 
-
 #: of a file's name, those that are not UTF-8
 _BYTES = {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
 
 
-def describe_disk_error(error: OSError) -> str:
-    """Return one line on a disk's refusal: the file, the reason, the fix; else ''."""
-    if error.errno not in _DISK:
-        return ""
+#: the fix for a model that does not exist or is not one
+GIVE_MODEL = "give an experiment's folder (exp/asr_...) or a packed .zip"
+
+
+def no_such(path: object, fix: str = "", what: str = "file", option: str = "") -> str:
+    """Return one line on a path that does not exist.
+
+    Args:
+        path: the path.
+        fix: what to do; by default the closest name in its folder, or to check it.
+        what: "file", "folder" or "file or folder".
+        option: which option named it.
+    """
+    if not fix:
+        place = Path(str(path))
+        try:
+            near = nearest(place.name, os.listdir(place.parent))
+        except OSError:
+            near = None
+        fix = f"did you mean {place.with_name(near)}?" if near else "check the path"
+    return f"{option} {path}: no such {what}; {fix}".lstrip()
+
+
+def describe_os_error(error: OSError) -> str:
+    """Return one line on what a file, a folder or a disk refused, with the fix."""
     name = error.filename2 or error.filename or "a file"
+    if error.errno == errno.ENOENT and error.filename:
+        return no_such(name, what="file or folder")
+    if error.errno not in _DISK:
+        return " ".join(str(error).split())
     return (
         f"{name} cannot be written or read: {_DISK[error.errno]}, then give the same "
         "command again; finished work is kept"
     )
 
 
-def one_line_errors(main=None, *, name: str = ""):
+@contextlib.contextmanager
+def silent_broken_pipe():
+    """End the process silently when the reader of its output has gone (``| head``)."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        output = select.poll()
+        output.register(sys.stdout.fileno(), 0)
+        if not output.poll(0):  # the pipe of another process
+            raise
+        # what is left in the buffer must not be written at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + 13) from None  # as of a process that SIGPIPE ended
+
+
+def one_line_errors(main):
     """Decorate a command's ``main``: a UserError ends it in one line, status 1.
 
-    So does what a disk or a folder refuses. An interruption ends it silently, status
-    130: the driver reports it.
-
-    Args:
-        main: the function.
-        name: of a command that users call themselves: the line begins with it, and
-            every OSError, such as a missing file, becomes one, too.
+    So does what a file, a folder or a disk refuses. An interruption ends it silently,
+    status 130: the driver reports it. A closed pipe ends it silently, too.
     """
-    if main is None:
-        return functools.partial(one_line_errors, name=name)
-
-    def end(message):
-        line = f"{name}: error: {message}" if name else f"error: {message}"
-        raise SystemExit(line.translate(_BYTES)) from None
 
     @functools.wraps(main)
     def wrapper(cmd=None):
-        try:
-            return main(cmd)
-        except UserError as error:
-            end(error)
-        except OSError as error:
-            line = describe_disk_error(error) or (name and error)
-            if not line:
+        with silent_broken_pipe():
+            try:
+                return main(cmd)
+            except BrokenPipeError:
                 raise
-            end(line)
-        except KeyboardInterrupt:
-            raise SystemExit(130) from None
+            except UserError as error:
+                fail(error)
+            except OSError as error:
+                fail(describe_os_error(error))
+            except KeyboardInterrupt:
+                raise SystemExit(130) from None
 
     return wrapper
 
@@ -150,10 +204,8 @@ def resumable(*interruptions):
     try:
         yield
     except (KeyboardInterrupt, *interruptions):
-        print(
-            "interrupted; nothing is lost: run the same command to resume",
-            file=sys.stderr,
-        )
+        line = "interrupted; nothing is lost: run the same command to resume"
+        print(named(line), file=sys.stderr)
         raise SystemExit(130) from None
 
 

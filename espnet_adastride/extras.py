@@ -13,6 +13,8 @@ import sys
 from types import ModuleType
 from typing import Optional
 
+from espnet_adastride.errors import fail
+
 #: package -> the extra of pyproject.toml that brings it
 EXTRAS = {
     **dict.fromkeys(
@@ -53,7 +55,7 @@ class _Missing:
         if sys._getframe(1).f_code.co_name == "<module>":
             return self  # it may never be used
         # no exception that code which skips bad recordings would catch
-        raise SystemExit(f"error: {describe_missing(self._package)}")
+        fail(describe_missing(self._package))
 
     def __getattr__(self, name):
         if name.startswith("__"):
@@ -114,7 +116,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         ):
             return None  # the package is there, and this module of it is not
         if package in NEEDED_AT_ONCE:
-            raise SystemExit(f"error: {describe_missing(package)}")
+            fail(describe_missing(package))
         return importlib.machinery.ModuleSpec(name, self, is_package=True)
 
     def create_module(self, spec):

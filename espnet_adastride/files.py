@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, Union
 
-from espnet_adastride.errors import DataError, RecipeError
+from espnet_adastride.errors import DataError, RecipeError, no_such
 
 PathLike = Union[str, Path]
 
@@ -67,7 +67,7 @@ def read_utf8(path: PathLike) -> str:
     try:
         content = Path(path).read_bytes()
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
+        raise DataError(no_such(path)) from None
     except OSError as e:
         raise DataError(f"{path}: cannot be read ({e.strerror})") from None
     try:

@@ -39,9 +39,6 @@ def progress_bar(
     return tqdm(desc=what, total=total, unit=unit, initial=done, **more)
 
 
-decoding_bar = progress_bar  # of corpora.own
-
-
 def in_threads(work: Callable, items: Iterable, nj: int) -> Iterator:
     """Yield the results of ``work``, in order; an error cancels what is not begun."""
     with ThreadPoolExecutor(max(1, nj)) as pool:

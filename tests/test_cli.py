@@ -1,12 +1,18 @@
 """The one command: it lists, starts fast, and hands over to the commands of bin/."""
 
 import importlib
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from espnet_adastride import __version__, cli
+from espnet_adastride.bin import score_times
+from espnet_adastride.errors import one_line_errors
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def run(*words):
@@ -54,8 +60,72 @@ def test_a_command_gets_its_options_and_its_name(monkeypatch, capsys):
     said = capsys.readouterr().err
     assert said.startswith("usage: adastride score ")
     assert "unknown option --hypp: did you mean --hyp?" in said
-    with pytest.raises(SystemExit, match="score: error: give --output"):
+    told = "^adastride score: error: give --output"
+    with pytest.raises(SystemExit, match=told):
         cli.main(["score", "--ref", "missing.txt", "--hyp", "missing.txt"])
+
+
+@pytest.mark.parametrize(
+    "program, prefix",
+    [
+        ("/usr/bin/adastride", "adastride score-times: "),
+        ("/usr/bin/adastride-plot", "adastride-plot: "),
+        # a recipe's call: its own lines begin with "error: ", too
+        (str(ROOT / "espnet_adastride/bin/score_times.py"), ""),
+    ],
+)
+def test_every_error_begins_with_the_command_as_called(
+    program, prefix, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "words.ctm").touch()
+    given = tmp_path / "word.ctm"
+    words = ["--ctm", str(given), "--ref", str(given)]
+    monkeypatch.setattr(sys, "argv", [program])
+    main = score_times.main
+    if program.endswith("/adastride"):
+        main, words = cli.main, ["score-times", *words]
+    with pytest.raises(SystemExit) as error:
+        main(words)
+    fix = f"did you mean {tmp_path}/words.ctm?"
+    assert error.value.code == f"{prefix}error: {given}: no such file; {fix}"
+    with pytest.raises(SystemExit) as error:  # argparse's own errors
+        main([*words, "--reff", "x"])
+    assert error.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"{prefix}error: unrec")
+
+
+def test_a_reader_may_leave(tmp_path):
+    """As in ``| head``: no traceback; the pipe of another process is not ours."""
+    many = "for _ in range(99999): print('a line')"
+    for body, status, said in (
+        (many, 141, ""),
+        ("print('x')", 141, ""),  # it is written at the end
+        ("raise BrokenPipeError(32, 'a worker')", 1, "BrokenPipeError"),
+    ):
+        code = "from espnet_adastride.errors import one_line_errors\n@one_line_errors\n"
+        code += f"def main(cmd=None):\n    {body}\nmain()"
+        own, other = os.pipe()
+        output = other
+        if said:
+            output = subprocess.DEVNULL
+        os.close(own)
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=output, stderr=subprocess.PIPE
+        )
+        os.close(other)
+        assert done.returncode == status, done.stderr
+        assert said in done.stderr.decode() and bool(said) == bool(done.stderr)
+
+
+def test_the_disk_and_missing_files_are_one_line(tmp_path):
+    @one_line_errors
+    def main(cmd=None):
+        open(cmd).close()
+
+    with pytest.raises(SystemExit, match="no such file or folder; check the path$"):
+        main(str(tmp_path / "none"))
+    with pytest.raises(SystemExit, match="a folder is where a file must be"):
+        main(str(tmp_path))
 
 
 def test_shells_complete_commands_and_options():

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "espnet_adastride"
 #: may import everything
 ORDER = [
     {"version", "errors"},
-    {"files", "extras"},
+    {"files", "extras", "quiet"},
     {"options", "progress", "config"},
     {"downsampling"},
     {"networks", "timing"},

@@ -165,7 +165,7 @@ def test_a_command_prints_such_a_name(tmp_path):
     name = os.path.join(os.fsencode(tmp_path), ODD + b".ctm")
     with pytest.raises(SystemExit) as stop:
         score_times.main(["--ctm", os.fsdecode(name), "--ref", os.fsdecode(name)])
-    told = f"score_times: error: {tmp_path}/caf\\xe9.ctm: no such file"
+    told = f"error: {tmp_path}/caf\\xe9.ctm: no such file; check the path"
     assert stop.value.code == told
 
 

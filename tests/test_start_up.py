@@ -1,5 +1,6 @@
 """What a command imports before it knows what to do: its start-up, without a clock."""
 
+import logging
 import os
 import pty
 import subprocess
@@ -8,6 +9,8 @@ import sys
 import pytest
 
 from espnet_adastride import cli
+from espnet_adastride.errors import UserError
+from espnet_adastride.quiet import held_back
 
 #: each takes from half a second to ten seconds to import
 HEAVY = ("espnet2", "matplotlib", "onnxruntime", "scipy", "torch", "torchaudio")
@@ -26,6 +29,8 @@ def heavy_after(code):
 def test_help_imports_nothing_heavy(word):
     code = f"""
 from espnet_adastride import cli
+from espnet_adastride.errors import UserError
+from espnet_adastride.quiet import held_back
 try:
     cli.main([{word!r}, "--help"])
 except SystemExit as end:
@@ -40,7 +45,7 @@ def test_the_package_and_the_list_of_commands_are_light():
 
 QUIET = """
 import sys
-from espnet_adastride.recipe.quiet import quiet_imports
+from espnet_adastride.quiet import quiet_imports
 try:
     with quiet_imports():
         print("what an import prints")
@@ -77,6 +82,23 @@ def test_loading_is_shown_on_a_terminal_and_erased():
     lines = on_a_terminal(QUIET.format(fails=True)).split("\x1b[K")
     assert lines[0] == "loading ESPnet ...\r"
     assert lines[1].splitlines() == ["what an import prints", "error: broken"]
+
+
+def test_a_mistake_shows_nothing_of_the_imports_and_log_handlers_still_work(capsys):
+    with pytest.raises(UserError):
+        with held_back():
+            print("what an import prints")
+            handler = logging.StreamHandler()  # some packages make one
+            raise UserError("a mistake")
+    handler.emit(logging.makeLogRecord({"msg": "later"}))
+    assert capsys.readouterr() == ("", "later\n")
+
+
+def test_importing_the_plugin_prints_nothing():
+    pytest.importorskip("espnet2")
+    code = [sys.executable, "-W", "ignore", "-c", "import espnet_adastride.plugin"]
+    done = subprocess.run(code, capture_output=True, text=True, check=True)
+    assert done.stdout == done.stderr == ""
 
 
 def test_loading_is_not_in_a_log():

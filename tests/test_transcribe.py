@@ -357,7 +357,7 @@ def test_wrong_models_are_named_in_one_line(exp, tmp_path):
     assert Transcriber(two, asr_model_file="valid.cer.ave.pth").trained.rate == RATE
     assert Transcriber(two / "valid.cer.ave.pth").trained.rate == RATE
     assert "x.pth is not there" in said(two, asr_model_file="x.pth")
-    assert "not of an ASR model" in said(folder("c", "lm: seq_rnn", MODEL))
+    assert "not the config of an ASR model" in said(folder("c", "lm: seq_rnn", MODEL))
     assert "not YAML" in said(folder("d", "a: [", MODEL))
     assert "holds no options" in said(folder("e", "[]", MODEL))
     options = yaml.safe_load(good)
@@ -480,7 +480,7 @@ def test_bad_recordings_are_named_and_the_rest_go_on(
     ):
         (line,) = [line for line in lines if str(tmp_path / name) in line]
         assert words in line
-    assert lines[-1] == "adastride-transcribe: 3 of 5 recordings failed"
+    assert lines[-1] == "3 of 5 recordings failed"
     written = sorted(p.name for p in (tmp_path / "out").glob("[!.]*"))
     assert written == ["a.txt", "silence.txt"]
     assert (tmp_path / "out" / "silence.txt").read_text() == "\n"
@@ -627,7 +627,7 @@ def test_a_piece_that_would_not_fit_is_refused_before_it_starts(
 def test_mistakes_are_told_before_a_model_is_loaded(recordings, tmp_path, capsys):
     def said(*words, model=recordings):
         status, _, line = run(capsys, "--model", model, *words)
-        assert status == 1 and line.startswith("adastride-transcribe: error: ")
+        assert status == 1 and line.startswith("error: ")
         return line
 
     a, b = recordings / "a.wav", recordings / "in" / "b.flac"
@@ -665,7 +665,7 @@ def test_aligning_a_data_directory(loaded, exp, recordings, tmp_path, capsys):
 
     module.Transcriber = lambda *a, **k: loaded
     status, _, line = run(capsys, *command, tmp_path / "p", command=align)
-    assert status == 1 and line == "align: 2 utterances failed: u3, u4"
+    assert status == 1 and line == "error: 2 utterances failed: u3, u4"
     words = read_ctm(tmp_path / "p" / "words.ctm")
     assert {key: [w.text for w in found] for key, found in words.items()} == {
         "u1": ["AB", "B"], "u2": ["A"],
@@ -691,7 +691,7 @@ def test_one_recording_and_wrong_options_of_align(exp, recordings, tmp_path, cap
 
     a = recordings / "a.wav"
     assert "--audio needs its transcript" in said("--audio", a)
-    assert "--text goes with --audio" in said("--data_dir", tmp_path, "--text", "A")
+    assert "--text requires --audio" in said("--data_dir", tmp_path, "--text", "A")
     assert "wav.scp: no such file" in said("--data_dir", tmp_path)
     (tmp_path / "wav.scp").write_text(f"u {a}\n")
     (tmp_path / "text").write_text("v A\n")

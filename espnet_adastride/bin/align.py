@@ -15,7 +15,6 @@ ESPnet's asr_align does without the plugin; ``score_times`` measures the differe
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Dict, List, Tuple
 
@@ -24,7 +23,7 @@ from espnet_adastride.bin.model_options import (
     add_segment_option,
     load_transcriber,
 )
-from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.bin.parsers import Parser, say
 from espnet_adastride.corpora.kaldi import read_scp, read_text, shorten
 from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.errors import (
@@ -33,18 +32,17 @@ from espnet_adastride.errors import (
     DataError,
     ModelError,
     UnknownTimesError,
+    fail,
+    no_such,
     one_line_errors,
 )
 from espnet_adastride.files import read_utf8, shown, write_text
 from espnet_adastride.timing.transcripts import Segment, Transcript, ctm_lines, to_dict
 
-NAME = "align"
-
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
     parser = Parser(
-        prog=NAME,
         description="Align transcripts with recordings: the time of every word.",
     )
     add_model_options(parser)
@@ -79,7 +77,7 @@ def read_jobs(args: argparse.Namespace) -> Dict[str, Tuple[str, str]]:
         key = shown(Path(args.audio).stem)
         return {key: (args.audio, " ".join(text.split()))}
     if args.text is not None:
-        raise DataError("--text goes with --audio; --data_dir has its own file text")
+        raise DataError("--text requires --audio; --data_dir has its own file text")
     folder = Path(args.data_dir)
     if (folder / "segments").exists():
         raise DataError(
@@ -113,11 +111,6 @@ def write(folder: Path, aligned: Dict[str, Segment], times: str) -> None:
     write_text(folder / "alignment.json", content + "\n")
 
 
-def say(line: str) -> None:
-    """Print a line to standard error."""
-    print(f"{NAME}: {line}", file=sys.stderr, flush=True)
-
-
 def _and_more(names: List[str]) -> str:
     return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
@@ -127,7 +120,7 @@ def align(args: argparse.Namespace) -> List[str]:
     jobs = read_jobs(args)
     gone = [a for a, _ in jobs.values() if not a.endswith("|") and not Path(a).exists()]
     if gone and len(gone) == len(jobs):
-        raise DataError(f"{gone[0]}: no such file" + _and_more(gone))
+        raise DataError(no_such(gone[0] + _and_more(gone), "check the paths"))
     recognise = load_transcriber(args, max_segment=args.max_segment, say=say)
     if recognise.trained.model.ctc is None:
         raise DataError(f"{args.model}: no CTC branch, which alignment needs")
@@ -136,9 +129,7 @@ def align(args: argparse.Namespace) -> List[str]:
     for key, (audio, text) in jobs.items():
         try:
             if audio.endswith("|"):
-                raise AudioError(
-                    f"{audio}: is a command with a pipe; give an audio file"
-                )
+                raise AudioError(f"{audio}: is a piped command; give an audio file")
             wave = read_audio(audio, recognise.trained.rate, say=say)
             uniform = args.times == "uniform"
             aligned[key] = recognise.align(wave, text, uniform, audio)
@@ -153,12 +144,12 @@ def align(args: argparse.Namespace) -> List[str]:
     return failed
 
 
-@one_line_errors(name=NAME)
+@one_line_errors
 def main(cmd=None) -> None:
     """Run the command; bad input ends in one line, status 1."""
     failed = align(get_parser().parse_args(cmd))
     if failed:
-        raise SystemExit(f"{NAME}: {len(failed)} utterances failed: {shorten(failed)}")
+        fail(f"{len(failed)} utterances failed: {shorten(failed)}")
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ import logging
 import sys
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.config import read_config
-from espnet_adastride.errors import RecipeError, one_line_errors
+from espnet_adastride.errors import RecipeError, no_such, one_line_errors
 from espnet_adastride.options import real, str2bool, whole
 
 
@@ -70,29 +70,51 @@ def str_or_none(word: str):
 def get_parser():
     """Return the parser; ``--config`` reads options from YAML."""
     parser = ConfigParser(
-        description="Greedy CTC decoding",
-        formatter_class=DefaultsFormatter,
+        description="Decode with greedy CTC.",
     )
     parser.add_argument("--config", help="YAML file with these options")
-    parser.add_argument("--log_level", type=lambda x: x.upper(), default="INFO")
-    parser.add_argument("--output_dir", required=True)
+    parser.add_argument(
+        "--log_level", type=lambda x: x.upper(), default="INFO", help="level of the log"
+    )
+    parser.add_argument("--output_dir", required=True, help="output folder")
     parser.add_argument("--ngpu", type=int, default=0, help="0: CPU, 1: one GPU")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dtype", default="float32", choices=["float32"])
-    parser.add_argument("--num_workers", type=whole(0), default=1)
-    parser.add_argument("--batch_size", type=whole(1), default=1)
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed; greedy decoding needs none"
+    )
+    parser.add_argument(
+        "--dtype", default="float32", choices=["float32"], help="type of numbers"
+    )
+    parser.add_argument(
+        "--num_workers", type=whole(0), default=1, help="processes that read audio"
+    )
+    parser.add_argument(
+        "--batch_size", type=whole(1), default=1, help="utterances per batch"
+    )
     parser.add_argument(
         "--data_path_and_name_and_type",
         type=triple,
         required=True,
         action="append",
+        metavar="PATH,NAME,TYPE",
+        help="input, e.g. wav.scp,speech,sound",
     )
-    parser.add_argument("--key_file", type=str_or_none)
-    parser.add_argument("--allow_variable_data_keys", type=str2bool, default=False)
-    parser.add_argument("--asr_train_config", type=str_or_none)
-    parser.add_argument("--asr_model_file", type=str_or_none)
     parser.add_argument(
-        "--stride", type=real(), help="Overall rate; default: the model's own"
+        "--key_file", type=str_or_none, help="file of the utterances to decode"
+    )
+    parser.add_argument(
+        "--allow_variable_data_keys",
+        type=str2bool,
+        default=False,
+        help="accept inputs that the model does not use",
+    )
+    parser.add_argument(
+        "--asr_train_config", type=str_or_none, help="config.yaml of the model"
+    )
+    parser.add_argument(
+        "--asr_model_file", type=str_or_none, help="parameter file of the model"
+    )
+    parser.add_argument(
+        "--stride", type=real(), help="overall rate; default: the model's own"
     )
     return parser
 
@@ -171,7 +193,7 @@ def main(cmd=None):
     paths += [path for path, _, _ in args.data_path_and_name_and_type]
     for path in paths:
         if path is not None and not Path(path).exists():
-            raise RecipeError(f"{path}: no such file")
+            raise RecipeError(no_such(path))
     import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
 
     inference(args)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.config import merge_configs, read_config, training_options
 from espnet_adastride.errors import located, one_line_errors
 from espnet_adastride.files import write_text
@@ -37,50 +37,54 @@ from espnet_adastride.recipe.training import start_or_resume
 
 def get_parser():
     parser = Parser(
-        description="Check a training configuration and its experiment folder",
-        formatter_class=DefaultsFormatter,
+        description="Check a training configuration and its experiment folder.",
     )
     parser.add_argument(
-        "--action", choices=["check", "read", "start", "merge"], required=True
+        "--action",
+        choices=["check", "read", "start", "merge"],
+        required=True,
+        help="what to do",
     )
     parser.add_argument(
         "--config",
         nargs="+",
         default=[""],
-        help="Training configuration; several are merged",
+        help="training configuration; several are merged",
     )
-    parser.add_argument("--output", help="The file that merge writes")
+    parser.add_argument("--output", help="the file that merge writes")
     parser.add_argument(
-        "--arguments", default="", help="Options that override the configuration"
+        "--arguments", default="", help="options that override the configuration"
     )
-    parser.add_argument("--exp", help="The experiment's folder")
+    parser.add_argument("--exp", help="the experiment's folder")
     parser.add_argument(
         "--option",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="Another setting the training depends on",
+        help="another setting the training depends on",
     )
     parser.add_argument(
-        "--input", action="append", default=[], help="A file it depends on"
+        "--input", action="append", default=[], help="a file it depends on"
     )
     group = parser.add_argument_group("of check")
-    group.add_argument("--task", choices=["asr", "lm"], default="asr")
+    group.add_argument(
+        "--task", choices=["asr", "lm"], default="asr", help="kind of model"
+    )
     group.add_argument(
         "--train",
         type=str2bool,
         default=True,
         help="true: a training will follow; false: use the experiment's config.yaml",
     )
-    group.add_argument("--model", default="", help="Requested model file")
-    group.add_argument("--inference_config", default="", help="Decoding configuration")
+    group.add_argument("--model", default="", help="requested model file")
+    group.add_argument("--inference_config", default="", help="decoding configuration")
     group.add_argument(
         "--inference_args",
         default="",
-        help="Options that override the decoding configuration",
+        help="options that override the decoding configuration",
     )
     group.add_argument(
-        "--inference_command", default="", help="Decoding module; empty: not checked"
+        "--inference_command", default="", help="decoding module; empty: not checked"
     )
     return parser
 

@@ -28,7 +28,6 @@ its validation clips, and draws it: ``EXP/data_sets.png``.
 from pathlib import Path
 
 from espnet_adastride.bin.parsers import (
-    DefaultsFormatter,
     Parser,
     add_run_options,
     read_methods,
@@ -42,18 +41,17 @@ from espnet_adastride.recipe.jobs import Interrupted
 def get_parser():
     """Return the command's parser."""
     parser = Parser(
-        description="Train and compare classifiers of recordings",
-        formatter_class=DefaultsFormatter,
+        description="Train and compare classifiers of recordings.",
     )
-    corpus, config = "Folder of the corpus", "YAML file of all hyper-parameters"
+    corpus, config = "folder of the corpus", "YAML file of all hyper-parameters"
     add_run_options(parser, corpus, config, "all", "0 1 2")
-    parser.add_argument("--feats", help="Folder of the features; default: EXP/feats")
+    parser.add_argument("--feats", help="folder of the features; default: EXP/feats")
     parser.add_argument(
-        "--confusion", default="adastride", help="Method whose confusions are drawn"
+        "--confusion", default="adastride", help="method whose confusions are drawn"
     )
-    parser.add_argument("--curve", help="Option to plot accuracy over")
+    parser.add_argument("--curve", help="option to plot accuracy over")
     parser.add_argument(
-        "--beside", nargs="+", default=[], help="Experiments on other data sets"
+        "--beside", nargs="+", default=[], help="experiments on other data sets"
     )
     return parser
 

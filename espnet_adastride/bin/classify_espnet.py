@@ -30,7 +30,6 @@ from pathlib import Path
 
 from espnet_adastride.bin.clips_for_espnet import utterance_id, write_data
 from espnet_adastride.bin.parsers import (
-    DefaultsFormatter,
     Parser,
     add_run_options,
     read_methods,
@@ -43,6 +42,7 @@ from espnet_adastride.corpora.clips import (
     folds_in_a_round,
     split_clips,
 )
+from espnet_adastride.corpora.kaldi import read_scp
 from espnet_adastride.errors import (
     RecipeError,
     one_line_errors,
@@ -58,8 +58,8 @@ from espnet_adastride.experiments.folders import (
 )
 from espnet_adastride.experiments.records import training_record
 from espnet_adastride.files import alone
+from espnet_adastride.quiet import quiet_imports
 from espnet_adastride.recipe.jobs import Interrupted
-from espnet_adastride.recipe.quiet import quiet_imports
 
 #: the tested model, and the criterion with which ESPnet keeps it
 MODEL = "valid.acc.best.pth"
@@ -69,10 +69,9 @@ CRITERION = ["valid", "acc", "max"]
 def get_parser():
     """Return the command's parser."""
     parser = Parser(
-        description="Train and compare classifiers through ESPnet's task cls",
-        formatter_class=DefaultsFormatter,
+        description="Train and compare classifiers through ESPnet's task cls.",
     )
-    corpus, config = "Folder of the corpus", "ESPnet training configuration"
+    corpus, config = "folder of the corpus", "ESPnet training configuration"
     add_run_options(parser, corpus, config, "strided_conv adastride", "0")
     parser.add_argument(
         "--data_config", help="YAML file with the settings of data and features"
@@ -81,7 +80,7 @@ def get_parser():
         "--ngpu", type=int, default=0, help="1: one GPU, shared by the runs"
     )
     parser.add_argument(
-        "--confusion", default="adastride", help="Method whose confusions are drawn"
+        "--confusion", default="adastride", help="method whose confusions are drawn"
     )
     return parser
 
@@ -242,8 +241,7 @@ def classify(folder, data, clips, device):
     encoder.register_forward_hook(
         lambda _, inputs, outputs: frames.append((inputs[1].sum(), outputs[1].sum()))
     )
-    wav_scp = (data / "test" / "wav.scp").read_text(encoding="utf-8")
-    paths = dict(line.split(" ", 1) for line in wav_scp.splitlines())
+    paths = read_scp(data / "test" / "wav.scp")
     # ESPnet's class names have no white space
     names = {utterance_id(clip.label): clip.label for clip in clips}
     predictions = {}

@@ -17,7 +17,7 @@ import re
 from pathlib import Path
 from typing import List, Tuple
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.audio import audio_info
 from espnet_adastride.corpora.clips import (
     LAYOUTS,
@@ -39,17 +39,20 @@ UNFIT = re.compile(r"[\s|]")
 def get_parser():
     """Return the command's parser."""
     parser = Parser(
-        description="Write a corpus of classified recordings for ESPnet's task cls",
-        formatter_class=DefaultsFormatter,
+        description="Write a corpus of classified recordings for ESPnet's task cls.",
     )
-    parser.add_argument("--corpus", required=True, help="Folder of the corpus")
-    parser.add_argument("--layout", required=True, choices=list(LAYOUTS))
-    parser.add_argument("--split", default="rotating", choices=list(SPLITS))
-    parser.add_argument("--seed", type=int, default=0, help="Seed of the split")
+    parser.add_argument("--corpus", required=True, help="folder of the corpus")
     parser.add_argument(
-        "--rate", type=whole(1), default=16000, help="Sampling rate of the model in Hz"
+        "--layout", required=True, choices=list(LAYOUTS), help="layout of the corpus"
     )
-    parser.add_argument("--output_dir", required=True, help="Output folder")
+    parser.add_argument(
+        "--split", default="rotating", choices=list(SPLITS), help="how clips are split"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the split")
+    parser.add_argument(
+        "--rate", type=whole(1), default=16000, help="sampling rate of the model in Hz"
+    )
+    parser.add_argument("--output_dir", required=True, help="output folder")
     return parser
 
 

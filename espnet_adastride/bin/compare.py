@@ -27,9 +27,15 @@ from collections import Counter
 from pathlib import Path
 from typing import List, Sequence
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.kaldi import shorten
-from espnet_adastride.errors import DataError, RecipeError, one_line_errors, resumable
+from espnet_adastride.errors import (
+    DataError,
+    RecipeError,
+    no_such,
+    one_line_errors,
+    resumable,
+)
 from espnet_adastride.experiments.comparison import format_comparison
 from espnet_adastride.experiments.definition import ROOT, Experiment
 from espnet_adastride.experiments.grid import Run, read_variant, tag_of, with_threads
@@ -43,9 +49,7 @@ from espnet_adastride.recipe.jobs import Interrupted
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
     parser = Parser(
-        prog="compare",
-        description="Train, decode and compare methods x rates x seeds",
-        formatter_class=DefaultsFormatter,
+        description="Train, decode and compare methods, rates and seeds in a recipe.",
     )
     parser.add_argument(
         "--recipe", default=str(ROOT / "egs" / "digits"), help="folder with run.sh"
@@ -64,11 +68,19 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="'NAME=METHOD WORD=VALUE ...'",
         help="a method with other values of input_layer_conf or other options",
     )
-    parser.add_argument("--rates", nargs="+", default=["8"])
-    parser.add_argument("--seeds", nargs="+", default=["0", "1", "2"])
-    parser.add_argument("--baseline", default="strided_conv")
+    parser.add_argument("--rates", nargs="+", default=["8"], help="overall strides")
     parser.add_argument(
-        "--asr_config", default=str(ROOT / "conf" / "train_digits.yaml")
+        "--seeds", nargs="+", default=["0", "1", "2"], help="random seeds"
+    )
+    parser.add_argument(
+        "--baseline",
+        default="strided_conv",
+        help="method that others are tested against",
+    )
+    parser.add_argument(
+        "--asr_config",
+        default=str(ROOT / "conf" / "train_digits.yaml"),
+        help="training configuration",
     )
     parser.add_argument(
         "--asr_args",
@@ -81,7 +93,11 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--test_set", default="test", help="set that the table is of")
     parser.add_argument("--nj", type=int, default=1, help="parallel runs")
     parser.add_argument("--threads", type=int, default=1, help="threads per run")
-    parser.add_argument("--python", default=sys.executable)
+    parser.add_argument(
+        "--python",
+        default=sys.executable,
+        help="python of the recipe; default: this one",
+    )
     parser.add_argument(
         "--name", default="comparison", help="title and file of the table: exp/NAME.md"
     )
@@ -108,7 +124,7 @@ def define(args) -> Experiment:
     if not script.is_file():
         raise RecipeError(f"--recipe {args.recipe}: there is no run.sh in it")
     if not config.is_file():
-        raise RecipeError(f"--asr_config {args.asr_config}: there is no such file")
+        raise RecipeError(no_such(args.asr_config, option="--asr_config"))
     variants = [read_variant(text).name for text in args.variant]
     methods = [*args.methods, *variants]
     if args.baseline not in methods:

@@ -25,7 +25,6 @@ from pathlib import Path
 import yaml
 
 from espnet_adastride.bin.parsers import (
-    DefaultsFormatter,
     Parser,
     add_run_options,
     read_methods,
@@ -46,27 +45,26 @@ from espnet_adastride.experiments.folders import (
 from espnet_adastride.experiments.records import training_record
 from espnet_adastride.files import alone, write_text
 from espnet_adastride.options import split_list, whole
+from espnet_adastride.quiet import quiet_imports
 from espnet_adastride.recipe.jobs import Interrupted, Job, run_jobs
-from espnet_adastride.recipe.quiet import quiet_imports
 
 
 def get_parser():
     """Return the command's parser."""
     parser = Parser(
-        description="Train and compare VQ-VAEs with several downsampling methods",
-        formatter_class=DefaultsFormatter,
+        description="Train and compare VQ-VAEs with several downsampling methods.",
     )
-    corpus = "Folder of recordings; optional trans.txt: NAME TEXT"
+    corpus = "folder of recordings; optional trans.txt: NAME TEXT"
     config, methods = "YAML file of all hyper-parameters", "strided_conv avg_pool"
     add_run_options(parser, corpus, config, f"{methods} adastride_f", "0 1 2")
     parser.add_argument(
-        "--rates", nargs="+", default=["4", "8", "16"], help="Powers of 2"
+        "--rates", nargs="+", default=["4", "8", "16"], help="powers of 2"
     )
     parser.add_argument(
         "--listen",
         type=whole(0),
         default=3,
-        help="Test recordings on the listening page",
+        help="test recordings on the listening page",
     )
     return parser
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from espnet_adastride.bin.download_librispeech import fetch, unpacked
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.errors import DataError, one_line_errors
 
 
@@ -88,19 +88,19 @@ def download_corpus(name: str, folder, url: str = "", tries: int = 5) -> Path:
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     parser = Parser(
-        prog="download_corpus",
         description="Download a corpus of classified recordings and unpack it.",
-        formatter_class=DefaultsFormatter,
     )
-    parser.add_argument("--name", required=True, choices=list(CORPORA))
-    parser.add_argument("--corpus", required=True, help="Destination folder")
     parser.add_argument(
-        "--url", default="", help="Address of another .tar.gz, e.g. a mirror's"
+        "--name", required=True, choices=list(CORPORA), help="the corpus"
+    )
+    parser.add_argument("--corpus", required=True, help="destination folder")
+    parser.add_argument(
+        "--url", default="", help="address of another .tar.gz, e.g. a mirror's"
     )
     return parser
 
 
-@one_line_errors(name="download_corpus")
+@one_line_errors
 def main(cmd=None) -> None:
     """Run the command; bad input ends in one line."""
     args = get_parser().parse_args(cmd)

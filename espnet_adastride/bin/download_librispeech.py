@@ -25,7 +25,7 @@ from typing import Optional
 
 from tqdm import tqdm
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.errors import DataError, one_line_errors
 
 URL = "https://www.openslr.org/resources/12"
@@ -277,9 +277,7 @@ def _reason(error: Exception) -> str:
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
     parser = Parser(
-        prog="download_librispeech",
         description="Download parts of LibriSpeech from OpenSLR and unpack them.",
-        formatter_class=DefaultsFormatter,
     )
     parser.add_argument(
         "--corpus", required=True, help="folder that will hold LibriSpeech/"
@@ -294,7 +292,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@one_line_errors(name="download_librispeech")
+@one_line_errors
 def main(cmd=None) -> None:
     """Run the command; bad input ends in one line."""
     args = get_parser().parse_args(cmd)

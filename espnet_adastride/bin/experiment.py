@@ -16,7 +16,7 @@ import os
 import sys
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.bin.results import RECORDS, write_results
 from espnet_adastride.errors import RecipeError, one_line_errors, resumable
 from espnet_adastride.experiments.definition import ROOT, read_experiment
@@ -30,11 +30,9 @@ from espnet_adastride.recipe.jobs import Interrupted
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     parser = Parser(
-        prog="experiment",
-        description="Do the missing runs of an experiment",
-        formatter_class=DefaultsFormatter,
+        description="Run the missing runs of an experiment.",
     )
-    parser.add_argument("definition", help="conf/experiments/NAME.yaml")
+    parser.add_argument("definition", help="definition, conf/experiments/NAME.yaml")
     parser.add_argument("--records", default=str(RECORDS), help="folder of records")
     parser.add_argument(
         "--results", default=str(RECORDS.parent), help="folder of the pages"
@@ -48,7 +46,11 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--nj", type=int, default=1, help="parallel runs")
     parser.add_argument("--threads", type=int, default=1, help="threads per run")
-    parser.add_argument("--python", default=sys.executable)
+    parser.add_argument(
+        "--python",
+        default=sys.executable,
+        help="python of the recipe; default: this one",
+    )
     return parser
 
 

@@ -15,10 +15,10 @@ import tempfile
 from pathlib import Path
 
 from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.errors import RecipeError, one_line_errors
+from espnet_adastride.errors import GIVE_MODEL, RecipeError, no_such, one_line_errors
 from espnet_adastride.extras import describe_missing
 from espnet_adastride.options import real, str2bool
-from espnet_adastride.recipe.quiet import quiet_imports
+from espnet_adastride.quiet import quiet_imports
 
 FORMATS = ("onnx", "torch")
 #: packages of --format onnx
@@ -28,7 +28,6 @@ NEEDED = ("onnx", "onnxscript", "onnxruntime")
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
     parser = Parser(
-        prog="adastride export",
         description="Export a trained model to one file that runs without ESPnet.",
     )
     parser.add_argument(
@@ -79,10 +78,7 @@ def check(args: argparse.Namespace) -> None:
     """
     output = Path(args.output)
     if not Path(args.model).exists():
-        raise RecipeError(
-            f"{args.model}: no such file or folder; give an experiment's folder "
-            "(exp/asr_...) or a packed .zip"
-        )
+        raise RecipeError(no_such(args.model, GIVE_MODEL, "file or folder"))
     if not output.absolute().parent.is_dir():
         raise RecipeError(
             f"--output {output}: no folder {output.parent}; create it first"

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 
 from espnet_adastride.bin.format_data import add_set_options
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.bin.stage_stamp import check
 from espnet_adastride.corpora.datadir import TABLES, audio_files, parse_rate
 from espnet_adastride.corpora.features import build_upstream, check_upstream
@@ -45,14 +45,12 @@ MADE = (
 def get_parser():
     """Return the command's parser."""
     parser = Parser(
-        prog="extract_features",
-        description="Extract features of a pretrained encoder",
-        formatter_class=DefaultsFormatter,
+        description="Extract features of a pretrained encoder.",
     )
-    add_set_options(parser, "A formatted data folder and its output folder")
+    add_set_options(parser, "a formatted data folder and its output folder")
     add_upstream_options(parser)
     parser.add_argument(
-        "--nj", type=whole(1), default=1, help="Recordings processed in parallel"
+        "--nj", type=whole(1), default=1, help="recordings processed in parallel"
     )
     return parser
 
@@ -68,7 +66,9 @@ def add_upstream_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layers", default="last", help="last, all, or numbers (transformers)"
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="where to compute"
+    )
 
 
 @one_line_errors

@@ -7,7 +7,7 @@ A finished and unchanged ``--set SOURCE OUTPUT`` is skipped.
 from pathlib import Path
 
 from espnet_adastride.bin.format_data import MADE, add_set_options
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.bin.stage_stamp import check
 from espnet_adastride.corpora.datadir import (
     FEATURE_FILES,
@@ -23,21 +23,20 @@ from espnet_adastride.recipe.stamps import Stamp, fingerprint
 
 def get_parser():
     parser = Parser(
-        description="Filter data folders by duration and text",
-        formatter_class=DefaultsFormatter,
+        description="Filter data folders by duration and text.",
     )
-    add_set_options(parser, "A dump folder and its filtered output folder")
+    add_set_options(parser, "a dump folder and its filtered output folder")
     parser.add_argument(
         "--min_wav_duration",
         type=real(0),
         default=0.1,
-        help="Seconds; shorter utterances are left out",
+        help="seconds; shorter utterances are left out",
     )
     parser.add_argument(
         "--max_wav_duration",
         type=real(0, infinite=True),
         default=20.0,
-        help="Seconds; longer utterances are left out",
+        help="seconds; longer utterances are left out",
     )
     return parser
 

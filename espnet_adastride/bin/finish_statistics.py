@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Stages 6 and 10, last step: complete the joined statistics and install them."""
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.errors import one_line_errors
 from espnet_adastride.options import str2bool
 from espnet_adastride.recipe.feature_statistics import finish
@@ -9,18 +9,19 @@ from espnet_adastride.recipe.feature_statistics import finish
 
 def get_parser():
     parser = Parser(
-        description="Append the vocabulary size to text_shape; install statistics",
-        formatter_class=DefaultsFormatter,
+        description="Add the vocabulary size to text_shape and install statistics.",
     )
-    parser.add_argument("--input_dir", required=True, help="Joined statistics")
+    parser.add_argument("--input_dir", required=True, help="joined statistics")
     parser.add_argument("--output_dir", required=True, help="asr_ or lm_stats_dir")
-    parser.add_argument("--token_type", required=True)
-    parser.add_argument("--token_list", required=True)
+    parser.add_argument(
+        "--token_type", required=True, help="kind of tokens: bpe, char, ..."
+    )
+    parser.add_argument("--token_list", required=True, help="tokens.txt")
     parser.add_argument(
         "--text_only",
         type=str2bool,
         default=False,
-        help="Statistics of a language model",
+        help="statistics of a language model",
     )
     return parser
 

@@ -7,7 +7,7 @@ A finished and unchanged ``--set SOURCE OUTPUT`` is skipped.
 import argparse
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.bin.stage_stamp import add_rerun_option, check
 from espnet_adastride.corpora.datadir import (
     TABLES,
@@ -32,17 +32,16 @@ def add_set_options(parser: argparse.ArgumentParser, what: str) -> None:
         metavar=("SOURCE", "OUTPUT"),
         help=what,
     )
-    parser.add_argument("--fs", default="16k", help="Sampling rate")
+    parser.add_argument("--fs", default="16k", help="sampling rate")
     add_rerun_option(parser)
 
 
 def get_parser():
     parser = Parser(
-        description="Check audio, resample it if needed, count samples",
-        formatter_class=DefaultsFormatter,
+        description="Check audio, resample it if needed and count samples.",
     )
-    add_set_options(parser, "A data folder and its dump folder")
-    parser.add_argument("--nj", type=whole(1), default=4, help="Threads")
+    add_set_options(parser, "a data folder and its dump folder")
+    parser.add_argument("--nj", type=whole(1), default=4, help="threads")
     return parser
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Stage 12, last step: join the jobs' hypotheses; print their real-time factor."""
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.datadir import parse_rate
 from espnet_adastride.errors import one_line_errors
 from espnet_adastride.recipe.decoding import join_decoded
@@ -9,15 +9,14 @@ from espnet_adastride.recipe.decoding import join_decoded
 
 def get_parser():
     parser = Parser(
-        description="Join the output of parallel decoding jobs",
-        formatter_class=DefaultsFormatter,
+        description="Join the output of parallel decoding jobs.",
     )
-    parser.add_argument("--logdir", required=True, help="Folder of output.N and logs")
-    parser.add_argument("--data", required=True, help="The decoded dump folder")
+    parser.add_argument("--logdir", required=True, help="folder of output.N and logs")
+    parser.add_argument("--data", required=True, help="the decoded dump folder")
     parser.add_argument(
-        "--output_dir", required=True, help="Folder for text, token, ..."
+        "--output_dir", required=True, help="folder for text, token, ..."
     )
-    parser.add_argument("--fs", default="16k", help="Sampling rate")
+    parser.add_argument("--fs", default="16k", help="sampling rate")
     return parser
 
 

@@ -4,7 +4,7 @@
 Files are UTF-8; a byte order mark, CR LF and a tab after the id are accepted.
 """
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.kaldi import read_lines, split_line
 from espnet_adastride.errors import RecipeError, one_line_errors
 from espnet_adastride.files import write_text
@@ -12,11 +12,10 @@ from espnet_adastride.files import write_text
 
 def get_parser():
     parser = Parser(
-        description="Join text files of 'id text' lines",
-        formatter_class=DefaultsFormatter,
+        description="Join text files of 'id text' lines.",
     )
-    parser.add_argument("--output", required=True, help="File to write")
-    parser.add_argument("text", nargs="+", help="Text files")
+    parser.add_argument("--output", required=True, help="file to write")
+    parser.add_argument("text", nargs="+", help="text files")
     return parser
 
 

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.errors import one_line_errors
 from espnet_adastride.files import lock
 from espnet_adastride.options import str2bool
@@ -14,15 +14,14 @@ from espnet_adastride.options import str2bool
 
 def get_parser():
     parser = Parser(
-        description="Take the lock of a folder on an inherited file descriptor",
-        formatter_class=DefaultsFormatter,
+        description="Take the lock of a folder on an inherited file descriptor.",
     )
     parser.add_argument(
-        "fd", type=int, help="File descriptor of the lock file, open for appending"
+        "fd", type=int, help="file descriptor of the lock file, open for appending"
     )
-    parser.add_argument("lock_file", help="Name of the lock file")
+    parser.add_argument("lock_file", help="name of the lock file")
     parser.add_argument(
-        "--wait", type=str2bool, default=False, help="Wait instead of failing"
+        "--wait", type=str2bool, default=False, help="wait instead of failing"
     )
     return parser
 

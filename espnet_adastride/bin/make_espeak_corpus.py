@@ -11,22 +11,20 @@ completed.
 import argparse
 import os
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.mini_espeak.build import build_corpus
 from espnet_adastride.corpora.mini_espeak.plan import (
     DEFAULT_LM_SENTENCES,
     DEFAULT_MINUTES,
 )
-from espnet_adastride.errors import UserError, one_line_errors
+from espnet_adastride.errors import one_line_errors, resumable
 from espnet_adastride.options import real, whole
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
     parser = Parser(
-        prog="make_espeak_corpus",
         description="Make the demo's synthetic corpus in the layout of LibriSpeech.",
-        formatter_class=DefaultsFormatter,
     )
     parser.add_argument(
         "--output", required=True, help="folder that will hold LibriSpeech/"
@@ -54,7 +52,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@one_line_errors(name="make_espeak_corpus")
+@one_line_errors
 def main(cmd=None) -> None:
     """Run the command; bad input ends in one line."""
     parser = get_parser()
@@ -64,19 +62,10 @@ def main(cmd=None) -> None:
         parser.error(f"--nj {args.nj}: give at least 1")
     # One thread per process.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    try:
+    with resumable():
         build_corpus(
             args.output, args.seed, minutes, args.nj, lm_sentences=args.lm_sentences
         )
-    except OSError as e:
-        raise UserError(
-            f"cannot write to {args.output}: {e}; give another --output or free some "
-            "space"
-        ) from None
-    except KeyboardInterrupt:
-        raise SystemExit(
-            "make_espeak_corpus: interrupted; run the same command to resume"
-        ) from None
 
 
 if __name__ == "__main__":

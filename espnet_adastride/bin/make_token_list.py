@@ -3,7 +3,7 @@
 
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.bin.stage_stamp import add_rerun_option, check
 from espnet_adastride.corpora.tokens import make_token_list, unseen_characters
 from espnet_adastride.errors import one_line_errors
@@ -13,30 +13,36 @@ from espnet_adastride.recipe.stamps import Stamp, fingerprint
 
 def get_parser():
     parser = Parser(
-        description="Make a token list in ESPnet's format",
-        formatter_class=DefaultsFormatter,
+        description="Make a token list in ESPnet's format.",
     )
     parser.add_argument(
-        "--text", action="append", required=True, help="A Kaldi-style text file"
+        "--text", action="append", required=True, help="a Kaldi-style text file"
     )
-    parser.add_argument("--output", required=True, help="Output folder of tokens.txt")
-    parser.add_argument("--token_type", default="bpe", choices=["bpe", "char"])
-    parser.add_argument("--nbpe", type=whole(1), default=30, help="Number of pieces")
-    parser.add_argument("--bpemode", default="unigram", choices=["unigram", "bpe"])
+    parser.add_argument("--output", required=True, help="output folder of tokens.txt")
+    parser.add_argument(
+        "--token_type", default="bpe", choices=["bpe", "char"], help="kind of tokens"
+    )
+    parser.add_argument("--nbpe", type=whole(1), default=30, help="number of pieces")
+    parser.add_argument(
+        "--bpemode",
+        default="unigram",
+        choices=["unigram", "bpe"],
+        help="SentencePiece algorithm",
+    )
     parser.add_argument(
         "--bpe_char_cover",
         type=real(0, 1, above=True),
         default=1.0,
-        help="Character coverage",
+        help="character coverage",
     )
     parser.add_argument(
-        "--bpe_nlsyms", default="", help="User-defined symbols, comma-separated"
+        "--bpe_nlsyms", default="", help="user-defined symbols, comma-separated"
     )
     parser.add_argument(
         "--check_text",
         action="append",
         default=[],
-        help="Text of another set: report its characters that no token covers",
+        help="text of another set: report its characters that no token covers",
     )
     add_rerun_option(parser)
     return parser

@@ -9,7 +9,7 @@ import json
 import os
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.errors import located, one_line_errors
 from espnet_adastride.files import write_text
 
@@ -17,9 +17,7 @@ from espnet_adastride.files import write_text
 def get_parser():
     """Return the command's parser."""
     parser = Parser(
-        prog="measure_run",
-        description="Measure a trained model",
-        formatter_class=DefaultsFormatter,
+        description="Measure a trained model.",
     )
     parser.add_argument("--exp", required=True, help="folder of the experiment")
     parser.add_argument("--output", required=True, help="JSON file to write")

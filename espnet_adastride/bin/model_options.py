@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from espnet_adastride.config import read_config
-from espnet_adastride.errors import RecipeError, UserError
+from espnet_adastride.errors import GIVE_MODEL, RecipeError, UserError, no_such
 from espnet_adastride.options import real
-from espnet_adastride.recipe.quiet import quiet_imports
+from espnet_adastride.quiet import quiet_imports
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +77,16 @@ def load_transcriber(args: argparse.Namespace, **options):
         raise SystemExit(130) from None
 
 
+def check_model_exists(model: str) -> None:
+    """Reject a --model that is neither a file nor a folder.
+
+    Raises:
+        RecipeError: with the fix.
+    """
+    if not Path(model).exists():
+        raise RecipeError(no_such(model, GIVE_MODEL, "file or folder", "--model"))
+
+
 def check_model_options(args: argparse.Namespace, inference_config=None) -> None:
     """Reject bad options before a model is loaded.
 
@@ -92,18 +102,11 @@ def check_model_options(args: argparse.Namespace, inference_config=None) -> None
         raise RecipeError(f"--ngpu {args.ngpu}: give 0 or 1")
     if args.stride is not None and not args.stride >= 1:
         raise RecipeError(f"--stride {args.stride:g}: give a number of at least 1")
-    if not model.exists():
-        raise RecipeError(
-            f"--model {model}: no such file or folder; give an experiment's folder "
-            "(exp/asr_...) or a packed .zip"
-        )
+    check_model_exists(args.model)
     if model.is_dir() and not any(
         (model / name).is_file() for name in ("config.yaml", "meta.yaml")
     ):
-        raise RecipeError(
-            f"--model {model}: no config.yaml in it; give an experiment's folder "
-            "(exp/asr_...) or a packed .zip"
-        )
+        raise RecipeError(f"--model {model}: no config.yaml in it; {GIVE_MODEL}")
     wanted = args.asr_model_file
     if wanted is not None and not (
         (model / wanted).is_file() or Path(wanted).is_file()
@@ -113,7 +116,10 @@ def check_model_options(args: argparse.Namespace, inference_config=None) -> None
             f"--asr_model_file {wanted}: no such file in {model} (it has: {there})"
         )
     if args.upstream_model is not None and not Path(args.upstream_model).exists():
-        raise RecipeError(f"--upstream_model {args.upstream_model}: no such folder")
+        fix = "give the folder of the pretrained encoder"
+        raise RecipeError(
+            no_such(args.upstream_model, fix, "folder", "--upstream_model")
+        )
     if isinstance(inference_config, (str, Path)):
         try:
             read_config(inference_config)

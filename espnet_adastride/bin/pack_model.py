@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Dict, List
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.config import read_config
 from espnet_adastride.corpora.lengths import LENGTHS_NAME, find_lengths, write_lengths
 from espnet_adastride.corpora.upstream_record import RECORD_NAME, read_record
@@ -29,6 +29,7 @@ from espnet_adastride.errors import RecipeError, one_line_errors
 from espnet_adastride.evaluation.plan import short_count
 from espnet_adastride.files import write_text
 from espnet_adastride.networks.unpacking import check_weights
+from espnet_adastride.quiet import quiet_imports
 from espnet_adastride.recipe.model_card import model_card
 
 CONFIGS = ("asr_train_config", "lm_train_config")
@@ -38,31 +39,29 @@ WEIGHTS = ("asr_model_file", "lm_file")
 def get_parser():
     """Return the parser: the options of ``espnet2.bin.pack asr`` and of the card."""
     parser = Parser(
-        prog="pack_model",
-        description="Pack a trained model with its card",
-        formatter_class=DefaultsFormatter,
+        description="Pack a trained model with its card.",
     )
     parser.add_argument("--asr_train_config", required=True, help="config.yaml")
-    parser.add_argument("--asr_model_file", required=True, help="Parameters")
-    parser.add_argument("--lm_train_config", help="The language model's config.yaml")
-    parser.add_argument("--lm_file", help="The language model's parameters")
+    parser.add_argument("--asr_model_file", required=True, help="parameters")
+    parser.add_argument("--lm_train_config", help="the language model's config.yaml")
+    parser.add_argument("--lm_file", help="the language model's parameters")
     parser.add_argument(
-        "--option", action="append", default=[], help="Another file to pack"
+        "--option", action="append", default=[], help="another file to pack"
     )
     parser.add_argument("--results", help="RESULTS.md for the card")
-    parser.add_argument("--license", default="cc-by-4.0", help="The model's license")
+    parser.add_argument("--license", default="cc-by-4.0", help="the model's license")
     parser.add_argument(
-        "--lang", default="noinfo", help="The model's language, e.g. en"
+        "--lang", default="noinfo", help="the model's language, e.g. en"
     )
     parser.add_argument(
         "--dtype",
         choices=("float32", "float16"),
         default="float32",
-        help="Type of the packed parameters; float16 halves the size and loads as "
+        help="type of the packed parameters; float16 halves the size and loads as "
         "float32",
     )
     parser.add_argument(
-        "--outpath", required=True, help="Output archive: .zip, .tgz ..."
+        "--outpath", required=True, help="output archive: .zip, .tgz ..."
     )
     return parser
 
@@ -220,8 +219,8 @@ def main(cmd=None):
     """Run the command; an error ends it in one line."""
     args = get_parser().parse_args(cmd)
     named = named_files(args)  # before the slow imports
-    import espnet_adastride.plugin  # noqa: F401  (registers the words of input_layer)
-
+    with quiet_imports():
+        import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
     print(pack_model(args, named))
 
 

@@ -5,45 +5,59 @@ option closest to an unknown one, and shows defaults only where they carry infor
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
-from typing import List, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
-from espnet_adastride.errors import RecipeError, nearest
+from espnet_adastride.errors import RecipeError, called_command, named, nearest
 from espnet_adastride.options import check_jobs, read_seeds, split_list, str2bool
 from espnet_adastride.version import __version__
 
+#: the folder of this project; defaults in it are shown relative to it
+ROOT = Path(__file__).resolve().parents[2]
 
-def called_program(name: str) -> str:
-    """Return the command line name of this process; ``name`` if unknown."""
-    path, called = Path(sys.argv[0]), name
+
+def called_program() -> Optional[str]:
+    """Return the command line name of this process; None: argparse's own choice."""
+    path = Path(sys.argv[0])
     if path.suffix == ".py" and path.parts[-3:-1] == ("espnet_adastride", "bin"):
-        called = f"python -m espnet_adastride.bin.{path.stem}"
-    elif path.name.startswith(("adastride-", "adastride ")):
-        called = path.name
-    return name if name.startswith(called) else called  # for a mode, include the mode
+        return f"python -m espnet_adastride.bin.{path.stem}"
+    return called_command() or None
 
 
-class DefaultsFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Adds defaults to the help, except empty ones and those of required options."""
+def say(line: str) -> None:
+    """Print a line to standard error, after the command's name."""
+    print(named(line), file=sys.stderr, flush=True)
+
+
+class DefaultsFormatter(argparse.HelpFormatter):
+    """Adds the defaults of options to their help, where it does not name them."""
 
     def _get_help_string(self, action):
-        if action.required or action.default in (None, "", [], ()):
+        default = action.default
+        if action.required or action.nargs == 0 or "default" in action.help:
             return action.help
-        return super()._get_help_string(action)
+        if default in (None, "", [], ()):
+            return action.help
+        if isinstance(default, (list, tuple)):
+            default = " ".join(map(str, default))
+        shown = str(default).replace(f"{ROOT}{os.sep}", "").replace("%", "%%")
+        if isinstance(default, bool):
+            shown = shown.lower()
+        return f"{action.help} (default: {shown})"
 
 
 class Parser(argparse.ArgumentParser):
     """ArgumentParser of the commands of this package.
 
     Args:
-        prog: the command's name if it is not started as a program.
         **options: options of argparse.
     """
 
     def __init__(self, *args, prog=None, **options):
-        name = prog or options.get("usage") or Path(sys.argv[0]).name
-        super().__init__(*args, prog=called_program(name), **options)
+        options.setdefault("formatter_class", DefaultsFormatter)
+        super().__init__(*args, prog=prog or called_program(), **options)
         self._words = []
         if not any("--version" in a.option_strings for a in self._actions):
             self.add_argument(
@@ -77,7 +91,8 @@ class Parser(argparse.ArgumentParser):
             if near is not None:
                 message += f"; unknown option {name}: did you mean --{near}?"
                 break
-        super().error(message)
+        self.print_usage(sys.stderr)
+        self.exit(2, named(f"error: {message}\n"))
 
 
 def add_run_options(
@@ -92,13 +107,15 @@ def add_run_options(
     add = parser.add_argument
     add("--corpus", help=corpus)
     add("--config", help=config)
-    add("--exp", required=True, help="Folder of the experiment")
-    words = "METHOD[:WORD=VALUE,...]; or one for each stage, joined by +"
+    add("--exp", required=True, help="folder of the experiment")
+    words = (
+        "methods to train: METHOD[:WORD=VALUE,...]; or one for each stage, joined by +"
+    )
     words += "; or all" if methods == "all" else ""
     add("--methods", nargs="+", default=methods.split(), help=words)
-    add("--seeds", nargs="+", default=seeds.split(), help="Numbers")
-    add("--nj", type=int, default=1, help="Parallel runs, one core each")
-    tested = "Method that others are tested against"
+    add("--seeds", nargs="+", default=seeds.split(), help="random seeds")
+    add("--nj", type=int, default=1, help="parallel runs, one core each")
+    tested = "method that others are tested against"
     add("--reference", default="strided_conv", help=tested)
     only = "false: only the table of finished runs"
     add("--train", type=str2bool, default=True, help=only)

@@ -10,7 +10,7 @@ prefix ``sp0.9-`` and so on. An interrupted run resumes.
 
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.bin.stage_stamp import add_rerun_option, check
 from espnet_adastride.corpora.datadir import TABLES, audio_files
 from espnet_adastride.corpora.perturb import RECORD, parse_factors, perturb_data_dir
@@ -21,18 +21,17 @@ from espnet_adastride.recipe.stamps import Stamp, fingerprint, hash_listing
 
 def get_parser():
     parser = Parser(
-        description="Speed perturbation of a data folder",
-        formatter_class=DefaultsFormatter,
+        description="Make copies of a data folder at other speeds.",
     )
-    parser.add_argument("--source", required=True, help="A data folder")
-    parser.add_argument("--output", required=True, help="The output data folder")
+    parser.add_argument("--source", required=True, help="a data folder")
+    parser.add_argument("--output", required=True, help="the output data folder")
     parser.add_argument(
         "--factors",
         nargs="+",
         required=True,
-        help="Speed factors, e.g. 0.9 1.0 1.1; 1.0 is the unchanged set",
+        help="speed factors, e.g. 0.9 1.0 1.1; 1.0 is the unchanged set",
     )
-    parser.add_argument("--nj", type=whole(1), default=4, help="Threads")
+    parser.add_argument("--nj", type=whole(1), default=4, help="threads")
     add_rerun_option(parser)
     return parser
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Check the data and cost of a training before it starts; reject what cannot work.
+"""Check the data and cost of a training before it starts; reject invalid settings.
 
     python -m espnet_adastride.bin.plan_training --plan exp/asr_train/plan.md \
         --config conf/train_asr_conformer.yaml --token_list ... \
@@ -7,21 +7,19 @@
         --train_data_path_and_name_and_type ...
 
 It takes the options of ``espnet2.bin.asr_train`` and its own, in any order, and prints
-a
-page: utterances that are too short or that CTC cannot align at this rate; padding and
+a page: utterances that are too short or that CTC cannot align at this rate; padding and
 batches; parameters and multiply-accumulates; measured time and memory of a step.
 ``--input_layer`` may be any of ESPnet's or of the plugin's. These errors stop it with
-one
-line: a batch of utterances that are all too short, too large a share that CTC cannot
-align, an utterance larger than a batch, fewer batches than ``accum_grad``. The first
-shape file must be that of the speech, the second that of the text, as in ESPnet's
+one line: a batch of utterances that are all too short, too large a share that CTC
+cannot align, an utterance larger than a batch, fewer batches than ``accum_grad``. The
+first shape file must be that of the speech, the second that of the text, as in ESPnet's
 recipes.
 """
 
 import argparse
 import logging
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.errors import (
     NotPlanned,
     RecipeError,
@@ -29,33 +27,32 @@ from espnet_adastride.errors import (
     one_line_errors,
 )
 from espnet_adastride.options import real, whole
+from espnet_adastride.quiet import quiet_imports
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's own options."""
     parser = Parser(
-        prog="plan_training",
-        description="Plan a training: lengths, CTC, batches, cost",
+        description="Check the data, memory and cost of a training before it starts.",
         epilog="All other options are those of espnet2.bin.asr_train.",
-        formatter_class=DefaultsFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--plan", help="File for the page (Markdown)")
+    parser.add_argument("--plan", help="file for the page (Markdown)")
     parser.add_argument(
         "--max_unalignable",
         type=real(0, 1),
         default=0.1,
-        help="Fail if CTC cannot align a larger share of the training utterances",
+        help="fail if CTC cannot align a larger share of the training utterances",
     )
     parser.add_argument(
         "--plan_seconds",
         type=real(0),
         default=20.0,
-        help="Approximate time limit for measuring steps in s; larger batches are "
+        help="approximate time limit for measuring steps in s; larger batches are "
         "extrapolated; 0: count only",
     )
     parser.add_argument(
-        "--processes", type=whole(1), default=1, help="Training processes in all"
+        "--processes", type=whole(1), default=1, help="training processes in all"
     )
     return parser
 
@@ -148,9 +145,9 @@ def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
 def main(cmd=None):
     """Run the command: print the page, or one line with the reason why not."""
     own, rest = get_parser().parse_known_args(cmd)
-    import espnet_adastride.plugin  # noqa: F401  (registers the words of input_layer)
-    from espnet_adastride.evaluation.plan import write_plan
-    from espnet_adastride.plugin.espnet import asr_task
+    with quiet_imports():
+        from espnet_adastride.evaluation.plan import write_plan
+        from espnet_adastride.plugin.espnet import asr_task
 
     args = asr_task.ASRTask.get_parser().parse_args(rest)
     logging.basicConfig(level="WARNING")

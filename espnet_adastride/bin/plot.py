@@ -28,7 +28,6 @@ stream: when the words of a recording appear while it is being spoken
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -37,19 +36,18 @@ from espnet_adastride.bin.model_options import (
     add_segment_option,
     load_transcriber,
 )
-from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.bin.parsers import Parser, say
 from espnet_adastride.corpora.audio import audio_info
 from espnet_adastride.corpora.kaldi import read_scp, shorten
 from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.errors import AudioError, DataError, located
 from espnet_adastride.errors import nearest as nearest_word
-from espnet_adastride.errors import one_line_errors
+from espnet_adastride.errors import no_such, one_line_errors
 from espnet_adastride.files import shown, write_text
 from espnet_adastride.options import real
 from espnet_adastride.timing.ctc import Timed
 from espnet_adastride.timing.transcripts import read_reference, read_textgrid
 
-NAME = "adastride-plot"
 #: seconds; the utterance nearest to it is drawn
 GOOD_LENGTH = 5.0
 FIX = "choose a model with adastride or adastride_f"
@@ -79,11 +77,12 @@ def get_parser() -> argparse.ArgumentParser:
     from espnet_adastride.timing.energy import SPEECH_THRESHOLD_DB
 
     parser = Parser(
-        prog=NAME,
         description="Draw a model's frames.",
-        epilog=f"{NAME} MODE --help lists the options of a mode",
+        epilog="MODE --help lists the options of a mode",
     )
-    modes = parser.add_subparsers(dest="mode", required=True, metavar="MODE")
+    modes = parser.add_subparsers(
+        dest="mode", required=True, metavar="MODE", help="what to draw"
+    )
     one = modes.add_parser("utterance", help="one utterance over its spectrogram")
     add_model_options(one)
     source = one.add_mutually_exclusive_group(required=True)
@@ -152,7 +151,7 @@ def choose(args: argparse.Namespace) -> Recording:
         key = args.utt_id or shown(Path(args.audio).stem)
         return Recording(key, args.audio, text)
     if args.text is not None:
-        raise DataError("--text goes with --audio; --data_dir has its own file text")
+        raise DataError("--text requires --audio; --data_dir has its own file text")
     folder = Path(args.data_dir)
     waves = read_scp(folder / "wav.scp")
     key = args.utt_id
@@ -231,15 +230,8 @@ def load_wave(recording: Recording, rate: int):
         AudioError: if the recording cannot be read.
     """
     if recording.audio.endswith("|"):
-        raise AudioError(
-            f"{recording.audio}: is a command with a pipe; give an audio file"
-        )
+        raise AudioError(f"{recording.audio}: is a piped command; give an audio file")
     return read_audio(recording.audio, rate, say=say)
-
-
-def say(line: str) -> None:
-    """Print a line to standard error."""
-    print(f"{NAME}: {line}", file=sys.stderr, flush=True)
 
 
 # ------------------------------------------------------------------ the modes
@@ -306,7 +298,7 @@ def draw_utterance(args: argparse.Namespace) -> List[str]:
 
     recording = choose(args)
     if not recording.audio.endswith("|") and not Path(recording.audio).exists():
-        raise DataError(f"{recording.audio}: no such file")
+        raise DataError(no_such(recording.audio))
     reference = None if args.ref is None else read_words(args.ref)
     picture = analyse(load(args), recording, args.speech_threshold, reference)
     lines = summary(picture)
@@ -408,9 +400,8 @@ def draw_training(args: argparse.Namespace) -> List[str]:
     runs, lines = {}, []
     for folder in map(Path, args.experiments):
         if not folder.is_dir():
-            raise DataError(
-                f"{folder}: no such folder; give an experiment (exp/asr_...)"
-            )
+            fix = "give an experiment (exp/asr_...)"
+            raise DataError(no_such(folder, fix, "folder"))
         epochs = read_epochs(folder)
         if not epochs:
             raise DataError(
@@ -510,7 +501,7 @@ MODES = {
 }
 
 
-@one_line_errors(name=NAME)
+@one_line_errors
 def main(cmd=None) -> None:
     """Run the command; bad input ends in one line, status 1."""
     args = get_parser().parse_args(cmd)

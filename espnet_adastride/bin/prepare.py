@@ -27,17 +27,14 @@ from espnet_adastride.corpora.own.rows import Options
 from espnet_adastride.corpora.own.source import Source
 from espnet_adastride.corpora.own.split import PARTS
 from espnet_adastride.corpora.own.tables import COLUMNS
-from espnet_adastride.errors import DataError, one_line_errors
+from espnet_adastride.errors import DataError, no_such, one_line_errors
 from espnet_adastride.files import shown
 from espnet_adastride.options import str2bool
-
-NAME = "adastride-prepare"
 
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
     parser = Parser(
-        prog=NAME,
         description=__doc__.split("\n\n")[0],
         epilog="\n\n".join(__doc__.split("\n\n")[1:]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -189,7 +186,7 @@ def read_options(args: argparse.Namespace) -> Options:
                 "around the speaker, or use --speaker_from folder"
             )
     if args.audio_dir and not os.path.isdir(args.audio_dir):
-        raise DataError(f"--audio_dir {args.audio_dir}: no such folder")
+        raise DataError(no_such(args.audio_dir, what="folder", option="--audio_dir"))
     return Options(
         fs=parse_rate(args.fs),
         seed=args.seed,
@@ -219,7 +216,7 @@ def next_command(output: Path) -> List[str]:
     ]
 
 
-@one_line_errors(name=NAME)
+@one_line_errors
 def main(cmd=None) -> None:
     """Run the command; bad input ends in one line."""
     args = get_parser().parse_args(cmd)

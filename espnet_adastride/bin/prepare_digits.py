@@ -12,7 +12,7 @@ unusable recording is rejected by name.
 import argparse
 import time
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.digits import build_digits, find_recordings, plan_digits
 from espnet_adastride.errors import one_line_errors
 from espnet_adastride.options import real, whole
@@ -21,9 +21,7 @@ from espnet_adastride.options import real, whole
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
     parser = Parser(
-        prog="prepare_digits",
         description="Make connected digits from the Free Spoken Digit Dataset.",
-        formatter_class=DefaultsFormatter,
     )
     parser.add_argument(
         "--corpus",
@@ -68,7 +66,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@one_line_errors(name="prepare_digits")
+@one_line_errors
 def main(cmd=None) -> None:
     """Run the command; bad input ends in one line."""
     options = vars(get_parser().parse_args(cmd))

@@ -14,7 +14,7 @@ import os
 import time
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.kaldi import shorten, write_data_dir
 from espnet_adastride.corpora.librispeech import (
     find_librispeech,
@@ -96,9 +96,7 @@ def prepare_librispeech(
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
     parser = Parser(
-        prog="prepare_librispeech",
         description="Turn parts of LibriSpeech into a Kaldi-style data directory.",
-        formatter_class=DefaultsFormatter,
     )
     parser.add_argument(
         "--corpus",
@@ -145,7 +143,7 @@ def _cpus() -> int:
     return os.cpu_count() or 1
 
 
-@one_line_errors(name="prepare_librispeech")
+@one_line_errors
 def main(cmd=None) -> None:
     """Run the command; bad input ends in one line."""
     prepare_librispeech(**vars(get_parser().parse_args(cmd)))

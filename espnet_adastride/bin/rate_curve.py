@@ -24,39 +24,49 @@ import re
 import time
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.model_options import check_model_exists
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.datadir import read_table
 from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.errors import AudioError, RecipeError, located, one_line_errors
 from espnet_adastride.evaluation.scoring import utterance_errors, words
 from espnet_adastride.experiments.records import provenance, write_record
 from espnet_adastride.files import write_text
-from espnet_adastride.recipe.quiet import quiet_imports
+from espnet_adastride.quiet import quiet_imports
 from espnet_adastride.recipe.stamps import fingerprint
 
 
 def get_parser():
     """Return the command's parser."""
     parser = Parser(
-        description="WER over rate over cost",
-        formatter_class=DefaultsFormatter,
+        description="Plot error rate against frame rate and against cost.",
     )
     parser.add_argument(
-        "--model", action="append", default=[], help="[NAME=]FOLDER OR PACKAGE"
+        "--model",
+        action="append",
+        default=[],
+        metavar="[NAME=]PATH",
+        help="model: experiment folder or packed .zip",
     )
     parser.add_argument(
         "--fixed",
         action="append",
         default=[],
-        help="The same, decoded only at its own rate",
+        help="the same, decoded only at its own rate",
     )
-    parser.add_argument("--strides", type=float, nargs="+", default=[4, 6, 8, 10, 12])
     parser.add_argument(
-        "--data_dir", required=True, help="Folder with wav.scp and text"
+        "--strides",
+        type=float,
+        nargs="+",
+        default=[4, 6, 8, 10, 12],
+        help="overall strides at which the models of --model are decoded",
     )
-    parser.add_argument("--output_dir", required=True)
     parser.add_argument(
-        "--asr_model_file", help="Parameter file in the models' folders"
+        "--data_dir", required=True, help="folder with wav.scp and text"
+    )
+    parser.add_argument("--output_dir", required=True, help="output folder")
+    parser.add_argument(
+        "--asr_model_file", help="parameter file in the models' folders"
     )
     return parser
 
@@ -199,8 +209,7 @@ def main(cmd=None):
     torch.set_num_threads(1)
     models = named_models(args.model + args.fixed)
     for _, path in models:
-        if not Path(path).exists():
-            raise RecipeError(f"--model {path}: no such file or folder")
+        check_model_exists(path)
     for stride in args.strides:
         if not (math.isfinite(stride) and stride >= 1):
             raise RecipeError(f"--strides {stride:g}: give numbers of at least 1")

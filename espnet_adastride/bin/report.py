@@ -21,13 +21,10 @@ from espnet_adastride.files import write_text
 from espnet_adastride.options import real, whole
 from espnet_adastride.version import __version__
 
-NAME = "adastride-report"
-
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
     parser = Parser(
-        prog=NAME,
         description="Write one self-contained HTML page about experiments.",
     )
     parser.add_argument("experiments", nargs="+", help="folders exp/asr_...")
@@ -211,7 +208,7 @@ def report(args: argparse.Namespace) -> Path:
     return output
 
 
-@one_line_errors(name=NAME)
+@one_line_errors
 def main(cmd=None) -> None:
     """Run the command; bad input ends in one line, status 1."""
     output = report(get_parser().parse_args(cmd))

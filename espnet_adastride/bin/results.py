@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import List
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.kaldi import shorten
 from espnet_adastride.errors import RecipeError, located, one_line_errors
 from espnet_adastride.experiments.definition import ROOT, read_experiment
@@ -32,9 +32,7 @@ CAPTIONS = {
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's parser."""
     parser = Parser(
-        prog="results",
-        description="Write pages and pictures of the results from the records",
-        formatter_class=DefaultsFormatter,
+        description="Write pages and pictures of the results from the records.",
     )
     parser.add_argument(
         "definitions", nargs="*", help="YAML files; default: conf/experiments/*.yaml"

@@ -23,6 +23,7 @@ import runpy
 import sys
 
 from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.errors import UserError, fail, silent_broken_pipe
 
 #: run as imported, because the plugin changes a class in the module, which running by
 #: name would define again; the transducer's because ESPnet 202511 reads the source of
@@ -43,7 +44,6 @@ if not ASKS_FOR_HELP:
     from torch import distributed
 
     import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
-    from espnet_adastride.errors import UserError
     from espnet_adastride.networks import saving
 
     # ESPnet overwrites checkpoint.pth in place: a kill would corrupt it
@@ -53,13 +53,16 @@ if not ASKS_FOR_HELP:
 def get_parser():
     """Return the parser of the arguments before the tool's own."""
     parser = Parser(
-        prog="python3 -m espnet_adastride.bin.run",
         description="Run an ESPnet tool with the plugin registered.",
         usage="%(prog)s (-m MODULE | -c CODE | FILE | -) [arguments of the tool]",
     )
     parser.add_argument("-m", metavar="MODULE", help="e.g. espnet2.bin.asr_train")
     parser.add_argument("-c", metavar="CODE", help="a program given as a string")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER)
+    parser.add_argument(
+        "arguments",
+        nargs=argparse.REMAINDER,
+        help="a file or -, and the arguments of the tool",
+    )
     return parser
 
 
@@ -79,14 +82,15 @@ def set_cpu_precision(precision):
     """Compute float32 products on the CPU in ``bf16``; empty changes nothing.
 
     Raises:
-        SystemExit: for any other word.
+        UserError: for any other word.
     """
     if precision == "bf16":
         torch.backends.mkldnn.matmul.fp32_precision = "bf16"
         torch.backends.mkldnn.conv.fp32_precision = "bf16"
     elif precision:
-        sys.exit(
-            f"error: ADASTRIDE_CPU_PRECISION must be bf16 or empty, got {precision!r}"
+        raise UserError(
+            f"ADASTRIDE_CPU_PRECISION={precision}: unknown precision; give bf16, or "
+            "nothing for float32"
         )
 
 
@@ -122,8 +126,7 @@ def leave_together():
     ESPnet leaves the process group open: a Gloo process whose peer has already exited
     can be aborted, and the launcher then reports the finished training as failed. The
     same happens if a Gloo thread frees a tensor during interpreter shutdown, and DDP
-    keeps these
-    threads until then: the interpreter must not shut down normally.
+    keeps these threads until then: the interpreter must not shut down normally.
     """
     if not (distributed.is_available() and distributed.is_initialized()):
         return
@@ -138,13 +141,14 @@ def leave_together():
     os._exit(0)
 
 
+@silent_broken_pipe()
 def main(cmd=None):
     """Run the tool; print a user's mistake as one line and exit with 1."""
     if ASKS_FOR_HELP:
         get_parser().parse_args(sys.argv[1:])
-    set_cpu_precision(os.environ.get("ADASTRIDE_CPU_PRECISION", ""))
     kind, target, arguments = split_arguments(sys.argv[1:] if cmd is None else cmd)
     try:
+        set_cpu_precision(os.environ.get("ADASTRIDE_CPU_PRECISION", ""))
         arguments = tell_rank_under_mpi(arguments)
         sys.argv = [target if kind == "file" else sys.argv[0], *arguments]
         if kind == "-m" and target in AS_IMPORTED:
@@ -160,7 +164,7 @@ def main(cmd=None):
             runpy.run_path(target, run_name="__main__")
         leave_together()
     except UserError as error:
-        sys.exit(f"error: {error}")
+        fail(error)
 
 
 if __name__ == "__main__":

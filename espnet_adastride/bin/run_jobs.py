@@ -16,7 +16,7 @@ import sys
 import time
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.errors import RecipeError, one_line_errors
 from espnet_adastride.evaluation.logs import TrainingLog
 from espnet_adastride.options import real, str2bool, whole
@@ -33,26 +33,25 @@ from espnet_adastride.recipe.jobs import (
 
 def get_parser():
     parser = Parser(
-        description="Run parallel jobs, each with its log",
-        formatter_class=DefaultsFormatter,
+        description="Run parallel jobs, each with its log.",
     )
     for name in ("gpu", "num_threads", "num_nodes", "name", "mem"):
-        parser.add_argument(f"--{name}", help="Accepted and ignored, as in run.pl")
+        parser.add_argument(f"--{name}", help="accepted and ignored, as in run.pl")
     parser.add_argument(
-        "--rotate", type=str2bool, default=False, help="Keep the previous log as .1.log"
+        "--rotate", type=str2bool, default=False, help="keep the previous log as .1.log"
     )
-    parser.add_argument("--training_log", help="Print a line per epoch from this log")
+    parser.add_argument("--training_log", help="print a line per epoch from this log")
     parser.add_argument(
-        "--decoding_dir", help="Print decoding progress from this folder"
+        "--decoding_dir", help="print decoding progress from this folder"
     )
     parser.add_argument(
-        "--total", type=whole(0), default=0, help="Utterances to decode"
+        "--total", type=whole(0), default=0, help="utterances to decode"
     )
     parser.add_argument(
         "--grace",
         type=real(0),
         default=10.0,
-        help="Seconds to wait for jobs that are stopped",
+        help="seconds to wait for jobs that are stopped",
     )
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="[JOB=1:N] LOG COMMAND")
     return parser

@@ -14,12 +14,11 @@ import re
 from pathlib import Path
 from typing import List, Sequence, Set
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.espeak import Voice, synthesise
 from espnet_adastride.corpora.kaldi import read_text
 from espnet_adastride.errors import DataError, one_line_errors
 
-NAME = "say"
 RATE = 16000
 #: a test voice of the demo
 VOICE = Voice("en-us", "f4", rate=150)
@@ -28,9 +27,7 @@ VOICE = Voice("en-us", "f4", rate=150)
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
     parser = Parser(
-        prog=NAME,
         description="Synthesise a sentence with eSpeak NG.",
-        formatter_class=DefaultsFormatter,
     )
     parser.add_argument("text", help="the sentence, in English words")
     parser.add_argument("--output", required=True, help="output file, .wav or .flac")
@@ -102,7 +99,7 @@ def say(args: argparse.Namespace) -> List[str]:
     return lines
 
 
-@one_line_errors(name=NAME)
+@one_line_errors
 def main(cmd=None) -> None:
     """Run the command; bad input ends in one line, status 1."""
     for line in say(get_parser().parse_args(cmd)):

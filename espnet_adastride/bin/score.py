@@ -12,7 +12,7 @@ alignment of every utterance. The second writes ``RESULTS.md`` with ESPnet's tab
 
 import argparse
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.kaldi import shorten
 from espnet_adastride.errors import DataError, one_line_errors
 from espnet_adastride.evaluation.scoring import MARKER, score, write_results
@@ -21,9 +21,7 @@ from espnet_adastride.evaluation.scoring import MARKER, score, write_results
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
     parser = Parser(
-        prog="score",
-        description="WER, CER and TER of a decoded set, or RESULTS.md of an experiment",
-        formatter_class=DefaultsFormatter,
+        description="Score a decoded set, or write RESULTS.md of an experiment.",
     )
     parser.add_argument("--ref", help="text file of the references")
     parser.add_argument("--hyp", help="text file of the hypotheses")
@@ -53,7 +51,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@one_line_errors(name="score")
+@one_line_errors
 def main(cmd=None) -> None:
     """Run the command; bad input ends in one line."""
     args = get_parser().parse_args(cmd)
@@ -78,7 +76,7 @@ def main(cmd=None) -> None:
     )
     if missing:
         print(
-            f"score: {len(missing)} references had no hypothesis and count as empty: "
+            f"{len(missing)} references had no hypothesis and count as empty: "
             f"{shorten(missing)}"
         )
     head = ["Snt", "Wrd", "Corr", "Sub", "Del", "Ins", "Err", "S.Err"]

@@ -13,7 +13,7 @@ share.
 import argparse
 import json
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.kaldi import shorten
 from espnet_adastride.errors import DataError, one_line_errors
 from espnet_adastride.files import write_text
@@ -24,15 +24,11 @@ from espnet_adastride.timing.transcripts import (
     summarise_errors,
 )
 
-NAME = "score_times"
-
 
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
     parser = Parser(
-        prog=NAME,
         description="Compare word times with reference times.",
-        formatter_class=DefaultsFormatter,
     )
     parser.add_argument(
         "--ctm", nargs="+", required=True, help="one or more CTM files of words"
@@ -90,7 +86,7 @@ def format_table(results: dict) -> str:
     return "\n".join(lines)
 
 
-@one_line_errors(name=NAME)
+@one_line_errors
 def main(cmd=None) -> None:
     """Run the command; bad input ends in one line."""
     args = get_parser().parse_args(cmd)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Split a set's keys into near-equal lists for parallel jobs; print their number."""
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.datadir import read_table, split_keys, write_table
 from espnet_adastride.errors import one_line_errors
 from espnet_adastride.options import whole
@@ -9,11 +9,10 @@ from espnet_adastride.options import whole
 
 def get_parser():
     parser = Parser(
-        description="Split wav.scp files for parallel jobs",
-        formatter_class=DefaultsFormatter,
+        description="Split wav.scp files for parallel jobs.",
     )
     parser.add_argument(
-        "--nj", type=whole(1), required=True, help="Maximum number of parts"
+        "--nj", type=whole(1), required=True, help="maximum number of parts"
     )
     parser.add_argument(
         "--split",
@@ -21,7 +20,7 @@ def get_parser():
         action="append",
         required=True,
         metavar=("SCP", "PATTERN"),
-        help="A file and the name of its parts, with JOB for the number; "
+        help="a file and the name of its parts, with JOB for the number; "
         "several files are split into the same number of parts",
     )
     return parser

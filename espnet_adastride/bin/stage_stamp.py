@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.errors import RecipeError, one_line_errors
 from espnet_adastride.files import write_text
 from espnet_adastride.options import str2bool
@@ -27,32 +27,35 @@ NOT_DONE = 3
 
 def get_parser():
     parser = Parser(
-        description="Check or write the stamp of a stage's work",
+        description="Check or write the stamp of a stage's work.",
         epilog="run: the command follows at the end, after --",
-        formatter_class=DefaultsFormatter,
-    )
-    parser.add_argument("action", choices=["check", "write", "run"])
-    parser.add_argument("--stamp", required=True, help="Stamp file")
-    parser.add_argument(
-        "--input", action="append", default=[], help="A file that the stage reads"
     )
     parser.add_argument(
-        "--tree", action="append", default=[], help="A folder that the stage reads"
+        "action",
+        choices=["check", "write", "run"],
+        help="check the stamp, write it, or run a command and write it",
+    )
+    parser.add_argument("--stamp", required=True, help="stamp file")
+    parser.add_argument(
+        "--input", action="append", default=[], help="a file that the stage reads"
+    )
+    parser.add_argument(
+        "--tree", action="append", default=[], help="a folder that the stage reads"
     )
     parser.add_argument(
         "--option",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="A setting that the stage depends on",
+        help="a setting that the stage depends on",
     )
     parser.add_argument(
         "--output",
         action="append",
         default=[],
-        help="A file that the stage makes (or a glob)",
+        help="a file that the stage makes (or a glob)",
     )
-    parser.add_argument("--summary", default="", help="One line: what was made")
+    parser.add_argument("--summary", default="", help="one line: what was made")
     add_rerun_option(parser)
     return parser
 
@@ -60,7 +63,7 @@ def get_parser():
 def add_rerun_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--rerun``, which :func:`check` takes."""
     parser.add_argument(
-        "--rerun", type=str2bool, default=False, help="Run the stage even if it is done"
+        "--rerun", type=str2bool, default=False, help="run the stage even if it is done"
     )
 
 

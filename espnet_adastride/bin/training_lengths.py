@@ -11,7 +11,7 @@ It makes ``training_lengths.yaml`` there, which determines how recordings are cu
 
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.datadir import parse_rate
 from espnet_adastride.corpora.lengths import (
     LENGTHS_NAME,
@@ -24,18 +24,17 @@ from espnet_adastride.errors import one_line_errors
 def get_parser():
     """Return the command's parser."""
     parser = Parser(
-        description="Write the lengths of a training set's utterances",
-        formatter_class=DefaultsFormatter,
+        description="Write the lengths of a training set's utterances.",
     )
     parser.add_argument(
-        "--shape_file", required=True, help="Shape file of the training set"
+        "--shape_file", required=True, help="shape file of the training set"
     )
-    parser.add_argument("--fs", default="16k", help="Samples per second")
+    parser.add_argument("--fs", default="16k", help="samples per second")
     parser.add_argument(
         "--upstream",
         help="upstream.yaml, if lengths are in frames of extracted features",
     )
-    parser.add_argument("--output_dir", required=True, help="The experiment's folder")
+    parser.add_argument("--output_dir", required=True, help="the experiment's folder")
     return parser
 
 

@@ -21,16 +21,18 @@ skipped, and another recording with the same name is written under its name with
 
 import argparse
 import json
-import os
 import sys
 import time
-from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Iterator, List, Sequence, Tuple
 
 import numpy as np
 
-from espnet_adastride.bin.model_options import add_model_options, load_transcriber
-from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.bin.model_options import (
+    add_model_options,
+    check_model_exists,
+    load_transcriber,
+)
+from espnet_adastride.bin.parsers import Parser, say
 from espnet_adastride.corpora.audio import quick_seconds
 from espnet_adastride.corpora.recordings import (
     STDIN,
@@ -49,34 +51,15 @@ from espnet_adastride.errors import (
 )
 from espnet_adastride.files import AUDIO_SUFFIXES, shown, write_text
 from espnet_adastride.options import real, str2bool
-from espnet_adastride.recipe.sources import Sources
+from espnet_adastride.recipe.sources import Job, Sources, plan
 from espnet_adastride.timing.transcripts import FORMATS, Transcript, to_dict
 
-NAME = "adastride-transcribe"
 #: suffixes of adastride export
 ONNX = ".onnx"
 #: seconds of audio per chunk of --stream
 CHUNK = 0.1
 BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s, {remaining} left{postfix}"
 BAR_WITHOUT_END = "{n:.0f} s, {elapsed}{postfix}"
-
-
-class Job(NamedTuple):
-    """A recording and its output files by format; none: standard output.
-
-    Attributes:
-        source: the recording.
-        outputs: output files by format.
-        name: name of the files, without the format's suffix.
-        done: all of them exist and belong to this recording.
-        obstacle: reason why they cannot be written, or "".
-    """
-
-    source: Source
-    outputs: Dict[str, Path]
-    name: str = ""
-    done: bool = False
-    obstacle: str = ""
 
 
 def read_formats(words: str) -> List[str]:
@@ -93,7 +76,6 @@ def read_formats(words: str) -> List[str]:
 def get_parser() -> argparse.ArgumentParser:
     """Build the command's argument parser."""
     parser = Parser(
-        prog=NAME,
         description="Transcribe recordings with a trained model, with times.",
     )
     parser.add_argument(
@@ -146,56 +128,6 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def plan(
-    sources: Sequence[Source],
-    output_dir,
-    formats: Sequence[str],
-    overwrite: bool = False,
-) -> List[Job]:
-    """Return a job per recording; no two write to the same file.
-
-    Recordings that differ only in their suffix keep it: ``a.wav.txt``. So does a
-    recording if the folder has files of that name from another recording.
-
-    Raises:
-        UserError: for two recordings with the same name.
-    """
-    if output_dir is None:
-        return [Job(source, {}) for source in sources]
-    counts: Dict[str, int] = {}
-    for source in sources:
-        counts[source.name] = counts.get(source.name, 0) + 1
-    jobs, owners, known = [], {}, Sources(output_dir)
-    for source in sources:
-        name = source.name if counts[source.name] == 1 else source.full
-        taken = any((Path(output_dir) / f"{name}.{f}").exists() for f in FORMATS)
-        if taken and not overwrite and known.relation(name, source.path) == "other":
-            name = source.full
-        outputs = {f: Path(output_dir) / f"{name}.{f}" for f in formats}
-        for path in outputs.values():
-            if path in owners:
-                raise UserError(
-                    f"{owners[path]} and {source.path} would both be written to "
-                    f"{path}: give the folder that contains both, or a separate "
-                    "--output_dir for each"
-                )
-            owners[path] = source.path
-        done, obstacle = False, ""
-        there = [path for path in outputs.values() if path.exists()]
-        if there and not overwrite:
-            relation = known.relation(name, source.path)
-            done = relation == "same" and len(there) == len(outputs)
-            if relation in ("", "other"):
-                other = known.known.get(name, {}).get("source")
-                obstacle = (
-                    f"{shown(source.path)}: {shown(there[0])} exists, made from "
-                    f"{shown(other) if other else 'an unknown recording'}; "
-                    "give another --output_dir, or --overwrite true"
-                )
-        jobs.append(Job(source, outputs, name, done, obstacle))
-    return jobs
-
-
 def _check(args: argparse.Namespace) -> Tuple[List[Job], bool]:
     """Return the jobs, and whether some media are not read; check options first.
 
@@ -207,19 +139,15 @@ def _check(args: argparse.Namespace) -> Tuple[List[Job], bool]:
         raise UserError("--max_segment cuts whole recordings: leave out --stream")
     if args.max_segment is not None and not args.max_segment >= 1:
         raise UserError(f"--max_segment {args.max_segment:g}: give 1 second or more")
-    if not os.path.exists(args.model):
-        raise UserError(
-            f"--model {args.model}: no such file or folder; give an experiment's "
-            "folder (exp/asr_...) or a packed .zip"
-        )
+    check_model_exists(args.model)
     if args.output_dir is None and len(args.format) > 1:
         raise UserError("several formats need --output_dir")
     sources, unread, others = find_media(args.audio)
     if others:
         what = "file that is" if others == 1 else "files that are"
-        _say(f"skipped {others} {what} not audio")
+        say(f"skipped {others} {what} not audio")
     if unread:
-        _say(describe_unread(unread))
+        say(describe_unread(unread))
     if not sources:
         raise UserError(
             f"{', '.join(args.audio)}: no audio in it "
@@ -230,10 +158,6 @@ def _check(args: argparse.Namespace) -> Tuple[List[Job], bool]:
             f"{len(sources)} recordings as {args.format[0]} need --output_dir"
         )
     return plan(sources, args.output_dir, args.format, args.overwrite), bool(unread)
-
-
-def _say(message: str) -> None:
-    print(f"{NAME}: {message}", file=sys.stderr, flush=True)
 
 
 def _write(transcript: Transcript, job: Job, args, several: bool) -> None:
@@ -256,7 +180,7 @@ def _load_trained(args: argparse.Namespace):
         inference_config=args.inference_config,
         max_segment=args.max_segment,
         times=args.stream or set(args.format) != {"txt"},
-        say=_say,
+        say=say,
         block=args.block,
     )
 
@@ -282,7 +206,7 @@ def _load_exported(args: argparse.Namespace):
             raise UserError(f"--{option} cannot be used with {args.model}: {fix}")
     from espnet_adastride.deployment.recogniser import OnnxTranscriber
 
-    return OnnxTranscriber(args.model, args.max_segment, args.upstream_model, say=_say)
+    return OnnxTranscriber(args.model, args.max_segment, args.upstream_model, say=say)
 
 
 def _chunks(source: Source, rate: int, seconds: float) -> Iterator[np.ndarray]:
@@ -291,21 +215,23 @@ def _chunks(source: Source, rate: int, seconds: float) -> Iterator[np.ndarray]:
     if source.path == STDIN:
         yield from read_pcm(sys.stdin.buffer, rate, size)
         return
-    wave = read_audio(source.path, rate, say=_say)
+    wave = read_audio(source.path, rate, say=say)
     for start in range(0, len(wave), size):
         yield wave[start : start + size]
 
 
-def _stream(recognise, chunks, name, late, progress, say) -> Transcript:
+def _stream(recognise, chunks, name, progress, show):
     """Process a recording chunk by chunk; optionally show the text so far.
 
     Args:
         recognise: Transcriber.
         chunks: chunks of samples.
         name: name of the recording.
-        late: list to which the stream's latency is appended.
         progress: called with the seconds of each chunk.
-        say: called with the text so far and the time when it grows; None: not called.
+        show: called with the text so far and the time when it grows; None: not called.
+
+    Returns:
+        The transcript, and the latency of its words.
     """
     streamer, before = recognise.stream(), ""
 
@@ -313,21 +239,96 @@ def _stream(recognise, chunks, name, late, progress, say) -> Transcript:
         nonlocal before
         made = streamer.push(chunk, final)
         progress(len(chunk) / recognise.trained.rate)
-        text = streamer.text() if made and say else before
+        text = streamer.text() if made and show else before
         if text != before:
-            say(f"[{streamer.clock.now:7.2f} s] {text}")
+            show(f"[{streamer.clock.now:7.2f} s] {text}")
             before = text
 
     try:
         for chunk in chunks:
             hear(chunk)
     except KeyboardInterrupt:
-        if say is None:
+        if show is None:
             raise  # Ctrl-C ends a single recording (a microphone), not a list
     hear(np.zeros(0, dtype=np.float32), final=True)
-    transcript = recognise.streamed(streamer, name)
-    late.append(streamer.latency())
-    return transcript
+    return recognise.streamed(streamer, name), streamer.latency()
+
+
+class Meter:
+    """The progress bar of a terminal: seconds of audio, and the real-time factor.
+
+    Args:
+        jobs: what will be transcribed.
+    """
+
+    def __init__(self, jobs: Sequence[Job]):
+        from tqdm import tqdm
+
+        paths = [job.source.path for job in jobs if job.source.path != STDIN]
+        total = sum(map(quick_seconds, paths))
+        self.heard, self.begin = 0.0, time.monotonic()
+        self.bar = tqdm(
+            total=round(total, 1) or None,
+            unit="s",
+            disable=not sys.stderr.isatty(),
+            file=sys.stderr,
+            bar_format=BAR if total else BAR_WITHOUT_END,
+        )
+
+    def add(self, seconds: float) -> None:
+        """Count seconds of audio that have been transcribed."""
+        self.heard += seconds
+        factor = (time.monotonic() - self.begin) / self.heard if self.heard else 0.0
+        self.bar.set_postfix_str(f"RTF {factor:.2f}", refresh=False)
+        self.bar.update(seconds)
+
+    def above(self):
+        """Return a context in which lines are printed above the bar."""
+        return self.bar.external_write_mode(sys.stderr)
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar, after the command's name."""
+        with self.above():
+            say(line)
+
+    def show(self, line: str) -> None:
+        """Print a line above the bar."""
+        with self.above():
+            print(line, file=sys.stderr, flush=True)
+
+    def summary(self) -> str:
+        """Return the seconds of audio, the time that they took, and the RTF."""
+        spent = time.monotonic() - self.begin
+        factor = f", RTF {spent / self.heard:.2f}" if self.heard else ""
+        return f"{self.heard:.1f} s of audio in {spent:.1f} s{factor}"
+
+
+def _load(args: argparse.Namespace):
+    """Return the transcriber; a model that cannot stream is rejected with --stream."""
+    load = _load_exported if args.model.endswith(ONNX) else _load_trained
+    recognise = load(args)
+    if args.stream:
+        with located(f"--model {args.model}"):
+            recognise.stream()
+    return recognise
+
+
+def _transcribe_one(job: Job, recognise, args, several: bool, meter: Meter):
+    """Transcribe a recording and write it; return the latency of --stream, or None."""
+    path, late = job.source.path, None
+    name = "stdin" if path == STDIN else path
+    if args.stream:
+        chunks = _chunks(job.source, recognise.trained.rate, args.chunk)
+        show = None if several else meter.show
+        transcript, late = _stream(recognise, chunks, name, meter.add, show)
+    else:
+        wave = read_audio(path, recognise.trained.rate, say=meter.say)
+        transcript = recognise.transcribe(wave, name, meter.add)
+    if transcript.silent:
+        meter.say(f"{shown(path)}: only silence; no words")
+    with meter.above():
+        _write(transcript, job, args, several)
+    return late
 
 
 def transcribe(args: argparse.Namespace) -> int:
@@ -335,106 +336,50 @@ def transcribe(args: argparse.Namespace) -> int:
     jobs, unread = _check(args)
     before = sum(job.done for job in jobs)
     if before:
-        _say(
+        say(
             f"{before} of {len(jobs)} recordings are already done "
             "(--overwrite true transcribes them again)"
         )
     blocked = [job for job in jobs if job.obstacle]
     for job in blocked:
-        _say(f"error: {job.obstacle}")
+        say(f"error: {job.obstacle}")
     todo = [job for job in jobs if not job.done and not job.obstacle]
     if not todo:
-        return 1 if blocked or unread else 0
-    from tqdm import tqdm
-
-    load = _load_exported if args.model.endswith(ONNX) else _load_trained
-    recognise = load(args)
-    if args.stream:  # an unsuitable model is rejected before any recording is read
-        with located(f"--model {args.model}"):
-            recognise.stream()
-
-    terminal = sys.stderr.isatty()
-    total = sum(quick_seconds(j.source.path) for j in todo if j.source.path != STDIN)
-    failed, done = len(blocked), 0
-    heard, begin = 0.0, time.monotonic()
+        return int(bool(blocked or unread))
+    recognise, meter, late = _load(args), Meter(todo), []
     records = None if args.output_dir is None else Sources(args.output_dir)
-    late = []
-    with tqdm(
-        total=round(total, 1) or None,
-        unit="s",
-        disable=not terminal,
-        file=sys.stderr,
-        bar_format=BAR if total else BAR_WITHOUT_END,
-    ) as bar:
-
-        def show(line):
-            with tqdm.external_write_mode(sys.stderr):
-                print(line, file=sys.stderr, flush=True)
-
-        def note(line):
-            show(f"{NAME}: {line}")
-
-        def progress(seconds):
-            nonlocal heard
-            heard += seconds
-            rtf = (time.monotonic() - begin) / heard if heard else 0.0
-            bar.set_postfix_str(f"RTF {rtf:.2f}", refresh=False)
-            bar.update(seconds)
-
+    with meter.bar:
         try:
             for job in todo:
-                source = job.source
                 try:
-                    name = "stdin" if source.path == STDIN else source.path
-                    if args.stream:
-                        chunks = _chunks(source, recognise.trained.rate, args.chunk)
-                        known = show if len(jobs) == 1 else None
-                        transcript = _stream(
-                            recognise, chunks, name, late, progress, known
-                        )
-                    else:
-                        wave = read_audio(source.path, recognise.trained.rate, say=note)
-                        transcript = recognise.transcribe(wave, name, progress)
-                    if transcript.silent:
-                        note(f"{shown(source.path)}: only silence; no words")
-                    with tqdm.external_write_mode(sys.stderr):
-                        _write(transcript, job, args, len(jobs) > 1)
-                    if records is not None and source.path != STDIN:
-                        records.add(job.name, source.path)
-                    done += 1
+                    several = len(jobs) > 1
+                    late.append(_transcribe_one(job, recognise, args, several, meter))
+                    if records is not None and job.source.path != STDIN:
+                        records.add(job.name, job.source.path)
                 except AudioError as error:
-                    failed += 1
-                    note(f"error: {error}")
+                    meter.say(f"error: {error}")
         except UnknownTimesError as error:
             raise UserError(f"{error}; --format txt needs no times") from None
         except KeyboardInterrupt:
-            bar.close()
-            _say(f"interrupted: {done} of {len(todo)} recordings are done and kept")
+            meter.bar.close()
+            say(f"interrupted: {len(late)} of {len(todo)} recordings are done and kept")
             return 130
-    spent = time.monotonic() - begin
-    if args.output_dir is not None or terminal:
-        rtf = f", RTF {spent / heard:.2f}" if heard else ""
-        _say(f"{done} recordings, {heard:.1f} s of audio in {spent:.1f} s{rtf}")
-    if late:
+    if args.output_dir is not None or sys.stderr.isatty():
+        say(f"{len(late)} recordings, {meter.summary()}")
+    if args.stream and late:
         from espnet_adastride.timing.latency import describe_latency
 
-        _say(f"latency: {describe_latency(late)}")
+        say(f"latency: {describe_latency(late)}")
+    failed = len(blocked) + len(todo) - len(late)
     if failed:
-        _say(f"{failed} of {len(todo) + len(blocked)} recordings failed")
-    return 1 if failed or unread else 0
+        say(f"{failed} of {len(todo) + len(blocked)} recordings failed")
+    return int(bool(failed or unread))
 
 
-@one_line_errors(name=NAME)
+@one_line_errors
 def main(cmd=None) -> None:
     """Run the command; a mistake ends in one line and status 1."""
-    args = get_parser().parse_args(cmd)
-    try:
-        status = transcribe(args)
-    except BrokenPipeError:
-        # the reader has closed the pipe; nothing is left to flush at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
-    raise SystemExit(status)
+    raise SystemExit(transcribe(get_parser().parse_args(cmd)))
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from espnet_adastride.networks.unpacking import unpack
 
 
 def get_parser():
-    parser = Parser(prog="unpack_model", description="Unpack a packed model safely")
+    parser = Parser(description="Unpack a packed model safely.")
     parser.add_argument("archive", help="zip or tar, as espnet2.bin.pack writes it")
-    parser.add_argument("folder", help="A new (or empty) folder")
+    parser.add_argument("folder", help="a new (or empty) folder")
     return parser
 
 

@@ -12,26 +12,25 @@ perplexity, bits per second, side information (``evaluation/vqvae.py``).
 import json
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import DefaultsFormatter, Parser
+from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.recordings import describe_unread, find_media
 from espnet_adastride.corpora.unlabelled import Recording, cut_recording
 from espnet_adastride.errors import RecipeError, one_line_errors
 from espnet_adastride.files import shown, write_text
-from espnet_adastride.recipe.quiet import quiet_imports
+from espnet_adastride.quiet import quiet_imports
 
 
 def get_parser():
     """Return the command's parser."""
     parser = Parser(
-        description="Reconstruct recordings with a trained VQ-VAE",
-        formatter_class=DefaultsFormatter,
+        description="Reconstruct recordings with a trained VQ-VAE.",
     )
-    parser.add_argument("recordings", nargs="+", help="Files or folders")
+    parser.add_argument("recordings", nargs="+", help="files or folders")
     parser.add_argument(
-        "--model", required=True, help="Experiment folder of the training"
+        "--model", required=True, help="experiment folder of the training"
     )
-    parser.add_argument("--model_file", help="Parameter file; default: the best epoch")
-    parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--model_file", help="parameter file; default: the best epoch")
+    parser.add_argument("--output_dir", required=True, help="output folder")
     return parser
 
 

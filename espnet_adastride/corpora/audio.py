@@ -31,7 +31,7 @@ from typing import (
 
 import numpy as np
 
-from espnet_adastride.errors import AudioError
+from espnet_adastride.errors import AudioError, no_such
 from espnet_adastride.files import shown
 
 Source = Union[str, Path, bytes]
@@ -233,7 +233,7 @@ def _opened(path: Source, name: str) -> BinaryIO:
             raise AudioError(f"{name}: an empty file; record or copy it again")
         return io.BytesIO(content)
     except FileNotFoundError:
-        raise AudioError(f"{name}: no such file") from None
+        raise AudioError(no_such(name, "check the path")) from None
     except OSError as error:
         raise AudioError(f"{name}: cannot be read ({error.strerror})") from None
 

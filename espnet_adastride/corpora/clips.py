@@ -25,7 +25,7 @@ import re
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence
 
-from espnet_adastride.errors import RecipeError, unknown_word
+from espnet_adastride.errors import RecipeError, no_such, unknown_word
 from espnet_adastride.files import AUDIO_SUFFIXES, read_utf8, shown
 from espnet_adastride.options import name_seeds
 
@@ -71,9 +71,8 @@ def find_clips(folder, layout: str) -> List[Clip]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise RecipeError(
-            f"{folder}: no such folder; give the folder of the corpus (--corpus)"
-        )
+        fix = "give the folder of the corpus (--corpus)"
+        raise RecipeError(no_such(folder, fix, "folder"))
     if layout != "table" and (folder / layout).is_dir():
         folder = folder / layout
     # ids, labels and groups are written to UTF-8 files; paths need not be UTF-8
@@ -173,7 +172,7 @@ def _table(folder: Path) -> Iterator[Clip]:
             )
         path = folder / name
         if not path.is_file():
-            raise RecipeError(f"{where}: {path}: no such file")
+            raise RecipeError(f"{where}: {no_such(path)}")
         stem = str(Path(name).with_suffix(""))
         part = row.get("part", "")
         if part and part not in PARTS:

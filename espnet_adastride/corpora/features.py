@@ -40,7 +40,7 @@ from espnet_adastride.corpora.whisper_mel import (
     WHISPER_PIECE,
     WhisperLogMel,
 )
-from espnet_adastride.errors import ModelError
+from espnet_adastride.errors import ModelError, no_such
 from espnet_adastride.files import PathLike, sha256_of
 from espnet_adastride.timing.convolutions import Convolution, FrameRule, stack
 
@@ -380,7 +380,9 @@ def parse_words(words: str) -> Tuple[str, Optional[str]]:
     if name == "transformers" and not model:
         raise ModelError("upstream transformers: name a folder, transformers:FOLDER")
     if model and not Path(model).is_dir():
-        raise ModelError(f"upstream {words}: no such folder")
+        raise ModelError(
+            no_such(words, "give the folder of the model", "folder", "upstream")
+        )
     return name, model or None
 
 

@@ -26,7 +26,7 @@ from espnet_adastride.corpora.recordings import (
     find_media,
     read_audio,
 )
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import RecipeError, no_such
 from espnet_adastride.files import fresh_dir, replace_dir, shown, write_flac, write_text
 
 PARTS = ("train", "valid", "test")
@@ -53,10 +53,8 @@ def find_recordings(folder) -> List[Recording]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise RecipeError(
-            f"{folder}: no such folder; give the folder of the recordings (--corpus, "
-            "or RECORDINGS=)"
-        )
+        fix = "give the folder of the recordings (--corpus, or RECORDINGS=)"
+        raise RecipeError(no_such(folder, fix, "folder"))
     texts = read_texts(folder / "trans.txt")
     sources, unread, _ = find_media([str(folder)])
     if unread:

@@ -429,8 +429,8 @@ class _AdaptiveStrides(Downsampler):
         The weights of z = A x are those of the positions times ``exp(c_t)``. Therefore
         ``x_t exp(c_t)`` and ``exp(c_t)`` are resampled by the positions and then
         divided (:meth:`without_scores`): exact, in linear time, with the same rows. The
-        last feature
-        is the score: the positions are those of a score weight (0 .. 0, 1).
+        last feature is the score: the positions are those of a score weight
+        (0 .. 0, 1).
 
         Args:
             x: (B, T, D), zero in the padding, float32 or float64.
@@ -591,8 +591,7 @@ class _AdaptiveStrides(Downsampler):
         """Upsample z (B, T', D') to (B, T, D') with the transposed alignment.
 
         The rows of A sum to 1, its columns do not: step t of A^T z is about 1 / stride
-            of a
-        constant z for even strides, and less if a slot has many steps. With
+        of a constant z for even strides, and less if a slot has many steps. With
         ``normalised``, every step is divided by its column sum,
 
             x_t = sum_l A[l, t] z_l / sum_l A[l, t]

@@ -152,8 +152,8 @@ def refuse_what_cannot_work(
         raise RecipeError(
             f"CTC cannot align {len(bad)} of {count} {lengths.name} utterances "
             f"({_percent(len(bad) / count)}; {_percent(allowed)} may be): at 1/"
-            f"{lengths.downsampling():.3g} of the frames they have fewer than labels "
-            f"and repeats need: {_some_unalignable(lengths, lengths.frames, bad)}; "
+            f"{lengths.downsampling():.3g} of the frames, fewer frames than labels "
+            f"plus repeats require: {_some_unalignable(lengths, lengths.frames, bad)}; "
             f"{fix}"
         )
 

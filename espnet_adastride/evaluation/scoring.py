@@ -30,7 +30,7 @@ import jiwer
 import numpy as np
 
 from espnet_adastride.corpora.kaldi import read_scp, read_text, shorten
-from espnet_adastride.errors import DataError
+from espnet_adastride.errors import DataError, no_such
 from espnet_adastride.files import write_text
 
 METRICS = ("wer", "cer", "ter")
@@ -140,7 +140,7 @@ def pieces(bpemodel: Union[str, Path]) -> Tokenizer:
     import sentencepiece
 
     if not Path(bpemodel).is_file():
-        raise DataError(f"{bpemodel}: no such file; give the bpe.model of training")
+        raise DataError(no_such(bpemodel, "give the bpe.model of training"))
     try:
         model = sentencepiece.SentencePieceProcessor(model_file=str(bpemodel))
     except (RuntimeError, OSError) as e:
@@ -470,7 +470,7 @@ def find_results(expdir: Union[str, Path]) -> Dict[str, Dict[str, Dict[str, List
     """
     expdir = Path(expdir).resolve()
     if not expdir.is_dir():
-        raise DataError(f"{expdir}: no such folder; give the experiment's")
+        raise DataError(no_such(expdir, "give an experiment (exp/asr_...)", "folder"))
     found: Dict[str, Dict[str, Dict[str, List]]] = {}
     for path in sorted(expdir.rglob("score_*/result.txt")):
         metric = path.parent.name[len("score_") :]

@@ -1,4 +1,4 @@
-"""Systems that were trained with several seeds, compared on the same test utterances.
+"""The statistics of ASR systems: seeds and methods compared on the same utterances.
 
     errors of every utterance -> error rate of every seed: mean, standard deviation
         -> difference to the baseline at the same rate, paired by utterance

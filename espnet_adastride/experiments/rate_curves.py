@@ -7,7 +7,6 @@ Points of one name and rate, such as seeds, are pooled (:func:`pool`).
 them.
 """
 
-import math
 from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from matplotlib.figure import Figure
 
 from espnet_adastride.evaluation.statistics import Bootstrap
 from espnet_adastride.report.style import drawing, line_style
-from espnet_adastride.report.tables import markdown_table
+from espnet_adastride.report.tables import format_interval, markdown_table
 
 
 class Point(NamedTuple):
@@ -116,7 +115,7 @@ def format_table(points: Sequence[Point], units: Sequence[str]) -> str:
         rate = f"{point.stride:g}x" + (", its own" if point.own else "")
         row = [f"`{point.model}`", rate, f"{point.wer:.1f}"]
         row += [" ".join(f"{wer:.1f}" for wer in wers)] * several
-        row += ["none" if math.isnan(low) else f"{low:.1f} to {high:.1f}"]
+        row += [format_interval(low, high, ".1f")]
         row += [f"{point.rtf:.4f}", f"{point.rtf / first:.2f}"]
         rows.append(row)
     return markdown_table(names, rows)

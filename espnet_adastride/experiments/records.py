@@ -254,8 +254,8 @@ class Record:
         self.content, self.path = content, path
         if content.get("format") != FORMAT:
             raise RecipeError(
-                f"{path}: format {content.get('format')!r}, and {FORMAT} is what is "
-                "known here: use the code that wrote it, or run it again"
+                f"{path}: format {content.get('format')!r} is not supported (expected "
+                f"{FORMAT}): use the code that wrote it, or run it again"
             )
         self.task = content.get("task", "asr")
         self.system, self.rate = content["system"], float(content["rate"])

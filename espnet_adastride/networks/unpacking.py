@@ -22,7 +22,7 @@ from typing import IO, Callable, Dict, Iterator, List, NamedTuple, Set
 
 import yaml
 
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import RecipeError, no_such
 from espnet_adastride.files import PathLike, fresh_dir, replace_dir
 
 WEIGHTS = (".pth", ".pt", ".ckpt", ".bin")
@@ -218,7 +218,7 @@ def unpack(archive: PathLike, output: PathLike) -> Dict[str, str]:
     """
     archive, output = Path(archive), Path(output)
     if not archive.is_file():
-        raise RecipeError(f"{archive}: no such file")
+        raise RecipeError(no_such(archive))
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise RecipeError(f"{output} already exists: give an empty or a new folder")
     output.parent.mkdir(parents=True, exist_ok=True)

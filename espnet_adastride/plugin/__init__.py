@@ -13,8 +13,11 @@
   imports ESPnet, ``imports.py`` makes these imports fast.
 """
 
-from espnet_adastride.plugin.register import register
+from espnet_adastride.quiet import held_back
 
-register()
+with held_back():  # ESPnet's imports print
+    from espnet_adastride.plugin.register import register
+
+    register()
 
 __all__ = ["register"]

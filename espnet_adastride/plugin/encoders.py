@@ -75,7 +75,7 @@ class DownsamplingEncoder:
                 raise ConfigurationError(
                     f"encoder_conf: input_layer_conf {conf} is for the words "
                     f"{', '.join(available_downsamplers())}; input_layer is "
-                    f"{input_layer!r}, which takes none"
+                    f"{input_layer!r}, which has no input_layer_conf"
                 )
             try:
                 super().__init__(
@@ -110,9 +110,9 @@ class DownsamplingEncoder:
                 )
             if self.adds_positions:
                 raise ConfigurationError(
-                    "encoder_conf: input_layer_conf: after_blocks does not go with this"
-                    " encoder, which cuts the input of its first block into blocks of "
-                    "its own; leave it out"
+                    "encoder_conf: input_layer_conf: after_blocks cannot be combined "
+                    "with this encoder, which cuts the input of its first block into "
+                    "blocks of its own; leave it out"
                 )
             if self.takes_prefix:
                 raise ConfigurationError(

@@ -301,8 +301,8 @@ def feature_grid(
         return given
     if known.most is not None and samples > known.most:
         raise UnknownTimesError(
-            f"frontend {known.words} hears the first {known.most / rate:g} s of a "
-            f"recording, and this one lasts {samples / rate:.2f} s: cut it"
+            f"frontend {known.words} encodes only the first {known.most / rate:g} s of "
+            f"a recording, and this one lasts {samples / rate:.2f} s: cut it"
         )
     rule = known.rule
     return FeatureGrid(known.length(samples), rule.hop / rate, rule.centre / rate)

@@ -123,7 +123,7 @@ def block_length(
         return None
     if any(after_blocks):
         raise ValueError(
-            "block does not go with after_blocks: a stage after a block of the "
+            "block cannot be combined with after_blocks: a stage after a block of the "
             "encoder places the whole utterance; leave one of them out"
         )
     return BlockLength(block, train_blocks, strides)
@@ -146,8 +146,8 @@ def check_together(layer) -> None:
     told = layer.stride_vector is not None or layer.true_times
     if layer.later and told:
         raise ConfigurationError(
-            f"{WHERE}: after_blocks does not go with tell_strides and true_times, "
-            "which describe only this layer's strides"
+            f"{WHERE}: after_blocks cannot be combined with tell_strides and "
+            "true_times, which describe only this layer's strides"
         )
     if layer.blocks is not None and layer.lengths_from_content():
         raise ConfigurationError(

@@ -17,10 +17,12 @@ import torch
 
 from espnet_adastride.config import read_config, read_yaml
 from espnet_adastride.errors import (
+    GIVE_MODEL,
     ConfigurationError,
     DataError,
     ModelError,
     UserError,
+    no_such,
     unknown_word,
 )
 from espnet_adastride.files import PathLike
@@ -143,15 +145,9 @@ def find_files(model: PathLike, asr_model_file: Optional[str], scratch: Path):
             return ModelFiles(path / "config.yaml", parameters, (*above, Path.cwd()))
         if (path / "meta.yaml").is_file():
             return _packed_files(path, model)
-        raise ModelError(
-            f"{model}: no config.yaml in it; give an experiment's folder "
-            "(exp/asr_...) or a packed .zip"
-        )
+        raise ModelError(f"{model}: no config.yaml in it; {GIVE_MODEL}")
     if not path.exists():
-        raise ModelError(
-            f"{model}: no such file or folder; give an experiment's folder "
-            "(exp/asr_...) or a packed .zip"
-        )
+        raise ModelError(no_such(model, GIVE_MODEL, "file or folder"))
     try:
         unpack(path, scratch / "model")
     except UserError as error:

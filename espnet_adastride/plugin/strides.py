@@ -80,8 +80,8 @@ def spread_stride(
     free = [i for i in range(first, len(stages)) if stages[i].takes_any_stride()]
     if not free:
         raise ConfigurationError(
-            f"stride {wanted:g}: the stages of this model ({names}) are tied to "
-            f"theirs, {math.prod(current):g} together; "
+            f"stride {wanted:g}: the stages of this model ({names}) have fixed "
+            f"strides ({math.prod(current):g} overall); "
             f"{', '.join(Downsampler.any_stride)} take any"
         )
     tied = math.prod(s for i, s in enumerate(current) if i not in free)

@@ -124,7 +124,8 @@ class TrainedModel:
         options = read_options(files.config, files.roots)
         if "encoder" not in options or not options.get("token_list"):
             raise ModelError(
-                f"{files.config}: not of an ASR model (no encoder, or no token_list)"
+                f"{files.config}: not the config of an ASR model (no encoder, or no "
+                "token_list); give an experiment of a task such as asr"
             )
         self.upstream = self._load_upstream(files, options, upstream_model)
         self.lengths = find_lengths(options, files.config.parent, files.roots)
@@ -287,8 +288,9 @@ class TrainedModel:
             raise AudioError(f"{name}: too short {given}, and {known.least} are needed")
         if known.most is not None and samples > known.most:
             raise AudioError(
-                f"{name}: too long {given}, and frontend {known.words} hears the first "
-                f"{known.most} ({known.most / self.rate:g} s): cut it (--max_segment)"
+                f"{name}: too long {given}, and frontend {known.words} encodes only "
+                f"the first {known.most} ({known.most / self.rate:g} s): cut it "
+                "(--max_segment)"
             )
 
     def attention_bytes(self, seconds: float) -> float:

@@ -187,9 +187,9 @@ def input_block(input_size: int, output_size: int, conf) -> TransducerSubsamplin
     for key in ELSEWHERE:
         if conf.get(key):
             raise ConfigurationError(
-                f"encoder_conf: input_conf: {key} does not go with the encoder of the "
-                "task asr_transducer; leave it out, or use decoder: transducer in the "
-                "task asr (examples/asr_rnnt.yaml)"
+                f"encoder_conf: input_conf: {key} cannot be combined with the "
+                "encoder of the task asr_transducer; leave it out, or use decoder: "
+                "transducer in the task asr (examples/asr_rnnt.yaml)"
             )
     conf.setdefault("method", word)
     try:

@@ -189,7 +189,9 @@ def load_vqvae(folder, model_file=None) -> VQVAEModel:
             )
     args = argparse.Namespace(**read_config(config))
     if not hasattr(args, "network_conf"):
-        raise ModelError(f"{config}: not of a VQ-VAE; give a folder of vqvae_train")
+        raise ModelError(
+            f"{config}: not the config of a VQ-VAE; give a folder of vqvae_train"
+        )
     args.stats_file = None  # the statistics are among the parameters
     model = VQVAETask.build_model(args)
     try:

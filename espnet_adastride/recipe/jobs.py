@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from espnet_adastride.errors import RecipeError, UserError
+from espnet_adastride.errors import RecipeError, UserError, named
 from espnet_adastride.evaluation.logs import describe_signal, last_error
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -129,7 +129,7 @@ class _Forked:
         try:
             job.command()
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(named(f"error: {error}"), file=sys.stderr)
         except SystemExit as error:
             if not error.code:
                 return

@@ -1,6 +1,6 @@
-"""The recordings behind a folder of outputs: one line of JSON each.
+"""The recordings behind a folder of outputs, and the files that each is written to.
 
-``.transcribed.jsonl`` in the folder records the recording of each output name, so that
+``.transcribed.jsonl`` in the folder has one line of JSON for each recording, so that
 another recording with the same name is not considered done::
 
     {"name": "p0", "source": "/talks/p0.ogg", "size": 5120, "mtime_ns": 17,
@@ -13,9 +13,12 @@ interruption is skipped.
 import json
 import os
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List, NamedTuple, Sequence
 
-from espnet_adastride.files import PathLike, sha256_of
+from espnet_adastride.corpora.recordings import Source
+from espnet_adastride.errors import UserError
+from espnet_adastride.files import PathLike, sha256_of, shown
+from espnet_adastride.timing.transcripts import FORMATS
 
 RECORDS_NAME = ".transcribed.jsonl"
 
@@ -88,3 +91,71 @@ class Sources:
                 return True
             file.seek(-1, os.SEEK_END)
             return file.read() == b"\n"
+
+
+class Job(NamedTuple):
+    """A recording and its output files by format; none: standard output.
+
+    Attributes:
+        source: the recording.
+        outputs: output files by format.
+        name: name of the files, without the format's suffix.
+        done: all of them exist and belong to this recording.
+        obstacle: reason why they cannot be written, or "".
+    """
+
+    source: Source
+    outputs: Dict[str, Path]
+    name: str = ""
+    done: bool = False
+    obstacle: str = ""
+
+
+def plan(
+    sources: Sequence[Source],
+    output_dir,
+    formats: Sequence[str],
+    overwrite: bool = False,
+) -> List[Job]:
+    """Return a job per recording; no two write to the same file.
+
+    Recordings that differ only in their suffix keep it: ``a.wav.txt``. So does a
+    recording if the folder has files of that name from another recording.
+
+    Raises:
+        UserError: for two recordings with the same name.
+    """
+    if output_dir is None:
+        return [Job(source, {}) for source in sources]
+    counts: Dict[str, int] = {}
+    for source in sources:
+        counts[source.name] = counts.get(source.name, 0) + 1
+    jobs, owners, known = [], {}, Sources(output_dir)
+    for source in sources:
+        name = source.name if counts[source.name] == 1 else source.full
+        taken = any((Path(output_dir) / f"{name}.{f}").exists() for f in FORMATS)
+        if taken and not overwrite and known.relation(name, source.path) == "other":
+            name = source.full
+        outputs = {f: Path(output_dir) / f"{name}.{f}" for f in formats}
+        for path in outputs.values():
+            if path in owners:
+                raise UserError(
+                    f"{owners[path]} and {source.path} would both be written to "
+                    f"{path}: give the folder that contains both, or a separate "
+                    "--output_dir for each"
+                )
+            owners[path] = source.path
+        done, obstacle = False, ""
+        there = [path for path in outputs.values() if path.exists()]
+        if there and not overwrite:
+            relation = known.relation(name, source.path)
+            done = relation == "same" and len(there) == len(outputs)
+            if relation in ("", "other"):
+                other = known.known.get(name, {}).get("source")
+                obstacle = (
+                    f"{shown(source.path)}: {shown(there[0])} exists, made from "
+                    f"{shown(other) if other else 'an unknown recording'}; "
+                    "give another --output_dir, or --overwrite true"
+                )
+        jobs.append(Job(source, outputs, name, done, obstacle))
+    return jobs

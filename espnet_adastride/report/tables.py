@@ -18,11 +18,13 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     return text + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
-def format_interval(low: float, high: float) -> str:
-    """Return e.g. ``[-1.25, +0.50]``; "none" for not-a-number."""
+def format_interval(
+    low: float, high: float, form: str = "+.2f", unknown: str = "none"
+) -> str:
+    """Return e.g. ``[-1.25, +0.50]``; ``unknown`` for not-a-number."""
     if math.isnan(low) or math.isnan(high):
-        return "none"
-    return f"[{low:+.2f}, {high:+.2f}]"
+        return unknown
+    return f"[{low:{form}}, {high:{form}}]"
 
 
 def format_p(value: float) -> str:

@@ -1,7 +1,9 @@
 """What all commands have in common: help, version, advice, missing packages."""
 
+import argparse
 import importlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -148,3 +150,30 @@ def test_the_recipes_driver_says_its_version():
     words = ["bash", str(ROOT / "egs" / "asr.sh"), "--version"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60)
     assert done.stdout == f"espnet_adastride {__version__}\n"
+
+
+def all_parsers(parser):
+    """Return a parser and those of its modes."""
+    found = [parser]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found += action.choices.values()
+    return found
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in SHARED])
+def test_help_is_complete_and_of_one_style(name):
+    if name == "vqvae_train":
+        pytest.skip("its options are ESPnet's")
+    module = importlib.import_module(f"espnet_adastride.bin.{name}")
+    main, *modes = all_parsers(module.get_parser())
+    assert main.description[0].isupper() and main.description.endswith(".")
+    for parser in (main, *modes):
+        text = parser.format_help()
+        assert str(ROOT) not in text and "(default: [" not in text
+        for action in parser._actions:
+            option, said = action.option_strings or action.dest, action.help
+            assert said and (not said.endswith(".") or said.endswith("...")), option
+            first = re.match(r"[\w-]*", said)[0]
+            name = first[1:] != first[1:].lower()
+            assert name or first == first.lower(), option

@@ -284,7 +284,7 @@ def test_an_interrupted_grid_goes_on(recipe):
         (["--variant", "wide"], "--variant 'wide': give NAME=METHOD"),
         (["--nj", "0"], "--nj 0: give at least 1"),
         (["--recipe", "no"], "--recipe no: there is no run.sh"),
-        (["--asr_config", "no.yaml"], "--asr_config no.yaml: there is no such file"),
+        (["--asr_config", "no.yaml"], "--asr_config no.yaml: no such file"),
     ],
 )
 def test_a_wrong_option_ends_in_one_line(recipe, more, words):

@@ -54,7 +54,7 @@ def test_points_by_hand():
     rows = format_table(points, units).splitlines()[2:]
     assert rows[0].startswith("| `any` | 4x, its own | 50.0 | ")
     assert rows[0].endswith("| 0.0200 | 1.00 |")
-    assert rows[1] == "| `any` | 8x | 100.0 | 100.0 to 100.0 | 0.0100 | 0.50 |"
+    assert rows[1] == "| `any` | 8x | 100.0 | [100.0, 100.0] | 0.0100 | 0.50 |"
     assert rows[2].startswith("| `c` | 8x | 0.0 |")
     # one speaker alone has no interval
     assert np.isnan(intervals([one], ["s", "s", "s", "s"])).all()
@@ -96,7 +96,7 @@ def test_seeds_are_averaged_and_each_is_shown():
     assert cells[1].point.wer == 37.5 and cells[1].point.rtf == 0.02
     rows = format_table(points, units).splitlines()
     assert rows[0].startswith("| model | rate | WER, % | of each | 95 % interval |")
-    assert rows[3].startswith("| `any` | 8x | 37.5 | 25.0 50.0 | 25.0 to 50.0 |")
+    assert rows[3].startswith("| `any` | 8x | 37.5 | 25.0 50.0 | [25.0, 50.0] |")
     left = plot_rates(points, units).axes[0]
     lines = [(list(a.get_xdata()), list(a.get_ydata())) for a in left.lines]
     assert ([4.0, 8.0], [0.0, 37.5]) in lines and ([8.0, 8.0], [25.0, 50.0]) in lines

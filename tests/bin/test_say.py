@@ -37,5 +37,5 @@ def test_unknown_words_are_named(tmp_path, capsys):
     assert soundfile.info(tmp_path / "x.wav").duration > 1
     say.main(["the doctor is late", *words])
     assert "all words are among the 5 training words" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match="say: error: --output"):
+    with pytest.raises(SystemExit, match="^error: --output"):
         say.main(["late", "--output", str(tmp_path / "x.text")])

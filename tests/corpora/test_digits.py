@@ -288,7 +288,7 @@ def test_bad_input_ends_in_one_line(fsdd, tmp_path, damage, options, words):
     with pytest.raises(SystemExit) as error:
         prepare(fsdd, tmp_path / "out", *options)
     message = str(error.value)
-    assert message.startswith("prepare_digits: error: ") and "\n" not in message
+    assert message.startswith("error: ") and "\n" not in message
     assert words in message
     assert not (tmp_path / "out").exists()
 

@@ -52,7 +52,7 @@ def refused(*words):
     with pytest.raises(SystemExit) as stop:
         prepare(*words)
     line = str(stop.value)
-    assert line.startswith("adastride-prepare: error: ") and "\n" not in line
+    assert line.startswith("error: ") and "\n" not in line
     return line
 
 

@@ -172,7 +172,7 @@ def test_damage_is_named(tmp_path, experiment):
         read_record(path)
     content = content_of(experiment, experiment.runs()[0], WORSE)
     path.write_bytes(gzip.compress(json.dumps({**content, "format": 2}).encode()))
-    with pytest.raises(RecipeError, match="format 2, and 1 is what is known"):
+    with pytest.raises(RecipeError, match="format 2 is not supported .expected 1"):
         read_record(path)
 
 

@@ -307,7 +307,7 @@ def test_set_seconds_and_set_stride():
         ({"train_blocks": [0.05, 1]}, "train_blocks: block 0.05 s is 5 feature"),
         ({"stride": [2.2360679]}, "take whole strides"),
         ({"method": "hnet", "exact": False}, "set exact: true"),
-        ({"stride": 4, "after_blocks": [0, 1]}, "block does not go with after_blocks"),
+        ({"stride": 4, "after_blocks": [0, 1]}, "block cannot be combined with after"),
     ],
 )
 def test_one_line_says_what_is_wrong(conf, words):

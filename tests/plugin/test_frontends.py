@@ -275,7 +275,7 @@ def test_the_shortest_and_the_longest_are_named(options, tmp_path):
         assert error.value.limit == known.least
     if options["frontend"] == "whisper":
         assert known.most == 480000
-        with pytest.raises(AudioError, match=r"hears the first 480000 \(30 s\)"):
+        with pytest.raises(AudioError, match=r"encodes only the first 480000 \(30 s\)"):
             transcriber.trained.encode(noise(480001), "long.wav")
     # beside a longer one it has no frames, and no number of frames below 0
     if options["frontend_conf"].get("model", "").endswith("bert"):

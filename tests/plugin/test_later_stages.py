@@ -119,7 +119,7 @@ def test_a_copy_shortens_with_its_own_stage():
         ({"after_blocks": [1, 2, 3]}, "must begin with 0"),
         ({"after_blocks": [0, 2, 1]}, "not decrease"),
         ({"after_blocks": [0, 0, 4]}, "names block 4 and the encoder has 3"),
-        ({"tell_strides": True}, "does not go with"),
+        ({"tell_strides": True}, "cannot be combined with"),
     ],
 )
 def test_refusals(conf, words):

@@ -168,7 +168,7 @@ def test_a_rate_by_the_content_is_what_comes_out():
     assert frames.size(1) == lengths.max() and lengths.tolist() != [13, 8]
     loss.backward()
     assert not [n for n, p in model.named_parameters() if p.grad is None]
-    with pytest.raises(ConfigurationError, match="hnet.* tied to theirs"):
+    with pytest.raises(ConfigurationError, match="hnet.* have fixed strides"):
         model.encoder.embed.set_stride(4)
 
 
@@ -293,7 +293,7 @@ def test_defaults_reach_the_configuration_file():
     "word, conf, message",
     [
         ("adastrid", {}, "unknown input_layer 'adastrid'.*'adastride'.*conv2d6"),
-        ("conv2d", {"stride": 4}, "input_layer is 'conv2d', which takes none"),
+        ("conv2d", {"stride": 4}, "input_layer is 'conv2d', which has no"),
         ("adastride", {"stride": 0.5}, "stride must be a real number >= 1"),
     ],
 )

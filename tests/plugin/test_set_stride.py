@@ -79,9 +79,9 @@ def layer_lengths(n, stride, stages):
         (
             "strided_conv",
             6,
-            "theirs, 4 together; adastride, .*, random_strides take any",
+            "fixed strides .4 overall.; adastride, .*, random_strides take any",
         ),
-        ("diff_stride", 6, "diff_stride.* tied to theirs"),
+        ("diff_stride", 6, "diff_stride.* have fixed strides"),
         (["max_pool", "adastride"], 1.5, "make 2 alone; ask for 2 or more"),
         ("adastride", 0.5, "stride must be a real number >= 1, got 0.5"),
         ("adastride", math.nan, "stride must be a real number >= 1"),

@@ -164,7 +164,9 @@ def test_a_short_utterance_of_a_batch_is_itself():
 @pytest.mark.parametrize("word", ENCODERS)
 def test_after_blocks_is_refused(word):
     conf = {"stride": [2, 2], "channels": 4, "after_blocks": [0, 1]}
-    with pytest.raises(ConfigurationError, match="after_blocks does not go with this"):
+    with pytest.raises(
+        ConfigurationError, match="cannot be combined with this encoder"
+    ):
         encoders.ENCODERS[word](
             20, 16, num_blocks=2, input_layer="adastride", input_layer_conf=conf
         )

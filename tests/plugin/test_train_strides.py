@@ -82,7 +82,7 @@ def test_a_stage_that_is_tied_keeps_its_stride():
         ({"train_strides": [4]}, "lowest and the highest"),
         ({"train_strides": 4}, "lowest and the highest"),
         ({"train_strides": ["a", 4]}, "lowest and the highest"),
-        ({"method": "avg_pool"}, "are tied to theirs"),
+        ({"method": "avg_pool"}, "have fixed strides"),
         (
             {
                 "method": ["strided_conv", "strided_conv", "adastride"],

@@ -15,7 +15,7 @@ from espnet_adastride.corpora.own.source import Problem
 from espnet_adastride.corpora.recordings import prepare, read_audio
 from espnet_adastride.errors import AudioError
 from espnet_adastride.files import shown, write_flac
-from espnet_adastride.progress import decoding_bar
+from espnet_adastride.progress import progress_bar
 
 #: seconds by which an end time may exceed the recording, because of rounding
 TOLERANCE = 0.05
@@ -119,7 +119,7 @@ def check_recordings(
         jobs[p.path].append(p)
     total = Checked({}, {}, [])
     with (
-        decoding_bar(len(jobs)) as bar,
+        progress_bar(len(jobs)) as bar,
         ThreadPoolExecutor(max(1, options.nj)) as pool,
     ):
         results = [

@@ -31,7 +31,7 @@ from espnet_adastride.corpora.own.source import (
 )
 from espnet_adastride.corpora.own.tables import TABLES, read_table
 from espnet_adastride.corpora.recordings import describe_unread, find_media
-from espnet_adastride.errors import DataError
+from espnet_adastride.errors import DataError, no_such
 from espnet_adastride.files import AUDIO_SUFFIXES, shown
 
 METADATA = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
@@ -55,7 +55,7 @@ def read_source(path, columns: Optional[Dict[str, str]] = None) -> Source:
     """
     path, columns = Path(path), columns or {}
     if not path.exists():
-        raise DataError(f"{shown(path)}: no such file or folder")
+        raise DataError(no_such(shown(path), what="file or folder"))
     if path.is_file() and path.name == "wav.scp":
         path = path.parent
     if path.is_file():

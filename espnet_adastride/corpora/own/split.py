@@ -41,8 +41,8 @@ def split(
     enough = len(speakers) >= needed and not unknown
     if options.split == "speaker" and not enough:
         raise DataError(
-            f"--split speaker: {len(speakers)} speakers, and {unknown} utterances "
-            f"without one; {needed} sets need one speaker each: give the speakers (a "
+            f"--split speaker: {len(speakers)} speakers; {unknown} utterances have "
+            f"no speaker; {needed} sets need one speaker each: give the speakers (a "
             "column speaker, utt2spk, --speaker_from folder) or --split utterance"
         )
     by_speaker = enough and options.split != "utterance"

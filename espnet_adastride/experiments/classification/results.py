@@ -1,4 +1,4 @@
-"""Methods compared: what classification runs show, and what they cannot show.
+"""The statistics of classification: runs read from their records, methods compared.
 
 * **accuracy**: mean over the rounds of a method, and their standard deviation. A round
   is a seed, or in a cross-validation (``split: folds``, ``leave_one_out``) the seeds

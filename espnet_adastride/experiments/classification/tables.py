@@ -1,6 +1,5 @@
 """The tables of an experiment, of several data sets, and how to read them: Markdown."""
 
-import math
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
@@ -20,7 +19,12 @@ from espnet_adastride.experiments.folders import run_name
 from espnet_adastride.files import write_text
 from espnet_adastride.options import name_seeds
 from espnet_adastride.report.style import save_figure
-from espnet_adastride.report.tables import markdown_table, spread
+from espnet_adastride.report.tables import (
+    format_interval,
+    format_p,
+    markdown_table,
+    spread,
+)
 
 
 def report(exp, reference: str, method: str) -> List[Row]:
@@ -63,7 +67,7 @@ def format_table(rows: List[Row], runs: Dict[str, Runs], reference: str) -> str:
     for row in rows:
         cells = [f"`{row.method}`", f"{row.parameters:,}", f"{row.rate:.1f}"]
         cells.append(format_accuracy(row))
-        cells.append(_format_interval(row.interval))
+        cells.append(format_interval(*row.interval, ".1f", "one group"))
         if with_reference:
             cells += _comparison_cells(row.comparison)
         lines.append([*cells, f"{row.seconds:.0f}"])
@@ -74,26 +78,18 @@ def format_table(rows: List[Row], runs: Dict[str, Runs], reference: str) -> str:
 def _comparison_cells(comparison: Optional[Comparison]) -> List[str]:
     if comparison is None:
         return ["", "", "", ""]
+    interval = format_interval(*comparison.interval, "+.1f", "one group")
     return [
-        f"{comparison.difference:+.1f} ({_format_interval(comparison.interval, '+')})",
+        f"{comparison.difference:+.1f} {interval}",
         f"{comparison.better} / {comparison.worse}",
-        _format_p(comparison.p),
-        _format_p(comparison.p_holm),
+        format_p(comparison.p),
+        format_p(comparison.p_holm),
     ]
 
 
 def format_accuracy(row: Row) -> str:
     """Return mean and standard deviation over the rounds, in percent."""
     return spread(row.accuracies, 1)
-
-
-def _format_interval(interval: Tuple[float, float], sign: str = "") -> str:
-    low, high = interval
-    return "one group" if math.isnan(low) else f"{low:{sign}.1f} to {high:{sign}.1f}"
-
-
-def _format_p(p: float) -> str:
-    return f"{p:.1e}" if p < 0.001 else f"{p:.3f}"
 
 
 def _notes(rows, runs, reference) -> List[str]:

@@ -87,7 +87,7 @@ def test_a_clips_seeds_are_pooled():
     assert rows["equal"].seeds == (0, 1, 2)
     table = format_table(compare(runs, "strided_conv"), runs, "strided_conv")
     assert "| `better` | 1,000 | 8.0 | 90.0 ± 0.0 |" in table
-    assert "+50.0 (+20.0 to +80.0) | 5 / 0 | 0.062 | 0.125 |" in table
+    assert "+50.0 [+20.0, +80.0] | 5 / 0 | 0.062 | 0.125 |" in table
     assert "seeds 0, 1; or 0, 1, 2." in table and "correction: none." in table
     # folds: every clip is one seed's, and counts once
     runs = fake_runs({"strided_conv": {0: "1100"}, "other": {0: "1111"}})
