@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from espnet_adastride.errors import DataError, one_line_errors
+from espnet_adastride.errors import UserError, one_line_errors
 from espnet_adastride.evaluation.statistics import Bootstrap
 from espnet_adastride.experiments.records import read_records
 from espnet_adastride.report.tables import markdown_table
@@ -99,12 +99,12 @@ def main(cmd=None):
     }
     for name, sets in runs.items():
         if not sets:
-            raise DataError(f"{args.records}: no record of {name} at {args.rate:g}x")
+            raise UserError(f"{args.records}: no record of {name} at {args.rate:g}x")
     scores = runs[args.baseline][0]
     paths = [Path(args.textgrids) / f"{name}.TextGrid" for name in scores.utterances]
     kept = np.array([path.is_file() for path in paths])
     if not kept.any():
-        raise DataError(f"{args.textgrids}: no TextGrid of an utterance of {args.set}")
+        raise UserError(f"{args.textgrids}: no TextGrid of an utterance of {args.set}")
     speech = np.array([seconds_of_speech(p) for p, ok in zip(paths, kept) if ok])
     words, seconds = scores.reference()[kept], np.array(scores.seconds)[kept]
     errors, base = (

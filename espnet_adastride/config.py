@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterable, Iterator, List
 
 import yaml
 
-from espnet_adastride.errors import DataError, RecipeError, no_such
+from espnet_adastride.errors import UserError, no_such
 from espnet_adastride.files import PathLike, read_utf8
 
 
@@ -17,7 +17,7 @@ def parse_yaml(text: str, where: object) -> Any:
     """Return what a YAML text holds; ``where``, its file or option, is for the error.
 
     Raises:
-        DataError: It is no YAML; the message names the line and the column.
+        UserError: It is no YAML; the message names the line and the column.
     """
     try:
         return yaml.safe_load(text)
@@ -26,14 +26,14 @@ def parse_yaml(text: str, where: object) -> Any:
         mark = getattr(error, "problem_mark", None)
         place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         reason = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise DataError(f"{where}: not YAML: {reason}{place}") from None
+        raise UserError(f"{where}: not YAML: {reason}{place}") from None
 
 
 def read_yaml(path: PathLike) -> Any:
     """Return what a YAML file holds.
 
     Raises:
-        DataError: It is missing, not UTF-8 or no YAML; the message names the line.
+        UserError: It is missing, not UTF-8 or no YAML; the message names the line.
     """
     return parse_yaml(read_utf8(path), path)
 
@@ -42,15 +42,15 @@ def read_config(path: PathLike) -> dict:
     """Read a YAML configuration.
 
     Raises:
-        RecipeError: It is missing, is no YAML, or is no mapping of options.
+        UserError: It is missing, is no YAML, or is no mapping of options.
     """
     if not Path(path).is_file():
-        raise RecipeError(no_such(path, what="configuration file"))
+        raise UserError(no_such(path, what="configuration file"))
     config = read_yaml(path)
     if config is None:
         return {}
     if not isinstance(config, dict):
-        raise RecipeError(f"{path}: must hold 'option: value' lines")
+        raise UserError(f"{path}: must hold 'option: value' lines")
     return config
 
 
@@ -98,10 +98,10 @@ def refuse_changes(
         holds: what the folder has, ``runs`` or ``a run``, for the message.
 
     Raises:
-        RecipeError: naming the first word that was changed, and the fix.
+        UserError: naming the first word that was changed, and the fix.
     """
     for word, before, after in changes(flatten(earlier), flatten(config)):
-        raise RecipeError(
+        raise UserError(
             f"{folder} holds {holds} of another configuration: {word} was {before}, "
             f"is {after}; give this one another --exp, or remove {folder}"
         )
@@ -111,7 +111,7 @@ def split_options(words: Iterable[str]) -> Dict[str, List[str]]:
     """Return the values of each option: ``--a 1 2 --b=3`` is {a: [1, 2], b: [3]}.
 
     Raises:
-        RecipeError: The first word is not an option.
+        UserError: The first word is not an option.
     """
     options: Dict[str, List[str]] = {}
     name = None
@@ -120,7 +120,7 @@ def split_options(words: Iterable[str]) -> Dict[str, List[str]]:
             name, equals, value = word[2:].partition("=")
             options.setdefault(name, []).extend([value] if equals else [])
         elif name is None:
-            raise RecipeError(f"{word!r}: options start with --")
+            raise UserError(f"{word!r}: options start with --")
         else:
             options[name].append(word)
     return options

@@ -30,15 +30,11 @@ class UserError(Exception):
         return text
 
 
-class RecipeError(UserError):
-    """Bad input of a recipe or a command."""
+#: what bad input of a command, and a malformed file, were called before
+RecipeError = DataError = UserError
 
 
-class DataError(RecipeError):
-    """A corpus, data directory, table or text that is malformed or missing."""
-
-
-# The others are what some caller handles in its own way. Those of the library's side
+# These are what some caller handles in its own way. Those of the library's side
 # are also ValueErrors, which its users may expect.
 class AudioError(UserError, ValueError):
     """A recording that cannot be used; others can."""

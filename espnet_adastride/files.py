@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, Union
 
-from espnet_adastride.errors import DataError, RecipeError, no_such
+from espnet_adastride.errors import UserError, no_such
 
 PathLike = Union[str, Path]
 
@@ -61,21 +61,21 @@ def read_utf8(path: PathLike) -> str:
     UTF-16 with such a mark (Praat, spreadsheets) is read, too.
 
     Raises:
-        DataError: No such file, it cannot be read, or it is not UTF-8; the message
+        UserError: No such file, it cannot be read, or it is not UTF-8; the message
             names the file and the line.
     """
     try:
         content = Path(path).read_bytes()
     except FileNotFoundError:
-        raise DataError(no_such(path)) from None
+        raise UserError(no_such(path)) from None
     except OSError as e:
-        raise DataError(f"{path}: cannot be read ({e.strerror})") from None
+        raise UserError(f"{path}: cannot be read ({e.strerror})") from None
     try:
         marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         text = content.decode("utf-16" if marked else "utf-8-sig")
     except UnicodeDecodeError as e:
         line = content.count(b"\n", 0, e.start) + 1
-        raise DataError(
+        raise UserError(
             f"{path}:{line}: not UTF-8; convert the file, e.g. from Latin-1: "
             f"iconv -f latin1 -t utf-8 FILE > NEW"
         ) from None
@@ -170,13 +170,13 @@ def lock(fd: int, path: Path, wait: bool, who: str, name: str = TAGS) -> None:
         name: The option that gives this run a folder of its own, for the message.
 
     Raises:
-        RecipeError: Another driver works there and ``wait`` is false.
+        UserError: Another driver works there and ``wait`` is false.
     """
     if not _taken(fd):
         other = path.read_text(encoding="utf-8").strip() or "unknown process"
         place = f"another driver works in {path.parent} ({other})"
         if not wait:
-            raise RecipeError(
+            raise UserError(
                 f"{place}: wait for it, stop it, or give this run another {name}"
             )
         print(f"waiting: {place}", flush=True)
@@ -190,7 +190,7 @@ def alone(folder: PathLike, name: str) -> Iterator[None]:
     """Hold the lock of an experiment's folder, which is made if needed.
 
     Raises:
-        RecipeError: Another process has it; ``name`` is that of :func:`lock`.
+        UserError: Another process has it; ``name`` is that of :func:`lock`.
     """
     path = Path(folder) / ".lock"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ import math
 import re
 from typing import Callable, List, Optional, Sequence
 
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 
 
 def str2bool(word: str) -> bool:
@@ -100,20 +100,20 @@ def check_jobs(number: int) -> None:
     """Refuse a ``--nj`` below 1.
 
     Raises:
-        RecipeError: naming it.
+        UserError: naming it.
     """
     if number < 1:
-        raise RecipeError(f"--nj {number}: give at least 1")
+        raise UserError(f"--nj {number}: give at least 1")
 
 
 def read_seeds(words: Sequence[str]) -> List[int]:
     """Return the seeds of ``--seeds``.
 
     Raises:
-        RecipeError: one is no whole number, or there is none.
+        UserError: one is no whole number, or there is none.
     """
     seeds = split_list(words)
     for word in seeds or ["''"]:  # none at all is refused, too
         if not re.fullmatch(r"\d{1,6}", word):
-            raise RecipeError(f"--seeds {word}: give whole numbers, e.g. 0 1 2")
+            raise UserError(f"--seeds {word}: give whole numbers, e.g. 0 1 2")
     return [int(word) for word in seeds]

@@ -18,7 +18,7 @@ from espnet_adastride.corpora.unlabelled import (
     prepare_recordings,
     read_set,
 )
-from espnet_adastride.errors import DataError, RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.experiments.definition import read_experiment
 from espnet_adastride.timing.ctc import Timed
 from espnet_adastride.timing.transcripts import (
@@ -111,7 +111,7 @@ def test_align_and_plot_name_it_escaped(tmp_path):
 LATIN = b"u1 A\nu2 caf\xe9\n"
 
 
-def refusal(call, *args, error=DataError):
+def refusal(call, *args, error=UserError):
     with pytest.raises(error) as stop:
         call(*args)
     line = str(stop.value)
@@ -122,14 +122,14 @@ def refusal(call, *args, error=DataError):
 def test_latin1_transcripts_of_the_vqvae(tmp_path):
     folder = odd_folder(tmp_path / "in")
     (folder / "trans.txt").write_bytes(b"one A\ntwo caf\xe9\n")
-    line = refusal(find_recordings, folder, error=RecipeError)
+    line = refusal(find_recordings, folder, error=UserError)
     assert line.startswith(f"{folder}/trans.txt:2: not UTF-8; convert the file")
     (folder / "trans.txt").write_bytes(b"\xef\xbb\xbfone\tHELLO\r\ntwo A  B\r\n\r\n")
     groups = {r.id: r.group for r in find_recordings(folder)}
     assert groups["one"] == "text hello" and groups["two"] == "text a b"
     (folder / "trans.txt").write_text("one A\ntwo\n")
     assert "line 2: write NAME TEXT" in refusal(
-        find_recordings, folder, error=RecipeError
+        find_recordings, folder, error=UserError
     )
 
 
@@ -137,16 +137,16 @@ def test_latin1_tables_and_configurations(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"a: 1\nb: 2\nc: caf\xe9\n")
     for read, error in (
-        (read_scp, DataError),
-        (read_ctm, DataError),
-        (read_textgrid, DataError),
-        (read_config, RecipeError),
-        (read_experiment, RecipeError),
+        (read_scp, UserError),
+        (read_ctm, UserError),
+        (read_textgrid, UserError),
+        (read_config, UserError),
+        (read_experiment, UserError),
     ):
         line = refusal(read, path, error=error)
         assert line.startswith(f"{path}:3: not UTF-8; convert the file"), read
     (tmp_path / "labels.csv").write_bytes(b"file,label\none.wav,caf\xe9\n")
-    line = refusal(find_clips, tmp_path, "table", error=RecipeError)
+    line = refusal(find_clips, tmp_path, "table", error=UserError)
     assert line.startswith(f"{tmp_path}/labels.csv:2: not UTF-8")
 
 
@@ -155,9 +155,9 @@ def test_latin1_files_of_a_model(tmp_path):
 
     path = tmp_path / "config.yaml"
     path.write_bytes(b"a: 1\nc: caf\xe9\n")
-    line = refusal(read_options, path, [], error=DataError)
+    line = refusal(read_options, path, [], error=UserError)
     assert line.startswith(f"{path}:2: not UTF-8")
-    line = refusal(read_inference_config, path, error=DataError)
+    line = refusal(read_inference_config, path, error=UserError)
     assert line.startswith(f"{path}:2: not UTF-8")
 
 

@@ -29,9 +29,9 @@ from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.errors import (
     AlignmentError,
     AudioError,
-    DataError,
     ModelError,
     UnknownTimesError,
+    UserError,
     fail,
     no_such,
     one_line_errors,
@@ -66,21 +66,21 @@ def read_jobs(args: argparse.Namespace) -> Dict[str, Tuple[str, str]]:
     """Return (audio, transcript) by utterance.
 
     Raises:
-        DataError: for missing files, or files that do not match.
+        UserError: for missing files, or files that do not match.
     """
     if args.audio is not None:
         if args.text is None:
-            raise DataError("--audio needs its transcript: give --text")
+            raise UserError("--audio needs its transcript: give --text")
         text = args.text
         if len(text) < 256 and Path(text).is_file():
             text = read_utf8(text)
         key = shown(Path(args.audio).stem)
         return {key: (args.audio, " ".join(text.split()))}
     if args.text is not None:
-        raise DataError("--text requires --audio; --data_dir has its own file text")
+        raise UserError("--text requires --audio; --data_dir has its own file text")
     folder = Path(args.data_dir)
     if (folder / "segments").exists():
-        raise DataError(
+        raise UserError(
             f"{folder}/segments: cut the recordings into a new folder first: "
             f"adastride-prepare {folder.name}={folder} --output NEW"
         )
@@ -88,7 +88,7 @@ def read_jobs(args: argparse.Namespace) -> Dict[str, Tuple[str, str]]:
     texts = read_text(folder / "text", allow_empty=True)
     missing = sorted(set(waves) ^ set(texts))
     if missing:
-        raise DataError(
+        raise UserError(
             f"{folder}: wav.scp and text hold different utterances: {shorten(missing)}"
         )
     return {key: (waves[key], texts[key]) for key in sorted(waves)}
@@ -120,10 +120,10 @@ def align(args: argparse.Namespace) -> List[str]:
     jobs = read_jobs(args)
     gone = [a for a, _ in jobs.values() if not a.endswith("|") and not Path(a).exists()]
     if gone and len(gone) == len(jobs):
-        raise DataError(no_such(gone[0] + _and_more(gone), "check the paths"))
+        raise UserError(no_such(gone[0] + _and_more(gone), "check the paths"))
     recognise = load_transcriber(args, max_segment=args.max_segment, say=say)
     if recognise.trained.model.ctc is None:
-        raise DataError(f"{args.model}: no CTC branch, which alignment needs")
+        raise UserError(f"{args.model}: no CTC branch, which alignment needs")
     aligned: Dict[str, Segment] = {}
     failed = []
     for key, (audio, text) in jobs.items():
@@ -134,7 +134,7 @@ def align(args: argparse.Namespace) -> List[str]:
             uniform = args.times == "uniform"
             aligned[key] = recognise.align(wave, text, uniform, audio)
         except UnknownTimesError as error:  # of no utterance
-            raise DataError(f"{args.model}: {error}") from None
+            raise UserError(f"{args.model}: {error}") from None
         except (AudioError, AlignmentError, ModelError) as error:
             failed.append(key)
             say(f"{key}: {error}")

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.config import read_config
-from espnet_adastride.errors import RecipeError, no_such, one_line_errors
+from espnet_adastride.errors import UserError, no_such, one_line_errors
 from espnet_adastride.options import real, str2bool, whole
 
 
@@ -33,7 +33,7 @@ class ConfigParser(Parser):
         """Parse the options; they override those of the file.
 
         Raises:
-            RecipeError: for an unreadable file, or an unknown option in it.
+            UserError: for an unreadable file, or an unknown option in it.
         """
         words = list(sys.argv[1:] if args is None else args)
         path = None
@@ -47,7 +47,7 @@ class ConfigParser(Parser):
             known = {action.dest for action in self._actions}
             for name in config:
                 if name not in known:
-                    raise RecipeError(
+                    raise UserError(
                         f"{path}: unknown option {name!r}; run --help for the list"
                     )
             self.set_defaults(**config)
@@ -193,7 +193,7 @@ def main(cmd=None):
     paths += [path for path, _, _ in args.data_path_and_name_and_type]
     for path in paths:
         if path is not None and not Path(path).exists():
-            raise RecipeError(no_such(path))
+            raise UserError(no_such(path))
     import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
 
     inference(args)

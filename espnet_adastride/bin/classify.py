@@ -33,7 +33,7 @@ from espnet_adastride.bin.parsers import (
     read_methods,
 )
 from espnet_adastride.corpora.clips import describe_clips, find_clips
-from espnet_adastride.errors import RecipeError, located, one_line_errors, resumable
+from espnet_adastride.errors import UserError, located, one_line_errors, resumable
 from espnet_adastride.experiments.folders import run_name, unfinished
 from espnet_adastride.recipe.jobs import Interrupted
 
@@ -65,7 +65,7 @@ def train(args, methods, seeds):
     """Train the unfinished runs.
 
     Raises:
-        RecipeError: bad input, or a run that was killed.
+        UserError: bad input, or a run that was killed.
     """
     from espnet_adastride.experiments.classification.features import load_features
     from espnet_adastride.experiments.classification.options import read_options
@@ -77,10 +77,10 @@ def train(args, methods, seeds):
 
     for name in ("corpus", "config"):
         if not getattr(args, name):
-            raise RecipeError(f"give --{name} (or --train false)")
+            raise UserError(f"give --{name} (or --train false)")
     options = read_options(args.config)
     for method in methods:  # find a wrong word now, not after an hour
-        with located(method.word, (TypeError, ValueError), RecipeError):
+        with located(method.word, (TypeError, ValueError), UserError):
             Classifier(2, options.features.n_mels, options.network, method)
     clips = find_clips(args.corpus, options.data.layout)
     described = describe_clips(clips, options.data.split, seeds)
@@ -122,7 +122,7 @@ def report_all(args, methods, seeds):
         }
         tables = {Path(args.exp).name: rows, **tables}
         if len(tables) != 1 + len(args.beside):
-            raise RecipeError(
+            raise UserError(
                 "--beside: two experiment folders have the same name; rename one"
             )
         print("\n" + format_data_sets(tables, args.reference, args.curve or ""))

@@ -44,7 +44,7 @@ from espnet_adastride.corpora.clips import (
 )
 from espnet_adastride.corpora.kaldi import read_scp
 from espnet_adastride.errors import (
-    RecipeError,
+    UserError,
     one_line_errors,
     resumable,
     unknown_word,
@@ -150,22 +150,22 @@ def check_model(name, config, classes):
     """Build the model of a configuration to find wrong words before training.
 
     Raises:
-        RecipeError: naming the wrong word.
+        UserError: naming the wrong word.
     """
     from espnet_adastride.plugin import espnet
 
     if config.get("normalize", "utterance_mvn") == "global_mvn":
-        raise RecipeError(
+        raise UserError(
             "normalize: global_mvn needs statistics, which this command does not "
             "collect; use utterance_mvn or null"
         )
     options = vars(espnet.cls_task.CLSTask.get_parser().parse_args([]))
     for word in config:
         if word not in options:
-            raise RecipeError(unknown_word("option of cls_train", word, options))
+            raise UserError(unknown_word("option of cls_train", word, options))
     args = argparse.Namespace(**merge_configs([options, config]))
     if CRITERION not in [list(one) for one in args.best_model_criterion]:
-        raise RecipeError(
+        raise UserError(
             "best_model_criterion: the model with the best valid acc is tested; add "
             f"[{', '.join(CRITERION)}]"
         )
@@ -173,7 +173,7 @@ def check_model(name, config, classes):
     try:
         espnet.cls_task.CLSTask.build_model(args)
     except Exception as error:  # ESPnet's classes raise many kinds
-        raise RecipeError(f"{name}: {' '.join(str(error).split())}") from None
+        raise UserError(f"{name}: {' '.join(str(error).split())}") from None
 
 
 # ----------------------------------------------------------------------------- stages
@@ -263,7 +263,7 @@ def train(args, methods, seeds):
     """Prepare the data and train the unfinished runs.
 
     Raises:
-        RecipeError: bad input, or a run that failed.
+        UserError: bad input, or a run that failed.
     """
     import torch
 
@@ -271,12 +271,12 @@ def train(args, methods, seeds):
 
     for name in ("corpus", "config", "data_config"):
         if not getattr(args, name):
-            raise RecipeError(f"give --{name} (or --train false)")
+            raise UserError(f"give --{name} (or --train false)")
     if args.ngpu:
         # this query does not initialise CUDA, so forked processes can use it
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
         if not torch.cuda.is_available():
-            raise RecipeError(f"--ngpu {args.ngpu}: no GPU found; give 0")
+            raise UserError(f"--ngpu {args.ngpu}: no GPU found; give 0")
     exp, config = Path(args.exp), read_config(args.config)
     options = read_options(args.data_config)
     split, features = options.data.split, options.features

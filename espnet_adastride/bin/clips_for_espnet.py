@@ -28,7 +28,7 @@ from espnet_adastride.corpora.clips import (
     split_clips,
 )
 from espnet_adastride.corpora.recordings import read_audio
-from espnet_adastride.errors import RecipeError, one_line_errors
+from espnet_adastride.errors import UserError, one_line_errors
 from espnet_adastride.files import shown, write_flac, write_text
 from espnet_adastride.options import whole
 
@@ -84,7 +84,7 @@ def fit_recording(clip: Clip, rate: int, waves: Path) -> Tuple[Path, int]:
     digest = hashlib.sha256(told.encode()).hexdigest()[:8]
     copy = waves.absolute() / f"{utterance_id(clip.id)}-{digest}.flac"
     if UNFIT.search(str(copy)):
-        raise RecipeError(
+        raise UserError(
             f"{copy}: the path of a copy has white space or |; give another folder"
         )
     if not copy.is_file():
@@ -96,13 +96,13 @@ def write_part(clips, folder: Path, rate: int, waves: Path, least: int) -> int:
     """Write one part's files; return how many recordings were converted to ``waves``.
 
     Raises:
-        RecipeError: a recording cannot be used, or two have the same name.
+        UserError: a recording cannot be used, or two have the same name.
     """
     rows = []
     for clip in clips:
         path, samples = fit_recording(clip, rate, waves)
         if samples < least:
-            raise RecipeError(
+            raise UserError(
                 f"{clip.path}: too short: {samples} samples at {rate} Hz; {least} "
                 "are needed for one frame; remove it from the corpus"
             )
@@ -112,7 +112,7 @@ def write_part(clips, folder: Path, rate: int, waves: Path, least: int) -> int:
     rows.sort()
     for one, other in zip(rows, rows[1:]):
         if one[0] == other[0]:
-            raise RecipeError(f"{one[1]} and {other[1]} are both {one[0]}; rename one")
+            raise UserError(f"{one[1]} and {other[1]} are both {one[0]}; rename one")
     for name, column in (("wav.scp", 1), ("label", 2), ("utt2spk", 3), ("shape", 4)):
         write_text(folder / name, "".join(f"{row[0]} {row[column]}\n" for row in rows))
     return sum(row[1].parent == waves.absolute() for row in rows)
@@ -142,11 +142,11 @@ def write_data(
         The number of converted recordings.
 
     Raises:
-        RecipeError: bad recordings or labels.
+        UserError: bad recordings or labels.
     """
     labels = sorted({UNFIT.sub("_", clip.label) for clip in clips})
     if len(labels) < len({clip.label for clip in clips}):
-        raise RecipeError("two labels differ only in white space or |; rename one")
+        raise UserError("two labels differ only in white space or |; rename one")
     converted = 0
     for part, indices in split_clips(clips, split, seed).items():
         own = [clips[index] for index in indices]

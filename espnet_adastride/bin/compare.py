@@ -30,8 +30,7 @@ from typing import List, Sequence
 from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.kaldi import shorten
 from espnet_adastride.errors import (
-    DataError,
-    RecipeError,
+    UserError,
     no_such,
     one_line_errors,
     resumable,
@@ -117,18 +116,18 @@ def define(args) -> Experiment:
     """Return the experiment of the command's options.
 
     Raises:
-        RecipeError: there is no such recipe or configuration.
+        UserError: there is no such recipe or configuration.
     """
     config = Path(args.asr_config).absolute()
     script = Path(args.recipe).absolute() / "run.sh"
     if not script.is_file():
-        raise RecipeError(f"--recipe {args.recipe}: there is no run.sh in it")
+        raise UserError(f"--recipe {args.recipe}: there is no run.sh in it")
     if not config.is_file():
-        raise RecipeError(no_such(args.asr_config, option="--asr_config"))
+        raise UserError(no_such(args.asr_config, option="--asr_config"))
     variants = [read_variant(text).name for text in args.variant]
     methods = [*args.methods, *variants]
     if args.baseline not in methods:
-        raise RecipeError(
+        raise UserError(
             f"--baseline {args.baseline} is not compared: add it to --methods, or "
             f"choose among {', '.join(methods)}"
         )
@@ -175,7 +174,7 @@ def write_table(args, grid: Grid, runs: Sequence[Run]) -> str:
         text += f"**The runs used different versions of the code**: {each}.\n\n"
     cells = make_cells(grid.what, done)
     if not cells:
-        raise DataError("no run is finished yet: there is nothing to compare")
+        raise UserError("no run is finished yet: there is nothing to compare")
     results, test = [cell.result() for cell in cells], cells[0].reference()
     text += format_comparison(results, test, args.baseline, args.resamples)
     path = grid.recipe / "exp" / f"{args.name}.md"
@@ -187,7 +186,7 @@ def read_lists(args) -> None:
     """Split lists given as one word, and convert rates and seeds to numbers.
 
     Raises:
-        RecipeError: An unknown method, with the choices, or a word that is not a
+        UserError: An unknown method, with the choices, or a word that is not a
             number.
     """
     from espnet_adastride.downsampling import available_downsamplers
@@ -199,12 +198,12 @@ def read_lists(args) -> None:
         try:
             rates.append(float(word))
         except ValueError:
-            raise RecipeError(f"--rates {word}: give numbers, e.g. 4 8") from None
+            raise UserError(f"--rates {word}: give numbers, e.g. 4 8") from None
     args.rates = rates
     choices = available_downsamplers()
     for name in args.methods:
         if name not in choices:
-            raise RecipeError(f"--methods {name}: choose among {', '.join(choices)}")
+            raise UserError(f"--methods {name}: choose among {', '.join(choices)}")
 
 
 @one_line_errors
@@ -212,7 +211,7 @@ def main(cmd=None):
     args = get_parser().parse_args(cmd)
     for name in ("nj", "threads"):
         if getattr(args, name) < 1:
-            raise RecipeError(f"--{name} {getattr(args, name)}: give at least 1")
+            raise UserError(f"--{name} {getattr(args, name)}: give at least 1")
     read_lists(args)
     experiment = define(args)
     runs = experiment.runs()
@@ -235,7 +234,7 @@ def main(cmd=None):
         if len(failures) < len(runs):
             print(write_table(args, grid, runs))
     if failures:
-        raise RecipeError(
+        raise UserError(
             f"{len(failures)} of {len(runs)} runs failed; the first: {failures[0]}"
         )
 

@@ -35,7 +35,7 @@ from espnet_adastride.corpora.unlabelled import (
     prepare_recordings,
     read_set,
 )
-from espnet_adastride.errors import RecipeError, located, one_line_errors, resumable
+from espnet_adastride.errors import UserError, located, one_line_errors, resumable
 from espnet_adastride.experiments.folders import (
     claim_run,
     run_folders,
@@ -73,17 +73,17 @@ def read_lists(args):
     """Return the methods, rates and seeds; a list may be one word with spaces.
 
     Raises:
-        RecipeError: a word that is not a number, or an empty list.
+        UserError: a word that is not a number, or an empty list.
     """
     methods, seeds = read_methods(args)
     rates = split_list(args.rates)
     for word in rates:
         if not re.fullmatch(r"\d{1,4}", word) or bin(int(word)).count("1") != 1:
-            raise RecipeError(f"--rates {word}: give powers of 2, e.g. 4 8 16")
+            raise UserError(f"--rates {word}: give powers of 2, e.g. 4 8 16")
     if "1" in rates:
-        raise RecipeError("--rates 1: does not downsample; give at least 2")
+        raise UserError("--rates 1: does not downsample; give at least 2")
     if not rates:
-        raise RecipeError("--rates: give at least one")
+        raise UserError("--rates: give at least one")
     return methods, [int(word) for word in rates], seeds
 
 
@@ -102,7 +102,7 @@ def check_config(name, config):
     """Build the model of a configuration to find wrong words before training.
 
     Raises:
-        RecipeError: naming the wrong word.
+        UserError: naming the wrong word.
     """
     from espnet_adastride.plugin.vqvae_task import VQVAETask
 
@@ -139,7 +139,7 @@ def collect_statistics(exp, config):
     done = stats / "features_conf.yaml"
     if done.is_file():
         if done.read_text(encoding="utf-8") != wanted:
-            raise RecipeError(
+            raise UserError(
                 f"{stats} has statistics for another features_conf; give another "
                 "--exp, "
                 f"or remove {exp}"
@@ -202,12 +202,12 @@ def check_inputs(args):
     """Check that there is training data before ESPnet is imported.
 
     Raises:
-        RecipeError: naming the option and the fix.
+        UserError: naming the option and the fix.
     """
     for name in ("corpus", "config"):
         if not getattr(args, name):
             say = ", or set RECORDINGS=" if name == "corpus" else ""
-            raise RecipeError(f"give --{name}{say} (or --train false)")
+            raise UserError(f"give --{name}{say} (or --train false)")
     read_config(args.config)
     find_recordings(args.corpus)
 
@@ -216,7 +216,7 @@ def train(args, methods, rates, seeds):
     """Prepare the data and train the unfinished runs.
 
     Raises:
-        RecipeError: bad input, or a run that failed.
+        UserError: bad input, or a run that failed.
     """
     exp = Path(args.exp)
     config = read_config(args.config)

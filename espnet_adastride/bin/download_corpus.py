@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from espnet_adastride.bin.download_librispeech import fetch, unpacked
 from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.errors import DataError, one_line_errors
+from espnet_adastride.errors import UserError, one_line_errors
 
 
 class Corpus(NamedTuple):
@@ -63,7 +63,7 @@ def download_corpus(name: str, folder, url: str = "", tries: int = 5) -> Path:
         tries: failed connections in a row before giving up.
 
     Raises:
-        DataError: no connection, no space, or an archive that cannot be unpacked.
+        UserError: no connection, no space, or an archive that cannot be unpacked.
     """
     corpus, folder = CORPORA[name], Path(folder).expanduser().absolute()
     if folder.is_dir():
@@ -76,7 +76,7 @@ def download_corpus(name: str, folder, url: str = "", tries: int = 5) -> Path:
     with unpacked(archive, folder.with_name(f".{folder.name}.unpacking")) as staging:
         inside = list(staging.iterdir())
         if corpus.top and len(inside) != 1:
-            raise DataError(
+            raise UserError(
                 f"{archive}: contains {len(inside)} top folders instead of one"
             )
         os.replace(inside[0] if corpus.top else staging, folder)

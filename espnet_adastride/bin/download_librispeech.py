@@ -26,7 +26,7 @@ from typing import Optional
 from tqdm import tqdm
 
 from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.errors import DataError, one_line_errors
+from espnet_adastride.errors import UserError, one_line_errors
 
 URL = "https://www.openslr.org/resources/12"
 
@@ -62,11 +62,11 @@ def download_part(
         The part's folder.
 
     Raises:
-        DataError: No connection, an unknown part, no space, a wrong MD5 sum, or an
+        UserError: No connection, an unknown part, no space, a wrong MD5 sum, or an
             archive without that part.
     """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", part):
-        raise DataError(
+        raise UserError(
             f"{part!r} is not a part of LibriSpeech; parts: {', '.join(MD5)}"
         )
     corpus = Path(corpus).expanduser().absolute()
@@ -90,7 +90,7 @@ def download_part(
     if found != md5:
         damaged = archive.with_name(f"{archive.name}.damaged")
         os.replace(archive, damaged)
-        raise DataError(
+        raise UserError(
             f"{archive.name} has the MD5 sum {found}, not the published {md5}; it is "
             f"now {damaged}: delete it and run again, or try another mirror with --url"
         )
@@ -105,13 +105,13 @@ def published_md5(url: str, part: str) -> str:
     """Look up a part's MD5 sum in the publisher's ``md5sum.txt``.
 
     Raises:
-        DataError: The list cannot be read or does not name the part.
+        UserError: The list cannot be read or does not name the part.
     """
     try:
         with urllib.request.urlopen(f"{url}/md5sum.txt", timeout=TIMEOUT) as response:
             lines = response.read().decode("utf-8", "replace").splitlines()
     except (OSError, ValueError) as e:
-        raise DataError(
+        raise UserError(
             f"{part} is not a part of LibriSpeech known here ({', '.join(MD5)}), and "
             f"{url}/md5sum.txt cannot be read ({_reason(e)})"
         ) from None
@@ -119,14 +119,14 @@ def published_md5(url: str, part: str) -> str:
         fields = line.split()
         if len(fields) == 2 and fields[1].lstrip("*") == f"{part}.tar.gz":
             return fields[0].lower()
-    raise DataError(f"{url}/md5sum.txt does not name {part}.tar.gz; misspelt part?")
+    raise UserError(f"{url}/md5sum.txt does not name {part}.tar.gz; misspelt part?")
 
 
 def fetch(address: str, path: Path, tries: int = 5) -> None:
     """Download to ``path``, resuming after the bytes it already holds.
 
     Raises:
-        DataError: The server rejects the request, the disk is too small, or ``tries``
+        UserError: The server rejects the request, the disk is too small, or ``tries``
             connections in a row failed; the partial download is kept for the next run.
     """
     failures = 0
@@ -137,14 +137,14 @@ def fetch(address: str, path: Path, tries: int = 5) -> None:
             return
         except urllib.error.HTTPError as e:
             if e.code < 500:
-                raise DataError(f"{address}: the server answered {e.code} {e.reason}")
+                raise UserError(f"{address}: the server answered {e.code} {e.reason}")
             reason = _reason(e)
         except (OSError, EOFError, http.client.HTTPException) as e:
             reason = _reason(e)
         after = path.stat().st_size if path.exists() else 0
         failures = 0 if after > before else failures + 1
         if failures >= tries:
-            raise DataError(
+            raise UserError(
                 f"{address}: no data ({reason}); check the network and run again: "
                 f"{after} bytes are kept in {path}"
             )
@@ -179,7 +179,7 @@ def _fetch_once(address: str, path: Path) -> None:
             free = shutil.disk_usage(path.parent).free
             # The archive and its contents, which are about as large (FLAC).
             if free < rest + (have + rest):
-                raise DataError(
+                raise UserError(
                     f"{path.parent}: {free / 1e9:.1f} GB free, "
                     f"{(2 * rest + have) / 1e9:.1f} GB needed for {path.name} and "
                     "unpacking it; free some space or choose another folder"
@@ -232,12 +232,12 @@ def unpack(archive: Path, part: str, corpus: Path) -> None:
     """Unpack beside the corpus, then move ``LibriSpeech/part`` into place.
 
     Raises:
-        DataError: Damaged archive, members outside the folder, or no such part.
+        UserError: Damaged archive, members outside the folder, or no such part.
     """
     with unpacked(archive, corpus / f".{part}.unpacking") as staging:
         source = staging / "LibriSpeech"
         if not (source / part).is_dir():
-            raise DataError(f"{archive}: holds no LibriSpeech/{part}")
+            raise UserError(f"{archive}: holds no LibriSpeech/{part}")
         root = corpus / "LibriSpeech"
         root.mkdir(exist_ok=True)
         for path in source.iterdir():
@@ -252,7 +252,7 @@ def unpacked(archive: Path, staging: Path):
     """Unpack an archive into the folder ``staging``, which is removed at the end.
 
     Raises:
-        DataError: A damaged archive, or members outside the folder.
+        UserError: A damaged archive, or members outside the folder.
     """
     shutil.rmtree(staging, ignore_errors=True)
     try:
@@ -263,7 +263,7 @@ def unpacked(archive: Path, staging: Path):
                 tar.extract(member, staging, filter="data")
         yield staging
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(
+        raise UserError(
             f"{archive}: cannot be unpacked ({_reason(error)}); delete it and run again"
         ) from None
     finally:
@@ -297,7 +297,7 @@ def main(cmd=None) -> None:
     """Run the command; bad input ends in one line."""
     args = get_parser().parse_args(cmd)
     if not args.corpus.strip():
-        raise DataError("--corpus is empty: set LIBRISPEECH= or edit db.sh")
+        raise UserError("--corpus is empty: set LIBRISPEECH= or edit db.sh")
     for part in args.part:
         download_part(args.corpus, part, args.url, args.keep_archive)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.bin.results import RECORDS, write_results
-from espnet_adastride.errors import RecipeError, one_line_errors, resumable
+from espnet_adastride.errors import UserError, one_line_errors, resumable
 from espnet_adastride.experiments.definition import ROOT, read_experiment
 from espnet_adastride.experiments.grid import with_threads
 from espnet_adastride.experiments.records import code_state
@@ -60,12 +60,12 @@ def main(cmd=None):
     args = get_parser().parse_args(cmd)
     check_jobs(args.nj)
     if args.threads < 1:
-        raise RecipeError(f"--threads {args.threads}: give at least 1")
+        raise UserError(f"--threads {args.threads}: give at least 1")
     if args.limit is not None and args.limit < 1:
-        raise RecipeError(f"--limit {args.limit}: give at least 1")
+        raise UserError(f"--limit {args.limit}: give at least 1")
     experiment = read_experiment(args.definition)
     if experiment.task != "asr":
-        raise RecipeError(
+        raise UserError(
             f"{args.definition}: runs of {experiment.task} are trained by "
             f"{experiment.recipe}/{experiment.script}; copy EXP/records from there to "
             f"{args.records}/{experiment.name}"
@@ -91,7 +91,7 @@ def main(cmd=None):
             failures = run_grid(grid, todo, args.nj, code_state(), grid.check_data)
     print("\n".join(write_results(args.definition, args.records, args.results)))
     if failures:
-        raise RecipeError(f"{len(failures)} runs failed; the first: {failures[0]}")
+        raise UserError(f"{len(failures)} runs failed; the first: {failures[0]}")
 
 
 if __name__ == "__main__":

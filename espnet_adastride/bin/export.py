@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.errors import GIVE_MODEL, RecipeError, no_such, one_line_errors
+from espnet_adastride.errors import GIVE_MODEL, UserError, no_such, one_line_errors
 from espnet_adastride.extras import describe_missing
 from espnet_adastride.options import real, str2bool
 from espnet_adastride.quiet import quiet_imports
@@ -74,27 +74,27 @@ def check(args: argparse.Namespace) -> None:
     """Reject bad options before the model is loaded.
 
     Raises:
-        RecipeError: naming the option and the fix.
+        UserError: naming the option and the fix.
     """
     output = Path(args.output)
     if not Path(args.model).exists():
-        raise RecipeError(no_such(args.model, GIVE_MODEL, "file or folder"))
+        raise UserError(no_such(args.model, GIVE_MODEL, "file or folder"))
     if not output.absolute().parent.is_dir():
-        raise RecipeError(
+        raise UserError(
             f"--output {output}: no folder {output.parent}; create it first"
         )
     if output.is_dir():
-        raise RecipeError(f"--output {output}: is a folder; name a file")
+        raise UserError(f"--output {output}: is a folder; name a file")
     if output.exists() and not args.overwrite:
-        raise RecipeError(
+        raise UserError(
             f"--output {output}: already exists; give another name, or --overwrite true"
         )
     if args.quantize != "none" and args.format != "onnx":
-        raise RecipeError("--quantize int8 is for --format onnx")
+        raise UserError("--quantize int8 is for --format onnx")
     if args.format == "onnx":
         for package in NEEDED:
             if importlib.util.find_spec(package) is None:
-                raise RecipeError(describe_missing(package))
+                raise UserError(describe_missing(package))
 
 
 def find_card(model: Path) -> str:
@@ -115,7 +115,7 @@ def export(args: argparse.Namespace) -> str:
     """Write the file; return one line on it.
 
     Raises:
-        RecipeError: if the model cannot be exported.
+        UserError: if the model cannot be exported.
     """
     with quiet_imports():
         import torch

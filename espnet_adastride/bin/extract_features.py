@@ -24,7 +24,7 @@ from espnet_adastride.bin.stage_stamp import check
 from espnet_adastride.corpora.datadir import TABLES, audio_files, parse_rate
 from espnet_adastride.corpora.features import build_upstream, check_upstream
 from espnet_adastride.corpora.upstream_record import RECORD_NAME, read_record
-from espnet_adastride.errors import RecipeError, located, one_line_errors
+from espnet_adastride.errors import UserError, located, one_line_errors
 from espnet_adastride.options import check_jobs, whole
 from espnet_adastride.recipe.extraction import MADE_FROM, extract_data_dir
 from espnet_adastride.recipe.stamps import Stamp, fingerprint, hash_listing
@@ -86,13 +86,13 @@ def main(cmd=None):
     check_jobs(args.nj)
     for source, _ in args.set:
         if not (Path(source) / "wav.scp").is_file():
-            raise RecipeError(f"--set {source}: no wav.scp in it; stage 3 makes it")
+            raise UserError(f"--set {source}: no wav.scp in it; stage 3 makes it")
     rate = parse_rate(args.fs)
     with located("--upstream"):
         check_upstream(args.upstream)
         upstream = build_upstream(args.upstream, args.layers, args.device, args.nj)
     if upstream.record.rate != rate:
-        raise RecipeError(
+        raise UserError(
             f"--fs {args.fs}: {upstream.record.words()} takes {upstream.record.rate} "
             f"Hz; give --fs {upstream.record.rate}"
         )

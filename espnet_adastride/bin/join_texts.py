@@ -6,7 +6,7 @@ Files are UTF-8; a byte order mark, CR LF and a tab after the id are accepted.
 
 from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.kaldi import read_lines, split_line
-from espnet_adastride.errors import RecipeError, one_line_errors
+from espnet_adastride.errors import UserError, one_line_errors
 from espnet_adastride.files import write_text
 
 
@@ -29,9 +29,7 @@ def main(cmd=None):
             if key and text.strip():
                 lines.append(f"{key} {text}\n")
     if not lines:
-        raise RecipeError(
-            f"{', '.join(args.text)}: no line of the form 'id text' in it"
-        )
+        raise UserError(f"{', '.join(args.text)}: no line of the form 'id text' in it")
     write_text(args.output, "".join(lines))
 
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from espnet_adastride.config import read_config
-from espnet_adastride.errors import GIVE_MODEL, RecipeError, UserError, no_such
+from espnet_adastride.errors import GIVE_MODEL, UserError, no_such
 from espnet_adastride.options import real
 from espnet_adastride.quiet import quiet_imports
 
@@ -81,10 +81,10 @@ def check_model_exists(model: str) -> None:
     """Reject a --model that is neither a file nor a folder.
 
     Raises:
-        RecipeError: with the fix.
+        UserError: with the fix.
     """
     if not Path(model).exists():
-        raise RecipeError(no_such(model, GIVE_MODEL, "file or folder", "--model"))
+        raise UserError(no_such(model, GIVE_MODEL, "file or folder", "--model"))
 
 
 def check_model_options(args: argparse.Namespace, inference_config=None) -> None:
@@ -95,33 +95,31 @@ def check_model_options(args: argparse.Namespace, inference_config=None) -> None
         inference_config: YAML file of beam search options, or None.
 
     Raises:
-        RecipeError: naming the option and what is missing.
+        UserError: naming the option and what is missing.
     """
     model = Path(args.model)
     if args.ngpu not in (0, 1):
-        raise RecipeError(f"--ngpu {args.ngpu}: give 0 or 1")
+        raise UserError(f"--ngpu {args.ngpu}: give 0 or 1")
     if args.stride is not None and not args.stride >= 1:
-        raise RecipeError(f"--stride {args.stride:g}: give a number of at least 1")
+        raise UserError(f"--stride {args.stride:g}: give a number of at least 1")
     check_model_exists(args.model)
     if model.is_dir() and not any(
         (model / name).is_file() for name in ("config.yaml", "meta.yaml")
     ):
-        raise RecipeError(f"--model {model}: no config.yaml in it; {GIVE_MODEL}")
+        raise UserError(f"--model {model}: no config.yaml in it; {GIVE_MODEL}")
     wanted = args.asr_model_file
     if wanted is not None and not (
         (model / wanted).is_file() or Path(wanted).is_file()
     ):
         there = ", ".join(sorted(p.name for p in model.glob("*.pth"))) or "none"
-        raise RecipeError(
+        raise UserError(
             f"--asr_model_file {wanted}: no such file in {model} (it has: {there})"
         )
     if args.upstream_model is not None and not Path(args.upstream_model).exists():
         fix = "give the folder of the pretrained encoder"
-        raise RecipeError(
-            no_such(args.upstream_model, fix, "folder", "--upstream_model")
-        )
+        raise UserError(no_such(args.upstream_model, fix, "folder", "--upstream_model"))
     if isinstance(inference_config, (str, Path)):
         try:
             read_config(inference_config)
         except UserError as error:
-            raise RecipeError(f"--inference_config {error}") from None
+            raise UserError(f"--inference_config {error}") from None

@@ -25,7 +25,7 @@ from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.config import read_config
 from espnet_adastride.corpora.lengths import LENGTHS_NAME, find_lengths, write_lengths
 from espnet_adastride.corpora.upstream_record import RECORD_NAME, read_record
-from espnet_adastride.errors import RecipeError, one_line_errors
+from espnet_adastride.errors import UserError, one_line_errors
 from espnet_adastride.evaluation.plan import short_count
 from espnet_adastride.files import write_text
 from espnet_adastride.networks.unpacking import check_weights
@@ -109,7 +109,7 @@ def halve_weights(source: str, target: Path) -> None:
     ESPnet converts them to float32 when it loads them.
 
     Raises:
-        RecipeError: a parameter exceeds the range of float16.
+        UserError: a parameter exceeds the range of float16.
     """
     import torch
 
@@ -117,7 +117,7 @@ def halve_weights(source: str, target: Path) -> None:
         if not isinstance(value, torch.Tensor) or not value.is_floating_point():
             return value
         if value.numel() and not bool(value.half().isfinite().all()):
-            raise RecipeError(
+            raise UserError(
                 f"{source}: {name} has numbers beyond the range of float16 (65504) or "
                 "non-finite numbers; pack with --dtype float32"
             )
@@ -131,12 +131,12 @@ def named_files(args: argparse.Namespace) -> Dict[str, str]:
     """Return {option: file} of configurations and parameters.
 
     Raises:
-        RecipeError: One of them, or of the other files, is missing.
+        UserError: One of them, or of the other files, is missing.
     """
     named = {k: getattr(args, k) for k in (*CONFIGS, *WEIGHTS) if getattr(args, k)}
     for path in (*named.values(), *args.option):
         if not Path(path).is_file():
-            raise RecipeError(f"{path} is missing: train first (stages 6-11)")
+            raise UserError(f"{path} is missing: train first (stages 6-11)")
     return named
 
 
@@ -148,7 +148,7 @@ def pack_model(args: argparse.Namespace, named: Dict[str, str]) -> str:
         named: From :func:`named_files`.
 
     Raises:
-        RecipeError: The model does not load.
+        UserError: The model does not load.
     """
     import yaml
 

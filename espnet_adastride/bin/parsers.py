@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
-from espnet_adastride.errors import RecipeError, called_command, named, nearest
+from espnet_adastride.errors import UserError, called_command, named, nearest
 from espnet_adastride.options import check_jobs, read_seeds, split_list, str2bool
 from espnet_adastride.version import __version__
 
@@ -128,13 +128,13 @@ def read_methods(args, every: Sequence[str] = ()) -> Tuple[list, List[int]]:
         every: the methods that ``all`` means.
 
     Raises:
-        RecipeError: a seed is not an integer, no method, or --nj is below 1.
+        UserError: a seed is not an integer, no method, or --nj is below 1.
     """
     from espnet_adastride.networks.methods import parse_method  # not for --help
 
     words, seeds = split_list(args.methods), read_seeds(args.seeds)
     check_jobs(args.nj)
     if not words:
-        raise RecipeError("--methods: give at least one")
+        raise UserError("--methods: give at least one")
     words = list(every) if every and words == ["all"] else words
     return [parse_method(word) for word in words], seeds

@@ -22,8 +22,8 @@ import logging
 from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.errors import (
     NotPlanned,
-    RecipeError,
     UnknownTimesError,
+    UserError,
     one_line_errors,
 )
 from espnet_adastride.options import real, whole
@@ -65,7 +65,7 @@ def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
         args: training options parsed by ``ASRTask.get_parser()``.
 
     Raises:
-        RecipeError: the training cannot work.
+        UserError: the training cannot work.
         NotPlanned, UnknownTimesError: its lengths cannot be determined.
         ConfigurationError: a wrong word in the configuration.
     """
@@ -74,14 +74,14 @@ def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
     from espnet_adastride.plugin.espnet import asr_task
 
     if not 0 <= own.max_unalignable <= 1:
-        raise RecipeError(
+        raise UserError(
             f"--max_unalignable {own.max_unalignable}: give a share from 0 to 1"
         )
     if args.iterator_type != "sequence":
         raise planning.NotPlanned(f"iterator_type {args.iterator_type}")
     for mode in ("train", "valid"):
         if len(getattr(args, f"{mode}_shape_file")) < 2:
-            raise RecipeError(f"give --{mode}_shape_file twice: speech, then text")
+            raise UserError(f"give --{mode}_shape_file twice: speech, then text")
     warnings = []
     for mode, name in (("train", "training"), ("valid", "validation")):
         kind, _, limit = planning.batch_options(args, mode)
@@ -92,7 +92,7 @@ def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
         bins = plan.utterance_bins(shapes, kind)
         try:
             plan.refuse_batch_bins(name, bins, limit)
-        except RecipeError as error:
+        except UserError as error:
             if mode == "train" or limit <= 0:
                 raise
             warnings.append(str(error))  # a batch of one works
@@ -105,7 +105,7 @@ def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
     with_ctc = getattr(model, "ctc", None) is not None
     frontend = lengths_of.frontend
     if frontend is not None and frontend.untrainable is not None:
-        raise RecipeError(f"frontend {frontend.words}: {frontend.untrainable}")
+        raise UserError(f"frontend {frontend.words}: {frontend.untrainable}")
     sets = [
         planning.set_lengths(args, mode, lengths_of, own.processes, with_ctc)
         for mode in ("train", "valid")

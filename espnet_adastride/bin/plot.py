@@ -40,7 +40,7 @@ from espnet_adastride.bin.parsers import Parser, say
 from espnet_adastride.corpora.audio import audio_info
 from espnet_adastride.corpora.kaldi import read_scp, shorten
 from espnet_adastride.corpora.recordings import read_audio
-from espnet_adastride.errors import AudioError, DataError, located
+from espnet_adastride.errors import AudioError, UserError, located
 from espnet_adastride.errors import nearest as nearest_word
 from espnet_adastride.errors import no_such, one_line_errors
 from espnet_adastride.files import shown, write_text
@@ -144,21 +144,21 @@ def choose(args: argparse.Namespace) -> Recording:
     """Return the utterance that the options ask for.
 
     Raises:
-        DataError: for an unknown id, or a folder that cannot be read.
+        UserError: for an unknown id, or a folder that cannot be read.
     """
     if args.audio is not None:
         text = None if args.text is None else " ".join(args.text.split())
         key = args.utt_id or shown(Path(args.audio).stem)
         return Recording(key, args.audio, text)
     if args.text is not None:
-        raise DataError("--text requires --audio; --data_dir has its own file text")
+        raise UserError("--text requires --audio; --data_dir has its own file text")
     folder = Path(args.data_dir)
     waves = read_scp(folder / "wav.scp")
     key = args.utt_id
     if key is None:
         key = nearest(waves, GOOD_LENGTH)
     elif key not in waves:
-        raise DataError(f"--utt_id {key} is not in {folder}/wav.scp{_like(key, waves)}")
+        raise UserError(f"--utt_id {key} is not in {folder}/wav.scp{_like(key, waves)}")
     text = None
     if (folder / "text").exists():
         text = read_scp(folder / "text", allow_empty=True).get(key)
@@ -187,7 +187,7 @@ def read_words(path: str) -> Reference:
     """Return the words, and any phones, of a CTM or of TextGrids.
 
     Raises:
-        DataError: if it cannot be read.
+        UserError: if it cannot be read.
     """
     if Path(path).suffix == ".TextGrid":
         files = [Path(path)]
@@ -199,7 +199,7 @@ def read_words(path: str) -> Reference:
     for file in files:
         try:
             phones[file.stem] = read_textgrid(file, "phones")
-        except DataError:  # not every TextGrid has this tier
+        except UserError:  # not every TextGrid has this tier
             pass
     silent = ("<eps>", "sil", "sp", "spn", "<sil>")
     words = {
@@ -219,7 +219,7 @@ def load(args: argparse.Namespace):
     )
     problem = transcriber.trained.why_uniform()
     if problem:
-        raise DataError(f"{args.model}: {problem}; {FIX}")
+        raise UserError(f"{args.model}: {problem}; {FIX}")
     return transcriber
 
 
@@ -271,7 +271,7 @@ def analyse(
         if key not in reference.words and len(reference.words) == 1:
             key = next(iter(reference.words))
         if key not in reference.words:
-            raise DataError(f"--ref {reference.source} has no utterance {key}")
+            raise UserError(f"--ref {reference.source} has no utterance {key}")
         words, source = reference.words[key], reference.source
         phones = reference.phones.get(key, [])
     return StridePicture(
@@ -298,7 +298,7 @@ def draw_utterance(args: argparse.Namespace) -> List[str]:
 
     recording = choose(args)
     if not recording.audio.endswith("|") and not Path(recording.audio).exists():
-        raise DataError(no_such(recording.audio))
+        raise UserError(no_such(recording.audio))
     reference = None if args.ref is None else read_words(args.ref)
     picture = analyse(load(args), recording, args.speech_threshold, reference)
     lines = summary(picture)
@@ -357,23 +357,23 @@ def draw_corpus(args: argparse.Namespace) -> List[str]:
     from espnet_adastride.report.charts import corpus_lines, plot_corpus
 
     if args.utterances < 0:
-        raise DataError(f"--utterances {args.utterances}: give a number, or 0 for all")
+        raise UserError(f"--utterances {args.utterances}: give a number, or 0 for all")
     waves = read_scp(Path(args.data_dir) / "wav.scp")
     reference = None if args.ref is None else read_words(args.ref)
     keys = sorted(waves)[: args.utterances or None]
     if reference is not None and not any(key in reference.words for key in keys):
-        raise DataError(
+        raise UserError(
             f"--ref {args.ref}: has none of the utterances of {args.data_dir}"
         )
     recordings = [Recording(key, waves[key], None) for key in keys]
     if not any(r.audio.endswith("|") or Path(r.audio).exists() for r in recordings):
-        raise DataError(f"{args.data_dir}/wav.scp: none of its recordings exists")
+        raise UserError(f"{args.data_dir}/wav.scp: none of its recordings exists")
     statistics, left_out = collect(
         load(args), recordings, reference, args.speech_threshold
     )
     if not statistics.strides:
         key, reason = left_out[0]
-        raise DataError(f"no utterance could be used; the first: {key}: {reason}")
+        raise UserError(f"no utterance could be used; the first: {key}: {reason}")
     numbers = statistics.numbers()
     lines = corpus_lines(numbers)
     if args.json:
@@ -401,10 +401,10 @@ def draw_training(args: argparse.Namespace) -> List[str]:
     for folder in map(Path, args.experiments):
         if not folder.is_dir():
             fix = "give an experiment (exp/asr_...)"
-            raise DataError(no_such(folder, fix, "folder"))
+            raise UserError(no_such(folder, fix, "folder"))
         epochs = read_epochs(folder)
         if not epochs:
-            raise DataError(
+            raise UserError(
                 f"{folder}: no train.log with a finished epoch in it; give an "
                 "experiment (exp/asr_...) whose training has finished an epoch"
             )
@@ -484,10 +484,10 @@ def check_output(output: str) -> None:
     """Reject unknown picture formats before anything is computed.
 
     Raises:
-        DataError: with the choices.
+        UserError: with the choices.
     """
     if Path(output).suffix[1:].lower() not in OUTPUTS:
-        raise DataError(
+        raise UserError(
             f"--output {output}: the name must end in "
             f"{', '.join('.' + kind for kind in OUTPUTS)}"
         )
@@ -507,7 +507,7 @@ def main(cmd=None) -> None:
     args = get_parser().parse_args(cmd)
     check_output(args.output)
     if not getattr(args, "speech_threshold", 1.0) > 0:
-        raise DataError(
+        raise UserError(
             f"--speech_threshold {args.speech_threshold:g}: give a positive number of "
             "dB"
         )

@@ -27,7 +27,7 @@ from espnet_adastride.corpora.own.rows import Options
 from espnet_adastride.corpora.own.source import Source
 from espnet_adastride.corpora.own.split import PARTS
 from espnet_adastride.corpora.own.tables import COLUMNS
-from espnet_adastride.errors import DataError, no_such, one_line_errors
+from espnet_adastride.errors import UserError, no_such, one_line_errors
 from espnet_adastride.files import shown
 from espnet_adastride.options import str2bool
 
@@ -127,7 +127,7 @@ def read_sources(
     """Read ``[SET=]SOURCE`` words.
 
     Raises:
-        DataError: A set has a bad name, or only some of the sources name a set.
+        UserError: A set has a bad name, or only some of the sources name a set.
     """
     named = []
     for word in words:
@@ -135,12 +135,12 @@ def read_sources(
         if not equals or os.path.exists(word):
             name, path = "", word
         elif not re.fullmatch(r"[\w-][\w.-]*", name):
-            raise DataError(
+            raise UserError(
                 f"{word}: a set's name may only have letters, digits, _ - ."
             )
         named.append((name, path))
     if len({bool(name) for name, _ in named}) > 1:
-        raise DataError("give all sources as SET=SOURCE, or none of them")
+        raise UserError("give all sources as SET=SOURCE, or none of them")
     return [(name, read_source(path, columns)) for name, path in named]
 
 
@@ -148,13 +148,13 @@ def read_columns(words: Sequence[str]) -> Dict[str, str]:
     """Read ``ROLE=NAME`` words.
 
     Raises:
-        DataError: A word has another form or an unknown role.
+        UserError: A word has another form or an unknown role.
     """
     columns = {}
     for word in words:
         role, equals, name = word.partition("=")
         if not equals or role not in COLUMNS:
-            raise DataError(
+            raise UserError(
                 f"--columns {word}: write ROLE=NAME; roles: {' '.join(COLUMNS)}"
             )
         columns[role] = name
@@ -165,28 +165,28 @@ def read_options(args: argparse.Namespace) -> Options:
     """Check the numbers; return the options.
 
     Raises:
-        DataError: A value is out of range.
+        UserError: A value is out of range.
     """
     shares = {part: getattr(args, f"{part}_share") for part in PARTS[1:]}
     for part, share in shares.items():
         if not 0 <= share < 1:
-            raise DataError(f"--{part}_share {share:g}: give a number from 0 to 1")
+            raise UserError(f"--{part}_share {share:g}: give a number from 0 to 1")
     if sum(shares.values()) >= 1:
-        raise DataError("--valid_share and --test_share leave nothing for training")
+        raise UserError("--valid_share and --test_share leave nothing for training")
     if args.nj < 1:
-        raise DataError(f"--nj {args.nj}: give at least 1")
+        raise UserError(f"--nj {args.nj}: give at least 1")
     if args.speaker_from not in ("", "folder"):
         try:
             groups = re.compile(args.speaker_from).groups
         except re.error as error:
-            raise DataError(f"--speaker_from: not a valid regular expression ({error})")
+            raise UserError(f"--speaker_from: not a valid regular expression ({error})")
         if groups != 1:
-            raise DataError(
+            raise UserError(
                 f"--speaker_from {args.speaker_from}: put one pair of parentheses "
                 "around the speaker, or use --speaker_from folder"
             )
     if args.audio_dir and not os.path.isdir(args.audio_dir):
-        raise DataError(no_such(args.audio_dir, what="folder", option="--audio_dir"))
+        raise UserError(no_such(args.audio_dir, what="folder", option="--audio_dir"))
     return Options(
         fs=parse_rate(args.fs),
         seed=args.seed,

@@ -21,7 +21,7 @@ from espnet_adastride.corpora.librispeech import (
     scan_librispeech,
     summarise,
 )
-from espnet_adastride.errors import DataError, one_line_errors
+from espnet_adastride.errors import UserError, one_line_errors
 from espnet_adastride.options import whole
 
 
@@ -39,7 +39,7 @@ def prepare_librispeech(
     """Write ``output`` from the named parts; the options are those of the command.
 
     Raises:
-        DataError: The corpus or a part is missing, no usable utterance is left, or
+        UserError: The corpus or a part is missing, no usable utterance is left, or
             ``strict`` is set and something would have been left out.
     """
     started = time.time()
@@ -54,7 +54,7 @@ def prepare_librispeech(
         )
         part = [p for p in part if p in available]
         if strict or not skip_missing_parts or not part:
-            raise DataError(
+            raise UserError(
                 f"{line}. Download the missing parts (python -m "
                 "espnet_adastride.bin.download_librispeech), name an available "
                 "part, or set LIBRISPEECH= (db.sh) to another copy"
@@ -70,12 +70,12 @@ def prepare_librispeech(
         print(f"{output}: {line}")
     if strict and (scan.excluded or scan.notes):
         why = [f"{e.id} ({e.kind})" for e in scan.excluded] + scan.notes
-        raise DataError(
+        raise UserError(
             f"--strict: not prepared because of {shorten(why, max_names)}; fix the "
             "corpus, or run without --strict to leave them out"
         )
     if not scan.utterances:
-        raise DataError(
+        raise UserError(
             f"no usable utterance in {', '.join(part)} of {root}; "
             "the lines above say why (standard output)"
         )

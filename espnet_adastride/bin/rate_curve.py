@@ -28,7 +28,7 @@ from espnet_adastride.bin.model_options import check_model_exists
 from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.datadir import read_table
 from espnet_adastride.corpora.recordings import read_audio
-from espnet_adastride.errors import AudioError, RecipeError, located, one_line_errors
+from espnet_adastride.errors import AudioError, UserError, located, one_line_errors
 from espnet_adastride.evaluation.scoring import utterance_errors, words
 from espnet_adastride.experiments.records import provenance, write_record
 from espnet_adastride.files import write_text
@@ -75,7 +75,7 @@ def named_models(given):
     """Return (name, path) for each word of the form NAME=PATH or PATH.
 
     Raises:
-        RecipeError: no model, a model given twice, or two models with one default name.
+        UserError: no model, a model given twice, or two models with one default name.
     """
     models = []
     for word in given:
@@ -83,14 +83,14 @@ def named_models(given):
         if not equals:
             name, path = Path(word).name.removeprefix("asr_"), word
             if name in [other for other, _ in models]:
-                raise RecipeError(
+                raise UserError(
                     f"--model {word}: a second model is called {name}; write NAME=PATH"
                 )
         if (name, path) in models:
-            raise RecipeError(f"--model {word} is given twice")
+            raise UserError(f"--model {word} is given twice")
         models.append((name, path))
     if not models:
-        raise RecipeError("give --model or --fixed")
+        raise UserError("give --model or --fixed")
     return models
 
 
@@ -98,14 +98,14 @@ def own_stride(model) -> float:
     """Return the overall rate that the model was configured with or has learned.
 
     Raises:
-        RecipeError: the input layer does not downsample.
+        UserError: the input layer does not downsample.
     """
     if model.layer is not None:
         return float(math.prod(model.layer.current_strides()))
     word = model.args.encoder_conf.get("input_layer", "conv2d")
     found = re.fullmatch(r"conv[12]d(\d?)", str(word))
     if not found:
-        raise RecipeError(f"input_layer {word} does not downsample; remove this model")
+        raise UserError(f"input_layer {word} does not downsample; remove this model")
     return float(found[1] or 4)
 
 
@@ -135,7 +135,7 @@ def decode(model, audio, name: str):
             hypotheses[key] = ""
             continue
         if log_probs is None:
-            raise RecipeError(f"{name}: no CTC branch, which greedy decoding needs")
+            raise UserError(f"{name}: no CTC branch, which greedy decoding needs")
         best = log_probs.argmax(dim=1).tolist()
         ids = [span.token for span in path_spans(best, model.model.blank_id)]
         spent += time.process_time() - start
@@ -212,13 +212,13 @@ def main(cmd=None):
         check_model_exists(path)
     for stride in args.strides:
         if not (math.isfinite(stride) and stride >= 1):
-            raise RecipeError(f"--strides {stride:g}: give numbers of at least 1")
+            raise UserError(f"--strides {stride:g}: give numbers of at least 1")
     audio = read_table(Path(args.data_dir) / "wav.scp")
     texts = read_table(Path(args.data_dir) / "text")
     texts = {key: text for key, text in texts.items() if key in audio}
     audio = {key: audio[key] for key in texts}
     if not any(text for text in texts.values()):
-        raise RecipeError(f"{args.data_dir}: no utterance has both audio and text")
+        raise UserError(f"{args.data_dir}: no utterance has both audio and text")
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     points = []
     for number, (name, path) in enumerate(models):

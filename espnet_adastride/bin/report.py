@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import List, Tuple
 
 from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.errors import DataError, UserError, one_line_errors
+from espnet_adastride.errors import UserError, one_line_errors
 from espnet_adastride.files import write_text
 from espnet_adastride.options import real, whole
 from espnet_adastride.version import __version__
@@ -162,22 +162,22 @@ def report(args: argparse.Namespace) -> Path:
     """Write the page; return its path."""
     for name, least in (("worst", 0), ("pictures", 0), ("resamples", 100)):
         if getattr(args, name) < least:
-            raise DataError(f"--{name} {getattr(args, name)}: give {least} or more")
+            raise UserError(f"--{name} {getattr(args, name)}: give {least} or more")
     if not args.audio_seconds >= 0:
-        raise DataError(f"--audio_seconds {args.audio_seconds:g}: give 0 or more")
+        raise UserError(f"--audio_seconds {args.audio_seconds:g}: give 0 or more")
     for folder in args.data_dir:
         if not (Path(folder) / "wav.scp").is_file():
-            raise DataError(f"--data_dir {folder}: no wav.scp in it")
+            raise UserError(f"--data_dir {folder}: no wav.scp in it")
     if args.asr_model_file is not None and not any(
         (Path(e) / args.asr_model_file).is_file() for e in args.experiments
     ):
-        raise DataError(
+        raise UserError(
             f"--asr_model_file {args.asr_model_file}: not found in any of the "
             "experiments"
         )
     output = Path(args.output or Path(args.experiments[0]) / "report.html")
     if output.suffix.lower() not in (".html", ".htm"):
-        raise DataError(f"--output {output}: the name must end in .html")
+        raise UserError(f"--output {output}: the name must end in .html")
     from espnet_adastride.report.experiments import make_report, read_experiment
 
     paths = list(dict.fromkeys(Path(e).resolve() for e in args.experiments))

@@ -14,7 +14,7 @@ from typing import List
 
 from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.kaldi import shorten
-from espnet_adastride.errors import RecipeError, located, one_line_errors
+from espnet_adastride.errors import UserError, located, one_line_errors
 from espnet_adastride.experiments.definition import ROOT, read_experiment
 from espnet_adastride.experiments.records import read_records, split_records
 from espnet_adastride.files import PathLike, write_text
@@ -53,7 +53,7 @@ def write_results(
     """Write page and picture of an experiment; return a line for each file.
 
     Raises:
-        RecipeError: the definition or a record cannot be used.
+        UserError: the definition or a record cannot be used.
     """
     from espnet_adastride.experiments.runs import missing_runs
     from espnet_adastride.experiments.tables import plot_page, write_page
@@ -91,7 +91,7 @@ def main(cmd=None):
     args = get_parser().parse_args(cmd)
     definitions = args.definitions or sorted(map(str, DEFINITIONS.glob("*.yaml")))
     if not definitions:
-        raise RecipeError(
+        raise UserError(
             f"{DEFINITIONS}: no experiment definition in it; give YAML files"
         )
     for definition in definitions:

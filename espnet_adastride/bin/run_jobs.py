@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.errors import RecipeError, one_line_errors
+from espnet_adastride.errors import UserError, one_line_errors
 from espnet_adastride.evaluation.logs import TrainingLog
 from espnet_adastride.options import real, str2bool, whole
 from espnet_adastride.progress import format_span
@@ -108,7 +108,7 @@ def main(cmd=None):
     if found:
         numbers, rest = range(int(found[1]), int(found[2]) + 1), rest[1:]
     if len(rest) < 2:
-        raise RecipeError("give a log and a command: run_jobs [JOB=1:N] LOG COMMAND")
+        raise UserError("give a log and a command: run_jobs [JOB=1:N] LOG COMMAND")
     if found:
         jobs = [[word.replace("JOB", str(n)) for word in rest] for n in numbers]
     else:
@@ -135,7 +135,7 @@ def main(cmd=None):
     except Interrupted:
         sys.exit(130)
     if log is not None and log.given_up:  # ESPnet then exits with status 0
-        raise RecipeError(
+        raise UserError(
             f"{args.training_log}: {log.given_up}; the training gave up: fewer batches "
             "than accum_grad, non-finite values in the data, or too high a "
             "learning rate"

@@ -17,7 +17,7 @@ from typing import List, Sequence, Set
 from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.espeak import Voice, synthesise
 from espnet_adastride.corpora.kaldi import read_text
-from espnet_adastride.errors import DataError, one_line_errors
+from espnet_adastride.errors import UserError, one_line_errors
 
 RATE = 16000
 #: a test voice of the demo
@@ -44,16 +44,16 @@ def spoken_words(text: str) -> List[str]:
     """Return the words of a text in the form of the demo's transcripts.
 
     Raises:
-        DataError: if there is no word, or a word has other characters than letters.
+        UserError: if there is no word, or a word has other characters than letters.
     """
     words = re.sub(
         r"[.,;:!?\"()\u201c\u201d-]", " ", text.replace("\u2019", "'")
     ).split()
     if not words:
-        raise DataError("no word to synthesise: give a sentence")
+        raise UserError("no word to synthesise: give a sentence")
     for word in words:
         if not re.fullmatch(r"[A-Za-z']+", word):
-            raise DataError(
+            raise UserError(
                 f"{word!r} cannot be synthesised and compared: use English letters "
                 "(numbers as words: seven)"
             )
@@ -85,7 +85,7 @@ def say(args: argparse.Namespace) -> List[str]:
     try:
         soundfile.write(output, np.concatenate([pause, samples, pause]), RATE)
     except (ValueError, RuntimeError, TypeError) as error:
-        raise DataError(f"--output {output}: {error}; name a .wav") from None
+        raise UserError(f"--output {output}: {error}; name a .wav") from None
     lines = [f"said ({voice.name}): {' '.join(words)}"]
     if vocabulary is not None:
         unknown = unknown_words(words, vocabulary)

@@ -14,7 +14,7 @@ import argparse
 
 from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.kaldi import shorten
-from espnet_adastride.errors import DataError, one_line_errors
+from espnet_adastride.errors import UserError, one_line_errors
 from espnet_adastride.evaluation.scoring import MARKER, score, write_results
 
 
@@ -58,13 +58,13 @@ def main(cmd=None) -> None:
     needed = {"--ref": args.ref, "--hyp": args.hyp, "--output": args.output}
     if args.results is not None:
         if any(needed.values()):
-            raise DataError("--results cannot be combined with --ref, --hyp, ...")
+            raise UserError("--results cannot be combined with --ref, --hyp, ...")
         # without the line that marks the file as generated
         print(write_results(args.results).removeprefix(MARKER + "\n"), end="")
         return
     absent = [name for name, value in needed.items() if not value]
     if absent:
-        raise DataError(f"give {', '.join(absent)} (or --results EXPDIR)")
+        raise UserError(f"give {', '.join(absent)} (or --results EXPDIR)")
     counts, missing = score(
         args.ref,
         args.hyp,

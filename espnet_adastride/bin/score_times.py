@@ -15,7 +15,7 @@ import json
 
 from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.kaldi import shorten
-from espnet_adastride.errors import DataError, one_line_errors
+from espnet_adastride.errors import UserError, one_line_errors
 from espnet_adastride.files import write_text
 from espnet_adastride.timing.transcripts import (
     compare_times,
@@ -54,7 +54,7 @@ def score(ctms, ref) -> dict:
         whole = errors[ctm]
         common = compare_times({k: words[k] for k in sorted(usable)}, reference)
         if not common.words:
-            raise DataError(
+            raise UserError(
                 f"{ctm}: no utterance with the words of {ref} "
                 f"(other words: {shorten(whole.different) or 'none'}; "
                 f"without reference: {shorten(whole.missing) or 'none'})"

@@ -16,7 +16,7 @@ import subprocess
 import sys
 
 from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.errors import RecipeError, one_line_errors
+from espnet_adastride.errors import UserError, one_line_errors
 from espnet_adastride.files import write_text
 from espnet_adastride.options import str2bool
 from espnet_adastride.recipe.jobs import signals_handled_by
@@ -105,7 +105,7 @@ def main(cmd=None):
         words = words[: words.index("--")]
     args = get_parser().parse_args(words)
     if (args.action == "run") != bool(command):
-        raise RecipeError("only 'run' takes a command after --, and it needs one")
+        raise UserError("only 'run' takes a command after --, and it needs one")
     stamp = Stamp(args.stamp)
     pending = stamp.path.with_name(stamp.path.name + ".pending")
     what = stamp.path.parent.name
@@ -124,9 +124,7 @@ def main(cmd=None):
         try:
             work = json.loads(pending.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            raise RecipeError(
-                f"{pending}: 'write' without a previous 'check'"
-            ) from None
+            raise UserError(f"{pending}: 'write' without a previous 'check'") from None
     stamp.write(work, _expand(args.output), args.summary)
     pending.unlink(missing_ok=True)
 

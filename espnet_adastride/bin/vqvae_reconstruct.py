@@ -15,7 +15,7 @@ from pathlib import Path
 from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.corpora.recordings import describe_unread, find_media
 from espnet_adastride.corpora.unlabelled import Recording, cut_recording
-from espnet_adastride.errors import RecipeError, one_line_errors
+from espnet_adastride.errors import UserError, one_line_errors
 from espnet_adastride.files import shown, write_text
 from espnet_adastride.quiet import quiet_imports
 
@@ -42,15 +42,15 @@ def main(cmd=None):
 
     torch.set_num_threads(1)
     if not (Path(args.model) / "config.yaml").is_file():
-        raise RecipeError(
+        raise UserError(
             f"--model {args.model}: no config.yaml in it; give the folder of a "
             "finished VQ-VAE training"
         )
     sources, unread, _ = find_media(args.recordings)
     if unread:
-        raise RecipeError(describe_unread(unread))
+        raise UserError(describe_unread(unread))
     if not sources:
-        raise RecipeError(f"{' '.join(args.recordings)}: no recordings in it")
+        raise UserError(f"{' '.join(args.recordings)}: no recordings in it")
     with quiet_imports():
         from espnet_adastride.evaluation.vqvae import measure
         from espnet_adastride.plugin.vqvae_task import load_vqvae

@@ -25,7 +25,7 @@ import re
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence
 
-from espnet_adastride.errors import RecipeError, no_such, unknown_word
+from espnet_adastride.errors import UserError, no_such, unknown_word
 from espnet_adastride.files import AUDIO_SUFFIXES, read_utf8, shown
 from espnet_adastride.options import name_seeds
 
@@ -66,13 +66,13 @@ def find_clips(folder, layout: str) -> List[Clip]:
         layout: a key of :data:`LAYOUTS`; see the module docstring.
 
     Raises:
-        RecipeError: no such folder, no files of the layout, an incomplete file name or
+        UserError: no such folder, no files of the layout, an incomplete file name or
             table row, or fewer than two classes.
     """
     folder = Path(folder)
     if not folder.is_dir():
         fix = "give the folder of the corpus (--corpus)"
-        raise RecipeError(no_such(folder, fix, "folder"))
+        raise UserError(no_such(folder, fix, "folder"))
     if layout != "table" and (folder / layout).is_dir():
         folder = folder / layout
     # ids, labels and groups are written to UTF-8 files; paths need not be UTF-8
@@ -82,13 +82,13 @@ def find_clips(folder, layout: str) -> List[Clip]:
     )
     labels = {clip.label for clip in clips}
     if len(labels) < 2:
-        raise RecipeError(
+        raise UserError(
             f"{folder}: all {len(clips)} recordings are {labels.pop()!r}; a classifier "
             "needs at least two classes"
         )
     for one, other in zip(clips, clips[1:]):
         if one.id == other.id:
-            raise RecipeError(
+            raise UserError(
                 f"{one.path} and {other.path} are both {one.id}; rename one"
             )
     return clips
@@ -98,7 +98,7 @@ def _files(folder: Path, pattern: str, told: str) -> List[Path]:
     """Return the matching audio files; raise an error if there are none."""
     found = [p for p in folder.glob(pattern) if p.suffix.lower() in AUDIO_SUFFIXES]
     if not found:
-        raise RecipeError(f"{folder}: no {told} in it; is it the right folder?")
+        raise UserError(f"{folder}: no {told} in it; is it the right folder?")
     return found
 
 
@@ -106,7 +106,7 @@ def _matched(path: Path, pattern: str, form: str) -> re.Match:
     """Return the match of a file's name; raise an error if it has another form."""
     found = re.fullmatch(pattern, path.stem)
     if not found:
-        raise RecipeError(
+        raise UserError(
             f"{path}: the name is not {form}, so the speaker is unknown; rename it"
         )
     return found
@@ -145,12 +145,12 @@ def _esc10(folder: Path) -> Iterator[Clip]:
 def _esc_clip(path: Path, label: str, where: str) -> Clip:
     found = re.fullmatch(r"(\d)-(\d+)-.+", path.stem)
     if not found:
-        raise RecipeError(
+        raise UserError(
             f"{where}: {path.name} is not named FOLD-SOURCE-TAKE, so its "
             "fold is unknown"
         )
     if not path.is_file():
-        raise RecipeError(f"{where}: {path} is missing; copy the corpus again")
+        raise UserError(f"{where}: {path} is missing; copy the corpus again")
     return Clip(f"{label}/{path.stem}", path, label, found[2], found[1])
 
 
@@ -158,7 +158,7 @@ def _table(folder: Path) -> Iterator[Clip]:
     tables = [folder / name for name in TABLES if (folder / name).is_file()]
     if len(tables) != 1:
         found = " and ".join(TABLES) if tables else "no labels.csv"
-        raise RecipeError(
+        raise UserError(
             f"{folder}: {found} in it; give one table labels.csv (or .tsv) with the "
             "columns file and label, and optionally group, fold or part"
         )
@@ -166,17 +166,17 @@ def _table(folder: Path) -> Iterator[Clip]:
         where = f"{tables[0]}, line {number}"
         name, label = row["file"], row["label"]
         if not name or not label or "/" in label:
-            raise RecipeError(
+            raise UserError(
                 f"{where}: file {name!r}, label {label!r}; both are required, and the "
                 "label must not contain /"
             )
         path = folder / name
         if not path.is_file():
-            raise RecipeError(f"{where}: {no_such(path)}")
+            raise UserError(f"{where}: {no_such(path)}")
         stem = str(Path(name).with_suffix(""))
         part = row.get("part", "")
         if part and part not in PARTS:
-            raise RecipeError(f"{where}: {unknown_word('part', part, PARTS)}")
+            raise UserError(f"{where}: {unknown_word('part', part, PARTS)}")
         group = row.get("group") or stem
         yield Clip(f"{label}/{stem}", path, label, group, row.get("fold", ""), part)
 
@@ -196,25 +196,25 @@ def _read_table(path: Path, needed: Sequence[str], known: Sequence[str] = ()):
             header = [name.strip() for name in next(lines, [])]
             missing = [name for name in needed if name not in header]
             if missing:
-                raise RecipeError(
+                raise UserError(
                     f"{path}: no column {' and '.join(missing)}; its first line is "
                     f"{delimiter.join(header)!r}"
                 )
             for name in header if known else ():
                 if name not in known:
-                    raise RecipeError(f"{path}: {unknown_word('column', name, known)}")
+                    raise UserError(f"{path}: {unknown_word('column', name, known)}")
             for values in lines:
                 if not any(value.strip() for value in values):
                     continue
                 if len(values) != len(header):
-                    raise RecipeError(
+                    raise UserError(
                         f"{path}, line {lines.line_num}: {len(values)} columns, the "
                         f"header has {len(header)}"
                     )
                 stripped = (value.strip() for value in values)
                 yield lines.line_num, dict(zip(header, stripped))
     except csv.Error as error:
-        raise RecipeError(f"{path}: not a table ({error})") from None
+        raise UserError(f"{path}: not a table ({error})") from None
 
 
 LAYOUTS: Dict[str, Callable[[Path], Iterator[Clip]]] = {
@@ -257,7 +257,7 @@ def _in_turn(names: Sequence[str], seed: int) -> List[str]:
     """Test on the seed-th of the sorted names, validate on the next one."""
     order = sorted(set(names))
     if len(order) < 3:
-        raise RecipeError(
+        raise UserError(
             f"the clips have {len(order)} groups or folds ({', '.join(order)}); "
             "training, validation and test need at least three"
         )
@@ -283,7 +283,7 @@ def _own(clips, column: str, split: str, fix: str = "") -> List[str]:
     if without:
         more = len(without) - 1
         others = f"; the same holds for {more} others" if more else ""
-        raise RecipeError(
+        raise UserError(
             f"data.split: {split}, but {without[0].path} has no {column}{others}{fix}"
         )
     return [getattr(clip, column) for clip in clips]
@@ -294,7 +294,7 @@ def _refuse_divided_groups(clips, where, kind):
     place: Dict[str, str] = {}
     for clip, own in zip(clips, where):
         if place.setdefault(clip.group, own) != own:
-            raise RecipeError(
+            raise UserError(
                 f"group {clip.group} is in two {kind}, {place[clip.group]} and {own}"
             )
 
@@ -332,7 +332,7 @@ def split_clips(clips: List[Clip], split: str, seed: int) -> Dict[str, List[int]
         seed: seed of the run.
 
     Raises:
-        RecipeError: a part is empty, or a group is divided.
+        UserError: a part is empty, or a group is divided.
     """
     parts: Dict[str, List[int]] = {part: [] for part in PARTS}
     for index, part in enumerate(SPLITS[split](clips, seed)):
@@ -345,7 +345,7 @@ def split_clips(clips: List[Clip], split: str, seed: int) -> Dict[str, List[int]
                 if split == "given"
                 else "for few groups use leave_one_out, which tests each in turn"
             )
-            raise RecipeError(
+            raise UserError(
                 f"data.split: {split} leaves no {part} clips among {len(clips)} in "
                 f"{groups} groups (seed {seed}); {fix}"
             )
@@ -354,7 +354,7 @@ def split_clips(clips: List[Clip], split: str, seed: int) -> Dict[str, List[int]
         for index in parts[part]:
             if clips[index].label not in known:
                 label = repr(clips[index].label)
-                raise RecipeError(
+                raise UserError(
                     f"data.split: {split}, seed {seed}: {clips[index].path} has "
                     f"class {label}, which has no training clips"
                 )
@@ -365,7 +365,7 @@ def describe_clips(clips: List[Clip], split: str, seeds: List[int]) -> str:
     """Return one line: the numbers of clips, classes and groups, and their split.
 
     Raises:
-        RecipeError: see :func:`split_clips`.
+        UserError: see :func:`split_clips`.
     """
     labels = {clip.label for clip in clips}
     groups = {clip.group for clip in clips}

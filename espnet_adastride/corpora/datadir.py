@@ -17,7 +17,7 @@ import numpy as np
 from espnet_adastride.corpora import kaldi
 from espnet_adastride.corpora.audio import AudioInfo, read_with_info
 from espnet_adastride.corpora.recordings import sample_problem
-from espnet_adastride.errors import AudioError, RecipeError
+from espnet_adastride.errors import AudioError, UserError
 from espnet_adastride.files import (
     PathLike,
     fresh_dir,
@@ -46,7 +46,7 @@ def parse_rate(word: str) -> int:
     except (ValueError, ZeroDivisionError):
         rate = Fraction(0)
     if rate <= 0 or rate.denominator != 1:
-        raise RecipeError(f"--fs {word}: give a sampling rate such as 16k or 16000")
+        raise UserError(f"--fs {word}: give a sampling rate such as 16k or 16000")
     return int(rate)
 
 
@@ -56,14 +56,14 @@ def read_table(path: PathLike) -> Table:
     A line with only an id has an empty value.
 
     Raises:
-        RecipeError: The file is missing or malformed.
+        UserError: The file is missing or malformed.
     """
     path = Path(path)
     if not path.is_file():
         hint = ""
         if path.name in TABLES:
             hint = ", or make it from your own recordings with adastride-prepare"
-        raise RecipeError(f"{path} is missing: run the stage that makes it first{hint}")
+        raise UserError(f"{path} is missing: run the stage that makes it first{hint}")
     return kaldi.read_scp(path, allow_empty=True)
 
 
@@ -71,20 +71,20 @@ def read_data_dir(folder: PathLike) -> Dict[str, Table]:
     """Read ``wav.scp``, ``text`` and ``utt2spk`` and check that they agree.
 
     Raises:
-        RecipeError: A file is missing or empty, or the three have different utterances.
+        UserError: A file is missing or empty, or the three have different utterances.
     """
     folder = Path(folder)
     if (folder / "segments").exists():
-        raise RecipeError(
+        raise UserError(
             f"{folder}/segments: cut the recordings into a new folder first: "
             f"adastride-prepare {folder.name}={folder} --output NEW"
         )
     tables = {name: read_table(folder / name) for name in TABLES}
     if not tables["wav.scp"]:
-        raise RecipeError(f"{folder}/wav.scp is empty: the set has no utterances")
+        raise UserError(f"{folder}/wav.scp is empty: the set has no utterances")
     for name in TABLES[1:]:
         for here, there, key in _first_mismatch(tables, "wav.scp", name):
-            raise RecipeError(
+            raise UserError(
                 f"{folder}: {key} is in {here} but not in {there}: prepare it again "
                 "(--stage 1 --rerun true) or fix the files"
             )
@@ -155,14 +155,14 @@ def format_data_dir(source: PathLike, output: PathLike, rate: int, nj: int = 1) 
         One line about the result.
 
     Raises:
-        RecipeError: For unreadable audio, several channels, no samples, non-finite
+        UserError: For unreadable audio, several channels, no samples, non-finite
             samples, or a pipe; all such recordings are listed.
     """
     tables = read_data_dir(source)
     waves = tables["wav.scp"]
     for key, path in waves.items():
         if path.endswith("|"):
-            raise RecipeError(
+            raise UserError(
                 f"{source}/wav.scp: {key} is a pipe; give audio files, or let "
                 f"adastride-prepare run it (--run_pipes true)"
             )
@@ -181,7 +181,7 @@ def format_data_dir(source: PathLike, output: PathLike, rate: int, nj: int = 1) 
         report = Path(f"{output}.unusable_audio")
         write_table(report, {k: f"{waves[k]} {bad[k]}" for k in bad})
         first = sorted(bad)[0]
-        raise RecipeError(
+        raise UserError(
             f"{source}: {len(bad)} of {len(keys)} audio files cannot be used; the "
             f"first: {waves[first]} ({bad[first]}); all are listed in {report}: "
             "fix them or remove them from the data folder"
@@ -252,7 +252,7 @@ def filter_data_dir(
         removed[key] = f"{reason} {detail}".strip()
     keys = [k for k in tables["text"] if k not in removed]
     if not keys:
-        raise RecipeError(
+        raise UserError(
             f"{source}: no utterance is left: all {len(removed)} are shorter than "
             f"{shortest} s, longer than {longest} s or without text "
             "(--min_wav_duration, --max_wav_duration)"

@@ -36,7 +36,7 @@ from espnet_adastride.corpora.kaldi import (
     write_lines,
 )
 from espnet_adastride.corpora.librispeech import check_audio
-from espnet_adastride.errors import DataError
+from espnet_adastride.errors import UserError
 from espnet_adastride.files import fresh_dir, replace_dir, write_flac, write_text
 from espnet_adastride.timing.ctc import Timed
 from espnet_adastride.timing.transcripts import ctm_lines
@@ -140,7 +140,7 @@ def find_recordings(corpus: PathLike) -> List[Recording]:
         Recordings, sorted by speaker, take and digit.
 
     Raises:
-        DataError: No such folder, no recording in it, an unexpected file name, or a
+        UserError: No such folder, no recording in it, an unexpected file name, or a
             file that does not decode as 8 kHz mono.
     """
     folder = _recordings_folder(corpus)
@@ -148,20 +148,20 @@ def find_recordings(corpus: PathLike) -> List[Recording]:
     for path in sorted(folder.glob("*.wav")):
         name = re.fullmatch(r"(\d)_([A-Za-z]+)_(\d+)", path.stem)
         if not name:
-            raise DataError(
+            raise UserError(
                 f"{path}: the name is not DIGIT_SPEAKER_NUMBER.wav, such as "
                 "7_jackson_12.wav; rename or remove the file"
             )
         digit, speaker, take = int(name[1]), name[2], int(name[3])
         samples, kind, detail = check_audio(path, FS)
         if kind:
-            raise DataError(
+            raise UserError(
                 f"{path}: {kind} ({detail}); copy it from the data set again, or "
                 "remove it"
             )
         key = (speaker, take, digit)
         if key in found:
-            raise DataError(
+            raise UserError(
                 f"{path}: the same digit, speaker and number as {found[key].path}; "
                 "remove one of the two"
             )
@@ -171,16 +171,16 @@ def find_recordings(corpus: PathLike) -> List[Recording]:
 
 def _recordings_folder(corpus: PathLike) -> Path:
     if not str(corpus).strip():
-        raise DataError(f"the path of the spoken digits is empty; {FIX}")
+        raise UserError(f"the path of the spoken digits is empty; {FIX}")
     root = Path(corpus).expanduser().absolute()
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
-        raise DataError(f"the folder of the spoken digits {root} {what}; {FIX}")
+        raise UserError(f"the folder of the spoken digits {root} {what}; {FIX}")
     for name in ("recordings", "fsdd/recordings", "*/recordings", "."):
         for folder in sorted(root.glob(name)) if "*" in name else [root / name]:
             if next(folder.glob("*_*_*.wav"), None):
                 return folder
-    raise DataError(f"no recordings/DIGIT_SPEAKER_NUMBER.wav in {root}; {FIX}")
+    raise UserError(f"no recordings/DIGIT_SPEAKER_NUMBER.wav in {root}; {FIX}")
 
 
 # --------------------------------------------------------------------------------- plan
@@ -207,20 +207,20 @@ def plan_digits(
         dev_takes: Takes of each digit by each other speaker that are held out.
 
     Raises:
-        DataError: An unknown or no test speaker, a part without length, or a speaker
+        UserError: An unknown or no test speaker, a part without length, or a speaker
             (or group) with too few recordings.
     """
     speakers = sorted({r.speaker for r in recordings})
     unknown = sorted(set(test_speakers) - set(speakers))
     if unknown or not test_speakers:
-        raise DataError(
+        raise UserError(
             f"--test_speakers {', '.join(unknown) or 'is empty'}: "
             f"choose among {', '.join(speakers)}"
         )
     if set(test_speakers) == set(speakers):
-        raise DataError("--test_speakers names all speakers; leave one for training")
+        raise UserError("--test_speakers names all speakers; leave one for training")
     if not train_minutes > 0 or min(dev_utterances, test_utterances) < 1:
-        raise DataError("train, dev and test must not be empty: give lengths above 0")
+        raise UserError("train, dev and test must not be empty: give lengths above 0")
     pools: Dict[str, Dict[str, List[Recording]]] = {part: {} for part in PARTS}
     for speaker in speakers:
         own = [r for r in recordings if r.speaker == speaker]
@@ -251,7 +251,7 @@ def _draw(
     """Draw from the pools in turn until there are ``seconds`` or ``number``."""
     for name, pool in pools.items():
         if len(pool) < MAX_DIGITS:
-            raise DataError(
+            raise UserError(
                 f"{part}: {name} has {len(pool)} recordings, but an utterance takes up "
                 f"to {MAX_DIGITS}; complete the data set, or choose other speakers or "
                 "--dev_takes"

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
-from espnet_adastride.errors import DataError
+from espnet_adastride.errors import UserError
 from espnet_adastride.files import PathLike, read_utf8, write_text
 
 LEFT_OUT = "left out of the data directory"
@@ -80,16 +80,16 @@ def write_lines(
         keys: The ids to write; default: all.
 
     Raises:
-        DataError: An id has white space, or a value has a line break.
+        UserError: An id has white space, or a value has a line break.
     """
     lines = []
     # Code point order is the byte order of UTF-8, hence C locale order.
     for key in sorted(values if keys is None else keys):
         value = str(values[key])
         if not re.fullmatch(r"\S+", key):
-            raise DataError(f"{path}: the id {key!r} has white space; rename it")
+            raise UserError(f"{path}: the id {key!r} has white space; rename it")
         if "\n" in value or "\r" in value:
-            raise DataError(
+            raise UserError(
                 f"{path}: the value of {key} has a line break: {value!r}; "
                 "rename the file or correct the text"
             )
@@ -118,16 +118,16 @@ def write_data_dir(
         excluded: Written to ``excluded.txt`` (tab-separated); None: no such file.
 
     Raises:
-        DataError: No utterance, a duplicate id, or values with line breaks.
+        UserError: No utterance, a duplicate id, or values with line breaks.
     """
     directory = Path(directory)
     by_id = {}
     for utterance in utterances:
         if utterance.id in by_id:
-            raise DataError(f"{directory}: the id {utterance.id} occurs twice")
+            raise UserError(f"{directory}: the id {utterance.id} occurs twice")
         by_id[utterance.id] = utterance
     if not by_id:
-        raise DataError(f"{directory}: no utterance to write")
+        raise UserError(f"{directory}: no utterance to write")
 
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
@@ -195,17 +195,17 @@ def read_scp(path: PathLike, allow_empty: bool = False) -> Dict[str, str]:
         Values by id, in the file's order.
 
     Raises:
-        DataError: No such file, no line at all, or a malformed line: not UTF-8,
+        UserError: No such file, no line at all, or a malformed line: not UTF-8,
             leading white space, a blank line before others, no value, or an id that
             occurs twice. The message names file, line and fix.
     """
     values: Dict[str, str] = {}
     for number, key, value, problem in scan_lines(path, allow_empty):
         if problem is not None:
-            raise DataError(f"{path}:{number}: {problem}")
+            raise UserError(f"{path}:{number}: {problem}")
         values[key] = value
     if not values and not allow_empty:
-        raise DataError(f"{path}: the file is empty; create it again")
+        raise UserError(f"{path}: the file is empty; create it again")
     return values
 
 

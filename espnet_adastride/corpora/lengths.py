@@ -17,7 +17,7 @@ import yaml
 
 from espnet_adastride.config import read_yaml
 from espnet_adastride.corpora.datadir import parse_rate, read_table
-from espnet_adastride.errors import RecipeError, UserError
+from espnet_adastride.errors import UserError
 from espnet_adastride.files import PathLike, write_text
 
 LENGTHS_NAME = "training_lengths.yaml"
@@ -54,7 +54,7 @@ def measure_lengths(shape_file: PathLike, per_second: float) -> TrainingLengths:
         per_second: samples (or frames of extracted features) per second.
 
     Raises:
-        RecipeError: it is missing, empty, or has another format.
+        UserError: it is missing, empty, or has another format.
     """
     shapes = read_table(shape_file)
     try:
@@ -62,7 +62,7 @@ def measure_lengths(shape_file: PathLike, per_second: float) -> TrainingLengths:
     except ValueError:
         counts = []
     if not counts or min(counts) < 0:
-        raise RecipeError(
+        raise UserError(
             f"{shape_file}: not lines of the form 'utterance length[,dimension]'; run "
             "the statistics (stage 10) again"
         )
@@ -80,7 +80,7 @@ def read_lengths(path: PathLike) -> Optional[TrainingLengths]:
     """Read the lengths; None if the file is missing.
 
     Raises:
-        RecipeError: it is no YAML, or has another format.
+        UserError: it is no YAML, or has another format.
     """
     if not Path(path).is_file():
         return None
@@ -92,7 +92,7 @@ def read_lengths(path: PathLike) -> Optional[TrainingLengths]:
             raise ValueError("lengths")
         return lengths
     except (ValueError, KeyError, TypeError):
-        raise RecipeError(
+        raise UserError(
             f"{path}: not the lengths of a training set (utterances, seconds: "
             f"{', '.join(QUANTILES)}); remove it, or write it again with "
             "python -m espnet_adastride.bin.training_lengths"
@@ -127,7 +127,7 @@ def find_lengths(
         roots: folders to which names may be relative.
 
     Raises:
-        RecipeError: training_lengths.yaml cannot be read.
+        UserError: training_lengths.yaml cannot be read.
     """
     lengths = read_lengths(Path(folder) / LENGTHS_NAME)
     names = options.get("train_shape_file") or []

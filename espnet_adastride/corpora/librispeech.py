@@ -30,7 +30,7 @@ from espnet_adastride.corpora.kaldi import (
     shorten,
     split_line,
 )
-from espnet_adastride.errors import DataError
+from espnet_adastride.errors import UserError
 from espnet_adastride.progress import progress_bar
 
 # Published number of utterances per part, to detect incomplete parts.
@@ -91,23 +91,23 @@ def find_librispeech(corpus: PathLike) -> Tuple[Path, List[str]]:
         The folder, absolute, and the names of the parts in it, sorted.
 
     Raises:
-        DataError: No path, no such folder, or no part in it.
+        UserError: No path, no such folder, or no part in it.
     """
     fix = "set LIBRISPEECH=/path/to/LibriSpeech or edit db.sh"
     if not str(corpus).strip():
-        raise DataError(f"the path of LibriSpeech is empty; {fix}")
+        raise UserError(f"the path of LibriSpeech is empty; {fix}")
     # abspath, not resolve: keep the user's links in the paths.
     root = Path(os.path.abspath(os.path.expanduser(corpus)))
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
-        raise DataError(f"the corpus folder {root} {what}; {fix}")
+        raise UserError(f"the corpus folder {root} {what}; {fix}")
     for candidate in (root / "LibriSpeech", root):
         parts = _parts(candidate)
         if parts:
             return candidate, parts
     if next(root.glob("*/*/*.trans.txt"), None):
         fix = f"{root} is itself a part: give its parent folder, or {fix}"
-    raise DataError(
+    raise UserError(
         f"no part of LibriSpeech (PART/SPEAKER/CHAPTER/*.flac) in {root}; {fix}"
     )
 
@@ -189,7 +189,7 @@ def check_audio_files(
     """:func:`check_audio` on many files with ``nj`` processes and a progress bar.
 
     Raises:
-        DataError: A process died (out of memory, killed).
+        UserError: A process died (out of memory, killed).
     """
     check = partial(check_audio, fs=fs)
     results = []
@@ -205,7 +205,7 @@ def check_audio_files(
                     results.append(result)
                     bar.update()
         except BrokenProcessPool:
-            raise DataError(
+            raise UserError(
                 f"a decoding process died near {paths[len(results)]} (killed, or out "
                 "of memory); run again with --nj 1 to find the file"
             ) from None
@@ -232,7 +232,7 @@ def scan_librispeech(
         Usable utterances, and all excluded entries with the reasons.
 
     Raises:
-        DataError: A part is missing.
+        UserError: A part is missing.
     """
     root = Path(root)
     scan = Scan([], [])
@@ -240,7 +240,7 @@ def scan_librispeech(
     texts: Dict[str, List[Tuple[str, str]]] = defaultdict(list)  # (text, file:line)
     for part in parts:
         if not (root / part).is_dir():
-            raise DataError(f"no part {part!r} in {root}")
+            raise UserError(f"no part {part!r} in {root}")
         before = scan.recordings
         for path, rel in _walk(root / part):
             name = rel[-1]

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from espnet_adastride.corpora.audio import audio_info
 from espnet_adastride.corpora.datadir import read_data_dir, read_mono, write_data_dir
-from espnet_adastride.errors import AudioError, RecipeError
+from espnet_adastride.errors import AudioError, UserError
 from espnet_adastride.files import PathLike, keep_if_made_from, write_flac
 from espnet_adastride.progress import in_threads, progress_bar
 
@@ -24,7 +24,7 @@ def parse_factors(words: Sequence[str]) -> Dict[str, Fraction]:
     """Read speed factors, as typed: ``0.9`` gives the prefix ``sp0.9-``.
 
     Raises:
-        RecipeError: A factor is not a number from 0.1 to 10, or occurs twice.
+        UserError: A factor is not a number from 0.1 to 10, or occurs twice.
     """
     factors: Dict[str, Fraction] = {}
     for word in words:
@@ -33,16 +33,16 @@ def parse_factors(words: Sequence[str]) -> Dict[str, Fraction]:
         except (ValueError, ZeroDivisionError):
             factor = Fraction(0)
         if not Fraction(1, 10) <= factor <= 10 or "/" in word:
-            raise RecipeError(
+            raise UserError(
                 f"--speed_perturb_factors: {word!r} is not a speed factor; give "
                 "numbers from 0.1 "
                 'to 10, such as "0.9 1.0 1.1"'
             )
         if factor in factors.values():
-            raise RecipeError(f"--speed_perturb_factors: {word} is given twice")
+            raise UserError(f"--speed_perturb_factors: {word} is given twice")
         factors[word] = factor
     if not factors:
-        raise RecipeError("--speed_perturb_factors is empty: give factors")
+        raise UserError("--speed_perturb_factors is empty: give factors")
     return factors
 
 
@@ -82,7 +82,7 @@ def change_speed(copy: Copy) -> None:
     torchaudio, as ESPnet does on the fly.
 
     Raises:
-        RecipeError: The source cannot be read, or has several channels.
+        UserError: The source cannot be read, or has several channels.
     """
     import torch
     import torchaudio
@@ -94,7 +94,7 @@ def change_speed(copy: Copy) -> None:
             return
         wave, _ = read_mono(copy.source)
     except AudioError as error:
-        raise RecipeError(
+        raise UserError(
             f"{copy.key}: {error} (or remove it from the data folder)"
         ) from None
     wave = torchaudio.functional.resample(
@@ -113,12 +113,10 @@ def _copies(source: PathLike, output: Path, factors: Dict[str, Fraction]):
         prefix = prefix_of(word, factor)
         for key, path in tables["wav.scp"].items():
             if path.endswith("|"):
-                raise RecipeError(
-                    f"{source}/wav.scp: {key} is a pipe; give audio files"
-                )
+                raise UserError(f"{source}/wav.scp: {key} is a pipe; give audio files")
             name, speaker = prefix + key, prefix + tables["utt2spk"][key]
             if name in merged["text"]:
-                raise RecipeError(f"{source}: {name} exists already; rename it")
+                raise UserError(f"{source}: {name} exists already; rename it")
             if prefix:
                 folder = output / AUDIO / quote(speaker, safe="")
                 target = folder / (quote(name, safe="") + ".flac")
@@ -148,7 +146,7 @@ def perturb_data_dir(
         One line about the result.
 
     Raises:
-        RecipeError: Naming the first unusable audio file.
+        UserError: Naming the first unusable audio file.
     """
     import torch
 

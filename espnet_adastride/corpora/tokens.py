@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Dict, Iterable, List
 
 from espnet_adastride.corpora.datadir import read_table
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.files import PathLike, fresh_dir, replace_dir, write_text
 
 
@@ -17,7 +17,7 @@ def read_sentences(texts: Iterable[PathLike]) -> List[str]:
     """Return the sentences of Kaldi-style ``text`` files, without empty ones."""
     sentences = [s for path in texts for s in read_table(path).values() if s]
     if not sentences:
-        raise RecipeError(f"no text in {', '.join(map(str, texts))}")
+        raise UserError(f"no text in {', '.join(map(str, texts))}")
     return sentences
 
 
@@ -60,7 +60,7 @@ def train_bpe(
             minloglevel=2,
         )
     except Exception as error:
-        raise RecipeError(
+        raise UserError(
             f"--nbpe {size} --bpemode {mode} is not possible for these "
             f"{len(sentences)} sentences: {in_our_words(str(error))}"
         ) from None
@@ -132,7 +132,7 @@ def make_token_list(
     elif token_type == "char":
         tokens = char_tokens(sentences)
     else:
-        raise RecipeError(f"--token_type {token_type}: choose bpe or char")
+        raise UserError(f"--token_type {token_type}: choose bpe or char")
     tokens = ["<blank>", "<unk>", *tokens, "<sos/eos>"]
     write_text(temporary / "tokens.txt", "".join(f"{t}\n" for t in tokens))
     replace_dir(temporary, output)

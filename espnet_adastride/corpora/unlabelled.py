@@ -26,7 +26,7 @@ from espnet_adastride.corpora.recordings import (
     find_media,
     read_audio,
 )
-from espnet_adastride.errors import RecipeError, no_such
+from espnet_adastride.errors import UserError, no_such
 from espnet_adastride.files import fresh_dir, replace_dir, shown, write_flac, write_text
 
 PARTS = ("train", "valid", "test")
@@ -48,22 +48,22 @@ def find_recordings(folder) -> List[Recording]:
     """Find the recordings of a folder, sorted by id.
 
     Raises:
-        RecipeError: no such folder, no recordings, two of one name, or a line of
+        UserError: no such folder, no recordings, two of one name, or a line of
             trans.txt without a text.
     """
     folder = Path(folder)
     if not folder.is_dir():
         fix = "give the folder of the recordings (--corpus, or RECORDINGS=)"
-        raise RecipeError(no_such(folder, fix, "folder"))
+        raise UserError(no_such(folder, fix, "folder"))
     texts = read_texts(folder / "trans.txt")
     sources, unread, _ = find_media([str(folder)])
     if unread:
-        raise RecipeError(f"{folder}: {describe_unread(unread)}")
+        raise UserError(f"{folder}: {describe_unread(unread)}")
     found: Dict[str, Recording] = {}
     for source in sources:
         name = "_".join(shown(source.name).replace("/", " ").split())
         if name in found:
-            raise RecipeError(
+            raise UserError(
                 f"{shown(source.path)} and {shown(found[name].path)} would have one "
                 f"name, {name}: rename one"
             )
@@ -71,7 +71,7 @@ def find_recordings(folder) -> List[Recording]:
         group = f"file {name}" if text is None else f"text {text}"
         found[name] = Recording(name, source.path, group)
     if not found:
-        raise RecipeError(f"{folder}: no recordings (wav, flac, ogg, mp3 ...) in it")
+        raise UserError(f"{folder}: no recordings (wav, flac, ogg, mp3 ...) in it")
     return [found[name] for name in sorted(found)]
 
 
@@ -82,7 +82,7 @@ def read_texts(path) -> Dict[str, str]:
         for number, line in enumerate(read_lines(path), 1):
             name, text, _ = split_line(line.strip())
             if name and not text.strip():
-                raise RecipeError(f"{path}, line {number}: write NAME TEXT")
+                raise UserError(f"{path}, line {number}: write NAME TEXT")
             if name:
                 texts[name] = " ".join(text.lower().split())
     return texts
@@ -92,11 +92,11 @@ def split_groups(groups) -> Dict[str, str]:
     """Return the part of every group: shares in the order of the groups' hashes.
 
     Raises:
-        RecipeError: fewer than three groups.
+        UserError: fewer than three groups.
     """
     order = sorted(set(groups), key=lambda g: hashlib.sha256(g.encode()).hexdigest())
     if len(order) < len(PARTS):
-        raise RecipeError(
+        raise UserError(
             f"{len(order)} recordings of different texts: training, validation and "
             "test need one each; give a folder with at least three"
         )
@@ -117,7 +117,7 @@ def prepare_recordings(folder, output, rate: int) -> str:
         rate: target sampling rate in Hz.
 
     Raises:
-        RecipeError: bad input; names the file and the fix.
+        UserError: bad input; names the file and the fix.
     """
     recordings = find_recordings(folder)
     output = Path(output)
@@ -130,7 +130,7 @@ def prepare_recordings(folder, output, rate: int) -> str:
         before = json.loads(done.read_text(encoding="utf-8"))
         if before["digest"] == record["digest"]:
             return before["told"]
-        raise RecipeError(
+        raise UserError(
             f"{output} was prepared from other recordings; give another --exp, or "
             f"remove {output.parent}"
         )
@@ -154,7 +154,7 @@ def prepare_recordings(folder, output, rate: int) -> str:
             seconds[part] += duration
     for part in PARTS:
         if not lines[part]:
-            raise RecipeError(
+            raise UserError(
                 f"{folder}: no recording of {SHORTEST} s or more is left for {part}; "
                 "give more recordings"
             )

@@ -10,7 +10,7 @@ from typing import List, Tuple
 import yaml
 
 from espnet_adastride.config import read_yaml
-from espnet_adastride.errors import DataError, ModelError, located
+from espnet_adastride.errors import ModelError, UserError, located
 from espnet_adastride.files import PathLike
 
 #: the upstream installed by pip, and its model file
@@ -98,7 +98,7 @@ def read_record(path: PathLike) -> UpstreamRecord:
     Raises:
         ModelError: it cannot be read or has another format.
     """
-    with located("", DataError, ModelError):
+    with located("", UserError, ModelError):
         content = read_yaml(path)
     try:
         record = UpstreamRecord(**{**content, "layers": tuple(content["layers"])})

@@ -23,7 +23,7 @@ from espnet_adastride.deployment.description import (
 )
 from espnet_adastride.deployment.features import LogMel, whisper_features
 from espnet_adastride.deployment.pieces import PieceTranscriber, ctc_segment
-from espnet_adastride.errors import AudioError, ModelError, RecipeError, located
+from espnet_adastride.errors import AudioError, ModelError, UserError, located
 from espnet_adastride.timing.transcripts import Segment
 
 
@@ -79,7 +79,7 @@ class OnnxModel:
         rate: sampling rate of its input in Hz.
 
     Raises:
-        RecipeError: if it cannot be read.
+        UserError: if it cannot be read.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class OnnxModel:
         except ImportError:
             from espnet_adastride.extras import describe_missing
 
-            raise RecipeError(describe_missing("onnxruntime")) from None
+            raise UserError(describe_missing("onnxruntime")) from None
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads is not None:
@@ -102,15 +102,15 @@ class OnnxModel:
             self.session = onnxruntime.InferenceSession(str(path), options)
         except Exception as error:  # onnxruntime has one class per error code
             first = str(error).splitlines()[0][:120]
-            raise RecipeError(f"{path}: cannot be read as ONNX ({first})") from None
+            raise UserError(f"{path}: cannot be read as ONNX ({first})") from None
         meta = self.session.get_modelmeta().custom_metadata_map
         if KEY not in meta:
-            raise RecipeError(
+            raise UserError(
                 f"{path}: not a file of this project; write one with adastride export"
             )
         self.content: Dict[str, Any] = json.loads(meta[KEY])
         if self.content["version"] != VERSION:
-            raise RecipeError(
+            raise UserError(
                 f"{path}: version {self.content['version']} of the format, but only "
                 f"version {VERSION} is supported; export the model again"
             )
@@ -118,7 +118,7 @@ class OnnxModel:
         self.upstream = self.log_mel = None
         if self.content["upstream"] is None:
             if upstream_model is not None:
-                raise RecipeError(
+                raise UserError(
                     f"--upstream_model {upstream_model}: this model reads audio; omit "
                     "the option"
                 )

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.files import PathLike, write_text
 from espnet_adastride.progress import format_span
 
@@ -122,13 +122,13 @@ def refuse_what_cannot_work(
         token_type: ``bpe``, ``char`` ...; decides which tokens are advised.
 
     Raises:
-        RecipeError: Naming utterances and the fix.
+        UserError: Naming utterances and the fix.
     """
     fatal = [b for b in lengths.batches if max(lengths.features[k] for k in b) < limit]
     if fatal:
         short = lengths.too_short(limit)
         longest = max(lengths.samples[k] for k in short) / lengths.rate
-        raise RecipeError(
+        raise UserError(
             f"{len(short)} {lengths.name} utterances are too short for the input layer "
             f"({limit} frames) and fill {len(fatal)} of {len(lengths.batches)} "
             f"batches, at which ESPnet stops: {_some_short(lengths, short)}; leave "
@@ -149,7 +149,7 @@ def refuse_what_cannot_work(
             fix = f"take {lengths.stride_words} of at most {stride:g}, {tokens}"
         if lengths.name == "training":
             fix += ", or a larger --max_unalignable"
-        raise RecipeError(
+        raise UserError(
             f"CTC cannot align {len(bad)} of {count} {lengths.name} utterances "
             f"({_percent(len(bad) / count)}; {_percent(allowed)} may be): at 1/"
             f"{lengths.downsampling():.3g} of the frames, fewer frames than labels "
@@ -170,7 +170,7 @@ def refuse_lengths_of_frontend(
         most: Samples that the frontend uses at most; None: all.
 
     Raises:
-        RecipeError: Naming utterances and the fix.
+        UserError: Naming utterances and the fix.
     """
 
     def seconds(key):
@@ -178,7 +178,7 @@ def refuse_lengths_of_frontend(
 
     def refuse(keys, problem, fix):
         keys = sorted(keys, key=lambda k: (lengths.samples[k], k))
-        raise RecipeError(
+        raise UserError(
             f"{len(keys)} {lengths.name} utterances are {problem}: "
             f"{_some(keys, seconds)}; leave them out: {fix}"
         )
@@ -233,16 +233,16 @@ def refuse_batch_bins(name: str, bins: Dict[str, int], batch_bins: int) -> None:
         bins: :func:`utterance_bins`.
 
     Raises:
-        RecipeError: Naming the largest utterances and the fix.
+        UserError: Naming the largest utterances and the fix.
     """
     if batch_bins <= 0:
-        raise RecipeError(
+        raise UserError(
             f"batch_bins {batch_bins} gives no batches: the largest {name} utterance "
             f"counts {max(bins.values())}, a batch should hold several"
         )
     large = sorted((k for k in bins if bins[k] > batch_bins), key=lambda k: -bins[k])
     if large:
-        raise RecipeError(
+        raise UserError(
             f"{len(large)} of {len(bins)} {name} utterances are larger than a batch "
             f"(batch_bins {batch_bins}): {_some(large, bins.get)}; raise batch_bins, "
             "or leave long ones out (--max_wav_duration)"
@@ -260,10 +260,10 @@ def refuse_no_update(batches: int, accum_grad: int) -> None:
         accum_grad: batches of an update.
 
     Raises:
-        RecipeError: Naming both numbers and the fix.
+        UserError: Naming both numbers and the fix.
     """
     if batches < accum_grad:
-        raise RecipeError(
+        raise UserError(
             f"an epoch has {batches} batches and accum_grad is {accum_grad}: not one "
             f"update an epoch, so nothing would be learned; set accum_grad to at most "
             f"{batches}, or make smaller batches (batch_bins, batch_size)"

@@ -30,7 +30,7 @@ import jiwer
 import numpy as np
 
 from espnet_adastride.corpora.kaldi import read_scp, read_text, shorten
-from espnet_adastride.errors import DataError, no_such
+from espnet_adastride.errors import UserError, no_such
 from espnet_adastride.files import write_text
 
 METRICS = ("wer", "cer", "ter")
@@ -135,17 +135,17 @@ def pieces(bpemodel: Union[str, Path]) -> Tokenizer:
     """The tokenizer of a SentencePiece model.
 
     Raises:
-        DataError: No such file, or not a SentencePiece model.
+        UserError: No such file, or not a SentencePiece model.
     """
     import sentencepiece
 
     if not Path(bpemodel).is_file():
-        raise DataError(no_such(bpemodel, "give the bpe.model of training"))
+        raise UserError(no_such(bpemodel, "give the bpe.model of training"))
     try:
         model = sentencepiece.SentencePieceProcessor(model_file=str(bpemodel))
     except (RuntimeError, OSError) as e:
         reason = str(e).splitlines()[0]
-        raise DataError(f"{bpemodel}: not a SentencePiece model ({reason})") from None
+        raise UserError(f"{bpemodel}: not a SentencePiece model ({reason})") from None
     return lambda text: model.encode(" ".join(text.split()), out_type=str)
 
 
@@ -167,20 +167,20 @@ def check_ids(
         Ids of the references without hypothesis, sorted.
 
     Raises:
-        DataError: Hypotheses without reference, or, with ``refuse``, references without
+        UserError: Hypotheses without reference, or, with ``refuse``, references without
             hypothesis.
     """
     if missing not in ("refuse", "empty"):
-        raise DataError(f"missing is {missing!r}: choose refuse or empty")
+        raise UserError(f"missing is {missing!r}: choose refuse or empty")
     extra = sorted(hyp.keys() - ref.keys())
     if extra:
-        raise DataError(
+        raise UserError(
             f"{len(extra)} of {len(hyp)} hypotheses have no reference: "
             f"{shorten(extra)}; give the reference text of the set that was decoded"
         )
     absent = sorted(ref.keys() - hyp.keys())
     if absent and missing == "refuse":
-        raise DataError(
+        raise UserError(
             f"{len(absent)} of {len(ref)} references have no hypothesis: "
             f"{shorten(absent)}; decode them, or count them as empty with "
             "--missing empty"
@@ -337,7 +337,7 @@ def write_score(
         The sum.
 
     Raises:
-        DataError: An utterance has no speaker in ``utt2spk``.
+        UserError: An utterance has no speaker in ``utt2spk``.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -346,7 +346,7 @@ def write_score(
         if utt2spk is None:
             names[a.id] = a.id
         elif a.id not in utt2spk:
-            raise DataError(f"utt2spk has no speaker for {a.id}; prepare it again")
+            raise UserError(f"utt2spk has no speaker for {a.id}; prepare it again")
         else:
             # The way ESPnet names an utterance to sclite.
             names[a.id] = f"{utt2spk[a.id]}-{a.id}"
@@ -403,20 +403,20 @@ def score(
         Counts by metric, and the ids that had no hypothesis.
 
     Raises:
-        DataError: See :func:`check_ids`, :func:`pieces` and
+        UserError: See :func:`check_ids`, :func:`pieces` and
             :func:`espnet_adastride.corpora.kaldi.read_scp`.
     """
     tokenizers = {"wer": words, "cer": characters}
     if token_type == "bpe":
         if not bpemodel:
-            raise DataError("--token_type bpe needs --bpemodel, the model of training")
+            raise UserError("--token_type bpe needs --bpemodel, the model of training")
         tokenizers["ter"] = pieces(bpemodel)
     elif token_type not in ("char", "word"):
-        raise DataError(f"token_type is {token_type!r}: choose bpe, char or word")
+        raise UserError(f"token_type is {token_type!r}: choose bpe, char or word")
 
     references = read_text(ref, allow_empty=True)
     if not references:
-        raise DataError(f"{ref}: the file is empty; give the references of the set")
+        raise UserError(f"{ref}: the file is empty; give the references of the set")
     hypotheses = read_text(hyp, allow_empty=True)
     absent = check_ids(references, hypotheses, missing)
     if utt2spk is None and (Path(ref).parent / "utt2spk").is_file():
@@ -444,7 +444,7 @@ def read_result(path: Union[str, Path]) -> List[str]:
     """The eight columns of a ``result.txt``, sclite's or ours, as printed.
 
     Raises:
-        DataError: There is no Sum/Avg line.
+        UserError: There is no Sum/Avg line.
     """
     with open(path, encoding="utf-8", errors="replace") as f:
         for line in f:
@@ -452,7 +452,7 @@ def read_result(path: Union[str, Path]) -> List[str]:
                 columns = line.replace("|", " ").split()[1:]
                 if len(columns) == 8:
                     return columns
-    raise DataError(
+    raise UserError(
         f"{path}: no Sum/Avg line; score that set again (its scoring was interrupted?)"
     )
 
@@ -466,11 +466,11 @@ def find_results(expdir: Union[str, Path]) -> Dict[str, Dict[str, Dict[str, List
         without any, the folder two levels above the set.
 
     Raises:
-        DataError: No such folder, or no result in it.
+        UserError: No such folder, or no result in it.
     """
     expdir = Path(expdir).resolve()
     if not expdir.is_dir():
-        raise DataError(no_such(expdir, "give an experiment (exp/asr_...)", "folder"))
+        raise UserError(no_such(expdir, "give an experiment (exp/asr_...)", "folder"))
     found: Dict[str, Dict[str, Dict[str, List]]] = {}
     for path in sorted(expdir.rglob("score_*/result.txt")):
         metric = path.parent.name[len("score_") :]
@@ -489,7 +489,7 @@ def find_results(expdir: Union[str, Path]) -> Dict[str, Dict[str, Dict[str, List
         rows = found.setdefault(title, {}).setdefault(metric, {})
         rows[name] = read_result(path)
     if not found:
-        raise DataError(
+        raise UserError(
             f"{expdir}: no score_wer/result.txt below it; decode and score first"
         )
     return found
@@ -524,13 +524,13 @@ def write_results(expdir: Union[str, Path]) -> str:
     """(Re)write ``EXPDIR/RESULTS.md`` from all decode folders below; return its text.
 
     Raises:
-        DataError: See :func:`find_results`; or RESULTS.md is another program's or
+        UserError: See :func:`find_results`; or RESULTS.md is another program's or
             person's.
     """
     text = format_results(find_results(expdir))
     path = Path(expdir) / "RESULTS.md"
     if path.exists() and not path.read_bytes().startswith(MARKER.encode()):
-        raise DataError(
+        raise UserError(
             f"{path} was not written by this command; move it away, then run again"
         )
     write_text(path, text)

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from espnet_adastride.corpora.datadir import read_mono
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.networks.log_mel import DECIBEL, LogMel
 from espnet_adastride.networks.vqvae import (
     VQVAE,
@@ -72,7 +72,7 @@ def measure(features: LogMel, network: VQVAE, recordings) -> Dict[str, Any]:
             "group": recording.group,
         }
     if not utterances:
-        raise RecipeError("no recording to reconstruct")
+        raise UserError("no recording to reconstruct")
     all_tokens = torch.cat(tokens)
     rate = len(all_tokens) / seconds
     codes = perplexity(all_tokens, network.codebook_size)
@@ -173,11 +173,11 @@ def read_wave(path, rate: int) -> np.ndarray:
 
     Raises:
         AudioError: it does not decode, or has several channels.
-        RecipeError: it has another rate.
+        UserError: it has another rate.
     """
     wave, info = read_mono(path)
     if info.rate != rate:
-        raise RecipeError(f"{path}: not at {rate} Hz; prepare it again")
+        raise UserError(f"{path}: not at {rate} Hz; prepare it again")
     return wave
 
 

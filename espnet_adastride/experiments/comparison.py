@@ -13,7 +13,7 @@ from typing import Dict, List, Sequence
 
 import numpy as np
 
-from espnet_adastride.errors import DataError
+from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation.statistics import (
     LEVEL,
     Bootstrap,
@@ -90,11 +90,11 @@ def format_comparison(
         resamples: Number of bootstrap resamples.
 
     Raises:
-        DataError: No result at all.
+        UserError: No result at all.
     """
     results = [r for r in results if r.seeds]
     if not results:
-        raise DataError("no run is finished yet: there is nothing to compare")
+        raise UserError("no run is finished yet: there is nothing to compare")
     names = ["rate", "method", "WER %", "CER %", "WER of each seed", "learned rate"]
     names += ["largest jump", "empty slots", "minutes a run"]
     rows = []

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 from espnet_adastride.config import read_yaml
-from espnet_adastride.errors import RecipeError, unknown_word
+from espnet_adastride.errors import UserError, unknown_word
 from espnet_adastride.experiments.grid import (
     Run,
     System,
@@ -187,18 +187,18 @@ def _check_decodings(path: Path, experiment: Experiment) -> None:
     """Reject decodings that no run could do.
 
     Raises:
-        RecipeError: names the decoding and the fix.
+        UserError: names the decoding and the fix.
     """
     decodings, lm_config = experiment.decodings, experiment.lm_config
     if not isinstance(decodings, dict):
-        raise RecipeError(
+        raise UserError(
             f"{path}: decodings: give NAME: {{inference_config: FILE}}, got {decodings}"
         )
     for name, words in decodings.items():
         where, problem = f"{path}: decoding {name}", ""
         known = isinstance(words, dict) and {"inference_config", "use_lm"} >= set(words)
         if not known or "inference_config" not in words:
-            raise RecipeError(
+            raise UserError(
                 f"{where}: give inference_config, and use_lm: true for the language "
                 f"model, got {words}"
             )
@@ -217,57 +217,57 @@ def _check_decodings(path: Path, experiment: Experiment) -> None:
         elif use_lm and config.name.startswith("decode_ctc_greedy"):
             problem = "greedy CTC cannot use a language model"
         if problem:
-            raise RecipeError(f"{where}: {problem}")
+            raise UserError(f"{where}: {problem}")
     if lm_config and experiment.lm_decoding() is None:
-        raise RecipeError(f"{path}: lm_config: no decoding has use_lm: true")
+        raise UserError(f"{path}: lm_config: no decoding has use_lm: true")
     if lm_config and not in_conf(lm_config).is_file():
-        raise RecipeError(f"{path}: lm_config {lm_config} is not in conf/")
+        raise UserError(f"{path}: lm_config {lm_config} is not in conf/")
 
 
 def read_experiment(path: PathLike) -> Experiment:
     """Read a definition.
 
     Raises:
-        RecipeError: an unknown or missing word, or an empty list.
+        UserError: an unknown or missing word, or an empty list.
     """
     path = Path(path)
     content = read_yaml(path)
     if not isinstance(content, dict):
-        raise RecipeError(f"{path}: no definition of an experiment (title, grid ...)")
+        raise UserError(f"{path}: no definition of an experiment (title, grid ...)")
     known = set(Experiment.__dataclass_fields__) - {"name"}
     unknown = sorted(set(content) - known)
     if unknown:
-        raise RecipeError(
+        raise UserError(
             f"{path}: unknown word {unknown[0]!r}; choose among "
             f"{', '.join(sorted(known))}"
         )
     task = content.get("task", "asr")
     if task not in TASKS:
-        raise RecipeError(f"{path}: {unknown_word('task', task, TASKS)}")
+        raise UserError(f"{path}: {unknown_word('task', task, TASKS)}")
     if task != "asr":
         content = {"asr_config": "", "test_sets": ["test"], **content}
     try:
         experiment = Experiment(name=path.stem, **content)
     except TypeError as error:
         missing = str(error).partition("argument")[2].strip("s: ")
-        raise RecipeError(f"{path}: {missing} is missing") from None
+        raise UserError(f"{path}: {missing} is missing") from None
     if not experiment.test_sets:
-        raise RecipeError(f"{path}: test_sets is empty: name at least one")
+        raise UserError(f"{path}: test_sets is empty: name at least one")
     for part in experiment.grid:
         if set(part) != {"methods", "rates", "seeds"} or not all(part.values()):
-            raise RecipeError(
+            raise UserError(
                 f"{path}: a part of the grid is methods, rates and seeds, none of them "
                 f"empty, got {part}"
             )
     names = {name for part in experiment.grid for name in part["methods"]}
     if experiment.baseline not in names:
-        raise RecipeError(
+        raise UserError(
             f"{path}: baseline {experiment.baseline} is in no part of the grid"
         )
     for pair in experiment.pairs:
         known = isinstance(pair, list) and all(name in list(names) for name in pair)
         if not known or len(pair) != 2:
-            raise RecipeError(
+            raise UserError(
                 f"{path}: pairs: give two methods of the grid each, such as "
                 f"[adastride, {experiment.baseline}], got {pair}"
             )
@@ -276,11 +276,11 @@ def read_experiment(path: PathLike) -> Experiment:
     for name in sorted(names - set(experiment.systems())):
         methods = parse_method(name).names if task != "asr" else [name]
         if not set(methods) <= set(available_downsamplers()):
-            raise RecipeError(
+            raise UserError(
                 f"{path}: {name} is neither a method nor one of the variants; methods: "
                 f"{', '.join(available_downsamplers())}"
             )
     if task == "asr" and not experiment.config_path.is_file():
-        raise RecipeError(f"{path}: asr_config {experiment.asr_config} is not in conf/")
+        raise UserError(f"{path}: asr_config {experiment.asr_config} is not in conf/")
     _check_decodings(path, experiment)
     return experiment

@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 import yaml
 
 from espnet_adastride.config import changes, read_config, refuse_changes
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.experiments.grid import Step, run_all
 from espnet_adastride.experiments.records import (
     FORMAT,
@@ -111,7 +111,7 @@ def _read_old(folder: Path) -> Record:
         old = json.loads(path.read_text(encoding="utf-8"))
         old.pop("command", None)
     except (AttributeError, ValueError) as error:
-        raise RecipeError(
+        raise UserError(
             f"{path}: cannot be read as a result ({error}); remove it and run again"
         ) from None
     versions = {"torch": old.pop("torch")} if "torch" in old else {}
@@ -155,16 +155,16 @@ def read_results(exp: PathLike, needed: bool = True) -> List[Record]:
     """Return the records of an experiment, results of earlier versions first.
 
     Raises:
-        RecipeError: one is needed, and there is none; or two have different settings.
+        UserError: one is needed, and there is none; or two have different settings.
     """
     old = [path.parent for path in sorted(Path(exp).glob(f"*/{OLD_RESULT}"))]
     found = [_read_old(folder) for folder in old if not record_of(folder).is_file()]
     found += read_records(Path(exp) / "records")
     if needed and not found:
-        raise RecipeError(f"{exp}: no finished run (records/*.json.gz) in it")
+        raise UserError(f"{exp}: no finished run (records/*.json.gz) in it")
     for one in found[1:]:
         for word, a, b in changes(found[0].settings[0], one.settings[0]):
-            raise RecipeError(
+            raise UserError(
                 f"{found[0].path} and {one.path} have different settings ({word}: {a} "
                 f"and {b}) and cannot share a table: move one to another folder"
             )
@@ -179,7 +179,7 @@ def claim_run(folder: PathLike, config: Dict[str, Any]) -> None:
         config: ESPnet's options.
 
     Raises:
-        RecipeError: it, or a finished run beside it, has other options; names the
+        UserError: it, or a finished run beside it, has other options; names the
             first.
     """
     path = Path(folder) / "training.yaml"
@@ -211,7 +211,7 @@ def run_folders(
         describe: makes a line from a record's figures; default: the folder's name.
 
     Raises:
-        RecipeError: a run has failed, and the others were stopped; names its log.
+        UserError: a run has failed, and the others were stopped; names its log.
     """
 
     def finish(folder: Path) -> Optional[str]:

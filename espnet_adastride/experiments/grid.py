@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from espnet_adastride.errors import RecipeError, UserError
+from espnet_adastride.errors import UserError
 from espnet_adastride.progress import Progress
 from espnet_adastride.recipe.jobs import Job, run_queue
 
@@ -67,12 +67,12 @@ def read_variant(text: str) -> System:
     options of the training as they stand.
 
     Raises:
-        RecipeError: The text has another form.
+        UserError: The text has another form.
     """
     name, _, rest = text.partition("=")
     parts = rest.split()
     if not re.fullmatch(r"[\w.+-]+", name) or not parts or "=" in parts[0]:
-        raise RecipeError(
+        raise UserError(
             f"--variant {text!r}: give NAME=METHOD WORD=VALUE ..., such as "
             "'wide=adastride score_bound=2'"
         )
@@ -81,7 +81,7 @@ def read_variant(text: str) -> System:
         if part.startswith("--"):
             return System(name, tuple(words + parts[index:]))
         if not re.fullmatch(r"\w+=\S+", part):
-            raise RecipeError(f"--variant {text!r}: {part!r} is not WORD=VALUE")
+            raise UserError(f"--variant {text!r}: {part!r} is not WORD=VALUE")
         words += ["--encoder_conf", f"input_layer_conf.{part}"]
     return System(name, tuple(words))
 
@@ -108,7 +108,7 @@ def make_runs(
         common: Training options of all runs; part of the tags.
 
     Raises:
-        RecipeError: Something is given twice, or nothing at all.
+        UserError: Something is given twice, or nothing at all.
     """
     for what, values in (
         ("systems", [s.name for s in systems]),
@@ -116,10 +116,10 @@ def make_runs(
         ("seeds", list(seeds)),
     ):
         if not values:
-            raise RecipeError(f"no {what}: give at least one")
+            raise UserError(f"no {what}: give at least one")
         twice = [v for v in values if values.count(v) > 1]
         if twice:
-            raise RecipeError(f"{what}: {twice[0]} is given twice")
+            raise UserError(f"{what}: {twice[0]} is given twice")
     prefix = tag_of(prefix, common)
     runs = []
     for seed in seeds:
@@ -172,7 +172,7 @@ def run_all(
         One line for each failed run (``keep_going``).
 
     Raises:
-        RecipeError: a run has failed, and the others were stopped.
+        UserError: a run has failed, and the others were stopped.
         Interrupted: a signal arrived, and all runs were stopped.
     """
     todo = [step for step in steps if not step.is_done()]
@@ -188,7 +188,7 @@ def run_all(
                 problem = str(error)
         if problem is not None:
             if not keep_going:
-                raise RecipeError(problem)
+                raise UserError(problem)
             failures.append(f"{step.name}: {problem}")
             say(f"failed: {failures[-1]}")
         if words is not None:

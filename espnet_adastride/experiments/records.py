@@ -36,7 +36,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from espnet_adastride.config import flatten
-from espnet_adastride.errors import DataError, RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation.learning_curves import (
     curves,
     read_epochs,
@@ -133,7 +133,7 @@ def score_set(
         frames: (frames, emitting frames) by utterance; None: unknown.
 
     Raises:
-        DataError: the two sets of utterances differ.
+        UserError: the two sets of utterances differ.
     """
     check_ids(ref, hyp)
     keys = sorted(ref)
@@ -247,13 +247,13 @@ class Record:
         path: of the file, for messages.
 
     Raises:
-        RecipeError: it has another format.
+        UserError: it has another format.
     """
 
     def __init__(self, content: Dict[str, Any], path: PathLike = "a record"):
         self.content, self.path = content, path
         if content.get("format") != FORMAT:
-            raise RecipeError(
+            raise UserError(
                 f"{path}: format {content.get('format')!r} is not supported (expected "
                 f"{FORMAT}): use the code that wrote it, or run it again"
             )
@@ -329,7 +329,7 @@ def read_record(path: PathLike) -> Record:
     """Read a record.
 
     Raises:
-        RecipeError: it is damaged, or has another format.
+        UserError: it is damaged, or has another format.
     """
     try:
         content = json.loads(gzip.decompress(Path(path).read_bytes()))
@@ -339,7 +339,7 @@ def read_record(path: PathLike) -> Record:
         *(AttributeError, KeyError, TypeError, ValueError),  # something else
     ) as error:
         reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
-        raise RecipeError(
+        raise UserError(
             f"{path}: cannot be read as a record ({reason}); take it from git again, "
             "or remove it and run again"
         ) from None
@@ -368,7 +368,7 @@ def split_records(
     """
     for record in records:
         if record.task != experiment.task:
-            raise RecipeError(
+            raise UserError(
                 f"{record.path}: a record of the task {record.task}, and "
                 f"{experiment.name} is of {experiment.task}: remove it from this folder"
             )
@@ -397,14 +397,14 @@ def same_data(records: Sequence[Record], name: str) -> None:
     """Reject records of different test data.
 
     Raises:
-        DataError: names two of them.
+        UserError: names two of them.
     """
     first: Optional[Record] = None
     for record in records:
         if first is None:
             first = record
         elif record.sets[name].data_sha256 != first.sets[name].data_sha256:
-            raise DataError(
+            raise UserError(
                 f"{record.path} and {first.path} were tested on different data "
                 f"({name}): other utterances, texts or durations"
             )

@@ -18,7 +18,7 @@ from espnet_adastride.corpora.audio import audio_info
 from espnet_adastride.corpora.datadir import parse_rate, read_table
 from espnet_adastride.corpora.kaldi import read_text
 from espnet_adastride.corpora.upstream_record import RECORD_NAME
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation.scoring import percent
 from espnet_adastride.experiments.definition import Experiment, in_conf
 from espnet_adastride.experiments.grid import Run, Step, run_all
@@ -86,7 +86,7 @@ class Grid:
         self.recipe = experiment.recipe_folder
         script = self.recipe / experiment.script
         if not script.is_file():
-            raise RecipeError(f"{self.recipe}: there is no {experiment.script} in it")
+            raise UserError(f"{self.recipe}: there is no {experiment.script} in it")
         if options is None:
             names = ("train_set", "valid_set", "feats_type")
             given = {name: getattr(experiment, name) for name in names}
@@ -232,11 +232,11 @@ class Grid:
         """Write the record of a run that has succeeded; keep its other test sets.
 
         Raises:
-            RecipeError: the model cannot be measured, or a configuration was changed
+            UserError: the model cannot be measured, or a configuration was changed
                 while runs were made: the record would have settings of another model.
         """
         if self.what.fingerprint() != self._fingerprint:
-            raise RecipeError(
+            raise UserError(
                 "a configuration of the experiment has changed since this command "
                 "started: there is no record of this run; start the command again"
             )
@@ -263,7 +263,7 @@ class Grid:
         """Check that the prepared sets are those of the matching records.
 
         Raises:
-            RecipeError: they differ; names the set and the record.
+            UserError: they differ; names the set and the record.
         """
         fit, _ = split_records(self.what, read_records(self.records))
         for other in list(fit.values())[:1]:  # the records agree with each other
@@ -272,7 +272,7 @@ class Grid:
                 if name not in self.what.test_sets:
                     continue
                 if self._hash(self.folder_of(name)) != theirs.data_sha256:
-                    raise RecipeError(
+                    raise UserError(
                         f"{name} here is not what {other.path} was tested on "
                         "(utterances, texts or durations differ): the two cannot be "
                         "compared; use the same data, or another experiment"
@@ -332,7 +332,7 @@ def run_grid(
         One line for each failed run; the others are done.
 
     Raises:
-        RecipeError: the preparation failed, or another process does them.
+        UserError: the preparation failed, or another process does them.
         Interrupted: a signal arrived.
     """
     folder = grid.expdir / grid.what.name

@@ -396,7 +396,7 @@ def write_page(
             named and left out.
 
     Raises:
-        DataError: no record fits, or they were tested on different data.
+        UserError: no record fits, or they were tested on different data.
     """
     fit, others = split_records(experiment, records)
     missing = missing_runs(experiment.runs(), fit, experiment.reported)

@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, List, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation.statistics import (
     Bootstrap,
     holm,
@@ -31,12 +31,12 @@ def sort_runs(records: Sequence[Record]) -> List[Dict[str, Any]]:
     """Return the figures of some records, by rate, method and seed.
 
     Raises:
-        RecipeError: they were tested on different recordings.
+        UserError: they were tested on different recordings.
     """
     runs = [record.figures for record in records]
     for record, run in zip(records, runs):
         if set(run["utterances"]) != set(runs[0]["utterances"]):
-            raise RecipeError(
+            raise UserError(
                 f"{record.path}: tested on other recordings than those beside it"
             )
     return sorted(runs, key=lambda r: (r["rate"], r["method"], r["seed"]))

@@ -6,7 +6,7 @@ avg_pool    adastride:sigma_square=0.5,score_bound=null    strided_conv+adastrid
 from typing import Any, Dict, NamedTuple, Tuple
 
 from espnet_adastride.config import parse_yaml
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 
 
 class Method(NamedTuple):
@@ -30,7 +30,7 @@ def parse_method(word: str) -> Method:
     stride its own method.
 
     Raises:
-        RecipeError: an option without a value, or whose value is no YAML. Names are
+        UserError: an option without a value, or whose value is no YAML. Names are
             checked by the network.
     """
     names, _, rest = word.partition(":")
@@ -38,6 +38,6 @@ def parse_method(word: str) -> Method:
     for pair in filter(None, rest.split(",")):
         key, equals, value = pair.partition("=")
         if not equals:
-            raise RecipeError(f"method {word!r}: write METHOD:WORD=VALUE,WORD=VALUE")
+            raise UserError(f"method {word!r}: write METHOD:WORD=VALUE,WORD=VALUE")
         options[key] = parse_yaml(value, f"method {word!r}")
     return Method(word, tuple(names.split("+")), options)

@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.files import PathLike
 
 # ESPnet's defaults
@@ -47,7 +47,7 @@ def read_criteria(config: Dict[str, Any]) -> List[Criterion]:
     """Return the criteria of a configuration, by default ESPnet's own.
 
     Raises:
-        RecipeError: for a criterion that is not a triple such as ``[valid, acc, max]``.
+        UserError: for a criterion that is not a triple such as ``[valid, acc, max]``.
     """
     given = config.get("best_model_criterion")
     given = CRITERIA if given is None else given
@@ -60,7 +60,7 @@ def read_criteria(config: Dict[str, Any]) -> List[Criterion]:
             if words[0] in ("train", "valid") and words[2] in ("min", "max"):
                 criteria.append(Criterion(*words))
                 continue
-        raise RecipeError(
+        raise UserError(
             f"best_model_criterion: {one!r} must have the form [valid, acc, max]: "
             "train or valid, a statistic, min or max"
         )
@@ -71,7 +71,7 @@ def read_kept(config: Dict[str, Any]) -> List[int]:
     """Return ``keep_nbest_models``.
 
     Raises:
-        RecipeError: for values that are not whole numbers of at least 1.
+        UserError: for values that are not whole numbers of at least 1.
     """
     given = config.get("keep_nbest_models")
     given = [KEPT] if given is None else given
@@ -81,7 +81,7 @@ def read_kept(config: Dict[str, Any]) -> List[int]:
     except ValueError:
         kept = [0]
     if min(kept) < 1:
-        raise RecipeError(
+        raise UserError(
             f"keep_nbest_models: {config['keep_nbest_models']} must be whole numbers "
             "of at least 1: the number of averaged best epochs (1: only the best)"
         )
@@ -117,14 +117,14 @@ def default_model(config: Dict[str, Any]) -> str:
     other than the loss; otherwise the loss.
 
     Raises:
-        RecipeError: if the model reports none of its criteria: no model would be kept.
+        UserError: if the model reports none of its criteria: no model would be kept.
     """
     criteria = read_criteria(config)
     why = {c: not_reported(config, c.statistic) for c in criteria}
     kept = [c for c in criteria if not why[c]]
     if not kept:
         first = criteria[0]
-        raise RecipeError(
+        raise UserError(
             f"best_model_criterion: {first} is not reported ({why[first]}), and no "
             "other criterion is given, so no model would be kept; add e.g. [valid, "
             "cer_ctc, min]"
@@ -161,7 +161,7 @@ def refuse_model_that_will_not_be(
         folder: folder of the experiment; existing files are accepted.
 
     Raises:
-        RecipeError: naming the files that will be saved.
+        UserError: naming the files that will be saved.
     """
     if folder is not None and (Path(folder) / name).exists():
         return
@@ -175,7 +175,7 @@ def refuse_model_that_will_not_be(
         return
     names = saved_names(config)
     if name not in names:
-        raise RecipeError(
+        raise UserError(
             f"--inference_asr_model {name}: the training will not save it "
             f"(best_model_criterion: {', '.join(map(str, read_criteria(config)))}; "
             f"keep_nbest_models: {', '.join(map(str, read_kept(config)))}); omit "

@@ -22,7 +22,7 @@ from typing import IO, Callable, Dict, Iterator, List, NamedTuple, Set
 
 import yaml
 
-from espnet_adastride.errors import RecipeError, no_such
+from espnet_adastride.errors import UserError, no_such
 from espnet_adastride.files import PathLike, fresh_dir, replace_dir
 
 WEIGHTS = (".pth", ".pt", ".ckpt", ".bin")
@@ -46,8 +46,8 @@ class Member(NamedTuple):
     open: Callable[[], IO[bytes]]
 
 
-def _refuse(archive: Path, what: str) -> RecipeError:
-    return RecipeError(f"{archive} is not unpacked: {what}")
+def _refuse(archive: Path, what: str) -> UserError:
+    return UserError(f"{archive} is not unpacked: {what}")
 
 
 @contextmanager
@@ -164,7 +164,7 @@ def check_weights(path: PathLike) -> None:
     """Check that a parameter file only has tensors and containers, running no code.
 
     Raises:
-        RecipeError: Loading it would run code, or it is truncated.
+        UserError: Loading it would run code, or it is truncated.
     """
     import torch
 
@@ -172,7 +172,7 @@ def check_weights(path: PathLike) -> None:
         torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
-        raise RecipeError(
+        raise UserError(
             f"{path} has other objects than tensors, or is truncated "
             f"({type(error).__name__}: {reason[:200]}); loading it could run code: do "
             "not use it"
@@ -188,7 +188,7 @@ def _check_arrays(path: Path) -> None:
                 arrays[name]
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise RecipeError(f"{path} has other objects than arrays: {reason}") from None
+        raise UserError(f"{path} has other objects than arrays: {reason}") from None
 
 
 def _moved(value, names: Set[str], folder: Path):
@@ -213,14 +213,14 @@ def unpack(archive: PathLike, output: PathLike) -> Dict[str, str]:
         {option of the inference tool: path}, e.g. ``asr_train_config``.
 
     Raises:
-        RecipeError: The archive is broken or has unexpected content: one line that
+        UserError: The archive is broken or has unexpected content: one line that
             names the member. Nothing is left in ``output`` then.
     """
     archive, output = Path(archive), Path(output)
     if not archive.is_file():
-        raise RecipeError(no_such(archive))
+        raise UserError(no_such(archive))
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise RecipeError(f"{output} already exists: give an empty or a new folder")
+        raise UserError(f"{output} already exists: give an empty or a new folder")
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = fresh_dir(output)
     try:

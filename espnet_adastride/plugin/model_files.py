@@ -19,7 +19,6 @@ from espnet_adastride.config import read_config, read_yaml
 from espnet_adastride.errors import (
     GIVE_MODEL,
     ConfigurationError,
-    DataError,
     ModelError,
     UserError,
     no_such,
@@ -72,7 +71,7 @@ def _packed_files(root: Path, shown: PathLike) -> ModelFiles:
     try:
         meta = read_yaml(root / "meta.yaml")
         names = {**meta["yaml_files"], **meta["files"]}
-    except (DataError, KeyError, TypeError):
+    except (UserError, KeyError, TypeError):
         raise ModelError(
             f"{shown}: no meta.yaml that espnet2.bin.pack writes; pack the model with "
             "python -m espnet2.bin.pack asr"
@@ -161,7 +160,7 @@ def read_options(path: Path, roots: Sequence[Path]) -> Dict[str, Any]:
     """Return a config.yaml's options; files that it names are found below the roots.
 
     Raises:
-        DataError, ModelError: if it cannot be read, or a file that the model needs is
+        UserError, ModelError: if it cannot be read, or a file that the model needs is
             missing.
     """
     options = read_yaml(path)
@@ -240,7 +239,7 @@ def read_inference_config(source) -> Dict[str, Any]:
     """Return options of ESPnet's Speech2Text from a YAML file or a dict.
 
     Raises:
-        DataError: the file cannot be read.
+        UserError: the file cannot be read.
         ConfigurationError: naming a wrong key and the choices.
     """
     where = source if isinstance(source, (str, Path)) else "inference_config"

@@ -21,7 +21,7 @@ import torch
 
 from espnet_adastride.corpora.datadir import parse_rate, read_table
 from espnet_adastride.corpora.upstream_record import RECORD_NAME, read_record
-from espnet_adastride.errors import ModelError, NotPlanned, RecipeError
+from espnet_adastride.errors import ModelError, NotPlanned, UserError
 from espnet_adastride.evaluation.plan import SetLengths
 from espnet_adastride.files import PathLike
 from espnet_adastride.plugin.espnet import (
@@ -44,7 +44,7 @@ def read_shapes(path: PathLike) -> Shapes:
             for key, value in read_table(path).items()
         }
     except ValueError:
-        raise RecipeError(
+        raise UserError(
             f"{path}: lines must be 'utterance length[,dimension]', as the statistics "
             "(stage 10) write them"
         ) from None
@@ -121,7 +121,7 @@ class Texts:
     def __init__(self, args, data: Iterable[Tuple[str, str, str]]):
         paths = [path for path, name, _ in data if name == "text"]
         if not paths:
-            raise RecipeError("no data with the name 'text': give PATH,text,text")
+            raise UserError("no data with the name 'text': give PATH,text,text")
         self.texts = read_table(paths[0])
         self.process = asr_task.ASRTask.build_preprocess_fn(args, False)
         self._ids: Dict[str, List[int]] = {}
@@ -130,7 +130,7 @@ class Texts:
         """Return an utterance's token ids."""
         text = self.texts.get(key)
         if text is None:
-            raise RecipeError(f"{key} has a shape, but no text: run stage 10 again")
+            raise UserError(f"{key} has a shape, but no text: run stage 10 again")
         if text not in self._ids:  # speed-perturbed copies share it
             if self.process is None:
                 self._ids[text] = [int(word) for word in text.split()]
@@ -157,7 +157,7 @@ def espnet_batches(args, mode: str, processes: int) -> List[Tuple[str, ...]]:
         processes: that share each batch.
 
     Raises:
-        RecipeError: ESPnet's sampler fails; its message, with the options.
+        UserError: ESPnet's sampler fails; its message, with the options.
     """
     kind, size, bins = batch_options(args, mode)
     try:
@@ -173,14 +173,14 @@ def espnet_batches(args, mode: str, processes: int) -> List[Tuple[str, ...]]:
             min_batch_size=processes if processes > 1 else args.min_batch_size,
         )
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise RecipeError(
+        raise UserError(
             f"batch_type {kind}, batch_size {size}, batch_bins {bins}: no batches of "
             f"the {mode} set: {' '.join(str(error).split())}"
         ) from None
     batches = list(sampler)
     small = min(batches, key=len)
     if len(small) < processes:
-        raise RecipeError(
+        raise UserError(
             f"a batch of the {mode} set holds {len(small)} utterances and {processes} "
             "processes share it: use fewer processes (--ngpu, --cpu_processes) or "
             "larger batches"

@@ -100,7 +100,7 @@ class TrainedModel:
         lengths: of its training utterances; None: not known.
 
     Raises:
-        DataError, ModelError: for a model that cannot be found or read.
+        UserError, ModelError: for a model that cannot be found or read.
         ConfigurationError: for a configuration that does not fit it.
     """
 

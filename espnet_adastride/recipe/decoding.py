@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import List
 
 from espnet_adastride.corpora.datadir import read_table, write_table
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation.logs import decoding_seconds
 from espnet_adastride.files import PathLike
 from espnet_adastride.progress import format_span
@@ -52,7 +52,7 @@ def join_decoded(
         One line: utterances, real-time factor, empty hypotheses.
 
     Raises:
-        RecipeError: An utterance is missing from the output.
+        UserError: An utterance is missing from the output.
     """
     logdir, output = Path(logdir), Path(output)
     keys = sorted(read_table(wav_scp))
@@ -66,7 +66,7 @@ def join_decoded(
         tables[name] = merged
     missing = [k for k in keys if k not in tables["text"]]
     if missing:
-        raise RecipeError(
+        raise UserError(
             f"{logdir}: {len(missing)} of {len(keys)} utterances were not decoded; the "
             f"first: {missing[0]}; see the logs in this folder"
         )

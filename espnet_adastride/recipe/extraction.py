@@ -19,7 +19,7 @@ from espnet_adastride.corpora.datadir import (
 )
 from espnet_adastride.corpora.features import Upstream
 from espnet_adastride.corpora.upstream_record import RECORD_NAME
-from espnet_adastride.errors import AudioError, RecipeError, UserError
+from espnet_adastride.errors import AudioError, UserError
 from espnet_adastride.files import (
     PathLike,
     keep_if_made_from,
@@ -50,11 +50,9 @@ def _read_wave(path: str, key: str, rate: int):
     try:
         wave, info = read_mono(path)
     except AudioError as error:
-        raise RecipeError(
-            f"{key}: {error} (or remove it from the data folder)"
-        ) from None
+        raise UserError(f"{key}: {error} (or remove it from the data folder)") from None
     if info.rate != rate:
-        raise RecipeError(
+        raise UserError(
             f"{path} ({key}) has {info.rate} Hz, but the upstream needs {rate} Hz: "
             f"format the audio with --fs {rate} (stage 3)"
         )
@@ -64,7 +62,7 @@ def _read_wave(path: str, key: str, rate: int):
 def _check_space(output: Path, needed: int) -> None:
     free = shutil.disk_usage(output).free
     if needed > free:
-        raise RecipeError(
+        raise UserError(
             f"{output}: the features need {needed / 2**30:.2f} GiB, but "
             f"{free / 2**30:.2f} GiB are free: free some space, or give another "
             "--dumpdir"
@@ -116,7 +114,7 @@ def extract_data_dir(
         One line about the result.
 
     Raises:
-        RecipeError: naming the unusable recording, or if the disk is too small.
+        UserError: naming the unusable recording, or if the disk is too small.
     """
     output, record = Path(output), upstream.record
     tables = read_data_dir(source)
@@ -136,7 +134,7 @@ def extract_data_dir(
     def encode(key):
         wave = _read_wave(waves[key], key, record.rate)
         if len(wave) != samples[key]:
-            raise RecipeError(
+            raise UserError(
                 f"{waves[key]} ({key}) has {len(wave)} samples, but {samples[key]} "
                 "when it was formatted: format the audio again (stage 3)"
             )

@@ -7,7 +7,7 @@ a language model only has ``text_shape``.
 from pathlib import Path
 from typing import Dict, List
 
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.files import PathLike, replace_dir, write_text
 
 # Options of a training configuration on which the statistics depend.
@@ -34,14 +34,14 @@ def check_finite(path: PathLike) -> None:
     """Reject non-finite statistics of features.
 
     Raises:
-        RecipeError: naming the file and the cause.
+        UserError: naming the file and the cause.
     """
     import numpy
 
     with numpy.load(path) as arrays:
         wrong = [k for k in arrays if not numpy.isfinite(arrays[k]).all()]
     if wrong:
-        raise RecipeError(
+        raise UserError(
             f"{path}: {' and '.join(wrong)} of the features are not finite (NaN, "
             "infinity): a training recording has such samples, or only "
             "zeros if the logarithm has no floor; run stage 3 again to find it"
@@ -74,7 +74,7 @@ def finish(
         with (joined / mode / "text_shape").open(encoding="utf-8") as file:
             counts.append(sum(1 for _ in file))
     if not text_only and not (joined / "train" / "feats_stats.npz").exists():
-        raise RecipeError(
+        raise UserError(
             f"{joined}/train: no feats_stats.npz from the jobs; run stage 10 again"
         )
     if not text_only:

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from espnet_adastride.errors import RecipeError, UserError, named
+from espnet_adastride.errors import UserError, named
 from espnet_adastride.evaluation.logs import describe_signal, last_error
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
@@ -167,7 +167,7 @@ def _start(job: Job, environment: Optional[dict]) -> Union[subprocess.Popen, _Fo
                 preexec_fn=_prepare_child,
             )
         except OSError as error:
-            raise RecipeError(f"cannot start {job.command[0]}: {error}") from None
+            raise UserError(f"cannot start {job.command[0]}: {error}") from None
 
 
 @contextmanager
@@ -212,7 +212,7 @@ def run_jobs(
         Wall-clock seconds of each job.
 
     Raises:
-        RecipeError: A job failed (the others are stopped); names log and error.
+        UserError: A job failed (the others are stopped); names log and error.
         Interrupted: A signal arrived; all jobs are stopped.
     """
     seconds = [0.0] * len(jobs)
@@ -222,7 +222,7 @@ def run_jobs(
         if problem is not None:
             if poll:
                 poll()
-            raise RecipeError(problem)
+            raise UserError(problem)
 
     every = None if poll is None else lambda running: poll()
     run_queue(jobs, len(jobs), ended, every, interval, environment, grace)
@@ -252,7 +252,7 @@ def run_queue(
         grace: Seconds that stopped jobs have to end by themselves.
 
     Raises:
-        RecipeError: A command cannot be started (the others are stopped).
+        UserError: A command cannot be started (the others are stopped).
         SystemExit: A function without a log failed and has printed why.
         Interrupted: A signal arrived; all jobs are stopped.
     """

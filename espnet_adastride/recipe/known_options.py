@@ -11,7 +11,7 @@ import ast
 from typing import Any, Dict, Iterable, List, Optional, Sequence
 
 from espnet_adastride.config import parse_yaml, split_options
-from espnet_adastride.errors import RecipeError, nearest, unknown_word
+from espnet_adastride.errors import UserError, nearest, unknown_word
 from espnet_adastride.recipe import espnet_source as source
 
 ENCODERS = "espnet_adastride.plugin.encoders"
@@ -166,7 +166,7 @@ def override(config: Dict[str, Any], words: Sequence[str]) -> Dict[str, Any]:
         words: ``--max_epoch 3 --encoder_conf input_layer_conf.stride=8``.
 
     Raises:
-        RecipeError: for words that are not options.
+        UserError: for words that are not options.
     """
     result = dict(config)
     for name, values in split_options(words).items():
@@ -181,7 +181,7 @@ def override(config: Dict[str, Any], words: Sequence[str]) -> Dict[str, Any]:
                 continue
             options = parse_yaml(value, where)
             if not isinstance(options, dict):
-                raise RecipeError(f"{where}: give KEY=VALUE")
+                raise UserError(f"{where}: give KEY=VALUE")
             result[name] = {**(result.get(name) or {}), **options}
     return result
 
@@ -230,7 +230,7 @@ class _Checker:
         )
 
     def refuse(self, path: Sequence[str], problem: str):
-        raise RecipeError(f"{self.where(path)}: {problem}")
+        raise UserError(f"{self.where(path)}: {problem}")
 
     def run(self) -> None:
         for name, value in self.config.items():
@@ -358,7 +358,7 @@ def refuse_unknown_options(config: Dict[str, Any], task: str, where) -> None:
             returns its origin, for the message.
 
     Raises:
-        RecipeError: one line that names the place, the word and the nearest known one.
+        UserError: one line that names the place, the word and the nearest known one.
     """
     if source.parse(f"espnet2.tasks.{task}") is None:
         return  # ESPnet is missing: the commands that need it report that
@@ -374,7 +374,7 @@ def refuse_unknown_decoding(config: Dict[str, Any], module: str, where) -> None:
         where: as for :func:`refuse_unknown_options`.
 
     Raises:
-        RecipeError: one line that names the place, the word and the nearest known one.
+        UserError: one line that names the place, the word and the nearest known one.
     """
     options = source.command_options(module)
     if not options:
@@ -383,7 +383,7 @@ def refuse_unknown_decoding(config: Dict[str, Any], module: str, where) -> None:
     for name, value in config.items():
         if name not in options:
             hint = _did_you_mean(name, options)
-            raise RecipeError(f"{where([name])}: {module} has no option {name!r}{hint}")
+            raise UserError(f"{where([name])}: {module} has no option {name!r}{hint}")
         wrong = wrong_option_value(options[name], value)
         if wrong:
-            raise RecipeError(f"{where([name])}: {name}: {value!r} must be {wrong}")
+            raise UserError(f"{where([name])}: {name}: {value!r} must be {wrong}")

@@ -10,7 +10,7 @@ import re
 import zipfile
 from pathlib import Path
 
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.files import PathLike, write_text
 
 # Options that may change between two parts of one training.
@@ -47,7 +47,7 @@ def check_checkpoint(checkpoint: PathLike) -> None:
     """Check that a training can resume from its checkpoint.
 
     Raises:
-        RecipeError: It is truncated; names the remaining models.
+        UserError: It is truncated; names the remaining models.
     """
     checkpoint = Path(checkpoint)
     if _whole(checkpoint):
@@ -66,7 +66,7 @@ def check_checkpoint(checkpoint: PathLike) -> None:
             f"--asr_tag NAME --pretrained_model {last}, or remove {folder} to start "
             "anew"
         )
-    raise RecipeError(
+    raise UserError(
         f"{checkpoint} is truncated, so training cannot resume from it; {fix}"
     )
 
@@ -83,7 +83,7 @@ def start_or_resume(record: PathLike, checkpoint: PathLike, options: dict) -> st
         One line about the next step.
 
     Raises:
-        RecipeError: The folder holds a training with other options, or a checkpoint
+        UserError: The folder holds a training with other options, or a checkpoint
             that is truncated.
     """
     record, options = Path(record), {k: str(v) for k, v in options.items()}
@@ -102,7 +102,7 @@ def start_or_resume(record: PathLike, checkpoint: PathLike, options: dict) -> st
     fixed = [k for k in changed if k.split(".")[0] not in FREE]
     if fixed:
         more = f" (and {len(fixed) - 1} more: {', '.join(fixed[1:])})"
-        raise RecipeError(
+        raise UserError(
             f"{record.parent} holds a training with another configuration: "
             f"{_describe_change(fixed[0], before, options)}"
             f"{more if len(fixed) > 1 else ''}; give this training another name "

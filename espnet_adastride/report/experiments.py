@@ -20,7 +20,7 @@ import numpy as np
 from espnet_adastride.corpora.audio import audio_info
 from espnet_adastride.corpora.kaldi import read_scp, read_text
 from espnet_adastride.corpora.recordings import read_audio
-from espnet_adastride.errors import AudioError, DataError
+from espnet_adastride.errors import AudioError, UserError
 from espnet_adastride.evaluation.learning_curves import Curve, curves, read_epochs
 from espnet_adastride.evaluation.scoring import (
     Alignment,
@@ -95,7 +95,7 @@ def read_trn(path: PathLike) -> Dict[str, str]:
     """Return the texts of a ``.trn`` file by the names in its brackets.
 
     Raises:
-        DataError: naming file and line.
+        UserError: naming file and line.
     """
     texts = {}
     content = Path(path).read_text(encoding="utf-8", errors="replace")
@@ -104,7 +104,7 @@ def read_trn(path: PathLike) -> Dict[str, str]:
             continue
         found = _TRN.match(line)
         if not found:
-            raise DataError(f"{path}:{number}: not 'words (speaker-utterance)'")
+            raise UserError(f"{path}:{number}: not 'words (speaker-utterance)'")
         texts[found.group(2)] = " ".join(found.group(1).split())
     return texts
 
@@ -127,12 +127,12 @@ def read_decoded(experiment: Path, folder: Path) -> Decoded:
     """Read a decoded and scored set.
 
     Raises:
-        DataError: if references and hypotheses have different utterances.
+        UserError: if references and hypotheses have different utterances.
     """
     score = folder / "score_wer"
     ref, hyp = read_trn(score / "ref.trn"), read_trn(score / "hyp.trn")
     if ref.keys() != hyp.keys():
-        raise DataError(
+        raise UserError(
             f"{score}: ref.trn and hyp.trn have different utterances; score again"
         )
     ids = set()
@@ -154,26 +154,26 @@ def read_experiment(folder: PathLike) -> Experiment:
     """Read an experiment's folder.
 
     Raises:
-        DataError: if it is not an experiment: it has neither a training log nor
+        UserError: if it is not an experiment: it has neither a training log nor
             scored sets.
     """
     folder = Path(folder)
     if not folder.is_dir():
         what = "a file, not a folder" if folder.exists() else "no such folder"
-        raise DataError(f"{folder}: {what}; give an experiment's folder (exp/asr_...)")
+        raise UserError(f"{folder}: {what}; give an experiment's folder (exp/asr_...)")
     found = Experiment(folder.resolve().name, folder)
     if not (folder / "config.yaml").is_file():
         inner = sorted(p.parent.name for p in folder.glob("*/config.yaml"))
         fix = "give an experiment's folder (exp/asr_...)"
         if inner:
             fix = f"give one of the experiments in it: {', '.join(inner[:4])}"
-        raise DataError(f"{folder}: not an experiment: no config.yaml in it; {fix}")
+        raise UserError(f"{folder}: not an experiment: no config.yaml in it; {fix}")
     for path in sorted(folder.rglob("score_wer/ref.trn")):
         if len(path.relative_to(folder).parts) >= 4:  # DECODING/SET/score_wer/ref.trn
             found.decoded.append(read_decoded(folder, path.parents[1]))
     found.curves = curves(read_epochs(folder))
     if not found.decoded and not found.curves:
-        raise DataError(
+        raise UserError(
             f"{folder}: nothing to report: no train.log with a finished epoch, and no "
             "scored set (DECODING/SET/score_wer)"
         )

@@ -14,7 +14,7 @@ from typing import Callable, Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
-from espnet_adastride.errors import DataError
+from espnet_adastride.errors import UserError
 from espnet_adastride.files import AUDIO_SUFFIXES, PathLike, read_utf8, shown
 from espnet_adastride.timing.ctc import Timed
 
@@ -277,7 +277,7 @@ def read_ctm(path: PathLike) -> Dict[str, List[Timed]]:
     """Return the words of each recording, in order of time.
 
     Raises:
-        DataError: no such file, or a line that is not CTM; names file and line.
+        UserError: no such file, or a line that is not CTM; names file and line.
     """
     content = read_utf8(path)
     words: Dict[str, List[Timed]] = {}
@@ -290,7 +290,7 @@ def read_ctm(path: PathLike) -> Dict[str, List[Timed]]:
             score = float(fields[5]) if len(fields) > 5 else 1.0
             word = Timed(fields[4], start, round(start + length, 6), score)
         except (IndexError, ValueError):
-            raise DataError(
+            raise UserError(
                 f"{path}:{number}: not CTM (RECORDING CHANNEL START DURATION WORD): "
                 f"{line.strip()!r}"
             ) from None
@@ -311,7 +311,7 @@ def read_textgrid(path: PathLike, tier: str = "words") -> List[Timed]:
         tier: ``words``, or ``phones``.
 
     Raises:
-        DataError: if it cannot be read, is cut off, or has no such tier.
+        UserError: if it cannot be read, is cut off, or has no such tier.
     """
     tokens = re.finditer(r'"((?:[^"]|"")*)"|(?<!\S)(-?[\d.]+\S*)', read_utf8(path))
     values = (float(t[2]) if t[2] else t[1].replace('""', '"') for t in tokens)
@@ -325,10 +325,10 @@ def read_textgrid(path: PathLike, tier: str = "words") -> List[Timed]:
                 timed = [(text.strip(), float(a), float(b)) for a, b, text in items]
                 return [Timed(*one, 1.0) for one in timed if one[0]]
     except (AttributeError, TypeError, ValueError):
-        raise DataError(
+        raise UserError(
             f"{path}: not a TextGrid, or cut off; save it again with Praat"
         ) from None
-    raise DataError(f'{path}: no tier named "{tier}"; is it a TextGrid of {tier}?')
+    raise UserError(f'{path}: no tier named "{tier}"; is it a TextGrid of {tier}?')
 
 
 def read_reference(path: PathLike) -> Dict[str, List[Timed]]:
@@ -340,7 +340,7 @@ def read_reference(path: PathLike) -> Dict[str, List[Timed]]:
         return read_ctm(path)
     files = sorted(Path(path).rglob("*.TextGrid"))
     if not files:
-        raise DataError(f"{path}: no *.TextGrid in it; give word alignments or a CTM")
+        raise UserError(f"{path}: no *.TextGrid in it; give word alignments or a CTM")
     return {file.stem: read_textgrid(file) for file in files}
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from espnet_adastride import __version__
 from espnet_adastride.bin import model_options, parsers
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(p.stem for p in (ROOT / "espnet_adastride" / "bin").glob("[a-z]*.py"))
@@ -99,14 +99,14 @@ def options(tmp_path, **changed):
     ],
 )
 def test_what_is_missing_is_said_before_a_model_is_loaded(tmp_path, changed, words):
-    with pytest.raises(RecipeError, match="no config.yaml in it"):
+    with pytest.raises(UserError, match="no config.yaml in it"):
         model_options.check_model_options(options(tmp_path))
     (tmp_path / "config.yaml").touch()
     model_options.check_model_options(options(tmp_path))
-    with pytest.raises(RecipeError) as error:
+    with pytest.raises(UserError) as error:
         model_options.check_model_options(options(tmp_path, **changed))
     assert words in str(error.value)
-    with pytest.raises(RecipeError, match="--inference_config .*no such"):
+    with pytest.raises(UserError, match="--inference_config .*no such"):
         model_options.check_model_options(options(tmp_path), "none.yaml")
 
 

@@ -14,7 +14,7 @@ import soundfile
 
 from espnet_adastride.bin import compare
 from espnet_adastride.bin.compare import main
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.experiments.definition import hash_settings
 from espnet_adastride.experiments.grid import (
     make_runs,
@@ -312,7 +312,7 @@ def test_runs_and_variants():
         "--encoder_conf input_layer_conf.stride=12 --seed 7 --x 1"
     )
     for text in ("a b=stack", "x=", "x=a=b", "x=stack word"):
-        with pytest.raises(RecipeError, match="--variant"):
+        with pytest.raises(UserError, match="--variant"):
             read_variant(text)
 
 
@@ -356,5 +356,5 @@ def test_no_more_than_the_limit_run_at_once(tmp_path):
 
 def test_a_command_that_cannot_be_started(tmp_path):
     jobs = [Job([str(tmp_path / "none")], tmp_path / "log")]
-    with pytest.raises(RecipeError, match="cannot start"):
+    with pytest.raises(UserError, match="cannot start"):
         run_queue(jobs, 1, lambda *_: None)

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from espnet_adastride.bin import rate_curve
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.experiments.rate_curves import (
     Point,
     format_table,
@@ -39,7 +39,7 @@ def test_rates_of_espnets_own_layers(word):
 
 def test_a_layer_without_a_rate_is_refused():
     args = SimpleNamespace(encoder_conf={"input_layer": "linear"})
-    with pytest.raises(RecipeError, match="input_layer linear does not downsample"):
+    with pytest.raises(UserError, match="input_layer linear does not downsample"):
         rate_curve.own_stride(SimpleNamespace(layer=None, args=args))
 
 

@@ -4,7 +4,7 @@ import pytest
 import soundfile
 
 from espnet_adastride.bin import say
-from espnet_adastride.errors import DataError
+from espnet_adastride.errors import UserError
 
 
 def test_words_as_transcripts_have_them():
@@ -14,9 +14,9 @@ def test_words_as_transcripts_have_them():
         "ISN'T",
         "IT",
     ]
-    with pytest.raises(DataError, match="'7' cannot be synthesised"):
+    with pytest.raises(UserError, match="'7' cannot be synthesised"):
         say.spoken_words("platform 7")
-    with pytest.raises(DataError, match="no word to synthesise"):
+    with pytest.raises(UserError, match="no word to synthesise"):
         say.spoken_words(" ... ")
 
 

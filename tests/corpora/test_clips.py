@@ -11,7 +11,7 @@ from espnet_adastride.corpora.clips import (
     rotating_split,
     split_clips,
 )
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 
 WORDS = ("high", "low", "mid")
 
@@ -46,7 +46,7 @@ def test_fsdd(tmp_path):
     assert {clip.group for clip in clips} == {"ann", "bo_b"}
     touch(tmp_path, "recordings/zero.wav")
     with pytest.raises(
-        RecipeError, match="zero.wav: the name is not DIGIT_SPEAKER_INDEX"
+        UserError, match="zero.wav: the name is not DIGIT_SPEAKER_INDEX"
     ):
         find_clips(tmp_path, "fsdd")
 
@@ -75,10 +75,10 @@ def test_esc10_in_folders_and_in_esc50(tmp_path):
     found = [(c.label, c.group, c.fold) for c in find_clips(esc50, "esc10")]
     assert found == [("dog", "5", "1"), ("rain", "6", "5")]
     (esc50 / "audio" / "5-6-A-10.wav").unlink()
-    with pytest.raises(RecipeError, match="esc50.csv, line 3: .*5-6-A-10.wav is miss"):
+    with pytest.raises(UserError, match="esc50.csv, line 3: .*5-6-A-10.wav is miss"):
         find_clips(esc50, "esc10")
     touch(folders, "rain/drops.wav")
-    with pytest.raises(RecipeError, match="so its fold is unknown"):
+    with pytest.raises(UserError, match="so its fold is unknown"):
         find_clips(folders, "esc10")
 
 
@@ -97,7 +97,7 @@ def test_a_table_is_all_that_a_corpus_of_ones_own_needs(tmp_path):
     ]
     table.rename(tmp_path / "labels.tsv")
     (tmp_path / "labels.tsv").write_text("label\tfile\tpart\nc\ta/x.wav\ttest\n")
-    with pytest.raises(RecipeError, match="all 1 recordings are 'c'"):
+    with pytest.raises(UserError, match="all 1 recordings are 'c'"):
         find_clips(tmp_path, "table")
 
 
@@ -119,13 +119,13 @@ def test_a_table_is_all_that_a_corpus_of_ones_own_needs(tmp_path):
 def test_a_bad_table_is_named(tmp_path, text, words):
     touch(tmp_path, "x.wav")
     (tmp_path / "labels.csv").write_bytes(text.encode("latin-1"))
-    with pytest.raises(RecipeError, match=words) as caught:
+    with pytest.raises(UserError, match=words) as caught:
         find_clips(tmp_path, "table")
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_no_corpus_is_told(tmp_path):
-    with pytest.raises(RecipeError, match="no such folder"):
+    with pytest.raises(UserError, match="no such folder"):
         find_clips(tmp_path / "none", "fsdd")
     for layout, words in (
         ("speech_commands", "no WORD"),
@@ -133,11 +133,11 @@ def test_no_corpus_is_told(tmp_path):
         ("esc10", "no CLASS/FOLD"),
         ("table", "no labels.csv in it; give one table"),
     ):
-        with pytest.raises(RecipeError, match=words):
+        with pytest.raises(UserError, match=words):
             find_clips(tmp_path, layout)
     (tmp_path / "labels.csv").write_text("file,label\n")
     (tmp_path / "labels.tsv").write_text("file\tlabel\n")
-    with pytest.raises(RecipeError, match="labels.csv and labels.tsv in it"):
+    with pytest.raises(UserError, match="labels.csv and labels.tsv in it"):
         find_clips(tmp_path, "table")
 
 
@@ -218,7 +218,7 @@ def test_the_tables_own_parts_and_what_splits_refuse(tmp_path):
     assert named == {"train": ["1.wav", "2.wav"], "valid": ["3.wav"], "test": ["4.wav"]}
 
     def refused(split, *more):
-        with pytest.raises(RecipeError) as caught:
+        with pytest.raises(UserError) as caught:
             split_clips(fold_corpus(tmp_path, [*rows, *more]), split, 0)
         return str(caught.value)
 

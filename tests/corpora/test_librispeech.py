@@ -23,7 +23,7 @@ from espnet_adastride.corpora.kaldi import (
     write_data_dir,
 )
 from espnet_adastride.corpora.librispeech import find_librispeech, scan_librispeech
-from espnet_adastride.errors import DataError
+from espnet_adastride.errors import UserError
 from espnet_adastride.files import written_whole
 
 NOISE = np.random.default_rng(0).integers(-3000, 3000, 40000).astype("int16")
@@ -390,7 +390,7 @@ def test_interrupted_writing_leaves_nothing_that_looks_whole(tmp_path, monkeypat
 def test_malformed_lines_are_refused_by_name(tmp_path, content, pattern):
     path = tmp_path / "text"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=pattern) as error:
+    with pytest.raises(UserError, match=pattern) as error:
         read_text(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
@@ -420,9 +420,9 @@ def test_read_scp_keeps_blanks_and_unicode_and_allows_empty_when_told(tmp_path):
         "c": "",
         "d": "",
     }
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(UserError, match="no such file"):
         read_scp(tmp_path / "none")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         read_scp(tmp_path)
 
 
@@ -431,11 +431,11 @@ def test_what_does_not_fit_on_a_line_is_not_written(tmp_path):
         Utterance("a b", "/x", "X", "s"),
         Utterance("a", "/x\ny", "X", "s"),
     ):
-        with pytest.raises(DataError, match="has"):
+        with pytest.raises(UserError, match="has"):
             write_data_dir(tmp_path / "d", [bad])
-    with pytest.raises(DataError, match="twice"):
+    with pytest.raises(UserError, match="twice"):
         write_data_dir(tmp_path / "d", [Utterance("a", "/x", "X", "s")] * 2)
-    with pytest.raises(DataError, match="no utterance"):
+    with pytest.raises(UserError, match="no utterance"):
         write_data_dir(tmp_path / "d", [])
     assert list(tmp_path.iterdir()) == []
     write_data_dir(

@@ -9,7 +9,7 @@ import soundfile
 from espnet_adastride.bin import perturb_speed
 from espnet_adastride.corpora import perturb
 from espnet_adastride.corpora.datadir import read_data_dir, read_table, write_table
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 
 RATE = 16000
 FACTORS = ["0.9", "1.0", "1.1"]
@@ -136,7 +136,7 @@ def test_changed_audio_makes_all_copies_anew(source, tmp_path):
     ],
 )
 def test_factors_that_are_refused(factors, words):
-    with pytest.raises(RecipeError, match=words):
+    with pytest.raises(UserError, match=words):
         perturb.parse_factors(factors)
 
 

@@ -11,7 +11,7 @@ from espnet_adastride.corpora.unlabelled import (
     read_set,
     split_groups,
 )
-from espnet_adastride.errors import AudioError, RecipeError
+from espnet_adastride.errors import AudioError, UserError
 
 
 def noise(path, seconds=0.5, rate=8000, channels=1):
@@ -50,7 +50,7 @@ def test_texts_stay_together(corpus, tmp_path):
     assert all("my recordings" in r.path for r in found["train"])
     assert prepare_recordings(corpus, tmp_path / "data", 8000) == told
     noise(corpus / "flac" / "r9.flac")
-    with pytest.raises(RecipeError, match="prepared from other recordings"):
+    with pytest.raises(UserError, match="prepared from other recordings"):
         prepare_recordings(corpus, tmp_path / "data", 8000)
 
 
@@ -67,7 +67,7 @@ def test_any_format_rate_and_length(tmp_path):
         try:
             told = prepare_recordings(folder, tmp_path / f"data{seed}", 8000)
             break
-        except RecipeError as error:
+        except UserError as error:
             assert "nothing of 0.25 s or more is left" in str(error)
             seed += 1
             noise(folder / f"more{seed}.wav")
@@ -89,17 +89,17 @@ def test_parts_by_hash():
 
 
 def test_bad_input_is_one_line(tmp_path, corpus):
-    with pytest.raises(RecipeError, match="no such folder"):
+    with pytest.raises(UserError, match="no such folder"):
         find_recordings(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(RecipeError, match="no recordings"):
+    with pytest.raises(UserError, match="no recordings"):
         find_recordings(tmp_path / "empty")
-    with pytest.raises(RecipeError, match="at least three"):
+    with pytest.raises(UserError, match="at least three"):
         split_groups(["a", "b"])
     (corpus / "flac" / "r1.flac").write_bytes(b"no audio")
     with pytest.raises(AudioError, match="r1.flac: unreadable audio"):
         prepare_recordings(corpus, tmp_path / "data", 8000)
     assert not (tmp_path / "data").exists()
     noise(corpus / "flac" / "r2.wav")
-    with pytest.raises(RecipeError, match="would have one name"):
+    with pytest.raises(UserError, match="would have one name"):
         find_recordings(corpus)

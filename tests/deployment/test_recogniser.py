@@ -18,7 +18,7 @@ from espnet_adastride.deployment.description import (
 )
 from espnet_adastride.deployment.features import LogMel
 from espnet_adastride.deployment.recogniser import OnnxModel, text_of_tokens
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.timing.boundaries import slot_boundaries
 
 onnx_only = pytest.mark.skipif(
@@ -91,7 +91,7 @@ def test_boundaries_of_two_stages_by_hand():
 def test_wrong_options_end_in_one_line(words, message, tmp_path):
     (tmp_path / "there.onnx").touch()
     args = export.get_parser().parse_args([word.format(tmp_path) for word in words])
-    with pytest.raises(RecipeError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         export.check(args)
     assert "\n" not in str(caught.value)
 
@@ -99,7 +99,7 @@ def test_wrong_options_end_in_one_line(words, message, tmp_path):
 def test_a_missing_package_names_its_extra(tmp_path, monkeypatch):
     monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
     args = export.get_parser().parse_args([str(tmp_path), "--output", "m.onnx"])
-    with pytest.raises(RecipeError, match=r"onnx is not installed.*\[export\]"):
+    with pytest.raises(UserError, match=r"onnx is not installed.*\[export\]"):
         export.check(args)
 
 
@@ -109,7 +109,7 @@ def test_other_files_are_refused(tmp_path):
 
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no model")
-    with pytest.raises(RecipeError, match="cannot be read as ONNX"):
+    with pytest.raises(UserError, match="cannot be read as ONNX"):
         OnnxModel(broken)
     one = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     two = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
@@ -118,7 +118,7 @@ def test_other_files_are_refused(tmp_path):
     opset = [helper.make_opsetid("", 18)]
     model = helper.make_model(graph, opset_imports=opset, ir_version=9)
     save_model(model, str(tmp_path / "other.onnx"))
-    with pytest.raises(RecipeError, match="not a file of this project"):
+    with pytest.raises(UserError, match="not a file of this project"):
         OnnxModel(tmp_path / "other.onnx")
 
 

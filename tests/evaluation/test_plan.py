@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation import plan
 from espnet_adastride.evaluation.plan import Measured, SetLengths, StepCost
 from espnet_adastride.timing.ctc import needed_frames
@@ -59,7 +59,7 @@ def test_padding_and_rates_by_hand():
 
 def test_a_batch_of_too_short_utterances_is_refused_with_the_duration_to_leave_out():
     one = lengths([9, 1, 1, 3], batches=[("a", "b"), ("c", "d")])
-    with pytest.raises(RecipeError) as error:
+    with pytest.raises(UserError) as error:
         plan.refuse_what_cannot_work(one, 13, 0.1)
     # b and c have 4 frames, d 12: 0.12 s; b alone would not stop ESPnet
     assert "3 training utterances are too short for the input layer" in str(error.value)
@@ -76,7 +76,7 @@ def test_what_ctc_cannot_align_is_refused_beyond_the_share_and_the_mend_fits():
     one = lengths([10, 5, 8, 8, 8, 8, 8, 8, 8, 8], needed)
     assert one.unalignable() == ["b", "c"]  # the worst first; d just fits
     plan.refuse_what_cannot_work(one, 7, 0.2)
-    with pytest.raises(RecipeError) as error:
+    with pytest.raises(UserError) as error:
         plan.refuse_what_cannot_work(one, 7, 0.1)
     message = str(error.value)
     assert "2 of 10 training utterances (20 %; 10 % may be)" in message
@@ -84,7 +84,7 @@ def test_what_ctc_cannot_align_is_refused_beyond_the_share_and_the_mend_fits():
     # but for one utterance, c has the least room: 32 features for 10 labels
     assert "a stride of at most 3.2" in message and "--nbpe" in message
     # pieces are no option for characters
-    with pytest.raises(RecipeError) as error:
+    with pytest.raises(UserError) as error:
         plan.refuse_what_cannot_work(one, 7, 0.1, token_type="char")
     message = str(error.value)
     assert "--nbpe" not in message and "fewer labels (--token_type bpe)" in message
@@ -95,7 +95,7 @@ def test_what_ctc_cannot_align_is_refused_beyond_the_share_and_the_mend_fits():
     plan.refuse_what_cannot_work(valid, 7, 0.0)  # a warning in validation ...
     (line,) = plan.set_warnings(valid, 7)
     assert "silently zero for 1 validation utterances" in line and "stride of 2" in line
-    with pytest.raises(RecipeError, match="2 of 2 validation"):  # ... but for all
+    with pytest.raises(UserError, match="2 of 2 validation"):  # ... but for all
         plan.refuse_what_cannot_work(
             lengths([5, 3], [10, 4], name="validation"), 7, 0.0
         )
@@ -103,7 +103,7 @@ def test_what_ctc_cannot_align_is_refused_beyond_the_share_and_the_mend_fits():
 
 def test_more_labels_than_features_are_mended_by_the_tokens_alone():
     one = lengths([5], [30])
-    with pytest.raises(RecipeError, match="give tokens that make fewer labels") as e:
+    with pytest.raises(UserError, match="give tokens that make fewer labels") as e:
         plan.refuse_what_cannot_work(one, 7, 0.1)
     assert "stride" not in str(e.value)
 
@@ -123,9 +123,9 @@ def test_batch_bins():
     assert bins == {"a": 1150, "b": 500}
     assert plan.utterance_bins([speech, text], "length") == {"a": 1003, "b": 402}
     plan.refuse_batch_bins("training", bins, 1150)
-    with pytest.raises(RecipeError, match=r"1 of 2 .* \(batch_bins 1149\): a \(1150\)"):
+    with pytest.raises(UserError, match=r"1 of 2 .* \(batch_bins 1149\): a \(1150\)"):
         plan.refuse_batch_bins("training", bins, 1149)
-    with pytest.raises(RecipeError, match="batch_bins 0 gives no batches"):
+    with pytest.raises(UserError, match="batch_bins 0 gives no batches"):
         plan.refuse_batch_bins("training", bins, 0)
 
 
@@ -201,7 +201,7 @@ def test_the_page(tmp_path):
 
 def test_fewer_batches_than_accum_grad_are_no_training():
     plan.refuse_no_update(4, 4)
-    with pytest.raises(RecipeError) as error:
+    with pytest.raises(UserError) as error:
         plan.refuse_no_update(3, 4)
     assert str(error.value).startswith(
         "an epoch has 3 batches and accum_grad is 4: not one update an epoch"

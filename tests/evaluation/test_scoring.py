@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from espnet_adastride.bin import score as command
 from espnet_adastride.corpora.librispeech import find_librispeech
-from espnet_adastride.errors import DataError
+from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation import scoring
 from espnet_adastride.evaluation.scoring import (
     Counts,
@@ -345,9 +345,9 @@ def test_an_interrupted_score_leaves_no_old_result(dirs, monkeypatch):
 
 def test_wrong_words_for_options_are_refused(dirs):
     ref, hyp, out = dirs
-    with pytest.raises(DataError, match="choose bpe, char or word"):
+    with pytest.raises(UserError, match="choose bpe, char or word"):
         score(ref, hyp, out, token_type="phn")
-    with pytest.raises(DataError, match="choose refuse or empty"):
+    with pytest.raises(UserError, match="choose refuse or empty"):
         score(ref, hyp, out, missing="skip")
 
 

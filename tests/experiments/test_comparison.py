@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from espnet_adastride.errors import DataError
+from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation.statistics import Bootstrap
 from espnet_adastride.experiments.comparison import (
     Reference,
@@ -70,7 +70,7 @@ def test_only_seeds_that_both_have_are_compared():
 
 
 def test_a_table_of_nothing_is_refused():
-    with pytest.raises(DataError, match="no run is finished"):
+    with pytest.raises(UserError, match="no run is finished"):
         format_comparison([], REFERENCE, "base")
     text = format_comparison([result("base", 4, draw(0.2, 1))], REFERENCE, "base", 50)
     assert "No rate has both `base` and another" in text

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.experiments import definition
 from espnet_adastride.experiments.definition import read_experiment
 from espnet_adastride.experiments.records import read_records
@@ -136,7 +136,7 @@ def test_settings_without_decodings_are_those_of_earlier_records():
     ],
 )
 def test_mistakes_are_one_line(write, changes, message):
-    with pytest.raises(RecipeError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         read_experiment(write(**changes))
     assert "\n" not in str(error.value)
 

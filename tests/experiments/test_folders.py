@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from espnet_adastride.bin import experiment, results
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.experiments import tables
 from espnet_adastride.experiments.definition import read_experiment
 from espnet_adastride.experiments.folders import (
@@ -53,7 +53,7 @@ def test_a_record_says_where_it_is_from(tmp_path):
     assert {"commit", "machine", "format"} <= set(record.content)
     assert {"python", "torch", "numpy"} <= set(record.content["versions"])
     assert unfinished(tmp_path, [name, "stack_8x_seed2"]) == ["stack_8x_seed2"]
-    with pytest.raises(RecipeError, match="no finished run"):
+    with pytest.raises(UserError, match="no finished run"):
         read_results(tmp_path / name)
 
 
@@ -128,11 +128,11 @@ def test_a_run_of_another_configuration_is_refused(tmp_path):
     claim_run(folder, {"lr": 1})
     claim_run(folder, config)  # not begun yet
     (folder / "checkpoint.pth").touch()
-    with pytest.raises(RecipeError, match="a run of another.*strides was .2, 4., is 2"):
+    with pytest.raises(UserError, match="a run of another.*strides was .2, 4., is 2"):
         claim_run(folder, {"network_conf": {"strides": 2}})
     work(folder)
     (folder / "training.yaml").unlink()  # the record alone came from another machine
-    with pytest.raises(RecipeError, match="strides was .2, 4., is 2"):
+    with pytest.raises(UserError, match="strides was .2, 4., is 2"):
         claim_run(folder, {"network_conf": {"strides": 2}})
     claim_run(folder, config)
     assert (folder / "training.yaml").is_file()
@@ -143,13 +143,13 @@ def test_runs_of_a_folder_share_their_settings(tmp_path):
     other = {"network_conf": {"strides": [2, 2], "method": "cif"}, "seed": 3}
     claim_run(tmp_path / "cif_4x_seed3", other)  # the grid's words
     message = f"{tmp_path} holds runs of another configuration: lr was None, is 1"
-    with pytest.raises(RecipeError, match=message):
+    with pytest.raises(UserError, match=message):
         claim_run(tmp_path / "b_8x_seed0", {"lr": 1})
     # a record from elsewhere
     path = record_of(tmp_path / "stack_8x_seed0")
     content = {**read_record(path).content, "configuration": {"lr": 1}, "seed": 1}
     write_record(path.with_name("stack_8x_seed1.json.gz"), content)
-    with pytest.raises(RecipeError, match="seed0.* and .*seed1.*: None and 1"):
+    with pytest.raises(UserError, match="seed0.* and .*seed1.*: None and 1"):
         read_results(tmp_path)
 
 
@@ -247,7 +247,7 @@ def test_what_is_finished_is_kept_and_progress_is_told(tmp_path, capfd):
 
 def test_a_failed_run_ends_the_others_and_is_named(tmp_path):
     def fail():
-        raise RecipeError("the disk is full")
+        raise UserError("the disk is full")
 
     functions = {
         tmp_path / "slow": lambda: time.sleep(60),
@@ -255,20 +255,20 @@ def test_a_failed_run_ends_the_others_and_is_named(tmp_path):
         tmp_path / "later": partial(work, tmp_path / "later"),
     }
     start = time.monotonic()
-    with pytest.raises(RecipeError, match=r"bad/train\.log: .*the disk is full"):
+    with pytest.raises(UserError, match=r"bad/train\.log: .*the disk is full"):
         run_folders(functions, 2)
     assert time.monotonic() - start < 30 and not (tmp_path / "later").exists()
 
 
 def test_without_a_log_a_failure_is_said_here(tmp_path, capfd):
     def fail():
-        raise RecipeError("no finite gradient")
+        raise UserError("no finite gradient")
 
     with pytest.raises(SystemExit) as caught:
         run_folders({tmp_path / "bad": fail}, 1, log="")
     assert caught.value.code == 1
     assert capfd.readouterr().err == "error: no finite gradient\n"
-    with pytest.raises(RecipeError, match="a process: "):
+    with pytest.raises(UserError, match="a process: "):
         run_folders({tmp_path / "killed": lambda: os.kill(os.getpid(), 9)}, 1, log="")
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from espnet_adastride.errors import DataError, RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.experiments import records, tables
 from espnet_adastride.experiments.definition import Experiment
 from espnet_adastride.experiments.records import (
@@ -168,11 +168,11 @@ def test_what_is_kept_of_a_configuration():
 def test_damage_is_named(tmp_path, experiment):
     path = tmp_path / "adastride_8x_seed0.json.gz"
     path.write_bytes(b"no gzip")
-    with pytest.raises(RecipeError, match="adastride_8x_seed0.* cannot be read"):
+    with pytest.raises(UserError, match="adastride_8x_seed0.* cannot be read"):
         read_record(path)
     content = content_of(experiment, experiment.runs()[0], WORSE)
     path.write_bytes(gzip.compress(json.dumps({**content, "format": 2}).encode()))
-    with pytest.raises(RecipeError, match="format 2 is not supported .expected 1"):
+    with pytest.raises(UserError, match="format 2 is not supported .expected 1"):
         read_record(path)
 
 
@@ -243,7 +243,7 @@ def test_other_data_are_refused(experiment, tmp_path):
     found = write_all(experiment, tmp_path)
     content = json.loads(json.dumps(found[0].content))
     content["sets"]["test"]["data_sha256"] = "0"
-    with pytest.raises(DataError, match="tested on different data"):
+    with pytest.raises(UserError, match="tested on different data"):
         tables.write_page(experiment, [Record(content, "x"), *found[1:]], 100)
 
 
@@ -262,9 +262,9 @@ def test_the_picture_shows_every_method(experiment, tmp_path):
 def test_what_is_no_record_is_named(tmp_path, content):
     path = tmp_path / "x.json.gz"
     path.write_bytes(gzip.compress(content))
-    with pytest.raises(RecipeError, match="x.json.gz: cannot be read as a record"):
+    with pytest.raises(UserError, match="x.json.gz: cannot be read as a record"):
         read_records(tmp_path)
     whole = gzip.compress(b"{}" * 500)
     path.write_bytes(whole[:12] + bytes([whole[12] ^ 255]) + whole[13:])
-    with pytest.raises(RecipeError, match="or remove it and run again"):
+    with pytest.raises(UserError, match="or remove it and run again"):
         read_records(tmp_path)

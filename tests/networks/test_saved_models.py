@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from espnet_adastride.bin import check_training
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.networks.saved_models import (
     default_model,
     refuse_model_that_will_not_be,
@@ -44,15 +44,13 @@ def test_the_default(config, name):
 
 
 def test_a_criterion_that_nothing_reports_would_keep_no_model():
-    with pytest.raises(
-        RecipeError, match="valid.acc is not reported .*ctc_weight is 1"
-    ):
+    with pytest.raises(UserError, match="valid.acc is not reported .*ctc_weight is 1"):
         default_model({**CTC, "best_model_criterion": [["valid", "acc", "max"]]})
 
 
 @pytest.mark.parametrize("wrong", ["acc", [["valid", "acc"]], [["test", "acc", "max"]]])
 def test_a_wrong_criterion(wrong):
-    with pytest.raises(RecipeError, match="must have the form .valid, acc, max."):
+    with pytest.raises(UserError, match="must have the form .valid, acc, max."):
         default_model({**HYBRID, "best_model_criterion": wrong})
 
 
@@ -70,7 +68,7 @@ def test_an_explicit_one(tmp_path):
         "valid.acc.pth",
         "valid.acc.ave.till4epoch.pth",
     ):
-        with pytest.raises(RecipeError) as error:
+        with pytest.raises(UserError) as error:
             refuse_model_that_will_not_be(name, config, tmp_path)
         assert f"--inference_asr_model {name}: the training will not save it" in str(
             error.value

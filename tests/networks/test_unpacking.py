@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from espnet_adastride.bin import unpack_model
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.networks.unpacking import check_weights, safe_name, unpack
 
 META = {
@@ -100,7 +100,7 @@ def test_a_good_archive_is_unpacked_and_points_to_its_new_place(kind, tmp_path, 
     assert config["token_list"] == ["<blank>", "a"]
     loaded = torch.load(target / "exp/asr/valid.acc.ave.pth", weights_only=True)
     assert loaded["w"].tolist() == [0, 1, 2]
-    with pytest.raises(RecipeError, match="already exists"):
+    with pytest.raises(UserError, match="already exists"):
         unpack(path, target)
 
 
@@ -271,5 +271,5 @@ def test_check_weights_takes_tensors_alone(tmp_path):
     path.write_bytes(weights())
     check_weights(path)
     path.write_bytes(weights()[:-30])
-    with pytest.raises(RecipeError, match="or is truncated"):
+    with pytest.raises(UserError, match="or is truncated"):
         check_weights(path)

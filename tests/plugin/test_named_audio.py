@@ -7,7 +7,7 @@ from espnet2.train.dataset import ESPnetDataset
 from torch.utils.data import DataLoader
 
 from espnet_adastride.bin import run
-from espnet_adastride.errors import AudioError, RecipeError
+from espnet_adastride.errors import AudioError, UserError
 
 
 @pytest.fixture
@@ -79,5 +79,5 @@ def test_samples_that_are_not_numbers_are_named(wav_scp):
 
 def test_a_message_that_quotes_an_error_of_its_own_kind_stays_whole():
     """As recipe/jobs.py does with the last line of a log."""
-    message = "t.log: espnet_adastride.errors.RecipeError: the token list is empty"
-    assert str(RecipeError(message)) == message
+    message = "t.log: espnet_adastride.errors.UserError: the token list is empty"
+    assert str(UserError(message)) == message

@@ -12,7 +12,7 @@ from espnet_adastride.bin import extract_features, filter_data, format_data
 from espnet_adastride.corpora.datadir import read_table
 from espnet_adastride.corpora.features import Upstream
 from espnet_adastride.corpora.upstream_record import UpstreamRecord, read_record
-from espnet_adastride.errors import ModelError, RecipeError
+from espnet_adastride.errors import ModelError, UserError
 from espnet_adastride.recipe import extraction
 
 
@@ -109,20 +109,20 @@ def test_a_torn_archive_is_made_again(data, monkeypatch):
 def test_a_full_disk(data, monkeypatch):
     usage = type("Usage", (), {"free": 100})
     monkeypatch.setattr(extraction.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(RecipeError, match="features need .* are free: free some space"):
+    with pytest.raises(UserError, match="features need .* are free: free some space"):
         extract(data, Energy())
 
 
 def test_audio_that_changed(data):
     path = read_table(data / "wav.scp")["s-1"]
     soundfile.write(path, np.zeros(100), 16000)
-    with pytest.raises(RecipeError, match="has 100 samples, but 4400 when"):
+    with pytest.raises(UserError, match="has 100 samples, but 4400 when"):
         extract(data, Energy())
     soundfile.write(path, np.zeros(100), 8000)
-    with pytest.raises(RecipeError, match="has 8000 Hz, but the upstream needs 16000"):
+    with pytest.raises(UserError, match="has 8000 Hz, but the upstream needs 16000"):
         extract(data, Energy())
     Path(path).unlink()
-    with pytest.raises(RecipeError, match="s-1: .*no such file"):
+    with pytest.raises(UserError, match="s-1: .*no such file"):
         extract(data, Energy())
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from espnet_adastride.config import merge_configs, read_config
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.recipe import espnet_source
 from espnet_adastride.recipe.known_options import (
     override,
@@ -39,7 +39,7 @@ def whole(name):
 
 
 def refused(config, task="asr"):
-    with pytest.raises(RecipeError) as error:
+    with pytest.raises(UserError) as error:
         refuse_unknown_options(config, task, lambda path: "x.yaml")
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -222,9 +222,9 @@ def test_options_of_the_command_line_are_laid_over():
     words = "--max_epoch 3 --keep_nbest_models 2 5 --use_amp=true"
     words += " --encoder_conf input_layer_conf.stride=8 --optim_conf lr"
     config = {"encoder_conf": {"num_blocks": 2}, "max_epoch": 70}
-    with pytest.raises(RecipeError, match="--optim_conf lr: give KEY=VALUE"):
+    with pytest.raises(UserError, match="--optim_conf lr: give KEY=VALUE"):
         override(config, words.split())
-    with pytest.raises(RecipeError, match=r"--optim_conf lr=\[1: not YAML"):
+    with pytest.raises(UserError, match=r"--optim_conf lr=\[1: not YAML"):
         override(config, f"{words}=[1".split())
     assert override(config, f"{words}=0.1".split()) == {
         "encoder_conf": {"num_blocks": 2, "input_layer_conf": {"stride": 8}},
@@ -234,7 +234,7 @@ def test_options_of_the_command_line_are_laid_over():
         "optim_conf": {"lr": 0.1},
     }
     assert config == {"encoder_conf": {"num_blocks": 2}, "max_epoch": 70}
-    with pytest.raises(RecipeError, match="'3': options start with --"):
+    with pytest.raises(UserError, match="'3': options start with --"):
         override({}, ["3"])
 
 
@@ -243,7 +243,7 @@ def test_decoding():
         name = f"decode_asr{kind}.yaml"
         config = read_config(CONF / name)
         refuse_unknown_decoding(config, "espnet2.bin.asr_inference", str)
-    with pytest.raises(RecipeError) as error:
+    with pytest.raises(UserError) as error:
         refuse_unknown_decoding(
             {**config, "beam_szie": 3}, "espnet2.bin.asr_inference", lambda _: "d.yaml"
         )
@@ -251,11 +251,11 @@ def test_decoding():
         error.value
     )
     assert "did you mean 'beam_size'?" in str(error.value)
-    with pytest.raises(RecipeError, match="beam_size: 'wide' must be a whole number"):
+    with pytest.raises(UserError, match="beam_size: 'wide' must be a whole number"):
         refuse_unknown_decoding(
             {"beam_size": "wide"}, "espnet2.bin.asr_inference", lambda _: "d.yaml"
         )
-    with pytest.raises(RecipeError, match="no option 'beam_size'"):
+    with pytest.raises(UserError, match="no option 'beam_size'"):
         refuse_unknown_decoding(
             {"beam_size": 3}, "espnet_adastride.bin.asr_inference_ctc", lambda _: "x"
         )

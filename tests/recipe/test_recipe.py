@@ -28,7 +28,7 @@ from espnet_adastride.bin import (
 from espnet_adastride.config import read_config, training_options
 from espnet_adastride.corpora import audio, datadir
 from espnet_adastride.corpora.tokens import in_our_words
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation import logs
 from espnet_adastride.files import alone, lock
 from espnet_adastride.networks.saving import atomic
@@ -167,7 +167,7 @@ def test_statistics_that_are_not_numbers(tmp_path):
     np.savez(tmp_path / "feats_stats.npz", **good)
     check_finite(tmp_path / "feats_stats.npz")
     np.savez(tmp_path / "feats_stats.npz", **{**good, "sum": np.array([1, np.nan])})
-    with pytest.raises(RecipeError, match="feats_stats.npz: sum of the features are n"):
+    with pytest.raises(UserError, match="feats_stats.npz: sum of the features are n"):
         check_finite(tmp_path / "feats_stats.npz")
 
 
@@ -175,10 +175,10 @@ def test_tables_that_disagree_are_refused_by_name(tmp_path):
     source = make_set(tmp_path / "data", {"u1": (np.zeros(16), 16000)})
     with (source / "text").open("a") as file:
         file.write("u9 WORDS WITHOUT AUDIO\n")
-    with pytest.raises(RecipeError, match="u9 is in text but not in wav.scp"):
+    with pytest.raises(UserError, match="u9 is in text but not in wav.scp"):
         datadir.read_data_dir(source)
     (source / "text").write_text("u1 ONE\nu1 TWO\n")
-    with pytest.raises(RecipeError, match="text:2: the id u1 occurs twice"):
+    with pytest.raises(UserError, match="text:2: the id u1 occurs twice"):
         datadir.read_data_dir(source)
 
 
@@ -212,7 +212,7 @@ def test_parse_rate(word, hertz):
 
 @pytest.mark.parametrize("word", ["fast", "-1", "0", "1.5", "16kk", "1/0"])
 def test_parse_rate_refuses(word):
-    with pytest.raises(RecipeError, match="sampling rate"):
+    with pytest.raises(UserError, match="sampling rate"):
         datadir.parse_rate(word)
 
 
@@ -509,7 +509,7 @@ def test_join_decoded(tmp_path):
     paths = (logdir, tmp_path / "out", data / "wav.scp", data / "utt2num_samples")
 
     write_decoded(logdir, [{"u3": "C"}, {"u1": "A A"}])
-    with pytest.raises(RecipeError, match="1 of 3 .* not decoded; the first: u2"):
+    with pytest.raises(UserError, match="1 of 3 .* not decoded; the first: u2"):
         decoding.join_decoded(*paths, 16000)
     assert not (tmp_path / "out").exists()
 
@@ -546,12 +546,12 @@ def test_a_changed_training_is_refused_and_more_epochs_are_not(tmp_path):
     training.start_or_resume(record, checkpoint, options)
     line = training.start_or_resume(record, checkpoint, {**options, "max_epoch": 5})
     assert "max_epoch 3 -> 5" in line
-    with pytest.raises(RecipeError, match=r"optim_conf.lr was 0.1, is 0.2.*--asr_tag"):
+    with pytest.raises(UserError, match=r"optim_conf.lr was 0.1, is 0.2.*--asr_tag"):
         training.start_or_resume(record, checkpoint, {**options, "optim_conf.lr": 0.2})
-    with pytest.raises(RecipeError, match="the file text changed"):
+    with pytest.raises(UserError, match="the file text changed"):
         training.start_or_resume(record, checkpoint, {**options, "file text": "9e"})
     changed = {"max_epoch": 5, "optim_conf.lr": 0.1, "file text": "1f3c"}
-    with pytest.raises(RecipeError, match="seed was 1, is not set"):
+    with pytest.raises(UserError, match="seed was 1, is not set"):
         training.start_or_resume(record, checkpoint, changed)
     assert json.loads(record.read_text())["max_epoch"] == "5"
 
@@ -566,7 +566,7 @@ def test_a_changed_training_is_refused_and_more_epochs_are_not(tmp_path):
 )
 def test_unreadable_configuration(tmp_path, text, words):
     (tmp_path / "x.yaml").write_text(text)
-    with pytest.raises(RecipeError, match=words) as error:
+    with pytest.raises(UserError, match=words) as error:
         read_config(tmp_path / "x.yaml")
     assert "\n" not in str(error.value)
 
@@ -696,7 +696,7 @@ def test_lock_refuses_a_second_holder_and_survives_a_stale_file(tmp_path):
     path.write_text("process 99999999 since long ago\n")  # a driver that was killed
     with path.open("a") as first, path.open("a") as second:
         lock(first.fileno(), path, False, "process 1")
-        with pytest.raises(RecipeError, match=r"another driver .*process 1"):
+        with pytest.raises(UserError, match=r"another driver .*process 1"):
             lock(second.fileno(), path, False, "process 2")
         fcntl.flock(first.fileno(), fcntl.LOCK_UN)
         lock(second.fileno(), path, False, "process 2")
@@ -715,7 +715,7 @@ def test_a_lock_is_the_shells_and_ends_with_it(tmp_path):
     shell = hold(path, "echo locked", "exec sleep 60")
     try:
         assert shell.stdout.readline() == "locked\n"
-        with pytest.raises(RecipeError) as error, alone(tmp_path, "--exp"):
+        with pytest.raises(UserError) as error, alone(tmp_path, "--exp"):
             pass
         assert str(error.value).startswith(
             f"another driver works in {tmp_path} (process {shell.pid} since "

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from espnet_adastride.bin import report as command
-from espnet_adastride.errors import DataError
+from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation.scoring import score
 from espnet_adastride.evaluation.statistics import Bootstrap
 from espnet_adastride.report import experiments
@@ -294,7 +294,7 @@ def test_what_is_no_experiment_is_refused(recipe, tmp_path):
     assert "give 100 or more" in said(exp, "--resamples", 1)
     bad = tmp_path / "bad.trn"
     bad.write_text("A B C\n")
-    with pytest.raises(DataError, match="bad.trn:1"):
+    with pytest.raises(UserError, match="bad.trn:1"):
         experiments.read_trn(bad)
 
 

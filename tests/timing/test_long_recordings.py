@@ -10,7 +10,7 @@ import yaml
 from espnet_adastride.bin import training_lengths
 from espnet_adastride.corpora.lengths import find_lengths, read_lengths
 from espnet_adastride.corpora.recordings import cut_at_pauses, energy, find_pauses
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.options import real, whole
 from espnet_adastride.recipe.sources import RECORDS_NAME, Sources
 from espnet_adastride.timing import ctc
@@ -78,7 +78,7 @@ def test_lengths_of_a_training(tmp_path, capsys):
             ["--shape_file", str(tmp_path / "text"), "--output_dir", str(tmp_path)]
         )
     (tmp_path / "exp" / "training_lengths.yaml").write_text("seconds: {median: a}\n")
-    with pytest.raises(RecipeError, match="not the lengths of a training set"):
+    with pytest.raises(UserError, match="not the lengths of a training set"):
         read_lengths(tmp_path / "exp" / "training_lengths.yaml")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from espnet_adastride.bin import score_times
-from espnet_adastride.errors import DataError
+from espnet_adastride.errors import UserError
 from espnet_adastride.timing.ctc import Timed
 from espnet_adastride.timing.transcripts import (
     FORMATS,
@@ -211,9 +211,9 @@ def test_ctm_is_read_as_written(tmp_path):
     assert found["a_b"][0] == Timed("SO", 0.5, 0.751, 0.5)
     assert found["b"] == [Timed("X", 0.0, 1.0, 1.0)]
     path.write_text("a 1 0.0 0.1 A\nb 1 soon 0.1 B\n")
-    with pytest.raises(DataError, match=r"a\.ctm:2: not CTM"):
+    with pytest.raises(UserError, match=r"a\.ctm:2: not CTM"):
         read_ctm(path)
-    with pytest.raises(DataError, match="none: no such file"):
+    with pytest.raises(UserError, match="none: no such file"):
         read_ctm(tmp_path / "none")
 
 
@@ -238,15 +238,15 @@ def test_textgrids(tmp_path):
             Timed("item [2]:", 1.6, 2.0, 1.0),
         ], name
     assert read_textgrid(folder / "short.TextGrid", "phones") == [Timed("S", 0, 2, 1)]
-    with pytest.raises(DataError, match='no tier named "letters"'):
+    with pytest.raises(UserError, match='no tier named "letters"'):
         read_textgrid(folder / "long.TextGrid", "letters")
     last = TEXTGRID.index("intervals [4]")
     for text in ("", "hello", TEXTGRID[:last], TEXTGRID.replace("1.03", "1..03")):
         (tmp_path / "x.TextGrid").write_text(text)
-        with pytest.raises(DataError, match="x.TextGrid: not a TextGrid, or cut off"):
+        with pytest.raises(UserError, match="x.TextGrid: not a TextGrid, or cut off"):
             read_textgrid(tmp_path / "x.TextGrid")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no .*TextGrid in it"):
+    with pytest.raises(UserError, match="no .*TextGrid in it"):
         read_reference(tmp_path / "empty")
 
 

@@ -12,7 +12,7 @@ or written here.
 
 An unusable line does not stop the reading: it becomes a :class:`Problem` with file,
 line and fix. If a whole file is unusable, a
-:class:`~espnet_adastride.errors.DataError` is raised.
+:class:`~espnet_adastride.errors.UserError` is raised.
 """
 
 import os
@@ -31,7 +31,7 @@ from espnet_adastride.corpora.own.source import (
 )
 from espnet_adastride.corpora.own.tables import TABLES, read_table
 from espnet_adastride.corpora.recordings import describe_unread, find_media
-from espnet_adastride.errors import DataError, no_such
+from espnet_adastride.errors import UserError, no_such
 from espnet_adastride.files import AUDIO_SUFFIXES, shown
 
 METADATA = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
@@ -50,17 +50,17 @@ def read_source(path, columns: Optional[Dict[str, str]] = None) -> Source:
         columns: {role: name} of a table's columns, if they are not standard.
 
     Raises:
-        DataError: No such file or folder, an unknown layout, or an
+        UserError: No such file or folder, an unknown layout, or an
             unusable file; one line with the fix.
     """
     path, columns = Path(path), columns or {}
     if not path.exists():
-        raise DataError(no_such(shown(path), what="file or folder"))
+        raise UserError(no_such(shown(path), what="file or folder"))
     if path.is_file() and path.name == "wav.scp":
         path = path.parent
     if path.is_file():
         if path.suffix.lower() not in TABLES:
-            raise DataError(
+            raise UserError(
                 f"{shown(path)}: give a table (.csv, .tsv, .jsonl) or a folder "
                 f"with {LAYOUTS}"
             )
@@ -74,7 +74,7 @@ def _read_folder(path: Path, columns: Dict[str, str]) -> Source:
     metadata = [path / name for name in METADATA if (path / name).is_file()]
     if len(metadata) > 1:
         names = " and ".join(file.name for file in metadata)
-        raise DataError(f"{path}: {names} in one folder; give one of the two files")
+        raise UserError(f"{path}: {names} in one folder; give one of the two files")
     if metadata:
         source = read_table(metadata[0], columns)
         source.kind = f"Hugging Face folder, {metadata[0].name}"
@@ -160,7 +160,7 @@ def _read_scp(source: Source, name: str) -> Dict[str, Tuple[str, str]]:
         else:
             values[key] = (value, where)
     if not values:
-        raise DataError(f"{path}: no usable line in it")
+        raise UserError(f"{path}: no usable line in it")
     return values
 
 
@@ -208,7 +208,7 @@ def _read_common_voice(path: Path, columns: Dict[str, str]) -> Source:
     if not (path / "train.tsv").is_file():
         tables = [path / "validated.tsv"]
     if not tables[0].is_file():
-        raise DataError(
+        raise UserError(
             f"{path}: clips/ but neither train.tsv nor validated.tsv; give the folder "
             "of one language, e.g. cv-corpus-17.0/en, as unpacked"
         )
@@ -261,7 +261,7 @@ def _read_pairs(folder: Path) -> Source:
         below = [p for p in sorted(folder.iterdir()) if (p / "wav.scp").is_file()]
         if below:
             found = f"wav.scp in {shorten([p.name for p in below])}: give these"
-        raise DataError(f"{shown(folder)}: {found}; expected {LAYOUTS}")
+        raise UserError(f"{shown(folder)}: {found}; expected {LAYOUTS}")
     for recording in recordings:
         path = shown(recording.path)
         if recording.name not in texts:
@@ -271,7 +271,7 @@ def _read_pairs(folder: Path) -> Source:
         source.files.append(text)
         try:
             words = clean(" ".join(read_lines(text)))
-        except DataError as error:
+        except UserError as error:
             where, problem = _split_message(str(error), str(text))
             source.bad(shown(where), "unreadable transcript", problem)
             continue

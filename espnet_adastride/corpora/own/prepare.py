@@ -20,7 +20,7 @@ from espnet_adastride.corpora.own.audio import Checked, check_recordings
 from espnet_adastride.corpora.own.rows import Options, plan_rows
 from espnet_adastride.corpora.own.source import Problem, Source
 from espnet_adastride.corpora.own.split import PARTS, split
-from espnet_adastride.errors import DataError
+from espnet_adastride.errors import UserError
 from espnet_adastride.files import PathLike, fresh_dir, replace_dir, shown, write_text
 
 RECORD = "prepared.json"
@@ -38,7 +38,7 @@ def prepare(
         options: See :class:`Options`.
 
     Raises:
-        DataError: An unusable entry (without ``skip_bad``), or a set with other
+        UserError: An unusable entry (without ``skip_bad``), or a set with other
             content exists (without ``overwrite``).
     """
     output = Path(output)
@@ -53,7 +53,7 @@ def prepare(
         count = len(source.rows) + len(source.problems)
         lines += [f"{source.path}: {source.kind}, {count} entries", *source.notes]
     if not planned or (problems and not options.skip_bad):
-        raise DataError(_refuse(problems, planned, output))
+        raise UserError(_refuse(problems, planned, output))
     parts = _part_names(planned, options)
     _refuse_own_output(sources, planned, [output / part for part in parts])
     record = _record(sources, planned, options)
@@ -67,7 +67,7 @@ def prepare(
         problems += checked.problems
         usable = [p for p in planned if p.id in checked.files]
         if not usable or (problems and not options.skip_bad):
-            raise DataError(_refuse(problems, planned, output))
+            raise UserError(_refuse(problems, planned, output))
         part_of, told = _parts(usable, options)
         for part in sorted(set(part_of.values()), key=_order):
             used = [p for p in usable if part_of[p.id] == part]
@@ -92,12 +92,12 @@ def _part_names(planned, options: Options) -> List[str]:
     """Return the names of the resulting sets, in order.
 
     Raises:
-        DataError: Some utterances have a set and others have none.
+        UserError: Some utterances have a set and others have none.
     """
     names = {p.row.part for p in planned}
     if "" in names and len(names) > 1:
         where = next(p.row.where for p in planned if not p.row.part)
-        raise DataError(
+        raise UserError(
             f"{where}: no set, while others have one; give all sources as "
             "NAME=SOURCE, or none"
         )
@@ -132,7 +132,7 @@ def _refuse_own_output(sources, planned, targets: Sequence[Path]) -> None:
     for folder in dict.fromkeys(p.parent if p.is_file() else p for p in places):
         for place in (folder.resolve(), *folder.resolve().parents):
             if place in goals:
-                raise DataError(
+                raise UserError(
                     f"{shown(folder)} would be overwritten by {goals[place]}: "
                     "give another --output"
                 )
@@ -202,7 +202,7 @@ def _all_done(output: Path, parts, record, options: Options) -> bool:
     """Whether the sets exist and are up to date.
 
     Raises:
-        DataError: A set with other content exists, and ``overwrite`` is not given.
+        UserError: A set with other content exists, and ``overwrite`` is not given.
     """
     done = True
     for part in parts:
@@ -224,7 +224,7 @@ def _all_done(output: Path, parts, record, options: Options) -> bool:
             continue
         done = False
         if not options.overwrite:
-            raise DataError(
+            raise UserError(
                 f"{folder} exists and {problem}: give another --output, or "
                 "--overwrite true to replace it"
             )

@@ -5,7 +5,7 @@ from collections import defaultdict
 from typing import Dict, List, Sequence, Tuple
 
 from espnet_adastride.corpora.own.rows import Options, Planned
-from espnet_adastride.errors import DataError
+from espnet_adastride.errors import UserError
 
 PARTS = ("train", "valid", "test")
 
@@ -25,7 +25,7 @@ def split(
         wanted: train and the sets to split off.
 
     Raises:
-        DataError: Fewer utterances, or (with ``speaker``) speakers, than sets.
+        UserError: Fewer utterances, or (with ``speaker``) speakers, than sets.
     """
     held_out = [p for p in wanted if p != "train" and options.shares.get(p, 0) > 0]
     if not held_out:
@@ -34,13 +34,13 @@ def split(
     unknown = sum(not p.speaker for p in planned)
     needed = len(held_out) + 1
     if len(planned) < needed:
-        raise DataError(
+        raise UserError(
             f"{len(planned)} utterances: {', '.join(['train', *held_out])} need one "
             "each; give more recordings, or --split none for one set"
         )
     enough = len(speakers) >= needed and not unknown
     if options.split == "speaker" and not enough:
-        raise DataError(
+        raise UserError(
             f"--split speaker: {len(speakers)} speakers; {unknown} utterances have "
             f"no speaker; {needed} sets need one speaker each: give the speakers (a "
             "column speaker, utt2spk, --speaker_from folder) or --split utterance"

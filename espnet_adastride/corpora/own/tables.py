@@ -9,7 +9,7 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from espnet_adastride.corpora.kaldi import read_lines, shorten
 from espnet_adastride.corpora.own.source import SETS, Row, Source, clean, parse_time
-from espnet_adastride.errors import DataError
+from espnet_adastride.errors import UserError
 
 #: column names in the header of a table, by role; the first name is ours, the others
 #: are those of Hugging Face, Common Voice, NeMo and DeepSpeech
@@ -38,7 +38,7 @@ def read_table(path: Path, given: Dict[str, str], literal: bool = False) -> Sour
         literal: Quotation marks belong to the text.
 
     Raises:
-        DataError: It is no such table, or lacks a column.
+        UserError: It is no such table, or lacks a column.
     """
     kind = TABLES[path.suffix.lower()]
     source = Source(path, kind, files=[path])
@@ -58,7 +58,7 @@ def read_table(path: Path, given: Dict[str, str], literal: bool = False) -> Sour
         if row is not None:
             source.rows.append(row)
     if not source.rows and not source.problems:
-        raise DataError(f"{path}: no rows below the header")
+        raise UserError(f"{path}: no rows below the header")
     return source
 
 
@@ -71,7 +71,7 @@ def find_columns(path, header: Sequence[str], given: Dict[str, str]) -> Dict[str
         given: {role: column} as the user named them.
 
     Raises:
-        DataError: No column for the path or the text, a missing named column, or
+        UserError: No column for the path or the text, a missing named column, or
             two candidates.
     """
     folded = {name.strip().lower(): name for name in header}
@@ -80,7 +80,7 @@ def find_columns(path, header: Sequence[str], given: Dict[str, str]) -> Dict[str
     for role, names in COLUMNS.items():
         if role in given:
             if given[role] not in header:
-                raise DataError(
+                raise UserError(
                     f"{path}: no column {given[role]!r} (--columns {role}=...); the "
                     f"columns are {listed}"
                 )
@@ -88,7 +88,7 @@ def find_columns(path, header: Sequence[str], given: Dict[str, str]) -> Dict[str
             continue
         found = [folded[name] for name in names if name in folded]
         if len(found) > 1:
-            raise DataError(
+            raise UserError(
                 f"{path}: the columns {' and '.join(map(repr, found))} could both be "
                 f"the {role}: choose one, e.g. --columns {role}={found[0]}"
             )
@@ -96,7 +96,7 @@ def find_columns(path, header: Sequence[str], given: Dict[str, str]) -> Dict[str
             roles[role] = found[0]
     for role in ("path", "text"):
         if role not in roles:
-            raise DataError(
+            raise UserError(
                 f"{path}:1: no column for the {role}: begin the file with a header "
                 f"such as path,text,speaker, or name the column: --columns "
                 f"{role}=NAME; the first line has {listed}"
@@ -108,7 +108,7 @@ def _separated_entries(path: Path, source: Source, literal: bool):
     """Return the header of a CSV or TSV file, and an iterator of (where, entry)."""
     lines = read_lines(path)
     if not lines:
-        raise DataError(f"{path}: the file is empty")
+        raise UserError(f"{path}: the file is empty")
     if path.suffix.lower() == ".tsv":
         separator = "\t"
     else:  # spreadsheets write semicolons if the decimal sign is a comma
@@ -153,7 +153,7 @@ def _split_rows(path: Path, lines, separator: str, literal: bool, source: Source
         except StopIteration:
             return
         except csv.Error as error:
-            raise DataError(
+            raise UserError(
                 f"{path}:{number}: not CSV ({error}): write a quotation mark within a "
                 'text as "" and put the text in quotation marks'
             ) from None
@@ -178,7 +178,7 @@ def _json_entries(path: Path, source: Source):
         try:
             items = json.loads("\n".join(lines))
         except json.JSONDecodeError as error:
-            raise DataError(
+            raise UserError(
                 f"{path}:{error.lineno}: not JSON ({error.msg}); correct it"
             ) from None
         pairs = [(f"{path}, entry {n}", item) for n, item in enumerate(items, 1)]
@@ -202,7 +202,7 @@ def _json_entries(path: Path, source: Source):
         else:
             source.bad(where, "not a JSON object", 'write {"path": ..., "text": ...}')
     if not found:
-        raise DataError(
+        raise UserError(
             f'{path}: no usable line; write {{"path": ..., "text": ...}}, one per line'
             + (f" ({source.problems[0]})" if source.problems else "")
         )

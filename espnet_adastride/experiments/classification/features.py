@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from espnet_adastride.corpora.clips import Clip
 from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.downsampling import length_mask
-from espnet_adastride.errors import RecipeError, located
+from espnet_adastride.errors import UserError, located
 from espnet_adastride.experiments.classification.options import FeatureOptions
 from espnet_adastride.files import locked
 from espnet_adastride.networks.log_mel import LogMel
@@ -72,7 +72,7 @@ def load_features(
     The file's name follows the clips' names, sizes and times and the options.
 
     Raises:
-        RecipeError: see :func:`read_wave`; or a mel bin would be empty.
+        UserError: see :func:`read_wave`; or a mel bin would be empty.
     """
     digest = hashlib.sha256(repr(("log-mel 1", options)).encode())
     for clip in clips:
@@ -85,7 +85,7 @@ def load_features(
         if not path.is_file():
             say(f"computing log-mel frames of {len(clips)} clips: {path}")
             fs, n_fft, hop, n_mels = dataclasses.astuple(options)
-            with located("features", ValueError, RecipeError):
+            with located("features", ValueError, UserError):
                 log_mel = LogMel(fs, n_fft, n_fft, hop, n_mels, "power")
             frames = []
             for clip in clips:

@@ -7,7 +7,7 @@ import dataclasses
 
 from espnet_adastride.config import read_config
 from espnet_adastride.corpora.clips import LAYOUTS, SPLITS
-from espnet_adastride.errors import RecipeError, unknown_word
+from espnet_adastride.errors import UserError, unknown_word
 from espnet_adastride.networks.classifier import NetworkOptions
 
 
@@ -60,7 +60,7 @@ def read_options(path) -> Options:
     """Read a configuration file.
 
     Raises:
-        RecipeError: a word is unknown, missing or of another type; names the choices.
+        UserError: a word is unknown, missing or of another type; names the choices.
     """
     config = read_config(path)
     kinds = {field.name: field.type for field in dataclasses.fields(Options)}
@@ -74,28 +74,28 @@ def read_options(path) -> Options:
             value = section[word]
             allowed = (int, float) if wanted is float else wanted
             if isinstance(value, bool) or not isinstance(value, allowed):
-                raise RecipeError(
+                raise UserError(
                     f"{path}: {name}.{word} must be of type {wanted.__name__}, "
                     f"got {value!r}"
                 )
             if wanted in (int, float) and value < 0:
-                raise RecipeError(f"{path}: {name}.{word} must not be below 0")
+                raise UserError(f"{path}: {name}.{word} must not be below 0")
         sections[name] = kind(**section)
     options = Options(**sections)
     for word, choices in (("layout", LAYOUTS), ("split", SPLITS)):
         given = getattr(options.data, word)
         if given not in choices:
-            raise RecipeError(f"{path}: {unknown_word(word, given, choices)}")
+            raise UserError(f"{path}: {unknown_word(word, given, choices)}")
     for word in ("epochs", "batch_size"):
         if getattr(options.training, word) < 1:
-            raise RecipeError(f"{path}: training.{word} must be at least 1")
+            raise UserError(f"{path}: training.{word} must be at least 1")
     return options
 
 
 def _check_words(path, kind, given, known):
     for word in given:
         if word not in known:
-            raise RecipeError(f"{path}: {unknown_word(kind, word, known)}")
+            raise UserError(f"{path}: {unknown_word(kind, word, known)}")
     missing = [word for word in known if word not in given]
     if missing:
-        raise RecipeError(f"{path}: {kind} is missing: {', '.join(missing)}")
+        raise UserError(f"{path}: {kind} is missing: {', '.join(missing)}")

@@ -8,7 +8,7 @@ from typing import Dict, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from espnet_adastride.errors import RecipeError, unknown_word
+from espnet_adastride.errors import UserError, unknown_word
 from espnet_adastride.evaluation.statistics import LEVEL
 from espnet_adastride.experiments.classification.results import (
     Row,
@@ -34,7 +34,7 @@ def plot_data_sets(tables: Dict[str, Sequence[Row]], reference: str) -> Figure:
         A figure for ``style.save_figure``.
 
     Raises:
-        RecipeError: no data set has a method beside the reference.
+        UserError: no data set has a method beside the reference.
     """
     found: Dict[str, Dict[str, Row]] = {}
     for data_set, rows in tables.items():
@@ -42,7 +42,7 @@ def plot_data_sets(tables: Dict[str, Sequence[Row]], reference: str) -> Figure:
             if ":" not in row.method and row.comparison is not None:
                 found.setdefault(row.method, {})[data_set] = row
     if not found:
-        raise RecipeError(f"no method was compared with {reference}")
+        raise UserError(f"no method was compared with {reference}")
     mean = {
         method: np.mean([row.comparison.difference for row in own.values()])
         for method, own in found.items()
@@ -90,11 +90,11 @@ def plot_option(rows: Sequence[Row], option: str, reference: str) -> Figure:
         A figure for ``style.save_figure``.
 
     Raises:
-        RecipeError: no method has two values of it.
+        UserError: no method has two values of it.
     """
     curves = option_curve(rows, option)
     if not curves:
-        raise RecipeError(
+        raise UserError(
             f"{option}: no method has finished runs with two values of it; train "
             f"METHOD:{option}=VALUE for some"
         )
@@ -141,10 +141,10 @@ def plot_confusion(runs: Dict[str, Runs], method: str) -> Figure:
         A figure for ``style.save_figure``.
 
     Raises:
-        RecipeError: the method has no finished run.
+        UserError: the method has no finished run.
     """
     if method not in runs:
-        raise RecipeError(unknown_word("method", method, runs))
+        raise UserError(unknown_word("method", method, runs))
     names, counts = confusion(runs[method])
     share = 100.0 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     size = 1.6 + 0.5 * len(names)

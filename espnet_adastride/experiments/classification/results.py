@@ -29,7 +29,7 @@ from espnet_adastride.downsampling.registry import (
     available_downsamplers,
     downsampler_class,
 )
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation.statistics import Bootstrap, exact_test, holm, sum_by
 from espnet_adastride.experiments.folders import read_results
 from espnet_adastride.experiments.records import Record
@@ -90,7 +90,7 @@ def read_runs(folder) -> Dict[str, Runs]:
     """Read the finished runs of an experiment; see :func:`sort_runs`.
 
     Raises:
-        RecipeError: also where there is none.
+        UserError: also where there is none.
     """
     return sort_runs(read_results(folder))
 
@@ -99,7 +99,7 @@ def sort_runs(records: Iterable[Record]) -> Dict[str, Runs]:
     """Return the runs of some records: {method: {seed: figures}}.
 
     Raises:
-        RecipeError: runs of one seed were tested on different clips, or one was written
+        UserError: runs of one seed were tested on different clips, or one was written
             by an earlier version.
     """
     runs: Dict[str, Runs] = {}
@@ -107,12 +107,12 @@ def sort_runs(records: Iterable[Record]) -> Dict[str, Runs]:
     for record in records:
         run, path = record.figures, record.path
         if "groups" not in run:
-            raise RecipeError(
+            raise UserError(
                 f"{path}: written by an earlier version; train it anew in another --exp"
             )
         seed = run["seed"]
         if clips.setdefault(seed, set(run["predictions"])) != set(run["predictions"]):
-            raise RecipeError(f"{path}: tested on other clips than the runs beside it")
+            raise UserError(f"{path}: tested on other clips than the runs beside it")
         runs.setdefault(run["method"], {})[seed] = run
     return runs
 

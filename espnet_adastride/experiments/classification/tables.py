@@ -39,7 +39,7 @@ def report(exp, reference: str, method: str) -> List[Row]:
         The table's rows.
 
     Raises:
-        RecipeError: there are no runs.
+        UserError: there are no runs.
     """
     runs = read_runs(exp)
     rows = compare(runs, reference)

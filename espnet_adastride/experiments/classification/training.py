@@ -22,7 +22,7 @@ from espnet_adastride.downsampling.stages import (
     auxiliary_losses,
     position_stats,
 )
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.experiments.classification.features import Features
 from espnet_adastride.experiments.classification.options import Options, TrainingOptions
 from espnet_adastride.experiments.folders import (
@@ -45,7 +45,7 @@ def claim_experiment(folder, options: Options, clips: List[Clip]) -> None:
     """Write the settings that the runs of a folder share, or check them if it has runs.
 
     Raises:
-        RecipeError: the folder holds runs (also interrupted ones) of another
+        UserError: the folder holds runs (also interrupted ones) of another
             configuration or of other clips.
     """
     config = describe_settings(options, clips)
@@ -86,7 +86,7 @@ def train_all(
 
     Raises:
         SystemExit: a run failed, having said why.
-        RecipeError: a run was killed.
+        UserError: a run was killed.
     """
 
     def work(path: Path, method: Method, seed: int) -> None:
@@ -236,7 +236,7 @@ def _train_epoch(network, optimiser, data, own, o, seed, epoch) -> float:
         norm = torch.nn.utils.clip_grad_norm_(network.parameters(), o.grad_clip)
         if not torch.isfinite(norm):
             methods = "+".join(network.encoder.methods)
-            raise RecipeError(
+            raise UserError(
                 f"{methods} seed {seed}: loss {float(loss):g} in epoch {epoch + 1} has "
                 "no finite gradient; a lower training.lr?"
             )

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.experiments.classification.pictures import (
     plot_data_sets,
     plot_option,
@@ -217,7 +217,7 @@ def test_the_picture_of_the_data_sets():
     assert dots["digits"] == {(0.0, -80.0): "full", (1.0, 20.0): "none"}
     assert dots["sounds"] == {(1.0, 20.0): "none"}
     alone = compare(fake_runs({"adastride": {0: "10"}}), "strided_conv")
-    with pytest.raises(RecipeError, match="was compared with strided_conv"):
+    with pytest.raises(UserError, match="was compared with strided_conv"):
         plot_data_sets({"digits": alone}, "strided_conv")
 
 
@@ -255,7 +255,7 @@ def test_a_curve_over_an_option():
     assert list(curve.get_ydata()) == [20.0, 60.0, 60.0]
     seeds = [line for line in axes.lines if list(line.get_xdata()) == [0.5, 0.5]]
     assert list(seeds[0].get_ydata()) == [10.0, 30.0]
-    with pytest.raises(RecipeError, match="sigma: no method has finished runs"):
+    with pytest.raises(UserError, match="sigma: no method has finished runs"):
         plot_option(rows, "sigma", "strided_conv")
 
 
@@ -264,7 +264,7 @@ def test_runs_of_an_earlier_version_are_told(tmp_path):
     del run["groups"]
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "result.json").write_text(json.dumps(run))
-    with pytest.raises(RecipeError, match="earlier version"):
+    with pytest.raises(UserError, match="earlier version"):
         read_runs(tmp_path)
 
 
@@ -274,5 +274,5 @@ def test_runs_of_other_clips_are_not_compared(tmp_path):
         (tmp_path / method).mkdir()
         path = tmp_path / method / "result.json"
         path.write_text(json.dumps(runs[method][0]))
-    with pytest.raises(RecipeError, match="other clips"):
+    with pytest.raises(UserError, match="other clips"):
         read_runs(tmp_path)

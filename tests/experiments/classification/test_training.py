@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 from espnet_adastride.corpora.clips import find_clips
-from espnet_adastride.errors import RecipeError
+from espnet_adastride.errors import UserError
 from espnet_adastride.experiments.classification.features import load_features
 from espnet_adastride.experiments.classification.options import read_options
 from espnet_adastride.experiments.classification.training import learning_rate, train
@@ -102,7 +102,7 @@ def test_a_bad_configuration_is_named(config, tmp_path, before, after, words):
     assert before in text
     path = tmp_path / "bad.yaml"
     path.write_text(text.replace(before, after, 1))
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(UserError) as caught:
         read_options(path)
     assert words in str(caught.value) and str(path) in str(caught.value)
 
