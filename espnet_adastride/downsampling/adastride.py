@@ -367,9 +367,14 @@ class _AdaptiveStrides(Downsampler):
                 size, size, self.score_context, groups=size
             )
         self.score = torch.nn.Linear(self.score_hidden or size, 1, bias=False)
-        torch.nn.init.zeros_(self.score.weight)  # training starts at uniform strides
         if self.content_bound is not None:
             self.content = torch.nn.Linear(size, 1, bias=False)
+        self.set_start()
+
+    def set_start(self):
+        """See :meth:`Downsampler.set_start`: uniform strides, plain weights."""
+        torch.nn.init.zeros_(self.score.weight)
+        if self.content_bound is not None:
             torch.nn.init.zeros_(self.content.weight)
 
     def downsample(self, x, lengths, output_lengths):

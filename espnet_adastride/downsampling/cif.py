@@ -105,7 +105,11 @@ class Cif(Downsampler):
         self.kernel_size = kernel_size
         self.filter = torch.nn.Conv1d(size, size, kernel_size, groups=size)
         self.weigh = torch.nn.Linear(size, 1)
-        torch.nn.init.zeros_(self.weigh.weight)  # training starts at uniform strides
+        self.set_start()
+
+    def set_start(self):
+        """See :meth:`Downsampler.set_start`: uniform strides."""
+        torch.nn.init.zeros_(self.weigh.weight)
         torch.nn.init.zeros_(self.weigh.bias)
 
     def downsample(self, x, lengths, output_lengths):

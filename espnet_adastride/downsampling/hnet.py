@@ -112,10 +112,13 @@ class HNet(SegmentDownsampler):
         self.ratio_weight = check_number("ratio_weight", ratio_weight, inclusive=True)
         self.query = torch.nn.Linear(size, size, bias=False)
         self.key = torch.nn.Linear(size, size, bias=False)
-        with torch.no_grad():
-            torch.nn.init.eye_(self.query.weight)
-            torch.nn.init.eye_(self.key.weight)
+        self.set_start()
         self._rate: Union[float, torch.Tensor] = float(self.stride)
+
+    def set_start(self):
+        """See :meth:`Downsampler.set_start`: steps are compared as they are."""
+        torch.nn.init.eye_(self.query.weight)
+        torch.nn.init.eye_(self.key.weight)
 
     def takes_any_stride(self):
         """See :meth:`Downsampler.takes_any_stride`: not with the threshold."""

@@ -295,6 +295,13 @@ class Downsampler(torch.nn.Module):
         self.size = check_whole("size", size)
         self.stride = check_stride(stride, integer=self.integer_stride)
 
+    def set_start(self) -> None:
+        """Set the parameters that start at values of the method's own, such as scores.
+
+        The constructor calls it; call it after initialising a whole network, which
+        would overwrite these values. Here: none.
+        """
+
     #: True: the stride is a parameter, and cannot be set
     learns_stride = False
 

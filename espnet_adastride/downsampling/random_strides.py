@@ -145,6 +145,9 @@ class RandomStrides(AdaStride):
         self.spread = check_number("spread", spread, inclusive=True)
         self.hold = check_number("hold", hold)
 
+    def set_start(self):
+        """See :meth:`Downsampler.set_start`: nothing is learned."""
+
     def score_weight(self, dtype):
         """Return v (D,): fixed, of unit length."""
         return self.track.to(dtype)

@@ -136,15 +136,20 @@ class LaterStage(torch.nn.Module):
     ):
         super().__init__()
         self.block, self.downsampler = block, downsampler
-        self.from_ctc = ctc_start is not None
-        self.size = downsampler.size
-        if ctc_start is not None:
-            self.size -= 1
-            with torch.no_grad():
-                downsampler.score.weight[0, -1] = ctc_start / downsampler.score_rate
+        self.from_ctc, self.ctc_start = ctc_start is not None, ctc_start
+        self.size = downsampler.size - self.from_ctc
+        self.set_start()
         self.bypass = torch.nn.Parameter(torch.zeros(self.size)) if restore else None
         self.trace: Tuple[StageTrace, ...] = ()
         self._ctc: Tuple[torch.nn.Module, ...] = ()
+
+    def set_start(self) -> None:
+        """Set the downsampler's scores to where training starts."""
+        self.downsampler.set_start()
+        if self.ctc_start is not None:
+            start = self.ctc_start / self.downsampler.score_rate
+            with torch.no_grad():
+                self.downsampler.score.weight[0, -1] = start
 
     def listen(self, blocks: torch.nn.ModuleList, positional_encoding) -> None:
         """Shorten the output of the block, by a hook.

@@ -239,6 +239,14 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         """Return the stride of each stage, as learned so far where it is learned."""
         return [stage.current_stride() for stage in self.stages()]
 
+    def espnet_initialization_fn(self) -> None:
+        """Set the methods' own start; ESPnet calls it after ``init: xavier_uniform``.
+
+        It would otherwise begin at random strides, since that draws all matrices.
+        """
+        for stage in (*self.downsamplers, *self.later):
+            stage.set_start()
+
     def set_stride(self, stride: float) -> None:
         """Set another overall stride.
 

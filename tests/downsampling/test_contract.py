@@ -262,3 +262,26 @@ def test_wrong_names_and_words_list_the_choices():
         build_downsampler("avg_pool", 4, 2, sigma_square=3)
     with pytest.raises(ValueError, match="registered already"):
         _register("avg_pool", DOWNSAMPLERS["avg_pool"])
+
+
+@every_method
+def test_an_own_start_comes_back_after_the_network_is_initialised(name):
+    """Matrices that every new layer has alike, such as scores, start at these values."""
+    options = [{}]
+    if name in ("adastride", "adastride_f"):
+        options += [{"content_bound": 2.0}, {"score_hidden": 4}, {"score_context": 3}]
+    for conf in options:
+        one, other = (build_downsampler(name, SIZE, 2, **conf) for _ in range(2))
+        fresh = dict(other.named_parameters())
+        own = {
+            key: value.detach().clone()
+            for key, value in one.named_parameters()
+            if value.dim() > 1 and torch.equal(value, fresh[key])
+        }
+        if name in ("adastride", "adastride_f", "cif", "hnet"):
+            assert own
+        for parameter in one.parameters():
+            torch.nn.init.normal_(parameter)
+        one.set_start()
+        for key, value in own.items():
+            assert torch.equal(dict(one.named_parameters())[key], value), key

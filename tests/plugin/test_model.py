@@ -244,6 +244,18 @@ def test_intermediate_ctc_and_all_hidden_states():
     assert lengths.tolist() == [13]
 
 
+@pytest.mark.parametrize("word", ["adastride", "adastride_f", "cif"])
+def test_espnets_own_initialisation_keeps_the_start_at_uniform_strides(word):
+    arguments = configuration("transformer", word)
+    arguments.init = "xavier_uniform"
+    layer = ASRTask.build_model(arguments).encoder.embed
+    torch.manual_seed(4)
+    layer(torch.randn(1, 64, 40), torch.ones(1, 1, 64, dtype=torch.bool))
+    for trace in layer.take_trace():
+        steps = trace.positions[0, : int(trace.input_lengths)].diff()[1:-1]
+        assert torch.allclose(steps, steps[:1].expand_as(steps), atol=1e-6)
+
+
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_too_short_utterances_are_refused_as_espnet_does(encoder):
     model = build(encoder, "adastride").eval()

@@ -16,7 +16,7 @@ from espnet_adastride.plugin.encoders import ConformerEncoder
 from espnet_adastride.plugin.later_stages import LaterStage
 from espnet_adastride.plugin.model import input_layer
 from tests.plugin.releases import NEWER
-from tests.plugin.test_model import batch, build
+from tests.plugin.test_model import batch, build, configuration
 
 LAYER = {"stride": [2, 3], "after_blocks": [0, 1], "score_from_ctc": True}
 WITH_CTC = ["conformer", "e_branchformer", "multiconv_conformer", "transformer"]
@@ -282,3 +282,17 @@ def test_the_experiment_is_what_it_says(tmp_path):
         assert layer.later[0].from_ctc == (system == "score_from_ctc")
         parameters[system] = sum(p.numel() for p in model.parameters())
     assert parameters["score_from_ctc"] == parameters["adastride"] + 1
+
+
+def test_espnets_own_initialisation_keeps_the_start():
+    arguments = configuration(
+        "transformer",
+        model=dict(ctc_weight=0.5, interctc_weight=0.3),
+        num_blocks=3,
+        input_layer_conf=LAYER,
+        interctc_layer_idx=[1],
+    )
+    arguments.init = "xavier_normal"
+    stage = stage_of(ASRTask.build_model(arguments))
+    assert stage.ctc_score() == pytest.approx(1.0)
+    assert not stage.downsampler.score.weight[0, :-1].any()
