@@ -373,7 +373,7 @@ def test_another_rate_is_the_middles_alone():
 def test_a_tied_middle_refuses():
     conf = {**RESTORED, "method": ["adastride", "avg_pool"]}
     model = build(input_layer_conf=conf)
-    with pytest.raises(ConfigurationError, match=r"\(avg_pool\) are tied") as caught:
+    with pytest.raises(ConfigurationError, match=r"\(avg_pool\) have fixed") as caught:
         set_stride(model, None, 12)
     assert "\n" not in str(caught.value)
 
