@@ -175,7 +175,7 @@ def error_table(experiment: Experiment, cells: Sequence[Cell], bootstrap) -> str
         wer, low, high = _interval(cell, bootstrap)
         kinds = ("substitutions", "deletions", "insertions")
         row = [_rate_words(experiment, cell), f"`{cell.system}`"]
-        row += [str(len(cell.records)), f"{wer:.2f}", f"{low:.1f} to {high:.1f}"]
+        row += [str(len(cell.records)), f"{wer:.2f}", format_interval(low, high, ".1f")]
         row += [f"{cell.share(kind):.2f}" for kind in kinds]
         row.append(
             f"{cell.percent_of(cell.mean_errors('characters'), 'characters'):.2f}"
