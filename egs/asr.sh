@@ -376,7 +376,7 @@ own_data() {
         [ "${name}" != "${train_set}" ] || name=${spoken_set}
         [ -f "data/${name}/wav.scp" ] ||
             die "${PWD}/data/${name} is missing (there: ${made[*]-none}): make it from" \
-                "your recordings with adastride-prepare (docs/own_recordings.md), name" \
+                "your recordings with adastride prepare (docs/own_recordings.md), name" \
                 "the existing sets (--train_set, --valid_set, --test_sets), or" \
                 "write local/data.sh"
     done

@@ -11,6 +11,7 @@ import contextlib
 import difflib
 import errno
 import functools
+import itertools
 import os
 import re
 import select
@@ -100,6 +101,10 @@ _BYTES = {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
 GIVE_MODEL = "give an experiment's folder (exp/asr_...) or a packed .zip"
 
 
+#: in a larger folder, no close name is looked for, because it takes seconds
+MANY = 2000
+
+
 def no_such(path: object, fix: str = "", what: str = "file", option: str = "") -> str:
     """Return one line on a path that does not exist.
 
@@ -109,12 +114,18 @@ def no_such(path: object, fix: str = "", what: str = "file", option: str = "") -
         what: "file", "folder" or "file or folder".
         option: which option named it.
     """
+    place = Path(str(path))
+    if what.endswith("file") and place.is_dir():
+        return f"{option} {path}: is a folder; give a {what}".lstrip()
+    if not fix and place.is_symlink():
+        fix = "it is a link to a file that is not there"
     if not fix:
-        place = Path(str(path))
         try:
-            near = nearest(place.name, os.listdir(place.parent))
+            with os.scandir(place.parent) as entries:
+                names = [entry.name for entry in itertools.islice(entries, MANY + 1)]
         except OSError:
-            near = None
+            names = []
+        near = nearest(place.name, names) if len(names) <= MANY else None
         fix = f"did you mean {place.with_name(near)}?" if near else "check the path"
     return f"{option} {path}: no such {what}; {fix}".lstrip()
 

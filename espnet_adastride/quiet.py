@@ -21,7 +21,13 @@ class _Held:
     def write(self, text):
         return (self.said or self.stream).write(text)
 
+    def writelines(self, lines):
+        for line in lines:
+            self.write(line)
+
     def __getattr__(self, name):
+        if name == "stream":  # of a copy that is not built yet
+            raise AttributeError(name)
         return getattr(self.stream, name)
 
 

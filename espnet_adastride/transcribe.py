@@ -7,7 +7,7 @@
     for word in transcript.words:
         print(word.start, word.end, word.text)
 
-Importing this imports ESPnet. The command is ``adastride-transcribe``.
+Importing this imports ESPnet. The command is ``adastride transcribe``.
 """
 
 from pathlib import Path

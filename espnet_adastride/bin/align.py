@@ -82,7 +82,7 @@ def read_jobs(args: argparse.Namespace) -> Dict[str, Tuple[str, str]]:
     if (folder / "segments").exists():
         raise UserError(
             f"{folder}/segments: cut the recordings into a new folder first: "
-            f"adastride-prepare {folder.name}={folder} --output NEW"
+            f"adastride prepare {folder.name}={folder} --output NEW"
         )
     waves = read_scp(folder / "wav.scp")
     texts = read_text(folder / "text", allow_empty=True)

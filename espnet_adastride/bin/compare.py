@@ -41,7 +41,7 @@ from espnet_adastride.experiments.grid import Run, read_variant, tag_of, with_th
 from espnet_adastride.experiments.records import code_state
 from espnet_adastride.experiments.runs import Grid, run_grid
 from espnet_adastride.files import write_text
-from espnet_adastride.options import read_seeds, split_list, str2bool, whole
+from espnet_adastride.options import read_seeds, real, split_list, str2bool, whole
 from espnet_adastride.recipe.jobs import Interrupted
 
 
@@ -196,9 +196,11 @@ def read_lists(args) -> None:
     rates = []
     for word in split_list(args.rates):
         try:
-            rates.append(float(word))
-        except ValueError:
-            raise UserError(f"--rates {word}: give numbers, e.g. 4 8") from None
+            rates.append(real(1)(word))
+        except argparse.ArgumentTypeError:
+            raise UserError(
+                f"--rates {word}: give numbers of at least 1, e.g. 4 8"
+            ) from None
     args.rates = rates
     choices = available_downsamplers()
     for name in args.methods:

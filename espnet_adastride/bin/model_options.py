@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from espnet_adastride.bin.parsers import say
 from espnet_adastride.config import read_config
 from espnet_adastride.errors import GIVE_MODEL, UserError, no_such
 from espnet_adastride.options import real
@@ -73,7 +74,7 @@ def load_transcriber(args: argparse.Namespace, **options):
             **options,
         )
     except KeyboardInterrupt:
-        print("interrupted while the model was loading", file=sys.stderr, flush=True)
+        say("interrupted while the model was loading")
         raise SystemExit(130) from None
 
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Make data directories from your own recordings (stage 1 for your own corpus).
 
-    adastride-prepare recordings.csv                        # data/{train,valid,test}
-    adastride-prepare train=train.tsv valid=dev.tsv test=test.tsv
-    adastride-prepare my_kaldi_folder
-    adastride-prepare folder_of_audio_and_txt --speaker_from folder
-    adastride-prepare cv-corpus/en
+    adastride prepare recordings.csv                        # data/{train,valid,test}
+    adastride prepare train=train.tsv valid=dev.tsv test=test.tsv
+    adastride prepare my_kaldi_folder
+    adastride prepare folder_of_audio_and_txt --speaker_from folder
+    adastride prepare cv-corpus/en
 
 A source is a table (.csv, .tsv, .jsonl) with the columns path and text (and speaker,
 start, end, set, id), a Kaldi folder (wav.scp, text), a folder of recordings with .txt

@@ -76,7 +76,7 @@ def write_results(
     write_text(page, text)
     fit, others = split_records(experiment, found)
     runs = experiment.runs()
-    missing = missing_runs(runs, fit, experiment.reported)
+    missing = missing_runs(runs, fit, experiment.all_sets)
     line = f"{page}: {len(runs) - len(missing)} of {len(runs)} runs"
     if missing:
         line += f"; missing: {shorten(missing)}"

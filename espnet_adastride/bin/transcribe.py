@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Transcribe recordings with a trained model, with times.
 
-    adastride-transcribe --model exp/asr_train_... talk.mp3
-    adastride-transcribe --model model.zip --output_dir out --format txt,srt folder/
+    adastride transcribe --model exp/asr_train_... talk.mp3
+    adastride transcribe --model model.zip --output_dir out --format txt,srt folder/
 
 It reads files, folders (recursively) and ``-`` (standard input), in any format, rate
 and number of channels that libsndfile or FFmpeg support, video included. Without

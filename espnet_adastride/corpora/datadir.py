@@ -62,7 +62,7 @@ def read_table(path: PathLike) -> Table:
     if not path.is_file():
         hint = ""
         if path.name in TABLES:
-            hint = ", or make it from your own recordings with adastride-prepare"
+            hint = ", or make it from your own recordings with adastride prepare"
         raise UserError(f"{path} is missing: run the stage that makes it first{hint}")
     return kaldi.read_scp(path, allow_empty=True)
 
@@ -77,7 +77,7 @@ def read_data_dir(folder: PathLike) -> Dict[str, Table]:
     if (folder / "segments").exists():
         raise UserError(
             f"{folder}/segments: cut the recordings into a new folder first: "
-            f"adastride-prepare {folder.name}={folder} --output NEW"
+            f"adastride prepare {folder.name}={folder} --output NEW"
         )
     tables = {name: read_table(folder / name) for name in TABLES}
     if not tables["wav.scp"]:
@@ -121,7 +121,7 @@ def read_mono(path: PathLike) -> Tuple[np.ndarray, AudioInfo]:
     problem = sample_problem(wave)
     if wave.shape[1] != 1:
         channels = wave.shape[1]
-        problem = f"{channels} channels instead of one; adastride-prepare mixes them"
+        problem = f"{channels} channels instead of one; adastride prepare mixes them"
     elif len(wave) == 0:
         problem = "no samples; record or copy it again"
     if problem:
@@ -164,7 +164,7 @@ def format_data_dir(source: PathLike, output: PathLike, rate: int, nj: int = 1) 
         if path.endswith("|"):
             raise UserError(
                 f"{source}/wav.scp: {key} is a pipe; give audio files, or let "
-                f"adastride-prepare run it (--run_pipes true)"
+                f"adastride prepare run it (--run_pipes true)"
             )
     keys = sorted(waves)
 

@@ -111,6 +111,11 @@ class Experiment:
         return {name: self.set_names(name) for name in self.decodings or [""]}
 
     @property
+    def all_sets(self) -> List[str]:
+        """Names in records of every test set of every decoding."""
+        return [name for names in self.scored_sets().values() for name in names]
+
+    @property
     def reported(self) -> str:
         """Name in records of what is reported: first decoding, first test set."""
         return next(iter(self.scored_sets().values()))[0]
@@ -197,13 +202,13 @@ def _check_decodings(path: Path, experiment: Experiment) -> None:
     for name, words in decodings.items():
         where, problem = f"{path}: decoding {name}", ""
         known = isinstance(words, dict) and {"inference_config", "use_lm"} >= set(words)
-        if not known or "inference_config" not in words:
+        if not known or not isinstance(words.get("inference_config"), str):
             raise UserError(
                 f"{where}: give inference_config, and use_lm: true for the language "
                 f"model, got {words}"
             )
         config, use_lm = in_conf(words["inference_config"]), words.get("use_lm")
-        if not re.fullmatch(r"[\w.+-]+", str(name)):
+        if not isinstance(name, str) or not re.fullmatch(r"[\w.+-]+", name):
             problem = "it names a folder: use letters, digits and _"
         elif not config.is_file():
             problem = f"inference_config {config.name} is not in conf/"
@@ -251,10 +256,17 @@ def read_experiment(path: PathLike) -> Experiment:
     except TypeError as error:
         missing = str(error).partition("argument")[2].strip("s: ")
         raise UserError(f"{path}: {missing} is missing") from None
+    for word in ("grid", "test_sets", "pairs", "variants"):
+        if not isinstance(getattr(experiment, word), list):
+            raise UserError(f"{path}: {word}: give a list, such as [...]")
     if not experiment.test_sets:
         raise UserError(f"{path}: test_sets is empty: name at least one")
     for part in experiment.grid:
-        if set(part) != {"methods", "rates", "seeds"} or not all(part.values()):
+        if (
+            not isinstance(part, dict)
+            or set(part) != {"methods", "rates", "seeds"}
+            or not all(part.values())
+        ):
             raise UserError(
                 f"{path}: a part of the grid is methods, rates and seeds, none of them "
                 f"empty, got {part}"

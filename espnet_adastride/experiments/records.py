@@ -401,6 +401,8 @@ def same_data(records: Sequence[Record], name: str) -> None:
     """
     first: Optional[Record] = None
     for record in records:
+        if name not in record.sets:  # of a set that was added later
+            continue
         if first is None:
             first = record
         elif record.sets[name].data_sha256 != first.sets[name].data_sha256:

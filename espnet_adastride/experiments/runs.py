@@ -5,7 +5,6 @@ needed. A grid therefore resumes on any machine from the records in git.
 """
 
 import json
-import os
 import shlex
 import sys
 from dataclasses import replace
@@ -36,7 +35,7 @@ from espnet_adastride.experiments.records import (
     training_record,
     write_record,
 )
-from espnet_adastride.files import PathLike, lock
+from espnet_adastride.files import PathLike, alone
 from espnet_adastride.progress import print_dated
 from espnet_adastride.recipe.jobs import Job, run_jobs
 
@@ -240,9 +239,14 @@ class Grid:
                 "a configuration of the experiment has changed since this command "
                 "started: there is no record of this run; start the command again"
             )
-        earlier = self._earlier(run)
-        scores = {**(earlier.sets if earlier else {}), **self.scores(run)}
         folder = self.experiment(run)
+        trained = training_record(folder)
+        earlier = self._earlier(run)
+        if earlier is None or earlier.content["learning"] != trained["learning"]:
+            earlier_sets = {}  # of no other training of the same settings
+        else:
+            earlier_sets = earlier.sets
+        scores = {**earlier_sets, **self.scores(run)}
         options = read_yaml(folder / "config.yaml")
         upstream = None
         if (folder / RECORD_NAME).is_file():
@@ -255,7 +259,7 @@ class Grid:
             upstream=upstream,
             commit=code,
             measured=self._measure(run) if self.costs else {},
-            **training_record(folder),
+            **trained,
         )
         write_record(record_path(self.records, run), content)
 
@@ -299,13 +303,13 @@ class Grid:
 
 
 def missing_runs(
-    runs: Sequence[Run], records: Dict[tuple, Record], test_set: str
+    runs: Sequence[Run], records: Dict[tuple, Record], sets: Sequence[str]
 ) -> List[str]:
-    """Return the names of the runs without a record of the test set."""
+    """Return the names of the runs without a record of all test sets."""
     return [
         str(run)
         for run in runs
-        if run.key not in records or test_set not in records[run.key].sets
+        if run.key not in records or not set(sets) <= set(records[run.key].sets)
     ]
 
 
@@ -336,15 +340,13 @@ def run_grid(
         Interrupted: a signal arrived.
     """
     folder = grid.expdir / grid.what.name
-    folder.mkdir(parents=True, exist_ok=True)
 
     def finish(run: Run) -> str:
         words = grid.describe(run)
         grid.mark_done(run, code)
         return words
 
-    with (folder / ".lock").open("a") as file:
-        lock(file.fileno(), folder / ".lock", False, f"process {os.getpid()}")
+    with alone(folder, "--expdir"):
         log = folder / "prepare.log"
         print(f"preparing the data, log: {log}", flush=True)
         preparation = [Job(grid.prepare_command(), log)]

@@ -151,7 +151,12 @@ def decoding_table(experiment: Experiment, cells: Dict[str, List[Cell]], bootstr
     """
     names = ["rate", "method", "seeds", *(f"{name}, WER %" for name in cells)]
     rows = []
-    for first, *others in zip(*cells.values()):
+    first_cells, *further = cells.values()
+    for first in first_cells:
+        place = (first.rate, first.system)
+        others = [c for part in further for c in part if (c.rate, c.system) == place]
+        if len(others) < len(further):
+            continue  # not decoded in all ways yet
         row = [_rate_words(experiment, first), f"`{first.system}`"]
         row += [str(len(first.records)), f"{first.percent_of(first.mean_errors()):.2f}"]
         for cell in others:
@@ -181,6 +186,9 @@ def error_table(experiment: Experiment, cells: Sequence[Cell], bootstrap) -> str
             f"{cell.percent_of(cell.mean_errors('characters'), 'characters'):.2f}"
         )
         for name in further:
+            if any(name not in record.sets for record in cell.records):
+                row.append("not tested")
+                continue
             errors = cell.mean_errors("words", name)
             row.append(f"{cell.percent_of(errors, 'words', name):.2f}")
         rows.append(row)
@@ -399,7 +407,7 @@ def write_page(
         UserError: no record fits, or they were tested on different data.
     """
     fit, others = split_records(experiment, records)
-    missing = missing_runs(experiment.runs(), fit, experiment.reported)
+    missing = missing_runs(experiment.runs(), fit, experiment.all_sets)
     text = f"# {experiment.title}\n\n"
     if missing:
         total = len(experiment.runs())
@@ -419,7 +427,7 @@ def write_page(
         table, _ = _task_page(experiment, used, resamples)
         return text + "\n".join(origin_lines(used)) + f"\n\n{table}"
     decodings = experiment.scored_sets()
-    for name in (name for names in decodings.values() for name in names):
+    for name in experiment.all_sets:
         same_data(used, name)
     scores = cells[0].scores()[0]
     bootstrap = Bootstrap(scores.groups, resamples)

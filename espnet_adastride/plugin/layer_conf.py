@@ -93,7 +93,7 @@ def checked_ctc_start(
         if not score_from_ctc:
             return None
         score_from_ctc = 1.0
-    start = check_number("score_from_ctc, unless true or false,", score_from_ctc)
+    start = check_number("score_from_ctc", score_from_ctc)
     if not any(after_blocks):
         raise ValueError(
             "score_from_ctc is for stages after blocks, and there is none: give "

@@ -9,7 +9,7 @@ from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import torch
 
-from espnet_adastride.downsampling.output import check_number
+from espnet_adastride.downsampling.output import Downsampler, check_number
 from espnet_adastride.downsampling.stages import StageTrace
 from espnet_adastride.errors import ConfigurationError, located
 from espnet_adastride.networks.resnet import ResNet
@@ -49,6 +49,12 @@ class ResNetEncoder(espnet.AbsEncoder):
                 input_size, output_size, strides, kernel_size, method, method_conf
             )
         self._trace: Tuple[StageTrace, ...] = ()
+
+    def espnet_initialization_fn(self) -> None:
+        """Set the methods' own start; ESPnet calls it after its ``init``."""
+        for module in self.network.modules():
+            if isinstance(module, Downsampler):
+                module.set_start()
 
     def output_size(self) -> int:
         """Return the width of the frames."""

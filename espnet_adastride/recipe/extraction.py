@@ -5,6 +5,7 @@
 interrupted run are kept if they were made by the same upstream from the same audio.
 """
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence
@@ -147,7 +148,9 @@ def extract_data_dir(
 
     with progress_bar(len(keys), "extracting", "utterance", done) as bar:
         for part in todo:
-            _write_part(part, counted(in_threads(encode, part.keys, nj)))
+            # closed if writing fails, which cancels what is not begun
+            with contextlib.closing(in_threads(encode, part.keys, nj)) as results:
+                _write_part(part, counted(results))
 
     tables["feats.scp"] = {}
     for part in parts:

@@ -97,7 +97,7 @@ def test_what_the_driver_says_without_data(project, clone):
     assert status == 1
     (line,) = said.splitlines()[-1:]
     assert f"error: {project}/data/train is missing (there: none)" in line
-    assert "adastride-prepare" in line and "write local/data.sh" in line
+    assert "adastride prepare" in line and "write local/data.sh" in line
     status, said = run(f"adastride prepare recordings.csv; {driver} {words}", project)
     assert f"{project}/data/more is missing (there: test train valid)" in said
     words = words.replace(" more", "")
@@ -115,12 +115,12 @@ def test_a_data_folder_that_needs_preparing_says_so(project, clone):
     words += " --rerun true"
     status, said = run(f"{driver} {words}", project)
     assert status == 1
-    assert "adastride-prepare valid=data/valid --output NEW" in said
+    assert "adastride prepare valid=data/valid --output NEW" in said
     (folder / "segments").unlink()
     (folder / "utt2spk").unlink()
     status, said = run(f"{driver} {words}", project)
     assert status == 1
-    assert "data/valid/utt2spk is missing" in said and "adastride-prepare" in said
+    assert "data/valid/utt2spk is missing" in said and "adastride prepare" in said
 
 
 def test_every_option_in_the_text_exists():

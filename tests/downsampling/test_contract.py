@@ -266,7 +266,7 @@ def test_wrong_names_and_words_list_the_choices():
 
 @every_method
 def test_an_own_start_comes_back_after_the_network_is_initialised(name):
-    """Matrices that every new layer has alike, such as scores, start at these values."""
+    """Matrices that every new layer has alike, such as scores, start there again."""
     options = [{}]
     if name in ("adastride", "adastride_f"):
         options += [{"content_bound": 2.0}, {"score_hidden": 4}, {"score_context": 3}]
