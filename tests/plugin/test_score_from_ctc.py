@@ -221,7 +221,7 @@ def test_without_the_word_nothing_changes():
         ({"method": ["adastride", "cif"]}, "after block 1 is cif, which has no scores"),
         ({"method": "random_strides"}, "after block 1 is random_strides"),
         ({"score_context": 5}, "score_hidden and score_context compute these"),
-        ({"score_from_ctc": 0}, "unless true or false, must be a number above 0"),
+        ({"score_from_ctc": 0}, "score_from_ctc must be a number above 0"),
         ({"score_from_ctc": "yes"}, "must be a number above 0, got 'yes'"),
         ({"interctc": []}, r"interctc_layer_idx must have 1, got \[\]"),
         ({"interctc": [2]}, r"interctc_layer_idx must have 1, got \[2\]"),
