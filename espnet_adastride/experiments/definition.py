@@ -32,7 +32,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from espnet_adastride.config import read_yaml
 from espnet_adastride.errors import UserError, unknown_word
@@ -177,6 +177,12 @@ def hash_settings(settings: Dict[str, Any]) -> str:
     """Return the fingerprint of some settings."""
     text = json.dumps(settings, sort_keys=True)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def decoding_and_set(name: str) -> Tuple[str, str]:
+    """Split a name of :meth:`Experiment.set_names` into decoding (or "") and set."""
+    decoding, _, test_set = name.rpartition("/")
+    return decoding, test_set
 
 
 def in_conf(name: str) -> Path:

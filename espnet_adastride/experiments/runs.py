@@ -19,7 +19,11 @@ from espnet_adastride.corpora.kaldi import read_text
 from espnet_adastride.corpora.upstream_record import RECORD_NAME
 from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation.scoring import percent
-from espnet_adastride.experiments.definition import Experiment, in_conf
+from espnet_adastride.experiments.definition import (
+    Experiment,
+    decoding_and_set,
+    in_conf,
+)
 from espnet_adastride.experiments.grid import Run, Step, run_all
 from espnet_adastride.experiments.records import (
     Record,
@@ -166,13 +170,11 @@ class Grid:
     def record(self, run: Run) -> Optional[Record]:
         """Return the matching record of a run with all test sets, or None."""
         record = self._earlier(run)
-        for names in self.what.scored_sets().values() if record else ():
-            for scored, name in zip(names, self.what.test_sets):
-                scores = record.sets.get(scored)
-                if not scores or self._tested.get(name, scores.data_sha256) != (
-                    scores.data_sha256
-                ):
-                    return None
+        for scored in self.what.all_sets if record else ():
+            scores = record.sets.get(scored)
+            tested = self._tested.get(decoding_and_set(scored)[1])
+            if not scores or tested not in (None, scores.data_sha256):
+                return None
         return record
 
     def _earlier(self, run: Run) -> Optional[Record]:
@@ -187,8 +189,8 @@ class Grid:
             folder = self.experiment(run)
             self._scores[run.tag] = {
                 scored: self._score(folder / inference_tag(decoding) / name, name)
-                for decoding, names in self.what.scored_sets().items()
-                for scored, name in zip(names, self.what.test_sets)
+                for scored in self.what.all_sets
+                for decoding, name in [decoding_and_set(scored)]
             }
         return self._scores[run.tag]
 
@@ -241,12 +243,9 @@ class Grid:
             )
         folder = self.experiment(run)
         trained = training_record(folder)
-        earlier = self._earlier(run)
-        if earlier is None or earlier.content["learning"] != trained["learning"]:
-            earlier_sets = {}  # of no other training of the same settings
-        else:
-            earlier_sets = earlier.sets
-        scores = {**earlier_sets, **self.scores(run)}
+        earlier, scores = self._earlier(run), self.scores(run)
+        if earlier and earlier.content["learning"] == trained["learning"]:
+            scores = {**earlier.sets, **scores}  # of the same training
         options = read_yaml(folder / "config.yaml")
         upstream = None
         if (folder / RECORD_NAME).is_file():
@@ -272,7 +271,7 @@ class Grid:
         fit, _ = split_records(self.what, read_records(self.records))
         for other in list(fit.values())[:1]:  # the records agree with each other
             for name, theirs in other.sets.items():
-                name = name.rpartition("/")[2]  # without the decoding
+                _, name = decoding_and_set(name)
                 if name not in self.what.test_sets:
                     continue
                 if self._hash(self.folder_of(name)) != theirs.data_sha256:

@@ -19,7 +19,7 @@ from espnet_adastride.experiments.comparison import (
     format_comparison,
     pair_table,
 )
-from espnet_adastride.experiments.definition import Experiment
+from espnet_adastride.experiments.definition import Experiment, decoding_and_set
 from espnet_adastride.experiments.records import (
     Record,
     SetScores,
@@ -46,7 +46,7 @@ class Cell:
         self.records = sorted(records, key=lambda r: r.seed)
         self.system, self.rate = self.records[0].system, self.records[0].rate
         self.test_set = test_set
-        self.decoding, _, self.set = test_set.rpartition("/")
+        self.decoding, self.set = decoding_and_set(test_set)
 
     def scores(self, name: str = "") -> List[SetScores]:
         """Return the scores of every seed."""
@@ -85,7 +85,7 @@ class Cell:
             for record in self.records
             for name, scores in record.sets.items()
             # written by greedy CTC, whichever decoding is reported
-            if name.rpartition("/")[2] == self.set and scores.frames
+            if decoding_and_set(name)[1] == self.set and scores.frames
         ]
         if not pairs:
             return float("nan")

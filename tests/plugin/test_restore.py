@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from espnet2.asr.ctc import CTC
-from espnet2.tasks.asr import ASRTask
 
 from espnet_adastride.downsampling import available_downsamplers, build_downsampler
 from espnet_adastride.errors import ConfigurationError
@@ -21,6 +20,7 @@ from espnet_adastride.plugin.frame_times import encoder_boundaries, frame_times
 from espnet_adastride.plugin.later_stages import LaterStage, give_back
 from espnet_adastride.plugin.model import input_layer, set_stride
 from espnet_adastride.plugin.strides import stage_strides
+from tests.plugin.experiment_models import model_of_run
 from tests.plugin.releases import NEWER
 from tests.plugin.test_later_stages import ENCODERS, batch
 from tests.plugin.test_model import batch as speech
@@ -458,18 +458,10 @@ def test_blocks_cost_what_their_rate_costs():
 def test_the_experiment_is_what_it_says(tmp_path):
     """The middle's method and rate are the run's, all else is the same for all."""
     experiment = read_experiment(ROOT / "conf/experiments/whisper_restore.yaml")
-    tokens = tmp_path / "tokens.txt"
-    pieces = [f"p{n}" for n in range(253)]
-    tokens.write_text("\n".join(["<blank>", "<unk>", *pieces, "<sos/eos>"]) + "\n")
     runs = {(run.system, run.rate): run for run in experiment.runs()}
     assert len(runs) == 15
     for (system, rate), run in runs.items():
-        args = ASRTask.get_parser().parse_args(
-            ["--config", str(experiment.config_path), "--token_list", str(tokens)]
-            + ["--token_type", "char", "--input_size", "384"]
-            + ["--output_dir", str(tmp_path), *run.asr_args.split()]
-        )
-        model = ASRTask.build_model(args)
+        model = model_of_run(experiment, run, 256, tmp_path)
         layer = input_layer(model)
         assert layer.methods == ["strided_conv", system]
         assert layer.current_strides() == [2, rate / 2]

@@ -15,6 +15,7 @@ from espnet_adastride.experiments.definition import ROOT, read_experiment
 from espnet_adastride.plugin.encoders import ConformerEncoder
 from espnet_adastride.plugin.later_stages import LaterStage
 from espnet_adastride.plugin.model import input_layer
+from tests.plugin.experiment_models import model_of_run
 from tests.plugin.releases import NEWER
 from tests.plugin.test_model import batch, build, configuration
 
@@ -263,18 +264,10 @@ def test_an_encoder_without_a_model_is_refused():
 def test_the_experiment_is_what_it_says(tmp_path):
     """All have the layout and the intermediate CTC; one starts scores from it."""
     experiment = read_experiment(ROOT / "conf/experiments/whisper_ctc_scores.yaml")
-    tokens = tmp_path / "tokens.txt"
-    pieces = [f"p{n}" for n in range(997)]
-    tokens.write_text("\n".join(["<blank>", "<unk>", *pieces, "<sos/eos>"]) + "\n")
     runs = {run.system: run for run in experiment.runs()}
     parameters = {}
     for system, run in runs.items():
-        args = ASRTask.get_parser().parse_args(
-            ["--config", str(experiment.config_path), "--token_list", str(tokens)]
-            + ["--token_type", "char", "--input_size", "384"]
-            + ["--output_dir", str(tmp_path), *run.asr_args.split()]
-        )
-        model = ASRTask.build_model(args)
+        model = model_of_run(experiment, run, 1000, tmp_path)
         layer = input_layer(model)
         assert layer.methods[0] == "strided_conv"
         assert layer.block_strides(2) == [2, 8] and layer.output_lengths(640) == 80

@@ -4,7 +4,6 @@ import hashlib
 import re
 import subprocess
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence
 from urllib.parse import quote
@@ -15,7 +14,7 @@ from espnet_adastride.corpora.own.source import Problem
 from espnet_adastride.corpora.recordings import prepare, read_audio
 from espnet_adastride.errors import AudioError
 from espnet_adastride.files import shown, write_flac
-from espnet_adastride.progress import progress_bar
+from espnet_adastride.progress import in_threads, progress_bar
 
 #: seconds by which an end time may exceed the recording, because of rounding
 TOLERANCE = 0.05
@@ -118,22 +117,14 @@ def check_recordings(
     for p in planned:
         jobs[p.path].append(p)
     total = Checked({}, {}, [])
-    with (
-        progress_bar(len(jobs)) as bar,
-        ThreadPoolExecutor(max(1, options.nj)) as pool,
-    ):
-        results = [
-            pool.submit(check_recording, path, rows, folder, options.fs)
-            for path, rows in jobs.items()
-        ]
-        try:
-            for result in results:
-                checked = result.result()
-                total.files.update(checked.files)
-                total.seconds.update(checked.seconds)
-                total.problems.extend(checked.problems)
-                bar.update()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+
+    def check(job):
+        return check_recording(*job, folder, options.fs)
+
+    with progress_bar(len(jobs)) as bar:
+        for checked in in_threads(check, jobs.items(), options.nj):
+            total.files.update(checked.files)
+            total.seconds.update(checked.seconds)
+            total.problems.extend(checked.problems)
+            bar.update()
     return total
