@@ -254,8 +254,9 @@ class _Edges:
         self.following, self.first, self.held = following, first, held
         self.left: List[torch.Tensor] = []  # for the block after the last row
 
-    def __call__(self, index, stage, stride, x):
+    def __call__(self, index, stage, x):
         """Convolve blocks x (R, T, C): (R, ceil(T / stride), .)."""
+        stride = stage.stride
         last = x[:, -stride:]
         self.left.append(last[-1:])
         if self.held is None:

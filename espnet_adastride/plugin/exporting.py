@@ -81,10 +81,7 @@ class CTCProgram(torch.nn.Module):
         embed = model.encoder.embed
         self.stages = torch.nn.ModuleList()
         if isinstance(embed, AdaptiveSubsampling):
-            self.stages.extend(
-                one if isinstance(one, torch.nn.Identity) else Exportable(one)
-                for one in embed.downsamplers
-            )
+            self.stages.extend(map(Exportable, embed.downsamplers))
 
     def forward(self, features: torch.Tensor) -> Tuple[torch.Tensor, ...]:
         """Return log probabilities (1, T', V), then every stage's positions (1, T).
@@ -125,10 +122,8 @@ class CTCProgram(torch.nn.Module):
             linear, encoding = _end(embed)
             return encode_positions(encoding, linear(x)), positions
         for convolution, stage in zip(embed.conv, self.stages):
-            x = convolution(x)
-            if not isinstance(stage, torch.nn.Identity):
-                x, placed = stage(x)
-                positions += [] if placed is None else [placed]
+            x, placed = stage(convolution(x))
+            positions += [] if placed is None else [placed]
         return encode_positions(embed.out[1], embed.out[0](x)), positions
 
 
@@ -249,13 +244,14 @@ def _stages(embed) -> List[Dict[str, Any]]:
         rule = stack(_convolutions(embed))
         shift = rule.centre + (1 - rule.hop) / 2
         return [{"stride": rule.hop, "shift": shift, "positions": False}]
-    stages = []
-    for stage, stride in zip(embed.downsamplers, embed.current_strides()):
-        in_trunk = isinstance(stage, torch.nn.Identity)
-        shift = (1 - stride) / 2 if in_trunk else stage.frame_shift()
-        placed = not in_trunk and stage.has_positions
-        stages.append({"stride": stride, "shift": shift, "positions": placed})
-    return stages
+    return [
+        {
+            "stride": stage.current_stride(),
+            "shift": stage.frame_shift(),
+            "positions": stage.has_positions,
+        }
+        for stage in embed.downsamplers
+    ]
 
 
 def _log_mel(frontend) -> Dict[str, Any]:

@@ -227,7 +227,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         return overall
 
     def stages(self) -> List[torch.nn.Module]:
-        """Return all downsamplers; InTrunk where a convolution has the stride."""
+        """Return all downsamplers, in order."""
         return [*self.downsamplers, *(stage.downsampler for stage in self.later)]
 
     def lengths_from_content(self) -> bool:
