@@ -133,12 +133,6 @@ _MAY_BE_MISSING = ("asr_align", "espnet3_asr_task", "forced_align")
 #: name -> module; imported on first use
 _LATE = {
     "Classification": "espnet2.bin.cls_inference",
-    "ESPnetASRTransducerModel": "espnet2.asr_transducer.espnet_transducer_model",
-    "ESPnetClassificationModel": "espnet2.cls.espnet_model",
-    "ESPnetS2TCTCModel": "espnet2.s2t.espnet_ctc_model",
-    "ESPnetS2TModel": "espnet2.s2t.espnet_model",
-    "ESPnetSLUModel": "espnet2.slu.espnet_model",
-    "ESPnetSTModel": "espnet2.st.espnet_model",
     "DatadirWriter": "espnet2.fileio.datadir_writer",
     "Speech2Text": "espnet2.bin.asr_inference",
     "cls_train": "espnet2.bin.cls_train",

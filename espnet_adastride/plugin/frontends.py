@@ -344,6 +344,16 @@ def frontend_frames(frontend: torch.nn.Module) -> FrontendFrames:
     raise _unknown(type(frontend).__name__, "it is none of those below")
 
 
+def frontend_if_known(frontend: Optional[torch.nn.Module]) -> Optional[FrontendFrames]:
+    """Return :func:`frontend_frames`; None: not known, or there is no frontend."""
+    if frontend is None:
+        return None
+    try:
+        return frontend_frames(frontend)
+    except UnknownTimesError:
+        return None
+
+
 def model_frames(model: torch.nn.Module) -> Optional[FrontendFrames]:
     """Return the rules of the frames that a model's encoder reads.
 

@@ -39,8 +39,8 @@ from espnet_adastride.plugin.frame_times import (
     overall_stride,
 )
 from espnet_adastride.plugin.frontends import (
-    FrontendFrames,
     frontend_frames,
+    frontend_if_known,
     why_unknown,
 )
 from espnet_adastride.plugin.greedy import main_frames
@@ -270,17 +270,8 @@ class TrainedModel:
             log_probs = self.model.ctc.log_softmax(frames)[0].float().cpu()
         return Encoded(frames[0], log_probs, placed, given)
 
-    def _frontend(self) -> Optional[FrontendFrames]:
-        """Return the rules of the frontend's frames; None: unknown, or no frontend."""
-        if self.model.frontend is None:
-            return None
-        try:
-            return frontend_frames(self.model.frontend)
-        except UnknownTimesError:
-            return None
-
     def _check_length(self, samples: int, name: str) -> None:
-        known = self._frontend()
+        known = frontend_if_known(self.model.frontend)
         if known is None:
             return
         given = f"for this model: {samples} samples at {self.rate} Hz"

@@ -114,7 +114,7 @@ class InTrunk(Downsampler):
     integer_stride = True
 
     def forward(self, x, lengths):
-        """Return x, zero beyond ceil(lengths / stride): the bias reached the padding."""
+        """Return x, zero beyond ceil(lengths / stride), where a bias was added."""
         shorter = self.output_lengths(lengths)
         return DownsamplingOutput(zero_padding(x, shorter), shorter)
 

@@ -56,7 +56,7 @@ def plot(exp, folder):
 
 
 def test_every_task_has_the_trainer():
-    for name, (task, _) in TASKS.items():
+    for name, task in TASKS.items():
         if task is not None:
             kind = getattr(importlib.import_module(name), task)
             assert kind.trainer is trainer.StrideTrainer
