@@ -18,7 +18,6 @@ time spans, which 202611 otherwise rejects as possible code.
 """
 
 import _codecs
-import contextlib
 import datetime
 import logging
 from pathlib import Path
@@ -30,7 +29,7 @@ from espnet_adastride.downsampling.registry import downsampler_class
 from espnet_adastride.errors import ModelError
 from espnet_adastride.networks import saving
 from espnet_adastride.plugin.espnet import Trainer
-from espnet_adastride.plugin.finite import WatchedBatches, refuse_epoch, refuse_run
+from espnet_adastride.plugin.finite import watched_losses
 from espnet_adastride.plugin.frame_times import frame_times
 from espnet_adastride.plugin.frontends import model_frames, why_unknown
 from espnet_adastride.plugin.greedy import main_frames
@@ -57,9 +56,8 @@ class FiniteTrainer(Trainer):
     @classmethod
     def train_one_epoch(cls, model, iterator, *args, **kwargs):
         """Train as ESPnet does; stop where losses are not finite, naming the batch."""
-        with watched_losses(model, iterator) as batches:
+        with watched_losses(model, iterator, "training") as batches:
             result = super().train_one_epoch(model, batches, *args, **kwargs)
-        refuse_epoch(batches, "training")
         if result:  # ESPnet would end with a warning, as if it were finished
             epoch, steps = kwargs["reporter"].get_epoch(), kwargs["options"].accum_grad
             raise ModelError(describe_no_update(epoch, batches.count, steps))
@@ -68,10 +66,8 @@ class FiniteTrainer(Trainer):
     @classmethod
     def validate_one_epoch(cls, model, iterator, *args, **kwargs):
         """Validate as ESPnet does; stop if a loss is not finite, naming the batch."""
-        with watched_losses(model, iterator) as batches:
-            result = super().validate_one_epoch(model, batches, *args, **kwargs)
-        refuse_epoch(batches, "validation")
-        return result
+        with watched_losses(model, iterator, "validation") as batches:
+            return super().validate_one_epoch(model, batches, *args, **kwargs)
 
 
 class StrideTrainer(FiniteTrainer):
@@ -122,23 +118,6 @@ class StrideTrainer(FiniteTrainer):
                     save_figure(picture, folder / f"strides.{epoch}ep.png", dpi=100)
                 if summary_writer is not None:
                     summary_writer.add_figure(f"strides_{key}", picture, epoch)
-
-
-@contextlib.contextmanager
-def watched_losses(model, iterator):
-    """Return an epoch's batches; their losses are checked as they are computed."""
-    batches = WatchedBatches(iterator)
-
-    def watch(module, inputs, output):
-        batches.watch(module, inputs, output)
-        if model.training:
-            refuse_run(batches)
-
-    hook = model.register_forward_hook(watch)
-    try:
-        yield batches
-    finally:
-        hook.remove()
 
 
 def describe_no_update(epoch: int, batches: int, accum_grad: int) -> str:
