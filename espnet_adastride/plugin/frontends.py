@@ -114,9 +114,10 @@ def _fourier(frontend) -> FrontendFrames:
     """
     stft = frontend.stft
     half = stft.n_fft // 2
+    added = 2 * half if stft.center else 0
 
     def length(samples):
-        return 1 + (samples if stft.center else samples - stft.n_fft) // stft.hop_length
+        return 1 + (samples + added - stft.n_fft) // stft.hop_length
 
     logmel = getattr(frontend, "logmel", None)
     return FrontendFrames(

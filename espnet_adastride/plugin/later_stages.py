@@ -35,7 +35,17 @@ logits, (B, T, vocabulary) before the stage, would be kept for it. Positions rea
 blocks before the stage through w . x_t.
 """
 
-from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import (
+    Any,
+    Dict,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import torch
 
@@ -74,9 +84,12 @@ class Before(NamedTuple):
     positions: Optional[torch.Tensor]
 
 
-def before_stage(mask: torch.Tensor) -> Optional[Before]:
-    """Return the frames of a mask before they were shortened; None: they were not."""
-    return getattr(mask, _BEFORE, None)
+def stages_before(mask: torch.Tensor) -> Iterator[Before]:
+    """Yield the inputs of the stages that shortened a mask's frames, the last first."""
+    while hasattr(mask, _BEFORE):
+        before = getattr(mask, _BEFORE)
+        yield before
+        mask = before.mask
 
 
 def give_back(frames, place, mask):
@@ -90,11 +103,9 @@ def give_back(frames, place, mask):
     Returns:
         The same three at the rate before the first of the stages.
     """
-    before = before_stage(mask)
-    while before is not None:
+    for before in stages_before(mask):
         frames = before.stage.restored(frames, before)
         place, mask = before.place, before.mask
-        before = before_stage(mask)
     return frames, place, mask
 
 
@@ -109,11 +120,9 @@ def lengthen(frames: torch.Tensor, mask: torch.Tensor, block: int) -> torch.Tens
     Returns:
         (B, T, D) at the rate before the first stage.
     """
-    before = before_stage(mask)
-    while before is not None:
+    for before in stages_before(mask):
         if before.stage.block <= block:
             frames = before.stage.upsampled(frames, before)
-        before = before_stage(before.mask)
     return frames
 
 
@@ -226,42 +235,38 @@ class LaterStages(torch.nn.ModuleList):
     """All stages after blocks of the encoder, in order, and where the rate is restored.
 
     Args:
-        stages: each a :class:`LaterStage`.
+        size: the encoder's width D.
+        methods: a word of ``available_downsamplers()`` for each stage.
+        strides: of the stages.
+        blocks: the block before each stage.
         restore: restore their rate after the last block (True) or after the block of
             this number.
+        options: the methods' own words.
+        ctc_start: of every stage, see :class:`LaterStage`.
 
     Attributes:
         lowest: mask of the lowest rate, from the hook that restores the rate, for
             :meth:`lengthen_intermediate`.
     """
 
-    def __init__(self, stages=(), restore: Union[bool, int] = False):
-        super().__init__(stages)
+    def __init__(
+        self,
+        size: int,
+        methods: Sequence[str],
+        strides: Sequence[float],
+        blocks: Sequence[int],
+        restore: Union[bool, int],
+        options: Dict[str, Any],
+        ctc_start: Optional[float],
+    ):
+        super().__init__()
         self.restore = restore
         self.lowest: Optional[torch.Tensor] = None
-
-    @classmethod
-    def build(
-        cls, size: int, methods, strides, blocks, restore, options, ctc_start=None
-    ):
-        """Return the stages of an encoder of width ``size``.
-
-        Args:
-            size: D.
-            methods: a word of ``available_downsamplers()`` for each stage.
-            strides: of the stages.
-            blocks: the block before each stage.
-            restore: see the class.
-            options: the methods' own words.
-            ctc_start: of every stage, see :class:`LaterStage`.
-        """
-        stages = []
         size = size if ctc_start is None else size + 1
         for name, stride, block in zip(methods, strides, blocks):
             own = stage_options(name, options)
             stage = build_downsampler(name, size, stride, **own)
-            stages.append(LaterStage(block, stage, bool(restore), ctc_start))
-        return cls(stages, restore)
+            self.append(LaterStage(block, stage, bool(restore), ctc_start))
 
     def connect(
         self,

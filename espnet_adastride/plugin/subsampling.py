@@ -169,7 +169,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
                 trunk, idim, channels, methods, strides, options
             )
             methods, strides = self.methods[first:], self.strides[first:]
-            self.later = LaterStages.build(
+            self.later = LaterStages(
                 odim, methods, strides, places[first:], restore, options, ctc_start
             )
         if pos_enc is None:
