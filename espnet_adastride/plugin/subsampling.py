@@ -230,6 +230,19 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         """Return all downsamplers, in order."""
         return [*self.downsamplers, *(stage.downsampler for stage in self.later)]
 
+    def has_positions(self) -> bool:
+        """Return whether a stage places frames, so that strides adapt."""
+        return any(stage.has_positions for stage in self.stages())
+
+    def describe(self) -> str:
+        """Return methods and overall rate, e.g. ``adastride, 8x``."""
+        # one word if all stages share it
+        words = self.methods if len(set(self.methods)) > 1 else self.methods[:1]
+        text = f"{', '.join(words)}, {math.prod(self.current_strides()):g}x"
+        if self.later.restore:
+            text += f", back to {math.prod(self.output_strides()):g}x"
+        return text
+
     def lengths_from_content(self) -> bool:
         """Return whether output lengths depend on the frames, not on their number."""
         stages = self.stages()[: self.kept_stages()]

@@ -16,7 +16,6 @@ from espnet_adastride.corpora.datadir import parse_rate
 from espnet_adastride.corpora.features import Upstream, rebuild_upstream
 from espnet_adastride.corpora.lengths import find_lengths
 from espnet_adastride.corpora.upstream_record import RECORD_NAME, read_record
-from espnet_adastride.downsampling.registry import downsampler_class
 from espnet_adastride.errors import (
     AudioError,
     ConfigurationError,
@@ -340,21 +339,14 @@ class TrainedModel:
         if self.layer is None:
             word = (self.args.encoder_conf or {}).get("input_layer", "conv2d")
             return f"input_layer is {word}, whose strides are uniform"
-        if not any(downsampler_class(m).has_positions for m in self.layer.methods):
+        if not self.layer.has_positions():
             names = ", ".join(dict.fromkeys(self.layer.methods))
             return f"its strides are uniform ({names}): there are no positions"
         return self.why_no_times()
 
     def describe_strides(self) -> str:
         """Return methods and overall rate, e.g. ``adastride, 8x``."""
-        # one word if all stages share it
-        words = self.layer.methods
-        words = words if len(set(words)) > 1 else words[:1]
-        stride = float(np.prod(self.layer.current_strides()))
-        text = f"{', '.join(words)}, {stride:g}x"
-        if self.layer.later.restore:
-            text += f", back to {float(np.prod(self.layer.output_strides())):g}x"
-        return text
+        return self.layer.describe()
 
     def model_input(self, wave: np.ndarray, name: str = "the recording") -> np.ndarray:
         """Return the model's input for samples (n,): these, or features (T, F).

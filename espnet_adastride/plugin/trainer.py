@@ -25,7 +25,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from espnet_adastride.downsampling.registry import downsampler_class
 from espnet_adastride.errors import ModelError
 from espnet_adastride.networks import saving
 from espnet_adastride.plugin.espnet import Trainer
@@ -162,9 +161,7 @@ def keeps_no_weights(model) -> bool:
 def has_adaptive_strides(model) -> bool:
     """Return whether the model has positions over frames of audio."""
     layer = input_layer(model)
-    if layer is None or model.frontend is None:
-        return False
-    return any(downsampler_class(name).has_positions for name in layer.methods)
+    return layer is not None and model.frontend is not None and layer.has_positions()
 
 
 @torch.no_grad()
@@ -197,10 +194,8 @@ def draw(model, key, batch, index):
     trace = layer.take_trace()
     known = model_frames(model)
     rate = known.rate or DEFAULT_RATE
-    count = int(main_frames(frames)[:, : int(lengths[0])].size(1))
+    count = min(main_frames(frames).size(1), int(lengths[0]))
     times = frame_times(model, trace, length, rate, count).of_strides()
-    words = layer.methods if len(set(layer.methods)) > 1 else layer.methods[:1]
-    stride = torch.tensor(layer.current_strides()).prod().item()
     return plot_strides(
         StridePicture(
             utterance=key,
@@ -209,6 +204,6 @@ def draw(model, key, batch, index):
             step=known.rule.hop / rate,
             boundaries=times.boundaries,
             uniform=times.windows,
-            method=f"{', '.join(words)}, {stride:g}x",
+            method=layer.describe(),
         )
     )
