@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from espnet_adastride.errors import ModelError
+from espnet_adastride.errors import ConfigurationError, ModelError
 from espnet_adastride.networks import saving
 from espnet_adastride.plugin.espnet import Trainer
 from espnet_adastride.plugin.finite import watched_losses
@@ -72,6 +72,12 @@ class FiniteTrainer(Trainer):
 class StrideTrainer(FiniteTrainer):
     """ESPnet's trainer, which draws strides where it draws attention."""
 
+    @classmethod
+    def run(cls, model, *, distributed_option, **kwargs):
+        """Train as ESPnet does, on one GPU or with a process for each."""
+        check_gpus(model, distributed_option)
+        super().run(model=model, distributed_option=distributed_option, **kwargs)
+
     @staticmethod
     def resume(checkpoint, model, **kwargs):
         """Resume as ESPnet does, from a checkpoint of either release."""
@@ -117,6 +123,30 @@ class StrideTrainer(FiniteTrainer):
                     save_figure(picture, folder / f"strides.{epoch}ep.png", dpi=100)
                 if summary_writer is not None:
                     summary_writer.add_figure(f"strides_{key}", picture, epoch)
+
+
+def check_gpus(model, option) -> None:
+    """Reject copies of a model in one process where the plugin's parts would be shared.
+
+    Args:
+        model: to be trained.
+        option: ESPnet's DistributedOption: without ``distributed``, ``ngpu`` above 1
+            means ``torch.nn.DataParallel``.
+
+    Raises:
+        ConfigurationError: naming the option of the input layer.
+    """
+    layer = input_layer(model)
+    if option.distributed or option.ngpu <= 1 or layer is None:
+        return
+    varied = layer.blocks is not None and layer.blocks.train is not None
+    for word, used in (("after_blocks", layer.later), ("train_blocks", varied)):
+        if used:
+            raise ConfigurationError(
+                f"--ngpu {option.ngpu}: input_layer_conf: {word} cannot be trained on "
+                "several GPUs by one process: add --multiprocessing_distributed true, "
+                "which starts a process for each GPU"
+            )
 
 
 def describe_no_update(epoch: int, batches: int, accum_grad: int) -> str:
