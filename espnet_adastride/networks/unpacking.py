@@ -62,7 +62,11 @@ def _opened(archive: Path) -> Iterator[List[Member]]:
             for info in packed.infolist():
                 kind = info.external_attr >> 16 & 0o170000  # as on Unix
                 if kind not in (0, 0o100000, 0o040000):
-                    raise _refuse(archive, f"{info.filename!r} is not a plain file")
+                    raise _refuse(
+                        archive,
+                        f"{info.filename!r} is not a plain file (a link?); pack the "
+                        "model again without it",
+                    )
                 if not info.is_dir():
                     opens = partial(packed.open, info)
                     members.append(Member(info.filename, info.file_size, opens))
@@ -73,7 +77,9 @@ def _opened(archive: Path) -> Iterator[List[Member]]:
             for info in packed.getmembers():
                 if not info.isfile() and not info.isdir():
                     raise _refuse(
-                        archive, f"{info.name!r} is not a plain file (a link?)"
+                        archive,
+                        f"{info.name!r} is not a plain file (a link?); pack the model "
+                        "again without it",
                     )
                 if info.isfile():
                     opens = partial(packed.extractfile, info)
@@ -108,7 +114,8 @@ def _check_members(archive: Path, members: List[Member], free: int) -> None:
     needed = sum(member.size for member in members)
     if needed > free:
         raise _refuse(
-            archive, f"it needs {needed} bytes, but {free} are free on the disk"
+            archive,
+            f"it needs {needed} bytes, but {free} are free on the disk: free some",
         )
 
 
@@ -140,7 +147,9 @@ def _compare(archive: Path, member: Member, target: Path) -> None:
             block = source.read(2**20)
             if file.read(len(block) or 1) != block:
                 raise _refuse(
-                    archive, f"{member.name!r} occurs twice with different content"
+                    archive,
+                    f"{member.name!r} occurs twice with different content; pack the "
+                    "model again",
                 )
 
 

@@ -76,7 +76,7 @@ class DownsamplingEncoder:
                 raise ConfigurationError(
                     f"encoder_conf: input_layer_conf {conf} is for the words "
                     f"{', '.join(available_downsamplers())}; input_layer is "
-                    f"{input_layer!r}, which has no input_layer_conf"
+                    f"{input_layer!r}, which has no input_layer_conf: leave it out"
                 )
             try:
                 super().__init__(

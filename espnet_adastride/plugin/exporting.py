@@ -181,15 +181,23 @@ def check_parts(model: torch.nn.Module) -> None:
         )
     for name in ("interctc_use_conditioning", "ctc_trim"):
         if getattr(encoder, name, False):
-            raise ConfigurationError(f"encoder_conf: {name} cannot be exported")
+            raise ConfigurationError(
+                f"encoder_conf: {name} cannot be exported; train without it"
+            )
     if getattr(model, "postencoder", None) is not None:
-        raise ConfigurationError("a postencoder cannot be exported")
+        raise ConfigurationError("a postencoder cannot be exported; train without one")
     if not keeps_frames(model.preencoder):
         kind = type(model.preencoder).__name__
-        raise ConfigurationError(f"preencoder {kind} cannot be exported")
+        raise ConfigurationError(
+            f"preencoder {kind} cannot be exported; those that can: linear, sinc, "
+            "layer_sum"
+        )
     kind = type(model.normalize).__name__
     if kind not in ("NoneType", "GlobalMVN", "UtteranceMVN"):
-        raise ConfigurationError(f"normalize {kind} cannot be exported")
+        raise ConfigurationError(
+            f"normalize {kind} cannot be exported; those that can: global_mvn, "
+            "utterance_mvn"
+        )
 
 
 # ------------------------------------------------------------------ description
@@ -315,7 +323,10 @@ def check_program(run, program: CTCProgram, trained: TrainedModel) -> float:
             expected = model.ctc.log_softmax(frames).numpy()
         found = run(x)
         if found.shape != expected.shape:
-            raise ModelError(f"export: {found.shape} for {expected.shape} of ESPnet's")
+            raise ModelError(
+                f"export: log probabilities of shape {found.shape}, and ESPnet's are "
+                f"{expected.shape}: a part of this model is not exported correctly"
+            )
         worst = max(worst, float(np.abs(found - expected).max()))
     if not worst <= TOLERANCE:
         raise ModelError(

@@ -233,7 +233,7 @@ def _boundaries(
     if len(inner) - 1 != frames:
         raise UnknownTimesError(
             f"the encoder gave {frames} frames and its input layer {len(inner) - 1}: "
-            "a part after it shortens them, whose times are not known"
+            "a part after it shortens them, whose times are not known: train without it"
         )
     return inner, pooled
 

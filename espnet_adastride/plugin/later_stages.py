@@ -291,7 +291,7 @@ class LaterStages(torch.nn.ModuleList):
             if stage.block > len(blocks):
                 raise ConfigurationError(
                     f"{WHERE}: after_blocks names block {stage.block} and the encoder "
-                    f"has {len(blocks)}"
+                    f"has {len(blocks)}: name an earlier one"
                 )
             if stage.from_ctc and interctc is None:
                 raise ConfigurationError(
@@ -312,7 +312,7 @@ class LaterStages(torch.nn.ModuleList):
             if self.restore > len(blocks):
                 raise ConfigurationError(
                     f"{WHERE}: restore names block {self.restore} and the encoder has "
-                    f"{len(blocks)}"
+                    f"{len(blocks)}: name an earlier one, or set restore: true"
                 )
             if self.restore == last:
                 raise ConfigurationError(

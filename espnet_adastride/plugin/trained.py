@@ -189,7 +189,10 @@ class TrainedModel:
         lm_parameters = options.pop("lm_file", None) or files.lm_parameters
         if lm_config is not None and options.get("lm_weight", 1.0) != 0:
             if lm_parameters is None or not Path(lm_parameters).is_file():
-                raise ModelError(f"{lm_config}: its parameters (lm_file) are missing")
+                raise ModelError(
+                    f"{lm_config}: the language model's parameters are missing; give "
+                    "lm_file, or lm_weight: 0"
+                )
             lm_options = read_options(Path(lm_config), files.roots)
             own = config.with_name("lm_config.yaml")
             own.write_text(yaml.safe_dump(lm_options), encoding="utf-8")
