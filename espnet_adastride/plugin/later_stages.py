@@ -35,17 +35,7 @@ logits, (B, T, vocabulary) before the stage, would be kept for it. Positions rea
 blocks before the stage through w . x_t.
 """
 
-from typing import (
-    Any,
-    Dict,
-    Iterator,
-    List,
-    NamedTuple,
-    Optional,
-    Sequence,
-    Tuple,
-    Union,
-)
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 
@@ -249,18 +239,9 @@ class LaterStages(torch.nn.ModuleList):
             :meth:`lengthen_intermediate`.
     """
 
-    def __init__(
-        self,
-        size: int,
-        methods: Sequence[str],
-        strides: Sequence[float],
-        blocks: Sequence[int],
-        restore: Union[bool, int],
-        options: Dict[str, Any],
-        ctc_start: Optional[float],
-    ):
+    def __init__(self, size, methods, strides, blocks, restore, options, ctc_start):
         super().__init__()
-        self.restore = restore
+        self.restore: Union[bool, int] = restore
         self.lowest: Optional[torch.Tensor] = None
         size = size if ctc_start is None else size + 1
         for name, stride, block in zip(methods, strides, blocks):
