@@ -272,19 +272,18 @@ class _Edges:
         return stage(torch.cat(parts, dim=1))[:, 1 : 1 + width].contiguous()
 
 
-def run_blocks(layer, x, lengths, block: int, prefix_embeds=None, masked: bool = True):
-    """Run the layer's forward block by block.
+def run_blocks(layer, x, lengths, block: int):
+    """Run ``layer.run_stages`` and the linear layer block by block.
 
     Args:
         layer: AdaptiveSubsampling.
         x: (B, T, F) with T > block, zero beyond the lengths.
         lengths: (B,) feature frames, one of them > 0.
         block: feature frames.
-        prefix_embeds: see the layer's forward.
-        masked: return a mask.
 
     Returns:
-        What the layer's ``forward`` returns, and the stages' trace.
+        x (B, T', D); with ``true_times`` the frames' times; with ``tell_strides`` their
+        log strides, unless x has them already; lengths; and the stages' trace.
     """
     batch, time, width = x.shape
     most = math.ceil(time / block)
@@ -316,13 +315,10 @@ def run_blocks(layer, x, lengths, block: int, prefix_embeds=None, masked: bool =
     told = None
     if layer.stride_vector is not None:
         told = placed(log_strides(times, row_lengths))
-    if layer.true_times:
-        times = placed(times + starts.unsqueeze(1))
+    times = placed(times + starts.unsqueeze(1)) if layer.true_times else None
     lengths = layer.blocks.output_lengths(lengths, layer.current_strides())
-    mask = length_mask(lengths, wanted).unsqueeze(1) if masked else None
     trace = tuple(BlockTrace(*stage, number) for stage in trace)
-    given = layer.out[0](placed(rows))
-    return layer.finish(given, times, told, mask, prefix_embeds), trace
+    return layer.out[0](placed(rows)), times, told, lengths, trace
 
 
 # ------------------------------------------------------------------ a stream
@@ -402,7 +398,7 @@ def _in_turn(layer, state: Streamed, final: bool):
 
 
 @torch.no_grad()
-def run_long(layer, x, block: int, prefix_embeds=None, masked: bool = True):
+def run_long(layer, x, lengths, block: int):
     """Do what :func:`run_blocks` does, one block at a time, for one long utterance.
 
     It needs the memory of one block and of the result. No gradients.
@@ -410,7 +406,6 @@ def run_long(layer, x, block: int, prefix_embeds=None, masked: bool = True):
     frames, times, traces, _ = _in_turn(layer, Streamed(x, None, block), True)
     frames = torch.cat(frames, dim=1)
     times = torch.cat(times, dim=1) if layer.true_times else None
-    lengths = torch.tensor([frames.size(1)], device=x.device)
-    mask = length_mask(lengths, frames.size(1)).unsqueeze(1) if masked else None
+    lengths = lengths.new_tensor([frames.size(1)])
     # the strides were added in each block
-    return layer.finish(frames, times, None, mask, prefix_embeds), joined_trace(traces)
+    return frames, times, None, lengths, joined_trace(traces)

@@ -32,12 +32,13 @@ def is_long(layer, x, x_mask) -> bool:
     return x_mask is None or bool(x_mask.all())
 
 
-def run_in_chunks(layer, x):
+def run_in_chunks(layer, x, lengths):
     """Run ``layer.run_stages`` and the linear layer for one long utterance.
 
     Args:
         layer: AdaptiveSubsampling.
         x: (1, T, F), for which :func:`is_long`.
+        lengths: (1,): T.
 
     Returns:
         x (1, T', D), the frames' times or None, lengths (1,), and a list of StageTrace.
@@ -46,7 +47,6 @@ def run_in_chunks(layer, x):
     size = max(CHUNK_BYTES // (width * x.element_size()), 1)
     frames, length, trace = partial(x.split, size, dim=1), x.size(1), []
     held, times = 0, layer.start_times(x)
-    lengths = torch.tensor([length], device=x.device)
     for stage, downsampler in zip(layer.conv, layer.downsamplers):
         frames = partial(_convolve_chunks, stage, frames)
         result = downsampler.in_chunks(frames, length)

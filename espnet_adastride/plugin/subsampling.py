@@ -74,6 +74,12 @@ def fit_names(state_dict: Dict[str, Any], prefix: str, own: Container[str]) -> b
     return changed
 
 
+def run_whole(layer, x, lengths):
+    """Run ``layer.run_stages`` and the linear layer for a padded batch."""
+    x, *rest = layer.run_stages(x, lengths)
+    return (layer.out[0](x), *rest)
+
+
 class AdaptiveSubsampling(Conv2dSubsampling):
     """Trunk, downsamplers, linear, positional encoding: in Conv2dSubsampling's place.
 
@@ -348,26 +354,18 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             lengths = torch.full((x.size(0),), x.size(1), device=x.device)
         else:
             lengths = x_mask[:, 0].sum(dim=1)
+        long = long_input.is_long(self, x, x_mask)
+        x = x if long else zero_padding(x, lengths)
         block = None if self.blocks is None else self.blocks.draw(self.training)
         if block is not None and x.size(1) > block:
-            x = zero_padding(x, lengths)
-            rest = block, prefix_embeds, x_mask is not None
-            if long_input.is_long(self, x, x_mask):
-                result, trace = run_long(self, x, *rest)
-            else:
-                result, trace = run_blocks(self, x, lengths, *rest)
-            self.keep_trace(trace)
-            return result
-        if long_input.is_long(self, x, x_mask):
-            x, times, lengths, trace = long_input.run_in_chunks(self, x)
+            run = run_long if long else run_blocks
+            x, times, told, lengths, trace = run(self, x, lengths, block)
         else:
-            x, times, lengths, trace = self.run_stages(
-                zero_padding(x, lengths), lengths
-            )
-            x = self.out[0](x)
+            run = long_input.run_in_chunks if long else run_whole
+            x, times, lengths, trace = run(self, x, lengths)
+            told = None if self.stride_vector is None else log_strides(times, lengths)
         self.keep_trace(trace)
         mask = None if x_mask is None else length_mask(lengths, x.size(1)).unsqueeze(1)
-        told = None if self.stride_vector is None else log_strides(times, lengths)
         return self.finish(x, times, told, mask, prefix_embeds)
 
     def run_stages(self, x, lengths, convolve=None):
