@@ -40,6 +40,7 @@ from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 import torch
 
 from espnet_adastride.downsampling import build_downsampler, length_mask
+from espnet_adastride.downsampling.output import Downsampler
 from espnet_adastride.downsampling.registry import stage_options
 from espnet_adastride.downsampling.stages import StageTrace
 from espnet_adastride.errors import ConfigurationError
@@ -52,6 +53,36 @@ _BEFORE = "_before_stage"
 def in_backward() -> bool:
     """Return whether this is a backward pass: a checkpointed layer runs again."""
     return torch._C._current_graph_task_id() != -1
+
+
+class Traced:
+    """Mixin of a module with downsamplers: their start, their reports of a batch."""
+
+    _trace: Tuple[StageTrace, ...] = ()
+
+    def espnet_initialization_fn(self) -> None:
+        """Set the methods' own start; ESPnet calls it after ``init: xavier_uniform``.
+
+        It would otherwise begin at random strides, since that draws all matrices.
+        """
+        # a LaterStage sets more than its downsampler, and comes before it
+        for module in reversed(list(self.modules())):
+            if isinstance(module, (Downsampler, LaterStage)):
+                module.set_start()
+
+    def keep_trace(self, trace) -> None:
+        """Keep the stages' traces of a batch, for :meth:`take_trace`."""
+        if not in_backward():  # its losses are in the training loss already
+            self._trace = tuple(trace)
+
+    def take_trace(self) -> Tuple[StageTrace, ...]:
+        """Return the downsamplers' traces of the last forward, once, in order.
+
+        ESPnet's encoders return only frames, so the model takes the positioning losses
+        from here. Taking them away lets the graph be freed before the next batch.
+        """
+        trace, self._trace = self._trace, ()
+        return trace
 
 
 class Before(NamedTuple):
@@ -116,7 +147,7 @@ def lengthen(frames: torch.Tensor, mask: torch.Tensor, block: int) -> torch.Tens
     return frames
 
 
-class LaterStage(torch.nn.Module):
+class LaterStage(Traced, torch.nn.Module):
     """A downsampler after a block of the encoder.
 
     Args:
@@ -139,7 +170,6 @@ class LaterStage(torch.nn.Module):
         self.size = downsampler.size - self.from_ctc
         self.set_start()
         self.bypass = torch.nn.Parameter(torch.zeros(self.size)) if restore else None
-        self.trace: Tuple[StageTrace, ...] = ()
         self._ctc: Tuple[torch.nn.Module, ...] = ()
 
     def set_start(self) -> None:
@@ -166,9 +196,8 @@ class LaterStage(torch.nn.Module):
         lengths = mask[:, 0].sum(dim=1)
         given = torch.cat([x, self.not_blank(x)], dim=2) if self.from_ctc else x
         result = self.downsampler(given, lengths)
-        if not in_backward():
-            losses = self.downsampler.loss_name
-            self.trace = (StageTrace(lengths, *result[1:], losses),)
+        losses = self.downsampler.loss_name
+        self.keep_trace([StageTrace(lengths, *result[1:], losses)])
         z = result.output[..., : self.size]
         shorter = length_mask(result.lengths, z.size(1)).unsqueeze(1)
         if self.bypass is not None:
@@ -353,10 +382,3 @@ class LaterStages(torch.nn.ModuleList):
         for stage, stride in zip(self, own):
             for block in range(stage.block, end):
                 strides[block] *= stride
-
-    def take_traces(self) -> Tuple[StageTrace, ...]:
-        """Return the stages' traces of the last batch, once."""
-        traces: Tuple[StageTrace, ...] = ()
-        for stage in self:
-            traces, stage.trace = traces + stage.trace, ()
-        return traces

@@ -34,7 +34,7 @@ from espnet_adastride.networks.resnet import stage_methods
 from espnet_adastride.plugin import layer_conf, long_input
 from espnet_adastride.plugin.blocks import run_blocks, run_long
 from espnet_adastride.plugin.espnet import Conv2dSubsampling, PositionalEncoding
-from espnet_adastride.plugin.later_stages import LaterStages, in_backward
+from espnet_adastride.plugin.later_stages import LaterStages, Traced
 from espnet_adastride.plugin.strides import (
     WHERE,
     checked_range,
@@ -80,7 +80,7 @@ def run_whole(layer, x, lengths):
     return (layer.out[0](x), *rest)
 
 
-class AdaptiveSubsampling(Conv2dSubsampling):
+class AdaptiveSubsampling(Traced, Conv2dSubsampling):
     """Trunk, downsamplers, linear, positional encoding: in Conv2dSubsampling's place.
 
     It *is* a Conv2dSubsampling: ESPnet's encoders pass the mask only to such modules,
@@ -192,7 +192,6 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         layer_conf.check_together(self)
         if true_times:
             self.out[1] = self.timed_encoding(self.out[1])
-        self._trace: Tuple[StageTrace, ...] = ()
 
     def timed_encoding(self, given: torch.nn.Module) -> torch.nn.Module:
         """Return the positional encoding of true times, in place of the given one."""
@@ -257,14 +256,6 @@ class AdaptiveSubsampling(Conv2dSubsampling):
     def current_strides(self) -> List[float]:
         """Return the stride of each stage, as learned so far where it is learned."""
         return [stage.current_stride() for stage in self.stages()]
-
-    def espnet_initialization_fn(self) -> None:
-        """Set the methods' own start; ESPnet calls it after ``init: xavier_uniform``.
-
-        It would otherwise begin at random strides, since that draws all matrices.
-        """
-        for stage in (*self.downsamplers, *self.later):
-            stage.set_start()
 
     def set_stride(self, stride: float) -> None:
         """Set another overall stride.
@@ -396,16 +387,6 @@ class AdaptiveSubsampling(Conv2dSubsampling):
                 times = torch.cat([before.expand(x.size(0), -1), times], dim=1)
         return self.out[1](*((x, times) if self.true_times else (x,))), mask
 
-    def keep_trace(self, trace) -> None:
-        """Keep the stages' traces of a batch, for :meth:`take_trace`."""
-        if not in_backward():  # its losses are in the training loss already
-            self._trace = tuple(trace)
-
     def take_trace(self) -> Tuple[StageTrace, ...]:
-        """Return the downsamplers' traces of the last forward, once, in order.
-
-        ESPnet's encoders return only frames, so the model takes the positioning losses
-        from here. Taking them away lets the graph be freed before the next batch.
-        """
-        trace, self._trace = self._trace, ()
-        return trace + self.later.take_traces()
+        """Return the traces of all stages of the last forward, once, in order."""
+        return sum((stage.take_trace() for stage in self.later), super().take_trace())
