@@ -289,8 +289,7 @@ class Transcriber(PieceTranscriber):
         for begin, _, encoded in self.encode_pieces(wave, name):
             if encoded.log_probs is None:
                 raise AlignmentError(
-                    "this model has no CTC branch, which alignment needs: align with "
-                    "one that was trained with model_conf: ctc_weight above 0"
+                    "this model has no CTC branch, which alignment needs"
                 )
             parts.append(encoded.log_probs[:, columns])
             times.append(encoded.times)
