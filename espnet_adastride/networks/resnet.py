@@ -24,7 +24,6 @@ An utterance's result does not depend on its batch: normalisation only uses stat
 of valid frames, and convolutions see zeros in the padding.
 """
 
-import numbers
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
@@ -36,7 +35,11 @@ from espnet_adastride.downsampling import (
     downsampled_lengths,
     length_mask,
 )
-from espnet_adastride.downsampling.output import check_stride, zero_padding
+from espnet_adastride.downsampling.output import (
+    check_stride,
+    check_whole,
+    zero_padding,
+)
 from espnet_adastride.downsampling.registry import (
     STRIDED_CONV,
     downsampler_options,
@@ -246,9 +249,8 @@ class ResNet(torch.nn.Module):
     ):
         super().__init__()
         options = options or {}
-        for name, value in (("width", width), ("kernel_size", kernel_size)):
-            if not isinstance(value, numbers.Integral) or value < 1:
-                raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+        self.width = check_whole("width", width)
+        check_whole("kernel_size", kernel_size)
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, got {kernel_size}")
         strides = [check_stride(stride) for stride in strides]
@@ -261,7 +263,7 @@ class ResNet(torch.nn.Module):
             if word not in known:
                 kind = f"option of {' + '.join(dict.fromkeys(methods))}"
                 raise ValueError(unknown_word(kind, word, sorted(set(known))))
-        self.width, self.methods = int(width), tuple(methods)
+        self.methods = tuple(methods)
         self.stem = TimeConv(input_size, width, kernel_size, bias=True)
         blocks, waiting = [], iter(methods)
         for stride in strides:

@@ -56,31 +56,27 @@ def _opened(archive: Path) -> Iterator[List[Member]]:
     # check the first bytes: zipfile.is_zipfile also finds a model (a zip) inside a tar
     with archive.open("rb") as file:
         zipped = file.read(2) == b"PK"
-    if zipped:
-        with zipfile.ZipFile(archive) as packed:
-            members = []
-            for info in packed.infolist():
-                kind = info.external_attr >> 16 & 0o170000  # as on Unix
-                if kind not in (0, 0o100000, 0o040000):
-                    raise _refuse(archive, f"{info.filename!r} is not a plain file")
-                if not info.is_dir():
-                    opens = partial(packed.open, info)
-                    members.append(Member(info.filename, info.file_size, opens))
-            yield members
-    elif tarfile.is_tarfile(archive):
-        with tarfile.open(archive) as packed:
-            members = []
-            for info in packed.getmembers():
-                if not info.isfile() and not info.isdir():
-                    raise _refuse(
-                        archive, f"{info.name!r} is not a plain file (a link?)"
-                    )
-                if info.isfile():
-                    opens = partial(packed.extractfile, info)
-                    members.append(Member(info.name, info.size, opens))
-            yield members
-    else:
+    if not zipped and not tarfile.is_tarfile(archive):
         raise _refuse(archive, "it is not a zip or tar archive, or is truncated")
+    with (zipfile.ZipFile if zipped else tarfile.open)(archive) as packed:
+        members = []
+        for info in packed.infolist() if zipped else packed.getmembers():
+            if zipped:
+                name, size, folder = info.filename, info.file_size, info.is_dir()
+                kind = info.external_attr >> 16 & 0o170000  # as on Unix
+                plain, opens = kind in (0, 0o100000, 0o040000), packed.open
+            else:
+                name, size, folder = info.name, info.size, info.isdir()
+                plain, opens = folder or info.isfile(), packed.extractfile
+            if not plain:
+                raise _refuse(
+                    archive,
+                    f"{name!r} is not a plain file (a link?); pack the model again "
+                    "without it",
+                )
+            if not folder:
+                members.append(Member(name, size, partial(opens, info)))
+        yield members
 
 
 def safe_name(name: str) -> bool:
@@ -108,7 +104,8 @@ def _check_members(archive: Path, members: List[Member], free: int) -> None:
     needed = sum(member.size for member in members)
     if needed > free:
         raise _refuse(
-            archive, f"it needs {needed} bytes, but {free} are free on the disk"
+            archive,
+            f"it needs {needed} bytes, but {free} are free on the disk: free some",
         )
 
 
@@ -140,7 +137,9 @@ def _compare(archive: Path, member: Member, target: Path) -> None:
             block = source.read(2**20)
             if file.read(len(block) or 1) != block:
                 raise _refuse(
-                    archive, f"{member.name!r} occurs twice with different content"
+                    archive,
+                    f"{member.name!r} occurs twice with different content; pack the "
+                    "model again",
                 )
 
 

@@ -23,7 +23,6 @@ same alone and in a padded batch.
 """
 
 import inspect
-import numbers
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
@@ -32,6 +31,7 @@ from vector_quantize_pytorch import VectorQuantize
 from espnet_adastride.downsampling import downsampled_lengths, length_mask
 from espnet_adastride.downsampling.output import (
     check_stride,
+    check_whole,
     repeat_slots,
     zero_padding,
 )
@@ -225,9 +225,8 @@ class VQVAE(torch.nn.Module):
             raise ValueError(unknown_word("upsampling", upsampling, self.UPSAMPLING))
         if told not in self.TOLD:
             raise ValueError(unknown_word("told", told, self.TOLD))
-        for name, value in (("blocks", blocks), ("codebook_size", codebook_size)):
-            if not isinstance(value, numbers.Integral) or value < 1:
-                raise ValueError(f"{name} must be a whole number >= 1, got {value!r}")
+        check_whole("blocks", blocks)
+        self.codebook_size = check_whole("codebook_size", codebook_size)
         quantiser_conf = dict(quantiser_conf or {})
         for word in quantiser_conf:
             if word not in QUANTISER_WORDS:
@@ -237,7 +236,7 @@ class VQVAE(torch.nn.Module):
         each = []
         for stride in strides:
             each += [check_stride(stride)] + [1] * (blocks - 1)
-        self.codebook_size, self.told = int(codebook_size), told
+        self.told = told
         self.register_buffer("mean", torch.zeros(input_size))
         self.register_buffer("deviation", torch.ones(input_size))
         self.encoder = ResNet(

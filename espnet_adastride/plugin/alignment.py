@@ -10,7 +10,6 @@ constant duration to where the frames are. OWSM models are rejected: ESPnet enco
 in windows, which it joins by counting frames.
 """
 
-import functools
 from typing import Optional
 
 import numpy as np
@@ -18,7 +17,7 @@ import numpy as np
 from espnet_adastride.errors import ConfigurationError, UnknownTimesError
 from espnet_adastride.plugin.frame_times import frame_times
 from espnet_adastride.plugin.frontends import model_frames, why_unknown
-from espnet_adastride.plugin.imports import after_import
+from espnet_adastride.plugin.imports import after_import, over
 from espnet_adastride.plugin.model import input_layer
 
 
@@ -55,105 +54,81 @@ def from_constant(times, duration: float, boundaries: np.ndarray) -> np.ndarray:
 
 
 # ------------------------------------------------------------------ CTC segmentation
-def _noting(get_lpz):
-    @functools.wraps(get_lpz)
-    def wrapper(self, speech):
-        lpz = get_lpz(self, speech)
-        # raises where that is not known
-        found = boundaries_of(self.asr_model, len(speech), self.fs, len(lpz))
-        if getattr(self, "_boundaries", None) is None:
-            # later calls encode noise, to estimate a constant rate
-            self._boundaries = found
-        return lpz
-
-    return wrapper
+def _get_lpz(stock, self, speech):
+    lpz = stock(self, speech)
+    # raises where that is not known
+    found = boundaries_of(self.asr_model, len(speech), self.fs, len(lpz))
+    if getattr(self, "_boundaries", None) is None:
+        # later calls encode noise, to estimate a constant rate
+        self._boundaries = found
+    return lpz
 
 
-def _mapping(call):
-    @functools.wraps(call)
-    def wrapper(self, *args, **kwargs):
-        self._boundaries = None
-        task = call(self, *args, **kwargs)
-        if self._boundaries is None:
-            return task
-        duration = task.config.index_duration
-        times = functools.partial(
-            from_constant, duration=duration, boundaries=self._boundaries
-        )
-        segments = [
-            (float(times(start)), float(times(end)), *rest)
-            for start, end, *rest in task.segments
-        ]
-        task.set(timings=times(task.timings), segments=segments)
+def _segment(stock, self, *args, **kwargs):
+    self._boundaries = None
+    task = stock(self, *args, **kwargs)
+    if self._boundaries is None:
         return task
-
-    wrapper.maps_times = True
-    return wrapper
+    duration, boundaries = task.config.index_duration, self._boundaries
+    segments = [
+        (*from_constant((start, end), duration, boundaries).tolist(), *rest)
+        for start, end, *rest in task.segments
+    ]
+    timings = from_constant(task.timings, duration, boundaries)
+    task.set(timings=timings, segments=segments)
+    return task
 
 
 # ------------------------------------------------------------------ forced alignment
-def _log_probs(log_probs):
-    @functools.wraps(log_probs)
-    def wrapper(self, speech):
-        layer = input_layer(self.network)
-        reason = None if layer is None else why_unknown(self.network)
-        if layer is not None and self.s2t:
+def _log_probs(stock, self, speech):
+    layer, rate = input_layer(self.network), self._sample_rate()
+    if layer is not None:
+        if self.s2t:
             raise ConfigurationError(
                 "espnet2.bin.align: ESPnet encodes an OWSM model in windows and joins "
                 "them by counting frames, which adaptive strides do not allow; align "
                 "with an ASR model"
             )
+        reason = why_unknown(self.network)
         if reason is not None:
             raise UnknownTimesError(f"espnet2.bin.align: {reason}")
-        if layer is not None:
-            known = model_frames(self.network)
-            read, wanted = self._sample_rate(), known and known.rate
-            if wanted is not None and read != wanted:
-                raise ConfigurationError(
-                    f"espnet2.bin.align reads audio at {read} Hz, and this model takes "
-                    f"{wanted} Hz: use python -m espnet_adastride.bin.align"
-                )
-        result = log_probs(self, speech)
-        self._boundaries = boundaries_of(
-            self.network, len(speech), self._sample_rate(), len(result)
-        )
-        self._duration = len(speech) / self._sample_rate() / max(len(result), 1)
-        return result
-
-    return wrapper
+        known = model_frames(self.network)
+        wanted = known and known.rate
+        if wanted is not None and rate != wanted:
+            raise ConfigurationError(
+                f"espnet2.bin.align reads audio at {rate} Hz, and this model takes "
+                f"{wanted} Hz: use python -m espnet_adastride.bin.align"
+            )
+    result = stock(self, speech)
+    self._boundaries = boundaries_of(self.network, len(speech), rate, len(result))
+    self._duration = len(speech) / rate / max(len(result), 1)
+    return result
 
 
-def _align(call):
-    @functools.wraps(call)
-    def wrapper(self, *args, **kwargs):
-        segments = call(self, *args, **kwargs)
-        if self._boundaries is None:
-            return segments
-        for segment in segments:
-            for token in segment.tokens:
-                for end in ("start", "end"):
-                    frame = round(getattr(token, end) / self._duration)
-                    setattr(token, end, float(self._boundaries[frame]))
-            segment.start = segment.tokens[0].start
-            segment.end = segment.tokens[-1].end
+def _align(stock, self, *args, **kwargs):
+    segments = stock(self, *args, **kwargs)
+    if self._boundaries is None:
         return segments
-
-    wrapper.maps_times = True
-    return wrapper
+    for segment in segments:
+        for token in segment.tokens:
+            for end in ("start", "end"):
+                frame = round(getattr(token, end) / self._duration)
+                setattr(token, end, float(self._boundaries[frame]))
+        segment.start = segment.tokens[0].start
+        segment.end = segment.tokens[-1].end
+    return segments
 
 
 def _install_segmentation(module) -> None:
     kind = module.CTCSegmentation
-    if not hasattr(kind.__call__, "maps_times"):
-        kind.get_lpz = _noting(kind.get_lpz)
-        kind.__call__ = _mapping(kind.__call__)
+    kind.get_lpz = over(kind.get_lpz, _get_lpz)
+    kind.__call__ = over(kind.__call__, _segment)
 
 
 def _install_forced(module) -> None:
     kind = module.ForcedAligner
-    if not hasattr(kind.__call__, "maps_times"):
-        kind.log_probs = _log_probs(kind.log_probs)
-        kind.__call__ = _align(kind.__call__)
+    kind.log_probs = over(kind.log_probs, _log_probs)
+    kind.__call__ = over(kind.__call__, _align)
 
 
 def install() -> None:

@@ -254,8 +254,9 @@ class _Edges:
         self.following, self.first, self.held = following, first, held
         self.left: List[torch.Tensor] = []  # for the block after the last row
 
-    def __call__(self, index, stage, stride, x):
+    def __call__(self, index, stage, x):
         """Convolve blocks x (R, T, C): (R, ceil(T / stride), .)."""
+        stride = stage.stride
         last = x[:, -stride:]
         self.left.append(last[-1:])
         if self.held is None:
@@ -271,19 +272,18 @@ class _Edges:
         return stage(torch.cat(parts, dim=1))[:, 1 : 1 + width].contiguous()
 
 
-def run_blocks(layer, x, lengths, block: int, prefix_embeds=None, masked: bool = True):
-    """Run the layer's forward block by block.
+def run_blocks(layer, x, lengths, block: int):
+    """Run ``layer.run_stages`` and the linear layer block by block.
 
     Args:
         layer: AdaptiveSubsampling.
         x: (B, T, F) with T > block, zero beyond the lengths.
         lengths: (B,) feature frames, one of them > 0.
         block: feature frames.
-        prefix_embeds: see the layer's forward.
-        masked: return a mask.
 
     Returns:
-        What the layer's ``forward`` returns, and the stages' trace.
+        x (B, T', D); with ``true_times`` the frames' times; with ``tell_strides`` their
+        log strides, unless x has them already; lengths; and the stages' trace.
     """
     batch, time, width = x.shape
     most = math.ceil(time / block)
@@ -315,13 +315,10 @@ def run_blocks(layer, x, lengths, block: int, prefix_embeds=None, masked: bool =
     told = None
     if layer.stride_vector is not None:
         told = placed(log_strides(times, row_lengths))
-    if layer.true_times:
-        times = placed(times + starts.unsqueeze(1))
+    times = placed(times + starts.unsqueeze(1)) if layer.true_times else None
     lengths = layer.blocks.output_lengths(lengths, layer.current_strides())
-    mask = length_mask(lengths, wanted).unsqueeze(1) if masked else None
     trace = tuple(BlockTrace(*stage, number) for stage in trace)
-    given = layer.out[0](placed(rows))
-    return layer.finish(given, times, told, mask, prefix_embeds), trace
+    return layer.out[0](placed(rows)), times, told, lengths, trace
 
 
 # ------------------------------------------------------------------ a stream
@@ -372,58 +369,43 @@ def stream_blocks(layer, state: Streamed, features, final: bool):
     """
     if state.features is not None:
         features = torch.cat([state.features, features], dim=1)
-    block, left = state.block, state.left
-    frames, traces = [features.new_zeros(1, 0, layer.out[0].out_features)], []
+    made, _, traces, state = _in_turn(layer, state._replace(features=features), final)
+    none = features.new_zeros(1, 0, layer.out[0].out_features)
+    return torch.cat([none, *made], dim=1), joined_trace(traces), state
+
+
+def _in_turn(layer, state: Streamed, final: bool):
+    """Return all complete blocks' frames, times and traces, three lists; the state."""
+    features, left, block = state
+    frames, times, traces, start = [], [], [], 0
     while features.size(1) >= block + LOOK_AHEAD or (final and features.size(1)):
-        rows, features = features[:, :block], features[:, block:]
-        made, _, trace, left = _next_block(layer, rows, features[:, :LOOK_AHEAD], left)
-        frames.append(made)
+        x, features = features[:, :block], features[:, block:]
+        following = features[:, :LOOK_AHEAD]
+        if following.size(1) < LOOK_AHEAD:
+            following = x.new_zeros(1, LOOK_AHEAD, x.size(2))
+        edges = _Edges(following, None, left)
+        lengths = torch.tensor([x.size(1)], device=x.device)
+        x, when, lengths, trace = layer.run_stages(x, lengths, edges)
+        x = layer.out[0](x)
+        if layer.stride_vector is not None:
+            told = log_strides(when, lengths).to(x.dtype)
+            x = x + told.unsqueeze(2) * layer.stride_vector
+        frames.append(x)
+        times.append(None if when is None else when + start)
         traces.append(trace)
-    state = Streamed(features, left, block)
-    return torch.cat(frames, dim=1), joined_trace(traces), state
-
-
-def _next_block(layer, x, following, left):
-    """Return the frames of one block x (1, T, F), their times, trace and left edges.
-
-    Args:
-        layer: AdaptiveSubsampling.
-        x: (1, T, F) feature frames.
-        following: (1, 1, F) the next one; (1, 0, F) if there is none.
-        left: that of the previous block; None: there was none.
-    """
-    if following.size(1) < LOOK_AHEAD:
-        following = x.new_zeros(1, LOOK_AHEAD, x.size(2))
-    edges = _Edges(following, None, left)
-    lengths = torch.tensor([x.size(1)], device=x.device)
-    x, times, lengths, trace = layer.run_stages(x, lengths, edges)
-    x = layer.out[0](x)
-    if layer.stride_vector is not None:
-        told = log_strides(times, lengths).to(x.dtype)
-        x = x + told.unsqueeze(2) * layer.stride_vector
-    return x, times, trace, tuple(edges.left)
+        left, start = tuple(edges.left), start + block
+    return frames, times, traces, Streamed(features, left, block)
 
 
 @torch.no_grad()
-def run_long(layer, x, block: int, prefix_embeds=None, masked: bool = True):
+def run_long(layer, x, lengths, block: int):
     """Do what :func:`run_blocks` does, one block at a time, for one long utterance.
 
     It needs the memory of one block and of the result. No gradients.
     """
-    frames, times, traces, left = [], [], [], None
-    for start in range(0, x.size(1), block):
-        end = start + block
-        made, when, trace, left = _next_block(
-            layer, x[:, start:end], x[:, end : end + LOOK_AHEAD], left
-        )
-        frames.append(made)
-        times.append(None if when is None else when + start)
-        traces.append(trace)
+    frames, times, traces, _ = _in_turn(layer, Streamed(x, None, block), True)
     frames = torch.cat(frames, dim=1)
     times = torch.cat(times, dim=1) if layer.true_times else None
-    mask = None
-    if masked:
-        shape = (1, 1, frames.size(1))
-        mask = torch.ones(shape, dtype=torch.bool, device=x.device)
+    lengths = lengths.new_tensor([frames.size(1)])
     # the strides were added in each block
-    return layer.finish(frames, times, None, mask, prefix_embeds), joined_trace(traces)
+    return frames, times, None, lengths, joined_trace(traces)

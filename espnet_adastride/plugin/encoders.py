@@ -11,7 +11,8 @@ import torch
 
 from espnet_adastride.downsampling import available_downsamplers
 from espnet_adastride.errors import ConfigurationError, unknown_word
-from espnet_adastride.plugin import contextual, espnet
+from espnet_adastride.plugin import espnet
+from espnet_adastride.plugin.contextual import StreamingEncoder
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling, fit_names
 from espnet_adastride.plugin.true_times import TrueTimeAttention
 
@@ -75,7 +76,7 @@ class DownsamplingEncoder:
                 raise ConfigurationError(
                     f"encoder_conf: input_layer_conf {conf} is for the words "
                     f"{', '.join(available_downsamplers())}; input_layer is "
-                    f"{input_layer!r}, which has no input_layer_conf"
+                    f"{input_layer!r}, which has no input_layer_conf: leave it out"
                 )
             try:
                 super().__init__(
@@ -189,30 +190,14 @@ class TransformerEncoder(DownsamplingEncoder, espnet.TransformerEncoder):
     """ESPnet's ``transformer``."""
 
 
-class _Streaming:
-    """What the two contextual block encoders share beyond DownsamplingEncoder."""
-
-    espnet_words = ("conv2d", "conv2d6", "conv2d8", "linear", "embed")
-    layer_class = contextual.ContextualSubsampling
-    adds_positions = True
-
-    def forward_infer(self, xs_pad, ilens, prev_states=None, is_final=True):
-        """See :func:`contextual.forward_infer`; ESPnet's with its own input layers."""
-        if not isinstance(self.embed, AdaptiveSubsampling):
-            return super().forward_infer(xs_pad, ilens, prev_states, is_final)
-        return contextual.forward_infer(
-            self.espnet_class, self, xs_pad, prev_states, is_final
-        )
-
-
 class ContextualBlockConformerEncoder(
-    _Streaming, DownsamplingEncoder, espnet.ContextualBlockConformerEncoder
+    StreamingEncoder, DownsamplingEncoder, espnet.ContextualBlockConformerEncoder
 ):
     """ESPnet's ``contextual_block_conformer``, which streams."""
 
 
 class ContextualBlockTransformerEncoder(
-    _Streaming, DownsamplingEncoder, espnet.ContextualBlockTransformerEncoder
+    StreamingEncoder, DownsamplingEncoder, espnet.ContextualBlockTransformerEncoder
 ):
     """ESPnet's ``contextual_block_transformer``, which streams."""
 

@@ -38,6 +38,7 @@ from espnet2.asr.frontend.windowing import SlidingWindow
 from espnet2.asr.preencoder.abs_preencoder import AbsPreEncoder
 from espnet2.asr.preencoder.linear import LinearProjection
 from espnet2.asr.preencoder.sinc import LightweightSincConvs
+from espnet2.asr_transducer import utils as transducer_utils
 from espnet2.asr_transducer.encoder.modules.attention import (
     RelPositionMultiHeadedAttention as TransducerAttention,
 )
@@ -56,20 +57,15 @@ from espnet2.train.trainer import Trainer
 from espnet2.utils.nested_dict_action import NestedDictAction
 
 
-def _first(*names):
-    """Import the first of these modules that exists; newest ESPnet first."""
-    for name in names[:-1]:
-        try:
-            return importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not name.startswith(error.name):
-                raise  # the module exists, something that it imports does not
-    return importlib.import_module(names[-1])
-
-
 def _nets(name):
     """Import a module of ``espnet.nets``, which 202611 keeps in ``espnet2.legacy``."""
-    return _first(f"espnet2.legacy.nets.{name}", f"espnet.nets.{name}")
+    newer = f"espnet2.legacy.nets.{name}"
+    try:
+        return importlib.import_module(newer)
+    except ModuleNotFoundError as error:
+        if error.name is None or not newer.startswith(error.name):
+            raise  # the module exists, something that it imports does not
+    return importlib.import_module(f"espnet.nets.{name}")
 
 
 def _if_any(name):
@@ -98,11 +94,8 @@ Conv2dSubsamplingWOPosEnc = _nets(
 TooShortUttError = _subsampling.TooShortUttError
 check_short_utt = _subsampling.check_short_utt
 
-_transducer_utils = _if_any("espnet2.asr_transducer.utils")
 #: the errors, one per tool, for which decoding writes an empty hypothesis
-TOO_SHORT_ERRORS = tuple(
-    {TooShortUttError, getattr(_transducer_utils, "TooShortUttError", TooShortUttError)}
-)
+TOO_SHORT_ERRORS = (TooShortUttError, transducer_utils.TooShortUttError)
 
 #: ESPnet's own input layers that shorten
 STOCK_SUBSAMPLINGS = tuple(
@@ -111,9 +104,7 @@ STOCK_SUBSAMPLINGS = tuple(
         *(f"2dSubsampling{n}" for n in ("", 1, 2, 6, 8)),
         *(f"1dSubsampling{n}" for n in (1, 2, 3)),
     )
-    if hasattr(_subsampling, f"Conv{kind}")
 )
-
 
 #: modules; those of _MAY_BE_MISSING are None where they cannot be imported: ESPnet3's
 #: copy of the task asr, with registries of its own (from 202611 on), CTC segmentation
@@ -133,12 +124,6 @@ _MAY_BE_MISSING = ("asr_align", "espnet3_asr_task", "forced_align")
 #: name -> module; imported on first use
 _LATE = {
     "Classification": "espnet2.bin.cls_inference",
-    "ESPnetASRTransducerModel": "espnet2.asr_transducer.espnet_transducer_model",
-    "ESPnetClassificationModel": "espnet2.cls.espnet_model",
-    "ESPnetS2TCTCModel": "espnet2.s2t.espnet_ctc_model",
-    "ESPnetS2TModel": "espnet2.s2t.espnet_model",
-    "ESPnetSLUModel": "espnet2.slu.espnet_model",
-    "ESPnetSTModel": "espnet2.st.espnet_model",
     "DatadirWriter": "espnet2.fileio.datadir_writer",
     "Speech2Text": "espnet2.bin.asr_inference",
     "cls_train": "espnet2.bin.cls_train",

@@ -81,10 +81,7 @@ class CTCProgram(torch.nn.Module):
         embed = model.encoder.embed
         self.stages = torch.nn.ModuleList()
         if isinstance(embed, AdaptiveSubsampling):
-            self.stages.extend(
-                one if isinstance(one, torch.nn.Identity) else Exportable(one)
-                for one in embed.downsamplers
-            )
+            self.stages.extend(map(Exportable, embed.downsamplers))
 
     def forward(self, features: torch.Tensor) -> Tuple[torch.Tensor, ...]:
         """Return log probabilities (1, T', V), then every stage's positions (1, T).
@@ -125,10 +122,8 @@ class CTCProgram(torch.nn.Module):
             linear, encoding = _end(embed)
             return encode_positions(encoding, linear(x)), positions
         for convolution, stage in zip(embed.conv, self.stages):
-            x = convolution(x)
-            if not isinstance(stage, torch.nn.Identity):
-                x, placed = stage(x)
-                positions += [] if placed is None else [placed]
+            x, placed = stage(convolution(x))
+            positions += [] if placed is None else [placed]
         return encode_positions(embed.out[1], embed.out[0](x)), positions
 
 
@@ -186,15 +181,23 @@ def check_parts(model: torch.nn.Module) -> None:
         )
     for name in ("interctc_use_conditioning", "ctc_trim"):
         if getattr(encoder, name, False):
-            raise ConfigurationError(f"encoder_conf: {name} cannot be exported")
+            raise ConfigurationError(
+                f"encoder_conf: {name} cannot be exported; train without it"
+            )
     if getattr(model, "postencoder", None) is not None:
-        raise ConfigurationError("a postencoder cannot be exported")
+        raise ConfigurationError("a postencoder cannot be exported; train without one")
     if not keeps_frames(model.preencoder):
         kind = type(model.preencoder).__name__
-        raise ConfigurationError(f"preencoder {kind} cannot be exported")
+        raise ConfigurationError(
+            f"preencoder {kind} cannot be exported; those that can: linear, sinc, "
+            "layer_sum"
+        )
     kind = type(model.normalize).__name__
     if kind not in ("NoneType", "GlobalMVN", "UtteranceMVN"):
-        raise ConfigurationError(f"normalize {kind} cannot be exported")
+        raise ConfigurationError(
+            f"normalize {kind} cannot be exported; those that can: global_mvn, "
+            "utterance_mvn"
+        )
 
 
 # ------------------------------------------------------------------ description
@@ -249,13 +252,14 @@ def _stages(embed) -> List[Dict[str, Any]]:
         rule = stack(_convolutions(embed))
         shift = rule.centre + (1 - rule.hop) / 2
         return [{"stride": rule.hop, "shift": shift, "positions": False}]
-    stages = []
-    for stage, stride in zip(embed.downsamplers, embed.current_strides()):
-        in_trunk = isinstance(stage, torch.nn.Identity)
-        shift = (1 - stride) / 2 if in_trunk else stage.frame_shift()
-        placed = not in_trunk and stage.has_positions
-        stages.append({"stride": stride, "shift": shift, "positions": placed})
-    return stages
+    return [
+        {
+            "stride": stage.current_stride(),
+            "shift": stage.frame_shift(),
+            "positions": stage.has_positions,
+        }
+        for stage in embed.downsamplers
+    ]
 
 
 def _log_mel(frontend) -> Dict[str, Any]:
@@ -319,7 +323,10 @@ def check_program(run, program: CTCProgram, trained: TrainedModel) -> float:
             expected = model.ctc.log_softmax(frames).numpy()
         found = run(x)
         if found.shape != expected.shape:
-            raise ModelError(f"export: {found.shape} for {expected.shape} of ESPnet's")
+            raise ModelError(
+                f"export: log probabilities of shape {found.shape}, and ESPnet's are "
+                f"{expected.shape}: a part of this model is not exported correctly"
+            )
         worst = max(worst, float(np.abs(found - expected).max()))
     if not worst <= TOLERANCE:
         raise ModelError(

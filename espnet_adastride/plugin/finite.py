@@ -5,7 +5,8 @@ statistics, or in the parameters, a training "finishes" without having learned a
 A single such step is skipped here, too: mixed precision overflows now and then.
 """
 
-from typing import Iterable, Iterator, List, Sequence, Tuple
+import contextlib
+from typing import Iterable, Iterator, Sequence, Tuple
 
 import torch
 
@@ -20,10 +21,11 @@ class WatchedBatches:
 
     Args:
         batches: (utterance ids, batch), as ESPnet's iterators give them.
+        phase: ``training`` or ``validation``.
     """
 
-    def __init__(self, batches: Iterable[Tuple[Sequence[str], dict]]):
-        self.batches = batches
+    def __init__(self, batches: Iterable[Tuple[Sequence[str], dict]], phase: str):
+        self.batches, self.phase = batches, phase
         self.ids: Sequence[str] = ()
         self.first_bad: Sequence[str] = ()
         self.bad = self.run = self.steps = self.count = 0
@@ -37,52 +39,50 @@ class WatchedBatches:
         return len(self.batches)  # TypeError if it has no length, as ESPnet expects
 
     def watch(self, module, inputs, output) -> None:
-        """Check a step's loss: a forward hook of the model."""
+        """Check a step's loss: a forward hook of the model.
+
+        Raises:
+            ModelError: the last :data:`MOST_STEPS` losses of training were not finite.
+        """
         loss = output["loss"] if isinstance(output, dict) else output[0]
         self.steps += 1
-        if loss is None or bool(torch.isfinite(loss.detach()).all()):
+        if loss is not None and bool(torch.isfinite(loss.detach()).all()):
             self.run = 0
             return
         self.bad, self.run = self.bad + 1, self.run + 1
-        if not self.first_bad:
-            self.first_bad = self.ids
+        self.first_bad = self.first_bad or self.ids
+        if module.training and self.run >= MOST_STEPS:
+            raise self.stopped()
 
-    def describe(self) -> str:
-        """Return how many losses were not finite, and the first utterances."""
-        names: List[str] = list(self.first_bad[:5])
+    def stopped(self) -> ModelError:
+        """Return the error that says how many losses were not finite, and where."""
         more = ", ..." if len(self.first_bad) > 5 else ""
-        return (
-            f"{self.bad} of {self.steps} losses are not numbers (NaN, infinite); the "
-            f"first batch of them: {', '.join(names)}{more}"
+        return ModelError(
+            f"{self.phase} stopped: {self.bad} of {self.steps} losses are not numbers "
+            f"(NaN, infinite); the first batch of them: {', '.join(self.first_bad[:5])}"
+            f"{more}; look for damaged recordings (stage 3 names them), or try a lower "
+            "learning rate"
         )
 
 
-def refuse_run(watched: WatchedBatches) -> None:
-    """Stop in the middle of an epoch.
-
-    Raises:
-        ModelError: the last :data:`MOST_STEPS` losses were not finite.
-    """
-    if watched.run >= MOST_STEPS:
-        raise ModelError(
-            f"training stopped: {watched.describe()}; look for damaged recordings "
-            "(stage 3 names them), or try a lower learning rate"
-        )
-
-
-def refuse_epoch(watched: WatchedBatches, phase: str) -> None:
-    """Stop at the end of an epoch.
+@contextlib.contextmanager
+def watched_losses(model: torch.nn.Module, iterator, phase: str):
+    """Yield an epoch's batches; their losses are checked as they are computed.
 
     Args:
-        watched: its batches.
-        phase: ``training`` or ``validation``.
+        model: that computes them.
+        iterator: see :class:`WatchedBatches`, ``phase`` too.
 
     Raises:
-        ModelError: no loss of the training was finite; or one of the validation,
-            which chooses the best epoch, was not.
+        ModelError: see :meth:`WatchedBatches.watch`; at the end, if no loss of the
+            training was finite; or one of the validation, which chooses the best epoch,
+            was not.
     """
-    if watched.bad and (phase == "validation" or watched.bad == watched.steps):
-        raise ModelError(
-            f"{phase} stopped: {watched.describe()}; look for damaged recordings "
-            "(stage 3 names them), or try a lower learning rate"
-        )
+    batches = WatchedBatches(iterator, phase)
+    hook = model.register_forward_hook(batches.watch)
+    try:
+        yield batches
+    finally:
+        hook.remove()
+    if batches.bad and (phase == "validation" or batches.bad == batches.steps):
+        raise batches.stopped()

@@ -92,30 +92,22 @@ def encoder_boundaries(
     """
     if trace and isinstance(trace[0], BlockTrace):
         return _joined_blocks(layer, trace, frames, index)
-    entries = iter(trace)
     adaptive: List[np.ndarray] = []
     uniform: List[np.ndarray] = []
     n = frames
     stages = layer.stages() if lowest else layer.stages()[: layer.kept_stages()]
-    for downsampler, stride in zip(stages, layer.current_strides()):
+    for downsampler, stride, entry in zip(stages, layer.current_strides(), trace):
         m = downsampled_lengths(n, stride)
-        in_trunk = isinstance(downsampler, torch.nn.Identity)
-        entry = None if in_trunk else next(entries)
-        if not in_trunk and downsampler.lengths_from_content:
+        if downsampler.lengths_from_content:
             m = int(entry.output_lengths[index])
             stride = n / max(m, 1)
         uniform.append(uniform_boundaries(n, m, stride))
-        if in_trunk:
-            # the stride is in the trunk's convolution, of kernel 3: no trace
-            adaptive.append(uniform_boundaries(n, m, stride, shift=(1 - stride) / 2))
+        if entry.positions is None:
+            shift = downsampler.frame_shift()
+            adaptive.append(uniform_boundaries(n, m, stride, shift))
         else:
-            positions = entry.positions
-            if positions is None:
-                shift = downsampler.frame_shift()
-                adaptive.append(uniform_boundaries(n, m, stride, shift))
-            else:
-                row = positions[index].detach().cpu().double().numpy()
-                adaptive.append(slot_boundaries(row, n, m))
+            row = entry.positions[index].detach().cpu().double().numpy()
+            adaptive.append(slot_boundaries(row, n, m))
         n = m
     return compose_boundaries(adaptive), compose_boundaries(uniform)
 
@@ -241,7 +233,7 @@ def _boundaries(
     if len(inner) - 1 != frames:
         raise UnknownTimesError(
             f"the encoder gave {frames} frames and its input layer {len(inner) - 1}: "
-            "a part after it shortens them, whose times are not known"
+            "a part after it shortens them, whose times are not known: train without it"
         )
     return inner, pooled
 

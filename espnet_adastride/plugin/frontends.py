@@ -114,9 +114,10 @@ def _fourier(frontend) -> FrontendFrames:
     """
     stft = frontend.stft
     half = stft.n_fft // 2
+    added = 2 * half if stft.center else 0
 
     def length(samples):
-        return 1 + (samples if stft.center else samples - stft.n_fft) // stft.hop_length
+        return 1 + (samples + added - stft.n_fft) // stft.hop_length
 
     logmel = getattr(frontend, "logmel", None)
     return FrontendFrames(
@@ -342,6 +343,16 @@ def frontend_frames(frontend: torch.nn.Module) -> FrontendFrames:
         if isinstance(frontend, kind):
             return rule(frontend)
     raise _unknown(type(frontend).__name__, "it is none of those below")
+
+
+def frontend_if_known(frontend: Optional[torch.nn.Module]) -> Optional[FrontendFrames]:
+    """Return :func:`frontend_frames`; None: not known, or there is no frontend."""
+    if frontend is None:
+        return None
+    try:
+        return frontend_frames(frontend)
+    except UnknownTimesError:
+        return None
 
 
 def model_frames(model: torch.nn.Module) -> Optional[FrontendFrames]:

@@ -7,7 +7,8 @@ process uses one. So:
 * :func:`import_light` imports a module of ESPnet with stand-ins for what it seldom
   uses, which load the real thing when they are used. Importing this file imports the
   modules of :data:`STAND_INS` in that way, before ``espnet.py`` imports the rest;
-* :func:`after_import` changes a module when it is imported, not before.
+* :func:`after_import` changes a module when it is imported, not before;
+  :func:`over` puts a function of ours in place of one of ESPnet's.
 
 Stand-ins change nothing in ESPnet. Where a package is missing, the error is ESPnet's.
 """
@@ -170,3 +171,21 @@ def after_import(name: str, function: Callable[[ModuleType], None]) -> None:
         waiting.append(function)
     if name in sys.modules:
         function(sys.modules[name])
+
+
+def over(stock: Callable, ours: Callable) -> Callable:
+    """Return what to put in place of a function of ESPnet; itself if that was done.
+
+    Args:
+        stock: ESPnet's.
+        ours: called instead, with ``stock`` before its arguments.
+    """
+    if hasattr(stock, "is_ours"):
+        return stock
+
+    @functools.wraps(stock)
+    def wrapper(*args, **kwargs):
+        return ours(stock, *args, **kwargs)
+
+    wrapper.is_ours = True
+    return wrapper

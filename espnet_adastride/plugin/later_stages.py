@@ -35,11 +35,12 @@ logits, (B, T, vocabulary) before the stage, would be kept for it. Positions rea
 blocks before the stage through w . x_t.
 """
 
-from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 
 from espnet_adastride.downsampling import build_downsampler, length_mask
+from espnet_adastride.downsampling.output import Downsampler
 from espnet_adastride.downsampling.registry import stage_options
 from espnet_adastride.downsampling.stages import StageTrace
 from espnet_adastride.errors import ConfigurationError
@@ -52,6 +53,36 @@ _BEFORE = "_before_stage"
 def in_backward() -> bool:
     """Return whether this is a backward pass: a checkpointed layer runs again."""
     return torch._C._current_graph_task_id() != -1
+
+
+class Traced:
+    """Mixin of a module with downsamplers: their start, their reports of a batch."""
+
+    _trace: Tuple[StageTrace, ...] = ()
+
+    def espnet_initialization_fn(self) -> None:
+        """Set the methods' own start; ESPnet calls it after ``init: xavier_uniform``.
+
+        It would otherwise begin at random strides, since that draws all matrices.
+        """
+        # a LaterStage sets more than its downsampler, and comes before it
+        for module in reversed(list(self.modules())):
+            if isinstance(module, (Downsampler, LaterStage)):
+                module.set_start()
+
+    def keep_trace(self, trace) -> None:
+        """Keep the stages' traces of a batch, for :meth:`take_trace`."""
+        if not in_backward():  # its losses are in the training loss already
+            self._trace = tuple(trace)
+
+    def take_trace(self) -> Tuple[StageTrace, ...]:
+        """Return the downsamplers' traces of the last forward, once, in order.
+
+        ESPnet's encoders return only frames, so the model takes the positioning losses
+        from here. Taking them away lets the graph be freed before the next batch.
+        """
+        trace, self._trace = self._trace, ()
+        return trace
 
 
 class Before(NamedTuple):
@@ -74,9 +105,12 @@ class Before(NamedTuple):
     positions: Optional[torch.Tensor]
 
 
-def before_stage(mask: torch.Tensor) -> Optional[Before]:
-    """Return the frames of a mask before they were shortened; None: they were not."""
-    return getattr(mask, _BEFORE, None)
+def stages_before(mask: torch.Tensor) -> Iterator[Before]:
+    """Yield the inputs of the stages that shortened a mask's frames, the last first."""
+    while hasattr(mask, _BEFORE):
+        before = getattr(mask, _BEFORE)
+        yield before
+        mask = before.mask
 
 
 def give_back(frames, place, mask):
@@ -90,11 +124,9 @@ def give_back(frames, place, mask):
     Returns:
         The same three at the rate before the first of the stages.
     """
-    before = before_stage(mask)
-    while before is not None:
+    for before in stages_before(mask):
         frames = before.stage.restored(frames, before)
         place, mask = before.place, before.mask
-        before = before_stage(mask)
     return frames, place, mask
 
 
@@ -109,15 +141,13 @@ def lengthen(frames: torch.Tensor, mask: torch.Tensor, block: int) -> torch.Tens
     Returns:
         (B, T, D) at the rate before the first stage.
     """
-    before = before_stage(mask)
-    while before is not None:
+    for before in stages_before(mask):
         if before.stage.block <= block:
             frames = before.stage.upsampled(frames, before)
-        before = before_stage(before.mask)
     return frames
 
 
-class LaterStage(torch.nn.Module):
+class LaterStage(Traced, torch.nn.Module):
     """A downsampler after a block of the encoder.
 
     Args:
@@ -140,7 +170,6 @@ class LaterStage(torch.nn.Module):
         self.size = downsampler.size - self.from_ctc
         self.set_start()
         self.bypass = torch.nn.Parameter(torch.zeros(self.size)) if restore else None
-        self.trace: Tuple[StageTrace, ...] = ()
         self._ctc: Tuple[torch.nn.Module, ...] = ()
 
     def set_start(self) -> None:
@@ -167,9 +196,8 @@ class LaterStage(torch.nn.Module):
         lengths = mask[:, 0].sum(dim=1)
         given = torch.cat([x, self.not_blank(x)], dim=2) if self.from_ctc else x
         result = self.downsampler(given, lengths)
-        if not in_backward():
-            losses = self.downsampler.loss_name
-            self.trace = (StageTrace(lengths, *result[1:], losses),)
+        losses = self.downsampler.loss_name
+        self.keep_trace([StageTrace(lengths, *result[1:], losses)])
         z = result.output[..., : self.size]
         shorter = length_mask(result.lengths, z.size(1)).unsqueeze(1)
         if self.bypass is not None:
@@ -226,42 +254,29 @@ class LaterStages(torch.nn.ModuleList):
     """All stages after blocks of the encoder, in order, and where the rate is restored.
 
     Args:
-        stages: each a :class:`LaterStage`.
+        size: the encoder's width D.
+        methods: a word of ``available_downsamplers()`` for each stage.
+        strides: of the stages.
+        blocks: the block before each stage.
         restore: restore their rate after the last block (True) or after the block of
             this number.
+        options: the methods' own words.
+        ctc_start: of every stage, see :class:`LaterStage`.
 
     Attributes:
         lowest: mask of the lowest rate, from the hook that restores the rate, for
             :meth:`lengthen_intermediate`.
     """
 
-    def __init__(self, stages=(), restore: Union[bool, int] = False):
-        super().__init__(stages)
-        self.restore = restore
+    def __init__(self, size, methods, strides, blocks, restore, options, ctc_start):
+        super().__init__()
+        self.restore: Union[bool, int] = restore
         self.lowest: Optional[torch.Tensor] = None
-
-    @classmethod
-    def build(
-        cls, size: int, methods, strides, blocks, restore, options, ctc_start=None
-    ):
-        """Return the stages of an encoder of width ``size``.
-
-        Args:
-            size: D.
-            methods: a word of ``available_downsamplers()`` for each stage.
-            strides: of the stages.
-            blocks: the block before each stage.
-            restore: see the class.
-            options: the methods' own words.
-            ctc_start: of every stage, see :class:`LaterStage`.
-        """
-        stages = []
         size = size if ctc_start is None else size + 1
         for name, stride, block in zip(methods, strides, blocks):
             own = stage_options(name, options)
             stage = build_downsampler(name, size, stride, **own)
-            stages.append(LaterStage(block, stage, bool(restore), ctc_start))
-        return cls(stages, restore)
+            self.append(LaterStage(block, stage, bool(restore), ctc_start))
 
     def connect(
         self,
@@ -286,7 +301,7 @@ class LaterStages(torch.nn.ModuleList):
             if stage.block > len(blocks):
                 raise ConfigurationError(
                     f"{WHERE}: after_blocks names block {stage.block} and the encoder "
-                    f"has {len(blocks)}"
+                    f"has {len(blocks)}: name an earlier one"
                 )
             if stage.from_ctc and interctc is None:
                 raise ConfigurationError(
@@ -307,7 +322,7 @@ class LaterStages(torch.nn.ModuleList):
             if self.restore > len(blocks):
                 raise ConfigurationError(
                     f"{WHERE}: restore names block {self.restore} and the encoder has "
-                    f"{len(blocks)}"
+                    f"{len(blocks)}: name an earlier one, or set restore: true"
                 )
             if self.restore == last:
                 raise ConfigurationError(
@@ -367,10 +382,3 @@ class LaterStages(torch.nn.ModuleList):
         for stage, stride in zip(self, own):
             for block in range(stage.block, end):
                 strides[block] *= stride
-
-    def take_traces(self) -> Tuple[StageTrace, ...]:
-        """Return the stages' traces of the last batch, once."""
-        traces: Tuple[StageTrace, ...] = ()
-        for stage in self:
-            traces, stage.trace = traces + stage.trace, ()
-        return traces

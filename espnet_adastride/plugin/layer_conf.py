@@ -4,10 +4,9 @@ Each raises a ValueError that names the wrong word and the choices; the layer ad
 it is (:data:`WHERE`).
 """
 
-import numbers
 from typing import Any, Dict, List, Optional, Sequence, Union
 
-from espnet_adastride.downsampling.output import check_number
+from espnet_adastride.downsampling.output import check_number, check_whole
 from espnet_adastride.downsampling.registry import downsampler_options
 from espnet_adastride.errors import ConfigurationError, unknown_word
 from espnet_adastride.plugin.blocks import BlockLength
@@ -133,8 +132,7 @@ def check_trunk(trunk: str, channels: int) -> None:
     """Reject an unknown trunk and an invalid number of channels."""
     if trunk not in TRUNKS:
         raise ValueError(unknown_word("trunk", trunk, TRUNKS))
-    if not isinstance(channels, numbers.Integral) or channels < 1:
-        raise ValueError(f"channels must be a whole number, got {channels!r}")
+    check_whole("channels", channels)
 
 
 def check_together(layer) -> None:

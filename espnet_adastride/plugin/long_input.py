@@ -13,7 +13,6 @@ import torch
 from espnet_adastride.downsampling import downsampled_lengths
 from espnet_adastride.downsampling.stages import StageTrace
 from espnet_adastride.plugin.true_times import next_times
-from espnet_adastride.plugin.trunk import InTrunk, convolution_stride
 
 #: an utterance whose frames take more bytes than this after a stage is computed in
 #: chunks (not in training or in batches); then: bytes of a chunk, about, and how many
@@ -33,12 +32,13 @@ def is_long(layer, x, x_mask) -> bool:
     return x_mask is None or bool(x_mask.all())
 
 
-def run_in_chunks(layer, x):
+def run_in_chunks(layer, x, lengths):
     """Run ``layer.run_stages`` and the linear layer for one long utterance.
 
     Args:
         layer: AdaptiveSubsampling.
         x: (1, T, F), for which :func:`is_long`.
+        lengths: (1,): T.
 
     Returns:
         x (1, T', D), the frames' times or None, lengths (1,), and a list of StageTrace.
@@ -47,20 +47,14 @@ def run_in_chunks(layer, x):
     size = max(CHUNK_BYTES // (width * x.element_size()), 1)
     frames, length, trace = partial(x.split, size, dim=1), x.size(1), []
     held, times = 0, layer.start_times(x)
-    lengths = torch.tensor([length], device=x.device)
     for stage, downsampler in zip(layer.conv, layer.downsamplers):
-        stride = convolution_stride(downsampler)
-        frames = partial(_convolve_chunks, stage, stride, frames)
-        positions = None
-        if isinstance(downsampler, InTrunk):
-            length = downsampled_lengths(length, stride)
-        else:
-            result = downsampler.in_chunks(frames, length)
-            frames, positions = result.output, result.positions
-            trace.append(StageTrace(lengths, *result[1:], downsampler.loss_name))
-            length = int(result.lengths)  # not always what the stride says
+        frames = partial(_convolve_chunks, stage, frames)
+        result = downsampler.in_chunks(frames, length)
+        frames = result.output
+        trace.append(StageTrace(lengths, *result[1:], downsampler.loss_name))
+        length = int(result.lengths)  # not always what the stride says
         shorter = torch.tensor([length], device=x.device)
-        times = next_times(times, positions, lengths, shorter, length)
+        times = next_times(times, result.positions, lengths, shorter, length)
         lengths = shorter
         needed = length * stage.width * x.element_size()
         if stage is not layer.conv[-1] and held + needed <= HELD_BYTES:
@@ -69,12 +63,13 @@ def run_in_chunks(layer, x):
     return _joined(map(layer.out[0], frames()), length), times, lengths, trace
 
 
-def _convolve_chunks(stage, stride, frames):
+def _convolve_chunks(stage, frames):
     """Yield a stage's output for consecutive chunks, as for all of them at once.
 
     The convolution sees one more frame on both sides: a chunk waits for the next one,
     and the output at the edge, which saw padding, is computed again.
     """
+    stride = stage.stride
     held, made = None, 0  # frames from the last output's centre on; its number
     for chunk in frames():
         held = chunk if held is None else torch.cat([held, chunk], dim=1)

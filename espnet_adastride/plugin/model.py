@@ -21,16 +21,14 @@ and with other methods:
 Which of them appear depends only on the configuration.
 """
 
+import functools
+
 from espnet_adastride.downsampling.stages import (
     add_auxiliary_losses,
     auxiliary_losses,
     position_stats,
 )
-from espnet_adastride.errors import (
-    ConfigurationError,
-    ModelError,
-    UnknownTimesError,
-)
+from espnet_adastride.errors import ConfigurationError, ModelError
 from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.espnet import (
     LinearProjection,
@@ -38,7 +36,7 @@ from espnet_adastride.plugin.espnet import (
     force_gatherable,
 )
 from espnet_adastride.plugin.frontends import (
-    frontend_frames,
+    frontend_if_known,
     model_frames,
     why_unknown,
 )
@@ -128,10 +126,7 @@ def check_frontend(model) -> None:
             "frontend sliding_window gives windows of samples: put preencoder: sinc "
             "between it and the encoder"
         )
-    try:
-        frontend_frames(model.frontend)
-    except UnknownTimesError:
-        pass  # works without times
+    frontend_if_known(model.frontend)  # it may be unknown: works without times
     told = [
         word
         for word, on in (
@@ -196,10 +191,14 @@ class DownsamplingModel:
     """
 
     def __init__(self, *args, **kwargs):
-        with stand_in():  # decoder: transducer
+        with stand_in():
             super().__init__(*args, **kwargs)
         check_frontend(self)
         connect_ctc(self)
+
+    def _calc_transducer_loss(self, *args, **kwargs):
+        with stand_in():
+            return super()._calc_transducer_loss(*args, **kwargs)
 
     def _extract_feats(self, speech, speech_lengths):
         """Return ESPnet's features; name recordings too short for the frontend.
@@ -215,9 +214,8 @@ class DownsamplingModel:
         return features, lengths.clamp(min=0)
 
     def _check_length(self, samples: int) -> None:
-        try:
-            known = frontend_frames(self.frontend)
-        except UnknownTimesError:
+        known = frontend_if_known(self.frontend)
+        if known is None:
             return
         if self.training and known.untrainable is not None:
             raise ConfigurationError(f"frontend {known.words}: {known.untrainable}")
@@ -287,48 +285,25 @@ class DownsamplingModel:
         )
 
 
-class AdaStrideASRModel(DownsamplingModel, espnet.ESPnetASRModel):
-    """ESPnet's ``asr`` model."""
-
-
-class TransducerLoss:
-    """Mixin before ESPnet's ``asr_transducer`` model: its loss may be torchaudio's."""
-
-    def _calc_transducer_loss(self, *args, **kwargs):
-        with stand_in():
-            return super()._calc_transducer_loss(*args, **kwargs)
-
-
-#: the other tasks' models, made on first use: ESPnet's class, and a description
-_LATE = {
-    "AdaStrideTransducerModel": (
-        "ESPnetASRTransducerModel",
-        "``asr_transducer`` model",
-    ),
-    "AdaStrideSTModel": ("ESPnetSTModel", "``st`` (speech translation) model"),
-    "AdaStrideSLUModel": (
-        "ESPnetSLUModel",
-        "``slu`` (spoken language understanding) model",
-    ),
-    "AdaStrideS2TModel": ("ESPnetS2TModel", "``s2t`` (OWSM) model"),
-    "AdaStrideS2TCTCModel": (
-        "ESPnetS2TCTCModel",
-        "``espnet_ctc`` model of the task ``s2t_ctc`` (OWSM-CTC)",
-    ),
-    "AdaStrideCLSModel": (
-        "ESPnetClassificationModel",
-        "``cls`` (audio classification) model",
-    ),
+#: modules of ESPnet's models -> the names of ours
+NAMES = {
+    "espnet2.asr.espnet_model": "AdaStrideASRModel",
+    "espnet2.asr_transducer.espnet_transducer_model": "AdaStrideTransducerModel",
+    "espnet2.cls.espnet_model": "AdaStrideCLSModel",
+    "espnet2.s2t.espnet_ctc_model": "AdaStrideS2TCTCModel",
+    "espnet2.s2t.espnet_model": "AdaStrideS2TModel",
+    "espnet2.slu.espnet_model": "AdaStrideSLUModel",
+    "espnet2.st.espnet_model": "AdaStrideSTModel",
 }
 
 
-def __getattr__(name):
-    if name not in _LATE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    stock, what = _LATE[name]
-    members = {"__doc__": f"ESPnet's {what}.", "__module__": __name__}
-    bases = (DownsamplingModel, getattr(espnet, stock))
-    if name == "AdaStrideTransducerModel":
-        bases = (TransducerLoss, *bases)
-    globals()[name] = type(name, bases, members)
-    return globals()[name]
+@functools.cache
+def adaptive_model(stock: type) -> type:
+    """Return a model of NAMES with :class:`DownsamplingModel`; others as they are."""
+    if stock.__module__ not in NAMES:
+        return stock
+    members = {"__doc__": f"ESPnet's {stock.__name__}.", "__module__": __name__}
+    return type(NAMES[stock.__module__], (DownsamplingModel, stock), members)
+
+
+AdaStrideASRModel = adaptive_model(espnet.ESPnetASRModel)

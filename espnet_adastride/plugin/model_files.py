@@ -223,7 +223,9 @@ def read_parameters(path: Path) -> Dict[str, torch.Tensor]:
         ) from None
     except Exception as error:  # a damaged file can raise anything
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{path}: cannot be read as a model ({first[:80]})") from None
+        raise ModelError(
+            f"{path}: cannot be read as a model ({first[:80]}); copy it again"
+        ) from None
     if isinstance(state, dict) and isinstance(state.get("module"), dict):
         state = state["module"]  # deepspeed's
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
@@ -260,7 +262,9 @@ def read_inference_config(source) -> Dict[str, Any]:
             raise ConfigurationError(f"{where}: {unknown_word('key', word, known)}")
     for word in ("quantize_asr_model", "quantize_lm", "streaming", "multi_asr"):
         if options.get(word):
-            raise ConfigurationError(f"{where}: {word} is not supported here")
+            raise ConfigurationError(
+                f"{where}: {word} is not supported here; leave it out"
+            )
     return {
         word: value
         for word, value in options.items()

@@ -13,53 +13,47 @@ import soundfile
 
 from espnet_adastride.errors import AudioError
 from espnet_adastride.plugin import espnet
+from espnet_adastride.plugin.imports import over
 
 
-def naming(read, several: bool = False):
-    """Return one of ESPnet's readers with errors that name the file.
+def _read(stock, wavs, *args, several: bool = False, **kwargs):
+    """Read as one of ESPnet's readers does, with errors that name the file.
 
     Args:
-        read: ``soundfile_read`` (one path or a list, to samples and rate), or the
+        stock: ``soundfile_read`` (one path or a list, to samples and rate), or the
             reader of statistics and decoding (a path, to samples).
+        wavs: what it reads.
         several: the path is several paths, separated by white space.
 
     Raises:
-        AudioError: in the returned function, for libsndfile's errors and for
-            samples that are not finite.
+        AudioError: for libsndfile's errors and for samples that are not finite.
     """
-
-    @functools.wraps(read)
-    def wrapper(wavs, *args, **kwargs):
-        try:
-            result = read(wavs, *args, **kwargs)
-        except soundfile.LibsndfileError as error:
-            paths = wavs.split() if several else wavs
-            paths = [paths] if isinstance(paths, str) else paths
-            missing = [path for path in paths if not Path(path).exists()]
-            if missing:
-                raise AudioError(
-                    f"{missing[0]}: there is no such recording; if the corpus was "
-                    "moved, prepare the data again from stage 1"
-                ) from None
+    try:
+        result = stock(wavs, *args, **kwargs)
+    except soundfile.LibsndfileError as error:
+        paths = wavs.split() if several else wavs
+        paths = [paths] if isinstance(paths, str) else paths
+        missing = [path for path in paths if not Path(path).exists()]
+        if missing:
             raise AudioError(
-                f"{' or '.join(paths)}: cannot be decoded ({error.error_string}); get "
-                "it again, or take it out of the data and prepare them again from "
-                "stage 3"
+                f"{missing[0]}: there is no such recording; if the corpus was "
+                "moved, prepare the data again from stage 1"
             ) from None
-        wave = result[0] if isinstance(result, tuple) else result
-        if wave is None:  # ESPnet allows some recordings to be absent
-            return result
-        if np.issubdtype(wave.dtype, np.floating) and not np.isfinite(wave).all():
-            names = wavs if isinstance(wavs, str) else " or ".join(wavs)
-            wrong = np.count_nonzero(~np.isfinite(wave))
-            raise AudioError(
-                f"{names}: {wrong} samples are not numbers (NaN, infinite); export it "
-                "again, or take it out of the data and prepare them again from stage 3"
-            )
+        raise AudioError(
+            f"{' or '.join(paths)}: cannot be decoded ({error.error_string}); get it "
+            "again, or take it out of the data and prepare them again from stage 3"
+        ) from None
+    wave = result[0] if isinstance(result, tuple) else result
+    if wave is None:  # ESPnet allows some recordings to be absent
         return result
-
-    wrapper.names_audio = True
-    return wrapper
+    if np.issubdtype(wave.dtype, np.floating) and not np.isfinite(wave).all():
+        names = wavs if isinstance(wavs, str) else " or ".join(wavs)
+        wrong = np.count_nonzero(~np.isfinite(wave))
+        raise AudioError(
+            f"{names}: {wrong} samples are not numbers (NaN, infinite); export it "
+            "again, or take it out of the data and prepare them again from stage 3"
+        )
+    return result
 
 
 def install() -> None:
@@ -68,9 +62,9 @@ def install() -> None:
     Training reads by ``sound_scp``, statistics and decoding by ``iterable_dataset``.
     """
     for module in (espnet.sound_scp, espnet.multi_sound_scp):
-        if not hasattr(module.soundfile_read, "names_audio"):
-            module.soundfile_read = naming(module.soundfile_read)
+        module.soundfile_read = over(module.soundfile_read, _read)
     types = espnet.iterable_dataset.DATA_TYPES
     for word in ("sound", "multi_columns_sound", "variable_columns_sound"):
-        if word in types and not hasattr(types[word], "names_audio"):
-            types[word] = naming(types[word], several=word != "sound")
+        if word in types:
+            read = functools.partial(_read, several=word != "sound")
+            types[word] = over(types[word], read)

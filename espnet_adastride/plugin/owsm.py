@@ -10,12 +10,10 @@ ESPnet 202511's greedy search asks for the rate of every model and fails on unkn
 words; here the rate may be missing.
 """
 
-import functools
-
 from espnet_adastride.corpora.datadir import parse_rate
 from espnet_adastride.downsampling import available_downsamplers
 from espnet_adastride.errors import ConfigurationError
-from espnet_adastride.plugin.imports import after_import
+from espnet_adastride.plugin.imports import after_import, over
 from espnet_adastride.plugin.model import input_layer
 
 
@@ -28,56 +26,41 @@ def _refuse_joining(decoder) -> None:
         )
 
 
-def _without_rate(init):
-    @functools.wraps(init)
-    def wrapper(self, *args, **kwargs):
-        try:
-            init(self, *args, **kwargs)
-        except KeyError as error:
-            # ESPnet sets the rate last
-            if error.args[0] not in available_downsamplers():
-                raise
-            self.frames_per_sec = None
-
-    wrapper.knows_our_words = True
-    return wrapper
+def _init(stock, self, *args, **kwargs):
+    try:
+        stock(self, *args, **kwargs)
+    except KeyError as error:
+        # ESPnet sets the rate last
+        if error.args[0] not in available_downsamplers():
+            raise
+        self.frames_per_sec = None
 
 
-def _refusing(call):
-    @functools.wraps(call)
-    def wrapper(self, *args, **kwargs):
-        _refuse_joining(self)
-        return call(self, *args, **kwargs)
-
-    return wrapper
+def _decode_long(stock, self, *args, **kwargs):
+    _refuse_joining(self)
+    return stock(self, *args, **kwargs)
 
 
-def _iter_long(call):
-    @functools.wraps(call)
-    def wrapper(self, *args, **kwargs):
-        if input_layer(self.s2t_model) is not None:
-            if self.ctc_only:
-                _refuse_joining(self)
-            rate = (self.s2t_train_args.frontend_conf or {}).get("fs", 16000)
-            self.sample_rate = self.sample_rate or parse_rate(str(rate))
-        return call(self, *args, **kwargs)
-
-    wrapper.knows_our_words = True
-    return wrapper
+def _iter_long(stock, self, *args, **kwargs):
+    if input_layer(self.s2t_model) is not None:
+        if self.ctc_only:
+            _refuse_joining(self)
+        rate = (self.s2t_train_args.frontend_conf or {}).get("fs", 16000)
+        self.sample_rate = self.sample_rate or parse_rate(str(rate))
+    return stock(self, *args, **kwargs)
 
 
 def _install_ctc(module) -> None:
     kind = module.Speech2TextGreedySearch
-    if not hasattr(kind.__init__, "knows_our_words"):
-        kind.__init__ = _without_rate(kind.__init__)
-        long = _refusing(kind.decode_long_batched_buffered)
-        kind.decode_long_batched_buffered = long
+    kind.__init__ = over(kind.__init__, _init)
+    long = over(kind.decode_long_batched_buffered, _decode_long)
+    kind.decode_long_batched_buffered = long
 
 
 def _install_s2t(module) -> None:
-    call = getattr(module.Speech2Text, "iter_long", None)  # from 202611 on
-    if call is not None and not hasattr(call, "knows_our_words"):
-        module.Speech2Text.iter_long = _iter_long(call)
+    kind = module.Speech2Text
+    if hasattr(kind, "iter_long"):  # from 202611 on
+        kind.iter_long = over(kind.iter_long, _iter_long)
 
 
 def install() -> None:

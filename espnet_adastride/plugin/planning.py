@@ -3,9 +3,9 @@
 ``training_cost.py`` measures time and memory of a step, ``evaluation/plan.py`` draws
 conclusions, ``bin/plan_training.py`` is the command ``adastride plan``.
 
-Lengths come from the model's own code: ESPnet's Fourier transform and input layers run
-on the meta device, where tensors have shapes and no content; those of other frontends
-come from their convolutions (``frontends.py``). Batches come from ESPnet's
+Lengths after the frontend come from its windows and convolutions (``frontends.py``);
+those after the input layer from the model's own code: ESPnet's input layers run on the
+meta device, where tensors have shapes and no content. Batches come from ESPnet's
 sampler, with the options of its trainer.
 
 A model without a frontend reads extracted features: a "sample" then is a frame of them,
@@ -65,7 +65,6 @@ class ModelLengths:
     """
 
     def __init__(self, model: torch.nn.Module, input_size: Optional[int] = None):
-        self.stft = getattr(model.frontend, "stft", None)
         embed = getattr(model.encoder, "embed", None)
         #: rules of the frontend's frames; None: there is no frontend
         self.frontend = model_frames(model)
@@ -90,12 +89,7 @@ class ModelLengths:
         """Return the frames of a batch before the input layer."""
         if self.frontend is None:
             return list(samples)
-        if self.stft is None:
-            return [self.frontend.length(n) for n in samples]
-        # the transform reflects half a window at the ends and fails on shorter waves
-        longest = max(*samples, self.stft.n_fft)
-        waves = torch.empty(len(samples), longest, device="meta")
-        return self.stft(waves, torch.tensor(samples))[1].tolist()
+        return [self.frontend.length(n) for n in samples]
 
     def frames(self, features: Sequence[int]) -> List[int]:
         """Return the frames of a batch after the input layer."""

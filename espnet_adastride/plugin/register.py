@@ -15,8 +15,6 @@ import inspect
 from espnet_adastride.plugin import (
     alignment,
     encoders,
-    espnet,
-    model,
     named_audio,
     owsm,
     short_audio,
@@ -24,36 +22,29 @@ from espnet_adastride.plugin import (
 )
 from espnet_adastride.plugin.imports import after_import
 from espnet_adastride.plugin.layer_sum import LayerSum
+from espnet_adastride.plugin.model import adaptive_model
 from espnet_adastride.plugin.resnet_encoder import ResNetEncoder
 from espnet_adastride.plugin.trainer import StrideTrainer
 
 #: encoders that every task gets; it gets the others where ESPnet has them
 EVERYWHERE = ("conformer", "e_branchformer", "branchformer", "transformer")
 
-#: module -> its task's class (None: it has another's trainer), and {ESPnet's model:
-#: ours}
+#: module -> its task's class (None: it has another's trainer)
 TASKS = {
-    "espnet2.tasks.asr": ("ASRTask", {"ESPnetASRModel": "AdaStrideASRModel"}),
-    "espnet2.tasks.st": ("STTask", {"ESPnetSTModel": "AdaStrideSTModel"}),
-    "espnet2.tasks.slu": ("SLUTask", {"ESPnetSLUModel": "AdaStrideSLUModel"}),
-    "espnet2.tasks.s2t": ("S2TTask", {"ESPnetS2TModel": "AdaStrideS2TModel"}),
-    "espnet2.tasks.s2t_ctc": (
-        "S2TTask",
-        {
-            "ESPnetS2TModel": "AdaStrideS2TModel",
-            "ESPnetS2TCTCModel": "AdaStrideS2TCTCModel",
-        },
-    ),
-    "espnet2.tasks.cls": (
-        "CLSTask",
-        {"ESPnetClassificationModel": "AdaStrideCLSModel"},
-    ),
-    "espnet3.systems.esp2_asr.task": (None, {"ESPnetASRModel": "AdaStrideASRModel"}),
+    "espnet2.tasks.asr": "ASRTask",
+    "espnet2.tasks.st": "STTask",
+    "espnet2.tasks.slu": "SLUTask",
+    "espnet2.tasks.s2t": "S2TTask",
+    "espnet2.tasks.s2t_ctc": "S2TTask",
+    "espnet2.tasks.cls": "CLSTask",
+    "espnet3.systems.esp2_asr.task": None,
 }
 
-
 #: tasks that name their model's class themselves
-NAMING_MODELS = ("espnet2.tasks.st", "espnet2.tasks.cls")
+NAMED_MODELS = {
+    "espnet2.tasks.st": "ESPnetSTModel",
+    "espnet2.tasks.cls": "ESPnetClassificationModel",
+}
 
 
 def register() -> None:
@@ -82,29 +73,26 @@ def register_transducer(task) -> None:
     Idempotent.
     """
     task.ASRTransducerTask.trainer = StrideTrainer
-    task.ESPnetASRTransducerModel = model.AdaStrideTransducerModel
+    task.ESPnetASRTransducerModel = adaptive_model(task.ESPnetASRTransducerModel)
     if not hasattr(task.Encoder, "knows_our_words"):
         task.Encoder = transducer.adaptive_encoder(task.Encoder)
 
 
 def register_task(task) -> None:
     """Put encoders, models and trainer into a task's module; idempotent."""
-    class_name, pairs = TASKS[task.__name__]
-    if class_name is not None:
-        getattr(task, class_name).trainer = StrideTrainer
+    if TASKS[task.__name__] is not None:
+        getattr(task, TASKS[task.__name__]).trainer = StrideTrainer
     register_encoders(task.encoder_choices.classes)
     if hasattr(task, "preencoder_choices"):
         task.preencoder_choices.classes["layer_sum"] = LayerSum
     if task.__name__ == "espnet2.tasks.cls":
         task.encoder_choices.classes["resnet"] = ResNetEncoder
-    for stock_name, our_name in pairs.items():
-        stock, ours = getattr(espnet, stock_name), getattr(model, our_name)
-        if hasattr(task, "model_choices"):
-            models = task.model_choices.classes
-            for word in [word for word, kind in models.items() if kind is stock]:
-                models[word] = ours
-        if task.__name__ in NAMING_MODELS:
-            setattr(task, stock_name, ours)
+    if hasattr(task, "model_choices"):
+        models = task.model_choices.classes
+        models.update({word: adaptive_model(kind) for word, kind in models.items()})
+    name = NAMED_MODELS.get(task.__name__)
+    if name is not None:
+        setattr(task, name, adaptive_model(getattr(task, name)))
 
 
 def register_encoders(classes) -> None:

@@ -9,14 +9,14 @@ from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import torch
 
-from espnet_adastride.downsampling.output import Downsampler, check_number
-from espnet_adastride.downsampling.stages import StageTrace
+from espnet_adastride.downsampling.output import check_number
 from espnet_adastride.errors import ConfigurationError, located
 from espnet_adastride.networks.resnet import ResNet
 from espnet_adastride.plugin import espnet
+from espnet_adastride.plugin.later_stages import Traced
 
 
-class ResNetEncoder(espnet.AbsEncoder):
+class ResNetEncoder(Traced, espnet.AbsEncoder):
     """(B, T, F) -> (B, T', output_size); T' is T divided by each stride, rounded up.
 
     Args:
@@ -48,13 +48,6 @@ class ResNetEncoder(espnet.AbsEncoder):
             self.network = ResNet(
                 input_size, output_size, strides, kernel_size, method, method_conf
             )
-        self._trace: Tuple[StageTrace, ...] = ()
-
-    def espnet_initialization_fn(self) -> None:
-        """Set the methods' own start; ESPnet calls it after its ``init``."""
-        for module in self.network.modules():
-            if isinstance(module, Downsampler):
-                module.set_start()
 
     def output_size(self) -> int:
         """Return the width of the frames."""
@@ -68,13 +61,8 @@ class ResNetEncoder(espnet.AbsEncoder):
     ) -> Tuple[torch.Tensor, torch.Tensor, None]:
         """Encode xs_pad (B, T, F) of lengths ilens (B,); no states are kept."""
         encoded = self.network(xs_pad, ilens)
-        self._trace = encoded.stages
+        self.keep_trace(encoded.stages)
         return encoded.output, encoded.lengths, None
-
-    def take_trace(self) -> Tuple[StageTrace, ...]:
-        """Return the downsamplers' traces of the last forward, once, in order."""
-        trace, self._trace = self._trace, ()
-        return trace
 
     def reported_stats(self) -> Dict[str, float]:
         """Return the stages' own stats, ``{name_stage: number}``."""

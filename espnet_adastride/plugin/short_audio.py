@@ -7,9 +7,8 @@ tools already write an empty hypothesis and a warning with the utterance's name;
 same error is raised here.
 """
 
-import functools
-
 from espnet_adastride.plugin import espnet
+from espnet_adastride.plugin.imports import over
 
 
 class TooShortAudioError(*espnet.TOO_SHORT_ERRORS):
@@ -38,26 +37,14 @@ def least_samples(stft) -> int:
     return stft.n_fft // 2 + 1 if stft.center else stft.n_fft
 
 
-def refusing_short(forward):
-    """Return ESPnet's ``Stft.forward``, changed to reject short batches.
-
-    Raises:
-        TooFewSamplesError: in the returned function, if the longest utterance of the
-            batch has fewer samples than one window needs.
-    """
-
-    @functools.wraps(forward)
-    def wrapper(self, input, ilens=None):
-        least = least_samples(self)
-        if input.shape[1] < least:
-            raise TooFewSamplesError(input.shape[1], least)
-        return forward(self, input, ilens)
-
-    wrapper.refuses_short = True
-    return wrapper
+def _forward(stock, self, input, ilens=None):
+    """Reject a batch whose longest utterance has fewer samples than one window."""
+    least = least_samples(self)
+    if input.shape[1] < least:
+        raise TooFewSamplesError(input.shape[1], least)
+    return stock(self, input, ilens)
 
 
 def install() -> None:
     """Change ESPnet's Fourier transform in place; idempotent."""
-    if not hasattr(espnet.Stft.forward, "refuses_short"):
-        espnet.Stft.forward = refusing_short(espnet.Stft.forward)
+    espnet.Stft.forward = over(espnet.Stft.forward, _forward)

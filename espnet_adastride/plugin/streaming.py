@@ -66,7 +66,10 @@ def why_not_streaming(trained: TrainedModel) -> Optional[str]:
     if not model.encoder.block_size:
         return "encoder_conf: block_size 0 attends to the whole utterance; give 40"
     if model.ctc is None:
-        return "the model has no CTC branch (ctc_weight 0), which --stream reads"
+        return (
+            "the model has no CTC branch (ctc_weight 0), which --stream reads; train "
+            "with model_conf: ctc_weight above 0"
+        )
     if getattr(model.frontend, "stft", None) is None:
         return (
             f"frontend {trained.args.frontend} needs whole recordings; train with "
@@ -75,7 +78,10 @@ def why_not_streaming(trained: TrainedModel) -> Optional[str]:
     if not model.frontend.stft.center:
         return "frontend_conf: center: false is not supported; leave it out"
     if not keeps_frames(model.preencoder) or model.postencoder is not None:
-        return "a preencoder or postencoder that changes the frames does not stream"
+        return (
+            "a preencoder or postencoder that changes the frames does not stream; "
+            "train without it"
+        )
     if type(model.normalize).__name__ not in ("GlobalMVN", "NoneType"):
         return (
             f"normalize {trained.args.normalize} takes the mean of the whole utterance;"

@@ -34,7 +34,7 @@ from espnet_adastride.networks.resnet import stage_methods
 from espnet_adastride.plugin import layer_conf, long_input
 from espnet_adastride.plugin.blocks import run_blocks, run_long
 from espnet_adastride.plugin.espnet import Conv2dSubsampling, PositionalEncoding
-from espnet_adastride.plugin.later_stages import LaterStages, in_backward
+from espnet_adastride.plugin.later_stages import LaterStages, Traced
 from espnet_adastride.plugin.strides import (
     WHERE,
     checked_range,
@@ -74,7 +74,13 @@ def fit_names(state_dict: Dict[str, Any], prefix: str, own: Container[str]) -> b
     return changed
 
 
-class AdaptiveSubsampling(Conv2dSubsampling):
+def run_whole(layer, x, lengths):
+    """Run ``layer.run_stages`` and the linear layer for a padded batch."""
+    x, *rest = layer.run_stages(x, lengths)
+    return (layer.out[0](x), *rest)
+
+
+class AdaptiveSubsampling(Traced, Conv2dSubsampling):
     """Trunk, downsamplers, linear, positional encoding: in Conv2dSubsampling's place.
 
     It *is* a Conv2dSubsampling: ESPnet's encoders pass the mask only to such modules,
@@ -169,7 +175,7 @@ class AdaptiveSubsampling(Conv2dSubsampling):
                 trunk, idim, channels, methods, strides, options
             )
             methods, strides = self.methods[first:], self.strides[first:]
-            self.later = LaterStages.build(
+            self.later = LaterStages(
                 odim, methods, strides, places[first:], restore, options, ctc_start
             )
         if pos_enc is None:
@@ -186,7 +192,6 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         layer_conf.check_together(self)
         if true_times:
             self.out[1] = self.timed_encoding(self.out[1])
-        self._trace: Tuple[StageTrace, ...] = ()
 
     def timed_encoding(self, given: torch.nn.Module) -> torch.nn.Module:
         """Return the positional encoding of true times, in place of the given one."""
@@ -227,8 +232,21 @@ class AdaptiveSubsampling(Conv2dSubsampling):
         return overall
 
     def stages(self) -> List[torch.nn.Module]:
-        """Return all downsamplers; InTrunk where a convolution has the stride."""
+        """Return all downsamplers, in order."""
         return [*self.downsamplers, *(stage.downsampler for stage in self.later)]
+
+    def has_positions(self) -> bool:
+        """Return whether a stage places frames, so that strides adapt."""
+        return any(stage.has_positions for stage in self.stages())
+
+    def describe(self) -> str:
+        """Return methods and overall rate, e.g. ``adastride, 8x``."""
+        # one word if all stages share it
+        words = self.methods if len(set(self.methods)) > 1 else self.methods[:1]
+        text = f"{', '.join(words)}, {math.prod(self.current_strides()):g}x"
+        if self.later.restore:
+            text += f", back to {math.prod(self.output_strides()):g}x"
+        return text
 
     def lengths_from_content(self) -> bool:
         """Return whether output lengths depend on the frames, not on their number."""
@@ -238,14 +256,6 @@ class AdaptiveSubsampling(Conv2dSubsampling):
     def current_strides(self) -> List[float]:
         """Return the stride of each stage, as learned so far where it is learned."""
         return [stage.current_stride() for stage in self.stages()]
-
-    def espnet_initialization_fn(self) -> None:
-        """Set the methods' own start; ESPnet calls it after ``init: xavier_uniform``.
-
-        It would otherwise begin at random strides, since that draws all matrices.
-        """
-        for stage in (*self.downsamplers, *self.later):
-            stage.set_start()
 
     def set_stride(self, stride: float) -> None:
         """Set another overall stride.
@@ -335,26 +345,18 @@ class AdaptiveSubsampling(Conv2dSubsampling):
             lengths = torch.full((x.size(0),), x.size(1), device=x.device)
         else:
             lengths = x_mask[:, 0].sum(dim=1)
+        long = long_input.is_long(self, x, x_mask)
+        x = x if long else zero_padding(x, lengths)
         block = None if self.blocks is None else self.blocks.draw(self.training)
         if block is not None and x.size(1) > block:
-            x = zero_padding(x, lengths)
-            rest = block, prefix_embeds, x_mask is not None
-            if long_input.is_long(self, x, x_mask):
-                result, trace = run_long(self, x, *rest)
-            else:
-                result, trace = run_blocks(self, x, lengths, *rest)
-            self.keep_trace(trace)
-            return result
-        if long_input.is_long(self, x, x_mask):
-            x, times, lengths, trace = long_input.run_in_chunks(self, x)
+            run = run_long if long else run_blocks
+            x, times, told, lengths, trace = run(self, x, lengths, block)
         else:
-            x, times, lengths, trace = self.run_stages(
-                zero_padding(x, lengths), lengths
-            )
-            x = self.out[0](x)
+            run = long_input.run_in_chunks if long else run_whole
+            x, times, lengths, trace = run(self, x, lengths)
+            told = None if self.stride_vector is None else log_strides(times, lengths)
         self.keep_trace(trace)
         mask = None if x_mask is None else length_mask(lengths, x.size(1)).unsqueeze(1)
-        told = None if self.stride_vector is None else log_strides(times, lengths)
         return self.finish(x, times, told, mask, prefix_embeds)
 
     def run_stages(self, x, lengths, convolve=None):
@@ -385,16 +387,6 @@ class AdaptiveSubsampling(Conv2dSubsampling):
                 times = torch.cat([before.expand(x.size(0), -1), times], dim=1)
         return self.out[1](*((x, times) if self.true_times else (x,))), mask
 
-    def keep_trace(self, trace) -> None:
-        """Keep the stages' traces of a batch, for :meth:`take_trace`."""
-        if not in_backward():  # its losses are in the training loss already
-            self._trace = tuple(trace)
-
     def take_trace(self) -> Tuple[StageTrace, ...]:
-        """Return the downsamplers' traces of the last forward, once, in order.
-
-        ESPnet's encoders return only frames, so the model takes the positioning losses
-        from here. Taking them away lets the graph be freed before the next batch.
-        """
-        trace, self._trace = self._trace, ()
-        return trace + self.later.take_traces()
+        """Return the traces of all stages of the last forward, once, in order."""
+        return sum((stage.take_trace() for stage in self.later), super().take_trace())

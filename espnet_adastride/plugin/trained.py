@@ -16,7 +16,6 @@ from espnet_adastride.corpora.datadir import parse_rate
 from espnet_adastride.corpora.features import Upstream, rebuild_upstream
 from espnet_adastride.corpora.lengths import find_lengths
 from espnet_adastride.corpora.upstream_record import RECORD_NAME, read_record
-from espnet_adastride.downsampling.registry import downsampler_class
 from espnet_adastride.errors import (
     AudioError,
     ConfigurationError,
@@ -39,8 +38,8 @@ from espnet_adastride.plugin.frame_times import (
     overall_stride,
 )
 from espnet_adastride.plugin.frontends import (
-    FrontendFrames,
     frontend_frames,
+    frontend_if_known,
     why_unknown,
 )
 from espnet_adastride.plugin.greedy import main_frames
@@ -190,7 +189,10 @@ class TrainedModel:
         lm_parameters = options.pop("lm_file", None) or files.lm_parameters
         if lm_config is not None and options.get("lm_weight", 1.0) != 0:
             if lm_parameters is None or not Path(lm_parameters).is_file():
-                raise ModelError(f"{lm_config}: its parameters (lm_file) are missing")
+                raise ModelError(
+                    f"{lm_config}: the language model's parameters are missing; give "
+                    "lm_file, or lm_weight: 0"
+                )
             lm_options = read_options(Path(lm_config), files.roots)
             own = config.with_name("lm_config.yaml")
             own.write_text(yaml.safe_dump(lm_options), encoding="utf-8")
@@ -270,17 +272,8 @@ class TrainedModel:
             log_probs = self.model.ctc.log_softmax(frames)[0].float().cpu()
         return Encoded(frames[0], log_probs, placed, given)
 
-    def _frontend(self) -> Optional[FrontendFrames]:
-        """Return the rules of the frontend's frames; None: unknown, or no frontend."""
-        if self.model.frontend is None:
-            return None
-        try:
-            return frontend_frames(self.model.frontend)
-        except UnknownTimesError:
-            return None
-
     def _check_length(self, samples: int, name: str) -> None:
-        known = self._frontend()
+        known = frontend_if_known(self.model.frontend)
         if known is None:
             return
         given = f"for this model: {samples} samples at {self.rate} Hz"
@@ -349,21 +342,14 @@ class TrainedModel:
         if self.layer is None:
             word = (self.args.encoder_conf or {}).get("input_layer", "conv2d")
             return f"input_layer is {word}, whose strides are uniform"
-        if not any(downsampler_class(m).has_positions for m in self.layer.methods):
+        if not self.layer.has_positions():
             names = ", ".join(dict.fromkeys(self.layer.methods))
             return f"its strides are uniform ({names}): there are no positions"
         return self.why_no_times()
 
     def describe_strides(self) -> str:
         """Return methods and overall rate, e.g. ``adastride, 8x``."""
-        # one word if all stages share it
-        words = self.layer.methods
-        words = words if len(set(words)) > 1 else words[:1]
-        stride = float(np.prod(self.layer.current_strides()))
-        text = f"{', '.join(words)}, {stride:g}x"
-        if self.layer.later.restore:
-            text += f", back to {float(np.prod(self.layer.output_strides())):g}x"
-        return text
+        return self.layer.describe()
 
     def model_input(self, wave: np.ndarray, name: str = "the recording") -> np.ndarray:
         """Return the model's input for samples (n,): these, or features (T, F).

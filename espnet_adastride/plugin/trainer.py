@@ -18,7 +18,6 @@ time spans, which 202611 otherwise rejects as possible code.
 """
 
 import _codecs
-import contextlib
 import datetime
 import logging
 from pathlib import Path
@@ -26,11 +25,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from espnet_adastride.downsampling.registry import downsampler_class
-from espnet_adastride.errors import ModelError
+from espnet_adastride.errors import ConfigurationError, ModelError
 from espnet_adastride.networks import saving
 from espnet_adastride.plugin.espnet import Trainer
-from espnet_adastride.plugin.finite import WatchedBatches, refuse_epoch, refuse_run
+from espnet_adastride.plugin.finite import watched_losses
 from espnet_adastride.plugin.frame_times import frame_times
 from espnet_adastride.plugin.frontends import model_frames, why_unknown
 from espnet_adastride.plugin.greedy import main_frames
@@ -57,9 +55,8 @@ class FiniteTrainer(Trainer):
     @classmethod
     def train_one_epoch(cls, model, iterator, *args, **kwargs):
         """Train as ESPnet does; stop where losses are not finite, naming the batch."""
-        with watched_losses(model, iterator) as batches:
+        with watched_losses(model, iterator, "training") as batches:
             result = super().train_one_epoch(model, batches, *args, **kwargs)
-        refuse_epoch(batches, "training")
         if result:  # ESPnet would end with a warning, as if it were finished
             epoch, steps = kwargs["reporter"].get_epoch(), kwargs["options"].accum_grad
             raise ModelError(describe_no_update(epoch, batches.count, steps))
@@ -68,14 +65,18 @@ class FiniteTrainer(Trainer):
     @classmethod
     def validate_one_epoch(cls, model, iterator, *args, **kwargs):
         """Validate as ESPnet does; stop if a loss is not finite, naming the batch."""
-        with watched_losses(model, iterator) as batches:
-            result = super().validate_one_epoch(model, batches, *args, **kwargs)
-        refuse_epoch(batches, "validation")
-        return result
+        with watched_losses(model, iterator, "validation") as batches:
+            return super().validate_one_epoch(model, batches, *args, **kwargs)
 
 
 class StrideTrainer(FiniteTrainer):
     """ESPnet's trainer, which draws strides where it draws attention."""
+
+    @classmethod
+    def run(cls, model, *, distributed_option, **kwargs):
+        """Train as ESPnet does, on one GPU or with a process for each."""
+        check_gpus(model, distributed_option)
+        super().run(model=model, distributed_option=distributed_option, **kwargs)
 
     @staticmethod
     def resume(checkpoint, model, **kwargs):
@@ -124,21 +125,28 @@ class StrideTrainer(FiniteTrainer):
                     summary_writer.add_figure(f"strides_{key}", picture, epoch)
 
 
-@contextlib.contextmanager
-def watched_losses(model, iterator):
-    """Return an epoch's batches; their losses are checked as they are computed."""
-    batches = WatchedBatches(iterator)
+def check_gpus(model, option) -> None:
+    """Reject copies of a model in one process where the plugin's parts would be shared.
 
-    def watch(module, inputs, output):
-        batches.watch(module, inputs, output)
-        if model.training:
-            refuse_run(batches)
+    Args:
+        model: to be trained.
+        option: ESPnet's DistributedOption: without ``distributed``, ``ngpu`` above 1
+            means ``torch.nn.DataParallel``.
 
-    hook = model.register_forward_hook(watch)
-    try:
-        yield batches
-    finally:
-        hook.remove()
+    Raises:
+        ConfigurationError: naming the option of the input layer.
+    """
+    layer = input_layer(model)
+    if option.distributed or option.ngpu <= 1 or layer is None:
+        return
+    varied = layer.blocks is not None and layer.blocks.train is not None
+    for word, used in (("after_blocks", layer.later), ("train_blocks", varied)):
+        if used:
+            raise ConfigurationError(
+                f"--ngpu {option.ngpu}: input_layer_conf: {word} cannot be trained on "
+                "several GPUs by one process: add --multiprocessing_distributed true, "
+                "which starts a process for each GPU"
+            )
 
 
 def describe_no_update(epoch: int, batches: int, accum_grad: int) -> str:
@@ -183,9 +191,7 @@ def keeps_no_weights(model) -> bool:
 def has_adaptive_strides(model) -> bool:
     """Return whether the model has positions over frames of audio."""
     layer = input_layer(model)
-    if layer is None or model.frontend is None:
-        return False
-    return any(downsampler_class(name).has_positions for name in layer.methods)
+    return layer is not None and model.frontend is not None and layer.has_positions()
 
 
 @torch.no_grad()
@@ -218,10 +224,8 @@ def draw(model, key, batch, index):
     trace = layer.take_trace()
     known = model_frames(model)
     rate = known.rate or DEFAULT_RATE
-    count = int(main_frames(frames)[:, : int(lengths[0])].size(1))
+    count = min(main_frames(frames).size(1), int(lengths[0]))
     times = frame_times(model, trace, length, rate, count).of_strides()
-    words = layer.methods if len(set(layer.methods)) > 1 else layer.methods[:1]
-    stride = torch.tensor(layer.current_strides()).prod().item()
     return plot_strides(
         StridePicture(
             utterance=key,
@@ -230,6 +234,6 @@ def draw(model, key, batch, index):
             step=known.rule.hop / rate,
             boundaries=times.boundaries,
             uniform=times.windows,
-            method=f"{', '.join(words)}, {stride:g}x",
+            method=layer.describe(),
         )
     )

@@ -215,60 +215,51 @@ def refuse_other_tasks_words(conf) -> None:
     )
 
 
+class TransducerEncoder:
+    """Mixin before ESPnet's encoder: ``input_conf`` may name a downsampling method."""
+
+    knows_our_words = True
+
+    def __init__(self, input_size, body_conf, input_conf=None, main_conf=None, **other):
+        refuse_other_tasks_words(other)
+        input_conf = {} if input_conf is None else input_conf
+        main_conf = {} if main_conf is None else main_conf
+        word = input_conf.get("block_type")
+        if word not in available_downsamplers():
+            if word is not None and word not in ESPNET_BLOCKS:
+                words = [*available_downsamplers(), *ESPNET_BLOCKS]
+                wrong = unknown_word("block_type", word, words)
+                raise ConfigurationError(f"encoder_conf: input_conf: {wrong}")
+            super().__init__(input_size, body_conf, input_conf, main_conf, **other)
+            return
+        if main_conf.get("dynamic_chunk_training"):
+            raise ConfigurationError(
+                "encoder_conf: main_conf: dynamic_chunk_training trains for streaming, "
+                f"which block_type: {word} cannot do; leave it out"
+            )
+        width = _width(body_conf)
+        # ESPnet's own input block makes conv_size features of 7 bins: the blocks are
+        # built for that many
+        super().__init__(7, body_conf, {"conv_size": width}, main_conf, **other)
+        self.embed = input_block(input_size, width, input_conf)
+        if self.embed.true_times:
+            use_true_times(self)
+
+    def reset_cache(self, *args, **kwargs):
+        """Prepare for streaming, which our words refuse.
+
+        Raises:
+            ConfigurationError: with our input block.
+        """
+        if isinstance(self.embed, TransducerSubsampling):
+            raise ConfigurationError(
+                f"streaming: block_type: {self.embed.methods[0]} needs the whole "
+                "utterance, and streaming gives the encoder chunks; decode without "
+                "--streaming, or train with ESPnet's own input block"
+            )
+        return super().reset_cache(*args, **kwargs)
+
+
 def adaptive_encoder(stock: type) -> type:
-    """Return ESPnet's encoder of the task ``asr_transducer`` with our words.
-
-    Args:
-        stock: ``espnet2.asr_transducer.encoder.encoder.Encoder``.
-    """
-
-    class TransducerEncoder(stock):
-        """ESPnet's; ``input_conf: block_type`` may name a downsampling method."""
-
-        knows_our_words = True
-
-        def __init__(
-            self, input_size, body_conf, input_conf=None, main_conf=None, **other
-        ):
-            refuse_other_tasks_words(other)
-            input_conf = {} if input_conf is None else input_conf
-            main_conf = {} if main_conf is None else main_conf
-            word = input_conf.get("block_type")
-            if word not in available_downsamplers():
-                if word is not None and word not in ESPNET_BLOCKS:
-                    words = [*available_downsamplers(), *ESPNET_BLOCKS]
-                    raise ConfigurationError(
-                        "encoder_conf: input_conf: "
-                        f"{unknown_word('block_type', word, words)}"
-                    )
-                super().__init__(input_size, body_conf, input_conf, main_conf, **other)
-                return
-            if main_conf.get("dynamic_chunk_training"):
-                raise ConfigurationError(
-                    "encoder_conf: main_conf: dynamic_chunk_training trains for "
-                    f"streaming, which block_type: {word} cannot do; leave it out"
-                )
-            width = _width(body_conf)
-            # ESPnet's own input block makes conv_size features of 7 bins: the blocks
-            # are built for that many
-            super().__init__(7, body_conf, {"conv_size": width}, main_conf, **other)
-            self.embed = input_block(input_size, width, input_conf)
-            if self.embed.true_times:
-                use_true_times(self)
-
-        def reset_cache(self, *args, **kwargs):
-            """Prepare for streaming, which our words refuse.
-
-            Raises:
-                ConfigurationError: with our input block.
-            """
-            if isinstance(self.embed, TransducerSubsampling):
-                raise ConfigurationError(
-                    f"streaming: block_type: {self.embed.methods[0]} needs the whole "
-                    "utterance, and streaming gives the encoder chunks; decode without "
-                    "--streaming, or train with ESPnet's own input block"
-                )
-            return super().reset_cache(*args, **kwargs)
-
-    TransducerEncoder.__name__ = TransducerEncoder.__qualname__ = stock.__name__
-    return TransducerEncoder
+    """Return ``espnet2.asr_transducer.encoder.encoder.Encoder`` with our words."""
+    return type(stock.__name__, (TransducerEncoder, stock), {"__module__": __name__})

@@ -11,8 +11,14 @@ itself, and an :class:`InTrunk` replaces the downsampler.
 
 import torch
 
-from espnet_adastride.downsampling import build_downsampler, downsampled_lengths
-from espnet_adastride.downsampling.output import check_stride, zero_padding
+from espnet_adastride.downsampling import build_downsampler
+from espnet_adastride.downsampling.output import (
+    ChunkedOutput,
+    Downsampler,
+    DownsamplingOutput,
+    check_stride,
+    zero_padding,
+)
 from espnet_adastride.downsampling.registry import STRIDED_CONV, stage_options
 from espnet_adastride.downsampling.stages import StageTrace
 from espnet_adastride.plugin.true_times import next_times
@@ -23,11 +29,13 @@ class Conv2dStage(torch.nn.Module):
 
     Conv2dSubsampling's convolution with its time stride taken out; time is padded by 1,
     frequency is not. (B, T, input_width) -> (B, ceil(T / s), width), as all stages;
-    ``width`` is the features that the next stage or the downsampler reads.
+    ``width`` is the features that the next stage or the downsampler reads, ``stride``
+    is s.
     """
 
     def __init__(self, input_channels, input_bins, channels, time_stride):
         super().__init__()
+        self.stride = time_stride
         self.input_channels, self.input_bins = input_channels, input_bins
         self.channels, self.bins = channels, (input_bins - 1) // 2
         if self.bins < 1:
@@ -79,7 +87,7 @@ class Conv1dStage(torch.nn.Module):
 
     def __init__(self, input_channels, input_bins, channels, time_stride):
         super().__init__()
-        self.channels, self.bins = channels, 1
+        self.stride, self.channels, self.bins = time_stride, channels, 1
         self.width = channels
         self.conv = torch.nn.Conv1d(
             input_channels * input_bins, channels, 3, stride=time_stride, padding=1
@@ -96,30 +104,31 @@ TRUNKS = {
 }
 
 
-class InTrunk(torch.nn.Identity):
-    """Replaces a downsampler where the trunk's convolution has the stride.
+class InTrunk(Downsampler):
+    """The downsampler where the trunk's convolution has the stride: it zeroes padding.
 
-    Args:
-        stride: of the convolution.
+    Its input is the convolution's output (B, ceil(T / stride), size); lengths are those
+    of the convolution's input.
     """
 
-    lengths_from_content = False
+    integer_stride = True
 
-    def __init__(self, stride: int):
-        super().__init__()
-        self.stride = stride
+    def forward(self, x, lengths):
+        """Return x, zero beyond ceil(lengths / stride), where a bias was added."""
+        shorter = self.output_lengths(lengths)
+        return DownsamplingOutput(zero_padding(x, shorter), shorter)
 
-    def current_stride(self) -> int:
-        """Return the stride."""
-        return self.stride
+    def in_chunks(self, frames, length):
+        """See :meth:`Downsampler.in_chunks`; the chunks stay as they are."""
+        return ChunkedOutput(frames, torch.tensor([self.output_lengths(length)]))
 
-    def takes_any_stride(self) -> bool:
-        """Return False: a convolution's stride is fixed."""
-        return False
+    def export_form(self, x, stride):
+        """See :meth:`Downsampler.export_form`."""
+        return x, None
 
-    def reported_stats(self) -> dict:
-        """Return {}: no stats."""
-        return {}
+    def frame_shift(self):
+        """See :meth:`Downsampler.frame_shift`: kernel 3, centred on step l stride."""
+        return (1 - self.stride) / 2
 
 
 def build_trunk(trunk: str, bins: int, channels: int, methods, strides, options):
@@ -147,18 +156,13 @@ def build_trunk(trunk: str, bins: int, channels: int, methods, strides, options)
         maps, bins = stage.channels, stage.bins
         convolutions.append(stage)
         downsamplers.append(
-            InTrunk(stride)
+            InTrunk(stage.width, stride)
             if in_trunk
             else build_downsampler(
                 name, stage.width, stride, **stage_options(name, options)
             )
         )
     return convolutions, downsamplers
-
-
-def convolution_stride(downsampler: torch.nn.Module) -> int:
-    """Return the stride of the convolution before a downsampler."""
-    return downsampler.stride if isinstance(downsampler, InTrunk) else 1
 
 
 def run_trunk(convolutions, downsamplers, x, lengths, times=None, convolve=None):
@@ -171,23 +175,18 @@ def run_trunk(convolutions, downsamplers, x, lengths, times=None, convolve=None)
         lengths: (B,).
         times: (B, T) of the frames; None: not used.
         convolve: called in place of a convolution, with the stage's index, the
-            convolution, its stride and (B, T, C); None: the convolution itself.
+            convolution and (B, T, C); None: the convolution itself.
 
     Returns:
         x (B, T', C'), the frames' times or None, lengths, and a list of StageTrace.
     """
     trace = []
     for index, (stage, downsampler) in enumerate(zip(convolutions, downsamplers)):
-        stride = convolution_stride(downsampler)
-        x = stage(x) if convolve is None else convolve(index, stage, stride, x)
-        if isinstance(downsampler, InTrunk):
-            positions, shorter = None, downsampled_lengths(lengths, stride)
-            x = zero_padding(x, shorter)  # the bias reached the padding
-        else:
-            result = downsampler(x, lengths)
-            # without the output: a trace must not keep the activations
-            trace.append(StageTrace(lengths, *result[1:], downsampler.loss_name))
-            x, positions, shorter = result.output, result.positions, result.lengths
+        x = stage(x) if convolve is None else convolve(index, stage, x)
+        result = downsampler(x, lengths)
+        # without the output: a trace must not keep the activations
+        trace.append(StageTrace(lengths, *result[1:], downsampler.loss_name))
+        x, positions, shorter = result.output, result.positions, result.lengths
         times = next_times(times, positions, lengths, shorter, x.size(1))
         lengths = shorter
     return x, times, lengths, trace

@@ -47,15 +47,6 @@ class FrameRule(NamedTuple):
     centre: float
     field: int
 
-    def then(self, convolution: Convolution) -> "FrameRule":
-        """Return the frame times of a convolution over these frames."""
-        kernel, stride, padding = convolution
-        return FrameRule(
-            self.hop * stride,
-            self.centre + self.hop * ((kernel - 1) / 2 - padding),
-            int(self.field + self.hop * (kernel - 1)),
-        )
-
 
 #: the samples themselves
 SAMPLES = FrameRule(1, 0.0, 1)
@@ -63,8 +54,12 @@ SAMPLES = FrameRule(1, 0.0, 1)
 
 def stack(convolutions: Iterable[Convolution], below: FrameRule = SAMPLES) -> FrameRule:
     """Return the frame times of a stack of convolutions, the first one first."""
-    for convolution in convolutions:
-        below = below.then(convolution)
+    for kernel, stride, padding in convolutions:
+        below = FrameRule(
+            below.hop * stride,
+            below.centre + below.hop * ((kernel - 1) / 2 - padding),
+            int(below.field + below.hop * (kernel - 1)),
+        )
     return below
 
 

@@ -82,7 +82,7 @@ def force_align(
     if needed_frames(ids) > frames:
         raise AlignmentError(
             f"{frames} frames are too few for {len(ids)} tokens, which need "
-            f"{needed_frames(ids)}"
+            f"{needed_frames(ids)}: is this the recording's transcript?"
         )
     if not ids:
         return [blank] * frames, log_probs[:, blank].tolist()

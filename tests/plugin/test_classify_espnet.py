@@ -8,11 +8,12 @@ import pytest
 import soundfile
 import torch
 import yaml
+from espnet2.cls.espnet_model import ESPnetClassificationModel
 
 from espnet_adastride.bin import classify_espnet
 from espnet_adastride.corpora.clips import find_clips, split_clips
 from espnet_adastride.experiments.folders import read_result, record_of
-from espnet_adastride.plugin.model import AdaStrideCLSModel
+from espnet_adastride.plugin.model import adaptive_model
 from tests.tones import tone
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,7 +65,8 @@ def experiment(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cls")
     small_config(folder / "small.yaml")
     command = command_of(corpus, folder, "strided_conv", "adastride:sigma_square=1")
-    forward = AdaStrideCLSModel.forward
+    model = adaptive_model(ESPnetClassificationModel)
+    forward = model.forward
 
     def noting(self, speech, speech_lengths, label, label_lengths, **more):
         with open(folder / "classes", "a") as file:  # of a forked process
@@ -72,7 +74,7 @@ def experiment(corpus, tmp_path_factory):
         return forward(self, speech, speech_lengths, label, label_lengths, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(AdaStrideCLSModel, "forward", noting)
+        patch.setattr(model, "forward", noting)
         classify_espnet.main(command)
     return folder / "exp", command
 

@@ -80,7 +80,7 @@ def test_two_stages_composed_by_hand():
 def test_a_strided_stage_before_an_adaptive_one():
     # slots of the convolution, centred on their kernels: 0, 1.5, 3.5, 5.5, 8
     layer = layer_of(["strided_conv", "adastride"], [2, 2])
-    times = times_of(layer, [0.0, 0.25, 0.75, 1.0], features=8)
+    times = times_of(layer, None, [0.0, 0.25, 0.75, 1.0], features=8)
     np.testing.assert_allclose(times.boundaries, [0, 0.030, 0.0775])
 
 

@@ -256,6 +256,12 @@ def test_espnets_own_initialisation_keeps_the_start_at_uniform_strides(word):
         assert torch.allclose(steps, steps[:1].expand_as(steps), atol=1e-6)
 
 
+def test_espnets_own_initialisation_takes_a_stride_in_the_trunk():
+    arguments = configuration("transformer", "strided_conv")
+    arguments.init = "xavier_uniform"
+    assert ASRTask.build_model(arguments).encoder.embed.stages()[0].stride == 2
+
+
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_too_short_utterances_are_refused_as_espnet_does(encoder):
     model = build(encoder, "adastride").eval()

@@ -8,7 +8,6 @@ import torch
 from espnet_adastride.errors import ConfigurationError
 from espnet_adastride.plugin import espnet, long_input
 from espnet_adastride.plugin.encoders import EBranchformerCTCEncoder
-from espnet_adastride.plugin.model import AdaStrideS2TCTCModel
 from tests.plugin.test_model import COMMON, batch, build
 
 TOKENS = ["<blank>", "<unk>", "<na>", "<nolang>", "<eng>", "<asr>", "a", "b", "<sos>"]
@@ -72,7 +71,7 @@ def owsm_batch():
 )
 def test_owsm_ctc_takes_a_step(conf):
     model = owsm_ctc(input_layer_conf=conf).train()
-    assert isinstance(model, AdaStrideS2TCTCModel)
+    assert type(model).__name__ == "AdaStrideS2TCTCModel"
     optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
     losses = []
     for _ in range(6):

@@ -86,7 +86,7 @@ def test_positions_by_hand(score_rate):
     x, mask = frames_by_hand()
     z, shorter = stage._shorten(None, None, (x, mask))
     expected = torch.tensor([[0.0, 2 / 7, 3 / 7, 1.0, 1.0]], dtype=torch.float64)
-    torch.testing.assert_close(stage.trace[0].positions, expected)
+    torch.testing.assert_close(stage.take_trace()[0].positions, expected)
     assert z.shape == (1, 3, 3) and shorter.tolist() == [[[True, True, False]]]
     distance = torch.arange(2).unsqueeze(1) - expected[0, :4]
     rows = torch.softmax(-5.0 * distance.square(), dim=1)

@@ -4,6 +4,7 @@ import datetime
 import importlib
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from espnet2.train.reporter import Reporter  # noqa: E402
 from espnet_adastride.errors import UserError  # noqa: E402
 from espnet_adastride.plugin import trainer  # noqa: E402
 from espnet_adastride.plugin.register import TASKS  # noqa: E402
+from espnet_adastride.plugin.subsampling import AdaptiveSubsampling  # noqa: E402
 from tests.plugin.releases import NEWER  # noqa: E402
 from tests.plugin.test_other_release import renamed  # noqa: E402
 from tiny_models import RATE, make_experiment  # noqa: E402
@@ -56,7 +58,7 @@ def plot(exp, folder):
 
 
 def test_every_task_has_the_trainer():
-    for name, (task, _) in TASKS.items():
+    for name, task in TASKS.items():
         if task is not None:
             kind = getattr(importlib.import_module(name), task)
             assert kind.trainer is trainer.StrideTrainer
@@ -222,3 +224,23 @@ def test_an_epoch_without_an_update_is_an_error(tmp_path):
     assert "epoch 3: the gradients of all 2 batches were infinite or not a" in str(
         error.value
     )
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [{"after_blocks": [0, 1], "stride": [2, 2]}, {"block": 2, "train_blocks": [1, 4]}],
+)
+def test_several_gpus_in_one_process_are_refused(conf):
+    layer = AdaptiveSubsampling(20, 8, **conf)
+    model = SimpleNamespace(encoder=SimpleNamespace(embed=layer))
+    word = "train_blocks" if "block" in conf else "after_blocks"
+    message = f"--ngpu 2: .* {word} .*: add --multiprocessing_distributed true"
+    with pytest.raises(UserError, match=message):
+        trainer.StrideTrainer.run(
+            model=model, distributed_option=DistributedOption(ngpu=2)
+        )
+    trainer.check_gpus(model, DistributedOption(ngpu=1))
+    trainer.check_gpus(model, DistributedOption(ngpu=2, distributed=True))
+    layer = AdaptiveSubsampling(20, 8)
+    model = SimpleNamespace(encoder=SimpleNamespace(embed=layer))
+    trainer.check_gpus(model, DistributedOption(ngpu=2))
