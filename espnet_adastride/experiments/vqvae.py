@@ -11,20 +11,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from espnet_adastride.errors import UserError
-from espnet_adastride.evaluation.statistics import (
-    Bootstrap,
-    holm,
-    verdict,
-    welch_interval,
-)
+from espnet_adastride.evaluation.statistics import Bootstrap
+from espnet_adastride.experiments.comparison import compare
 from espnet_adastride.experiments.records import Record
 from espnet_adastride.report.style import drawing, line_style
-from espnet_adastride.report.tables import (
-    format_interval,
-    format_p,
-    markdown_table,
-    spread,
-)
+from espnet_adastride.report.tables import markdown_table, spread
 
 
 def sort_runs(records: Sequence[Record]) -> List[Dict[str, Any]]:
@@ -37,7 +28,8 @@ def sort_runs(records: Sequence[Record]) -> List[Dict[str, Any]]:
     for record, run in zip(records, runs):
         if set(run["utterances"]) != set(runs[0]["utterances"]):
             raise UserError(
-                f"{record.path}: tested on other recordings than those beside it"
+                f"{record.path}: tested on other recordings than {records[0].path}, so "
+                "they cannot share a table: move one to another folder"
             )
     return sorted(runs, key=lambda r: (r["rate"], r["method"], r["seed"]))
 
@@ -125,41 +117,30 @@ def _error_over_bits(rates: List[List[Dict[str, Any]]]) -> Callable[[float], flo
 
 
 def _differences(cells, order, reference, resamples) -> str:
-    found = []
-    bootstrap, ids = None, None
+    utterances = next(iter(cells.values()))[0]["utterances"]
+    ids = sorted(utterances)
+    frames = np.array([utterances[i]["frames"] for i in ids], dtype=float)
+
+    def errors(runs, seeds):
+        own = {run["seed"]: run["utterances"] for run in runs}
+        return frames * [[own[seed][i]["error"] for i in ids] for seed in seeds]
+
+    found, pairs = [], []
     for rate, method in order:
-        base = {run["seed"]: run for run in cells.get((rate, reference), [])}
-        own = {run["seed"]: run for run in cells[rate, method]}
-        seeds = sorted(set(base) & set(own))
-        if method == reference or not seeds:
-            continue
-        if bootstrap is None:
-            utterances = own[seeds[0]]["utterances"]
-            ids = sorted(utterances)
-            frames = np.array([utterances[i]["frames"] for i in ids], dtype=float)
-            bootstrap = Bootstrap([utterances[i]["group"] for i in ids], resamples)
-
-        def errors(runs):
-            means = [[runs[s]["utterances"][i]["error"] for i in ids] for s in seeds]
-            return np.array(means) * frames
-
-        difference = bootstrap.difference(errors(own), errors(base), frames)
-        over_seeds = welch_interval(
-            [own[s]["error"] for s in seeds], [base[s]["error"] for s in seeds]
-        )
-        found.append((rate, method, len(seeds), difference, over_seeds))
+        sides = cells[rate, method], cells.get((rate, reference), [])
+        seeds = sorted(set.intersection(*({r["seed"] for r in own} for own in sides)))
+        if method != reference and seeds:
+            found.append([f"{rate:g}x", f"`{method}`", str(len(seeds))])
+            pairs.append([errors(own, seeds) for own in sides])
     if not found:
         return f"No rate has both `{reference}` and another method yet.\n"
+    groups = Bootstrap([utterances[i]["group"] for i in ids], resamples)
+    rows = [
+        [*head, *difference.columns()]
+        for head, difference in zip(found, compare(pairs, frames, groups, scale=1.0))
+    ]
     names = ["rate", f"method minus `{reference}`", "seeds", "error, dB", "over texts"]
     names += ["p, Holm", "over seeds", "verdict, bits aside"]
-    rows = []
-    corrected = holm([difference.p for _, _, _, difference, _ in found])
-    for (rate, method, seeds, d, over_seeds), p in zip(found, corrected):
-        row = [f"{rate:g}x", f"`{method}`", str(seeds), f"{d.value:+.2f}"]
-        row += [format_interval(d.low, d.high), format_p(p)]
-        row += [format_interval(*over_seeds) if over_seeds else ""]
-        row += [verdict(d.value, p, over_seeds)]
-        rows.append(row)
     return (
         markdown_table(names, rows)
         + f"\nPaired bootstrap over texts ({resamples} test sets; the readings of a "
