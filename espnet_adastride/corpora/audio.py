@@ -432,7 +432,8 @@ def _only_stream(container, name: str):
     if not streams:
         kinds = sorted({s.type for s in container.streams if s.type})
         raise AudioError(
-            f"{name}: no audio stream in it (streams: {', '.join(kinds) or 'none'})"
+            f"{name}: no audio stream in it (streams: {', '.join(kinds) or 'none'}); "
+            "give a file with sound"
         )
     if len(streams) > 1:
         words = [

@@ -295,7 +295,8 @@ def _refuse_divided_groups(clips, where, kind):
     for clip, own in zip(clips, where):
         if place.setdefault(clip.group, own) != own:
             raise UserError(
-                f"group {clip.group} is in two {kind}, {place[clip.group]} and {own}"
+                f"group {clip.group} is in two {kind}, {place[clip.group]} and {own}; "
+                "put all of its clips into one"
             )
 
 

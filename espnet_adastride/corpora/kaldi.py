@@ -124,10 +124,12 @@ def write_data_dir(
     by_id = {}
     for utterance in utterances:
         if utterance.id in by_id:
-            raise UserError(f"{directory}: the id {utterance.id} occurs twice")
+            raise UserError(
+                f"{directory}: the id {utterance.id} occurs twice; rename one"
+            )
         by_id[utterance.id] = utterance
     if not by_id:
-        raise UserError(f"{directory}: no utterance to write")
+        raise UserError(f"{directory}: no utterance to write; check the corpus")
 
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")

@@ -408,7 +408,8 @@ def same_data(records: Sequence[Record], name: str) -> None:
         elif record.sets[name].data_sha256 != first.sets[name].data_sha256:
             raise UserError(
                 f"{record.path} and {first.path} were tested on different data "
-                f"({name}): other utterances, texts or durations"
+                f"({name}): other utterances, texts or durations; remove one of them, "
+                "and test it again on the other's data"
             )
 
 

@@ -104,7 +104,9 @@ def read_trn(path: PathLike) -> Dict[str, str]:
             continue
         found = _TRN.match(line)
         if not found:
-            raise UserError(f"{path}:{number}: not 'words (speaker-utterance)'")
+            raise UserError(
+                f"{path}:{number}: not 'words (speaker-utterance)'; score again"
+            )
         texts[found.group(2)] = " ".join(found.group(1).split())
     return texts
 

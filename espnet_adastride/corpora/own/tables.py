@@ -58,7 +58,9 @@ def read_table(path: Path, given: Dict[str, str], literal: bool = False) -> Sour
         if row is not None:
             source.rows.append(row)
     if not source.rows and not source.problems:
-        raise UserError(f"{path}: no rows below the header")
+        raise UserError(
+            f"{path}: no rows below the header; write one for each recording"
+        )
     return source
 
 
@@ -108,7 +110,7 @@ def _separated_entries(path: Path, source: Source, literal: bool):
     """Return the header of a CSV or TSV file, and an iterator of (where, entry)."""
     lines = read_lines(path)
     if not lines:
-        raise UserError(f"{path}: the file is empty")
+        raise UserError(f"{path}: the file is empty; write a header and rows")
     if path.suffix.lower() == ".tsv":
         separator = "\t"
     else:  # spreadsheets write semicolons if the decimal sign is a comma
