@@ -106,7 +106,8 @@ def synthesise(
         engine.espeak_SetSynthCallback(callback)
         if engine.espeak_SetVoiceByName(name.encode()):
             raise UserError(
-                f"eSpeak NG cannot load the voice {voice.name}; reinstall espeakng-loader"
+                f"eSpeak NG cannot load the voice {voice.name}; reinstall "
+                "espeakng-loader"
             )
         # Half the usual volume: some variants clip at full volume.
         values = {

@@ -241,7 +241,7 @@ def scan_librispeech(
     for part in parts:
         if not (root / part).is_dir():
             raise UserError(
-                f"no part {part!r} in {root}; it has {', '.join(_parts(root)) or 'none'}"
+                f"no part {part!r} in {root}, which has {', '.join(_parts(root))}"
             )
         before = scan.recordings
         for path, rel in _walk(root / part):

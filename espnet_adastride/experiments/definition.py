@@ -48,6 +48,7 @@ from espnet_adastride.networks.methods import parse_method
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = ("asr", "classification", "vqvae")
+NOT_THERE = "is not in conf/: give the name of a file there"
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ def _check_decodings(path: Path, experiment: Experiment) -> None:
         if not isinstance(name, str) or not re.fullmatch(r"[\w.+-]+", name):
             problem = "it names a folder: use letters, digits and _"
         elif not config.is_file():
-            problem = f"inference_config {config.name} is not in conf/"
+            problem = f"inference_config {config.name} {NOT_THERE}"
         elif use_lm not in (None, False, True):
             problem = f"use_lm: {use_lm!r}: give true or false"
         elif use_lm and not lm_config:
@@ -226,13 +227,13 @@ def _check_decodings(path: Path, experiment: Experiment) -> None:
                 "as train_lm_small.yaml"
             )
         elif use_lm and config.name.startswith("decode_ctc_greedy"):
-            problem = "greedy CTC cannot use a language model"
+            problem = "greedy CTC cannot use a language model; remove use_lm"
         if problem:
             raise UserError(f"{where}: {problem}")
     if lm_config and experiment.lm_decoding() is None:
-        raise UserError(f"{path}: lm_config: no decoding has use_lm: true")
+        raise UserError(f"{path}: lm_config: no decoding has use_lm: true; add it")
     if lm_config and not in_conf(lm_config).is_file():
-        raise UserError(f"{path}: lm_config {lm_config} is not in conf/")
+        raise UserError(f"{path}: lm_config {lm_config} {NOT_THERE}")
 
 
 def read_experiment(path: PathLike) -> Experiment:
@@ -299,6 +300,6 @@ def read_experiment(path: PathLike) -> Experiment:
                 f"{', '.join(available_downsamplers())}"
             )
     if task == "asr" and not experiment.config_path.is_file():
-        raise UserError(f"{path}: asr_config {experiment.asr_config} is not in conf/")
+        raise UserError(f"{path}: asr_config {experiment.asr_config} {NOT_THERE}")
     _check_decodings(path, experiment)
     return experiment
