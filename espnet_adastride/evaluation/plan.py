@@ -171,41 +171,28 @@ def refuse_lengths_of_frontend(
         UserError: Naming utterances and the fix.
     """
 
-    def seconds(key):
-        return f"{lengths.samples[key] / lengths.rate:.3g} s"
-
-    def refuse(keys, problem, fix):
-        keys = sorted(keys, key=lambda k: (lengths.samples[k], k))
+    samples, rate = lengths.samples, lengths.rate
+    empty = {k for k, n in lengths.features.items() if n < 1}
+    short = [b for b in lengths.batches if max(samples[k] for k in b) < longest]
+    wrong = empty.union(*short)
+    if wrong:
+        needed = max(longest if short else 0, max(samples[k] for k in wrong) + 1)
+        problem = f"too short for frontend {words}, at which ESPnet stops"
+        fix = f"--min_wav_duration {math.ceil(needed / rate * 1000) / 1000:g}"
+    elif most is not None:
+        wrong = {k for k, n in samples.items() if n > most}
+        problem = (
+            f"longer than what frontend {words} hears ({most / rate:g} s), and their "
+            "text goes beyond it"
+        )
+        fix = f"--max_wav_duration {most / rate:g}"
+    if wrong:
+        keys = sorted(wrong, key=lambda k: (samples[k], k))
         raise UserError(
             f"{len(keys)} {lengths.name} utterances are {problem}: "
-            f"{_some(keys, seconds)}; leave them out: {fix}"
+            f"{_some(keys, lambda k: f'{samples[k] / rate:.3g} s')}; leave them out: "
+            f"{fix}"
         )
-
-    empty = [k for k, n in lengths.features.items() if n < 1]
-    small = [
-        key
-        for batch in lengths.batches
-        if max(lengths.samples[k] for k in batch) < longest
-        for key in batch
-    ]
-    if empty or small:
-        short = {*empty, *small}
-        above = max(lengths.samples[k] for k in short) + 1
-        needed = max(longest if small else 0, above)
-        refuse(
-            short,
-            f"too short for frontend {words}, at which ESPnet stops",
-            f"--min_wav_duration {math.ceil(needed / lengths.rate * 1000) / 1000:g}",
-        )
-    if most is not None:
-        long = [k for k, n in lengths.samples.items() if n > most]
-        if long:
-            refuse(
-                long,
-                f"longer than what frontend {words} hears ({most / lengths.rate:g} s), "
-                "and their text goes beyond it",
-                f"--max_wav_duration {most / lengths.rate:g}",
-            )
 
 
 def utterance_bins(shapes: Sequence[Dict[str, Sequence[int]]], kind: str) -> Dict:

@@ -1,4 +1,4 @@
-"""The records of a system at a rate, one for each seed: what the tables have rows of."""
+"""The records of a system at a rate, a seed each: what tables have rows of."""
 
 from statistics import mean
 from typing import Dict, List, Optional, Sequence, Tuple

@@ -148,11 +148,12 @@ class Experiment:
         """Return the settings that all runs share and that results depend on."""
         if not self.decodings:
             return self._training()
+        word = "inference_config"
         decodings = {
-            name: {**words, "inference_config": _contents(words["inference_config"])}
+            name: {**words, word: read_yaml(in_conf(words[word]))}
             for name, words in self.decodings.items()
         }
-        language = {"lm": _contents(self.lm_config)} if self.lm_config else {}
+        language = {"lm": read_yaml(in_conf(self.lm_config))} if self.lm_config else {}
         return {**self._training(), "decodings": decodings, **language}
 
     def _training(self) -> Dict[str, Any]:
@@ -189,10 +190,6 @@ def decoding_and_set(name: str) -> Tuple[str, str]:
 def in_conf(name: str) -> Path:
     """Return the path of a configuration in ``conf/``."""
     return ROOT / "conf" / name
-
-
-def _contents(config: str) -> Dict[str, Any]:
-    return read_yaml(in_conf(config))
 
 
 def _check_decodings(path: Path, experiment: Experiment) -> None:

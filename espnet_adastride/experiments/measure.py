@@ -49,15 +49,14 @@ def processor_seconds(function, passes: int = PASSES) -> float:
     return sorted(spent)[len(spent) // 2]
 
 
-def cost(model: torch.nn.Module, args, seconds: float = SECONDS) -> Dict[str, float]:
+def cost(model: torch.nn.Module, args) -> Dict[str, float]:
     """Return parameters, multiply-accumulates and seconds per second of audio.
 
     Args:
         model: ESPnetASRModel with a CTC branch.
         args: its options.
-        seconds: duration of the utterance.
     """
-    count = round(seconds * sampling_rate(args))
+    count = round(SECONDS * sampling_rate(args))
     shape = [1, count] + ([] if args.input_size is None else [args.input_size])
     generator = torch.Generator().manual_seed(0)
     speech = 0.1 * torch.randn(shape, generator=generator)
@@ -72,13 +71,13 @@ def cost(model: torch.nn.Module, args, seconds: float = SECONDS) -> Dict[str, fl
     finally:
         torch.set_num_threads(threads)
     embed = model.encoder.embed
+    layer = macs.get("_Recogniser.model.encoder.embed", 0)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "layer_parameters": sum(p.numel() for p in embed.parameters()),
-        "macs_per_second": macs["Global"] / seconds,
-        "layer_macs_per_second": macs.get("_Recogniser.model.encoder.embed", 0)
-        / seconds,
-        "seconds_per_second": spent / seconds,
+        "macs_per_second": macs["Global"] / SECONDS,
+        "layer_macs_per_second": layer / SECONDS,
+        "seconds_per_second": spent / SECONDS,
     }
 
 

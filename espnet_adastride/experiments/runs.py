@@ -90,7 +90,8 @@ class Grid:
         script = self.recipe / experiment.script
         if not script.is_file():
             raise UserError(
-                f"{self.recipe}: there is no {experiment.script} in it: correct recipe or script"
+                f"{self.recipe}: there is no {experiment.script} in it; correct "
+                "recipe or script"
             )
         if options is None:
             names = ("train_set", "valid_set", "feats_type")

@@ -20,7 +20,12 @@ from espnet_adastride.experiments.comparison import (
     pair_table,
 )
 from espnet_adastride.experiments.definition import Experiment
-from espnet_adastride.experiments.records import Record, same_data, split_records
+from espnet_adastride.experiments.records import (
+    ERRORS,
+    Record,
+    same_data,
+    split_records,
+)
 from espnet_adastride.experiments.runs import missing_runs
 from espnet_adastride.report.style import COLOURS, drawing, line_style
 from espnet_adastride.report.tables import format_interval, markdown_table
@@ -34,7 +39,7 @@ def _known(value: float, digits: int = 2) -> str:
 
 
 def _minus(errors: np.ndarray, others: np.ndarray, words, bootstrap) -> str:
-    """Return a difference of errors with its interval over the speakers, in brackets."""
+    """Return a difference of errors and its interval over the speakers, in brackets."""
     found = bootstrap.difference(errors, others, words).percent()
     return f"({found.value:+.2f} {format_interval(found.low, found.high)})"
 
@@ -75,10 +80,9 @@ def error_table(experiment: Experiment, cells: Sequence[Cell], bootstrap) -> str
     rows = []
     for cell in cells:
         wer, low, high = cell.interval(bootstrap)
-        kinds = ("substitutions", "deletions", "insertions")
         row = cell.head(experiment.feature_rate)
         row += [str(len(cell.records)), f"{wer:.2f}", format_interval(low, high, ".1f")]
-        row += [f"{cell.share(kind):.2f}" for kind in kinds]
+        row += [f"{cell.share(kind):.2f}" for kind in ERRORS]
         row.append(f"{cell.rate_of('characters'):.2f}")
         for name in further:
             tested = all(name in record.sets for record in cell.records)
@@ -256,8 +260,8 @@ def _recognition_page(
     if len(by_decoding) > 1:
         table = decoding_table(experiment, by_decoding, bootstrap)
         brackets = (
-            f"{note} In brackets: minus `{next(iter(by_decoding))}` of the same models, "
-            "95 % interval, not adjusted."
+            f"{note} In brackets: minus `{next(iter(by_decoding))}` of the same "
+            "models, 95 % interval, not adjusted."
         )
         title = f"Decodings, {experiment.test_sets[0]}"
         sections.append(_section(title, table, brackets))
