@@ -256,19 +256,15 @@ def _in_turn(names: Sequence[str], seed: int) -> List[str]:
 
 
 def _folds(clips, seed):
-    folds = _own(clips, "fold", "folds")
-    _refuse_divided_groups(clips, folds, "folds")
-    return _in_turn(folds, seed)
-
-
-def _given(clips, seed):
-    parts = _own(clips, "part", "given", "; fill the column part")
-    _refuse_divided_groups(clips, parts, "parts")
-    return parts
+    return _in_turn(_own(clips, "fold", "folds"), seed)
 
 
 def _own(clips, column: str, split: str, fix: str = "") -> List[str]:
-    """Return the corpus' own value for every clip; reject clips without one."""
+    """Return the corpus' own value for every clip.
+
+    Clips without one are rejected, and groups with two, because the test would reward
+    memorisation.
+    """
     without = [clip for clip in clips if not getattr(clip, column)]
     if without:
         more = len(without) - 1
@@ -276,18 +272,16 @@ def _own(clips, column: str, split: str, fix: str = "") -> List[str]:
         raise UserError(
             f"data.split: {split}, but {without[0].path} has no {column}{others}{fix}"
         )
-    return [getattr(clip, column) for clip in clips]
-
-
-def _refuse_divided_groups(clips, where, kind):
-    """Reject a group that is in two parts: the test would reward memorisation."""
+    values = [getattr(clip, column) for clip in clips]
     place: Dict[str, str] = {}
-    for clip, own in zip(clips, where):
-        if place.setdefault(clip.group, own) != own:
+    for clip, own in zip(clips, values):
+        first = place.setdefault(clip.group, own)
+        if first != own:
             raise UserError(
-                f"group {clip.group} is in two {kind}, {place[clip.group]} and {own}; "
-                "put all of its clips into one"
+                f"group {clip.group} is in two {column}s, {first} and {own}; put all "
+                "of its clips into one"
             )
+    return values
 
 
 #: how the runs of a seed split the clips: (clips, seed) -> their parts
@@ -297,7 +291,7 @@ SPLITS: Dict[str, Callable[[List[Clip], int], List[str]]] = {
     "published": lambda clips, seed: [published_split(c.group) for c in clips],
     "leave_one_out": lambda clips, seed: _in_turn([c.group for c in clips], seed),
     "folds": _folds,
-    "given": _given,
+    "given": lambda clips, seed: _own(clips, "part", "given", "; fill the column part"),
 }
 
 

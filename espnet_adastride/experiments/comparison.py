@@ -115,14 +115,27 @@ def format_comparison(
     return text + _difference_table(cells, baseline, resamples)
 
 
-def _with_common_seeds(
+def _compare_cells(
     pairs: Sequence[Tuple[Cell, Cell]],
-) -> List[Tuple[Cell, Cell, List[int]]]:
-    """Return the pairs with the seeds that both have, without those that share none."""
-    found = [
-        (*pair, [s for s in pair[0].seeds if s in pair[1].seeds]) for pair in pairs
-    ]
-    return [(one, other, seeds) for one, other, seeds in found if seeds]
+    bootstrap: Bootstrap,
+    kind: str = "words",
+    common: bool = True,
+) -> List[Tuple[Cell, Cell, List[int], Difference]]:
+    """Return system, baseline, seeds of the system, and difference of each pair.
+
+    Args:
+        common: over the seeds that both have, without pairs that share none.
+    """
+    found, errors = [], []
+    for pair in pairs:
+        seeds = [cell.seeds for cell in pair]
+        if common:
+            seeds = [[s for s in seeds[0] if s in seeds[1]]] * 2
+        if seeds[0]:
+            found.append((*pair, seeds[0]))
+            errors.append([c.errors(kind, "", own) for c, own in zip(pair, seeds)])
+    reference = pairs[0][0].reference(kind) if found else np.ones(1)
+    return [(*f, d) for f, d in zip(found, compare(errors, reference, bootstrap))]
 
 
 def pair_table(
@@ -136,29 +149,18 @@ def pair_table(
         bootstrap: over the groups.
     """
     places = {(cell.rate, cell.system): cell for cell in cells}
-    found = _with_common_seeds(
-        [
-            (places[rate, one], places[rate, other])
-            for rate in dict.fromkeys(cell.rate for cell in cells)
-            for one, other in pairs
-            if (rate, one) in places and (rate, other) in places
-        ]
-    )
-    if not found:
+    asked = [
+        (places[rate, one], places[rate, other])
+        for rate in dict.fromkeys(cell.rate for cell in cells)
+        for one, other in pairs
+        if (rate, one) in places and (rate, other) in places
+    ]
+    rows = []
+    for one, other, seeds, difference in _compare_cells(asked, bootstrap):
+        row = [f"{one.rate:g}x", f"`{one.system}` minus `{other.system}`"]
+        rows.append([*row, ", ".join(map(str, seeds)), *difference.columns()])
+    if not rows:
         return ""
-    errors = [
-        [cell.errors(seeds=s) for cell in (one, other)] for one, other, s in found
-    ]
-    differences = compare(errors, cells[0].reference(), bootstrap)
-    rows = [
-        [
-            f"{one.rate:g}x",
-            f"`{one.system}` minus `{other.system}`",
-            ", ".join(map(str, seeds)),
-            *difference.columns(),
-        ]
-        for (one, other, seeds), difference in zip(found, differences)
-    ]
     names = ["rate", "methods", "seeds", "WER", "over groups", "p, Holm", "over seeds"]
     return markdown_table([*names, "verdict"], rows)
 
@@ -184,11 +186,8 @@ def across_rates_table(
     ]
     if not pairs:
         return ""
-    errors = [[one.errors() for one in pair] for pair in pairs]
     rows = []
-    for (cell, base), found in zip(
-        pairs, compare(errors, cells[0].reference(), bootstrap)
-    ):
+    for cell, base, _, found in _compare_cells(pairs, bootstrap, common=False):
         value, interval, p, *_ = found.columns()
         rate, name = cell.head(feature_rate)
         row = [f"{name} at {rate}", f"{feature_rate / base.rate:.4g} Hz"]
@@ -203,27 +202,22 @@ def _difference_table(cells: Sequence[Cell], baseline: str, resamples: int) -> s
     by_utterance = Bootstrap(np.arange(len(words)), resamples)
     by_group = Bootstrap(test.groups, resamples)
     bases = {cell.rate: cell for cell in cells if cell.system == baseline}
-    found = _with_common_seeds(
-        [(c, bases[c.rate]) for c in cells if bases.get(c.rate, c) is not c]
-    )
+    pairs = [(c, bases[c.rate]) for c in cells if bases.get(c.rate, c) is not c]
+    found = _compare_cells(pairs, by_group)
     if not found:
         return f"No rate has both `{baseline}` and another method yet.\n"
     names = ["rate", f"method minus `{baseline}`", "seeds", "WER", "over utterances"]
     names += ["over groups", "p, Holm", "over seeds", "CER, over groups", "verdict"]
-    errors, characters = (
-        [[cell.errors(kind, "", s) for cell in (one, base)] for one, base, s in found]
-        for kind in ("words", "characters")
-    )
-    by_characters = compare(characters, cells[0].reference("characters"), by_group)
+    plain = _compare_cells(pairs, by_utterance)
+    characters = _compare_cells(pairs, by_group, "characters")
     rows = []
-    for (cell, _, seeds), pair, difference, chars in zip(
-        found, errors, compare(errors, words, by_group), by_characters
-    ):
-        plain = by_utterance.difference(*pair, words).percent()
+    for (cell, _, seeds, difference), *others in zip(found, plain, characters):
         value, interval, p, over_seeds, said = difference.columns()
+        (_, by_itself, *_), (chars, chars_interval, *_) = (
+            other[-1].columns() for other in others
+        )
         row = [f"{cell.rate:g}x", f"`{cell.system}`", str(len(seeds)), value]
-        row += [format_interval(plain.low, plain.high), interval, p, over_seeds]
-        row += [" ".join(chars.columns()[:2]), said]
+        row += [by_itself, interval, p, over_seeds, f"{chars} {chars_interval}", said]
         rows.append(row)
     note = few_units_note(by_group.number, "groups")
     return (
