@@ -28,14 +28,9 @@ from espnet_adastride.experiments.records import (
 )
 from espnet_adastride.experiments.runs import missing_runs
 from espnet_adastride.report.style import COLOURS, drawing, line_style
-from espnet_adastride.report.tables import format_interval, markdown_table
+from espnet_adastride.report.tables import format_interval, format_known, markdown_table
 
 TERCILES = ("slow", "middle", "fast")
-
-
-def _known(value: float, digits: int = 2) -> str:
-    """Return a number for a table; "" for NaN."""
-    return "" if np.isnan(value) else f"{value:.{digits}f}"
 
 
 def _minus(errors: np.ndarray, others: np.ndarray, words, bootstrap) -> str:
@@ -133,14 +128,14 @@ def cost_table(experiment: Experiment, cells: Sequence[Cell]) -> str:
     rows = []
     for cell in cells:
         row = cell.head(experiment.feature_rate)
-        row.append(_known(100 * cell.emitting(), 1))
+        row.append(format_known(100 * cell.emitting(), 1))
         counts = cell.records[0].measured("unalignable", {})
         for name in sets:
             bad, total = counts.get(name, (0, 0))
             row.append(f"{100 * bad / total:.1f}" if total else "")
         for name in ("parameters", "macs_per_second", "layer_macs_per_second"):
-            row.append(_known(cell.measured(name) / 1e6))
-        row.append(_known(1000 * cell.measured("seconds_per_second")))
+            row.append(format_known(cell.measured(name) / 1e6))
+        row.append(format_known(1000 * cell.measured("seconds_per_second")))
         rows.append(row)
     return markdown_table(names, rows)
 

@@ -5,7 +5,7 @@ The figures are defined in ``evaluation/vqvae.py``. No model is needed.
 
 import math
 from statistics import mean
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Dict, List, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,7 +15,7 @@ from espnet_adastride.evaluation.statistics import Bootstrap
 from espnet_adastride.experiments.comparison import compare
 from espnet_adastride.experiments.records import Record
 from espnet_adastride.report.style import drawing, line_style
-from espnet_adastride.report.tables import markdown_table, spread
+from espnet_adastride.report.tables import format_known, markdown_table, spread
 
 
 def sort_runs(records: Sequence[Record]) -> List[Dict[str, Any]]:
@@ -53,9 +53,7 @@ def format_table(
     names += ["side bit/s", "together", "entropy-coded, together"]
     names += [f"`{reference}` at as many bits, dB", "minutes"]
     rows = []
-    curve = _error_over_bits(
-        [own for (_, method), own in cells.items() if method == reference]
-    )
+    references = [own for (_, name), own in cells.items() if name == reference]
     for rate, method in order:
         own = cells[rate, method]
 
@@ -70,9 +68,9 @@ def format_table(
         row += [column("error_exact") if told else ""]
         row += [column("perplexity", 0), column("tokens_per_second", 1)]
         row += [column("bits", 0), column("side_bits", 0), spread(together, 0)]
-        at_equal_bits = curve(mean(together)) if method != reference else float("nan")
         row += [spread(coded, 0)]
-        row += ["" if math.isnan(at_equal_bits) else f"{at_equal_bits:.2f}"]
+        at_equal_bits = _error_at(mean(together), references)
+        row += ["" if method == reference else format_known(at_equal_bits)]
         row += [spread([r["training_seconds"] / 60 for r in own], 1)]
         rows.append(row)
     first = runs[0]
@@ -92,8 +90,8 @@ def format_table(
     )
 
 
-def _error_over_bits(rates: List[List[Dict[str, Any]]]) -> Callable[[float], float]:
-    """Return a method's error over bits a second, between its rates; NaN beyond.
+def _error_at(bits: float, rates: List[List[Dict[str, Any]]]) -> float:
+    """Return a method's error at some bits a second, between its rates; NaN beyond.
 
     Args:
         rates: the method's runs, a list for each rate.
@@ -105,15 +103,10 @@ def _error_over_bits(rates: List[List[Dict[str, Any]]]) -> Callable[[float], flo
         )
         for own in rates
     )
-
-    def error(bits: float) -> float:
-        if not points:
-            return float("nan")
-        known, errors = zip(*points)
-        place = math.log2(bits)
-        return float(np.interp(place, known, errors, left=np.nan, right=np.nan))
-
-    return error
+    if not points:
+        return math.nan
+    place = math.log2(bits)
+    return float(np.interp(place, *zip(*points), left=math.nan, right=math.nan))
 
 
 def _differences(cells, order, reference, resamples) -> str:

@@ -28,6 +28,11 @@ def format_interval(
     return f"[{low:{form}}, {high:{form}}]"
 
 
+def format_known(value: float, digits: int = 2) -> str:
+    """Return a number; "" for not-a-number."""
+    return "" if math.isnan(value) else f"{value:.{digits}f}"
+
+
 def format_p(value: float) -> str:
     """Return three decimals, or that it is smaller."""
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"
