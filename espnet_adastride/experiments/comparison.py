@@ -134,7 +134,9 @@ def _compare_cells(
         if seeds[0]:
             found.append((*pair, seeds[0]))
             errors.append([c.errors(kind, "", own) for c, own in zip(pair, seeds)])
-    reference = pairs[0][0].reference(kind) if found else np.ones(1)
+    if not found:
+        return []
+    reference = pairs[0][0].reference(kind)
     return [(*f, d) for f, d in zip(found, compare(errors, reference, bootstrap))]
 
 
@@ -159,10 +161,8 @@ def pair_table(
     for one, other, seeds, difference in _compare_cells(asked, bootstrap):
         row = [f"{one.rate:g}x", f"`{one.system}` minus `{other.system}`"]
         rows.append([*row, ", ".join(map(str, seeds)), *difference.columns()])
-    if not rows:
-        return ""
     names = ["rate", "methods", "seeds", "WER", "over groups", "p, Holm", "over seeds"]
-    return markdown_table([*names, "verdict"], rows)
+    return markdown_table([*names, "verdict"], rows) if rows else ""
 
 
 def across_rates_table(
@@ -184,8 +184,6 @@ def across_rates_table(
         for base in cells
         if base.system == baseline and base.rate < cell.rate
     ]
-    if not pairs:
-        return ""
     rows = []
     for cell, base, _, found in _compare_cells(pairs, bootstrap, common=False):
         value, interval, p, *_ = found.columns()
@@ -194,7 +192,7 @@ def across_rates_table(
         row += [f"{len(cell.seeds)}, {len(base.seeds)}", f"{value} {interval}", p]
         rows.append(row)
     names = ["method", f"minus `{baseline}` at", "seeds", "WER", "p, Holm"]
-    return markdown_table(names, rows)
+    return markdown_table(names, rows) if rows else ""
 
 
 def _difference_table(cells: Sequence[Cell], baseline: str, resamples: int) -> str:
@@ -211,14 +209,13 @@ def _difference_table(cells: Sequence[Cell], baseline: str, resamples: int) -> s
     plain = _compare_cells(pairs, by_utterance)
     characters = _compare_cells(pairs, by_group, "characters")
     rows = []
-    for (cell, _, seeds, difference), *others in zip(found, plain, characters):
-        value, interval, p, over_seeds, said = difference.columns()
-        (_, by_itself, *_), (chars, chars_interval, *_) = (
-            other[-1].columns() for other in others
-        )
+    for (cell, _, seeds, groups), (*_, utterances), (*_, chars) in zip(
+        found, plain, characters
+    ):
+        value, interval, p, over_seeds, said = groups.columns()
         row = [f"{cell.rate:g}x", f"`{cell.system}`", str(len(seeds)), value]
-        row += [by_itself, interval, p, over_seeds, f"{chars} {chars_interval}", said]
-        rows.append(row)
+        row += [utterances.columns()[1], interval, p, over_seeds]
+        rows.append([*row, " ".join(chars.columns()[:2]), said])
     note = few_units_note(by_group.number, "groups")
     return (
         markdown_table(names, rows)
