@@ -26,11 +26,11 @@ from espnet_adastride.config import read_config
 from espnet_adastride.corpora.lengths import LENGTHS_NAME, find_lengths, write_lengths
 from espnet_adastride.corpora.upstream_record import RECORD_NAME, read_record
 from espnet_adastride.errors import UserError, one_line_errors
-from espnet_adastride.evaluation.plan import short_count
 from espnet_adastride.files import write_text
 from espnet_adastride.networks.unpacking import check_weights
 from espnet_adastride.quiet import quiet_imports
 from espnet_adastride.recipe.model_card import model_card
+from espnet_adastride.report.tables import short_count
 
 CONFIGS = ("asr_train_config", "lm_train_config")
 WEIGHTS = ("asr_model_file", "lm_file")

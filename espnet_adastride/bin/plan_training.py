@@ -72,6 +72,7 @@ def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
     from espnet_adastride.evaluation import plan
     from espnet_adastride.plugin import planning, training_cost
     from espnet_adastride.plugin.espnet import asr_task
+    from espnet_adastride.report.plan import cost_lines, set_table, write_plan
 
     if not 0 <= own.max_unalignable <= 1:
         raise UserError(
@@ -129,13 +130,13 @@ def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
         args, model, sets[0], texts, own.processes, own.plan_seconds
     )
     warnings.append(plan.memory_warning(measured))
-    return plan.write_plan(
+    return write_plan(
         own.plan,
         args.output_dir or "a training",
-        plan.set_table(sets, lengths_of.limit),
+        set_table(sets, lengths_of.limit),
         [
             f"- {planning.describe_frames(args, frontend)}",
-            *plan.cost_lines(sets, cost, measured, args.num_iters_per_epoch),
+            *cost_lines(sets, cost, measured, args.num_iters_per_epoch),
         ],
         [line for line in warnings if line],
     )
@@ -146,8 +147,8 @@ def main(cmd=None):
     """Run the command: print the page, or one line with the reason why not."""
     own, rest = get_parser().parse_known_args(cmd)
     with quiet_imports():
-        from espnet_adastride.evaluation.plan import write_plan
         from espnet_adastride.plugin.espnet import asr_task
+        from espnet_adastride.report.plan import write_plan
 
     args = asr_task.ASRTask.get_parser().parse_args(rest)
     logging.basicConfig(level="WARNING")
@@ -158,7 +159,7 @@ def main(cmd=None):
         if isinstance(error, NotPlanned):
             reason = f"lengths and batches of {error} cannot be determined"
         title = args.output_dir or "a training"
-        text = write_plan(own.plan, title, [], [f"- not planned: {reason}"], [])
+        text = write_plan(own.plan, title, "", [f"- not planned: {reason}"], [])
     print(text, end="")
 
 

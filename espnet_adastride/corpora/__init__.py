@@ -2,6 +2,7 @@
 
 audio.py        decode a file to samples; recordings.py: at a model's rate
 kaldi.py        read and write the files of data directories; datadir.py: check them
+separated.py    read CSV and TSV
 own/            your own recordings, in any of the common layouts
 librispeech.py, digits.py, mini_espeak/ (with espeak.py), clips.py, unlabelled.py
 features.py     frozen pretrained encoders, with whisper_mel.py and upstream_record.py

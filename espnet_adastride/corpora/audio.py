@@ -7,9 +7,8 @@ concatenated or truncated Ogg or FLAC. The content decides, not the file name.
 
 Either the whole file is decoded, or an :class:`AudioError` explains the problem::
 
-    info = audio_info(path)                  # samples, rate, channels, format, reader
-    wave, rate = read_samples(path)          # (n, channels) float32
-    part, rate = read_samples(path, 16000, 32000)
+    info = audio_info(path)             # samples, rate, channels, format, reader
+    wave, info = read_samples(path)     # (n, channels) float32
 """
 
 import io
@@ -114,12 +113,7 @@ def audio_info(path: Source, name: str = "") -> AudioInfo:
         header = _sound_header(file, name)
         if header is not None:
             return header
-        samples, form = 0, None
-        for part, form in _decoded(file, name, log_line):
-            samples += part.shape[1]
-        if form is None:
-            raise AudioError(f"{name}: no samples; record or copy it again")
-        return AudioInfo(samples, form.rate, form.channels, form.format, "ffmpeg")
+        return _decoded_info(file, name, log_line)
 
 
 def quick_seconds(path: Source) -> float:
@@ -142,18 +136,12 @@ def quick_seconds(path: Source) -> float:
 
 
 def read_samples(
-    path: Source,
-    begin: int = 0,
-    end: Optional[int] = None,
-    name: str = "",
-    say: Optional[Say] = None,
-) -> Tuple[np.ndarray, int]:
-    """Return the samples [begin, end) of a file, and their rate.
+    path: Source, name: str = "", say: Optional[Say] = None
+) -> Tuple[np.ndarray, AudioInfo]:
+    """Return the samples of a file, and what :func:`audio_info` says of it.
 
     Args:
         path: a file, or its content as bytes.
-        begin: first sample.
-        end: sample after the last one; None, or beyond the file: all.
         name: for messages, if not ``path``.
         say: called with warnings, one line each; None: log them.
 
@@ -163,43 +151,13 @@ def read_samples(
     Raises:
         AudioError: if part of it cannot be decoded.
     """
-    wave, info = read_with_info(path, begin, end, name, say)
-    return wave, info.rate
-
-
-def read_with_info(
-    path: Source,
-    begin: int = 0,
-    end: Optional[int] = None,
-    name: str = "",
-    say: Optional[Say] = None,
-) -> Tuple[np.ndarray, AudioInfo]:
-    """Return what :func:`read_samples` does, and :func:`audio_info`, in one reading.
-
-    The length is that of all of the file only if ``end`` is None.
-    """
     name = name or _name(path)
-    if begin < 0 or (end is not None and end < begin):
-        raise ValueError(f"samples [{begin}, {end}) are not a range")
     with _opened(path, name) as file:
         header = _sound_header(file, name)
         if header is not None:
-            return _read_sound(file, header, begin, end, name), header
+            return _read_sound(file, header, name), header
         parts: List[np.ndarray] = []
-        first, form = 0, None
-        for part, form in _decoded(file, name, say or log_line):
-            last = first + part.shape[1]
-            low = max(begin - first, 0)
-            high = part.shape[1] if end is None else min(end - first, part.shape[1])
-            if low < high:
-                parts.append(part[:, low:high])
-            first = last
-            if end is not None and first >= end:
-                break
-        if form is None:
-            raise AudioError(f"{name}: no samples; record or copy it again")
-        info = AudioInfo(first, form.rate, form.channels, form.format, "ffmpeg")
-        parts = parts or [np.zeros((form.channels, 0), np.float32)]
+        info = _decoded_info(file, name, say or log_line, parts.append)
         return np.concatenate(parts, axis=1).T, info
 
 
@@ -256,9 +214,7 @@ def _sound_header(file: BinaryIO, name: str) -> Optional[AudioInfo]:
     import soundfile
 
     _check_riff(file, name)
-    if _is_mpeg(
-        file
-    ):  # its length comes from the first frame's table or is an estimate
+    if _is_mpeg(file):  # its length is in the first frame's table, or an estimate
         return None
     try:
         info = soundfile.info(_for_libsndfile(file))
@@ -285,26 +241,20 @@ def _for_libsndfile(file: BinaryIO):
     return file if isinstance(file, io.BytesIO) else file.name
 
 
-def _read_sound(
-    file: BinaryIO, info: AudioInfo, begin: int, end: Optional[int], name: str
-) -> np.ndarray:
+def _read_sound(file: BinaryIO, info: AudioInfo, name: str) -> np.ndarray:
     import soundfile
 
-    begin = min(begin, info.samples)
-    end = info.samples if end is None else min(end, info.samples)
     try:
         with soundfile.SoundFile(_for_libsndfile(file)) as sound:
-            if begin:
-                sound.seek(begin)
-            wave = sound.read(end - begin, dtype="float32", always_2d=True)
+            wave = sound.read(info.samples, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, RuntimeError) as error:
         reason = getattr(error, "error_string", str(error)).strip(" .\n")
         raise AudioError(
             f"{name}: damaged or cut off ({reason}); get the file again"
         ) from None
-    if len(wave) < end - begin:
+    if len(wave) < info.samples:
         raise AudioError(
-            f"{name}: damaged or cut off ({len(wave)} of {end - begin} samples); get "
+            f"{name}: damaged or cut off ({len(wave)} of {info.samples} samples); get "
             "the file again"
         )
     return wave
@@ -388,6 +338,19 @@ class _Form(NamedTuple):
     format: str
 
 
+def _decoded_info(
+    file: BinaryIO, name: str, say: Say, keep: Callable = lambda part: None
+) -> AudioInfo:
+    """Decode a file to its end; ``keep`` is called with its parts (channels, n)."""
+    samples, form = 0, None
+    for part, form in _decoded(file, name, say):
+        samples += part.shape[1]
+        keep(part)
+    if form is None:
+        raise AudioError(f"{name}: no samples; record or copy it again")
+    return AudioInfo(samples, form.rate, form.channels, form.format, "ffmpeg")
+
+
 def _decoded(file: BinaryIO, name: str, say: Say) -> Iterator[Tuple[np.ndarray, _Form]]:
     """Yield the frames (channels, n) of a file's only audio stream.
 
@@ -432,7 +395,8 @@ def _only_stream(container, name: str):
     if not streams:
         kinds = sorted({s.type for s in container.streams if s.type})
         raise AudioError(
-            f"{name}: no audio stream in it (streams: {', '.join(kinds) or 'none'})"
+            f"{name}: no audio stream in it (streams: {', '.join(kinds) or 'none'}); "
+            "give a file with sound"
         )
     if len(streams) > 1:
         words = [

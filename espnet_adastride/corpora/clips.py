@@ -18,15 +18,14 @@ The table has a header: ``file`` (relative to the folder), ``label`` and, option
 nothing else.
 """
 
-import csv
 import hashlib
-import io
 import re
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence
 
+from espnet_adastride.corpora.separated import read_separated
 from espnet_adastride.errors import UserError, no_such, unknown_word
-from espnet_adastride.files import AUDIO_SUFFIXES, read_utf8, shown
+from espnet_adastride.files import AUDIO_SUFFIXES, shown
 from espnet_adastride.options import name_seeds
 
 PARTS = ("train", "valid", "test")
@@ -182,39 +181,30 @@ def _table(folder: Path) -> Iterator[Clip]:
 
 
 def _read_table(path: Path, needed: Sequence[str], known: Sequence[str] = ()):
-    """Yield (line number, {column: stripped value}) of a table with a header.
+    """Yield (line number, {column: value}) of a table with a header.
 
     Args:
-        path: columns are separated by tabs in a .tsv file, otherwise by commas.
+        path: CSV, or TSV by its suffix.
         needed: required columns.
         known: if given, all allowed columns.
     """
-    delimiter = "\t" if path.suffix == ".tsv" else ","
-    try:
-        with io.StringIO(read_utf8(path)) as file:
-            lines = csv.reader(file, delimiter=delimiter)
-            header = [name.strip() for name in next(lines, [])]
-            missing = [name for name in needed if name not in header]
-            if missing:
-                raise UserError(
-                    f"{path}: no column {' and '.join(missing)}; its first line is "
-                    f"{delimiter.join(header)!r}"
-                )
-            for name in header if known else ():
-                if name not in known:
-                    raise UserError(f"{path}: {unknown_word('column', name, known)}")
-            for values in lines:
-                if not any(value.strip() for value in values):
-                    continue
-                if len(values) != len(header):
-                    raise UserError(
-                        f"{path}, line {lines.line_num}: {len(values)} columns, the "
-                        f"header has {len(header)}"
-                    )
-                stripped = (value.strip() for value in values)
-                yield lines.line_num, dict(zip(header, stripped))
-    except csv.Error as error:
-        raise UserError(f"{path}: not a table ({error})") from None
+    header, separator, rows = read_separated(path)
+    missing = [name for name in needed if name not in header]
+    if missing:
+        raise UserError(
+            f"{path}: no column {' and '.join(missing)}; its first line is "
+            f"{separator.join(header)!r}"
+        )
+    for name in header if known else ():
+        if name not in known:
+            raise UserError(f"{path}: {unknown_word('column', name, known)}")
+    for number, values in rows:
+        if len(values) != len(header):
+            raise UserError(
+                f"{path}, line {number}: {len(values)} columns, the header has "
+                f"{len(header)}"
+            )
+        yield number, dict(zip(header, values))
 
 
 LAYOUTS: Dict[str, Callable[[Path], Iterator[Clip]]] = {
@@ -266,19 +256,15 @@ def _in_turn(names: Sequence[str], seed: int) -> List[str]:
 
 
 def _folds(clips, seed):
-    folds = _own(clips, "fold", "folds")
-    _refuse_divided_groups(clips, folds, "folds")
-    return _in_turn(folds, seed)
-
-
-def _given(clips, seed):
-    parts = _own(clips, "part", "given", "; fill the column part")
-    _refuse_divided_groups(clips, parts, "parts")
-    return parts
+    return _in_turn(_own(clips, "fold", "folds"), seed)
 
 
 def _own(clips, column: str, split: str, fix: str = "") -> List[str]:
-    """Return the corpus' own value for every clip; reject clips without one."""
+    """Return the corpus' own value for every clip.
+
+    Clips without one are rejected, and groups with two, because the test would reward
+    memorisation.
+    """
     without = [clip for clip in clips if not getattr(clip, column)]
     if without:
         more = len(without) - 1
@@ -286,17 +272,16 @@ def _own(clips, column: str, split: str, fix: str = "") -> List[str]:
         raise UserError(
             f"data.split: {split}, but {without[0].path} has no {column}{others}{fix}"
         )
-    return [getattr(clip, column) for clip in clips]
-
-
-def _refuse_divided_groups(clips, where, kind):
-    """Reject a group that is in two parts: the test would reward memorisation."""
+    values = [getattr(clip, column) for clip in clips]
     place: Dict[str, str] = {}
-    for clip, own in zip(clips, where):
-        if place.setdefault(clip.group, own) != own:
+    for clip, own in zip(clips, values):
+        first = place.setdefault(clip.group, own)
+        if first != own:
             raise UserError(
-                f"group {clip.group} is in two {kind}, {place[clip.group]} and {own}"
+                f"group {clip.group} is in two {column}s, {first} and {own}; put all "
+                "of its clips into one"
             )
+    return values
 
 
 #: how the runs of a seed split the clips: (clips, seed) -> their parts
@@ -306,7 +291,7 @@ SPLITS: Dict[str, Callable[[List[Clip], int], List[str]]] = {
     "published": lambda clips, seed: [published_split(c.group) for c in clips],
     "leave_one_out": lambda clips, seed: _in_turn([c.group for c in clips], seed),
     "folds": _folds,
-    "given": _given,
+    "given": lambda clips, seed: _own(clips, "part", "given", "; fill the column part"),
 }
 
 

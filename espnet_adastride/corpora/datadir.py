@@ -15,7 +15,7 @@ from urllib.parse import quote
 import numpy as np
 
 from espnet_adastride.corpora import kaldi
-from espnet_adastride.corpora.audio import AudioInfo, read_with_info
+from espnet_adastride.corpora.audio import AudioInfo, read_samples
 from espnet_adastride.corpora.recordings import sample_problem
 from espnet_adastride.errors import AudioError, UserError
 from espnet_adastride.files import (
@@ -83,20 +83,14 @@ def read_data_dir(folder: PathLike) -> Dict[str, Table]:
     if not tables["wav.scp"]:
         raise UserError(f"{folder}/wav.scp is empty: the set has no utterances")
     for name in TABLES[1:]:
-        for here, there, key in _first_mismatch(tables, "wav.scp", name):
-            raise UserError(
-                f"{folder}: {key} is in {here} but not in {there}: prepare it again "
-                "(--stage 1 --rerun true) or fix the files"
-            )
+        for here, there in (("wav.scp", name), (name, "wav.scp")):
+            missing = tables[here].keys() - tables[there].keys()
+            if missing:
+                raise UserError(
+                    f"{folder}: {min(missing)} is in {here} but not in {there}: "
+                    "prepare it again (--stage 1 --rerun true) or fix the files"
+                )
     return tables
-
-
-def _first_mismatch(tables, one, other):
-    for here, there in ((one, other), (other, one)):
-        missing = sorted(set(tables[here]) - set(tables[there]))
-        if missing:
-            yield here, there, missing[0]
-            return
 
 
 def write_data_dir(
@@ -117,7 +111,7 @@ def read_mono(path: PathLike) -> Tuple[np.ndarray, AudioInfo]:
         AudioError: if it cannot be decoded, has several channels, or its samples are
             unusable.
     """
-    wave, info = read_with_info(path)
+    wave, info = read_samples(path)
     problem = sample_problem(wave)
     if wave.shape[1] != 1:
         channels = wave.shape[1]

@@ -354,19 +354,11 @@ def build_digits(
         )
         times = [x for s in sequences for x in ctm_lines(s.id, s.word_times)]
         write_text(output / part / "words.ctm", "".join(f"{x}\n" for x in times))
-        write_data_dir(
-            output / part,
-            [
-                Utterance(
-                    s.id,
-                    str(audio / part / f"{s.id}.flac"),
-                    s.text,
-                    s.speaker,
-                    s.samples,
-                )
-                for s in sequences
-            ],
-        )
+        utterances = [
+            Utterance(s.id, f"{audio / part / s.id}.flac", s.text, s.speaker, s.samples)
+            for s in sequences
+        ]
+        write_data_dir(output / part, utterances)
         recordings = {r.name for s in sequences for r in s.recordings}
         voices = sorted({r.speaker for s in sequences for r in s.recordings})
         hours = sum(s.samples for s in sequences) / FS / 3600

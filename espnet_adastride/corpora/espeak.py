@@ -105,7 +105,10 @@ def synthesise(
     with _engine(seed) as engine:
         engine.espeak_SetSynthCallback(callback)
         if engine.espeak_SetVoiceByName(name.encode()):
-            raise UserError(f"eSpeak NG cannot load the voice {voice.name}")
+            raise UserError(
+                f"eSpeak NG cannot load the voice {voice.name}; reinstall "
+                "espeakng-loader"
+            )
         # Half the usual volume: some variants clip at full volume.
         values = {
             "rate": voice.rate,
@@ -126,7 +129,10 @@ def synthesise(
     samples = np.frombuffer(b"".join(chunks), dtype=np.int16)
     loud = np.flatnonzero(np.abs(samples.astype(np.int32)) > 30)
     if len(loud) == 0:
-        raise UserError(f"eSpeak NG ({voice.name}) returned no audio for {text!r}")
+        raise UserError(
+            f"eSpeak NG ({voice.name}) returned no audio for {text!r}; give words that "
+            "can be spoken"
+        )
     return resample(samples[loud[0] : loud[-1] + 1], ENGINE_FS, fs)
 
 

@@ -56,14 +56,12 @@ class Excluded:
         file: The file it was found in, with the line number for transcripts.
         kind: The reason, used as the heading for counts.
         detail: Details of the problem.
-        done: The action taken.
     """
 
     id: str
     file: str
     kind: str
     detail: str = ""
-    done: str = LEFT_OUT
 
 
 # --------------------------------------------------------------------------- writing
@@ -124,10 +122,12 @@ def write_data_dir(
     by_id = {}
     for utterance in utterances:
         if utterance.id in by_id:
-            raise UserError(f"{directory}: the id {utterance.id} occurs twice")
+            raise UserError(
+                f"{directory}: the id {utterance.id} occurs twice; rename one"
+            )
         by_id[utterance.id] = utterance
     if not by_id:
-        raise UserError(f"{directory}: no utterance to write")
+        raise UserError(f"{directory}: no utterance to write; check the corpus")
 
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
@@ -166,7 +166,7 @@ def write_excluded(path: PathLike, excluded: Sequence[Excluded]) -> None:
     text = "# id\tfile\treason\twhat was done\n"
     for e in excluded:
         reason = f"{e.kind}: {e.detail}" if e.detail else e.kind
-        fields = (e.id, e.file, reason, e.done)
+        fields = (e.id, e.file, reason, LEFT_OUT)
         text += "\t".join(re.sub(r"[\t\r\n]+", " ", x) for x in fields) + "\n"
     write_text(path, text)
 

@@ -240,7 +240,9 @@ def scan_librispeech(
     texts: Dict[str, List[Tuple[str, str]]] = defaultdict(list)  # (text, file:line)
     for part in parts:
         if not (root / part).is_dir():
-            raise UserError(f"no part {part!r} in {root}")
+            raise UserError(
+                f"no part {part!r} in {root}, which has {', '.join(_parts(root))}"
+            )
         before = scan.recordings
         for path, rel in _walk(root / part):
             name = rel[-1]

@@ -46,11 +46,6 @@ def parse_factors(words: Sequence[str]) -> Dict[str, Fraction]:
     return factors
 
 
-def prefix_of(word: str, factor: Fraction) -> str:
-    """Return the prefix of utterances and speakers: ``sp0.9-``; empty for 1.0."""
-    return "" if factor == 1 else f"sp{word}-"
-
-
 class Copy(NamedTuple):
     """One utterance to make: its audio, the copy's file, and the factor."""
 
@@ -110,7 +105,7 @@ def _copies(source: PathLike, output: Path, factors: Dict[str, Fraction]):
     merged: Dict[str, Dict[str, str]] = {name: {} for name in tables}
     copies: List[Copy] = []
     for word, factor in factors.items():
-        prefix = prefix_of(word, factor)
+        prefix = "" if factor == 1 else f"sp{word}-"
         for key, path in tables["wav.scp"].items():
             if path.endswith("|"):
                 raise UserError(f"{source}/wav.scp: {key} is a pipe; give audio files")

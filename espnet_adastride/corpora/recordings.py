@@ -45,14 +45,13 @@ HOT, SCALED = 2.0, 16.0
 
 
 def read_audio(
-    source: Union[str, Path], rate: int, name: str = "", say: Optional[Say] = None
+    source: Union[str, Path], rate: int, say: Optional[Say] = None
 ) -> np.ndarray:
     """Return a recording, mixed down and resampled.
 
     Args:
         source: a file, or ``-`` for standard input.
         rate: target sampling rate in Hz.
-        name: for messages, if not ``source``.
         say: called with warnings, one line each; None: log them.
 
     Returns:
@@ -63,16 +62,13 @@ def read_audio(
             non-finite samples.
     """
     content: Union[str, Path, bytes] = source
+    name = shown(source)
     if str(source) == STDIN:
-        name = name or "standard input"
-        content = sys.stdin.buffer.read()
+        name, content = "standard input", sys.stdin.buffer.read()
         if not content:
             raise AudioError(f"{name}: empty; pipe an audio file into it")
-    name = name or shown(source)
-    wave, found = read_samples(content, name=name, say=say)
-    if len(wave) == 0:
-        raise AudioError(f"{name}: no samples; record or copy it again")
-    return prepare(wave, found, rate, name, say)
+    wave, info = read_samples(content, name, say)
+    return prepare(wave, info.rate, rate, name, say)
 
 
 def read_pcm(stream: BinaryIO, rate: int, size: int) -> Iterator[np.ndarray]:
@@ -169,11 +165,9 @@ def prepare(
     """
     say = say or log_line
     wave = np.asarray(wave)
-    if wave.ndim not in (1, 2) or wave.size == 0:
-        raise AudioError(
-            f"{name}: samples must be (n,) or (n, channels), got {wave.shape}"
-        )
-    if wave.ndim == 2 and wave.shape[1] > wave.shape[0]:
+    if wave.size == 0:
+        raise AudioError(f"{name}: no samples; record or copy it again")
+    if wave.ndim not in (1, 2) or wave.ndim == 2 and wave.shape[1] > wave.shape[0]:
         raise AudioError(
             f"{name}: samples must be (n,) or (n, channels), got {wave.shape}; if that "
             "is (channels, n), as in torchaudio, transpose it (wave.T)"

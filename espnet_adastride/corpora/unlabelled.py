@@ -137,36 +137,32 @@ def prepare_recordings(folder, output, rate: int) -> str:
     part_of = split_groups(r.group for r in recordings)
     fresh = fresh_dir(output)
     (fresh / "audio").mkdir()
-    lines: Dict[str, List[str]] = {part: [] for part in PARTS}
-    groups: Dict[str, List[str]] = {part: [] for part in PARTS}
-    seconds, short = dict.fromkeys(PARTS, 0.0), 0
+    made: Dict[str, list] = {part: [] for part in PARTS}
+    short = 0
     for recording in recordings:
-        part = part_of[recording.group]
-        pieces = cut_recording(recording, fresh / "audio", rate)
-        for name, path, duration in pieces:
+        for name, path, duration in cut_recording(recording, fresh / "audio", rate):
             if duration < SHORTEST:
                 short += 1
                 continue
             if path.parent == fresh / "audio":  # its final place
                 path = output.resolve() / "audio" / path.name
-            lines[part].append(f"{name} {path}\n")
-            groups[part].append(f"{name} {recording.group}\n")
-            seconds[part] += duration
-    for part in PARTS:
-        if not lines[part]:
+            one = (name, path, recording.group, duration)
+            made[part_of[recording.group]].append(one)
+    told = []
+    for part, own in made.items():
+        if not own:
             raise UserError(
                 f"{folder}: no recording of {SHORTEST} s or more is left for {part}; "
                 "give more recordings"
             )
-        write_text(fresh / part / "wav.scp", "".join(lines[part]))
-        write_text(fresh / part / "groups", "".join(groups[part]))
-    record["told"] = (
-        "; ".join(
-            f"{part}: {len(lines[part])} recordings, {seconds[part] / 3600:.2f} h"
-            for part in PARTS
-        )
-        + f"; {len(part_of)} texts or files, {short} below {SHORTEST} s left out"
-    )
+        waves = "".join(f"{name} {path}\n" for name, path, _, _ in own)
+        groups = "".join(f"{name} {group}\n" for name, _, group, _ in own)
+        write_text(fresh / part / "wav.scp", waves)
+        write_text(fresh / part / "groups", groups)
+        hours = sum(duration for *_, duration in own) / 3600
+        told.append(f"{part}: {len(own)} recordings, {hours:.2f} h")
+    told.append(f"{len(part_of)} texts or files, {short} below {SHORTEST} s left out")
+    record["told"] = "; ".join(told)
     write_text(fresh / "prepared.json", json.dumps(record) + "\n")
     replace_dir(fresh, output)
     return record["told"]

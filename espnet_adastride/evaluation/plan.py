@@ -5,20 +5,17 @@
                                        refuse_no_update
 3. warnings                            set_warnings
 4. duration of an epoch                epoch_seconds
-5. the page                            write_plan
 
-This file computes and formats; ``espnet_adastride/plugin/planning.py`` gets the numbers
-from ESPnet.
+This file computes; ``espnet_adastride/plugin/planning.py`` gets the numbers from
+ESPnet, and ``espnet_adastride/report/plan.py`` writes the page.
 """
 
 import math
 from dataclasses import dataclass
-from statistics import median
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from espnet_adastride.errors import UserError
-from espnet_adastride.files import PathLike, write_text
-from espnet_adastride.progress import format_span
+from espnet_adastride.files import PathLike
 
 NAMED = 3  # utterances that a message names
 MUCH_PADDING = 0.2
@@ -104,7 +101,8 @@ def _some_unalignable(lengths: SetLengths, frames, keys: Sequence[str]) -> str:
     return _some(keys, lambda key: f"{frames[key]} of {lengths.needed[key]}")
 
 
-def _percent(share: float) -> str:
+def percent_of(share: float) -> str:
+    """Return e.g. ``12.5 %``."""
     return f"{100 * share:.3g} %"
 
 
@@ -151,7 +149,7 @@ def refuse_what_cannot_work(
             fix += ", or a larger --max_unalignable"
         raise UserError(
             f"CTC cannot align {len(bad)} of {count} {lengths.name} utterances "
-            f"({_percent(len(bad) / count)}; {_percent(allowed)} may be): at 1/"
+            f"({percent_of(len(bad) / count)}; {percent_of(allowed)} may be): at 1/"
             f"{lengths.downsampling():.3g} of the frames, fewer frames than labels "
             f"plus repeats require: {_some_unalignable(lengths, lengths.frames, bad)}; "
             f"{fix}"
@@ -173,41 +171,28 @@ def refuse_lengths_of_frontend(
         UserError: Naming utterances and the fix.
     """
 
-    def seconds(key):
-        return f"{lengths.samples[key] / lengths.rate:.3g} s"
-
-    def refuse(keys, problem, fix):
-        keys = sorted(keys, key=lambda k: (lengths.samples[k], k))
+    samples, rate = lengths.samples, lengths.rate
+    empty = {k for k, n in lengths.features.items() if n < 1}
+    short = [b for b in lengths.batches if max(samples[k] for k in b) < longest]
+    wrong = empty.union(*short)
+    if wrong:
+        needed = max(longest if short else 0, max(samples[k] for k in wrong) + 1)
+        problem = f"too short for frontend {words}, at which ESPnet stops"
+        fix = f"--min_wav_duration {math.ceil(needed / rate * 1000) / 1000:g}"
+    elif most is not None:
+        wrong = {k for k, n in samples.items() if n > most}
+        problem = (
+            f"longer than what frontend {words} hears ({most / rate:g} s), and their "
+            "text goes beyond it"
+        )
+        fix = f"--max_wav_duration {most / rate:g}"
+    if wrong:
+        keys = sorted(wrong, key=lambda k: (samples[k], k))
         raise UserError(
             f"{len(keys)} {lengths.name} utterances are {problem}: "
-            f"{_some(keys, seconds)}; leave them out: {fix}"
+            f"{_some(keys, lambda k: f'{samples[k] / rate:.3g} s')}; leave them out: "
+            f"{fix}"
         )
-
-    empty = [k for k, n in lengths.features.items() if n < 1]
-    small = [
-        key
-        for batch in lengths.batches
-        if max(lengths.samples[k] for k in batch) < longest
-        for key in batch
-    ]
-    if empty or small:
-        short = {*empty, *small}
-        above = max(lengths.samples[k] for k in short) + 1
-        needed = max(longest if small else 0, above)
-        refuse(
-            short,
-            f"too short for frontend {words}, at which ESPnet stops",
-            f"--min_wav_duration {math.ceil(needed / lengths.rate * 1000) / 1000:g}",
-        )
-    if most is not None:
-        long = [k for k, n in lengths.samples.items() if n > most]
-        if long:
-            refuse(
-                long,
-                f"longer than what frontend {words} hears ({most / lengths.rate:g} s), "
-                "and their text goes beyond it",
-                f"--max_wav_duration {most / lengths.rate:g}",
-            )
 
 
 def utterance_bins(shapes: Sequence[Dict[str, Sequence[int]]], kind: str) -> Dict:
@@ -315,7 +300,7 @@ def set_warnings(lengths: SetLengths, limit: int) -> List[str]:
             )
     if lengths.padding() > MUCH_PADDING:
         lines.append(
-            f"{_percent(lengths.padding())} of what the encoder reads in "
+            f"{percent_of(lengths.padding())} of what the encoder reads in "
             f"{lengths.name} is padding: batch_type numel or sorted groups utterances "
             "by length"
         )
@@ -380,6 +365,11 @@ def extrapolate(small: StepCost, part: StepCost, padded: int) -> StepCost:
     return StepCost(padded, line(small.seconds, part.seconds), peak, share)
 
 
+def memory_words(number: Optional[float]) -> str:
+    """Return e.g. ``1.50 GiB`` of bytes."""
+    return "memory unknown" if number is None else f"{number / 2**30:.2f} GiB"
+
+
 def memory_warning(measured: Measured) -> Optional[str]:
     """Return a warning if the largest batch needs more memory than there is.
 
@@ -390,8 +380,8 @@ def memory_warning(measured: Measured) -> Optional[str]:
     if not peaks or measured.memory is None or max(peaks) <= measured.memory:
         return None
     return (
-        f"the largest batch needs about {_memory(max(peaks))} and there are "
-        f"{_memory(measured.memory)}: halve batch_bins and double accum_grad"
+        f"the largest batch needs about {memory_words(max(peaks))} and there are "
+        f"{memory_words(measured.memory)}: halve batch_bins and double accum_grad"
     )
 
 
@@ -438,144 +428,3 @@ class ModelCost(NamedTuple):
     seconds: float = 1.0
     block_strides: Sequence[float] = ()
     restored: Optional[float] = None
-
-
-def short_count(number: float) -> str:
-    """Return e.g. ``38.5 M``."""
-    for size, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:.3g}"
-
-
-def _memory(number: Optional[float]) -> str:
-    return "memory unknown" if number is None else f"{number / 2**30:.2f} GiB"
-
-
-def set_table(sets: Sequence[SetLengths], limit: int) -> List[str]:
-    """Return the table of the sets, a column each."""
-
-    def share(keys, lengths):
-        if not keys:
-            return "0"
-        return f"{len(keys)} ({_percent(len(keys) / len(lengths.samples))})"
-
-    def sizes(lengths):
-        counts = [len(b) for b in lengths.batches]
-        return f"{min(counts)} / {median(counts):g} / {max(counts)}"
-
-    rows = [
-        ("utterances", lambda s: f"{len(s.samples)}"),
-        ("hours", lambda s: f"{s.seconds / 3600:.2f}"),
-        (
-            "frames a second behind the input layer",
-            lambda s: f"{sum(s.frames.values()) / s.seconds:.1f}",
-        ),
-        (
-            f"too short for the input layer (< {limit} frames)",
-            lambda s: share(s.too_short(limit), s),
-        ),
-        (
-            "CTC cannot align (frames < labels + repeats)",
-            lambda s: share(s.unalignable(), s) if s.needed else "no CTC",
-        ),
-        ("batches", lambda s: f"{len(s.batches)}"),
-        ("utterances a batch, least / median / most", sizes),
-        ("padding", lambda s: _percent(s.padding())),
-    ]
-    lines = [
-        f"| | {' | '.join(s.name for s in sets)} |",
-        "|---" * (len(sets) + 1) + "|",
-    ]
-    for words, say in rows:
-        lines.append(f"| {words} | {' | '.join(say(s) for s in sets)} |")
-    return lines
-
-
-def block_line(model: ModelCost, features: float) -> str:
-    """Return the line on the rate of every block.
-
-    Args:
-        model: With ``block_strides``.
-        features: A second, before the input layer.
-    """
-    parts, start = [], 0
-    strides = list(model.block_strides)
-    for end in range(1, len(strides) + 1):
-        if end < len(strides) and strides[end] == strides[start]:
-            continue
-        blocks = f"block {end}" if end == start + 1 else f"blocks {start + 1} to {end}"
-        parts.append(f"{features / strides[start]:.3g} in {blocks}")
-        start = end
-    line = f"- frames a second: {', '.join(parts)}"
-    if model.restored is not None:
-        line += f"; given back to {features / model.restored:.3g} for CTC and decoder"
-    return line
-
-
-def cost_lines(
-    sets: Sequence[SetLengths],
-    model: ModelCost,
-    measured: Measured,
-    batches: Optional[int] = None,
-) -> List[str]:
-    """Return the lines on the model and on what a step and an epoch cost.
-
-    Args:
-        sets: Training, then validation.
-        measured: The steps.
-        batches: Training batches an epoch, if not all (``num_iters_per_epoch``).
-    """
-    lines = [
-        f"- model: {model.words}: {short_count(model.parameters)} parameters, "
-        f"{short_count(model.layer_parameters)} of them in the input layer"
-    ]
-    if model.macs is not None:
-        whole, layer = (n / model.seconds for n in (model.macs, model.layer_macs))
-        lines.append(
-            f"- multiply-accumulates a second of audio: {short_count(whole)}, "
-            f"{short_count(layer)} of them in the input layer "
-            f"(forward of an utterance of {model.seconds:.1f} s; FLOPs are twice that)"
-        )
-    if model.block_strides:
-        features = sum(sets[0].features.values()) / sets[0].seconds
-        lines.append(block_line(model, features))
-    steps = measured.steps
-    if not steps:
-        lines.append(f"- time and memory: not measured ({measured.device})")
-        return lines
-    for words, step in zip(("a median batch", "the largest batch"), steps):
-        how = "measured"
-        if step.measured < 1:
-            how = f"extrapolated from {_percent(step.measured)} of it"
-        lines.append(
-            f"- {words}, {step.padded / sets[0].rate:.0f} s of audio: "
-            f"{step.seconds:.2f} s, {_memory(step.peak)} ({how})"
-        )
-    train = epoch_seconds(sets[0].padded(), steps)
-    if batches is not None:
-        train *= batches / len(sets[0].batches)
-    whole = train + sum(epoch_seconds(s.padded(), steps) for s in sets[1:]) / 3
-    lines.append(
-        f"- an epoch: about {format_span(whole)} on {measured.device} (by the line "
-        "through these steps, validation at a third of them; reading of data not "
-        "counted)"
-    )
-    return lines
-
-
-def write_plan(
-    path: Optional[PathLike],
-    title: str,
-    table: Sequence[str],
-    costs: Sequence[str],
-    warnings: Sequence[str],
-) -> str:
-    """Write the page (Markdown) and return it; ``path`` None: only return it."""
-    lines = [f"# Plan of {title}", "", *table, "", *costs]
-    if warnings:
-        lines += ["", *(f"- warning: {line}" for line in warnings)]
-    text = "\n".join(lines) + "\n"
-    if path:
-        write_text(path, text)
-    return text

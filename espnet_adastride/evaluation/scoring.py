@@ -552,14 +552,14 @@ def environment() -> List[Tuple[str, str]]:
             rows.append((title, f"{package} {metadata.version(package)}"))
         except metadata.PackageNotFoundError:
             rows.append((title, f"{package} is not installed"))
-    rows.append(("Git hash", _git("rev-parse", "HEAD") or "not in a Git checkout"))
-    commit_date = _git("log", "-1", "--format=%cd")
+    rows.append(("Git hash", git("rev-parse", "HEAD") or "not in a Git checkout"))
+    commit_date = git("log", "-1", "--format=%cd")
     if commit_date:
         rows.append(("Commit date", commit_date))
     return rows
 
 
-def _git(*args: str) -> str:
+def git(*args: str) -> str:
     """Output of a git command in this package's checkout, "" if there is none."""
     here = os.path.dirname(os.path.abspath(__file__))
     try:

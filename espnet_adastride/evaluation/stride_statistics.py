@@ -46,9 +46,9 @@ def phone_class(phone: str) -> str:
     return SILENCE if name in SILENT_PHONES else _CLASS_OF.get(name, "other")
 
 
-def instants(duration: float, step: float = STEP) -> np.ndarray:
+def instants(duration: float) -> np.ndarray:
     """Return the middles of the steps that a recording holds, in seconds."""
-    return (np.arange(int(duration / step + 1e-9)) + 0.5) * step
+    return (np.arange(int(duration / STEP + 1e-9)) + 0.5) * STEP
 
 
 def local_strides(boundaries: np.ndarray, times: np.ndarray, step: float) -> np.ndarray:
@@ -161,10 +161,7 @@ class Relation:
 
 
 def relation(
-    strides: Sequence[np.ndarray],
-    marks: Sequence[np.ndarray],
-    resamples: int = 1000,
-    seed: int = 0,
+    strides: Sequence[np.ndarray], marks: Sequence[np.ndarray], resamples: int = 1000
 ) -> Optional[Relation]:
     """Relate local strides to marks.
 
@@ -172,7 +169,6 @@ def relation(
         strides: (n,) of each utterance.
         marks: (n,) booleans of each utterance.
         resamples: of the bootstrap.
-        seed: of its drawing.
 
     Returns:
         None where all instants, or none, are marked.
@@ -192,7 +188,7 @@ def relation(
     ]
     table = np.stack(histograms).astype(np.float64)  # (U, 2, cells)
     drawn = []
-    for weights in Bootstrap(np.arange(len(table)), resamples, seed).counts:
+    for weights in Bootstrap(np.arange(len(table)), resamples).counts:
         marked, others = np.tensordot(weights, table, axes=1)
         pairs = marked.sum() * others.sum()
         if pairs:
@@ -283,17 +279,17 @@ class StrideStatistics:
         groups = {name: strides[labels == name] for name in names}
         return {name: values for name, values in groups.items() if len(values)}
 
-    def relations(self, resamples: int = 1000) -> Dict[str, Relation]:
+    def relations(self) -> Dict[str, Relation]:
         """Return what the strides tell of speech and of word boundaries."""
-        found = {"speech": relation(self.strides, self.speech, resamples)}
+        found = {"speech": relation(self.strides, self.speech)}
         if self.boundaries:
-            found["word boundary"] = relation(self.strides, self.boundaries, resamples)
+            found["word boundary"] = relation(self.strides, self.boundaries)
             within = [
                 (s[speech], b[speech])
                 for s, b, speech in zip(self.strides, self.boundaries, self.speech)
             ]
             found["word boundary, in speech"] = relation(
-                [s for s, _ in within], [b for _, b in within], resamples
+                [s for s, _ in within], [b for _, b in within]
             )
         return {name: value for name, value in found.items() if value is not None}
 

@@ -72,7 +72,7 @@ def measure(features: LogMel, network: VQVAE, recordings) -> Dict[str, Any]:
             "group": recording.group,
         }
     if not utterances:
-        raise UserError("no recording to reconstruct")
+        raise UserError("no recording to reconstruct; give at least one")
     all_tokens = torch.cat(tokens)
     rate = len(all_tokens) / seconds
     codes = perplexity(all_tokens, network.codebook_size)

@@ -7,9 +7,8 @@
 What the intervals and tests show, and what they do not: ``evaluation/statistics.py``.
 """
 
-from dataclasses import dataclass, field
 from statistics import mean
-from typing import Dict, List, Sequence
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from espnet_adastride.evaluation.statistics import (
     verdict,
     welch_interval,
 )
+from espnet_adastride.experiments.cells import Cell
 from espnet_adastride.report.tables import (
     format_interval,
     format_p,
@@ -30,61 +30,63 @@ from espnet_adastride.report.tables import (
 )
 
 
-@dataclass
-class Result:
-    """Results of a system at one rate on the test set, one run for each seed.
+class Difference(NamedTuple):
+    """System minus baseline on the same utterances.
 
     Attributes:
-        system: Name.
-        rate: Configured downsampling.
-        seeds: Seeds of the runs, in the order of the other lists.
-        word_errors, char_errors: (U,) for each seed.
-        stats: For each seed, other figures of the training: ``stride``,
-            ``largest_jump``, ``empty_slots``, ``minutes``.
+        value: over all utterances and seeds.
+        low, high: its 95 % interval, by bootstrap.
+        p: of the paired test, adjusted for the number of comparisons (Holm).
+        over_seeds: Welch's 95 % interval; None: a side has only one seed.
     """
 
-    system: str
-    rate: float
-    seeds: List[int] = field(default_factory=list)
-    word_errors: List[np.ndarray] = field(default_factory=list)
-    char_errors: List[np.ndarray] = field(default_factory=list)
-    stats: List[Dict[str, float]] = field(default_factory=list)
+    value: float
+    low: float
+    high: float
+    p: float
+    over_seeds: Optional[Tuple[float, float]]
+
+    def columns(self) -> List[str]:
+        """Return value, interval, p, Welch's interval and verdict, for a table."""
+        welch = format_interval(*self.over_seeds) if self.over_seeds else ""
+        shown = [f"{self.value:+.2f}", format_interval(self.low, self.high)]
+        said = verdict(self.value, self.p, self.over_seeds)
+        return [*shown, format_p(self.p), welch, said]
 
 
-@dataclass(frozen=True)
-class Reference:
-    """What the systems were tested on.
+def compare(
+    pairs: Sequence[Sequence[np.ndarray]],
+    weights: np.ndarray,
+    bootstrap: Bootstrap,
+    scale: float = 100.0,
+) -> List[Difference]:
+    """Compare systems on the same utterances, in pairs.
 
-    Attributes:
-        words, chars: (U,) number of reference tokens.
-        groups: (U,) groups of utterances that share recordings or a speaker.
+    Args:
+        pairs: errors of (system, baseline), (S, U) each by seed and utterance.
+        weights: (U,) such as reference words.
+        bootstrap: over the groups.
+        scale: 100 for percent.
     """
-
-    words: np.ndarray
-    chars: np.ndarray
-    groups: Sequence[str]
-
-
-def _rates(errors: Sequence[np.ndarray], tokens: np.ndarray) -> List[float]:
-    return [float(100.0 * e.sum() / tokens.sum()) for e in errors]
-
-
-def _stat(result: Result, name: str, digits: int) -> str:
-    values = [s[name] for s in result.stats if name in s]
-    return f"{mean(values):.{digits}f}" if values else ""
+    found = [bootstrap.difference(*pair, weights) for pair in pairs]
+    total = weights.sum()
+    return [
+        Difference(
+            *(scale * number for number in one[:3]),
+            p,
+            welch_interval(*(scale * errors.sum(axis=1) / total for errors in pair)),
+        )
+        for pair, one, p in zip(pairs, found, holm([one.p for one in found]))
+    ]
 
 
 def format_comparison(
-    results: Sequence[Result],
-    test: Reference,
-    baseline: str,
-    resamples: int = 10000,
+    cells: Sequence[Cell], baseline: str, resamples: int = 10000
 ) -> str:
     """Write the tables: error rates, then differences to the baseline.
 
     Args:
-        results: Systems by rate, in the order of the rows.
-        test: The test set.
+        cells: Systems by rate, in the order of the rows.
         baseline: Name of the system that the others are compared with, at the same rate
             and over the seeds that both have.
         resamples: Number of bootstrap resamples.
@@ -92,114 +94,133 @@ def format_comparison(
     Raises:
         UserError: No result at all.
     """
-    results = [r for r in results if r.seeds]
-    if not results:
-        raise UserError("no run is finished yet: there is nothing to compare")
+    if not cells:
+        raise UserError(
+            "no run is finished yet: there is nothing to compare; run the command "
+            "without --table_only"
+        )
     names = ["rate", "method", "WER %", "CER %", "WER of each seed", "learned rate"]
     names += ["largest jump", "empty slots", "minutes a run"]
     rows = []
-    for r in results:
-        wer = _rates(r.word_errors, test.words)
-        row = [f"{r.rate:g}x", f"`{r.system}`", spread(wer)]
-        row.append(spread(_rates(r.char_errors, test.chars)))
+    for cell in cells:
+        wer = cell.rates()
+        row = [f"{cell.rate:g}x", f"`{cell.system}`", spread(wer)]
+        row.append(spread(cell.rates("characters")))
         row.append(" ".join(f"{value:.2f}" for value in wer))
-        row += [_stat(r, "stride", 2), _stat(r, "largest_jump", 1)]
-        row += [_stat(r, "empty_slots", 3), _stat(r, "minutes", 1)]
+        row += [cell.stat("stride", 2), cell.stat("largest_jump", 1)]
+        seconds = [r.content["timing"]["training_seconds"] for r in cell.records]
+        row += [cell.stat("empty_slots", 3), f"{mean(s / 60 for s in seconds):.1f}"]
         rows.append(row)
     text = markdown_table(names, rows) + "\n"
-    return text + _difference_table(results, test, baseline, resamples)
+    return text + _difference_table(cells, baseline, resamples)
 
 
-def _pair(one: Result, other: Result):
-    """Return the seeds that both have; word and character errors (S, U) of the two."""
-    seeds = [s for s in one.seeds if s in other.seeds]
+def _compare_cells(
+    pairs: Sequence[Tuple[Cell, Cell]],
+    bootstrap: Bootstrap,
+    kind: str = "words",
+    common: bool = True,
+) -> List[Tuple[Cell, Cell, List[int], Difference]]:
+    """Return system, baseline, seeds of the system, and difference of each pair.
 
-    def pick(errors, seeds_of):
-        return np.array([errors[seeds_of.index(s)] for s in seeds])
-
-    return (
-        seeds,
-        [pick(x.word_errors, x.seeds) for x in (one, other)],
-        [pick(x.char_errors, x.seeds) for x in (one, other)],
-    )
+    Args:
+        common: over the seeds that both have, without pairs that share none.
+    """
+    found, errors = [], []
+    for pair in pairs:
+        seeds = [cell.seeds for cell in pair]
+        if common:
+            seeds = [[s for s in seeds[0] if s in seeds[1]]] * 2
+        if seeds[0]:
+            found.append((*pair, seeds[0]))
+            errors.append([c.errors(kind, "", own) for c, own in zip(pair, seeds)])
+    if not found:
+        return []
+    reference = pairs[0][0].reference(kind)
+    return [(*f, d) for f, d in zip(found, compare(errors, reference, bootstrap))]
 
 
 def pair_table(
-    results: Sequence[Result],
-    test: Reference,
-    pairs: Sequence[Sequence[str]],
-    bootstrap: Bootstrap,
+    cells: Sequence[Cell], pairs: Sequence[Sequence[str]], bootstrap: Bootstrap
 ) -> str:
     """Return the differences of pairs of systems at every rate that both have; or "".
 
     Args:
-        results: systems by rate.
-        test: the test set.
+        cells: systems by rate.
         pairs: (system, other): system minus other, over the seeds that both have.
         bootstrap: over the groups.
     """
-    found = []
-    for rate in dict.fromkeys(r.rate for r in results):
-        at_rate = {r.system: r for r in results if r.rate == rate}
-        for names in pairs:
-            if not all(name in at_rate for name in names):
-                continue
-            seeds, errors, _ = _pair(*(at_rate[name] for name in names))
-            if seeds:
-                difference = bootstrap.difference(*errors, test.words).percent()
-                welch = welch_interval(*(_rates(e, test.words) for e in errors))
-                found.append((rate, names, seeds, difference, welch))
-    if not found:
-        return ""
+    places = {(cell.rate, cell.system): cell for cell in cells}
+    asked = [
+        (places[rate, one], places[rate, other])
+        for rate in dict.fromkeys(cell.rate for cell in cells)
+        for one, other in pairs
+        if (rate, one) in places and (rate, other) in places
+    ]
     rows = []
-    corrected = holm([difference.p for _, _, _, difference, _ in found])
-    for (rate, (one, other), seeds, d, welch), p in zip(found, corrected):
-        row = [f"{rate:g}x", f"`{one}` minus `{other}`", ", ".join(map(str, seeds))]
-        row += [f"{d.value:+.2f}", format_interval(d.low, d.high), format_p(p)]
-        row += [format_interval(*welch) if welch else "", verdict(d.value, p, welch)]
-        rows.append(row)
+    for one, other, seeds, difference in _compare_cells(asked, bootstrap):
+        row = [f"{one.rate:g}x", f"`{one.system}` minus `{other.system}`"]
+        rows.append([*row, ", ".join(map(str, seeds)), *difference.columns()])
     names = ["rate", "methods", "seeds", "WER", "over groups", "p, Holm", "over seeds"]
-    return markdown_table([*names, "verdict"], rows)
+    return markdown_table([*names, "verdict"], rows) if rows else ""
 
 
-def _difference_table(
-    results: Sequence[Result], test: Reference, baseline: str, resamples: int
+def across_rates_table(
+    cells: Sequence[Cell], baseline: str, feature_rate: float, bootstrap: Bootstrap
 ) -> str:
-    by_utterance = Bootstrap(np.arange(len(test.words)), resamples)
+    """Return each method minus the baseline at every higher frame rate; "" if none.
+
+    It answers whether a method needs fewer frames for the same errors.
+
+    Args:
+        cells: systems by rate.
+        baseline: name of the system that the others are compared with.
+        feature_rate: frames a second that rates count from.
+        bootstrap: over the groups.
+    """
+    pairs = [
+        (cell, base)
+        for cell in cells
+        for base in cells
+        if base.system == baseline and base.rate < cell.rate
+    ]
+    rows = []
+    for cell, base, _, found in _compare_cells(pairs, bootstrap, common=False):
+        value, interval, p, *_ = found.columns()
+        rate, name = cell.head(feature_rate)
+        row = [f"{name} at {rate}", f"{feature_rate / base.rate:.4g} Hz"]
+        row += [f"{len(cell.seeds)}, {len(base.seeds)}", f"{value} {interval}", p]
+        rows.append(row)
+    names = ["method", f"minus `{baseline}` at", "seeds", "WER", "p, Holm"]
+    return markdown_table(names, rows) if rows else ""
+
+
+def _difference_table(cells: Sequence[Cell], baseline: str, resamples: int) -> str:
+    test, words = cells[0].scores()[0], cells[0].reference()
+    by_utterance = Bootstrap(np.arange(len(words)), resamples)
     by_group = Bootstrap(test.groups, resamples)
-    bases = {r.rate: r for r in results if r.system == baseline}
-    found = []
-    for r in results:
-        base = bases.get(r.rate)
-        if base is None or r is base:
-            continue
-        seeds, wer_pair, cer_pair = _pair(r, base)
-        if not seeds:
-            continue
-        plain = by_utterance.difference(*wer_pair, test.words).percent()
-        grouped = by_group.difference(*wer_pair, test.words).percent()
-        chars = by_group.difference(*cer_pair, test.chars).percent()
-        over_seeds = welch_interval(*(_rates(e, test.words) for e in wer_pair))
-        found.append((r, len(seeds), plain, grouped, chars, over_seeds))
+    bases = {cell.rate: cell for cell in cells if cell.system == baseline}
+    pairs = [(c, bases[c.rate]) for c in cells if bases.get(c.rate, c) is not c]
+    found = _compare_cells(pairs, by_group)
     if not found:
         return f"No rate has both `{baseline}` and another method yet.\n"
     names = ["rate", f"method minus `{baseline}`", "seeds", "WER", "over utterances"]
     names += ["over groups", "p, Holm", "over seeds", "CER, over groups", "verdict"]
+    plain = _compare_cells(pairs, by_utterance)
+    characters = _compare_cells(pairs, by_group, "characters")
     rows = []
-    corrected = holm([grouped.p for _, _, _, grouped, _, _ in found])
-    for (r, seeds, plain, grouped, chars, over_seeds), p in zip(found, corrected):
-        row = [f"{r.rate:g}x", f"`{r.system}`", str(seeds), f"{plain.value:+.2f}"]
-        row.append(format_interval(plain.low, plain.high))
-        row += [format_interval(grouped.low, grouped.high), format_p(p)]
-        row.append(format_interval(*over_seeds) if over_seeds else "")
-        row.append(f"{chars.value:+.2f} {format_interval(chars.low, chars.high)}")
-        row.append(verdict(grouped.value, p, over_seeds))
-        rows.append(row)
+    for (cell, _, seeds, groups), (*_, utterances), (*_, chars) in zip(
+        found, plain, characters
+    ):
+        value, interval, p, over_seeds, said = groups.columns()
+        row = [f"{cell.rate:g}x", f"`{cell.system}`", str(len(seeds)), value]
+        row += [utterances.columns()[1], interval, p, over_seeds]
+        rows.append([*row, " ".join(chars.columns()[:2]), said])
     note = few_units_note(by_group.number, "groups")
     return (
         markdown_table(names, rows)
         + "\n"
-        + f"{len(test.words)} utterances, {int(test.words.sum())} words, "
+        + f"{len(words)} utterances, {int(words.sum())} words, "
         f"{by_group.number} groups of utterances that share speaker or "
         "recordings. WER and CER: mean ± standard deviation over seeds. Differences "
         "are in points, negative is better; in brackets 95 % intervals: *over "

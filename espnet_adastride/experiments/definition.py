@@ -48,6 +48,7 @@ from espnet_adastride.networks.methods import parse_method
 
 ROOT = Path(__file__).resolve().parents[2]
 TASKS = ("asr", "classification", "vqvae")
+NOT_THERE = "is not in conf/: give the name of a file there"
 
 
 @dataclass(frozen=True)
@@ -147,11 +148,12 @@ class Experiment:
         """Return the settings that all runs share and that results depend on."""
         if not self.decodings:
             return self._training()
+        word = "inference_config"
         decodings = {
-            name: {**words, "inference_config": _contents(words["inference_config"])}
+            name: {**words, word: read_yaml(in_conf(words[word]))}
             for name, words in self.decodings.items()
         }
-        language = {"lm": _contents(self.lm_config)} if self.lm_config else {}
+        language = {"lm": read_yaml(in_conf(self.lm_config))} if self.lm_config else {}
         return {**self._training(), "decodings": decodings, **language}
 
     def _training(self) -> Dict[str, Any]:
@@ -190,10 +192,6 @@ def in_conf(name: str) -> Path:
     return ROOT / "conf" / name
 
 
-def _contents(config: str) -> Dict[str, Any]:
-    return read_yaml(in_conf(config))
-
-
 def _check_decodings(path: Path, experiment: Experiment) -> None:
     """Reject decodings that no run could do.
 
@@ -217,7 +215,7 @@ def _check_decodings(path: Path, experiment: Experiment) -> None:
         if not isinstance(name, str) or not re.fullmatch(r"[\w.+-]+", name):
             problem = "it names a folder: use letters, digits and _"
         elif not config.is_file():
-            problem = f"inference_config {config.name} is not in conf/"
+            problem = f"inference_config {config.name} {NOT_THERE}"
         elif use_lm not in (None, False, True):
             problem = f"use_lm: {use_lm!r}: give true or false"
         elif use_lm and not lm_config:
@@ -226,13 +224,13 @@ def _check_decodings(path: Path, experiment: Experiment) -> None:
                 "as train_lm_small.yaml"
             )
         elif use_lm and config.name.startswith("decode_ctc_greedy"):
-            problem = "greedy CTC cannot use a language model"
+            problem = "greedy CTC cannot use a language model; remove use_lm"
         if problem:
             raise UserError(f"{where}: {problem}")
     if lm_config and experiment.lm_decoding() is None:
-        raise UserError(f"{path}: lm_config: no decoding has use_lm: true")
+        raise UserError(f"{path}: lm_config: no decoding has use_lm: true; add it")
     if lm_config and not in_conf(lm_config).is_file():
-        raise UserError(f"{path}: lm_config {lm_config} is not in conf/")
+        raise UserError(f"{path}: lm_config {lm_config} {NOT_THERE}")
 
 
 def read_experiment(path: PathLike) -> Experiment:
@@ -299,6 +297,6 @@ def read_experiment(path: PathLike) -> Experiment:
                 f"{', '.join(available_downsamplers())}"
             )
     if task == "asr" and not experiment.config_path.is_file():
-        raise UserError(f"{path}: asr_config {experiment.asr_config} is not in conf/")
+        raise UserError(f"{path}: asr_config {experiment.asr_config} {NOT_THERE}")
     _check_decodings(path, experiment)
     return experiment

@@ -156,7 +156,6 @@ def run_all(
     say: Callable[[str], None] = partial(print, flush=True),
     keep_going: bool = False,
     environment: Optional[dict] = None,
-    interval: float = 0.2,
 ) -> List[str]:
     """Do the missing runs in order, ``limit`` at a time, and report progress.
 
@@ -166,7 +165,6 @@ def run_all(
         say: receives progress lines: finished runs, current runs, remaining time.
         keep_going: whether the other runs continue after a failure.
         environment: environment of commands.
-        interval: seconds between checks of the running jobs.
 
     Returns:
         One line for each failed run (``keep_going``).
@@ -202,7 +200,7 @@ def run_all(
             progress([s.name for s in running], [s.job.log for s in running])
 
     jobs = [step.job for step in todo]
-    run_queue(jobs, limit, ended, poll, interval=interval, environment=environment)
+    run_queue(jobs, limit, ended, poll, environment=environment)
     return failures
 
 

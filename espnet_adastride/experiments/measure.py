@@ -39,46 +39,45 @@ class _Recogniser(torch.nn.Module):
 
 
 def processor_seconds(function, passes: int = PASSES) -> float:
-    """Return the processor time of a call in seconds: the median of ``passes``."""
-    function()
-    spent = []
-    for _ in range(passes):
-        start = time.process_time()
+    """Return the processor time of a call on one thread: the median of ``passes``."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
         function()
-        spent.append(time.process_time() - start)
+        spent = []
+        for _ in range(passes):
+            start = time.process_time()
+            function()
+            spent.append(time.process_time() - start)
+    finally:
+        torch.set_num_threads(threads)
     return sorted(spent)[len(spent) // 2]
 
 
-def cost(model: torch.nn.Module, args, seconds: float = SECONDS) -> Dict[str, float]:
+def cost(model: torch.nn.Module, args) -> Dict[str, float]:
     """Return parameters, multiply-accumulates and seconds per second of audio.
 
     Args:
         model: ESPnetASRModel with a CTC branch.
         args: its options.
-        seconds: duration of the utterance.
     """
-    count = round(seconds * sampling_rate(args))
+    count = round(SECONDS * sampling_rate(args))
     shape = [1, count] + ([] if args.input_size is None else [args.input_size])
     generator = torch.Generator().manual_seed(0)
     speech = 0.1 * torch.randn(shape, generator=generator)
     lengths = torch.tensor([count])
     recogniser = _Recogniser(model).eval()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        macs = macs_by_module(recogniser, speech, lengths)
-        with torch.no_grad():
-            spent = processor_seconds(lambda: recogniser(speech, lengths))
-    finally:
-        torch.set_num_threads(threads)
+    macs = macs_by_module(recogniser, speech, lengths)
+    with torch.no_grad():
+        spent = processor_seconds(lambda: recogniser(speech, lengths))
     embed = model.encoder.embed
+    layer = macs.get("_Recogniser.model.encoder.embed", 0)
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "layer_parameters": sum(p.numel() for p in embed.parameters()),
-        "macs_per_second": macs["Global"] / seconds,
-        "layer_macs_per_second": macs.get("_Recogniser.model.encoder.embed", 0)
-        / seconds,
-        "seconds_per_second": spent / seconds,
+        "macs_per_second": macs["Global"] / SECONDS,
+        "layer_macs_per_second": layer / SECONDS,
+        "seconds_per_second": spent / SECONDS,
     }
 
 
@@ -93,12 +92,7 @@ def upstream_seconds(folder: PathLike) -> Optional[float]:
         return None
     noise = np.random.default_rng(0).normal(0, 0.1, int(SECONDS * record.rate))
     wave = noise.astype(np.float32)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return processor_seconds(lambda: upstream(wave), 3) / SECONDS
-    finally:
-        torch.set_num_threads(threads)
+    return processor_seconds(lambda: upstream(wave), 3) / SECONDS
 
 
 def unalignable(model: torch.nn.Module, args, folder: PathLike) -> Tuple[int, int]:

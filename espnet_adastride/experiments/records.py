@@ -26,7 +26,6 @@ import hashlib
 import json
 import platform
 import re
-import subprocess
 import zlib
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -42,19 +41,26 @@ from espnet_adastride.evaluation.learning_curves import (
     read_epochs,
     training_seconds,
 )
-from espnet_adastride.evaluation.scoring import align, characters, check_ids, words
-from espnet_adastride.experiments.definition import ROOT, Experiment, hash_settings
+from espnet_adastride.evaluation.scoring import (
+    align,
+    characters,
+    check_ids,
+    git,
+    words,
+)
+from espnet_adastride.experiments.definition import Experiment, hash_settings
 from espnet_adastride.experiments.grid import Run
 from espnet_adastride.files import PathLike, write_text, written_whole
 
 FORMAT = 1
+ERRORS = ("substitutions", "deletions", "insertions")
 #: options of a training that name files, or do not bear on the result
-NOT_KEPT = (
+NOT_KEPT = tuple(
     "config dry_run iterator_type log_level output_dir ngpu dist_ print_config resume "
     "train_data_path valid_data_path train_shape_file valid_shape_file token_list "
     "bpemodel stats_file wandb use_wandb use_tensorboard local_rank version required "
-    "multiprocessing_distributed init_param non_linguistic_symbols num_att_plot"
-).split()
+    "multiprocessing_distributed init_param non_linguistic_symbols num_att_plot".split()
+)
 #: options of a classifier or VQ-VAE that method and rate set
 OF_THE_GRID = (
     *("network.strides", "network_conf.method", "network_conf.strides"),
@@ -92,8 +98,7 @@ class SetScores:
     def errors(self, kind: str = "words") -> np.ndarray:
         """Return (U,) errors of ``words`` or ``characters``."""
         counts = getattr(self, kind)
-        kinds = ("substitutions", "deletions", "insertions")
-        return np.sum([counts[k] for k in kinds], axis=0, dtype=float)
+        return np.sum([counts[k] for k in ERRORS], axis=0, dtype=float)
 
     def reference(self, kind: str = "words") -> np.ndarray:
         """Return (U,) reference words or characters."""
@@ -141,12 +146,8 @@ def score_set(
 
     def counts(tokenize):
         found = [alignment.counts for alignment in align(ref, hyp, tokenize)]
-        return {
-            "reference": [c.words for c in found],
-            "substitutions": [c.substitutions for c in found],
-            "deletions": [c.deletions for c in found],
-            "insertions": [c.insertions for c in found],
-        }
+        errors = {name: [getattr(c, name) for c in found] for name in ERRORS}
+        return {"reference": [c.words for c in found], **errors}
 
     pairs = [] if frames is None else [frames[k] for k in keys]
     return SetScores(
@@ -164,15 +165,10 @@ def score_set(
 def kept_configuration(options: Dict[str, Any]) -> Dict[str, Any]:
     """Return a training's options without files, and without what is empty."""
 
-    def keep(name, value):
-        return value not in (None, [], {}, "") and not any(
-            name.startswith(word) for word in NOT_KEPT
-        )
-
     return {
         name: kept_configuration(value) if isinstance(value, dict) else value
         for name, value in sorted(options.items())
-        if keep(name, value)
+        if value not in (None, [], {}, "") and not name.startswith(NOT_KEPT)
     }
 
 
@@ -201,16 +197,7 @@ def machine() -> str:
 
 def code_state() -> str:
     """Return the commit of this checkout, + if files differ; empty if unknown."""
-    try:
-        return subprocess.run(
-            ["git", "-C", str(ROOT), "describe", "--always", "--dirty=+"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
+    return git("describe", "--always", "--dirty=+")
 
 
 def training_record(folder: PathLike) -> Dict[str, Any]:
@@ -296,14 +283,9 @@ class Record:
         ``rate`` is the measured rate of a classifier, otherwise the configured one.
         """
         who = {"method": self.system, "rate": self.rate, "seed": self.seed}
-        parts = [self.content[part] for part in ("learning", "timing", "measured")]
-        return {
-            **who,
-            "learning": parts[0],
-            **parts[1],
-            **parts[2],
-            **self.sets["test"],
-        }
+        learning, measured = self.content["learning"], self.content["measured"]
+        own = {**who, "learning": learning, **self.content["timing"], **measured}
+        return {**own, **self.sets["test"]}
 
     def measured(self, name: str, default=None):
         """Return a figure of experiments/measure.py; ``default`` if it is missing."""
@@ -408,7 +390,8 @@ def same_data(records: Sequence[Record], name: str) -> None:
         elif record.sets[name].data_sha256 != first.sets[name].data_sha256:
             raise UserError(
                 f"{record.path} and {first.path} were tested on different data "
-                f"({name}): other utterances, texts or durations"
+                f"({name}): other utterances, texts or durations; remove one of them, "
+                "and test it again on the other's data"
             )
 
 

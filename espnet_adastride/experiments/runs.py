@@ -89,7 +89,10 @@ class Grid:
         self.recipe = experiment.recipe_folder
         script = self.recipe / experiment.script
         if not script.is_file():
-            raise UserError(f"{self.recipe}: there is no {experiment.script} in it")
+            raise UserError(
+                f"{self.recipe}: there is no {experiment.script} in it; correct "
+                "recipe or script"
+            )
         if options is None:
             names = ("train_set", "valid_set", "feats_type")
             given = {name: getattr(experiment, name) for name in names}

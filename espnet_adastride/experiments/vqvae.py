@@ -5,26 +5,17 @@ The figures are defined in ``evaluation/vqvae.py``. No model is needed.
 
 import math
 from statistics import mean
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Dict, List, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from espnet_adastride.errors import UserError
-from espnet_adastride.evaluation.statistics import (
-    Bootstrap,
-    holm,
-    verdict,
-    welch_interval,
-)
+from espnet_adastride.evaluation.statistics import Bootstrap
+from espnet_adastride.experiments.comparison import compare
 from espnet_adastride.experiments.records import Record
 from espnet_adastride.report.style import drawing, line_style
-from espnet_adastride.report.tables import (
-    format_interval,
-    format_p,
-    markdown_table,
-    spread,
-)
+from espnet_adastride.report.tables import format_known, markdown_table, spread
 
 
 def sort_runs(records: Sequence[Record]) -> List[Dict[str, Any]]:
@@ -37,7 +28,8 @@ def sort_runs(records: Sequence[Record]) -> List[Dict[str, Any]]:
     for record, run in zip(records, runs):
         if set(run["utterances"]) != set(runs[0]["utterances"]):
             raise UserError(
-                f"{record.path}: tested on other recordings than those beside it"
+                f"{record.path}: tested on other recordings than {records[0].path}, so "
+                "they cannot share a table: move one to another folder"
             )
     return sorted(runs, key=lambda r: (r["rate"], r["method"], r["seed"]))
 
@@ -61,9 +53,7 @@ def format_table(
     names += ["side bit/s", "together", "entropy-coded, together"]
     names += [f"`{reference}` at as many bits, dB", "minutes"]
     rows = []
-    curve = _error_over_bits(
-        [own for (_, method), own in cells.items() if method == reference]
-    )
+    references = [own for (_, name), own in cells.items() if name == reference]
     for rate, method in order:
         own = cells[rate, method]
 
@@ -78,9 +68,9 @@ def format_table(
         row += [column("error_exact") if told else ""]
         row += [column("perplexity", 0), column("tokens_per_second", 1)]
         row += [column("bits", 0), column("side_bits", 0), spread(together, 0)]
-        at_equal_bits = curve(mean(together)) if method != reference else float("nan")
         row += [spread(coded, 0)]
-        row += ["" if math.isnan(at_equal_bits) else f"{at_equal_bits:.2f}"]
+        at_equal_bits = _error_at(mean(together), references)
+        row += ["" if method == reference else format_known(at_equal_bits)]
         row += [spread([r["training_seconds"] / 60 for r in own], 1)]
         rows.append(row)
     first = runs[0]
@@ -100,8 +90,8 @@ def format_table(
     )
 
 
-def _error_over_bits(rates: List[List[Dict[str, Any]]]) -> Callable[[float], float]:
-    """Return a method's error over bits a second, between its rates; NaN beyond.
+def _error_at(bits: float, rates: List[List[Dict[str, Any]]]) -> float:
+    """Return a method's error at some bits a second, between its rates; NaN beyond.
 
     Args:
         rates: the method's runs, a list for each rate.
@@ -113,53 +103,37 @@ def _error_over_bits(rates: List[List[Dict[str, Any]]]) -> Callable[[float], flo
         )
         for own in rates
     )
-
-    def error(bits: float) -> float:
-        if not points:
-            return float("nan")
-        known, errors = zip(*points)
-        place = math.log2(bits)
-        return float(np.interp(place, known, errors, left=np.nan, right=np.nan))
-
-    return error
+    if not points:
+        return math.nan
+    place = math.log2(bits)
+    return float(np.interp(place, *zip(*points), left=math.nan, right=math.nan))
 
 
 def _differences(cells, order, reference, resamples) -> str:
-    found = []
-    bootstrap, ids = None, None
+    utterances = next(iter(cells.values()))[0]["utterances"]
+    ids = sorted(utterances)
+    frames = np.array([utterances[i]["frames"] for i in ids], dtype=float)
+
+    def errors(runs, seeds):
+        own = {run["seed"]: run["utterances"] for run in runs}
+        return frames * [[own[seed][i]["error"] for i in ids] for seed in seeds]
+
+    found, pairs = [], []
     for rate, method in order:
-        base = {run["seed"]: run for run in cells.get((rate, reference), [])}
-        own = {run["seed"]: run for run in cells[rate, method]}
-        seeds = sorted(set(base) & set(own))
-        if method == reference or not seeds:
-            continue
-        if bootstrap is None:
-            utterances = own[seeds[0]]["utterances"]
-            ids = sorted(utterances)
-            frames = np.array([utterances[i]["frames"] for i in ids], dtype=float)
-            bootstrap = Bootstrap([utterances[i]["group"] for i in ids], resamples)
-
-        def errors(runs):
-            means = [[runs[s]["utterances"][i]["error"] for i in ids] for s in seeds]
-            return np.array(means) * frames
-
-        difference = bootstrap.difference(errors(own), errors(base), frames)
-        over_seeds = welch_interval(
-            [own[s]["error"] for s in seeds], [base[s]["error"] for s in seeds]
-        )
-        found.append((rate, method, len(seeds), difference, over_seeds))
+        sides = cells[rate, method], cells.get((rate, reference), [])
+        seeds = sorted(set.intersection(*({r["seed"] for r in own} for own in sides)))
+        if method != reference and seeds:
+            found.append([f"{rate:g}x", f"`{method}`", str(len(seeds))])
+            pairs.append([errors(own, seeds) for own in sides])
     if not found:
         return f"No rate has both `{reference}` and another method yet.\n"
+    groups = Bootstrap([utterances[i]["group"] for i in ids], resamples)
+    rows = [
+        [*head, *difference.columns()]
+        for head, difference in zip(found, compare(pairs, frames, groups, scale=1.0))
+    ]
     names = ["rate", f"method minus `{reference}`", "seeds", "error, dB", "over texts"]
     names += ["p, Holm", "over seeds", "verdict, bits aside"]
-    rows = []
-    corrected = holm([difference.p for _, _, _, difference, _ in found])
-    for (rate, method, seeds, d, over_seeds), p in zip(found, corrected):
-        row = [f"{rate:g}x", f"`{method}`", str(seeds), f"{d.value:+.2f}"]
-        row += [format_interval(d.low, d.high), format_p(p)]
-        row += [format_interval(*over_seeds) if over_seeds else ""]
-        row += [verdict(d.value, p, over_seeds)]
-        rows.append(row)
     return (
         markdown_table(names, rows)
         + f"\nPaired bootstrap over texts ({resamples} test sets; the readings of a "

@@ -167,7 +167,10 @@ def _start(job: Job, environment: Optional[dict]) -> Union[subprocess.Popen, _Fo
                 preexec_fn=_prepare_child,
             )
         except OSError as error:
-            raise UserError(f"cannot start {job.command[0]}: {error}") from None
+            raise UserError(
+                f"cannot start {job.command[0]}: {error}; install it, or correct its "
+                "path"
+            ) from None
 
 
 @contextmanager

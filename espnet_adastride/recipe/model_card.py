@@ -12,8 +12,8 @@ from espnet_adastride.corpora.upstream_record import (
     DEFAULT_VERSION,
     UpstreamRecord,
 )
-from espnet_adastride.evaluation.plan import short_count
 from espnet_adastride.files import PathLike
+from espnet_adastride.report.tables import short_count
 
 # ESPnet's paper, the method's, and its published follow-up
 CITATION = """\

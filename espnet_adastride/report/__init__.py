@@ -5,5 +5,7 @@ utterance.py    one utterance: its frames over its spectrogram
 charts.py       trainings and corpora
 experiments.py  one HTML page about one or more experiments
 listening.py    a page to listen to recordings and reconstructions
+plan.py         the page about a planned training
+tables.py       Markdown tables
 pages.py        self-contained HTML pages from templates/
 """

@@ -104,7 +104,9 @@ def read_trn(path: PathLike) -> Dict[str, str]:
             continue
         found = _TRN.match(line)
         if not found:
-            raise UserError(f"{path}:{number}: not 'words (speaker-utterance)'")
+            raise UserError(
+                f"{path}:{number}: not 'words (speaker-utterance)'; score again"
+            )
         texts[found.group(2)] = " ".join(found.group(1).split())
     return texts
 
@@ -233,6 +235,16 @@ class System:
     tokens: np.ndarray
     char_rate: float
 
+    @property
+    def speakers(self) -> List[str]:
+        """Speaker of each utterance."""
+        return [self.decoded.speakers[a.id] for a in self.aligned]
+
+    @property
+    def many_speakers(self) -> bool:
+        """Whether there are enough for an interval over them."""
+        return FEWEST_SPEAKERS <= len(set(self.speakers)) < len(self.aligned)
+
 
 def read_systems(experiments: Sequence[Experiment]) -> List[System]:
     """Align all decoded sets."""
@@ -270,11 +282,9 @@ def rate_rows(systems: Sequence[System], resamples: int) -> List[dict]:
             continue
         units = np.arange(len(s.errors))
         interval = Bootstrap(units, resamples).ratio(s.errors, s.tokens).percent()
-        speakers = [s.decoded.speakers[a.id] for a in s.aligned]
-        number = len(set(speakers))
-        over_speakers = None
-        if FEWEST_SPEAKERS <= number < len(speakers):
-            drawn = Bootstrap(speakers, resamples)
+        over_speakers, number = None, len(set(s.speakers))
+        if s.many_speakers:
+            drawn = Bootstrap(s.speakers, resamples)
             over_speakers = drawn.ratio(s.errors, s.tokens).percent()[1:3]
         part = 100.0 / counts.words
         rows.append(
@@ -322,10 +332,9 @@ def difference_rows(
         if len(comparable) < 2:
             continue
         first = comparable[0]
-        speakers = [first.decoded.speakers[a.id] for a in first.aligned]
-        units, kind = np.arange(len(speakers)), "utterances"
-        if FEWEST_SPEAKERS <= len(set(speakers)) < len(speakers):
-            units, kind, by_speaker = speakers, "speakers", True
+        units, kind = np.arange(len(first.aligned)), "utterances"
+        if first.many_speakers:
+            units, kind, by_speaker = first.speakers, "speakers", True
         bootstrap = Bootstrap(units, resamples)
         few = few_units_note(bootstrap.number, kind)
         if few:
@@ -337,20 +346,10 @@ def difference_rows(
             if len(comparable) <= ALL_PAIRS or b is first
         ]
         for system, baseline in pairs:
-            difference = bootstrap.difference(
-                system.errors, baseline.errors, first.tokens
-            ).percent()
-            rows.append(
-                {
-                    "set": name,
-                    "system": system.name,
-                    "baseline": baseline.name,
-                    "value": difference.value,
-                    "low": difference.low,
-                    "high": difference.high,
-                    "p": difference.p,
-                }
-            )
+            errors = system.errors, baseline.errors
+            difference = bootstrap.difference(*errors, first.tokens).percent()
+            names = {"set": name, "system": system.name, "baseline": baseline.name}
+            rows.append({**names, **difference._asdict()})
     for row, p in zip(rows, holm([row["p"] for row in rows])):
         row["p"] = p
         row["verdict"] = "no difference shown"

@@ -7,7 +7,8 @@ from typing import Sequence
 
 def markdown_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table; its last line ends in a line feed."""
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    # an empty first name, over the names of the rows, takes no place
+    lines = ["| " + " | ".join(names).lstrip() + " |", "|" + "---|" * len(names)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
@@ -27,6 +28,19 @@ def format_interval(
     return f"[{low:{form}}, {high:{form}}]"
 
 
+def format_known(value: float, digits: int = 2) -> str:
+    """Return a number; "" for not-a-number."""
+    return "" if math.isnan(value) else f"{value:.{digits}f}"
+
+
 def format_p(value: float) -> str:
     """Return three decimals, or that it is smaller."""
     return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+def short_count(number: float) -> str:
+    """Return e.g. ``38.5 M``."""
+    for size, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"

@@ -117,15 +117,15 @@ def mel(hertz):
     return 2595.0 * np.log10(1.0 + np.asarray(hertz) / 700.0)
 
 
-def log_mel(wave: np.ndarray, rate: int, bins: int = MEL_BINS) -> np.ndarray:
-    """Return (bins, frames) log-mel energies in dB, lowest band first.
+def log_mel(wave: np.ndarray, rate: int) -> np.ndarray:
+    """Return (MEL_BINS, frames) log-mel energies in dB, lowest band first.
 
     Triangular bands, equally wide in mel from 0 Hz to half the sampling rate.
     """
     window = max(2, round(WINDOW * rate))
     # long enough for a bin of the transform in the narrowest band
     size = 2 ** int(np.ceil(np.log2(max(window, rate / 10))))
-    edges = np.linspace(0.0, mel(rate / 2), bins + 2)
+    edges = np.linspace(0.0, mel(rate / 2), MEL_BINS + 2)
     centre = mel(np.fft.rfftfreq(size, 1 / rate))[None, :]
     low, middle, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     bands = np.minimum(
@@ -301,15 +301,15 @@ def _text(picture: StridePicture) -> Tuple[List[str], List[str]]:
     return words, numbers
 
 
-def label_width(text: str, size: float = LABEL_SIZE) -> float:
+def label_width(text: str) -> float:
     """Return the width of a label in points."""
     shown = text.strip().replace("$", r"\$")
-    return TextPath((0, 0), shown, size=size).get_extents().width if shown else 0.0
+    return (
+        TextPath((0, 0), shown, size=LABEL_SIZE).get_extents().width if shown else 0.0
+    )
 
 
-def place_labels(
-    items: Sequence[Timed], duration: float, width: float, rows: int = LABEL_ROWS
-) -> List[int]:
+def place_labels(items: Sequence[Timed], duration: float, width: float) -> List[int]:
     """Return the row of each label so that no two overlap.
 
     A label is centred on its span, in the lowest free row.
@@ -318,17 +318,16 @@ def place_labels(
         items: in order of time.
         duration: seconds that the axes show.
         width: width of the axes in points.
-        rows: maximum number of rows.
 
     Returns:
-        (len(items),) rows from 0, or -1 for a label without a place.
+        (len(items),) rows from 0 below LABEL_ROWS, or -1 for a label without a place.
     """
-    ends = [-np.inf] * rows
+    ends = [-np.inf] * LABEL_ROWS
     placed = []
     for item in items:
         size = label_width(item.text)
         middle = _label_middle(item, size, duration, width)
-        row = next((r for r in range(rows) if ends[r] <= middle - size / 2), -1)
+        row = next((r for r in range(LABEL_ROWS) if ends[r] <= middle - size / 2), -1)
         if row >= 0:
             ends[row] = middle + size / 2 + 4.0  # points between two labels
         placed.append(row)

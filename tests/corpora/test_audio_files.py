@@ -49,11 +49,10 @@ def test_every_container_has_all_of_the_speech(name, codec, tmp_path):
     assert (info.rate, info.channels, info.reader) == (RATE, 1, "ffmpeg")
     # encoders work in frames of up to 2048 samples, and pad
     assert len(wave) - 1024 <= info.samples <= len(wave) + 2500
-    found, rate = read_samples(path)
+    found, read = read_samples(path)
+    assert read == info
     assert found.shape == (info.samples, 1) and found.dtype == np.float32
-    assert rate == RATE and likeness(found[:, 0], wave) > 0.95
-    part, _ = read_samples(path, 5000, 9000)
-    np.testing.assert_array_equal(part, found[5000:9000])
+    assert likeness(found[:, 0], wave) > 0.95
     assert quick_seconds(path) == pytest.approx(info.seconds, rel=0.3)
 
 

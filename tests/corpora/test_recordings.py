@@ -96,8 +96,12 @@ def test_bad_recordings_are_named_in_one_line(tmp_path):
     assert "2 samples are not numbers" in said("nan.wav", samples=wave)
     (tmp_path / "folder.wav").mkdir()
     assert said("folder.wav")
-    for samples in (np.zeros((2, 2, 2)), np.zeros(0), np.zeros(3, np.int16)):
-        with pytest.raises(AudioError, match="x: samples must be"):
+    for samples, words in (
+        (np.zeros((2, 2, 2)), "samples must be"),
+        (np.zeros(0), "no samples"),
+        (np.zeros(3, np.int16), "samples must be"),
+    ):
+        with pytest.raises(AudioError, match=f"x: {words}"):
             prepare(samples, RATE, RATE, "x")
 
 

@@ -5,22 +5,45 @@ import pytest
 
 from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation.statistics import Bootstrap
-from espnet_adastride.experiments.comparison import (
-    Reference,
-    Result,
-    format_comparison,
-    pair_table,
-)
+from espnet_adastride.experiments.cells import Cell
+from espnet_adastride.experiments.comparison import format_comparison, pair_table
+from espnet_adastride.experiments.records import FORMAT, Record
 from tests.evaluation.test_statistics import TOKENS, U, draw
 
-
-def result(system, rate, errors, seeds=(0, 1, 2), **stats):
-    return Result(
-        system, rate, list(seeds), list(errors), list(errors), [stats] * len(seeds)
-    )
+GROUPS = [f"g{i // 20}" for i in range(U)]
 
 
-REFERENCE = Reference(TOKENS, 4 * TOKENS, [f"g{i // 20}" for i in range(U)])
+def scores(errors):
+    """Return the scores of a set whose errors are substitutions, in words as in
+    characters."""
+    none = [0] * U
+    kinds = {"substitutions": errors.tolist(), "deletions": none, "insertions": none}
+    return {
+        "utterances": list(map(str, range(U))),
+        "groups": GROUPS,
+        "seconds": [1.0] * U,
+        "words": {"reference": TOKENS.tolist(), **kinds},
+        "characters": {"reference": (4 * TOKENS).tolist(), **kinds},
+        "frames": [],
+        "emitting": [],
+        "data_sha256": "",
+    }
+
+
+def cell(system, rate, errors, seeds=(0, 1, 2), minutes=0.0, **stats):
+    contents = [
+        {
+            "format": FORMAT,
+            "system": system,
+            "rate": rate,
+            "seed": seed,
+            "sets": {"test": scores(own)},
+            "learning": {"train": {name: [value] for name, value in stats.items()}},
+            "timing": {"training_seconds": 60 * minutes},
+        }
+        for seed, own in zip(seeds, errors)
+    ]
+    return Cell([Record(content) for content in contents], "test")
 
 
 def rows(text, system):
@@ -34,12 +57,11 @@ def rows(text, system):
 def test_table():
     text = format_comparison(
         [
-            result("strided_conv", 8, draw(0.2, 1)),
-            result("diff_stride", 8, draw(0.1, 2), stride=7.5, minutes=3.25),
-            result("twin", 8, draw(0.2, 1)),
-            result("diff_stride", 12, draw(0.1, 2)),
+            cell("strided_conv", 8, draw(0.2, 1)),
+            cell("diff_stride", 8, draw(0.1, 2), stride=7.5, minutes=3.25),
+            cell("twin", 8, draw(0.2, 1)),
+            cell("diff_stride", 12, draw(0.1, 2)),
         ],
-        REFERENCE,
         "strided_conv",
         500,
     )
@@ -60,8 +82,7 @@ def test_only_seeds_that_both_have_are_compared():
     errors = draw(0.2, 1)
     other = np.concatenate([errors[:1], draw(0.9, 3)[:2]])
     text = format_comparison(
-        [result("base", 4, errors[:1], seeds=[0]), result("other", 4, other)],
-        REFERENCE,
+        [cell("base", 4, errors[:1], seeds=[0]), cell("other", 4, other)],
         "base",
         50,
     )
@@ -71,25 +92,25 @@ def test_only_seeds_that_both_have_are_compared():
 
 def test_a_table_of_nothing_is_refused():
     with pytest.raises(UserError, match="no run is finished"):
-        format_comparison([], REFERENCE, "base")
-    text = format_comparison([result("base", 4, draw(0.2, 1))], REFERENCE, "base", 50)
+        format_comparison([], "base")
+    text = format_comparison([cell("base", 4, draw(0.2, 1))], "base", 50)
     assert "No rate has both `base` and another" in text
 
 
 def test_pairs_of_methods_at_every_rate_over_their_common_seeds():
     errors = draw(0.2, 1)
-    results = [
-        result("base", 8, draw(0.3, 5)),
-        result("good", 8, draw(0.1, 2)),
-        result("other", 8, errors),
-        result("good", 4, draw(0.1, 2)[:1], seeds=[0]),
-        result("other", 4, draw(0.1, 2)[:1], seeds=[0]),
-        result("good", 2, errors[:1], seeds=[0]),
-        result("other", 2, errors[:1], seeds=[1]),
+    cells = [
+        cell("base", 8, draw(0.3, 5)),
+        cell("good", 8, draw(0.1, 2)),
+        cell("other", 8, errors),
+        cell("good", 4, draw(0.1, 2)[:1], seeds=[0]),
+        cell("other", 4, draw(0.1, 2)[:1], seeds=[0]),
+        cell("good", 2, errors[:1], seeds=[0]),
+        cell("other", 2, errors[:1], seeds=[1]),
     ]
-    bootstrap = Bootstrap(REFERENCE.groups, 500)
+    bootstrap = Bootstrap(GROUPS, 500)
     pairs = [("good", "other"), ("other", "good"), ("good", "absent")]
-    text = pair_table(results, REFERENCE, pairs, bootstrap)
+    text = pair_table(cells, pairs, bootstrap)
     table = [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in text.splitlines()[2:]
@@ -106,4 +127,4 @@ def test_pairs_of_methods_at_every_rate_over_their_common_seeds():
     # the exact test of 20 groups, times the four comparisons at most
     assert first[5] in ("< 0.001", "0.008", "0.016") and first[6].startswith("[-")
     assert alone[3:] == ["+0.00", "[+0.00, +0.00]", "1.000", "", "no difference shown"]
-    assert pair_table(results[:1], REFERENCE, pairs, bootstrap) == ""
+    assert pair_table(cells[:1], pairs, bootstrap) == ""

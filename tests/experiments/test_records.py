@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from espnet_adastride.errors import UserError
-from espnet_adastride.experiments import records, tables
+from espnet_adastride.experiments import tables
 from espnet_adastride.experiments.definition import Experiment
 from espnet_adastride.experiments.records import (
     Record,
@@ -43,7 +43,6 @@ WORSE = {
 
 @pytest.fixture
 def experiment(monkeypatch, tmp_path):
-    monkeypatch.setattr(records, "ROOT", tmp_path)
     monkeypatch.setattr(
         Experiment, "config_path", property(lambda self: tmp_path / "train.yaml")
     )

@@ -58,10 +58,15 @@ class Grammar:
         )
         for text in grammar._texts():
             if not re.fullmatch(r"[a-z' ,{}]+\??", text):
-                raise UserError(f"{path}: unexpected characters in {text!r}")
+                raise UserError(
+                    f"{path}: unexpected characters in {text!r}; use a to z, ', "
+                    "commas, {class} and a question mark at the end"
+                )
             for name in _fields(text):
                 if name not in grammar.classes:
-                    raise UserError(f"{path}: no class {name!r} ({text!r})")
+                    raise UserError(
+                        f"{path}: no class {name!r} ({text!r}); define it in classes"
+                    )
         return grammar
 
     def _texts(self) -> List[str]:

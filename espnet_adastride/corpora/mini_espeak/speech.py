@@ -19,6 +19,7 @@ NOISE_SHARE = 0.3  # share of the utterances
 SNRS = (15.0, 30.0)  # dB
 LEVELS = (-32.0, -20.0)  # dB re full scale, speech alone
 FLOORS = (-75.0, -60.0)  # dB re full scale, faint noise in every recording
+BABBLE_SECONDS, TALKERS = 15.0, 6  # of the babble of a part
 PEAK = 0.9  # of full scale, never exceeded
 
 
@@ -88,12 +89,12 @@ def _noise(kind: str, length: int, part: str, rng: np.random.Generator) -> np.nd
 
 
 @lru_cache(maxsize=None)
-def _babble(part: str, seconds: float = 15.0, talkers: int = 6) -> np.ndarray:
+def _babble(part: str) -> np.ndarray:
     """Several voices of the part talking at once, (N,) of unit power."""
     grammar = Grammar.read()
     rng = generator(0, part, "babble")
-    bed = np.zeros(int(FS * seconds))
-    for i in range(talkers):
+    bed = np.zeros(int(FS * BABBLE_SECONDS))
+    for i in range(TALKERS):
         variant, _ = rng.choice(grammar.voices[part])
         voice = Voice("en-us", variant, rng.randint(*RATES), rng.randint(*PITCHES))
         talk = [

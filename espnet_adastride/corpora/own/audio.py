@@ -95,10 +95,8 @@ def _run(pipe: str, fs: int):
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
         said = lines[-1] if lines else "no output"
         raise AudioError(f"{command}: status {done.returncode}: {said}")
-    wave, rate = read_samples(done.stdout, name=command)
-    if len(wave) == 0:
-        raise AudioError(f"{command}: no samples")
-    return prepare(wave, rate, fs, command)
+    wave, info = read_samples(done.stdout, command)
+    return prepare(wave, info.rate, fs, command)
 
 
 def _usable_in_place(path: str, info: AudioInfo) -> bool:

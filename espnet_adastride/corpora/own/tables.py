@@ -1,7 +1,5 @@
 """Tables of recordings: CSV, TSV and JSON lines, with the columns that corpora use."""
 
-import csv
-import io
 import json
 import re
 from pathlib import Path
@@ -9,6 +7,7 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from espnet_adastride.corpora.kaldi import read_lines, shorten
 from espnet_adastride.corpora.own.source import SETS, Row, Source, clean, parse_time
+from espnet_adastride.corpora.separated import read_separated
 from espnet_adastride.errors import UserError
 
 #: column names in the header of a table, by role; the first name is ours, the others
@@ -58,7 +57,9 @@ def read_table(path: Path, given: Dict[str, str], literal: bool = False) -> Sour
         if row is not None:
             source.rows.append(row)
     if not source.rows and not source.problems:
-        raise UserError(f"{path}: no rows below the header")
+        raise UserError(
+            f"{path}: no rows below the header; write one for each recording"
+        )
     return source
 
 
@@ -106,68 +107,20 @@ def find_columns(path, header: Sequence[str], given: Dict[str, str]) -> Dict[str
 
 def _separated_entries(path: Path, source: Source, literal: bool):
     """Return the header of a CSV or TSV file, and an iterator of (where, entry)."""
-    lines = read_lines(path)
-    if not lines:
-        raise UserError(f"{path}: the file is empty")
-    if path.suffix.lower() == ".tsv":
-        separator = "\t"
-    else:  # spreadsheets write semicolons if the decimal sign is a comma
-        separator = max(",;\t|", key=lambda s: lines[0].count(s))
-    header = _split_row(lines[0], separator)
-    # Common Voice does not quote: a quotation mark belongs to the sentence
-    literal = literal or (separator == "\t" and "client_id" in header)
+    header, separator, rows = read_separated(path, literal)
+    if not header:
+        raise UserError(f"{path}: the file is empty; write a header and rows")
 
     def entries() -> Iterator[Tuple[str, Dict[str, str]]]:
-        for where, values in _split_rows(path, lines, separator, literal, source):
+        for number, values in rows:
             if len(values) != len(header):
                 fix = f"put quotation marks around a text that holds {separator!r}"
                 found = f"{len(values)} instead of {len(header)}; {fix}"
-                source.bad(where, "wrong number of columns", found)
+                source.bad(f"{path}:{number}", "wrong number of columns", found)
             else:
-                yield where, dict(zip(header, values))
+                yield f"{path}:{number}", dict(zip(header, values))
 
     return header, entries()
-
-
-def _split_row(line: str, separator: str) -> List[str]:
-    return [word.strip() for word in next(csv.reader([line], delimiter=separator))]
-
-
-def _split_rows(path: Path, lines, separator: str, literal: bool, source: Source):
-    """Yield (file:line, values); a quoted field may span several lines."""
-    if separator == "\t":
-        # fields of a TSV have no line breaks, so an unpaired quotation mark must not
-        # swallow the following lines
-        for number, line in enumerate(lines[1:], 2):
-            if line.strip():
-                words = [word.strip() for word in line.split("\t")]
-                yield f"{path}:{number}", words if literal else list(map(_bare, words))
-        return
-    text = io.StringIO("\n".join(lines) + "\n", newline="")
-    reader = csv.reader(text, delimiter=separator, strict=True)
-    next(reader)
-    while True:
-        number = reader.line_num + 1
-        try:
-            values = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise UserError(
-                f"{path}:{number}: not CSV ({error}): write a quotation mark within a "
-                'text as "" and put the text in quotation marks'
-            ) from None
-        if any(value.strip() for value in values):
-            yield f"{path}:{number}", [value.strip() for value in values]
-
-
-def _bare(word: str) -> str:
-    """Return ``say "yes"`` of ``"say ""yes""``"."""
-    if len(word) > 1 and word[0] == word[-1] == '"':
-        inner = word[1:-1].replace('""', "\0")
-        if '"' not in inner:
-            return inner.replace("\0", '"')
-    return word
 
 
 def _json_entries(path: Path, source: Source):

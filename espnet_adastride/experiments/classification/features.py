@@ -18,15 +18,6 @@ from espnet_adastride.networks.log_mel import LogMel
 from espnet_adastride.networks.saving import save
 
 
-def read_wave(path, sample_rate: int) -> torch.Tensor:
-    """Return a recording's samples (N,) in [-1, 1], mixed down and resampled.
-
-    Raises:
-        AudioError: see :func:`espnet_adastride.corpora.recordings.read_audio`.
-    """
-    return torch.from_numpy(read_audio(path, sample_rate))
-
-
 class Features:
     """Log-mel frames of all clips, in memory.
 
@@ -72,7 +63,8 @@ def load_features(
     The file's name follows the clips' names, sizes and times and the options.
 
     Raises:
-        UserError: see :func:`read_wave`; or a mel bin would be empty.
+        AudioError: see :func:`espnet_adastride.corpora.recordings.read_audio`.
+        UserError: a mel bin would be empty.
     """
     digest = hashlib.sha256(repr(("log-mel 1", options)).encode())
     for clip in clips:
@@ -89,7 +81,7 @@ def load_features(
                 log_mel = LogMel(fs, n_fft, n_fft, hop, n_mels, "power")
             frames = []
             for clip in clips:
-                wave = read_wave(clip.path, fs)
+                wave = torch.from_numpy(read_audio(clip.path, fs))
                 frames.append(log_mel(wave[None], torch.tensor([len(wave)]))[0][0])
             lengths = torch.tensor([len(one) for one in frames])
             save({"frames": torch.cat(frames), "lengths": lengths}, path)

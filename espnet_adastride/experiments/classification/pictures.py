@@ -42,7 +42,10 @@ def plot_data_sets(tables: Dict[str, Sequence[Row]], reference: str) -> Figure:
             if ":" not in row.method and row.comparison is not None:
                 found.setdefault(row.method, {})[data_set] = row
     if not found:
-        raise UserError(f"no method was compared with {reference}")
+        raise UserError(
+            f"no method was compared with {reference}: train it and at least one other "
+            "with the same seeds, or give another --reference"
+        )
     mean = {
         method: np.mean([row.comparison.difference for row in own.values()])
         for method, own in found.items()

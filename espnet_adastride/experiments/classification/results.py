@@ -112,7 +112,10 @@ def sort_runs(records: Iterable[Record]) -> Dict[str, Runs]:
             )
         seed = run["seed"]
         if clips.setdefault(seed, set(run["predictions"])) != set(run["predictions"]):
-            raise UserError(f"{path}: tested on other clips than the runs beside it")
+            raise UserError(
+                f"{path}: tested on other clips than the runs beside it: move it to "
+                "another folder, or train it anew with their corpus and split"
+            )
         runs.setdefault(run["method"], {})[seed] = run
     return runs
 

@@ -66,7 +66,7 @@ def format_table(rows: List[Row], runs: Dict[str, Runs], reference: str) -> str:
     lines = []
     for row in rows:
         cells = [f"`{row.method}`", f"{row.parameters:,}", f"{row.rate:.1f}"]
-        cells.append(format_accuracy(row))
+        cells.append(spread(row.accuracies, 1))
         cells.append(format_interval(*row.interval, ".1f", "one group"))
         if with_reference:
             cells += _comparison_cells(row.comparison)
@@ -85,11 +85,6 @@ def _comparison_cells(comparison: Optional[Comparison]) -> List[str]:
         format_p(comparison.p),
         format_p(comparison.p_holm),
     ]
-
-
-def format_accuracy(row: Row) -> str:
-    """Return mean and standard deviation over the rounds, in percent."""
-    return spread(row.accuracies, 1)
 
 
 def _notes(rows, runs, reference) -> List[str]:
@@ -191,4 +186,4 @@ def format_data_sets(
 
 def _starred(row: Row) -> str:
     apart = row.comparison is not None and row.comparison.p_holm < LEVEL
-    return format_accuracy(row) + ("*" if apart else "")
+    return spread(row.accuracies, 1) + ("*" if apart else "")

@@ -1,0 +1,76 @@
+"""CSV and TSV files with a header, as spreadsheets and corpora write them."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Iterator, List, Tuple
+
+from espnet_adastride.corpora.kaldi import read_lines
+from espnet_adastride.errors import UserError
+
+
+def read_separated(
+    path: Path, literal: bool = False
+) -> Tuple[List[str], str, Iterator[Tuple[int, List[str]]]]:
+    """Return header, separator, and (line number, values) of every row of a table.
+
+    Args:
+        path: fields of a ``.tsv`` are separated by tabs, those of others by the sign
+            that its first line has most.
+        literal: quotation marks belong to the text.
+
+    Returns:
+        Values without white space around them, without blank rows; no header: the file
+        is empty.
+
+    Raises:
+        UserError: it is not UTF-8, or (when the rows are read) no CSV; names the line.
+    """
+    lines = read_lines(path) or [""]
+    if path.suffix.lower() == ".tsv":
+        separator = "\t"
+    else:  # spreadsheets write semicolons if the decimal sign is a comma
+        separator = max(",;\t|", key=lambda s: lines[0].count(s))
+    first = next(csv.reader(lines[:1], delimiter=separator), [])
+    header = [name.strip() for name in first]
+    if separator == "\t":
+        # Common Voice does not quote: a quotation mark belongs to the sentence
+        rows = _tab_rows(lines, literal or "client_id" in header)
+    else:
+        rows = _quoted_rows(path, lines, separator)
+    return header, separator, rows
+
+
+def _tab_rows(lines: List[str], literal: bool):
+    # fields of a TSV have no line breaks, so an unpaired quotation mark must not
+    # swallow the following lines
+    for number, line in enumerate(lines[1:], 2):
+        if line.strip():
+            words = [word.strip() for word in line.split("\t")]
+            yield number, words if literal else list(map(_bare, words))
+
+
+def _quoted_rows(path: Path, lines: List[str], separator: str):
+    """Yield the rows of a CSV file; a quoted field may span several lines."""
+    text = io.StringIO("\n".join(lines) + "\n", newline="")
+    reader = csv.reader(text, delimiter=separator, strict=True)
+    number = 1
+    try:
+        for values in reader:
+            if number > 1 and any(value.strip() for value in values):
+                yield number, [value.strip() for value in values]
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(
+            f"{path}:{number}: not CSV ({error}): write a quotation mark within a "
+            'text as "" and put the text in quotation marks'
+        ) from None
+
+
+def _bare(word: str) -> str:
+    """Return ``say "yes"`` of ``"say ""yes""``"."""
+    if len(word) > 1 and word[0] == word[-1] == '"':
+        inner = word[1:-1].replace('""', "\0")
+        if '"' not in inner:
+            return inner.replace("\0", '"')
+    return word
