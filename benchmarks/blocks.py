@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """What blocks cost in training: a step of the input layer, with and without.
 
     python benchmarks/blocks.py --blocks 0.5 1 2 8
@@ -8,12 +7,12 @@ utterances of 1.5 to 5.9 s; CPU time of one thread, the least and the median of 
 rounds, which alternate between the variants.
 """
 
-import argparse
 import time
 
 import torch
 
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
+from measuring import describe
 
 SHORTEST, LONGEST = 150, 590  # feature frames
 MELS, WIDTH = 80, 96
@@ -22,9 +21,7 @@ STEP = 0.01  # seconds
 
 def get_parser():
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = describe(__doc__)
     parser.add_argument("--blocks", type=float, nargs="+", default=[0.5, 1, 2, 8])
     parser.add_argument("--method", default="adastride")
     parser.add_argument("--rounds", type=int, default=25)

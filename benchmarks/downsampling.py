@@ -12,7 +12,6 @@ Prints tables and what became of the targets; writes both, and a picture over T,
 benchmarks/out/. About 20 minutes on two cores; shorter with fewer --steps.
 """
 
-import argparse
 import math
 import os
 from contextlib import contextmanager
@@ -25,7 +24,17 @@ import torch
 from espnet_adastride import available_downsamplers, build_downsampler
 from espnet_adastride.downsampling import adastride as adastride_module
 from espnet_adastride.downsampling import downsampled_lengths
-from measuring import OUT, added_peak, in_child, in_turn, now, targets_head, verdict
+from measuring import (
+    OUT,
+    SavedBytes,
+    added_peak,
+    describe,
+    in_child,
+    in_turn,
+    now,
+    targets_head,
+    verdict,
+)
 
 DENSE = "dense"
 REFERENCE = "avg_pool"
@@ -36,9 +45,7 @@ COMPARED = ("copy", "adastride", "adastride_f", "strided_conv", REFERENCE)
 
 def get_parser():
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = describe(__doc__)
     steps = [500, 1000, 2000, 4000, 8000, 16000, 32000, 64000]
     threads = sorted({1, os.cpu_count() or 1})
     parser.add_argument("--steps", type=int, nargs="+", default=steps, help="T")
@@ -80,31 +87,6 @@ def build(method, args):
     if adaptive:
         torch.nn.init.normal_(layer.score.weight, std=0.5 / args.size**0.5)
     return layer
-
-
-class SavedBytes:
-    """Count what autograd keeps for the backward, each storage once, inputs aside."""
-
-    def __init__(self, *known):
-        self.sizes = {}
-        self.known = {tensor.untyped_storage().data_ptr() for tensor in known}
-
-    def __enter__(self):
-        self.hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, lambda x: x)
-        self.hooks.__enter__()
-        return self
-
-    def __exit__(self, *error):
-        self.hooks.__exit__(*error)
-
-    def pack(self, tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self.known:
-            self.sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    def total(self):
-        return sum(self.sizes.values())
 
 
 def copy_once(x, z):

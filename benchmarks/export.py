@@ -46,17 +46,6 @@ def one_way(model: str, recordings: str) -> None:
     print(json.dumps({**measured, "heard": heard, "torch": "torch" in sys.modules}))
 
 
-def word_errors(reference, hypothesis) -> int:
-    """Return the edits from one list of words to another."""
-    row = list(range(len(hypothesis) + 1))
-    for i, word in enumerate(reference, 1):
-        above, row[0] = row[0], i
-        for j, other in enumerate(hypothesis, 1):
-            best = min(row[j] + 1, row[j - 1] + 1, above + (word != other))
-            above, row[j] = row[j], best
-    return row[-1]
-
-
 def main() -> None:
     """Run every way and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -70,10 +59,12 @@ def main() -> None:
     import tempfile
 
     from espnet_adastride.corpora.kaldi import read_scp, read_text
+    from espnet_adastride.evaluation.scoring import utterance_errors, words
     from espnet_adastride.report.tables import markdown_table
 
     pairs = list(read_scp(folder / "wav.scp").items())[: args.most]
     texts = read_text(folder / "text")
+    references = {key: texts[key] for key, _ in pairs}
 
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump([path for _, path in pairs], file)
@@ -85,11 +76,8 @@ def main() -> None:
             found = json.loads(done.stdout.decode().splitlines()[-1])
             heard = found["heard"]
             first = first or heard
-            references = [texts[key].split() for key, _ in pairs]
-            wrong = sum(
-                word_errors(words, one["text"].split())
-                for words, one in zip(references, heard)
-            )
+            hypotheses = {key: one["text"] for (key, _), one in zip(pairs, heard)}
+            errors, counts = utterance_errors(references, hypotheses, words)
             equal = sum(a["text"] == b["text"] for a, b in zip(first, heard))
             apart = max(
                 (
@@ -101,7 +89,7 @@ def main() -> None:
                 default=0.0,
             )
             row = [Path(model).name, f"{found['start']:.1f}", f"{found['peak']:.0f}"]
-            wer = 100 * wrong / sum(map(len, references))
+            wer = 100 * errors.sum() / counts.sum()
             row += [f"{found['rtf']:.3f}", f"{wer:.2f} %", f"{equal} of {len(heard)}"]
             rows.append([*row, f"{apart:.1f}"])
     names = "model|start, s|memory, MiB|RTF|WER|texts equal|times, ms".split("|")

@@ -20,7 +20,6 @@ by its Triton kernels: it is read when the package is imported, so that a proces
 measures the one or the other.
 """
 
-import argparse
 import copy
 import gc
 import math
@@ -34,12 +33,13 @@ from pathlib import Path
 
 import torch
 
-from downsampling import DENSE, SavedBytes, dense_form
+from downsampling import DENSE, dense_form
 from espnet_adastride import build_downsampler
 from espnet_adastride.downsampling import downsampled_lengths
 from espnet_adastride.downsampling import rows as rows_module
 from espnet_adastride.version import __version__
 from gpu_records import TIME_OUT, Cell, Records, run_cells
+from measuring import GIB, SavedBytes, describe, now, vary_strides
 
 SECTIONS = ("facts", "layer", "step", "train", "more")
 ADAPTIVE = ("adastride", "adastride_f")
@@ -49,7 +49,6 @@ INPUT_LAYERS = ("conv2d", "strided_conv", "avg_pool", *ADAPTIVE)
 STEPS = (1000, 4000, 500, 16000, 64000, 2000, 8000, 32000)
 DENSE_UP_TO = 4000
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-GIB = 2**30
 
 
 class Scale:
@@ -81,9 +80,7 @@ class Scale:
 
 def get_parser():
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = describe(__doc__)
     parser.add_argument("--results", type=Path, required=True, help="JSON file")
     parser.add_argument("--copy", type=Path, help="a second place for that file")
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
@@ -124,12 +121,6 @@ class Clock:
         self.scale, self.cuda = scale, scale.device == "cuda"
         self.rubbish = torch.empty(scale.flush, dtype=torch.uint8, device=scale.device)
 
-    def now(self):
-        """Return the host's seconds after the GPU has finished."""
-        if self.cuda:
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
     def _once(self, call):
         self.rubbish.zero_()
         if not self.cuda:
@@ -148,16 +139,16 @@ class Clock:
         "wall_ms": seconds of calls one after the other}."""
         for _ in range(self.scale.warm_up):
             call()
-        start = self.now()
+        start = now(self.scale.device)
         call()
-        once = self.now() - start
+        once = now(self.scale.device) - start
         low, high = self.scale.calls
         calls = int(min(max(self.scale.seconds / max(once, 1e-6), low), high))
         times = sorted(self._once(call) for _ in range(calls))
-        start = self.now()
+        start = now(self.scale.device)
         for _ in range(calls):
             call()
-        wall = (self.now() - start) / calls
+        wall = (now(self.scale.device) - start) / calls
         middle = statistics.median(times)
         spread = (times[int(0.9 * (calls - 1))] - times[int(0.1 * calls)]) / middle
         return {
@@ -462,26 +453,6 @@ def step_configuration(method, rate, scale: Scale):
     return conf
 
 
-def vary_strides(model, speech, lengths):
-    """Give the scores weights, so that the strides vary as trained ones do."""
-
-    def scale(downsampler, inputs):
-        weight = downsampler.score.weight.data
-        torch.nn.init.normal_(weight)
-        spread = (inputs[0].float() @ weight[0].float()).std()
-        weight.mul_(0.5 / spread)
-
-    hooks = [
-        module.register_forward_pre_hook(scale)
-        for module in model.encoder.embed.modules()
-        if hasattr(module, "score")
-    ]
-    with torch.no_grad():
-        model.encode(speech, lengths)
-    for hook in hooks:
-        hook.remove()
-
-
 class TrainingStep:
     """Steps as ESPnet's trainer takes them, of one model and one batch of noise.
 
@@ -513,7 +484,8 @@ class TrainingStep:
         }
         self.batch = {key: value.to(scale.device) for key, value in batch.items()}
         self.model = model.eval()
-        vary_strides(model, self.batch["speech"], self.batch["speech_lengths"])
+        speech = self.batch["speech"], self.batch["speech_lengths"]
+        vary_strides(model.encoder.embed, partial(model.encode, *speech))
         model.train()
         amp = self.conf.use_amp and self.cuda
         bfloat16 = amp and torch.cuda.is_bf16_supported()

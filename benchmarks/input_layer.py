@@ -24,7 +24,6 @@ benchmarks/out/. About 15 minutes and 10 GiB on two cores; for a glance: --batch
 --blocks 2 --rounds 1.
 """
 
-import argparse
 import copy
 import math
 import os
@@ -38,17 +37,18 @@ import torch
 import espnet_adastride.plugin  # noqa: F401  (registers the words of input_layer)
 from espnet_adastride.networks.macs import macs_by_module
 from espnet_adastride.plugin.espnet import asr_task
-from espnet_adastride.plugin.model import input_layer
 from espnet_adastride.plugin.trunk import TRUNKS
 from espnet_adastride.report.tables import markdown_table
 from measuring import (
     GIB,
     OUT,
     added_peak,
+    describe,
     in_child,
     in_turn,
     now,
     targets_head,
+    vary_strides,
     verdict,
     write,
 )
@@ -83,9 +83,7 @@ class Figures(NamedTuple):
 
 def get_parser():
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = describe(__doc__)
     parser.add_argument("--batch_size", type=int, default=30)
     parser.add_argument("--accumulate", type=int, default=3, help="parts of the batch")
     parser.add_argument("--seconds", type=float, default=15.0, help="an utterance")
@@ -129,27 +127,8 @@ def build_layer(variant, args):
     conf.encoder_conf["num_blocks"] = 1
     encoder = asr_task.encoder_choices.get_class(conf.encoder)
     layer = encoder(input_size=MELS, **conf.encoder_conf).embed
-    vary_strides(layer, args)
+    vary_strides(layer, lambda: layer(*make_features(1, args)))
     return layer
-
-
-def vary_strides(layer, args):
-    """Give the scores weights, so that the strides vary as trained ones do."""
-
-    def scale(downsampler, inputs):
-        weight = downsampler.score.weight.data
-        torch.nn.init.normal_(weight)
-        weight.mul_(0.5 / (inputs[0] @ weight[0]).std())
-
-    hooks = [
-        downsampler.register_forward_pre_hook(scale)
-        for downsampler in getattr(layer, "downsamplers", [])
-        if hasattr(downsampler, "score")
-    ]
-    with torch.no_grad():
-        layer(*make_features(1, args))
-    for hook in hooks:
-        hook.remove()
 
 
 def make_features(batch_size, args):
@@ -194,8 +173,8 @@ def build_step(variant, args):
     of a batch and returns (seconds,)."""
     conf = configuration(variant, args)
     model = asr_task.ASRTask.build_model(conf).train()
-    if input_layer(model) is not None:
-        vary_strides(input_layer(model), args)
+    layer = model.encoder.embed
+    vary_strides(layer, lambda: layer(*make_features(1, args)))
     (optimizer,) = asr_task.ASRTask.build_optimizers(conf, model)
 
     def step(batch, parts=1):
@@ -304,17 +283,14 @@ def layer_lines(layers, wholes):
 def whole_lines(layers, wholes):
     """Return the table that checks the sums by whole steps."""
     rest = seconds_of_the_rest(layers, wholes)
-    lines = [
-        "| whole step | measured s | rest + layer s | difference | peak GiB (a part) |",
-        "|---|---|---|---|---|",
-    ]
+    names = ["whole step", "measured s", "rest + layer s", "difference"]
+    rows = []
     for variant, (seconds, peak) in wholes.items():
         total = rest + layers[variant].seconds
-        lines.append(
-            f"| {variant} | {seconds:.2f} | {total:.2f} | "
-            f"{100 * (total / seconds - 1):+.1f} % | {peak / GIB:.2f} |"
-        )
-    return lines
+        row = [str(variant), f"{seconds:.2f}", f"{total:.2f}"]
+        row.append(f"{100 * (total / seconds - 1):+.1f} %")
+        rows.append([*row, f"{peak / GIB:.2f}"])
+    return markdown_table([*names, "peak GiB (a part)"], rows).splitlines()
 
 
 def target_lines(layers, wholes):
@@ -337,13 +313,8 @@ def target_lines(layers, wholes):
 def rest_lines(args):
     """Return the table of what is behind the input layer."""
     parts = macs_of_the_rest(args)
-    return [
-        f"| behind every input layer | {' | '.join(parts)} |",
-        "|---|" + "---|" * len(parts),
-        "| G multiply-accumulates | "
-        + " | ".join(f"{count / 1e9:.2f}" for count in parts.values())
-        + " |",
-    ]
+    row = ["G multiply-accumulates", *(f"{n / 1e9:.2f}" for n in parts.values())]
+    return markdown_table(["behind every input layer", *parts], [row]).splitlines()
 
 
 def draw(layers, wholes, path):

@@ -12,7 +12,6 @@ Prints the table and what became of the target, and writes both to benchmarks/ou
 60 minutes 10 to 20 minutes on two cores, nearly all of it for the trunk conv2d.
 """
 
-import argparse
 import os
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from espnet_adastride.report.tables import markdown_table
 from measuring import (
     GIB,
     OUT,
+    describe,
     in_child,
     now,
     process_peak,
@@ -40,9 +40,7 @@ LIMIT = 4  # GiB
 
 def get_parser():
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = describe(__doc__)
     words = available_downsamplers()
     methods = ["strided_conv", "avg_pool", "adastride", "adastride_f"]
     parser.add_argument("--methods", nargs="+", default=methods, choices=words)

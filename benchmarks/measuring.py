@@ -1,5 +1,6 @@
-"""What the benchmarks share: turns, time, peak memory of a forked process, verdicts."""
+"""Shared by the benchmarks: options, turns, time, peak memory of a fork, verdicts."""
 
+import argparse
 import json
 import os
 import resource
@@ -11,6 +12,12 @@ import torch
 
 OUT = Path(__file__).resolve().parent / "out"
 GIB = 2**30
+
+
+def describe(doc):
+    """Return a parser whose help is a benchmark's docstring, as it is written."""
+    form = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=doc, formatter_class=form)
 
 
 def now(device="cpu"):
@@ -85,6 +92,55 @@ def process_peak():
     with open("/proc/self/status", encoding="ascii") as file:
         peak = next(line for line in file if line.startswith("VmHWM"))
     return int(peak.split()[1]) * 1024
+
+
+class SavedBytes:
+    """Count what autograd keeps for the backward, each storage once, inputs aside."""
+
+    def __init__(self, *known):
+        self.sizes = {}
+        self.known = {tensor.untyped_storage().data_ptr() for tensor in known}
+
+    def __enter__(self):
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, lambda x: x)
+        self.hooks.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self.hooks.__exit__(*error)
+
+    def pack(self, tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.known:
+            self.sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    def total(self):
+        return sum(self.sizes.values())
+
+
+def vary_strides(layer, forward):
+    """Give the scores in a layer weights, so that strides vary as trained ones do.
+
+    Args:
+        layer: that has the scores, or a module around it.
+        forward: calls it once, with an input like those that follow.
+    """
+
+    def scale(downsampler, inputs):
+        weight = downsampler.score.weight.data
+        torch.nn.init.normal_(weight)
+        weight.mul_(0.5 / (inputs[0].float() @ weight[0].float()).std())
+
+    hooks = [
+        module.register_forward_pre_hook(scale)
+        for module in layer.modules()
+        if hasattr(module, "score")
+    ]
+    with torch.no_grad():
+        forward()
+    for hook in hooks:
+        hook.remove()
 
 
 def verdict(target, where, value, limit):

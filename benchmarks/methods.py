@@ -40,7 +40,6 @@ are synthesised (mini_espeak). Every third utterance is held out. Prints the tab
 writes it and a picture to benchmarks/out/. About 4 minutes on one core.
 """
 
-import argparse
 import ctypes
 import math
 import random
@@ -57,7 +56,7 @@ from downsampling import REFERENCE, make_input, measure_layer
 from espnet_adastride import available_downsamplers, build_downsampler
 from espnet_adastride.downsampling import downsampler_class
 from espnet_adastride.report.utterance import log_mel
-from measuring import OUT, added_peak, in_child, in_turn, write
+from measuring import OUT, added_peak, describe, in_child, in_turn, write
 
 #: tones: how many frequencies (evenly spaced, none of them at 1/4), steps, features
 TONES, TONE_STEPS, TONE_FEATURES = 48, 1920, 64
@@ -91,9 +90,7 @@ class Cost(NamedTuple):
 
 def get_parser():
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = describe(__doc__)
     words = available_downsamplers()
     parser.add_argument("--methods", nargs="+", default=words, choices=words)
     parser.add_argument("--speech", type=Path, help="a folder of wav or flac files")

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Does AdaStride gain where there are pauses? From records and published alignments.
 
     python benchmarks/pauses.py --textgrids librispeech_alignments

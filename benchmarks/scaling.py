@@ -14,7 +14,6 @@ and writes them to
 benchmarks/out/. A minute, 4 GiB.
 """
 
-import argparse
 import io
 import math
 from pathlib import Path
@@ -26,7 +25,7 @@ import torch
 import espnet_adastride.plugin  # noqa: F401  (registers the words of input_layer)
 from espnet_adastride.plugin.espnet import asr_task
 from espnet_adastride.plugin.training_cost import Batch, model_cost
-from measuring import OUT, now, write
+from measuring import OUT, SavedBytes, describe, now, write
 from published import TOKENS, TOKENS_PER_SECOND, read_configuration
 
 MODELS = {
@@ -47,9 +46,7 @@ CORPORA = ((960, 100), (10_000, 20), (100_000, 4))
 
 def get_parser():
     """Return the command's parser."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = describe(__doc__)
     parser.add_argument("--seconds", type=float, default=12.0, help="an utterance")
     parser.add_argument("--tflops", type=float, default=8.0, help="reached by a GPU")
     parser.add_argument("--memory", type=float, default=32.0, help="of a GPU, GB")
@@ -75,19 +72,10 @@ def build(config, layer, seconds):
 
 def saved_bytes(model, batch):
     """Return what a training forward keeps for its backward, every storage once."""
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    seen = {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with SavedBytes(*model.parameters()) as saved:
         loss, _, _ = model.train()(**batch.tensors("cpu"))
     del loss
-    return sum(seen.values())
+    return saved.total()
 
 
 def decoded_seconds(seconds=15.0, times=20):

@@ -17,7 +17,6 @@ mixed with that of the shorter context as if that had been seen four times. Fold
 runs of egs/arctic_vqvae/run.sh; a minute and a half each.
 """
 
-import argparse
 import math
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -29,7 +28,7 @@ from espnet_adastride.corpora.unlabelled import read_set
 from espnet_adastride.evaluation.vqvae import read_wave
 from espnet_adastride.networks.vqvae import durations
 from espnet_adastride.plugin.vqvae_task import load_vqvae
-from measuring import OUT, write
+from measuring import OUT, describe, write
 
 #: how often the shorter context's shares count
 WEIGHT = 4.0
@@ -132,9 +131,7 @@ def encode(model, recordings) -> Tuple[List[List[Told]], float]:
 
 def main(cmd=None):
     """Print the table, and write it to benchmarks/out/."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = describe(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="METHOD_RATEx_seedN folders")
     parser.add_argument("--output_dir", type=Path, default=OUT)
     args = parser.parse_args(cmd)

@@ -5,7 +5,7 @@ compared, and as words of a command line (``--encoder_conf num_blocks=2``).
 """
 
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List
+from typing import Any, Dict, Iterable, Iterator, List, Sequence
 
 import yaml
 
@@ -126,26 +126,49 @@ def split_options(words: Iterable[str]) -> Dict[str, List[str]]:
     return options
 
 
-def read_options(words: List[str]) -> Dict[str, str]:
-    """Read command-line options as ESPnet takes them.
+def override(config: Dict[str, Any], words: Sequence[str]) -> Dict[str, Any]:
+    """Return a configuration overridden by nested command-line options.
 
-    ``--max_epoch 3``, ``--max_epoch=3`` and ``--frontend_conf n_fft=400`` become
-    ``{"max_epoch": "3", "frontend_conf.n_fft": "400"}``; an option given several
-    times (``--init_param a --init_param b``) keeps its values in order.
+    Args:
+        config: as read from YAML.
+        words: ``--max_epoch 3 --encoder_conf input_layer_conf.stride=8``.
+
+    Raises:
+        UserError: for words that are not options.
     """
-    options: Dict[str, str] = {}
+    result = dict(config)
     for name, values in split_options(words).items():
+        if not name.endswith("_conf"):
+            result[name] = values[0] if len(values) == 1 else values
+            continue
         for value in values:
+            where = f"--{name} {value}"
             key, equals, setting = value.partition("=")
-            if name.endswith("_conf") and equals:
-                options[f"{name}.{key}"] = str(parse_yaml(setting, f"--{name} {value}"))
-            else:
-                options[name] = f"{options[name]} {value}" if name in options else value
-    return options
+            if equals:
+                _put(result, [name, *key.split(".")], parse_yaml(setting, where))
+                continue
+            options = parse_yaml(value, where)
+            if not isinstance(options, dict):
+                raise UserError(f"{where}: give KEY=VALUE")
+            result[name] = {**(result.get(name) or {}), **options}
+    return result
+
+
+def _put(config: Dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for key in path[:-1]:
+        inner = config.get(key)
+        config[key] = dict(inner) if isinstance(inner, dict) else {}
+        config = config[key]
+    config[path[-1]] = value
 
 
 def training_options(config: PathLike, arguments: str) -> Dict[str, str]:
-    """Return the options of a training: the configuration, then what overrides it."""
-    options = flatten(read_config(config)) if config else {}
-    options.update(read_options(arguments.split()))
-    return options
+    """Return the flat options of a training: the configuration, then what overrides it.
+
+    ``--max_epoch 3``, ``--max_epoch=3`` and ``--frontend_conf n_fft=400`` become
+    ``{"max_epoch": "3", "frontend_conf.n_fft": "400"}``; an option given several times
+    (``--init_param a --init_param b``) keeps its values in order.
+    """
+    given = override({}, arguments.split())
+    words = {k: " ".join(v) if isinstance(v, list) else v for k, v in given.items()}
+    return {**flatten(read_config(config) if config else {}), **flatten(words)}

@@ -223,9 +223,14 @@ def nearest(word: object, choices: Iterable[object]) -> Optional[str]:
     return near[0] if near else None
 
 
+def did_you_mean(word: object, choices: Iterable[object]) -> str:
+    """Return " (did you mean 'conv2d'?)" with the nearest choice; "" without one."""
+    near = nearest(word, choices)
+    return f" (did you mean {near!r}?)" if near else ""
+
+
 def unknown_word(kind: str, word: object, choices: Iterable[object]) -> str:
     """Return one line that names an unknown word, the nearest one and all choices."""
     choices = [str(choice) for choice in choices]
-    near = nearest(word, choices)
-    hint = f" (did you mean {near!r}?)" if near else ""
+    hint = did_you_mean(word, choices)
     return f"unknown {kind} {word!r}{hint}; choose from: {', '.join(choices)}"

@@ -21,7 +21,7 @@ def str2bool(word: str) -> bool:
         return True
     if word.lower() in ("false", "no", "0"):
         return False
-    raise ValueError(word)
+    raise argparse.ArgumentTypeError(f"{word!r}: give true or false")
 
 
 # ----------------------------------------------------------------------------- numbers
@@ -96,14 +96,16 @@ def name_seeds(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def check_jobs(number: int) -> None:
-    """Refuse a ``--nj`` below 1.
+def check_counts(args: argparse.Namespace, *names: str) -> None:
+    """Refuse options below 1, such as ``--nj``; one that is None was not given.
 
     Raises:
         UserError: naming it.
     """
-    if number < 1:
-        raise UserError(f"--nj {number}: give at least 1")
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value}: give at least 1")
 
 
 def read_seeds(words: Sequence[str]) -> List[int]:

@@ -1,6 +1,7 @@
 """Progress of long work: finished runs with the remaining time, a bar, threads."""
 
 import datetime
+import os
 import re
 import sys
 import time
@@ -37,6 +38,13 @@ def progress_bar(
         line = "{desc}: {n_fmt}/{total_fmt} {unit}s, ETA {remaining}\n"
         more.update(mininterval=30.0, delay=30.0, leave=False, bar_format=line)
     return tqdm(desc=what, total=total, unit=unit, initial=done, **more)
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def in_threads(work: Callable, items: Iterable, nj: int) -> Iterator:

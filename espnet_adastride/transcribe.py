@@ -289,7 +289,7 @@ class Transcriber(PieceTranscriber):
         for begin, _, encoded in self.encode_pieces(wave, name):
             if encoded.log_probs is None:
                 raise AlignmentError(
-                    "this model has no CTC branch, which alignment needs"
+                    "this model has no CTC branch (ctc_weight 0), which alignment needs"
                 )
             parts.append(encoded.log_probs[:, columns])
             times.append(encoded.times)

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Align transcripts with recordings: the time of every word.
 
     python -m espnet_adastride.bin.align --model exp/asr_train_... \
@@ -23,7 +22,7 @@ from espnet_adastride.bin.model_options import (
     add_segment_option,
     load_transcriber,
 )
-from espnet_adastride.bin.parsers import Parser, say
+from espnet_adastride.bin.parsers import Parser, command, say
 from espnet_adastride.corpora.kaldi import read_scp, read_text, shorten
 from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.errors import (
@@ -34,17 +33,13 @@ from espnet_adastride.errors import (
     UserError,
     fail,
     no_such,
-    one_line_errors,
 )
 from espnet_adastride.files import read_utf8, shown, write_text
 from espnet_adastride.timing.transcripts import Segment, Transcript, ctm_lines, to_dict
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Build the command's argument parser."""
-    parser = Parser(
-        description="Align transcripts with recordings: the time of every word.",
-    )
+    parser = Parser(__doc__)
     add_model_options(parser)
     add_segment_option(parser)
     source = parser.add_mutually_exclusive_group(required=True)
@@ -90,6 +85,7 @@ def read_jobs(args: argparse.Namespace) -> Dict[str, Tuple[str, str]]:
     if missing:
         raise UserError(
             f"{folder}: wav.scp and text hold different utterances: {shorten(missing)}"
+            "; give each a line in both"
         )
     return {key: (waves[key], texts[key]) for key in sorted(waves)}
 
@@ -111,25 +107,23 @@ def write(folder: Path, aligned: Dict[str, Segment], times: str) -> None:
     write_text(folder / "alignment.json", content + "\n")
 
 
-def _and_more(names: List[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-
-
 def align(args: argparse.Namespace) -> List[str]:
     """Align all utterances and write the results; return those that failed."""
     jobs = read_jobs(args)
     gone = [a for a, _ in jobs.values() if not a.endswith("|") and not Path(a).exists()]
     if gone and len(gone) == len(jobs):
-        raise UserError(no_such(gone[0] + _and_more(gone), "check the paths"))
+        more = f" (and {len(gone) - 1} more)" if len(gone) > 1 else ""
+        raise UserError(no_such(gone[0] + more, "check the paths"))
     recognise = load_transcriber(args, max_segment=args.max_segment, say=say)
     if recognise.trained.model.ctc is None:
-        raise UserError(f"{args.model}: no CTC branch, which alignment needs")
+        raise UserError(
+            f"{args.model}: no CTC branch (ctc_weight 0), which alignment needs; train "
+            "with a ctc_weight above 0"
+        )
     aligned: Dict[str, Segment] = {}
     failed = []
     for key, (audio, text) in jobs.items():
         try:
-            if audio.endswith("|"):
-                raise AudioError(f"{audio}: is a piped command; give an audio file")
             wave = read_audio(audio, recognise.trained.rate, say=say)
             uniform = args.times == "uniform"
             aligned[key] = recognise.align(wave, text, uniform, audio)
@@ -144,10 +138,9 @@ def align(args: argparse.Namespace) -> List[str]:
     return failed
 
 
-@one_line_errors
-def main(cmd=None) -> None:
-    """Run the command; bad input ends in one line, status 1."""
-    failed = align(get_parser().parse_args(cmd))
+@command(get_parser)
+def main(args) -> None:
+    failed = align(args)
     if failed:
         fail(f"{len(failed)} utterances failed: {shorten(failed)}")
 

@@ -20,9 +20,9 @@ import logging
 import sys
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.config import read_config
-from espnet_adastride.errors import UserError, no_such, one_line_errors
+from espnet_adastride.errors import UserError, no_such
 from espnet_adastride.options import real, str2bool, whole
 
 
@@ -58,7 +58,7 @@ def triple(word: str):
     """Read ``PATH,NAME,TYPE``."""
     parts = [part.strip() for part in word.strip("()[]").split(",")]
     if len(parts) != 3:
-        raise ValueError(word)
+        raise argparse.ArgumentTypeError(f"{word!r}: give PATH,NAME,TYPE")
     return tuple(parts)
 
 
@@ -69,9 +69,7 @@ def str_or_none(word: str):
 
 def get_parser():
     """Return the parser; ``--config`` reads options from YAML."""
-    parser = ConfigParser(
-        description="Decode with greedy CTC.",
-    )
+    parser = ConfigParser(__doc__)
     parser.add_argument("--config", help="YAML file with these options")
     parser.add_argument(
         "--log_level", type=lambda x: x.upper(), default="INFO", help="level of the log"
@@ -185,10 +183,8 @@ def inference(args: argparse.Namespace) -> None:
                 recognised["text"][key] = heard.text
 
 
-@one_line_errors
-def main(cmd=None):
-    """Run the command."""
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args):
     paths = [args.asr_train_config, args.asr_model_file, args.key_file]
     paths += [path for path, _, _ in args.data_path_and_name_and_type]
     for path in paths:

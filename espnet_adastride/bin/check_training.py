@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Check a training configuration before it is used; guard an experiment's folder.
 
 ``--action check`` rejects what ESPnet or the plugin would reject (unknown options,
@@ -15,9 +14,14 @@ from pathlib import Path
 
 import yaml
 
-from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.config import merge_configs, read_config, training_options
-from espnet_adastride.errors import located, one_line_errors
+from espnet_adastride.bin.parsers import Parser, command
+from espnet_adastride.config import (
+    merge_configs,
+    override,
+    read_config,
+    training_options,
+)
+from espnet_adastride.errors import located
 from espnet_adastride.files import write_text
 from espnet_adastride.networks.saved_models import (
     default_model,
@@ -27,7 +31,6 @@ from espnet_adastride.networks.saved_models import (
 from espnet_adastride.options import str2bool
 from espnet_adastride.recipe.feature_statistics import statistics_options
 from espnet_adastride.recipe.known_options import (
-    override,
     refuse_unknown_decoding,
     refuse_unknown_options,
 )
@@ -36,9 +39,7 @@ from espnet_adastride.recipe.training import start_or_resume
 
 
 def get_parser():
-    parser = Parser(
-        description="Check a training configuration and its experiment folder.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument(
         "--action",
         choices=["check", "read", "start", "merge"],
@@ -150,9 +151,8 @@ def check(args) -> str:
     return args.model or default_model(config)
 
 
-@one_line_errors
-def main(cmd=None):
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args):
     if args.action == "merge":
         text = f"# {' '.join(args.config)}\n" + yaml.safe_dump(
             merge_configs(map(read_config, args.config)), sort_keys=False

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Train classifiers of recordings with every downsampling method, and compare them.
 
     python -m espnet_adastride.bin.classify --corpus /path/to/speech_commands \
@@ -30,19 +29,17 @@ from pathlib import Path
 from espnet_adastride.bin.parsers import (
     Parser,
     add_run_options,
+    command,
     read_methods,
 )
 from espnet_adastride.corpora.clips import describe_clips, find_clips
-from espnet_adastride.errors import UserError, located, one_line_errors, resumable
+from espnet_adastride.errors import UserError, located, resumable
 from espnet_adastride.experiments.folders import run_name, unfinished
 from espnet_adastride.recipe.jobs import Interrupted
 
 
 def get_parser():
-    """Return the command's parser."""
-    parser = Parser(
-        description="Train and compare classifiers of recordings.",
-    )
+    parser = Parser(__doc__)
     corpus, config = "folder of the corpus", "YAML file of all hyper-parameters"
     add_run_options(parser, corpus, config, "all", "0 1 2")
     parser.add_argument("--feats", help="folder of the features; default: EXP/feats")
@@ -134,10 +131,8 @@ def report_all(args, methods, seeds):
         print(f"{len(missing)} runs are not finished: another process is training them")
 
 
-@one_line_errors
-def main(cmd=None):
-    """Run the command; bad input ends in one line."""
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args):
     import torch
 
     from espnet_adastride import available_downsamplers

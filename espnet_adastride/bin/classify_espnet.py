@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Train classifiers of recordings through ESPnet's task ``cls``, and compare methods.
 
     python -m espnet_adastride.bin.classify_espnet --corpus /path/to/speech_commands \
@@ -32,6 +31,7 @@ from espnet_adastride.bin.clips_for_espnet import utterance_id, write_data
 from espnet_adastride.bin.parsers import (
     Parser,
     add_run_options,
+    command,
     read_methods,
 )
 from espnet_adastride.config import merge_configs, read_config
@@ -45,7 +45,6 @@ from espnet_adastride.corpora.clips import (
 from espnet_adastride.corpora.kaldi import read_scp
 from espnet_adastride.errors import (
     UserError,
-    one_line_errors,
     resumable,
     unknown_word,
 )
@@ -67,10 +66,7 @@ CRITERION = ["valid", "acc", "max"]
 
 
 def get_parser():
-    """Return the command's parser."""
-    parser = Parser(
-        description="Train and compare classifiers through ESPnet's task cls.",
-    )
+    parser = Parser(__doc__)
     corpus, config = "folder of the corpus", "ESPnet training configuration"
     add_run_options(parser, corpus, config, "strided_conv adastride", "0")
     parser.add_argument(
@@ -312,10 +308,8 @@ def train(args, methods, seeds):
         run_folders(functions, args.nj)
 
 
-@one_line_errors
-def main(cmd=None):
-    """Run the command; bad input ends in one line."""
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args):
     import torch
 
     from espnet_adastride.experiments.classification.tables import report

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Write a corpus of classified recordings in the format of ESPnet's task ``cls``.
 
     python -m espnet_adastride.bin.clips_for_espnet --corpus /path/to/speech_commands \
@@ -17,7 +16,7 @@ import re
 from pathlib import Path
 from typing import List, Tuple
 
-from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.corpora.audio import audio_info
 from espnet_adastride.corpora.clips import (
     LAYOUTS,
@@ -28,7 +27,7 @@ from espnet_adastride.corpora.clips import (
     split_clips,
 )
 from espnet_adastride.corpora.recordings import read_audio
-from espnet_adastride.errors import UserError, one_line_errors
+from espnet_adastride.errors import UserError
 from espnet_adastride.files import shown, write_flac, write_text
 from espnet_adastride.options import whole
 
@@ -37,10 +36,7 @@ UNFIT = re.compile(r"[\s|]")
 
 
 def get_parser():
-    """Return the command's parser."""
-    parser = Parser(
-        description="Write a corpus of classified recordings for ESPnet's task cls.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--corpus", required=True, help="folder of the corpus")
     parser.add_argument(
         "--layout", required=True, choices=list(LAYOUTS), help="layout of the corpus"
@@ -156,10 +152,8 @@ def write_data(
     return converted
 
 
-@one_line_errors
-def main(cmd=None):
-    """Run the command; bad input ends in one line."""
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args):
     clips = find_clips(args.corpus, args.layout)
     print(describe_clips(clips, args.split, [args.seed]))
     folder = Path(args.output_dir)

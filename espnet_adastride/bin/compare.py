@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Train, decode and compare methods x rates x seeds through a recipe.
 
     FSDD=/path python -m espnet_adastride.bin.compare --recipe egs/digits \
@@ -22,17 +21,15 @@ import argparse
 import datetime
 import os
 import shlex
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import List, Sequence
 
-from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.bin.parsers import Parser, add_job_options, command
 from espnet_adastride.corpora.kaldi import shorten
 from espnet_adastride.errors import (
     UserError,
     no_such,
-    one_line_errors,
     resumable,
 )
 from espnet_adastride.experiments.comparison import format_comparison
@@ -41,15 +38,19 @@ from espnet_adastride.experiments.grid import Run, read_variant, tag_of, with_th
 from espnet_adastride.experiments.records import code_state
 from espnet_adastride.experiments.runs import Grid, run_grid
 from espnet_adastride.files import write_text
-from espnet_adastride.options import read_seeds, real, split_list, str2bool, whole
+from espnet_adastride.options import (
+    check_counts,
+    read_seeds,
+    real,
+    split_list,
+    str2bool,
+    whole,
+)
 from espnet_adastride.recipe.jobs import Interrupted
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Build the command's argument parser."""
-    parser = Parser(
-        description="Train, decode and compare methods, rates and seeds in a recipe.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument(
         "--recipe", default=str(ROOT / "egs" / "digits"), help="folder with run.sh"
     )
@@ -90,13 +91,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--recipe_args", default="", help="further options of run.sh, e.g. --ngpu 1"
     )
     parser.add_argument("--test_set", default="test", help="set that the table is of")
-    parser.add_argument("--nj", type=int, default=1, help="parallel runs")
-    parser.add_argument("--threads", type=int, default=1, help="threads per run")
-    parser.add_argument(
-        "--python",
-        default=sys.executable,
-        help="python of the recipe; default: this one",
-    )
+    add_job_options(parser)
     parser.add_argument(
         "--name", default="comparison", help="title and file of the table: exp/NAME.md"
     )
@@ -121,7 +116,9 @@ def define(args) -> Experiment:
     config = Path(args.asr_config).absolute()
     script = Path(args.recipe).absolute() / "run.sh"
     if not script.is_file():
-        raise UserError(f"--recipe {args.recipe}: there is no run.sh in it")
+        raise UserError(
+            f"--recipe {args.recipe}: no run.sh in it; give a recipe's folder"
+        )
     if not config.is_file():
         raise UserError(no_such(args.asr_config, option="--asr_config"))
     variants = [read_variant(text).name for text in args.variant]
@@ -205,12 +202,9 @@ def read_lists(args) -> None:
             raise UserError(f"--methods {name}: choose among {', '.join(choices)}")
 
 
-@one_line_errors
-def main(cmd=None):
-    args = get_parser().parse_args(cmd)
-    for name in ("nj", "threads"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name} {getattr(args, name)}: give at least 1")
+@command(get_parser)
+def main(args):
+    check_counts(args, "nj", "threads")
     read_lists(args)
     experiment = define(args)
     runs = experiment.runs()

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Train VQ-VAEs with several downsampling methods, rates and seeds, and compare them.
 
     python -m espnet_adastride.bin.compare_vqvae --corpus /path/to/recordings \
@@ -27,6 +26,7 @@ import yaml
 from espnet_adastride.bin.parsers import (
     Parser,
     add_run_options,
+    command,
     read_methods,
 )
 from espnet_adastride.config import merge_configs, read_config
@@ -35,7 +35,7 @@ from espnet_adastride.corpora.unlabelled import (
     prepare_recordings,
     read_set,
 )
-from espnet_adastride.errors import UserError, located, one_line_errors, resumable
+from espnet_adastride.errors import UserError, located, resumable
 from espnet_adastride.experiments.folders import (
     claim_run,
     run_folders,
@@ -50,10 +50,7 @@ from espnet_adastride.recipe.jobs import Interrupted, Job, run_jobs
 
 
 def get_parser():
-    """Return the command's parser."""
-    parser = Parser(
-        description="Train and compare VQ-VAEs with several downsampling methods.",
-    )
+    parser = Parser(__doc__)
     corpus = "folder of recordings; optional trans.txt: NAME TEXT"
     config, methods = "YAML file of all hyper-parameters", "strided_conv avg_pool"
     add_run_options(parser, corpus, config, f"{methods} adastride_f", "0 1 2")
@@ -265,10 +262,8 @@ def report(args):
     print(f"Error over bits per second: {exp / 'bits.png'}")
 
 
-@one_line_errors
-def main(cmd=None):
-    """Run the command; bad input ends in one line."""
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args):
     import torch
 
     torch.set_num_threads(1)

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Download a corpus of classified recordings from its publisher and unpack it.
 
     python -m espnet_adastride.bin.download_corpus --name fsdd --corpus downloads/fsdd
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from espnet_adastride.bin.download_librispeech import fetch, unpacked
-from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.errors import UserError, one_line_errors
+from espnet_adastride.bin.parsers import Parser, command
+from espnet_adastride.errors import UserError
 
 
 class Corpus(NamedTuple):
@@ -53,14 +52,13 @@ CORPORA = {
 }
 
 
-def download_corpus(name: str, folder, url: str = "", tries: int = 5) -> Path:
+def download_corpus(name: str, folder, url: str = "") -> Path:
     """Download and unpack a corpus into ``folder``.
 
     Args:
         name: a key of :data:`CORPORA`.
         folder: destination; left alone if it exists.
         url: address of another .tar.gz, e.g. a mirror's.
-        tries: failed connections in a row before giving up.
 
     Raises:
         UserError: no connection, no space, or an archive that cannot be unpacked.
@@ -72,12 +70,13 @@ def download_corpus(name: str, folder, url: str = "", tries: int = 5) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     archive = folder.with_name(f"{folder.name}.tar.gz.part")
     print(f"{name}: {corpus.size} from {url or corpus.url}")
-    fetch(url or corpus.url, archive, tries)
+    fetch(url or corpus.url, archive)
     with unpacked(archive, folder.with_name(f".{folder.name}.unpacking")) as staging:
         inside = list(staging.iterdir())
         if corpus.top and len(inside) != 1:
             raise UserError(
-                f"{archive}: contains {len(inside)} top folders instead of one"
+                f"{archive}: contains {len(inside)} top folders instead of one; delete "
+                "it, and give another --url"
             )
         os.replace(inside[0] if corpus.top else staging, folder)
     archive.unlink()
@@ -86,10 +85,7 @@ def download_corpus(name: str, folder, url: str = "", tries: int = 5) -> Path:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Return the command's parser."""
-    parser = Parser(
-        description="Download a corpus of classified recordings and unpack it.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument(
         "--name", required=True, choices=list(CORPORA), help="the corpus"
     )
@@ -100,10 +96,8 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@one_line_errors
-def main(cmd=None) -> None:
-    """Run the command; bad input ends in one line."""
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args) -> None:
     download_corpus(args.name, args.corpus, args.url)
 
 

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Download parts of LibriSpeech from OpenSLR (SLR12) and unpack them.
 
     python -m espnet_adastride.bin.download_librispeech \
@@ -25,8 +24,8 @@ from typing import Optional
 
 from tqdm import tqdm
 
-from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.errors import UserError, one_line_errors
+from espnet_adastride.bin.parsers import Parser, command
+from espnet_adastride.errors import UserError
 
 URL = "https://www.openslr.org/resources/12"
 
@@ -43,10 +42,11 @@ MD5 = {
 
 CHUNK = 1 << 20
 TIMEOUT = 60  # seconds without a byte
+TRIES = 5  # failed connections in a row before it gives up
 
 
 def download_part(
-    corpus: Path, part: str, url: str = URL, keep_archive: bool = False, tries: int = 5
+    corpus: Path, part: str, url: str = URL, keep_archive: bool = False
 ) -> Path:
     """Make ``corpus/LibriSpeech/part``, downloading its archive where needed.
 
@@ -56,7 +56,6 @@ def download_part(
         part: E.g. ``dev-clean``.
         url: Folder of ``PART.tar.gz`` and ``md5sum.txt``: OpenSLR or a mirror.
         keep_archive: Keep ``corpus/PART.tar.gz`` after unpacking.
-        tries: Failed connections in a row before giving up.
 
     Returns:
         The part's folder.
@@ -84,7 +83,7 @@ def download_part(
         print(f"{part}: unpacking {archive}, downloaded before")
     else:
         partial = corpus / f"{part}.tar.gz.part"
-        fetch(f"{url}/{part}.tar.gz", partial, tries)
+        fetch(f"{url}/{part}.tar.gz", partial)
         os.replace(partial, archive)
     found = md5sum(archive)
     if found != md5:
@@ -122,12 +121,13 @@ def published_md5(url: str, part: str) -> str:
     raise UserError(f"{url}/md5sum.txt does not name {part}.tar.gz; misspelt part?")
 
 
-def fetch(address: str, path: Path, tries: int = 5) -> None:
+def fetch(address: str, path: Path) -> None:
     """Download to ``path``, resuming after the bytes it already holds.
 
     Raises:
-        UserError: The server rejects the request, the disk is too small, or ``tries``
-            connections in a row failed; the partial download is kept for the next run.
+        UserError: The server rejects the request, the disk is too small, or
+            :data:`TRIES` connections in a row failed; the partial download is kept for
+            the next run.
     """
     failures = 0
     while True:
@@ -137,13 +137,16 @@ def fetch(address: str, path: Path, tries: int = 5) -> None:
             return
         except urllib.error.HTTPError as e:
             if e.code < 500:
-                raise UserError(f"{address}: the server answered {e.code} {e.reason}")
+                raise UserError(
+                    f"{address}: the server answered {e.code} {e.reason}; give another "
+                    "address with --url"
+                )
             reason = _reason(e)
         except (OSError, EOFError, http.client.HTTPException) as e:
             reason = _reason(e)
         after = path.stat().st_size if path.exists() else 0
         failures = 0 if after > before else failures + 1
-        if failures >= tries:
+        if failures >= TRIES:
             raise UserError(
                 f"{address}: no data ({reason}); check the network and run again: "
                 f"{after} bytes are kept in {path}"
@@ -196,10 +199,7 @@ def _fetch_once(address: str, path: Path) -> None:
             ) as bar,
         ):
             got = 0
-            while True:
-                block = response.read(CHUNK)
-                if not block:
-                    break
+            while block := response.read(CHUNK):
                 f.write(block)
                 got += len(block)
                 bar.update(len(block))
@@ -220,12 +220,10 @@ def md5sum(path: Path) -> str:
             mininterval=1.0,
         ) as bar,
     ):
-        while True:
-            block = f.read(CHUNK)
-            if not block:
-                return digest.hexdigest()
+        while block := f.read(CHUNK):
             digest.update(block)
             bar.update(len(block))
+    return digest.hexdigest()
 
 
 def unpack(archive: Path, part: str, corpus: Path) -> None:
@@ -237,7 +235,10 @@ def unpack(archive: Path, part: str, corpus: Path) -> None:
     with unpacked(archive, corpus / f".{part}.unpacking") as staging:
         source = staging / "LibriSpeech"
         if not (source / part).is_dir():
-            raise UserError(f"{archive}: holds no LibriSpeech/{part}")
+            raise UserError(
+                f"{archive}: holds no LibriSpeech/{part}; delete it and give another "
+                "--url"
+            )
         root = corpus / "LibriSpeech"
         root.mkdir(exist_ok=True)
         for path in source.iterdir():
@@ -275,10 +276,7 @@ def _reason(error: Exception) -> str:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Build the command's argument parser."""
-    parser = Parser(
-        description="Download parts of LibriSpeech from OpenSLR and unpack them.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument(
         "--corpus", required=True, help="folder that will hold LibriSpeech/"
     )
@@ -292,10 +290,8 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@one_line_errors
-def main(cmd=None) -> None:
-    """Run the command; bad input ends in one line."""
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args) -> None:
     if not args.corpus.strip():
         raise UserError("--corpus is empty: set LIBRISPEECH= or edit db.sh")
     for part in args.part:

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Do the missing runs of an experiment; write a record of every run.
 
     LIBRISPEECH=/path python -m espnet_adastride.bin.experiment \
@@ -13,25 +12,21 @@ results) writes them from the records alone.
 
 import argparse
 import os
-import sys
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.bin.parsers import Parser, add_job_options, command
 from espnet_adastride.bin.results import RECORDS, write_results
-from espnet_adastride.errors import UserError, one_line_errors, resumable
+from espnet_adastride.errors import UserError, resumable
 from espnet_adastride.experiments.definition import ROOT, read_experiment
 from espnet_adastride.experiments.grid import with_threads
 from espnet_adastride.experiments.records import code_state
 from espnet_adastride.experiments.runs import Grid, run_grid
-from espnet_adastride.options import check_jobs
+from espnet_adastride.options import check_counts
 from espnet_adastride.recipe.jobs import Interrupted
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Return the command's parser."""
-    parser = Parser(
-        description="Run the missing runs of an experiment.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument("definition", help="definition, conf/experiments/NAME.yaml")
     parser.add_argument("--records", default=str(RECORDS), help="folder of records")
     parser.add_argument(
@@ -44,25 +39,13 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--limit", type=int, help="stop after so many runs; default: all"
     )
-    parser.add_argument("--nj", type=int, default=1, help="parallel runs")
-    parser.add_argument("--threads", type=int, default=1, help="threads per run")
-    parser.add_argument(
-        "--python",
-        default=sys.executable,
-        help="python of the recipe; default: this one",
-    )
+    add_job_options(parser)
     return parser
 
 
-@one_line_errors
-def main(cmd=None):
-    """Run the command."""
-    args = get_parser().parse_args(cmd)
-    check_jobs(args.nj)
-    if args.threads < 1:
-        raise UserError(f"--threads {args.threads}: give at least 1")
-    if args.limit is not None and args.limit < 1:
-        raise UserError(f"--limit {args.limit}: give at least 1")
+@command(get_parser)
+def main(args):
+    check_counts(args, "nj", "threads", "limit")
     experiment = read_experiment(args.definition)
     if experiment.task != "asr":
         raise UserError(
@@ -89,7 +72,7 @@ def main(cmd=None):
         todo = todo[: args.limit]
         with resumable(Interrupted):
             failures = run_grid(grid, todo, args.nj, code_state(), grid.check_data)
-    print("\n".join(write_results(args.definition, args.records, args.results)))
+    print(write_results(args.definition, args.records, args.results))
     if failures:
         raise UserError(f"{len(failures)} runs failed; the first: {failures[0]}")
 

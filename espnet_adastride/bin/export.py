@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Export a trained model to one file that runs without ESPnet.
 
     adastride export exp/asr_train_... --output model.onnx
@@ -14,8 +13,8 @@ import os
 import tempfile
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.errors import GIVE_MODEL, UserError, no_such, one_line_errors
+from espnet_adastride.bin.parsers import Parser, command
+from espnet_adastride.errors import GIVE_MODEL, UserError, no_such
 from espnet_adastride.extras import describe_missing
 from espnet_adastride.options import real, str2bool
 from espnet_adastride.quiet import quiet_imports
@@ -26,10 +25,7 @@ NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Build the command's argument parser."""
-    parser = Parser(
-        description="Export a trained model to one file that runs without ESPnet.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument(
         "model", help="folder of an experiment (exp/asr_...), or a packed .zip"
     )
@@ -169,10 +165,8 @@ def export(args: argparse.Namespace) -> str:
     return f"{line}, before 8 bits" if args.quantize == "int8" else line
 
 
-@one_line_errors
-def main(cmd=None):
-    """Run the command; an error ends it in one line."""
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args):
     check(args)
     print(export(args))
 

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Stage 3 with --feats_type extracted: extract features of a pretrained encoder once.
 
     python -m espnet_adastride.bin.extract_features --upstream whisper \
@@ -25,7 +24,7 @@ from espnet_adastride.corpora.datadir import TABLES, audio_files, parse_rate
 from espnet_adastride.corpora.features import build_upstream, check_upstream
 from espnet_adastride.corpora.upstream_record import RECORD_NAME, read_record
 from espnet_adastride.errors import UserError, located, one_line_errors
-from espnet_adastride.options import check_jobs, whole
+from espnet_adastride.options import whole
 from espnet_adastride.recipe.extraction import MADE_FROM, extract_data_dir
 from espnet_adastride.recipe.stamps import Stamp, fingerprint, hash_listing
 
@@ -43,10 +42,7 @@ MADE = (
 
 
 def get_parser():
-    """Return the command's parser."""
-    parser = Parser(
-        description="Extract features of a pretrained encoder.",
-    )
+    parser = Parser(__doc__)
     add_set_options(parser, "a formatted data folder and its output folder")
     add_upstream_options(parser)
     parser.add_argument(
@@ -73,17 +69,16 @@ def add_upstream_options(parser: argparse.ArgumentParser) -> None:
 
 @one_line_errors
 def main(cmd=None):
-    """Run the command; bad input ends in one line."""
     words = sys.argv[1:] if cmd is None else cmd
     if len(words) == 2 and words[0] == "--training_options":
-        print_training_options(words[1])
+        record = read_record(Path(words[1]) / RECORD_NAME)
+        print("\n".join(record.training_options()))
         return
     if len(words) == 2 and words[0] == "--check":
         with located("--upstream"):
             check_upstream(words[1])
         return
     args = get_parser().parse_args(words)
-    check_jobs(args.nj)
     for source, _ in args.set:
         if not (Path(source) / "wav.scp").is_file():
             raise UserError(f"--set {source}: no wav.scp in it; stage 3 makes it")
@@ -114,11 +109,6 @@ def main(cmd=None):
         summary = extract_data_dir(source, output, upstream, args.nj, work)
         stamp.write(work, [Path(output) / name for name in MADE], summary)
         print(summary, flush=True)
-
-
-def print_training_options(folder: str) -> None:
-    """Print the options of asr_train that a folder's features need, one per line."""
-    print("\n".join(read_record(Path(folder) / RECORD_NAME).training_options()))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Stage 4: leave out utterances that are too short, too long or without text.
 
 A finished and unchanged ``--set SOURCE OUTPUT`` is skipped.
@@ -7,7 +6,7 @@ A finished and unchanged ``--set SOURCE OUTPUT`` is skipped.
 from pathlib import Path
 
 from espnet_adastride.bin.format_data import MADE, add_set_options
-from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.bin.stage_stamp import check
 from espnet_adastride.corpora.datadir import (
     FEATURE_FILES,
@@ -16,15 +15,12 @@ from espnet_adastride.corpora.datadir import (
     filter_data_dir,
     parse_rate,
 )
-from espnet_adastride.errors import one_line_errors
 from espnet_adastride.options import real
 from espnet_adastride.recipe.stamps import Stamp, fingerprint
 
 
 def get_parser():
-    parser = Parser(
-        description="Filter data folders by duration and text.",
-    )
+    parser = Parser(__doc__)
     add_set_options(parser, "a dump folder and its filtered output folder")
     parser.add_argument(
         "--min_wav_duration",
@@ -41,9 +37,8 @@ def get_parser():
     return parser
 
 
-@one_line_errors
-def main(cmd=None):
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args):
     rate, bounds = parse_rate(args.fs), (args.min_wav_duration, args.max_wav_duration)
     for source, output in args.set:
         stamp = Stamp(Path(output) / ".stage_done")

@@ -1,16 +1,12 @@
-#!/usr/bin/env python3
 """Stages 6 and 10, last step: complete the joined statistics and install them."""
 
-from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.errors import one_line_errors
+from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.options import str2bool
 from espnet_adastride.recipe.feature_statistics import finish
 
 
 def get_parser():
-    parser = Parser(
-        description="Add the vocabulary size to text_shape and install statistics.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--input_dir", required=True, help="joined statistics")
     parser.add_argument("--output_dir", required=True, help="asr_ or lm_stats_dir")
     parser.add_argument(
@@ -26,9 +22,8 @@ def get_parser():
     return parser
 
 
-@one_line_errors
-def main(cmd=None):
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args):
     print(
         finish(
             args.input_dir,

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Stage 3: check the audio of data folders and write their dump folders.
 
 A finished and unchanged ``--set SOURCE OUTPUT`` is skipped.
@@ -7,7 +6,7 @@ A finished and unchanged ``--set SOURCE OUTPUT`` is skipped.
 import argparse
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.bin.stage_stamp import add_rerun_option, check
 from espnet_adastride.corpora.datadir import (
     TABLES,
@@ -15,7 +14,6 @@ from espnet_adastride.corpora.datadir import (
     format_data_dir,
     parse_rate,
 )
-from espnet_adastride.errors import one_line_errors
 from espnet_adastride.options import whole
 from espnet_adastride.recipe.stamps import Stamp, fingerprint, hash_listing
 
@@ -37,17 +35,14 @@ def add_set_options(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def get_parser():
-    parser = Parser(
-        description="Check audio, resample it if needed and count samples.",
-    )
+    parser = Parser(__doc__)
     add_set_options(parser, "a data folder and its dump folder")
     parser.add_argument("--nj", type=whole(1), default=4, help="threads")
     return parser
 
 
-@one_line_errors
-def main(cmd=None):
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args):
     rate = parse_rate(args.fs)
     for source, output in args.set:
         stamp = Stamp(Path(output) / ".stage_done")

@@ -1,16 +1,12 @@
-#!/usr/bin/env python3
 """Stage 12, last step: join the jobs' hypotheses; print their real-time factor."""
 
-from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.corpora.datadir import parse_rate
-from espnet_adastride.errors import one_line_errors
 from espnet_adastride.recipe.decoding import join_decoded
 
 
 def get_parser():
-    parser = Parser(
-        description="Join the output of parallel decoding jobs.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--logdir", required=True, help="folder of output.N and logs")
     parser.add_argument("--data", required=True, help="the decoded dump folder")
     parser.add_argument(
@@ -20,9 +16,8 @@ def get_parser():
     return parser
 
 
-@one_line_errors
-def main(cmd=None):
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args):
     data = args.data
     line = join_decoded(
         args.logdir,

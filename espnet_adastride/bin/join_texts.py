@@ -1,27 +1,23 @@
-#!/usr/bin/env python3
 """Stage 6: join the text files of a language model, skipping lines without words.
 
 Files are UTF-8; a byte order mark, CR LF and a tab after the id are accepted.
 """
 
-from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.corpora.kaldi import read_lines, split_line
-from espnet_adastride.errors import UserError, one_line_errors
+from espnet_adastride.errors import UserError
 from espnet_adastride.files import write_text
 
 
 def get_parser():
-    parser = Parser(
-        description="Join text files of 'id text' lines.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--output", required=True, help="file to write")
     parser.add_argument("text", nargs="+", help="text files")
     return parser
 
 
-@one_line_errors
-def main(cmd=None):
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args):
     lines = []
     for path in args.text:
         for line in read_lines(path):

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Lock a folder for the calling shell: ``exec 9>>DIR/.lock; lock_folder 9``."""
 
 import datetime
@@ -6,16 +5,13 @@ import os
 import sys
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.errors import one_line_errors
+from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.files import lock
 from espnet_adastride.options import str2bool
 
 
 def get_parser():
-    parser = Parser(
-        description="Take the lock of a folder on an inherited file descriptor.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument(
         "fd", type=int, help="file descriptor of the lock file, open for appending"
     )
@@ -26,9 +22,8 @@ def get_parser():
     return parser
 
 
-@one_line_errors
-def main(cmd=None):
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args):
     who = f"process {os.getppid()} since {datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
     lock(args.fd, Path(args.lock_file), args.wait, who)
     sys.stdout.flush()

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Make the demo's corpus: synthetic speech in the layout of LibriSpeech.
 
     python -m espnet_adastride.bin.make_espeak_corpus --output downloads/mini_espeak
@@ -11,21 +10,18 @@ completed.
 import argparse
 import os
 
-from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.corpora.mini_espeak.build import build_corpus
 from espnet_adastride.corpora.mini_espeak.plan import (
     DEFAULT_LM_SENTENCES,
     DEFAULT_MINUTES,
 )
-from espnet_adastride.errors import one_line_errors, resumable
+from espnet_adastride.errors import resumable
 from espnet_adastride.options import real, whole
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Build the command's argument parser."""
-    parser = Parser(
-        description="Make the demo's synthetic corpus in the layout of LibriSpeech.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument(
         "--output", required=True, help="folder that will hold LibriSpeech/"
     )
@@ -52,14 +48,9 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@one_line_errors
-def main(cmd=None) -> None:
-    """Run the command; bad input ends in one line."""
-    parser = get_parser()
-    args = parser.parse_args(cmd)
+@command(get_parser)
+def main(args) -> None:
     minutes = {p: getattr(args, f"{p.split('-')[0]}_minutes") for p in DEFAULT_MINUTES}
-    if args.nj < 1:
-        parser.error(f"--nj {args.nj}: give at least 1")
     # One thread per process.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with resumable():

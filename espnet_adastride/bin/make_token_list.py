@@ -1,20 +1,16 @@
-#!/usr/bin/env python3
 """Stage 5: make the token list (and the SentencePiece model) from training text."""
 
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.bin.stage_stamp import add_rerun_option, check
 from espnet_adastride.corpora.tokens import make_token_list, unseen_characters
-from espnet_adastride.errors import one_line_errors
 from espnet_adastride.options import real, whole
 from espnet_adastride.recipe.stamps import Stamp, fingerprint
 
 
 def get_parser():
-    parser = Parser(
-        description="Make a token list in ESPnet's format.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument(
         "--text", action="append", required=True, help="a Kaldi-style text file"
     )
@@ -48,9 +44,8 @@ def get_parser():
     return parser
 
 
-@one_line_errors
-def main(cmd=None):
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args):
     options = {"token_type": args.token_type}
     names = ["tokens.txt"]
     if args.token_type == "bpe":

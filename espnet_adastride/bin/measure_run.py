@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Measure a trained model for its record: cost, and utterances CTC cannot align.
 
     python -m espnet_adastride.bin.run -m espnet_adastride.bin.measure_run \
@@ -9,16 +8,13 @@ import json
 import os
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.errors import located, one_line_errors
+from espnet_adastride.bin.parsers import Parser, command
+from espnet_adastride.errors import located
 from espnet_adastride.files import write_text
 
 
 def get_parser():
-    """Return the command's parser."""
-    parser = Parser(
-        description="Measure a trained model.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--exp", required=True, help="folder of the experiment")
     parser.add_argument("--output", required=True, help="JSON file to write")
     parser.add_argument(
@@ -37,10 +33,8 @@ def get_parser():
     return parser
 
 
-@one_line_errors
-def main(cmd=None):
-    """Run the command."""
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args):
     exp, output = Path(args.exp).absolute(), Path(args.output).absolute()
     sets = {name: str(Path(folder).absolute()) for name, folder in args.set}
     if args.work_dir:

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Stage 14: pack a trained model and its card with ``espnet2.bin.pack``.
 
     python -m espnet_adastride.bin.pack_model \
@@ -21,11 +20,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Dict, List
 
-from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.config import read_config
 from espnet_adastride.corpora.lengths import LENGTHS_NAME, find_lengths, write_lengths
 from espnet_adastride.corpora.upstream_record import RECORD_NAME, read_record
-from espnet_adastride.errors import UserError, one_line_errors
+from espnet_adastride.errors import UserError
 from espnet_adastride.files import write_text
 from espnet_adastride.networks.unpacking import check_weights
 from espnet_adastride.quiet import quiet_imports
@@ -38,9 +37,7 @@ WEIGHTS = ("asr_model_file", "lm_file")
 
 def get_parser():
     """Return the parser: the options of ``espnet2.bin.pack asr`` and of the card."""
-    parser = Parser(
-        description="Pack a trained model with its card.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--asr_train_config", required=True, help="config.yaml")
     parser.add_argument("--asr_model_file", required=True, help="parameters")
     parser.add_argument("--lm_train_config", help="the language model's config.yaml")
@@ -95,14 +92,6 @@ def _working_in(folder: str):
         os.chdir(before)
 
 
-def count_parameters(config: str, weights: str) -> int:
-    """Build the model and load its parameters as decoding does; count them."""
-    from espnet_adastride.plugin.espnet import asr_task
-
-    model, _ = asr_task.ASRTask.build_model_from_file(config, weights, "cpu")
-    return sum(p.numel() for p in model.parameters())
-
-
 def halve_weights(source: str, target: Path) -> None:
     """Write a parameter file with floating-point numbers as float16.
 
@@ -152,6 +141,7 @@ def pack_model(args: argparse.Namespace, named: Dict[str, str]) -> str:
     """
     import yaml
 
+    from espnet_adastride.plugin.espnet import asr_task
     from espnet_adastride.plugin.espnet import pack as espnets_pack
 
     paths: List[str] = [*named.values(), *args.option]
@@ -160,11 +150,13 @@ def pack_model(args: argparse.Namespace, named: Dict[str, str]) -> str:
             check_weights(named[key])
     out = Path(args.outpath).absolute()
     names = {os.path.abspath(path): archive_name(path) for path in paths}
-    parameters = count_parameters(args.asr_train_config, args.asr_model_file)
+    # as decoding does
+    model, _ = asr_task.ASRTask.build_model_from_file(
+        args.asr_train_config, args.asr_model_file, "cpu"
+    )
+    parameters = sum(p.numel() for p in model.parameters())
     beside = Path(args.asr_train_config).with_name(RECORD_NAME)
-    upstream = None
-    if beside.is_file():
-        upstream = read_record(beside)
+    upstream = read_record(beside) if beside.is_file() else None
     config = read_config(args.asr_train_config)
     lengths = find_lengths(config, beside.parent, [Path.cwd()])
     card = model_card(
@@ -214,10 +206,8 @@ def pack_model(args: argparse.Namespace, named: Dict[str, str]) -> str:
     )
 
 
-@one_line_errors
-def main(cmd=None):
-    """Run the command; an error ends it in one line."""
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args):
     named = named_files(args)  # before the slow imports
     with quiet_imports():
         import espnet_adastride.plugin  # noqa: F401  (registers the plugin)

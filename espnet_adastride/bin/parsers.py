@@ -5,13 +5,20 @@ option closest to an unknown one, and shows defaults only where they carry infor
 """
 
 import argparse
+import functools
 import os
 import sys
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple
 
-from espnet_adastride.errors import UserError, called_command, named, nearest
-from espnet_adastride.options import check_jobs, read_seeds, split_list, str2bool
+from espnet_adastride.errors import (
+    UserError,
+    called_command,
+    named,
+    nearest,
+    one_line_errors,
+)
+from espnet_adastride.options import check_counts, read_seeds, split_list, str2bool
 from espnet_adastride.version import __version__
 
 #: the folder of this project; defaults in it are shown relative to it
@@ -29,6 +36,11 @@ def called_program() -> Optional[str]:
 def say(line: str) -> None:
     """Print a line to standard error, after the command's name."""
     print(named(line), file=sys.stderr, flush=True)
+
+
+def summary(doc: str) -> str:
+    """Return the first paragraph of a docstring, without its marks of code."""
+    return doc.partition("\n\n")[0].replace("``", "")
 
 
 class DefaultsFormatter(argparse.HelpFormatter):
@@ -52,12 +64,14 @@ class Parser(argparse.ArgumentParser):
     """ArgumentParser of the commands of this package.
 
     Args:
+        doc: the command's docstring, whose first sentence the help begins with.
         **options: options of argparse.
     """
 
-    def __init__(self, *args, prog=None, **options):
+    def __init__(self, doc=None, prog=None, **options):
         options.setdefault("formatter_class", DefaultsFormatter)
-        super().__init__(*args, prog=prog or called_program(), **options)
+        options.setdefault("description", doc and summary(doc))
+        super().__init__(prog=prog or called_program(), **options)
         self._words = []
         if not any("--version" in a.option_strings for a in self._actions):
             self.add_argument(
@@ -93,6 +107,31 @@ class Parser(argparse.ArgumentParser):
                 break
         self.print_usage(sys.stderr)
         self.exit(2, named(f"error: {message}\n"))
+
+
+def command(get_parser: Callable[[], argparse.ArgumentParser]):
+    """Decorate the function of a command, which takes the parsed options.
+
+    It becomes the command's ``main(cmd=None)``; bad input ends it in one line.
+    """
+
+    def decorate(work):
+        @functools.wraps(work)
+        def main(cmd=None):
+            return work(get_parser().parse_args(cmd))
+
+        return one_line_errors(main)
+
+    return decorate
+
+
+def add_job_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a command that runs a recipe several times."""
+    add = parser.add_argument
+    add("--nj", type=int, default=1, help="parallel runs")
+    add("--threads", type=int, default=1, help="threads per run")
+    python = "python of the recipe; default: this one"
+    add("--python", default=sys.executable, help=python)
 
 
 def add_run_options(
@@ -133,7 +172,7 @@ def read_methods(args, every: Sequence[str] = ()) -> Tuple[list, List[int]]:
     from espnet_adastride.networks.methods import parse_method  # not for --help
 
     words, seeds = split_list(args.methods), read_seeds(args.seeds)
-    check_jobs(args.nj)
+    check_counts(args, "nj")
     if not words:
         raise UserError("--methods: give at least one")
     words = list(every) if every and words == ["all"] else words

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Stage 2: a set with copies of it at other speeds.
 
     python -m espnet_adastride.bin.perturb_speed --source data/train_clean_100 \
@@ -10,19 +9,16 @@ prefix ``sp0.9-`` and so on. An interrupted run resumes.
 
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.bin.stage_stamp import add_rerun_option, check
 from espnet_adastride.corpora.datadir import TABLES, audio_files
 from espnet_adastride.corpora.perturb import RECORD, parse_factors, perturb_data_dir
-from espnet_adastride.errors import one_line_errors
 from espnet_adastride.options import whole
 from espnet_adastride.recipe.stamps import Stamp, fingerprint, hash_listing
 
 
 def get_parser():
-    parser = Parser(
-        description="Make copies of a data folder at other speeds.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--source", required=True, help="a data folder")
     parser.add_argument("--output", required=True, help="the output data folder")
     parser.add_argument(
@@ -36,9 +32,8 @@ def get_parser():
     return parser
 
 
-@one_line_errors
-def main(cmd=None):
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args):
     parse_factors(args.factors)  # report a mistake before the stamp is removed
     output = Path(args.output)
     stamp = Stamp(output / ".stage_done")

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Draw a model's frames: in an utterance, a corpus, a training or a stream.
 
     adastride-plot utterance --model exp/asr_... --data_dir dump/raw/test --output x.png
@@ -36,13 +35,13 @@ from espnet_adastride.bin.model_options import (
     add_segment_option,
     load_transcriber,
 )
-from espnet_adastride.bin.parsers import Parser, say
+from espnet_adastride.bin.parsers import Parser, command, say
 from espnet_adastride.corpora.audio import audio_info
 from espnet_adastride.corpora.kaldi import read_scp, shorten
 from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.errors import AudioError, UserError, located
 from espnet_adastride.errors import nearest as nearest_word
-from espnet_adastride.errors import no_such, one_line_errors
+from espnet_adastride.errors import no_such
 from espnet_adastride.files import shown, write_text
 from espnet_adastride.options import real
 from espnet_adastride.timing.ctc import Timed
@@ -73,17 +72,15 @@ class Reference(NamedTuple):
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Build the command's argument parser."""
     from espnet_adastride.timing.energy import SPEECH_THRESHOLD_DB
 
     parser = Parser(
-        description="Draw a model's frames.",
+        __doc__,
         epilog="MODE --help lists the options of a mode",
     )
-    modes = parser.add_subparsers(
-        dest="mode", required=True, metavar="MODE", help="what to draw"
-    )
+    modes = parser.add_subparsers(required=True, metavar="MODE", help="what to draw")
     one = modes.add_parser("utterance", help="one utterance over its spectrogram")
+    one.set_defaults(draw=draw_utterance)
     add_model_options(one)
     source = one.add_mutually_exclusive_group(required=True)
     source.add_argument("--audio", help="a recording to draw")
@@ -98,6 +95,7 @@ def get_parser() -> argparse.ArgumentParser:
         "phones (default: from the CTC branch)",
     )
     many = modes.add_parser("corpus", help="local strides of many utterances")
+    many.set_defaults(draw=draw_corpus)
     add_model_options(many)
     many.add_argument("--data_dir", required=True, help="folder with wav.scp")
     many.add_argument(
@@ -119,10 +117,12 @@ def get_parser() -> argparse.ArgumentParser:
             f"without --ref (default: {SPEECH_THRESHOLD_DB:g})",
         )
     curves = modes.add_parser("training", help="reported values over the epochs")
+    curves.set_defaults(draw=draw_training)
     curves.add_argument("experiments", nargs="+", help="folders exp/asr_...")
     live = modes.add_parser(
         "stream", help="when words appear while somebody is speaking"
     )
+    live.set_defaults(draw=draw_stream)
     add_model_options(live)
     live.add_argument("--audio", required=True, help="a recording")
     live.add_argument(
@@ -158,16 +158,13 @@ def choose(args: argparse.Namespace) -> Recording:
     if key is None:
         key = nearest(waves, GOOD_LENGTH)
     elif key not in waves:
-        raise UserError(f"--utt_id {key} is not in {folder}/wav.scp{_like(key, waves)}")
+        near = nearest_word(key, waves)
+        hint = f"; did you mean {near}?" if near else ""
+        raise UserError(f"--utt_id {key} is not in {folder}/wav.scp{hint}")
     text = None
     if (folder / "text").exists():
         text = read_scp(folder / "text", allow_empty=True).get(key)
     return Recording(key, waves[key], text)
-
-
-def _like(word: str, choices) -> str:
-    near = nearest_word(word, choices)
-    return "" if near is None else f"; did you mean {near}?"
 
 
 def nearest(waves: Dict[str, str], seconds: float) -> str:
@@ -223,17 +220,6 @@ def load(args: argparse.Namespace):
     return transcriber
 
 
-def load_wave(recording: Recording, rate: int):
-    """Return (samples,) at the model's sampling rate.
-
-    Raises:
-        AudioError: if the recording cannot be read.
-    """
-    if recording.audio.endswith("|"):
-        raise AudioError(f"{recording.audio}: is a piped command; give an audio file")
-    return read_audio(recording.audio, rate, say=say)
-
-
 # ------------------------------------------------------------------ the modes
 
 
@@ -251,7 +237,7 @@ def analyse(
     from espnet_adastride.report.utterance import StridePicture
 
     trained = transcriber.trained
-    wave = load_wave(recording, trained.rate)
+    wave = read_audio(recording.audio, trained.rate, say=say)
     pieces = list(transcriber.encode_pieces(wave, recording.id))
     encoded = transcriber.joined(pieces, len(wave))
     times = encoded.times.of_strides()
@@ -271,7 +257,10 @@ def analyse(
         if key not in reference.words and len(reference.words) == 1:
             key = next(iter(reference.words))
         if key not in reference.words:
-            raise UserError(f"--ref {reference.source} has no utterance {key}")
+            raise UserError(
+                f"--ref {reference.source} has no utterance {key}; leave out --ref, or "
+                "add its times"
+            )
         words, source = reference.words[key], reference.source
         phones = reference.phones.get(key, [])
     return StridePicture(
@@ -337,7 +326,7 @@ def collect(
                 continue
             phones = reference.phones.get(recording.id) if every_phone else None
         try:
-            wave = load_wave(recording, trained.rate)
+            wave = read_audio(recording.audio, trained.rate, say=say)
             times = transcriber.encode(wave, recording.id).times.of_strides()
         except AudioError as error:
             left_out.append((recording.id, str(error)))
@@ -363,11 +352,14 @@ def draw_corpus(args: argparse.Namespace) -> List[str]:
     keys = sorted(waves)[: args.utterances or None]
     if reference is not None and not any(key in reference.words for key in keys):
         raise UserError(
-            f"--ref {args.ref}: has none of the utterances of {args.data_dir}"
+            f"--ref {args.ref}: has none of the utterances of {args.data_dir}; its ids "
+            "must be those of wav.scp"
         )
     recordings = [Recording(key, waves[key], None) for key in keys]
     if not any(r.audio.endswith("|") or Path(r.audio).exists() for r in recordings):
-        raise UserError(f"{args.data_dir}/wav.scp: none of its recordings exists")
+        raise UserError(
+            f"{args.data_dir}/wav.scp: none of its recordings exists; check its paths"
+        )
     statistics, left_out = collect(
         load(args), recordings, reference, args.speech_threshold
     )
@@ -423,7 +415,7 @@ def draw_stream(args: argparse.Namespace) -> List[str]:
 
     transcriber = load(args)
     trained = transcriber.trained
-    wave = load_wave(Recording(shown(args.audio), args.audio, None), trained.rate)
+    wave = read_audio(args.audio, trained.rate, say=say)
     rows, lines = [], []
     with located(args.model):
         for seconds in args.blocks:
@@ -493,18 +485,8 @@ def check_output(output: str) -> None:
         )
 
 
-MODES = {
-    "utterance": draw_utterance,
-    "corpus": draw_corpus,
-    "training": draw_training,
-    "stream": draw_stream,
-}
-
-
-@one_line_errors
-def main(cmd=None) -> None:
-    """Run the command; bad input ends in one line, status 1."""
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args) -> None:
     check_output(args.output)
     if not getattr(args, "speech_threshold", 1.0) > 0:
         raise UserError(
@@ -512,7 +494,7 @@ def main(cmd=None) -> None:
             "dB"
         )
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    for line in MODES[args.mode](args):
+    for line in args.draw(args):
         print(line)
     print(args.output)
 

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Make data directories from your own recordings (stage 1 for your own corpus).
 
     adastride prepare recordings.csv                        # data/{train,valid,test}
@@ -19,7 +18,7 @@ import re
 from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 
-from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.corpora.datadir import parse_rate
 from espnet_adastride.corpora.own.layouts import read_source
 from espnet_adastride.corpora.own.prepare import prepare
@@ -27,15 +26,15 @@ from espnet_adastride.corpora.own.rows import Options
 from espnet_adastride.corpora.own.source import Source
 from espnet_adastride.corpora.own.split import PARTS
 from espnet_adastride.corpora.own.tables import COLUMNS
-from espnet_adastride.errors import UserError, no_such, one_line_errors
+from espnet_adastride.errors import UserError, no_such
 from espnet_adastride.files import shown
-from espnet_adastride.options import str2bool
+from espnet_adastride.options import check_counts, str2bool
+from espnet_adastride.progress import cores
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Build the command's argument parser."""
     parser = Parser(
-        description=__doc__.split("\n\n")[0],
+        __doc__,
         epilog="\n\n".join(__doc__.split("\n\n")[1:]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -110,15 +109,9 @@ def get_parser() -> argparse.ArgumentParser:
         "--fs", default="16k", help="sampling rate of written FLAC files (default: 16k)"
     )
     parser.add_argument(
-        "--nj", type=int, default=_cpus(), help="threads (default: all CPUs)"
+        "--nj", type=int, default=cores(), help="threads (default: all CPUs)"
     )
     return parser
-
-
-def _cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def read_sources(
@@ -173,8 +166,7 @@ def read_options(args: argparse.Namespace) -> Options:
             raise UserError(f"--{part}_share {share:g}: give a number from 0 to 1")
     if sum(shares.values()) >= 1:
         raise UserError("--valid_share and --test_share leave nothing for training")
-    if args.nj < 1:
-        raise UserError(f"--nj {args.nj}: give at least 1")
+    check_counts(args, "nj")
     if args.speaker_from not in ("", "folder"):
         try:
             groups = re.compile(args.speaker_from).groups
@@ -187,18 +179,8 @@ def read_options(args: argparse.Namespace) -> Options:
             )
     if args.audio_dir and not os.path.isdir(args.audio_dir):
         raise UserError(no_such(args.audio_dir, what="folder", option="--audio_dir"))
-    return Options(
-        fs=parse_rate(args.fs),
-        seed=args.seed,
-        shares=shares,
-        split=args.split,
-        speaker_from=args.speaker_from,
-        audio_dir=args.audio_dir,
-        run_pipes=args.run_pipes,
-        skip_bad=args.skip_bad,
-        overwrite=args.overwrite,
-        nj=args.nj,
-    )
+    given = {k: v for k, v in vars(args).items() if k in Options.__dataclass_fields__}
+    return Options(**{**given, "fs": parse_rate(args.fs), "shares": shares})
 
 
 def next_command(output: Path) -> List[str]:
@@ -216,10 +198,8 @@ def next_command(output: Path) -> List[str]:
     ]
 
 
-@one_line_errors
-def main(cmd=None) -> None:
-    """Run the command; bad input ends in one line."""
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args) -> None:
     options = read_options(args)
     named = read_sources(args.source, read_columns(args.columns))
     lines = prepare(named, args.output, options)

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Make connected digits from the Free Spoken Digit Dataset (stage 1 of egs/digits).
 
     python -m espnet_adastride.bin.prepare_digits \
@@ -12,17 +11,13 @@ unusable recording is rejected by name.
 import argparse
 import time
 
-from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.corpora.digits import build_digits, find_recordings, plan_digits
-from espnet_adastride.errors import one_line_errors
 from espnet_adastride.options import real, whole
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Build the command's argument parser."""
-    parser = Parser(
-        description="Make connected digits from the Free Spoken Digit Dataset.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument(
         "--corpus",
         required=True,
@@ -66,10 +61,9 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@one_line_errors
-def main(cmd=None) -> None:
-    """Run the command; bad input ends in one line."""
-    options = vars(get_parser().parse_args(cmd))
+@command(get_parser)
+def main(args) -> None:
+    options = vars(args)
     corpus, output, audio = (options.pop(k) for k in ("corpus", "output", "audio"))
     started = time.time()
     lines = build_digits(plan_digits(find_recordings(corpus), **options), output, audio)

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Turn parts of LibriSpeech into a Kaldi-style data directory (stage 1).
 
     python -m espnet_adastride.bin.prepare_librispeech \
@@ -10,19 +9,19 @@ error.
 """
 
 import argparse
-import os
 import time
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.corpora.kaldi import shorten, write_data_dir
 from espnet_adastride.corpora.librispeech import (
     find_librispeech,
     scan_librispeech,
     summarise,
 )
-from espnet_adastride.errors import UserError, one_line_errors
+from espnet_adastride.errors import UserError
 from espnet_adastride.options import whole
+from espnet_adastride.progress import cores
 
 
 def prepare_librispeech(
@@ -94,10 +93,7 @@ def prepare_librispeech(
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Build the command's argument parser."""
-    parser = Parser(
-        description="Turn parts of LibriSpeech into a Kaldi-style data directory.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument(
         "--corpus",
         required=True,
@@ -116,7 +112,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--fs", type=whole(1), default=16000, help="sampling rate in Hz"
     )
     parser.add_argument(
-        "--nj", type=whole(1), default=_cpus(), help="number of decoding processes"
+        "--nj", type=whole(1), default=cores(), help="number of decoding processes"
     )
     parser.add_argument(
         "--strict",
@@ -137,16 +133,9 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-@one_line_errors
-def main(cmd=None) -> None:
-    """Run the command; bad input ends in one line."""
-    prepare_librispeech(**vars(get_parser().parse_args(cmd)))
+@command(get_parser)
+def main(args) -> None:
+    prepare_librispeech(**vars(args))
 
 
 if __name__ == "__main__":

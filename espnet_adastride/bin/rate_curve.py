@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Decode at many rates with one model and compare with fixed-rate models: table, curve.
 
     python -m espnet_adastride.bin.rate_curve --strides 4 6 8 10 12 \
@@ -25,10 +24,10 @@ import time
 from pathlib import Path
 
 from espnet_adastride.bin.model_options import check_model_exists
-from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.corpora.datadir import read_table
 from espnet_adastride.corpora.recordings import read_audio
-from espnet_adastride.errors import AudioError, UserError, located, one_line_errors
+from espnet_adastride.errors import AudioError, UserError, located
 from espnet_adastride.evaluation.scoring import utterance_errors, words
 from espnet_adastride.experiments.records import provenance, write_record
 from espnet_adastride.files import write_text
@@ -37,10 +36,7 @@ from espnet_adastride.recipe.stamps import fingerprint
 
 
 def get_parser():
-    """Return the command's parser."""
-    parser = Parser(
-        description="Plot error rate against frame rate and against cost.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument(
         "--model",
         action="append",
@@ -90,7 +86,7 @@ def named_models(given):
             raise UserError(f"--model {word} is given twice")
         models.append((name, path))
     if not models:
-        raise UserError("give --model or --fixed")
+        raise UserError("no model: give --model or --fixed")
     return models
 
 
@@ -135,7 +131,10 @@ def decode(model, audio, name: str):
             hypotheses[key] = ""
             continue
         if log_probs is None:
-            raise UserError(f"{name}: no CTC branch, which greedy decoding needs")
+            raise UserError(
+                f"{name}: no CTC branch (ctc_weight 0), which greedy decoding needs; "
+                "remove this model"
+            )
         best = log_probs.argmax(dim=1).tolist()
         ids = [span.token for span in path_spans(best, model.model.blank_id)]
         spent += time.process_time() - start
@@ -197,10 +196,8 @@ def measure(name, path, strides, audio, texts, args, prefix):
     return points
 
 
-@one_line_errors
-def main(cmd=None):
-    """Run the command; bad input ends in one line."""
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args):
     import torch
 
     from espnet_adastride.experiments.rate_curves import format_table, plot_rates
@@ -218,7 +215,10 @@ def main(cmd=None):
     texts = {key: text for key, text in texts.items() if key in audio}
     audio = {key: audio[key] for key in texts}
     if not any(text for text in texts.values()):
-        raise UserError(f"{args.data_dir}: no utterance has both audio and text")
+        raise UserError(
+            f"{args.data_dir}: no utterance has both audio and text; give wav.scp and "
+            "text the same ids"
+        )
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     points = []
     for number, (name, path) in enumerate(models):

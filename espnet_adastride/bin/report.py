@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Write one self-contained HTML page about one or more experiments.
 
     adastride-report exp/asr_train_...                       # EXPERIMENT/report.html
@@ -12,21 +11,19 @@ folders of this recipe or of ESPnet's, with or without adaptive strides.
 
 import argparse
 import datetime
+from functools import partial
 from pathlib import Path
 from typing import List, Tuple
 
-from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.errors import UserError, one_line_errors
+from espnet_adastride.bin.parsers import Parser, command
+from espnet_adastride.errors import UserError
 from espnet_adastride.files import write_text
 from espnet_adastride.options import real, whole
 from espnet_adastride.version import __version__
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Build the command's argument parser."""
-    parser = Parser(
-        description="Write one self-contained HTML page about experiments.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument("experiments", nargs="+", help="folders exp/asr_...")
     parser.add_argument(
         "--output", help="output page (default: report.html in the first experiment)"
@@ -67,95 +64,91 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-class Pictures:
-    """Draws strides for a report.
+def draw_pictures(
+    number: int, asr_model_file, seconds: float, experiment, systems, find
+) -> Tuple[List[dict], List[str]]:
+    """Return pictures and notes, for ``report.experiments.make_report``.
+
+    If the pictures of an experiment cannot be drawn, the reason becomes a note, because
+    the rest of the report does not depend on them.
 
     Args:
         number: utterances drawn for each experiment.
         asr_model_file: parameter file in the experiment's folder, or None.
         seconds: seconds kept of a recording.
+        experiment, systems, find: of ``make_report``.
     """
+    if not systems:
+        return [], []
+    decoded, aligned = systems[0].decoded, systems[0].aligned
+    waves = find(decoded)
+    name = experiment.name
+    if not waves:
+        note = f"{name}: no pictures of strides: the recordings were not found."
+        return [], [note]
+    from espnet_adastride.bin import plot
+    from espnet_adastride.report.experiments import worst_of
 
-    def __init__(self, number: int, asr_model_file, seconds: float):
-        self.number, self.asr_model_file = number, asr_model_file
-        self.seconds = seconds
-
-    def __call__(self, experiment, systems, find) -> Tuple[List[dict], List[str]]:
-        """Return pictures and notes, for ``report.experiments.make_report``.
-
-        If the pictures of an experiment cannot be drawn, the reason becomes a note,
-        because the rest of the report does not depend on them.
-        """
-        if not systems:
-            return [], []
-        decoded = systems[0].decoded
-        waves = find(decoded)
-        name = experiment.name
-        if not waves:
-            note = f"{name}: no pictures of strides: the recordings were not found."
-            return [], [note]
-        from espnet_adastride.bin import plot
-        from espnet_adastride.report.experiments import worst_of
-
-        try:
-            if not _adaptive(experiment.folder):
-                return [], [f"{name}: strides are uniform; no pictures of them."]
-            transcriber = plot.load(
-                argparse.Namespace(
-                    model=str(experiment.folder),
-                    asr_model_file=self.asr_model_file,
-                    ngpu=0,
-                    stride=None,
-                    upstream_model=None,
-                )
+    try:
+        config = (experiment.folder / "config.yaml").read_text(encoding="utf-8")
+        if "adastride" not in config:  # found without loading the model
+            return [], [f"{name}: strides are uniform; no pictures of them."]
+        transcriber = plot.load(
+            argparse.Namespace(
+                model=str(experiment.folder),
+                asr_model_file=asr_model_file,
+                ngpu=0,
+                stride=None,
+                upstream_model=None,
             )
-            typical = plot.nearest(waves, plot.GOOD_LENGTH)
-            chosen = {typical: f"{typical}, of typical length"}
-            for a in worst_of(systems[0].aligned, len(systems[0].aligned)):
-                if len(chosen) >= self.number:
-                    break
-                if a.id in waves:
-                    why = f"{a.id}, among the worst ({a.counts.errors} errors)"
-                    chosen.setdefault(a.id, why)
-            drawn = [
-                self._draw(plot, transcriber, experiment, decoded, waves, key, why)
-                for key, why in list(chosen.items())[: self.number]
-            ]
-        except (UserError, OSError) as error:
-            return [], [f"{name}: no pictures of strides: {error}."]
-        return drawn, []
-
-    def _draw(self, plot, transcriber, experiment, decoded, waves, key, why) -> dict:
-        from espnet_adastride.report.pages import data_uri, encode_audio
-        from espnet_adastride.report.style import to_png
-        from espnet_adastride.report.utterance import (
-            SPEECH_THRESHOLD_DB,
-            plot_strides,
-            summary,
         )
+        typical = plot.nearest(waves, plot.GOOD_LENGTH)
+        chosen = {typical: f"{typical}, of typical length"}
+        for a in worst_of(aligned, len(aligned)):
+            if len(chosen) >= number:
+                break
+            if a.id in waves:
+                why = f"{a.id}, among the worst ({a.counts.errors} errors)"
+                chosen.setdefault(a.id, why)
+        drawn = [
+            {
+                "experiment": name,
+                "why": why,
+                "decoding": decoded.decoding,
+                "decoded": decoded.hyp.get(key),
+                **_draw(
+                    transcriber,
+                    plot.Recording(key, waves[key], decoded.ref[key]),
+                    seconds,
+                ),
+            }
+            for key, why in list(chosen.items())[:number]
+        ]
+    except (UserError, OSError) as error:
+        return [], [f"{name}: no pictures of strides: {error}."]
+    return drawn, []
 
-        recording = plot.Recording(key, waves[key], decoded.ref[key])
-        picture = plot.analyse(transcriber, recording, SPEECH_THRESHOLD_DB)
-        image = to_png(plot_strides(picture), dpi=130)
-        audio = None
-        if self.seconds > 0:
-            audio = encode_audio(picture.wave, picture.rate, self.seconds)
-        return {
-            "experiment": experiment.name,
-            "utterance": key,
-            "why": why,
-            "hypothesis_of": picture.hypothesis is not None and picture.hypothesis_from,
-            "decoding": decoded.decoding,
-            "decoded": decoded.hyp.get(key),
-            "lines": summary(picture),
-            "uri": data_uri(image, "image/png"),
-            "audio": audio,
-        }
 
+def _draw(transcriber, recording, seconds: float) -> dict:
+    from espnet_adastride.bin.plot import analyse
+    from espnet_adastride.report.pages import data_uri, encode_audio
+    from espnet_adastride.report.style import to_png
+    from espnet_adastride.report.utterance import (
+        SPEECH_THRESHOLD_DB,
+        plot_strides,
+        summary,
+    )
 
-def _adaptive(folder: Path) -> bool:
-    """Whether the configuration has adaptive strides; loads no model."""
-    return "adastride" in (folder / "config.yaml").read_text(encoding="utf-8")
+    picture = analyse(transcriber, recording, SPEECH_THRESHOLD_DB)
+    image = to_png(plot_strides(picture), dpi=130)
+    sound = picture.wave, picture.rate, seconds
+    return {
+        "utterance": recording.id,
+        "hypothesis_of": picture.hypothesis is not None and picture.hypothesis_from,
+        "lines": summary(picture),
+        "uri": data_uri(image, "image/png"),
+        "audio": encode_audio(*sound) if seconds > 0 else None,
+    }
 
 
 def report(args: argparse.Namespace) -> Path:
@@ -188,6 +181,9 @@ def report(args: argparse.Namespace) -> Path:
         if names.count(experiment.name) > 1:
             parent = experiment.folder.resolve().parents[1].name
             experiment.name = f"{parent}: {experiment.name}"
+    pictures = partial(
+        draw_pictures, args.pictures, args.asr_model_file, args.audio_seconds
+    )
     page = make_report(
         experiments,
         f"espnet_adastride {__version__}, {datetime.date.today()}",
@@ -195,11 +191,7 @@ def report(args: argparse.Namespace) -> Path:
         args.resamples,
         args.data_dir,
         args.audio_seconds,
-        (
-            Pictures(args.pictures, args.asr_model_file, args.audio_seconds)
-            if args.pictures
-            else None
-        ),
+        pictures if args.pictures else None,
     )
     write_text(output, page)
     for experiment in experiments:
@@ -208,10 +200,9 @@ def report(args: argparse.Namespace) -> Path:
     return output
 
 
-@one_line_errors
-def main(cmd=None) -> None:
-    """Run the command; bad input ends in one line, status 1."""
-    output = report(get_parser().parse_args(cmd))
+@command(get_parser)
+def main(args) -> None:
+    output = report(args)
     size = output.stat().st_size / 1e6
     print(f"{output} ({size:.1f} MB): open it in a browser")
 

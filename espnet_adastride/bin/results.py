@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Make every page and picture of the results from the records in git.
 
     python -m espnet_adastride.bin.results
@@ -10,11 +9,10 @@ no ESPnet and no trained model, and lists missing runs.
 
 import argparse
 from pathlib import Path
-from typing import List
 
-from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.corpora.kaldi import shorten
-from espnet_adastride.errors import UserError, located, one_line_errors
+from espnet_adastride.errors import UserError, located
 from espnet_adastride.experiments.definition import ROOT, read_experiment
 from espnet_adastride.experiments.records import read_records, split_records
 from espnet_adastride.files import PathLike, write_text
@@ -30,10 +28,7 @@ CAPTIONS = {
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Return the command's parser."""
-    parser = Parser(
-        description="Write pages and pictures of the results from the records.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument(
         "definitions", nargs="*", help="YAML files; default: conf/experiments/*.yaml"
     )
@@ -49,8 +44,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def write_results(
     definition: PathLike, records: PathLike, results: PathLike, resamples: int = 10000
-) -> List[str]:
-    """Write page and picture of an experiment; return a line for each file.
+) -> str:
+    """Write page and picture of an experiment; return a line on them.
 
     Raises:
         UserError: the definition or a record cannot be used.
@@ -60,11 +55,11 @@ def write_results(
     from espnet_adastride.report.style import save_figure
 
     experiment = read_experiment(definition)
-    found = read_records(Path(records) / experiment.name)
+    folder = Path(records) / experiment.name
+    found = read_records(folder)
     page = Path(results) / f"{experiment.name}.md"
     if not found:  # a wrong --records must not empty a page
-        folder = Path(records) / experiment.name
-        return [f"{page}: not written, there is no record in {folder}"]
+        return f"{page}: not written, there is no record in {folder}"
     with located(definition):
         text = write_page(experiment, found, resamples)
         figure = plot_page(experiment, found)
@@ -82,21 +77,18 @@ def write_results(
         line += f"; missing: {shorten(missing)}"
     if others:
         line += f"; {len(others)} records do not belong to it and are left out"
-    return [line]
+    return line
 
 
-@one_line_errors
-def main(cmd=None):
-    """Run the command."""
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args):
     definitions = args.definitions or sorted(map(str, DEFINITIONS.glob("*.yaml")))
     if not definitions:
         raise UserError(
             f"{DEFINITIONS}: no experiment definition in it; give YAML files"
         )
     for definition in definitions:
-        lines = write_results(definition, args.records, args.results, args.resamples)
-        print("\n".join(lines))
+        print(write_results(definition, args.records, args.results, args.resamples))
 
 
 if __name__ == "__main__":

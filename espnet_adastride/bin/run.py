@@ -53,7 +53,7 @@ if not ASKS_FOR_HELP:
 def get_parser():
     """Return the parser of the arguments before the tool's own."""
     parser = Parser(
-        description="Run an ESPnet tool with the plugin registered.",
+        __doc__,
         usage="%(prog)s (-m MODULE | -c CODE | FILE | -) [arguments of the tool]",
     )
     parser.add_argument("-m", metavar="MODULE", help="e.g. espnet2.bin.asr_train")

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Run a command in parallel jobs with a log each (replaces Kaldi's run.pl).
 
     run_jobs [options] JOB=1:4 exp/logdir/stats.JOB.log  command --part JOB ...
@@ -16,11 +15,11 @@ import sys
 import time
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.errors import UserError, one_line_errors
+from espnet_adastride.bin.parsers import Parser, command
+from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation.logs import TrainingLog
 from espnet_adastride.options import real, str2bool, whole
-from espnet_adastride.progress import format_span
+from espnet_adastride.progress import cores, format_span
 from espnet_adastride.recipe.decoding import count_decoded
 from espnet_adastride.recipe.jobs import (
     Interrupted,
@@ -32,9 +31,7 @@ from espnet_adastride.recipe.jobs import (
 
 
 def get_parser():
-    parser = Parser(
-        description="Run parallel jobs, each with its log.",
-    )
+    parser = Parser(__doc__)
     for name in ("gpu", "num_threads", "num_nodes", "name", "mem"):
         parser.add_argument(f"--{name}", help="accepted and ignored, as in run.pl")
     parser.add_argument(
@@ -93,14 +90,12 @@ def job_environment(jobs: int) -> dict:
     """
     environment = dict(os.environ)
     if jobs > 1:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // jobs)))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
     return environment
 
 
-@one_line_errors
-def main(cmd=None):
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args):
     rest, numbers = args.rest, range(1, 2)
     if rest and rest[0] == "--":
         rest = rest[1:]

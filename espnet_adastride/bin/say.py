@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Synthesise a sentence with eSpeak NG, to try a model on your own words.
 
     python -m espnet_adastride.bin.say "THE TRAIN TO PARIS IS LATE" --output said.wav \
@@ -12,12 +11,15 @@ sound, and a language model trained on other words makes them less likely.
 import argparse
 import re
 from pathlib import Path
-from typing import List, Sequence, Set
+from typing import List
 
-from espnet_adastride.bin.parsers import Parser
+import numpy as np
+import soundfile
+
+from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.corpora.espeak import Voice, synthesise
 from espnet_adastride.corpora.kaldi import read_text
-from espnet_adastride.errors import UserError, one_line_errors
+from espnet_adastride.errors import UserError
 
 RATE = 16000
 #: a test voice of the demo
@@ -25,10 +27,7 @@ VOICE = Voice("en-us", "f4", rate=150)
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Build the command's argument parser."""
-    parser = Parser(
-        description="Synthesise a sentence with eSpeak NG.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument("text", help="the sentence, in English words")
     parser.add_argument("--output", required=True, help="output file, .wav or .flac")
     parser.add_argument(
@@ -60,25 +59,13 @@ def spoken_words(text: str) -> List[str]:
     return [word.upper() for word in words]
 
 
-def unknown_words(words: Sequence[str], vocabulary: Set[str]) -> List[str]:
-    """Return the words missing from the vocabulary, each once, in order."""
-    return [word for word in dict.fromkeys(words) if word not in vocabulary]
-
-
 def say(args: argparse.Namespace) -> List[str]:
     """Write the recording; return the lines to print."""
-    import soundfile
-
     words = spoken_words(args.text)
-    vocabulary = None
-    if args.vocabulary is not None:
-        texts = read_text(args.vocabulary)
-        vocabulary = {word for text in texts.values() for word in text.upper().split()}
+    texts = {} if args.vocabulary is None else read_text(args.vocabulary)
     voice = Voice(VOICE.accent, args.variant, VOICE.rate)
     samples = synthesise(" ".join(words).lower(), voice, RATE)
     # half a second of silence around it, as in the corpus
-    import numpy as np
-
     pause = np.zeros(RATE // 4, dtype=samples.dtype)
     output = Path(args.output)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -87,22 +74,21 @@ def say(args: argparse.Namespace) -> List[str]:
     except (ValueError, RuntimeError, TypeError) as error:
         raise UserError(f"--output {output}: {error}; name a .wav") from None
     lines = [f"said ({voice.name}): {' '.join(words)}"]
-    if vocabulary is not None:
-        unknown = unknown_words(words, vocabulary)
-        if unknown:
-            lines.append(
-                f"not among the {len(vocabulary)} training words, so recognition "
-                f"errors are likely: {' '.join(unknown)}"
-            )
-        else:
-            lines.append(f"all words are among the {len(vocabulary)} training words")
+    known = {word for text in texts.values() for word in text.upper().split()}
+    unknown = [word for word in dict.fromkeys(words) if word not in known]
+    if texts and unknown:
+        lines.append(
+            f"not among the {len(known)} training words, so recognition errors are "
+            f"likely: {' '.join(unknown)}"
+        )
+    elif texts:
+        lines.append(f"all words are among the {len(known)} training words")
     return lines
 
 
-@one_line_errors
-def main(cmd=None) -> None:
-    """Run the command; bad input ends in one line, status 1."""
-    for line in say(get_parser().parse_args(cmd)):
+@command(get_parser)
+def main(args) -> None:
+    for line in say(args):
         print(line)
 
 

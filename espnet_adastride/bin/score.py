@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Score a decoded set, or collect an experiment's scores (stage 13).
 
     python -m espnet_adastride.bin.score \
@@ -12,17 +11,14 @@ alignment of every utterance. The second writes ``RESULTS.md`` with ESPnet's tab
 
 import argparse
 
-from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.corpora.kaldi import shorten
-from espnet_adastride.errors import UserError, one_line_errors
+from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation.scoring import MARKER, score, write_results
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Build the command's argument parser."""
-    parser = Parser(
-        description="Score a decoded set, or write RESULTS.md of an experiment.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--ref", help="text file of the references")
     parser.add_argument("--hyp", help="text file of the hypotheses")
     parser.add_argument(
@@ -51,10 +47,8 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@one_line_errors
-def main(cmd=None) -> None:
-    """Run the command; bad input ends in one line."""
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args) -> None:
     needed = {"--ref": args.ref, "--hyp": args.hyp, "--output": args.output}
     if args.results is not None:
         if any(needed.values()):

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Compare word times with reference times: errors of word starts and ends.
 
     python -m espnet_adastride.bin.score_times --ctm adaptive/words.ctm \
@@ -13,9 +12,9 @@ share.
 import argparse
 import json
 
-from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.corpora.kaldi import shorten
-from espnet_adastride.errors import UserError, one_line_errors
+from espnet_adastride.errors import UserError
 from espnet_adastride.files import write_text
 from espnet_adastride.timing.transcripts import (
     compare_times,
@@ -26,10 +25,7 @@ from espnet_adastride.timing.transcripts import (
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Build the command's argument parser."""
-    parser = Parser(
-        description="Compare word times with reference times.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument(
         "--ctm", nargs="+", required=True, help="one or more CTM files of words"
     )
@@ -86,10 +82,8 @@ def format_table(results: dict) -> str:
     return "\n".join(lines)
 
 
-@one_line_errors
-def main(cmd=None) -> None:
-    """Run the command; bad input ends in one line."""
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args) -> None:
     results = score(args.ctm, args.ref)
     if args.output:
         write_text(args.output, json.dumps(results, indent=1) + "\n")

@@ -1,16 +1,12 @@
-#!/usr/bin/env python3
 """Split a set's keys into near-equal lists for parallel jobs; print their number."""
 
-from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.corpora.datadir import read_table, split_keys, write_table
-from espnet_adastride.errors import one_line_errors
 from espnet_adastride.options import whole
 
 
 def get_parser():
-    parser = Parser(
-        description="Split wav.scp files for parallel jobs.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument(
         "--nj", type=whole(1), required=True, help="maximum number of parts"
     )
@@ -26,9 +22,8 @@ def get_parser():
     return parser
 
 
-@one_line_errors
-def main(cmd=None):
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args):
     tables = [(read_table(scp), pattern) for scp, pattern in args.split]
     jobs = min(args.nj, *(len(table) for table, _ in tables), 10**6)
     for table, pattern in tables:

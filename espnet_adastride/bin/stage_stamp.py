@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Check whether a stage is done and unchanged; mark it as done.
 
 ``check``: status 0 if it is done (prints what was made), 3 if it must be done (prints
@@ -27,7 +26,7 @@ NOT_DONE = 3
 
 def get_parser():
     parser = Parser(
-        description="Check or write the stamp of a stage's work.",
+        __doc__,
         epilog="run: the command follows at the end, after --",
     )
     parser.add_argument(

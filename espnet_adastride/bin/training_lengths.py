@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Write the lengths of a model's training utterances (stage 11).
 
     python -m espnet_adastride.bin.training_lengths --fs 16k \
@@ -11,21 +10,17 @@ It makes ``training_lengths.yaml`` there, which determines how recordings are cu
 
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.corpora.datadir import parse_rate
 from espnet_adastride.corpora.lengths import (
     LENGTHS_NAME,
     measure_lengths,
     write_lengths,
 )
-from espnet_adastride.errors import one_line_errors
 
 
 def get_parser():
-    """Return the command's parser."""
-    parser = Parser(
-        description="Write the lengths of a training set's utterances.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument(
         "--shape_file", required=True, help="shape file of the training set"
     )
@@ -38,10 +33,8 @@ def get_parser():
     return parser
 
 
-@one_line_errors
-def main(cmd=None):
-    """Run the command; bad input ends in one line."""
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args):
     per_second = float(parse_rate(args.fs))
     if args.upstream:
         from espnet_adastride.corpora.upstream_record import read_record

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Transcribe recordings with a trained model, with times.
 
     adastride transcribe --model exp/asr_train_... talk.mp3
@@ -32,7 +31,7 @@ from espnet_adastride.bin.model_options import (
     check_model_exists,
     load_transcriber,
 )
-from espnet_adastride.bin.parsers import Parser, say
+from espnet_adastride.bin.parsers import Parser, command, say
 from espnet_adastride.corpora.audio import quick_seconds
 from espnet_adastride.corpora.recordings import (
     STDIN,
@@ -47,7 +46,6 @@ from espnet_adastride.errors import (
     UnknownTimesError,
     UserError,
     located,
-    one_line_errors,
 )
 from espnet_adastride.files import AUDIO_SUFFIXES, shown, write_text
 from espnet_adastride.options import real, str2bool
@@ -74,10 +72,7 @@ def read_formats(words: str) -> List[str]:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Build the command's argument parser."""
-    parser = Parser(
-        description="Transcribe recordings with a trained model, with times.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument(
         "audio", nargs="+", help="files, folders (recursively), or - for stdin"
     )
@@ -172,17 +167,6 @@ def _write(transcript: Transcript, job: Job, args, several: bool) -> None:
         return
     for kind, path in job.outputs.items():
         write_text(path, FORMATS[kind](transcript))
-
-
-def _load_trained(args: argparse.Namespace):
-    return load_transcriber(
-        args,
-        inference_config=args.inference_config,
-        max_segment=args.max_segment,
-        times=args.stream or set(args.format) != {"txt"},
-        say=say,
-        block=args.block,
-    )
 
 
 def _load_exported(args: argparse.Namespace):
@@ -305,8 +289,16 @@ class Meter:
 
 def _load(args: argparse.Namespace):
     """Return the transcriber; a model that cannot stream is rejected with --stream."""
-    load = _load_exported if args.model.endswith(ONNX) else _load_trained
-    recognise = load(args)
+    if args.model.endswith(ONNX):
+        return _load_exported(args)
+    recognise = load_transcriber(
+        args,
+        inference_config=args.inference_config,
+        max_segment=args.max_segment,
+        times=args.stream or set(args.format) != {"txt"},
+        say=say,
+        block=args.block,
+    )
     if args.stream:
         with located(f"--model {args.model}"):
             recognise.stream()
@@ -376,10 +368,9 @@ def transcribe(args: argparse.Namespace) -> int:
     return int(bool(failed or unread))
 
 
-@one_line_errors
-def main(cmd=None) -> None:
-    """Run the command; a mistake ends in one line and status 1."""
-    raise SystemExit(transcribe(get_parser().parse_args(cmd)))
+@command(get_parser)
+def main(args) -> None:
+    raise SystemExit(transcribe(args))
 
 
 if __name__ == "__main__":

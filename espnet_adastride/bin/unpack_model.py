@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Unpack a packed model safely, also one from an unknown source; print how to use it.
 
     python -m espnet_adastride.bin.unpack_model MODEL.zip FOLDER
@@ -8,21 +7,19 @@ that point elsewhere, pickles with more than tensors and broken files are reject
 the folder is then not created.
 """
 
-from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.errors import one_line_errors
+from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.networks.unpacking import unpack
 
 
 def get_parser():
-    parser = Parser(description="Unpack a packed model safely.")
+    parser = Parser(__doc__)
     parser.add_argument("archive", help="zip or tar, as espnet2.bin.pack writes it")
     parser.add_argument("folder", help="a new (or empty) folder")
     return parser
 
 
-@one_line_errors
-def main(cmd=None):
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args):
     for option, path in unpack(args.archive, args.folder).items():
         print(f"--{option} {path}")
 

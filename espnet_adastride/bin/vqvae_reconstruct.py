@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Reconstruct recordings with a trained VQ-VAE: audio, pictures, tokens, measures.
 
     python -m espnet_adastride.bin.vqvae_reconstruct --model exp/adastride_f_8x_seed0 \
@@ -12,19 +11,16 @@ perplexity, bits per second, side information (``evaluation/vqvae.py``).
 import json
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.corpora.recordings import describe_unread, find_media
 from espnet_adastride.corpora.unlabelled import Recording, cut_recording
-from espnet_adastride.errors import UserError, one_line_errors
+from espnet_adastride.errors import UserError
 from espnet_adastride.files import shown, write_text
 from espnet_adastride.quiet import quiet_imports
 
 
 def get_parser():
-    """Return the command's parser."""
-    parser = Parser(
-        description="Reconstruct recordings with a trained VQ-VAE.",
-    )
+    parser = Parser(__doc__)
     parser.add_argument("recordings", nargs="+", help="files or folders")
     parser.add_argument(
         "--model", required=True, help="experiment folder of the training"
@@ -34,10 +30,8 @@ def get_parser():
     return parser
 
 
-@one_line_errors
-def main(cmd=None):
-    """Run the command; bad input ends in one line."""
-    args = get_parser().parse_args(cmd)
+@command(get_parser)
+def main(args):
     import torch
 
     torch.set_num_threads(1)
@@ -50,7 +44,10 @@ def main(cmd=None):
     if unread:
         raise UserError(describe_unread(unread))
     if not sources:
-        raise UserError(f"{' '.join(args.recordings)}: no recordings in it")
+        raise UserError(
+            f"{' '.join(args.recordings)}: no recordings in it; give audio files, or "
+            "folders of them"
+        )
     with quiet_imports():
         from espnet_adastride.evaluation.vqvae import measure
         from espnet_adastride.plugin.vqvae_task import load_vqvae

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Train a VQ-VAE with ESPnet's trainer; run ``--collect_stats true`` first.
 
     python -m espnet_adastride.bin.vqvae_train --config conf/train_vqvae.yaml \

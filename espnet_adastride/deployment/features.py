@@ -1,11 +1,9 @@
-"""Input features of exported models, without torch: log-mel frames, or Whisper's."""
+"""Input features of exported models that read audio, without torch: log-mel frames."""
 
 from typing import Any, Dict
 
 import numpy as np
 
-from espnet_adastride.corpora.features import Upstream, rebuild_upstream
-from espnet_adastride.corpora.upstream_record import UpstreamRecord
 from espnet_adastride.corpora.whisper_mel import power_spectrum
 from espnet_adastride.deployment.description import unpack_array
 
@@ -33,13 +31,3 @@ class LogMel:
         mels = np.log(np.maximum(power @ self.mel, np.float32(1e-10)))
         base = own["log_base"]
         return (mels if base is None else mels / np.log(base)).astype(np.float32)
-
-
-def whisper_features(content: Dict[str, Any], folder=None) -> Upstream:
-    """Return the upstream of a description.
-
-    Raises:
-        ModelError: it is missing or differs.
-    """
-    record = UpstreamRecord(**{**content, "layers": tuple(content["layers"])})
-    return rebuild_upstream(record, folder)

@@ -14,14 +14,16 @@ from typing import Any, Dict, NamedTuple, Optional, Sequence, Union
 import numpy as np
 
 from espnet_adastride.corpora.audio import Say
+from espnet_adastride.corpora.features import rebuild_upstream
 from espnet_adastride.corpora.recordings import read_audio
+from espnet_adastride.corpora.upstream_record import UpstreamRecord
 from espnet_adastride.deployment.description import (
     KEY,
     VERSION,
     frame_boundaries,
     output_names,
 )
-from espnet_adastride.deployment.features import LogMel, whisper_features
+from espnet_adastride.deployment.features import LogMel
 from espnet_adastride.deployment.pieces import PieceTranscriber, ctc_segment
 from espnet_adastride.errors import AudioError, ModelError, UserError, located
 from espnet_adastride.timing.transcripts import Segment
@@ -102,7 +104,9 @@ class OnnxModel:
             self.session = onnxruntime.InferenceSession(str(path), options)
         except Exception as error:  # onnxruntime has one class per error code
             first = str(error).splitlines()[0][:120]
-            raise UserError(f"{path}: cannot be read as ONNX ({first})") from None
+            raise UserError(
+                f"{path}: cannot be read as ONNX ({first}); export the model again"
+            ) from None
         meta = self.session.get_modelmeta().custom_metadata_map
         if KEY not in meta:
             raise UserError(
@@ -124,7 +128,9 @@ class OnnxModel:
                 )
             self.log_mel = LogMel(self.content["frontend"])
         else:
-            self.upstream = whisper_features(self.content["upstream"], upstream_model)
+            record = self.content["upstream"]
+            record = UpstreamRecord(**{**record, "layers": tuple(record["layers"])})
+            self.upstream = rebuild_upstream(record, upstream_model)
         self.names = output_names(self.content["stages"])
 
     def features(self, wave: np.ndarray, name: str = "the recording") -> np.ndarray:

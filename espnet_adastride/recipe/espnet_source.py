@@ -88,14 +88,11 @@ def _imports(module: str) -> Dict[str, str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                found[alias.asname or alias.name.partition(".")[0]] = (
-                    alias.name if alias.asname else alias.name.partition(".")[0]
-                )
+                first = alias.name.partition(".")[0]
+                found[alias.asname or first] = alias.name if alias.asname else first
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                above = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*above, *filter(None, [node.module])])
+            name = "." * node.level + (node.module or "")
+            base = importlib.util.resolve_name(name, package)
             for alias in node.names:
                 found[alias.asname or alias.name] = f"{base}.{alias.name}"
     return found
@@ -103,12 +100,8 @@ def _imports(module: str) -> Dict[str, str]:
 
 def _dotted(node: ast.expr) -> Optional[str]:
     """Return ``torch.optim.Adam`` of the expression; None: another expression."""
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute):
-        before = _dotted(node.value)
-        return None if before is None else f"{before}.{node.attr}"
-    return None
+    text = ast.unparse(node) if isinstance(node, (ast.Name, ast.Attribute)) else ""
+    return text if all(map(str.isidentifier, text.split("."))) else None
 
 
 def find_class(module: str, name: Optional[str]) -> Optional[ClassReference]:
@@ -162,21 +155,18 @@ def _closed_words(function: ast.FunctionDef) -> Dict[str, FrozenSet[str]]:
         if not isinstance(node, ast.If) or node in later:
             continue
         words: Dict[str, set] = {}
-        branch: ast.stmt = node
-        while True:
-            later.add(branch)
-            for test in ast.walk(branch.test):
-                if not isinstance(test, ast.Compare) or len(test.ops) != 1:
-                    continue
-                if isinstance(test.left, ast.Name) and isinstance(test.ops[0], ast.Eq):
-                    value = test.comparators[0]
-                    if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                        words.setdefault(test.left.id, set()).add(value.value)
-            rest = branch.orelse
-            if len(rest) == 1 and isinstance(rest[0], ast.If):
-                branch = rest[0]
-                continue
-            break
+        rest: list = [node]
+        while len(rest) == 1 and isinstance(rest[0], ast.If):
+            later.add(rest[0])
+            for test in ast.walk(rest[0].test):
+                match test:
+                    case ast.Compare(
+                        left=ast.Name(id=name),
+                        ops=[ast.Eq()],
+                        comparators=[ast.Constant(value=str(word))],
+                    ):
+                        words.setdefault(name, set()).add(word)
+            rest = rest[0].orelse
         if rest and isinstance(rest[-1], ast.Raise) and len(words) == 1:
             ((name, all_of_them),) = words.items()
             found[name] = frozenset(all_of_them)
@@ -227,22 +217,19 @@ def _words(module: str, node: Optional[ast.expr]) -> Optional[Tuple]:
 
     That is ``["a", None]``, ``list(TYPES) + [None]``, or the name of one.
     """
-    if isinstance(node, (ast.List, ast.Tuple)):
-        words = [e.value if isinstance(e, ast.Constant) else ... for e in node.elts]
-        return None if ... in words else tuple(words)
-    if isinstance(node, ast.Dict):
-        return _words(module, ast.List(node.keys))
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        parts = _words(module, node.left), _words(module, node.right)
-        return None if None in parts else parts[0] + parts[1]
-    if isinstance(node, ast.Call):
-        called = _dotted(node.func)
-        if called == "dict" and not node.args:
-            return tuple(k.arg for k in node.keywords)
-        if called in ("list", "tuple", "sorted") and len(node.args) == 1:
-            return _words(module, node.args[0])
-    if isinstance(node, ast.Name):
-        return named_words(module, node.id)
+    match node:
+        case ast.List(elts=parts) | ast.Tuple(elts=parts) | ast.Dict(keys=parts):
+            words = [e.value if isinstance(e, ast.Constant) else ... for e in parts]
+            return None if ... in words else tuple(words)
+        case ast.BinOp(left=left, op=ast.Add(), right=right):
+            both = _words(module, left), _words(module, right)
+            return None if None in both else both[0] + both[1]
+        case ast.Call(func=ast.Name(id="dict"), args=[], keywords=keywords):
+            return tuple(k.arg for k in keywords)
+        case ast.Call(func=ast.Name(id="list" | "tuple" | "sorted"), args=[one]):
+            return _words(module, one)
+        case ast.Name(id=name):
+            return named_words(module, name)
     return None
 
 
@@ -273,16 +260,14 @@ def command_options(module: str) -> Optional[Dict[str, Option]]:
     for call in _calls(tree, "add_argument"):
         keywords = {k.arg: k.value for k in call.keywords}
         for name in call.args:
-            if isinstance(name, ast.JoinedStr):  # --optim{suf}, of the only optimizer
-                parts = [v.value for v in name.values if isinstance(v, ast.Constant)]
-                name = ast.Constant("".join(parts))
-            if not isinstance(name, ast.Constant) or not str(name.value).startswith(
-                "--"
-            ):
+            # --optim{suf}, of the only optimizer
+            parts = getattr(name, "values", [name])
+            word = "".join(str(p.value) for p in parts if isinstance(p, ast.Constant))
+            if not word.startswith("--"):
                 continue
             action = getattr(keywords.get("action"), "value", None)
             kind = keywords.get("type")
-            options[name.value[2:]] = Option(
+            options[word[2:]] = Option(
                 kind=None if kind is None else ast.unparse(kind),
                 words=_words(module, keywords.get("choices")),
                 several="nargs" in keywords or action == "append",
@@ -342,14 +327,19 @@ def class_dictionary(module: str, name: str) -> Dict[str, Tuple[str, Optional[st
     """Return a dictionary of classes defined in a module (``optim_classes``)."""
     found: Dict[str, Tuple[str, Optional[str]]] = {}
     for node in ast.walk(parse(module)):
-        call = None
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
-            names = [getattr(t, "id", None) for t in node.targets]
-            if name in names and getattr(node.value.func, "id", None) == "dict":
-                call = node.value
-        elif isinstance(node, ast.Call) and _dotted(node.func) == f"{name}.update":
-            call = node
-        if call is not None:
+        match node:
+            case ast.Assign(
+                targets=[ast.Name(id=target)],
+                value=ast.Call(func=ast.Name(id="dict")) as call,
+            ):
+                pass
+            case ast.Call(
+                func=ast.Attribute(value=ast.Name(id=target), attr="update")
+            ) as call:
+                pass
+            case _:
+                continue
+        if target == name:
             for word, place in _class_names(module, call).items():
                 found.setdefault(word, place)
     return found

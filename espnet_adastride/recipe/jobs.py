@@ -199,39 +199,32 @@ def _handling_signals(processes: List[subprocess.Popen], grace: float):
 def run_jobs(
     jobs: List[Job],
     poll: Optional[Callable[[], None]] = None,
-    interval: float = 0.3,
     environment: Optional[dict] = None,
     grace: float = 10.0,
-) -> List[float]:
+) -> None:
     """Run all jobs at once and wait for them.
 
     Args:
         jobs: The jobs.
-        poll: Called every ``interval`` seconds and once at the end: progress.
+        poll: Called every 0.3 s and once at the end: progress.
         environment: Environment of the jobs; default is this process's.
         grace: Seconds that stopped jobs have to end by themselves.
-
-    Returns:
-        Wall-clock seconds of each job.
 
     Raises:
         UserError: A job failed (the others are stopped); names log and error.
         Interrupted: A signal arrived; all jobs are stopped.
     """
-    seconds = [0.0] * len(jobs)
 
     def ended(index: int, spent: float, problem: Optional[str]) -> None:
-        seconds[index] = spent
         if problem is not None:
             if poll:
                 poll()
             raise UserError(problem)
 
     every = None if poll is None else lambda running: poll()
-    run_queue(jobs, len(jobs), ended, every, interval, environment, grace)
+    run_queue(jobs, len(jobs), ended, every, 0.3, environment, grace)
     if poll:
         poll()
-    return seconds
 
 
 def run_queue(

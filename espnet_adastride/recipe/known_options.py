@@ -8,10 +8,9 @@ check are left to the plan and to ESPnet.
 """
 
 import ast
-from typing import Any, Dict, Iterable, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
-from espnet_adastride.config import parse_yaml, split_options
-from espnet_adastride.errors import UserError, nearest, unknown_word
+from espnet_adastride.errors import UserError, did_you_mean, unknown_word
 from espnet_adastride.recipe import espnet_source as source
 
 ENCODERS = "espnet_adastride.plugin.encoders"
@@ -37,48 +36,48 @@ NOTHING = ("none", "null", "nil")
 
 
 # ---------------------------------------------------------------- a value's type
-def _is_kind(kind: str, value: Any) -> Optional[bool]:
-    """Return whether a value is of a plain type; None: unknown type."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return {
-        "int": isinstance(value, int),
-        "float": number,
-        "bool": isinstance(value, (bool, int)),
-        "str": isinstance(value, str),
-        "None": value is None,
-        "list": isinstance(value, list),
-        "dict": isinstance(value, dict),
-    }.get(kind)
-
-
-_GENERIC = {
+_TYPES = {
+    "int": int,
+    "float": (int, float),
+    "bool": (bool, int),
+    "str": str,
+    "None": type(None),
+    "list": list,
+    "dict": dict,
+}
+#: the plain type of a name in an annotation
+_PLAIN = {
+    **{name: name for name in WANTED},
     **dict.fromkeys(("List", "Sequence", "Tuple", "Iterable", "Collection"), "list"),
     **dict.fromkeys(("list", "tuple", "set"), "list"),
     **dict.fromkeys(("Dict", "Mapping", "dict"), "dict"),
 }
 
 
+def _is_kind(kind: str, value: Any) -> bool:
+    """Return whether a value is of a plain type."""
+    return isinstance(value, _TYPES[kind]) and (kind, type(value)) != ("float", bool)
+
+
 def _kinds(annotation: ast.expr) -> List[str]:
     """Return the plain types of an annotation; '' is an unknown type."""
-    if isinstance(annotation, ast.Constant):
-        return ["None" if annotation.value is None else ""]
-    if isinstance(annotation, ast.BinOp):  # int | None
-        return _kinds(annotation.left) + _kinds(annotation.right)
-    if isinstance(annotation, ast.Subscript):
-        name = getattr(annotation.value, "id", getattr(annotation.value, "attr", ""))
-        inner = annotation.slice
-        if name == "Optional":
-            return [*_kinds(inner), "None"]
-        if name == "Union":
-            parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
-            return [kind for part in parts for kind in _kinds(part)]
-        return [_GENERIC.get(name, "")]
-    if isinstance(annotation, ast.Name):
-        if annotation.id in WANTED:
-            return [annotation.id]
-        if annotation.id == "Tensor":  # which YAML cannot express
+    match annotation:
+        case ast.Constant(value=None):
+            return ["None"]
+        case ast.BinOp(left=left, right=right):  # int | None
+            return _kinds(left) + _kinds(right)
+        case ast.Name(id="Tensor"):  # which YAML cannot express
             return []
-        return [_GENERIC.get(annotation.id, "")]
+        case ast.Name(id=name):
+            return [_PLAIN.get(name, "")]
+        case ast.Subscript(value=ast.Name(id=name) | ast.Attribute(attr=name)):
+            inner = annotation.slice
+            if name == "Optional":
+                return [*_kinds(inner), "None"]
+            if name == "Union":
+                parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+                return [kind for part in parts for kind in _kinds(part)]
+            return [_PLAIN.get(name, "")]
     return [""]
 
 
@@ -148,50 +147,8 @@ def wrong_option_value(option: source.Option, value: Any) -> str:
     return ""
 
 
-def _did_you_mean(word: Any, words: Iterable[Any]) -> str:
-    near = nearest(word, words)
-    return f" (did you mean {near!r}?)" if near else ""
-
-
 def _listed(words: Sequence[Any]) -> str:
     return ", ".join("null" if word is None else str(word) for word in words)
-
-
-# ---------------------------------------------------------------- overriding options
-def override(config: Dict[str, Any], words: Sequence[str]) -> Dict[str, Any]:
-    """Return a configuration overridden by nested command-line options.
-
-    Args:
-        config: as read from YAML.
-        words: ``--max_epoch 3 --encoder_conf input_layer_conf.stride=8``.
-
-    Raises:
-        UserError: for words that are not options.
-    """
-    result = dict(config)
-    for name, values in split_options(words).items():
-        if not name.endswith("_conf"):
-            result[name] = values[0] if len(values) == 1 else values
-            continue
-        for value in values:
-            where = f"--{name} {value}"
-            key, equals, setting = value.partition("=")
-            if equals:
-                _put(result, [name, *key.split(".")], parse_yaml(setting, where))
-                continue
-            options = parse_yaml(value, where)
-            if not isinstance(options, dict):
-                raise UserError(f"{where}: give KEY=VALUE")
-            result[name] = {**(result.get(name) or {}), **options}
-    return result
-
-
-def _put(config: Dict[str, Any], path: Sequence[str], value: Any) -> None:
-    for key in path[:-1]:
-        inner = config.get(key)
-        config[key] = dict(inner) if isinstance(inner, dict) else {}
-        config = config[key]
-    config[path[-1]] = value
 
 
 # ---------------------------------------------------------------- a training
@@ -208,52 +165,43 @@ class _Checker:
         }
         self.choices = dict(source.class_choices(self.module))
         if task == "asr":
-            self._know_the_plugins_words()
-        for name, choice in self.choices.items():
-            words = [*choice.classes, *([None] if choice.optional else [])]
-            self.options[name] = source.Option("lower", tuple(words))
-            self.options[f"{name}_conf"] = source.Option()
+            before, ours = self.choices["preencoder"], "espnet_adastride.plugin"
+            classes = {**before.classes, "layer_sum": (f"{ours}.layer_sum", "LayerSum")}
+            self.choices["preencoder"] = before._replace(classes=classes)
         for name in ("optim", "scheduler"):
             classes = source.class_dictionary(
                 "espnet2.tasks.abs_task", f"{name}_classes"
             )
             default = {"optim": "adadelta"}.get(name)
-            self.choices[name] = source.Choice(classes, default, name == "scheduler")
-            words = (*classes, *([None] if name == "scheduler" else []))
-            self.options[name] = source.Option("lower", words)
-
-    def _know_the_plugins_words(self):
-        layer_sum = "espnet_adastride.plugin.layer_sum", "LayerSum"
-        before = self.choices["preencoder"]
-        self.choices["preencoder"] = before._replace(
-            classes={**before.classes, "layer_sum": layer_sum}
-        )
+            self.choices[name] = source.Choice(classes, default, default is None)
+        for name, choice in self.choices.items():
+            words = [*choice.classes, *([None] if choice.optional else [])]
+            self.options[name] = source.Option("lower", tuple(words))
+            self.options[f"{name}_conf"] = source.Option()
 
     def refuse(self, path: Sequence[str], problem: str):
         raise UserError(f"{self.where(path)}: {problem}")
 
     def run(self) -> None:
         for name, value in self.config.items():
-            name, option = self._option(str(name))
+            name = str(name)
+            if name not in self.options:
+                hint = did_you_mean(name, self.options)
+                self.refuse([name], f"ESPnet's training has no option {name!r}{hint}")
             if name.endswith("_conf"):
                 if value is not None and not isinstance(value, dict):
                     self.refuse([name], f"{name}: give options such as {{key: value}}")
                 continue
+            option = self.options[name]
             wrong = wrong_option_value(option, value)
             if wrong:
-                wrong += _did_you_mean(value, option.words or ())
+                wrong += did_you_mean(value, option.words or ())
                 self.refuse([name], f"{name}: {value!r} must be {wrong}")
             if name in AT_LEAST_ONE and value is not None and float(value) < 1:
                 self.refuse([name], f"{name}: {value} must be 1 or more")
         for name, value in self.config.items():
             if str(name).endswith("_conf") and isinstance(value, dict):
                 self._conf(str(name), value)
-
-    def _option(self, name: str):
-        if name in self.options:
-            return name, self.options[name]
-        hint = _did_you_mean(name, self.options)
-        self.refuse([name], f"ESPnet's training has no option {name!r}{hint}")
 
     def _conf(self, name: str, conf: Dict[str, Any]) -> None:
         chosen = name[: -len("_conf")]
@@ -300,7 +248,7 @@ class _Checker:
                 )
             wrong = wrong_value(arguments[key], value)
             if wrong:
-                wrong += _did_you_mean(value, arguments[key].words)
+                wrong += did_you_mean(value, arguments[key].words)
                 self.refuse(
                     [*path, key], f"{'.'.join(path)}: {key}: {value!r} must be {wrong}"
                 )
@@ -327,8 +275,10 @@ class _Checker:
                     f"{'.'.join(path)}: {unknown_word('method', one, methods)}",
                 )
         own = source.named_words(LAYER_CONF, "OWN_WORDS")
-        arguments = {
-            key: argument for key, argument in _layer_arguments().items() if key in own
+        arguments = {  # of the layer; its **options belong to the methods
+            a.arg: source.Argument(a.annotation, ast.Constant(None))
+            for a in source.initialiser(LAYER).args.args
+            if a.arg in own
         }
         for one in dict.fromkeys(named):
             reference = source.find_class(*methods[one])
@@ -338,14 +288,6 @@ class _Checker:
         trunks = frozenset(source.named_words(LAYER_CONF, "TRUNKS"))
         arguments["trunk"] = arguments["trunk"]._replace(words=trunks)
         self._arguments(path, conf, arguments)
-
-
-def _layer_arguments() -> Dict[str, source.Argument]:
-    """Return the input layer's own arguments; ``**options`` belong to the methods."""
-    return {
-        a.arg: source.Argument(a.annotation, ast.Constant(None))
-        for a in source.initialiser(LAYER).args.args
-    }
 
 
 def refuse_unknown_options(config: Dict[str, Any], task: str, where) -> None:
@@ -382,7 +324,7 @@ def refuse_unknown_decoding(config: Dict[str, Any], module: str, where) -> None:
     options["config"] = source.Option()
     for name, value in config.items():
         if name not in options:
-            hint = _did_you_mean(name, options)
+            hint = did_you_mean(name, options)
             raise UserError(f"{where([name])}: {module} has no option {name!r}{hint}")
         wrong = wrong_option_value(options[name], value)
         if wrong:

@@ -10,6 +10,7 @@ import re
 import zipfile
 from pathlib import Path
 
+from espnet_adastride.config import changes
 from espnet_adastride.errors import UserError
 from espnet_adastride.files import PathLike, write_text
 
@@ -97,9 +98,8 @@ def start_or_resume(record: PathLike, checkpoint: PathLike, options: dict) -> st
     except (OSError, ValueError):
         write_text(record, text)
         return f"resumes from {checkpoint}, whose options were not recorded"
-    names = sorted({*before, *options})
-    changed = [k for k in names if before.get(k) != options.get(k)]
-    fixed = [k for k in changed if k.split(".")[0] not in FREE]
+    changed = list(changes(before, options))
+    fixed = [word for word, _, _ in changed if word.split(".")[0] not in FREE]
     if fixed:
         more = f" (and {len(fixed) - 1} more: {', '.join(fixed[1:])})"
         raise UserError(
@@ -109,5 +109,5 @@ def start_or_resume(record: PathLike, checkpoint: PathLike, options: dict) -> st
             f"(--asr_tag) or remove {record.parent}"
         )
     write_text(record, text)
-    words = [f"{k} {before.get(k)} -> {options.get(k)}" for k in changed]
-    return "the configuration it was started with" + "".join(f"; {w}" for w in words)
+    words = [f"; {word} {old} -> {new}" for word, old, new in changed]
+    return "the configuration it was started with" + "".join(words)

@@ -14,7 +14,7 @@ import yaml
 
 from espnet_adastride.bin import align, plot
 from espnet_adastride.bin import transcribe as transcribe_command
-from espnet_adastride.bin.report import Pictures
+from espnet_adastride.bin.report import draw_pictures
 from espnet_adastride.errors import AudioError, ConfigurationError, UnknownTimesError
 from espnet_adastride.plugin import espnet, trainer
 from espnet_adastride.plugin.espnet import TooShortUttError, asr_task
@@ -426,8 +426,9 @@ def test_the_report_says_why_there_are_no_pictures(unknown, monkeypatch):
     decoded = SimpleNamespace(ref={"a": "A B"})
     systems = [SimpleNamespace(decoded=decoded, aligned=[])]
     experiment = SimpleNamespace(folder=unknown, name="exp")
-    pictures = Pictures(1, None, 1.0)
-    drawn, (note,) = pictures(experiment, systems, lambda decoded: {"a": wave})
+    drawn, (note,) = draw_pictures(
+        1, None, 1.0, experiment, systems, lambda decoded: {"a": wave}
+    )
     assert drawn == []
     assert note.startswith("exp: no pictures of strides: ")
     assert "frontend UnknownFrontend: when its frames are is not known" in note

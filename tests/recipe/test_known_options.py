@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from espnet_adastride.config import merge_configs, read_config
+from espnet_adastride.config import merge_configs, override, read_config
 from espnet_adastride.errors import UserError
 from espnet_adastride.recipe import espnet_source
 from espnet_adastride.recipe.known_options import (
-    override,
     refuse_unknown_decoding,
     refuse_unknown_options,
 )
