@@ -283,7 +283,7 @@ def test_an_interrupted_grid_goes_on(recipe):
         (["--seeds", "0 1.5"], "--seeds 1.5: give whole numbers"),
         (["--variant", "wide"], "--variant 'wide': give NAME=METHOD"),
         (["--nj", "0"], "--nj 0: give at least 1"),
-        (["--recipe", "no"], "--recipe no: there is no run.sh"),
+        (["--recipe", "no"], "--recipe no: no run.sh in it"),
         (["--asr_config", "no.yaml"], "--asr_config no.yaml: no such file"),
     ],
 )
