@@ -24,7 +24,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--stride",
-        type=real(),
+        type=real(1),
         help="overall rate of an AdaStride input layer (default: as trained)",
     )
     parser.add_argument(
@@ -34,7 +34,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         "is no longer at the path used in training",
     )
     parser.add_argument(
-        "--ngpu", type=int, default=0, help="0: CPU (default), 1: one GPU"
+        "--ngpu",
+        type=int,
+        choices=(0, 1),
+        default=0,
+        help="0: CPU (default), 1: one GPU",
     )
 
 
@@ -44,7 +48,7 @@ def add_segment_option(parser: argparse.ArgumentParser) -> None:
         "--max_segment",
         type=real(1),
         help="seconds; longer recordings are encoded in pieces, cut at pauses "
-        "(default: the length of the training utterances, at most 20)",
+        "(default: the length of the training utterances, at most 20; 20 if unknown)",
     )
 
 
@@ -78,6 +82,20 @@ def load_transcriber(args: argparse.Namespace, **options):
         raise SystemExit(130) from None
 
 
+def load_adaptive(args: argparse.Namespace, **options):
+    """Return the Transcriber of a model with adaptive strides.
+
+    Raises:
+        UserError: if it has none, and as :func:`load_transcriber` does.
+    """
+    transcriber = load_transcriber(args, say=say, **options)
+    problem = transcriber.trained.why_uniform()
+    if problem:
+        fix = "choose a model with adastride or adastride_f"
+        raise UserError(f"{args.model}: {problem}; {fix}")
+    return transcriber
+
+
 def check_model_exists(model: str) -> None:
     """Reject a --model that is neither a file nor a folder.
 
@@ -99,10 +117,6 @@ def check_model_options(args: argparse.Namespace, inference_config=None) -> None
         UserError: naming the option and what is missing.
     """
     model = Path(args.model)
-    if args.ngpu not in (0, 1):
-        raise UserError(f"--ngpu {args.ngpu}: give 0 or 1")
-    if args.stride is not None and not args.stride >= 1:
-        raise UserError(f"--stride {args.stride:g}: give a number of at least 1")
     check_model_exists(args.model)
     if model.is_dir() and not any(
         (model / name).is_file() for name in ("config.yaml", "meta.yaml")

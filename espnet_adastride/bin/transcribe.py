@@ -28,6 +28,7 @@ import numpy as np
 
 from espnet_adastride.bin.model_options import (
     add_model_options,
+    add_segment_option,
     check_model_exists,
     load_transcriber,
 )
@@ -95,12 +96,7 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="true|false",
         help="transcribe finished recordings again (default: false)",
     )
-    parser.add_argument(
-        "--max_segment",
-        type=real(),
-        help="seconds; longer recordings are cut at pauses (default: the length of the "
-        "training utterances, at most 20; 20 if unknown)",
-    )
+    add_segment_option(parser)
     streaming = parser.add_argument_group("streaming")
     streaming.add_argument(
         "--stream",
@@ -128,12 +124,8 @@ def _check(args: argparse.Namespace) -> Tuple[List[Job], bool]:
 
     This finds all mistakes that can be found before the model is loaded.
     """
-    if args.ngpu not in (0, 1):
-        raise UserError(f"--ngpu {args.ngpu}: give 0 or 1")
     if args.stream and args.max_segment is not None:
         raise UserError("--max_segment cuts whole recordings: leave out --stream")
-    if args.max_segment is not None and not args.max_segment >= 1:
-        raise UserError(f"--max_segment {args.max_segment:g}: give 1 second or more")
     check_model_exists(args.model)
     if args.output_dir is None and len(args.format) > 1:
         raise UserError("several formats need --output_dir")

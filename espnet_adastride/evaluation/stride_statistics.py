@@ -3,11 +3,12 @@
 1. the local stride at instants      local_strides
 2. what is said at the instants      inside, near, classes_at
 3. how much one tells of the other   auc, mutual_information
-4. all of it over a corpus           StrideStatistics
+4. all of it over a corpus           StrideStatistics, measure_strides
 
 The local stride at an instant is the length of the output frame that covers it, in
 input frames. All instants count alike, so that a second of silence weighs as much as a
-second of speech, whatever the number of frames in it. numpy only.
+second of speech, whatever the number of frames in it. numpy only; what
+:func:`measure_strides` is given encodes the recordings.
 """
 
 from dataclasses import dataclass, field
@@ -15,8 +16,12 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from espnet_adastride.corpora.recordings import read_audio
+from espnet_adastride.errors import AudioError
 from espnet_adastride.evaluation.statistics import Bootstrap
 from espnet_adastride.timing.ctc import Timed
+from espnet_adastride.timing.energy import energy_db, frame_edges, is_speech
+from espnet_adastride.timing.transcripts import TimedReference
 
 #: seconds between the instants
 STEP = 0.01
@@ -321,3 +326,46 @@ class StrideStatistics:
                 cells, np.concatenate(self.phones)
             )
         return result
+
+
+def measure_strides(
+    transcriber,
+    waves: Dict[str, str],
+    reference: Optional[TimedReference],
+    threshold: float,
+) -> Tuple[StrideStatistics, Dict[str, str]]:
+    """Return the statistics of recordings, and why others were left out.
+
+    Args:
+        transcriber: a Transcriber whose model has adaptive strides.
+        waves: recordings by utterance.
+        reference: their words; None: speech is detected by its energy.
+        threshold: of speech, in dB below the loudest moment.
+    """
+    trained = transcriber.trained
+    source = f"energy within {threshold:g} dB of the loudest"
+    every_phone = False
+    if reference is not None:
+        source = reference.source
+        every_phone = waves.keys() & reference.words.keys() <= reference.phones.keys()
+    statistics = StrideStatistics(trained.describe_strides(), trained.step, source)
+    left_out = {}
+    for key, path in waves.items():
+        words = phones = speech = None
+        if reference is not None:
+            words = reference.words.get(key)
+            phones = reference.phones.get(key) if every_phone else None
+            if words is None:
+                left_out[key] = "not in --ref"
+                continue
+        try:
+            wave = read_audio(path, trained.rate, say=transcriber.say)
+            times = transcriber.encode(wave, key).times.of_strides()
+        except AudioError as error:
+            left_out[key] = str(error)
+            continue
+        if words is None:
+            loud = is_speech(energy_db(wave, trained.rate), threshold)
+            speech = frame_edges(wave, trained.rate), loud
+        statistics.add(times.boundaries, words, phones, speech)
+    return statistics, left_out

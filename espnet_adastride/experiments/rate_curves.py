@@ -2,19 +2,30 @@
 
 A point is a model at an overall rate: its word errors on a set of utterances, decoded
 greedily one by one, and its computing time per second of audio (real-time factor).
-Points of one name and rate, such as seeds, are pooled (:func:`pool`).
-:func:`format_table` and :func:`plot_rates` show points; ``bin/rate_curve.py`` makes
-them.
+:func:`measure` makes points. Those of one name and rate, such as seeds, are pooled
+(:func:`pool`); :func:`format_table` and :func:`plot_rates` show them.
 """
 
-from typing import Dict, List, NamedTuple, Sequence, Tuple
+import json
+import math
+import re
+import time
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from espnet_adastride.corpora.recordings import read_audio
+from espnet_adastride.errors import AudioError, UserError, located
+from espnet_adastride.evaluation.scoring import utterance_errors, words
 from espnet_adastride.evaluation.statistics import Bootstrap
+from espnet_adastride.experiments.records import provenance, write_record
+from espnet_adastride.files import PathLike
+from espnet_adastride.recipe.stamps import fingerprint
 from espnet_adastride.report.style import drawing, line_style
 from espnet_adastride.report.tables import format_interval, markdown_table
+from espnet_adastride.timing.ctc import path_spans
 
 
 class Point(NamedTuple):
@@ -47,6 +58,94 @@ class Point(NamedTuple):
     def rtf(self) -> float:
         """Seconds of computing per second of audio."""
         return self.seconds / self.audio
+
+
+def own_stride(model) -> float:
+    """Return the overall rate that a TrainedModel was configured with or has learned.
+
+    Raises:
+        UserError: the input layer does not downsample.
+    """
+    if model.layer is not None:
+        return float(math.prod(model.layer.current_strides()))
+    word = model.args.encoder_conf.get("input_layer", "conv2d")
+    found = re.fullmatch(r"conv[12]d(\d?)", str(word))
+    if not found:
+        raise UserError(f"input_layer {word} does not downsample; remove this model")
+    return float(found[1] or 4)
+
+
+def decode(model, audio: Dict[str, str], name: str):
+    """Return ({utterance: hypothesis}, seconds of computing, seconds of audio)."""
+    hypotheses, spent, samples = {}, 0.0, 0
+    for key, path in audio.items():
+        wave = read_audio(path, model.rate)
+        samples += len(wave)
+        start = time.process_time()
+        try:
+            log_probs = model.encode(wave, key).log_probs
+        except AudioError:  # too short at this rate: recognise nothing
+            hypotheses[key] = ""
+            continue
+        if log_probs is None:
+            raise UserError(
+                f"{name}: no CTC branch (ctc_weight 0), which greedy decoding needs; "
+                "remove this model"
+            )
+        best = log_probs.argmax(dim=1).tolist()
+        ids = [span.token for span in path_spans(best, model.model.blank_id)]
+        spent += time.process_time() - start
+        hypotheses[key] = model.to_text(model.converter.ids2tokens(ids))
+    return hypotheses, spent, samples / model.rate
+
+
+def measure(
+    name: str,
+    path: str,
+    model,
+    strides: Optional[Sequence[float]],
+    audio: Dict[str, str],
+    texts: Dict[str, str],
+    data_dir: PathLike,
+    prefix: PathLike,
+) -> List[Point]:
+    """Return a model's points; finished ones are read from their files.
+
+    Args:
+        name, path, model: name and path of the model, and the TrainedModel.
+        strides: strides in addition to the model's own; None: only its own.
+        audio, texts: audio and transcript by utterance, of ``data_dir``.
+        prefix: prefix of the points' files.
+    """
+    layers = [] if model.layer is None or strides is None else model.layer.stages()
+    own, free = own_stride(model), any(stage.takes_any_stride() for stage in layers)
+    parameters = sum(
+        float(value.double().abs().sum()) for value in model.model.state_dict().values()
+    )
+    points = []
+    for stride in sorted({own, *strides} if free else {own}):
+        options = {"model": path, "parameters": parameters, "stride": stride}
+        work = fingerprint([Path(data_dir) / "text"], options=options)
+        file = Path(f"{prefix}_{stride:g}x.json")
+        if file.is_file():
+            saved = json.loads(file.read_text(encoding="utf-8"))
+            if saved["work"] == work:
+                points.append(Point(**saved["point"]))
+                continue
+        if free:
+            with located(name):
+                model.set_stride(stride)
+        hypotheses, *spent = decode(model, audio, name)
+        counts = (one.tolist() for one in utterance_errors(texts, hypotheses, words))
+        point = Point(name, stride, stride == own, *counts, *spent)
+        saved = {"work": work, "point": point._asdict(), "hypotheses": hypotheses}
+        write_record(file, {**saved, **provenance()})
+        print(
+            f"{name} at {stride:g}x: WER {point.wer:.1f} %, RTF {point.rtf:.4f}",
+            flush=True,
+        )
+        points.append(point)
+    return points
 
 
 class Cell(NamedTuple):

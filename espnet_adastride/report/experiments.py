@@ -6,8 +6,8 @@
         -> HTML in one file                               make_report
 
 References and hypotheses are read from ``score_wer/{ref,hyp}.trn``, as written by
-sclite and this package, so that experiments of ESPnet's own recipes work too. ESPnet is
-only imported for stride pictures (``pictures`` is a function of the caller).
+sclite and this package, so that experiments of ESPnet's own recipes work too. For
+pictures of strides (:func:`draw_pictures`) the caller loads the model.
 """
 
 import re
@@ -37,8 +37,15 @@ from espnet_adastride.evaluation.statistics import (
 )
 from espnet_adastride.files import PathLike
 from espnet_adastride.report.charts import legend, plot_panel, training_panels
-from espnet_adastride.report.pages import Sound, encode_audio, render
-from espnet_adastride.report.style import to_svg
+from espnet_adastride.report.pages import Sound, data_uri, encode_audio, render
+from espnet_adastride.report.style import to_png, to_svg
+from espnet_adastride.report.utterance import (
+    Utterance,
+    make_picture,
+    plot_strides,
+    summary,
+    typical_utterance,
+)
 
 #: minimum number of speakers for an interval over speakers
 FEWEST_SPEAKERS = 8
@@ -395,6 +402,63 @@ def _sound(path: Optional[str], seconds: float) -> Optional[Sound]:
 
 
 # ------------------------------------------------------------------ the page
+
+
+def draw_pictures(
+    load: Callable, number: int, seconds: float, experiment, systems, find
+) -> Tuple[List[dict], List[str]]:
+    """Return pictures and notes, for :func:`make_report`.
+
+    If the pictures of an experiment cannot be drawn, the reason becomes a note, because
+    the rest of the report does not depend on them.
+
+    Args:
+        load: returns the Transcriber of an experiment's folder.
+        number: utterances drawn for each experiment.
+        seconds: seconds kept of a recording.
+        experiment, systems, find: of ``make_report``.
+    """
+    if not systems:
+        return [], []
+    decoded, name = systems[0].decoded, experiment.name
+    waves = find(decoded)
+    if not waves:
+        note = f"{name}: no pictures of strides: the recordings were not found."
+        return [], [note]
+    drawn = []
+    try:
+        config = (experiment.folder / "config.yaml").read_text(encoding="utf-8")
+        if "adastride" not in config:  # found without loading the model
+            return [], [f"{name}: strides are uniform; no pictures of them."]
+        transcriber = load(experiment.folder)
+        typical = typical_utterance(waves)
+        chosen = {typical: f"{typical}, of typical length"}
+        for a in worst_of(systems[0].aligned, len(systems[0].aligned)):
+            if a.id in waves:
+                why = f"{a.id}, among the worst ({a.counts.errors} errors)"
+                chosen.setdefault(a.id, why)
+        for key, why in list(chosen.items())[:number]:
+            utterance = Utterance(key, waves[key], decoded.ref[key])
+            picture = make_picture(transcriber, utterance)
+            image = to_png(plot_strides(picture), dpi=130)
+            sound = picture.wave, picture.rate, seconds
+            own = picture.hypothesis is not None and picture.hypothesis_from
+            drawn.append(
+                {
+                    "experiment": name,
+                    "why": why,
+                    "decoding": decoded.decoding,
+                    "decoded": decoded.hyp.get(key),
+                    "utterance": key,
+                    "hypothesis_of": own,
+                    "lines": summary(picture),
+                    "uri": data_uri(image, "image/png"),
+                    "audio": encode_audio(*sound) if seconds > 0 else None,
+                }
+            )
+    except (UserError, OSError) as error:
+        return [], [f"{name}: no pictures of strides: {error}."]
+    return drawn, []
 
 
 def make_report(

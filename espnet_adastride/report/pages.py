@@ -3,9 +3,11 @@
 import base64
 import io
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Sequence
 
 import numpy as np
+
+from espnet_adastride.files import PathLike, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -67,3 +69,30 @@ def render(template: str, **values) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template(template).render(**values)
+
+
+def save_picture(
+    figure, output: PathLike, title: str, lines: Sequence[str], sound=None
+) -> None:
+    """Write a figure as a picture, or as a page with text below it.
+
+    Args:
+        figure: matplotlib figure.
+        output: output file; its suffix selects the format.
+        title: title of the page.
+        lines: text below the picture.
+        sound: (samples, rate) to listen to, or None.
+    """
+    from espnet_adastride.report.style import save_figure, to_png
+
+    if Path(output).suffix.lower() != ".html":
+        save_figure(figure, output)
+        return
+    page = render(
+        "picture.html.j2",
+        title=title,
+        picture=data_uri(to_png(figure), "image/png"),
+        lines=lines,
+        audio=None if sound is None else encode_audio(*sound),
+    )
+    write_text(output, page)

@@ -11,11 +11,12 @@ From top to bottom, all over the same seconds::
 
 :func:`plot_strides` draws a :class:`StridePicture`; the boundaries in it come from
 ``timing/boundaries.py``. A waveform and boundaries in seconds suffice; no ESPnet.
+:func:`make_picture` gets them from a model.
 """
 
 import textwrap
 from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 from matplotlib.collections import LineCollection
@@ -24,6 +25,9 @@ from matplotlib.figure import Figure
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from espnet_adastride.corpora.audio import audio_info
+from espnet_adastride.corpora.recordings import read_audio
+from espnet_adastride.errors import UserError
 from espnet_adastride.report.style import (
     BLACK,
     BOUNDARY_MAP,
@@ -47,7 +51,10 @@ from espnet_adastride.timing.energy import (
     is_speech,
     windows,
 )
+from espnet_adastride.timing.transcripts import TimedReference
 
+#: seconds; the utterance nearest to it is typical
+GOOD_LENGTH = 5.0
 MEL_BINS = 80
 #: range of the picture below the loudest bin; lower values are white
 SPECTROGRAM_RANGE_DB = 65.0
@@ -110,6 +117,87 @@ class StridePicture:
     def uniform_width(self) -> float:
         """Seconds of a uniform frame (the last one of an utterance may be shorter)."""
         return float(np.median(np.diff(self.uniform)))
+
+
+class Utterance(NamedTuple):
+    """What to draw: id, audio file, transcript (None if not known)."""
+
+    id: str
+    audio: str
+    text: Optional[str]
+
+
+def typical_utterance(waves: Dict[str, str]) -> str:
+    """Return the id of the recording that is nearest to 5 s; the first of equals.
+
+    Raises:
+        AudioError: for a recording that cannot be read.
+    """
+
+    def distance(key):
+        return abs(audio_info(waves[key]).seconds - GOOD_LENGTH)
+
+    return min(sorted(waves), key=distance)
+
+
+def make_picture(
+    transcriber,
+    utterance: Utterance,
+    threshold: float = SPEECH_THRESHOLD_DB,
+    reference: Optional[TimedReference] = None,
+) -> StridePicture:
+    """Encode a recording for its picture.
+
+    Args:
+        transcriber: a Transcriber whose model has adaptive strides.
+        utterance: the recording.
+        threshold: of speech, in dB below the loudest moment.
+        reference: times of words and phones; None: those of the CTC branch.
+
+    Raises:
+        UserError: if the model cannot encode the recording.
+    """
+    trained, key = transcriber.trained, utterance.id
+    wave = read_audio(utterance.audio, trained.rate, say=transcriber.say)
+    pieces = list(transcriber.encode_pieces(wave, key))
+    encoded = transcriber.joined(pieces, len(wave))
+    times = encoded.times.of_strides()
+    hypothesis, words, phones, source = None, [], [], ""
+    if encoded.log_probs is not None:
+        hypothesis, words = transcriber.recognise_pieces(pieces)
+        source = "CTC path of the hypothesis"
+        if utterance.text:
+            try:
+                words = transcriber.align(wave, utterance.text).words
+                source = "best CTC path of the reference"
+            except ValueError:  # too few frames, or unknown tokens
+                pass
+    if reference is not None:
+        if key not in reference.words and len(reference.words) == 1:
+            key = next(iter(reference.words))
+        if key not in reference.words:
+            raise UserError(
+                f"--ref {reference.source} has no utterance {key}; leave out --ref, or "
+                "add its times"
+            )
+        words, source = reference.words[key], reference.source
+        phones = reference.phones.get(key, [])
+    return StridePicture(
+        utterance=utterance.id,
+        wave=wave,
+        rate=trained.rate,
+        step=trained.step,
+        boundaries=times.boundaries,
+        uniform=times.windows,
+        method=trained.describe_strides(),
+        reference=utterance.text,
+        hypothesis=hypothesis,
+        hypothesis_from="greedy CTC",
+        threshold=threshold,
+        words=words,
+        phones=phones,
+        times_from=source,
+    )
 
 
 def mel(hertz):

@@ -5,6 +5,7 @@ text, JSON, subtitles (SRT, WebVTT) and NIST's CTM, one word per line::
     RECORDING CHANNEL START DURATION WORD CONFIDENCE
 """
 
+import contextlib
 import html
 import json
 import re
@@ -25,6 +26,9 @@ SUBTITLE_SECONDS = 6.0
 SUBTITLE_PAUSE = 0.8
 #: minimum seconds of a subtitle, unless the next one starts earlier
 SUBTITLE_SHORTEST = 1.0
+
+#: what aligners write where nobody speaks
+SILENT_WORDS = ("<eps>", "sil", "sp", "spn", "<sil>")
 
 
 class Segment(NamedTuple):
@@ -342,6 +346,37 @@ def read_reference(path: PathLike) -> Dict[str, List[Timed]]:
     if not files:
         raise UserError(f"{path}: no *.TextGrid in it; give word alignments or a CTM")
     return {file.stem: read_textgrid(file) for file in files}
+
+
+class TimedReference(NamedTuple):
+    """Words and phones by utterance, and their source."""
+
+    words: Dict[str, List[Timed]]
+    phones: Dict[str, List[Timed]]
+    source: str
+
+
+def read_timed_reference(path: PathLike) -> TimedReference:
+    """Return the words, and any phones, of a CTM or of TextGrids; silences left out.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    path = Path(path)
+    if path.suffix == ".TextGrid":
+        files, words = [path], {path.stem: read_textgrid(path)}
+    else:
+        words = read_reference(path)
+        files = sorted(path.rglob("*.TextGrid")) if path.is_dir() else []
+    phones = {}
+    for file in files:
+        with contextlib.suppress(UserError):  # not every TextGrid has this tier
+            phones[file.stem] = read_textgrid(file, "phones")
+    spoken = {
+        key: [word for word in timed if word.text.lower() not in SILENT_WORDS]
+        for key, timed in words.items()
+    }
+    return TimedReference(spoken, phones, path.name)
 
 
 class TimeErrors(NamedTuple):

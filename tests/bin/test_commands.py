@@ -92,8 +92,6 @@ def options(tmp_path, **changed):
     "changed, words",
     [
         ({"model": "no where"}, "--model no where: no such file or folder"),
-        ({"stride": 0.5}, "--stride 0.5: give a number of at least 1"),
-        ({"ngpu": 2}, "--ngpu 2: give 0 or 1"),
         ({"asr_model_file": "x.pth"}, "x.pth: no such file"),
         ({"upstream_model": "no where"}, "--upstream_model no where: no such folder"),
     ],

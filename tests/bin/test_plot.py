@@ -73,7 +73,7 @@ def test_the_picture_of_a_model(method, adastride, data_dir, tmp_path, capsys):
 def test_what_is_drawn(adastride, data_dir, monkeypatch, tmp_path, capsys):
     pictures = []
     monkeypatch.setattr(utterance, "plot_strides", pictures.append)
-    monkeypatch.setattr(plot, "save", lambda *_: None)
+    monkeypatch.setattr(plot, "save_picture", lambda *_: None)
     run(
         capsys,
         *("utterance", "--model", adastride, "--output", tmp_path / "x.png"),
@@ -238,7 +238,6 @@ def test_mistakes_end_in_one_line(adastride, data_dir, tmp_path, capsys):
     assert "did you mean utt1?" in said(utt_id="uttt1")
     assert "wav.scp: no such file" in said(data_dir=tmp_path)
     assert "must end in .png, .svg, .pdf, .html" in said(output="strides.jpg")
-    assert "give a positive number of dB" in said(speech_threshold="-3")
     assert "no such file" in said(data_dir=None, audio=tmp_path / "none.wav")
     (tmp_path / "text.wav").write_text("no audio")
     assert "unreadable audio" in said(data_dir=None, audio=tmp_path / "text.wav")
@@ -274,7 +273,7 @@ def test_words_and_phones_of_a_textgrid(adastride, data_dir, monkeypatch, tmp_pa
     )
     pictures = []
     monkeypatch.setattr(utterance, "plot_strides", pictures.append)
-    monkeypatch.setattr(plot, "save", lambda *_: None)
+    monkeypatch.setattr(plot, "save_picture", lambda *_: None)
     words = ["utterance", "--model", adastride, "--data_dir", data_dir]
     words += ["--utt_id", "utt1", "--ref", folder, "--output", tmp_path / "x.png"]
     plot.main([str(w) for w in words])

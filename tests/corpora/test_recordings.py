@@ -192,3 +192,29 @@ def test_segments_cover_all_and_none_is_too_long_or_short(parts):
 def test_silence():
     assert is_silent(np.zeros(5)) and is_silent(np.zeros(0))
     assert not is_silent(speech(-0.1))
+
+
+def test_pauses_where_the_noise_changes():
+    """Two sentences of 2 s in a quiet room, two in a noisy one: 30 dB more noise."""
+    random = np.random.default_rng(0)
+    wave = []
+    for floor in (0.0005, 0.0005, 0.016, 0.016):
+        said = 0.2 * random.standard_normal(2 * RATE)
+        pause = np.zeros(RATE // 2)
+        room = np.concatenate([said, pause])
+        wave.append(room + floor * random.standard_normal(len(room)))
+    wave = np.concatenate(wave).astype(np.float32)
+    pauses = find_pauses(energy(wave, RATE))
+    expected = [(200 + 250 * n, 250 + 250 * n) for n in range(4)]
+    assert len(pauses) == 4
+    for (a, b), (begin, end) in zip(pauses, expected):
+        assert abs(a - begin) <= 3 and abs(b - end) <= 3
+    cuts = [end / RATE for _, end in cut_at_pauses(wave, RATE, 3.0)][:-1]
+    np.testing.assert_allclose(cuts, [2.25, 4.75, 7.25], atol=0.05)
+
+
+def test_energy_is_the_same_in_blocks(monkeypatch):
+    wave = np.random.default_rng(0).standard_normal(RATE * 3 + 17).astype(np.float32)
+    whole_curve = energy(wave, RATE)
+    monkeypatch.setattr(recordings, "ENERGY_BLOCK", 7)
+    np.testing.assert_allclose(energy(wave, RATE), whole_curve, atol=1e-9)

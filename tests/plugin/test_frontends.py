@@ -14,12 +14,13 @@ import yaml
 
 from espnet_adastride.bin import align, plot
 from espnet_adastride.bin import transcribe as transcribe_command
-from espnet_adastride.bin.report import draw_pictures
+from espnet_adastride.bin.model_options import load_adaptive
 from espnet_adastride.errors import AudioError, ConfigurationError, UnknownTimesError
 from espnet_adastride.plugin import espnet, trainer
 from espnet_adastride.plugin.espnet import TooShortUttError, asr_task
 from espnet_adastride.plugin.frontends import frontend_frames, why_unknown
 from espnet_adastride.plugin.planning import ModelLengths
+from espnet_adastride.report.experiments import draw_pictures
 from espnet_adastride.timing.convolutions import (
     Convolution,
     FrameRule,
@@ -426,8 +427,14 @@ def test_the_report_says_why_there_are_no_pictures(unknown, monkeypatch):
     decoded = SimpleNamespace(ref={"a": "A B"})
     systems = [SimpleNamespace(decoded=decoded, aligned=[])]
     experiment = SimpleNamespace(folder=unknown, name="exp")
+    parser = plot.get_parser()
+
+    def load(folder):
+        options = ["utterance", "--model", str(folder), "--audio", "a", "--output", "o"]
+        return load_adaptive(parser.parse_args(options))
+
     drawn, (note,) = draw_pictures(
-        1, None, 1.0, experiment, systems, lambda decoded: {"a": wave}
+        load, 1, 1.0, experiment, systems, lambda decoded: {"a": wave}
     )
     assert drawn == []
     assert note.startswith("exp: no pictures of strides: ")

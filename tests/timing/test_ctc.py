@@ -9,6 +9,7 @@ import torch
 pytest.importorskip("torchaudio")
 
 from espnet_adastride.errors import AlignmentError  # noqa: E402
+from espnet_adastride.timing import ctc  # noqa: E402
 from espnet_adastride.timing.ctc import (  # noqa: E402
     Span,
     Timed,
@@ -130,3 +131,38 @@ def test_spread_by_letters():
         ("AB", 1.0, 2.0), ("C", 2.0, 2.5), ("D", 2.5, 3.0),
     ]  # fmt: skip
     assert spread_words([], 0.0, 1.0) == []
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_alignment_in_little_memory_is_the_same(seed, monkeypatch):
+    random = np.random.default_rng(seed)
+    frames, vocabulary = int(random.integers(1, 60)), 5
+    scores = torch.from_numpy(random.standard_normal((frames, vocabulary)) * 2)
+    log_probs = scores.float().log_softmax(1)
+    ids, most = [], int(random.integers(0, frames))
+    while len(ids) < most:
+        ids.append(int(random.integers(1, vocabulary)))
+        if ctc.needed_frames(ids) > frames:
+            ids.pop()
+            break
+    ids = ids or [1]
+    path, values = ctc.force_align(log_probs, ids)
+    monkeypatch.setattr(ctc, "MOST_CELLS", 0)
+    mine, own = ctc.force_align(log_probs, ids)
+    assert mine == path
+    np.testing.assert_allclose(own, values, rtol=1e-5)
+    assert [span.token for span in ctc.path_spans(mine)] == ids
+
+
+def test_a_long_alignment_finds_what_was_planted(monkeypatch):
+    """20,000 frames and 3,001 states, where tokens are where they were put."""
+    monkeypatch.setattr(ctc, "MOST_CELLS", 0)
+    random = np.random.default_rng(0)
+    ids = random.integers(1, 9, 1500).tolist()
+    places = np.sort(random.choice(np.arange(0, 20000, 2), 1500, replace=False))
+    log_probs = torch.full((20000, 9), -8.0)
+    log_probs[:, 0] = -0.01
+    log_probs[places, 0] = -8.0
+    log_probs[places, ids] = -0.01
+    path, _ = ctc.force_align(log_probs, ids)
+    assert [s.first for s in ctc.path_spans(path)] == places.tolist()

@@ -1,0 +1,27 @@
+"""What a folder of transcripts remembers of the recordings that they are of."""
+
+from espnet_adastride.recipe.sources import RECORDS_NAME, Sources
+
+
+def test_what_was_done_remembers_its_source(tmp_path):
+    first, other = tmp_path / "p0.ogg", tmp_path / "p0.mp3"
+    first.write_bytes(b"one sound")
+    other.write_bytes(b"two sound")
+    Sources(tmp_path / "out").add("p0", first)
+    known = Sources(tmp_path / "out")
+    assert known.relation("p0", first) == "same"
+    assert known.relation("p0", other) == "other"
+    assert known.relation("p1", first) == ""
+    # moved, it is the same; changed in its place, it is not
+    (tmp_path / "moved").mkdir()
+    first = first.rename(tmp_path / "moved" / "p0.ogg")
+    assert known.relation("p0", first) == "same"
+    known.add("p0", first)
+    first.write_bytes(b"new sound")
+    assert known.relation("p0", first) == "changed"
+    # a line that was cut off is passed over, and stays a line of its own
+    path = tmp_path / "out" / RECORDS_NAME
+    path.write_text(path.read_text() + '{"name": "p')
+    Sources(tmp_path / "out").add("p3", other)
+    assert Sources(tmp_path / "out").relation("p3", other) == "same"
+    assert Sources(tmp_path / "out").relation("p0", first) == "changed"
