@@ -5,7 +5,7 @@ compared, and as words of a command line (``--encoder_conf num_blocks=2``).
 """
 
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Sequence
 
 import yaml
 
@@ -67,6 +67,15 @@ def merge_configs(configs: Iterable[dict]) -> dict:
                 value = merge_configs([before, value])
             merged[key] = value
     return merged
+
+
+def map_strings(value: Any, change: Callable[[str], Any]) -> Any:
+    """Return a configuration with all of its strings changed, keys left alone."""
+    if isinstance(value, dict):
+        return {key: map_strings(one, change) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [map_strings(one, change) for one in value]
+    return change(value) if isinstance(value, str) else value
 
 
 def flatten(config: object, prefix: str = "") -> Dict[str, str]:

@@ -96,18 +96,6 @@ def name_seeds(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def check_counts(args: argparse.Namespace, *names: str) -> None:
-    """Refuse options below 1, such as ``--nj``; one that is None was not given.
-
-    Raises:
-        UserError: naming it.
-    """
-    for name in names:
-        value = getattr(args, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name} {value}: give at least 1")
-
-
 def read_seeds(words: Sequence[str]) -> List[int]:
     """Return the seeds of ``--seeds``.
 

@@ -67,6 +67,12 @@ def test_no_command_takes_them(command, words, word, capsys):
         ("report", "exp --worst -1", "give a whole number, 0 or more"),
         ("report", "exp --pictures -1", "give a whole number, 0 or more"),
         ("report", "exp --audio_seconds -1", "give a number, 0 or more"),
+        ("prepare", "a.csv --valid_share 1.1", "give a number from 0 to 1"),
+        ("prepare", "a.csv --nj 0", "give a whole number, 1 or more"),
+        ("compare", "--nj 0", "give a whole number, 1 or more"),
+        ("compare", "--threads 0", "give a whole number, 1 or more"),
+        ("experiment", "a.yaml --limit 0", "give a whole number, 1 or more"),
+        ("classify_espnet", "--exp e --nj 0", "give a whole number, 1 or more"),
     ],
 )
 def test_numbers_out_of_range_are_refused(command, words, said, capsys):

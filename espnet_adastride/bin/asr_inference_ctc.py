@@ -20,10 +20,10 @@ import logging
 import sys
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import Parser, command
+from espnet_adastride.bin.parsers import Parser, add_switch, command
 from espnet_adastride.config import read_config
 from espnet_adastride.errors import UserError, no_such
-from espnet_adastride.options import real, str2bool, whole
+from espnet_adastride.options import real, whole
 
 
 class ConfigParser(Parser):
@@ -99,11 +99,10 @@ def get_parser():
     parser.add_argument(
         "--key_file", type=str_or_none, help="file of the utterances to decode"
     )
-    parser.add_argument(
+    add_switch(
+        parser,
         "--allow_variable_data_keys",
-        type=str2bool,
-        default=False,
-        help="accept inputs that the model does not use",
+        "accept inputs that the model does not use",
     )
     parser.add_argument(
         "--asr_train_config", type=str_or_none, help="config.yaml of the model"

@@ -72,9 +72,6 @@ def train(args, methods, seeds):
     )
     from espnet_adastride.networks.classifier import Classifier
 
-    for name in ("corpus", "config"):
-        if not getattr(args, name):
-            raise UserError(f"give --{name} (or --train false)")
     options = read_options(args.config)
     for method in methods:  # find a wrong word now, not after an hour
         with located(method.word, (TypeError, ValueError), UserError):

@@ -265,9 +265,6 @@ def train(args, methods, seeds):
 
     from espnet_adastride.experiments.classification.options import read_options
 
-    for name in ("corpus", "config", "data_config"):
-        if not getattr(args, name):
-            raise UserError(f"give --{name} (or --train false)")
     if args.ngpu:
         # this query does not initialise CUDA, so forked processes can use it
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
@@ -315,7 +312,7 @@ def main(args):
     from espnet_adastride.experiments.classification.tables import report
 
     torch.set_num_threads(1)
-    methods, seeds = read_methods(args)
+    methods, seeds = read_methods(args, needed=["data_config"])
     if args.train:
         with resumable(Interrupted):
             train(args, methods, seeds)

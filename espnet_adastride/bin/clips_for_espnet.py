@@ -26,6 +26,7 @@ from espnet_adastride.corpora.clips import (
     find_clips,
     split_clips,
 )
+from espnet_adastride.corpora.kaldi import write_lines
 from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.errors import UserError
 from espnet_adastride.files import shown, write_flac, write_text
@@ -94,7 +95,7 @@ def write_part(clips, folder: Path, rate: int, waves: Path, least: int) -> int:
     Raises:
         UserError: a recording cannot be used, or two have the same name.
     """
-    rows = []
+    rows: dict = {}
     for clip in clips:
         path, samples = fit_recording(clip, rate, waves)
         if samples < least:
@@ -102,16 +103,14 @@ def write_part(clips, folder: Path, rate: int, waves: Path, least: int) -> int:
                 f"{clip.path}: too short: {samples} samples at {rate} Hz; {least} "
                 "are needed for one frame; remove it from the corpus"
             )
-        label = UNFIT.sub("_", clip.label)
-        group = UNFIT.sub("_", clip.group)
-        rows.append((utterance_id(clip.id), path, label, group, samples))
-    rows.sort()
-    for one, other in zip(rows, rows[1:]):
-        if one[0] == other[0]:
-            raise UserError(f"{one[1]} and {other[1]} are both {one[0]}; rename one")
-    for name, column in (("wav.scp", 1), ("label", 2), ("utt2spk", 3), ("shape", 4)):
-        write_text(folder / name, "".join(f"{row[0]} {row[column]}\n" for row in rows))
-    return sum(row[1].parent == waves.absolute() for row in rows)
+        key = utterance_id(clip.id)
+        if key in rows:
+            raise UserError(f"{rows[key][0]} and {path} are both {key}; rename one")
+        label, group = UNFIT.sub("_", clip.label), UNFIT.sub("_", clip.group)
+        rows[key] = path, label, group, str(samples)
+    for column, name in enumerate(("wav.scp", "label", "utt2spk", "shape")):
+        write_lines(folder / name, {k: str(row[column]) for k, row in rows.items()})
+    return sum(row[0].parent == waves.absolute() for row in rows.values())
 
 
 def write_data(

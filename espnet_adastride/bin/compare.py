@@ -25,7 +25,7 @@ from collections import Counter
 from pathlib import Path
 from typing import List, Sequence
 
-from espnet_adastride.bin.parsers import Parser, add_job_options, command
+from espnet_adastride.bin.parsers import Parser, add_job_options, add_switch, command
 from espnet_adastride.corpora.kaldi import shorten
 from espnet_adastride.errors import (
     UserError,
@@ -39,11 +39,9 @@ from espnet_adastride.experiments.records import code_state
 from espnet_adastride.experiments.runs import Grid, run_grid
 from espnet_adastride.files import write_text
 from espnet_adastride.options import (
-    check_counts,
     read_seeds,
     real,
     split_list,
-    str2bool,
     whole,
 )
 from espnet_adastride.recipe.jobs import Interrupted
@@ -95,12 +93,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--name", default="comparison", help="title and file of the table: exp/NAME.md"
     )
-    parser.add_argument(
-        "--table_only",
-        type=str2bool,
-        default=False,
-        help="only write the table of finished runs",
-    )
+    add_switch(parser, "--table_only", "only write the table of finished runs")
     parser.add_argument(
         "--resamples", type=whole(1), default=10000, help="bootstrap resamples"
     )
@@ -204,7 +197,6 @@ def read_lists(args) -> None:
 
 @command(get_parser)
 def main(args):
-    check_counts(args, "nj", "threads")
     read_lists(args)
     experiment = define(args)
     runs = experiment.runs()

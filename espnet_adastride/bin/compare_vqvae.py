@@ -72,7 +72,7 @@ def read_lists(args):
     Raises:
         UserError: a word that is not a number, or an empty list.
     """
-    methods, seeds = read_methods(args)
+    methods, seeds = read_methods(args, hint=", or set RECORDINGS=")
     rates = split_list(args.rates)
     for word in rates:
         if not re.fullmatch(r"\d{1,4}", word) or bin(int(word)).count("1") != 1:
@@ -195,20 +195,6 @@ def train_run(exp, folder, method, seed, listen):
     )
 
 
-def check_inputs(args):
-    """Check that there is training data before ESPnet is imported.
-
-    Raises:
-        UserError: naming the option and the fix.
-    """
-    for name in ("corpus", "config"):
-        if not getattr(args, name):
-            say = ", or set RECORDINGS=" if name == "corpus" else ""
-            raise UserError(f"give --{name}{say} (or --train false)")
-    read_config(args.config)
-    find_recordings(args.corpus)
-
-
 def train(args, methods, rates, seeds):
     """Prepare the data and train the unfinished runs.
 
@@ -269,7 +255,8 @@ def main(args):
     torch.set_num_threads(1)
     methods, rates, seeds = read_lists(args)
     if args.train:
-        check_inputs(args)
+        read_config(args.config)  # before ESPnet is imported
+        find_recordings(args.corpus)
         with quiet_imports():
             import espnet_adastride.plugin.vqvae_task  # noqa: F401  (before forking)
         with resumable(Interrupted):

@@ -121,6 +121,11 @@ def published_md5(url: str, part: str) -> str:
     raise UserError(f"{url}/md5sum.txt does not name {part}.tar.gz; misspelt part?")
 
 
+def _bar(what: str, total: Optional[int], done: int = 0) -> tqdm:
+    size = {"unit": "B", "unit_scale": True, "mininterval": 1.0}
+    return tqdm(desc=what, total=total, initial=done, **size)
+
+
 def fetch(address: str, path: Path) -> None:
     """Download to ``path``, resuming after the bytes it already holds.
 
@@ -189,14 +194,7 @@ def _fetch_once(address: str, path: Path) -> None:
                 )
         with (
             open(path, "ab" if have else "wb") as f,
-            tqdm(
-                desc=path.name[: -len(".part")],
-                initial=have,
-                total=None if rest is None else have + rest,
-                unit="B",
-                unit_scale=True,
-                mininterval=1.0,
-            ) as bar,
+            _bar(path.name[: -len(".part")], rest and have + rest, have) as bar,
         ):
             got = 0
             while block := response.read(CHUNK):
@@ -212,13 +210,7 @@ def md5sum(path: Path) -> str:
     digest = hashlib.md5()
     with (
         open(path, "rb") as f,
-        tqdm(
-            desc=f"checking {path.name}",
-            total=path.stat().st_size,
-            unit="B",
-            unit_scale=True,
-            mininterval=1.0,
-        ) as bar,
+        _bar(f"checking {path.name}", path.stat().st_size) as bar,
     ):
         while block := f.read(CHUNK):
             digest.update(block)

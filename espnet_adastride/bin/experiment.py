@@ -15,29 +15,26 @@ import os
 from pathlib import Path
 
 from espnet_adastride.bin.parsers import Parser, add_job_options, command
-from espnet_adastride.bin.results import RECORDS, write_results
+from espnet_adastride.bin.results import add_record_options, write_results
 from espnet_adastride.errors import UserError, resumable
 from espnet_adastride.experiments.definition import ROOT, read_experiment
 from espnet_adastride.experiments.grid import with_threads
 from espnet_adastride.experiments.records import code_state
 from espnet_adastride.experiments.runs import Grid, run_grid
-from espnet_adastride.options import check_counts
+from espnet_adastride.options import whole
 from espnet_adastride.recipe.jobs import Interrupted
 
 
 def get_parser() -> argparse.ArgumentParser:
     parser = Parser(__doc__)
     parser.add_argument("definition", help="definition, conf/experiments/NAME.yaml")
-    parser.add_argument("--records", default=str(RECORDS), help="folder of records")
-    parser.add_argument(
-        "--results", default=str(RECORDS.parent), help="folder of the pages"
-    )
+    add_record_options(parser)
     parser.add_argument("--dumpdir", default="dump", help="the recipe's dump folder")
     parser.add_argument(
         "--expdir", default="exp", help="the recipe's experiment folder"
     )
     parser.add_argument(
-        "--limit", type=int, help="stop after so many runs; default: all"
+        "--limit", type=whole(1), help="stop after so many runs; default: all"
     )
     add_job_options(parser)
     return parser
@@ -45,7 +42,6 @@ def get_parser() -> argparse.ArgumentParser:
 
 @command(get_parser)
 def main(args):
-    check_counts(args, "nj", "threads", "limit")
     experiment = read_experiment(args.definition)
     if experiment.task != "asr":
         raise UserError(

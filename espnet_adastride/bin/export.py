@@ -13,10 +13,10 @@ import os
 import tempfile
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import Parser, command
+from espnet_adastride.bin.model_options import add_checkpoint_options
+from espnet_adastride.bin.parsers import Parser, add_switch, command
 from espnet_adastride.errors import GIVE_MODEL, UserError, no_such
 from espnet_adastride.extras import describe_missing
-from espnet_adastride.options import real, str2bool
 from espnet_adastride.quiet import quiet_imports
 
 FORMATS = ("onnx", "torch")
@@ -44,25 +44,8 @@ def get_parser() -> argparse.ArgumentParser:
         default="none",
         help="int8: 8-bit weights of linear layers (default: none)",
     )
-    parser.add_argument("--asr_model_file", help="parameter file in the folder")
-    parser.add_argument(
-        "--stride",
-        type=real(1),
-        help="overall rate of the input layer, fixed in the file (default: as trained)",
-    )
-    parser.add_argument(
-        "--upstream_model",
-        metavar="FOLDER",
-        help="the pretrained encoder of a model that reads extracted features, if it "
-        "is not where it was in training",
-    )
-    parser.add_argument(
-        "--overwrite",
-        type=str2bool,
-        default=False,
-        metavar="true|false",
-        help="replace an existing file (default: false)",
-    )
+    add_checkpoint_options(parser)
+    add_switch(parser, "--overwrite", "replace an existing file")
     return parser
 
 

@@ -13,7 +13,6 @@ espnet_adastride/corpora/features.py.
 folder need; ``--check NAME[:MODEL]`` tells whether an upstream is available.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -44,15 +43,6 @@ MADE = (
 def get_parser():
     parser = Parser(__doc__)
     add_set_options(parser, "a formatted data folder and its output folder")
-    add_upstream_options(parser)
-    parser.add_argument(
-        "--nj", type=whole(1), default=1, help="recordings processed in parallel"
-    )
-    return parser
-
-
-def add_upstream_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of :func:`build_upstream`."""
     parser.add_argument(
         "--upstream",
         required=True,
@@ -65,6 +55,10 @@ def add_upstream_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="where to compute"
     )
+    parser.add_argument(
+        "--nj", type=whole(1), default=1, help="recordings processed in parallel"
+    )
+    return parser
 
 
 @one_line_errors

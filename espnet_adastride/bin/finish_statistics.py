@@ -1,7 +1,6 @@
 """Stages 6 and 10, last step: complete the joined statistics and install them."""
 
-from espnet_adastride.bin.parsers import Parser, command
-from espnet_adastride.options import str2bool
+from espnet_adastride.bin.parsers import Parser, add_switch, command
 from espnet_adastride.recipe.feature_statistics import finish
 
 
@@ -13,12 +12,7 @@ def get_parser():
         "--token_type", required=True, help="kind of tokens: bpe, char, ..."
     )
     parser.add_argument("--token_list", required=True, help="tokens.txt")
-    parser.add_argument(
-        "--text_only",
-        type=str2bool,
-        default=False,
-        help="statistics of a language model",
-    )
+    add_switch(parser, "--text_only", "statistics of a language model")
     return parser
 
 

@@ -5,9 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import Parser, command
+from espnet_adastride.bin.parsers import Parser, add_switch, command
 from espnet_adastride.files import lock
-from espnet_adastride.options import str2bool
 
 
 def get_parser():
@@ -16,9 +15,7 @@ def get_parser():
         "fd", type=int, help="file descriptor of the lock file, open for appending"
     )
     parser.add_argument("lock_file", help="name of the lock file")
-    parser.add_argument(
-        "--wait", type=str2bool, default=False, help="wait instead of failing"
-    )
+    add_switch(parser, "--wait", "wait instead of failing")
     return parser
 
 

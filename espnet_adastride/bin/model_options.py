@@ -11,13 +11,8 @@ from espnet_adastride.options import real
 from espnet_adastride.quiet import quiet_imports
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add --model, --asr_model_file, --stride ...: the options of TrainedModel."""
-    parser.add_argument(
-        "--model",
-        required=True,
-        help="experiment folder (exp/asr_...) or a .zip of espnet2.bin.pack",
-    )
+def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which parameters of a model are used, and how."""
     parser.add_argument(
         "--asr_model_file",
         help="parameter file in the folder (default: valid.*.ave.pth)",
@@ -33,13 +28,18 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="pretrained encoder of a model that reads extracted features, if it "
         "is no longer at the path used in training",
     )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add --model, --ngpu, --asr_model_file ...: the options of TrainedModel."""
     parser.add_argument(
-        "--ngpu",
-        type=int,
-        choices=(0, 1),
-        default=0,
-        help="0: CPU (default), 1: one GPU",
+        "--model",
+        required=True,
+        help="experiment folder (exp/asr_...) or a .zip of espnet2.bin.pack",
     )
+    add_checkpoint_options(parser)
+    device = "0: CPU (default), 1: one GPU"
+    parser.add_argument("--ngpu", type=int, choices=(0, 1), default=0, help=device)
 
 
 def add_segment_option(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Dict, List
 
 from espnet_adastride.bin.parsers import Parser, command
-from espnet_adastride.config import read_config
+from espnet_adastride.config import map_strings, read_config
 from espnet_adastride.corpora.lengths import LENGTHS_NAME, find_lengths, write_lengths
 from espnet_adastride.corpora.upstream_record import RECORD_NAME, read_record
 from espnet_adastride.errors import UserError
@@ -69,17 +69,6 @@ def archive_name(path: str) -> str:
     if name.startswith(".."):
         name = os.path.abspath(path).lstrip("/")
     return name
-
-
-def _renamed(value, names: Dict[str, str]):
-    """Return a configuration that names files as in the archive."""
-    if isinstance(value, dict):
-        return {key: _renamed(one, names) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_renamed(one, names) for one in value]
-    if isinstance(value, str):
-        return names.get(os.path.abspath(value), value) if "/" in value else value
-    return value
 
 
 @contextmanager
@@ -170,6 +159,10 @@ def pack_model(args: argparse.Namespace, named: Dict[str, str]) -> str:
         upstream=upstream,
         dtype=args.dtype,
     )
+
+    def in_archive(word: str) -> str:
+        return names.get(os.path.abspath(word), word) if "/" in word else word
+
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".pack", dir=out.parent) as folder:
         for path in paths:
@@ -181,7 +174,7 @@ def pack_model(args: argparse.Namespace, named: Dict[str, str]) -> str:
                 shutil.copyfile(path, target)
         for key in CONFIGS:
             if key in named:
-                config = _renamed(read_config(named[key]), names)
+                config = map_strings(read_config(named[key]), in_archive)
                 text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
                 target = Path(folder, names[os.path.abspath(named[key])])
                 target.write_text(text, encoding="utf-8")

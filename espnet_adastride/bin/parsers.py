@@ -18,7 +18,7 @@ from espnet_adastride.errors import (
     nearest,
     one_line_errors,
 )
-from espnet_adastride.options import check_counts, read_seeds, split_list, str2bool
+from espnet_adastride.options import read_seeds, split_list, str2bool, whole
 from espnet_adastride.version import __version__
 
 #: the folder of this project; defaults in it are shown relative to it
@@ -125,11 +125,17 @@ def command(get_parser: Callable[[], argparse.ArgumentParser]):
     return decorate
 
 
+def add_switch(parser, name: str, help: str) -> None:
+    """Add an option that is ``true`` or, by default, ``false``."""
+    kind = {"type": str2bool, "default": False, "metavar": "true|false"}
+    parser.add_argument(name, help=f"{help} (default: false)", **kind)
+
+
 def add_job_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a command that runs a recipe several times."""
     add = parser.add_argument
-    add("--nj", type=int, default=1, help="parallel runs")
-    add("--threads", type=int, default=1, help="threads per run")
+    add("--nj", type=whole(1), default=1, help="parallel runs")
+    add("--threads", type=whole(1), default=1, help="threads per run")
     python = "python of the recipe; default: this one"
     add("--python", default=sys.executable, help=python)
 
@@ -153,26 +159,33 @@ def add_run_options(
     words += "; or all" if methods == "all" else ""
     add("--methods", nargs="+", default=methods.split(), help=words)
     add("--seeds", nargs="+", default=seeds.split(), help="random seeds")
-    add("--nj", type=int, default=1, help="parallel runs, one core each")
+    add("--nj", type=whole(1), default=1, help="parallel runs, one core each")
     tested = "method that others are tested against"
     add("--reference", default="strided_conv", help=tested)
     only = "false: only the table of finished runs"
     add("--train", type=str2bool, default=True, help=only)
 
 
-def read_methods(args, every: Sequence[str] = ()) -> Tuple[list, List[int]]:
+def read_methods(
+    args, every: Sequence[str] = (), needed: Sequence[str] = (), hint: str = ""
+) -> Tuple[list, List[int]]:
     """Return methods and seeds; a list may be one word with spaces.
 
     Args:
         every: the methods that ``all`` means.
+        needed: options without which nothing can be trained, beside corpus and config.
+        hint: how else the corpus can be given.
 
     Raises:
-        UserError: a seed is not an integer, no method, or --nj is below 1.
+        UserError: one of those, a seed that is no integer, or no method.
     """
     from espnet_adastride.networks.methods import parse_method  # not for --help
 
+    for name in ("corpus", "config", *needed) if args.train else ():
+        if not getattr(args, name):
+            other = hint if name == "corpus" else ""
+            raise UserError(f"give --{name}{other} (or --train false)")
     words, seeds = split_list(args.methods), read_seeds(args.seeds)
-    check_counts(args, "nj")
     if not words:
         raise UserError("--methods: give at least one")
     words = list(every) if every and words == ["all"] else words

@@ -258,22 +258,11 @@ def _last(stats) -> str:
     return f", at the end {', '.join(found)}" if found else ""
 
 
-def check_output(output: str) -> None:
-    """Reject unknown picture formats before anything is computed.
-
-    Raises:
-        UserError: with the choices.
-    """
-    if Path(output).suffix[1:].lower() not in OUTPUTS:
-        raise UserError(
-            f"--output {output}: the name must end in "
-            f"{', '.join('.' + kind for kind in OUTPUTS)}"
-        )
-
-
 @command(get_parser)
 def main(args) -> None:
-    check_output(args.output)
+    if Path(args.output).suffix[1:].lower() not in OUTPUTS:
+        kinds = ", ".join(f".{kind}" for kind in OUTPUTS)
+        raise UserError(f"--output {args.output}: the name must end in {kinds}")
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     for line in args.draw(args):
         print(line)

@@ -18,7 +18,7 @@ import re
 from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 
-from espnet_adastride.bin.parsers import Parser, command
+from espnet_adastride.bin.parsers import Parser, add_switch, command
 from espnet_adastride.corpora.datadir import parse_rate
 from espnet_adastride.corpora.own.layouts import read_source
 from espnet_adastride.corpora.own.prepare import prepare
@@ -28,7 +28,7 @@ from espnet_adastride.corpora.own.split import PARTS
 from espnet_adastride.corpora.own.tables import COLUMNS
 from espnet_adastride.errors import UserError, no_such
 from espnet_adastride.files import shown
-from espnet_adastride.options import check_counts, str2bool
+from espnet_adastride.options import real, whole
 from espnet_adastride.progress import cores
 
 
@@ -80,36 +80,18 @@ def get_parser() -> argparse.ArgumentParser:
     for part in PARTS[1:]:
         parser.add_argument(
             f"--{part}_share",
-            type=float,
+            type=real(0, 1),
             default=0.1,
             help=f"share of the utterances for {part} (default: 0.1; 0: none)",
         )
-    parser.add_argument(
-        "--skip_bad",
-        type=str2bool,
-        default=False,
-        metavar="true|false",
-        help="leave out and count unusable utterances (default: false)",
-    )
-    parser.add_argument(
-        "--run_pipes",
-        type=str2bool,
-        default=False,
-        metavar="true|false",
-        help="run commands in wav.scp (default: false)",
-    )
-    parser.add_argument(
-        "--overwrite",
-        type=str2bool,
-        default=False,
-        metavar="true|false",
-        help="replace data directories with other content (default: false)",
-    )
+    add_switch(parser, "--skip_bad", "leave out and count unusable utterances")
+    add_switch(parser, "--run_pipes", "run commands in wav.scp")
+    add_switch(parser, "--overwrite", "replace data directories with other content")
     parser.add_argument(
         "--fs", default="16k", help="sampling rate of written FLAC files (default: 16k)"
     )
     parser.add_argument(
-        "--nj", type=int, default=cores(), help="threads (default: all CPUs)"
+        "--nj", type=whole(1), default=cores(), help="threads (default: all CPUs)"
     )
     return parser
 
@@ -161,12 +143,8 @@ def read_options(args: argparse.Namespace) -> Options:
         UserError: A value is out of range.
     """
     shares = {part: getattr(args, f"{part}_share") for part in PARTS[1:]}
-    for part, share in shares.items():
-        if not 0 <= share < 1:
-            raise UserError(f"--{part}_share {share:g}: give a number from 0 to 1")
     if sum(shares.values()) >= 1:
         raise UserError("--valid_share and --test_share leave nothing for training")
-    check_counts(args, "nj")
     if args.speaker_from not in ("", "folder"):
         try:
             groups = re.compile(args.speaker_from).groups

@@ -64,8 +64,8 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def report(args: argparse.Namespace) -> Path:
-    """Write the page; return its path."""
+@command(get_parser)
+def main(args) -> None:
     for folder in args.data_dir:
         if not (Path(folder) / "wav.scp").is_file():
             raise UserError(f"--data_dir {folder}: no wav.scp in it")
@@ -113,12 +113,6 @@ def report(args: argparse.Namespace) -> Path:
     for experiment in experiments:
         if not experiment.decoded:
             print(f"{experiment.name}: no scored set yet; only learning curves")
-    return output
-
-
-@command(get_parser)
-def main(args) -> None:
-    output = report(args)
     size = output.stat().st_size / 1e6
     print(f"{output} ({size:.1f} MB): open it in a browser")
 

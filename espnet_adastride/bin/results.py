@@ -27,15 +27,19 @@ CAPTIONS = {
 }
 
 
+def add_record_options(parser: argparse.ArgumentParser) -> None:
+    """Add the folders of records and pages."""
+    pages = str(RECORDS.parent)
+    parser.add_argument("--records", default=str(RECORDS), help="folder of records")
+    parser.add_argument("--results", default=pages, help="folder of the pages")
+
+
 def get_parser() -> argparse.ArgumentParser:
     parser = Parser(__doc__)
     parser.add_argument(
         "definitions", nargs="*", help="YAML files; default: conf/experiments/*.yaml"
     )
-    parser.add_argument("--records", default=str(RECORDS), help="folder of records")
-    parser.add_argument(
-        "--results", default=str(RECORDS.parent), help="folder of the pages"
-    )
+    add_record_options(parser)
     parser.add_argument(
         "--resamples", type=whole(1), default=10000, help="bootstrap resamples"
     )

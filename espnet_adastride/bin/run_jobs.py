@@ -15,10 +15,10 @@ import sys
 import time
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import Parser, command
+from espnet_adastride.bin.parsers import Parser, add_switch, command
 from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation.logs import TrainingLog
-from espnet_adastride.options import real, str2bool, whole
+from espnet_adastride.options import real, whole
 from espnet_adastride.progress import cores, format_span
 from espnet_adastride.recipe.decoding import count_decoded
 from espnet_adastride.recipe.jobs import (
@@ -34,9 +34,7 @@ def get_parser():
     parser = Parser(__doc__)
     for name in ("gpu", "num_threads", "num_nodes", "name", "mem"):
         parser.add_argument(f"--{name}", help="accepted and ignored, as in run.pl")
-    parser.add_argument(
-        "--rotate", type=str2bool, default=False, help="keep the previous log as .1.log"
-    )
+    add_switch(parser, "--rotate", "keep the previous log as .1.log")
     parser.add_argument("--training_log", help="print a line per epoch from this log")
     parser.add_argument(
         "--decoding_dir", help="print decoding progress from this folder"

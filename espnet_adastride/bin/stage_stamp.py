@@ -14,10 +14,9 @@ import signal
 import subprocess
 import sys
 
-from espnet_adastride.bin.parsers import Parser
+from espnet_adastride.bin.parsers import Parser, add_switch
 from espnet_adastride.errors import UserError, one_line_errors
 from espnet_adastride.files import write_text
-from espnet_adastride.options import str2bool
 from espnet_adastride.recipe.jobs import signals_handled_by
 from espnet_adastride.recipe.stamps import Stamp, fingerprint
 
@@ -61,9 +60,7 @@ def get_parser():
 
 def add_rerun_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--rerun``, which :func:`check` takes."""
-    parser.add_argument(
-        "--rerun", type=str2bool, default=False, help="run the stage even if it is done"
-    )
+    add_switch(parser, "--rerun", "run the stage even if it is done")
 
 
 def check(stamp: Stamp, work: dict, rerun: bool, what: str) -> bool:

@@ -32,7 +32,7 @@ from espnet_adastride.bin.model_options import (
     check_model_exists,
     load_transcriber,
 )
-from espnet_adastride.bin.parsers import Parser, command, say
+from espnet_adastride.bin.parsers import Parser, add_switch, command, say
 from espnet_adastride.corpora.audio import quick_seconds
 from espnet_adastride.corpora.recordings import (
     STDIN,
@@ -49,7 +49,7 @@ from espnet_adastride.errors import (
     located,
 )
 from espnet_adastride.files import AUDIO_SUFFIXES, shown, write_text
-from espnet_adastride.options import real, str2bool
+from espnet_adastride.options import real
 from espnet_adastride.recipe.sources import Job, Sources, plan
 from espnet_adastride.timing.transcripts import FORMATS, Transcript, to_dict
 
@@ -89,13 +89,7 @@ def get_parser() -> argparse.ArgumentParser:
         default=["txt"],
         help=f"{', '.join(sorted(FORMATS))}, or several: txt,srt (default: txt)",
     )
-    parser.add_argument(
-        "--overwrite",
-        type=str2bool,
-        default=False,
-        metavar="true|false",
-        help="transcribe finished recordings again (default: false)",
-    )
+    add_switch(parser, "--overwrite", "transcribe finished recordings again")
     add_segment_option(parser)
     streaming = parser.add_argument_group("streaming")
     streaming.add_argument(

@@ -255,10 +255,6 @@ def _in_turn(names: Sequence[str], seed: int) -> List[str]:
     return [{test: "test", valid: "valid"}.get(name, "train") for name in names]
 
 
-def _folds(clips, seed):
-    return _in_turn(_own(clips, "fold", "folds"), seed)
-
-
 def _own(clips, column: str, split: str, fix: str = "") -> List[str]:
     """Return the corpus' own value for every clip.
 
@@ -290,7 +286,7 @@ SPLITS: Dict[str, Callable[[List[Clip], int], List[str]]] = {
     "fixed": lambda clips, seed: [rotating_split(c.group, 0) for c in clips],
     "published": lambda clips, seed: [published_split(c.group) for c in clips],
     "leave_one_out": lambda clips, seed: _in_turn([c.group for c in clips], seed),
-    "folds": _folds,
+    "folds": lambda clips, seed: _in_turn(_own(clips, "fold", "folds"), seed),
     "given": lambda clips, seed: _own(clips, "part", "given", "; fill the column part"),
 }
 

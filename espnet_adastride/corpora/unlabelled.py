@@ -19,7 +19,12 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple
 
 from espnet_adastride.corpora.audio import audio_info
-from espnet_adastride.corpora.kaldi import read_lines, read_scp, split_line
+from espnet_adastride.corpora.kaldi import (
+    read_lines,
+    read_scp,
+    split_line,
+    write_lines,
+)
 from espnet_adastride.corpora.recordings import (
     cut_at_pauses,
     describe_unread,
@@ -155,10 +160,8 @@ def prepare_recordings(folder, output, rate: int) -> str:
                 f"{folder}: no recording of {SHORTEST} s or more is left for {part}; "
                 "give more recordings"
             )
-        waves = "".join(f"{name} {path}\n" for name, path, _, _ in own)
-        groups = "".join(f"{name} {group}\n" for name, _, group, _ in own)
-        write_text(fresh / part / "wav.scp", waves)
-        write_text(fresh / part / "groups", groups)
+        write_lines(fresh / part / "wav.scp", {one[0]: str(one[1]) for one in own})
+        write_lines(fresh / part / "groups", {one[0]: one[2] for one in own})
         hours = sum(duration for *_, duration in own) / 3600
         told.append(f"{part}: {len(own)} recordings, {hours:.2f} h")
     told.append(f"{len(part_of)} texts or files, {short} below {SHORTEST} s left out")

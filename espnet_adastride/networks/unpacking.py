@@ -22,6 +22,7 @@ from typing import IO, Callable, Dict, Iterator, List, NamedTuple, Set
 
 import yaml
 
+from espnet_adastride.config import map_strings
 from espnet_adastride.errors import UserError, no_such
 from espnet_adastride.files import PathLike, fresh_dir, replace_dir
 
@@ -190,17 +191,6 @@ def _check_arrays(path: Path) -> None:
         raise UserError(f"{path} has other objects than arrays: {reason}") from None
 
 
-def _moved(value, names: Set[str], folder: Path):
-    """Return a configuration whose paths to members point into the folder."""
-    if isinstance(value, dict):
-        return {key: _moved(one, names, folder) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_moved(one, names, folder) for one in value]
-    if isinstance(value, str) and value and str(PurePosixPath(value)) in names:
-        return str(folder / value)
-    return value
-
-
 def unpack(archive: PathLike, output: PathLike) -> Dict[str, str]:
     """Unpack a model packed by ``espnet2.bin.pack``.
 
@@ -250,6 +240,12 @@ def _settle(archive: Path, temporary: Path, output: Path, names: Set[str]) -> di
         )
     meta = _read_yaml(archive, temporary / "meta.yaml", "meta.yaml")
     files: Dict[str, str] = {}
+
+    def moved(word: str) -> str:
+        return (
+            str(output / word) if word and str(PurePosixPath(word)) in names else word
+        )
+
     for kind in ("yaml_files", "files"):
         table = meta.get(kind)
         if not isinstance(table, dict):
@@ -261,7 +257,7 @@ def _settle(archive: Path, temporary: Path, output: Path, names: Set[str]) -> di
                 )
             files[str(option)] = os.path.join(output, name)
     for name in meta["yaml_files"].values():
-        config = _moved(_read_yaml(archive, temporary / name, name), names, output)
+        config = map_strings(_read_yaml(archive, temporary / name, name), moved)
         text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
         (temporary / name).write_text(text, encoding="utf-8")
     for name in sorted(names):

@@ -127,12 +127,8 @@ _LATE = {
     "DatadirWriter": "espnet2.fileio.datadir_writer",
     "Speech2Text": "espnet2.bin.asr_inference",
     "cls_train": "espnet2.bin.cls_train",
-    "config_argparse": "espnet2.utils",
     "pack": "espnet2.bin.pack",
     "set_all_random_seed": "espnet2.torch_utils.set_all_random_seed",
-    "str2bool": "espnet2.utils.types",
-    "str2triple_str": "espnet2.utils.types",
-    "str_or_none": "espnet2.utils.types",
 }
 
 

@@ -222,24 +222,17 @@ class Streamer:
         self._features.push(np.asarray(samples, dtype=np.float32))
         self.silent = self.silent and is_silent(samples)
         arrived = self.seconds
-        while True:
-            group = self._features.next_group()
-            if group is None:
-                break
+        while (group := self._features.next_group()) is not None:
             self._encode(group, False)
-        if final:
-            self._encode_rest()
+        least = frontend_frames(self.trained.model.frontend).least
+        if final and self._features.arrived >= least:  # else it is too short
+            self._encode(self._features.rest(), True)
         made = len(self._path) - count
         if made or final:
             self._read(count)
         now = self.clock.work(arrived, self._time() - begin)
         self.shown += [now] * (len(self.tokens) - len(self.shown))
         return made
-
-    def _encode_rest(self) -> None:
-        least = frontend_frames(self.trained.model.frontend).least
-        if self._features.arrived >= least:  # else it is too short
-            self._encode(self._features.rest(), True)
 
     def _encode(self, features: torch.Tensor, final: bool) -> None:
         model, layer = self.trained.model, self.trained.layer

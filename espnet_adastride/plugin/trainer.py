@@ -91,7 +91,7 @@ class StrideTrainer(FiniteTrainer):
     ):
         """Draw attention as ESPnet does, then the strides of the same utterances."""
         batches = list(iterator)  # num_att_plot utterances, which ESPnet caches anyway
-        if keeps_no_weights(model):  # ESPnet would fail
+        if any(getattr(part, "use_sdpa", False) for part in model.modules()):
             logging.warning(
                 "no pictures of attention: with use_sdpa there are no weights to draw"
             )
@@ -99,7 +99,9 @@ class StrideTrainer(FiniteTrainer):
             super().plot_attention(
                 model, output_dir, summary_writer, iter(batches), reporter, options
             )
-        if options.no_forward_run or not has_adaptive_strides(model):
+        layer = input_layer(model)
+        positions = layer is not None and layer.has_positions()
+        if options.no_forward_run or not positions or model.frontend is None:
             return
         reason = why_unknown(model)
         if reason is not None:
@@ -181,17 +183,6 @@ def fit_epochs(folder, model) -> None:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if fit_names(state, "encoder.embed.", own):
             saving.save(state, path)
-
-
-def keeps_no_weights(model) -> bool:
-    """Return whether some attention of the model computes no weights."""
-    return any(getattr(module, "use_sdpa", False) for module in model.modules())
-
-
-def has_adaptive_strides(model) -> bool:
-    """Return whether the model has positions over frames of audio."""
-    layer = input_layer(model)
-    return layer is not None and model.frontend is not None and layer.has_positions()
 
 
 @torch.no_grad()

@@ -94,20 +94,6 @@ def line_style(number: int) -> dict:
     }
 
 
-def check_picture_name(path: PathLike) -> str:
-    """Return the picture format given by the suffix.
-
-    Raises:
-        UserError: for a suffix other than .png, .svg or .pdf.
-    """
-    kind = Path(path).suffix[1:].lower()
-    if kind not in PICTURE_KINDS:
-        raise UserError(
-            f"{path}: the name must end in {', '.join('.' + k for k in PICTURE_KINDS)}"
-        )
-    return kind
-
-
 def save_figure(figure: Figure, path: PathLike, dpi: int = DPI) -> None:
     """Write the figure to ``path`` (.png, .svg or .pdf), atomically.
 
@@ -115,7 +101,10 @@ def save_figure(figure: Figure, path: PathLike, dpi: int = DPI) -> None:
         UserError: for another suffix.
         OSError: if the file cannot be written.
     """
-    kind = check_picture_name(path)
+    kind = Path(path).suffix[1:].lower()
+    if kind not in PICTURE_KINDS:
+        kinds = ", ".join(f".{kind}" for kind in PICTURE_KINDS)
+        raise UserError(f"{path}: the name must end in {kinds}")
     with written_whole(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=dpi)
 

@@ -282,7 +282,6 @@ def test_an_interrupted_grid_goes_on(recipe):
         (["--rates", "4x"], "--rates 4x: give numbers"),
         (["--seeds", "0 1.5"], "--seeds 1.5: give whole numbers"),
         (["--variant", "wide"], "--variant 'wide': give NAME=METHOD"),
-        (["--nj", "0"], "--nj 0: give at least 1"),
         (["--recipe", "no"], "--recipe no: no run.sh in it"),
         (["--asr_config", "no.yaml"], "--asr_config no.yaml: no such file"),
     ],
