@@ -72,6 +72,9 @@ def test_no_command_takes_them(command, words, word, capsys):
         ("compare", "--nj 0", "give a whole number, 1 or more"),
         ("compare", "--threads 0", "give a whole number, 1 or more"),
         ("experiment", "a.yaml --limit 0", "give a whole number, 1 or more"),
+        ("experiment", "a.yaml --nj 0", "give a whole number, 1 or more"),
+        ("experiment", "a.yaml --threads 0", "give a whole number, 1 or more"),
+        ("classify", "--exp e --nj 0", "give a whole number, 1 or more"),
         ("classify_espnet", "--exp e --nj 0", "give a whole number, 1 or more"),
     ],
 )

@@ -14,7 +14,7 @@ pytest.importorskip("espnet2")
 from espnet_adastride.bin import experiment  # noqa: E402
 from espnet_adastride.corpora.kaldi import read_text  # noqa: E402
 from espnet_adastride.evaluation.scoring import align, words  # noqa: E402
-from espnet_adastride.experiments import definition, records  # noqa: E402
+from espnet_adastride.experiments import definition  # noqa: E402
 from espnet_adastride.experiments.records import read_records  # noqa: E402
 from espnet_adastride.experiments.runs import in_turn  # noqa: E402
 from tests.tiny_recipe import CONFIG, LM_CONFIG, write_corpus  # noqa: E402
@@ -32,8 +32,7 @@ FILES = {
 @pytest.fixture
 def define(clone, tmp_path, monkeypatch):
     """Write a definition of one run; return its file."""
-    for module in (definition, records):
-        monkeypatch.setattr(module, "ROOT", clone)
+    monkeypatch.setattr(definition, "ROOT", clone)
     monkeypatch.setenv("LIBRISPEECH", str(write_corpus(tmp_path)))
     for name, text in FILES.items():
         (tmp_path / name).write_text(text)

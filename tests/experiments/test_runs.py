@@ -80,8 +80,7 @@ CONTENT = {
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A repository's root with a recipe, a configuration and a definition."""
-    for module in (definition, records):
-        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(definition, "ROOT", tmp_path)
     figures = {"macs_per_second": 1e6, "unalignable": {"test": [1, 3]}}
     monkeypatch.setattr(
         runs.Grid, "_measure", lambda self, run: json.loads(json.dumps(figures))
@@ -321,12 +320,6 @@ def test_results_need_the_records_alone(folder, monkeypatch, capsys):
     monkeypatch.setattr(results, "DEFINITIONS", Path(folder / "nothing"))
     with pytest.raises(SystemExit, match="no experiment definition"):
         results.main(places)
-
-
-@pytest.mark.parametrize("words", [["--nj", "0"], ["--limit", "0"], ["--threads", "0"]])
-def test_numbers_below_one(folder, words):
-    with pytest.raises(SystemExit, match="give at least 1"):
-        run(folder, *words)
 
 
 def test_results_do_without_espnet():

@@ -231,7 +231,6 @@ def test_bad_input_ends_in_one_line(corpus, config, tmp_path):
     assert "METHOD:WORD=VALUE" in failure(*known, "--methods", "adastride:sharp")
     assert "2 methods" in failure(*known, "--methods", "avg_pool+stack")
     assert "--seeds x" in failure(*known, "--seeds", "x")
-    assert "--nj 0" in failure(*known, "--nj", "0")
     assert "no finished run" in failure("--exp", exp, "--train", "false")
     line = failure("--corpus", corpus, "--config", empty / "no.yaml", "--exp", exp)
     assert "no such configuration" in line

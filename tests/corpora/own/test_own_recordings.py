@@ -14,7 +14,7 @@ import soundfile
 from tests.tiny_recipe import CONFIG
 from tests.tones import TONES, noisy_tone
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SECTION = README.split("## Your own recordings\n")[1].split("\n## ")[0]
 TINY = CONFIG.replace("decoder: transformer\n", "").replace(
