@@ -7,7 +7,7 @@ REFERENCE, COPY = "avg_pool", "copy"
 
 
 def table(head, rows):
-    """Return the lines of a Markdown table."""
+    """Return the lines of a Markdown table; without the package, not yet installed."""
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     return lines + [f"| {' | '.join(map(str, row))} |" for row in rows]
 

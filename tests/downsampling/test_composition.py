@@ -353,7 +353,13 @@ def test_the_page_has_every_method_and_combination():
     assert set(documented()) == everything
 
 
-@pytest.mark.parametrize("combination", COMBINATIONS)
+SLOW = {"`torch.compile`": pytest.mark.slow}
+
+
+@pytest.mark.parametrize(
+    "combination",
+    [pytest.param(one, marks=SLOW.get(one, ()), id=one) for one in COMBINATIONS],
+)
 def test_what_the_page_says_is_true(combination):
     found = {row: outcome(combination, row) for row in ROWS}
     said = {
