@@ -6,7 +6,8 @@ from pathlib import Path
 
 from espnet_adastride.bin.parsers import say
 from espnet_adastride.config import read_config
-from espnet_adastride.errors import GIVE_MODEL, UserError, no_such
+from espnet_adastride.errors import GIVE_MODEL, UserError, located, no_such
+from espnet_adastride.networks.unpacking import check_archive
 from espnet_adastride.options import real
 from espnet_adastride.quiet import quiet_imports
 
@@ -88,6 +89,18 @@ def check_model_exists(model: str) -> None:
         raise UserError(no_such(model, GIVE_MODEL, "file or folder", "--model"))
 
 
+def check_model_file(model: str) -> None:
+    """Reject a --model that does not exist, or is a broken archive.
+
+    Raises:
+        UserError: with the fix.
+    """
+    check_model_exists(model)
+    if Path(model).is_file() and Path(model).suffix not in (".pth", ".onnx"):
+        with located("--model"):
+            check_archive(model)
+
+
 def check_model_options(args: argparse.Namespace, inference_config=None) -> None:
     """Reject bad options before a model is loaded.
 
@@ -103,7 +116,7 @@ def check_model_options(args: argparse.Namespace, inference_config=None) -> None
         raise UserError(f"--ngpu {args.ngpu}: give 0 or 1")
     if args.stride is not None and not args.stride >= 1:
         raise UserError(f"--stride {args.stride:g}: give a number of at least 1")
-    check_model_exists(args.model)
+    check_model_file(args.model)
     if model.is_dir() and not any(
         (model / name).is_file() for name in ("config.yaml", "meta.yaml")
     ):

@@ -42,7 +42,7 @@ from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.errors import AudioError, UserError, located
 from espnet_adastride.errors import nearest as nearest_word
 from espnet_adastride.errors import no_such
-from espnet_adastride.files import shown, write_text
+from espnet_adastride.files import check_file, shown, write_text
 from espnet_adastride.options import real
 from espnet_adastride.timing.ctc import Timed
 from espnet_adastride.timing.transcripts import read_reference, read_textgrid
@@ -413,6 +413,8 @@ def draw_stream(args: argparse.Namespace) -> List[str]:
     from espnet_adastride.report.charts import StreamRow, plot_stream
     from espnet_adastride.timing.latency import describe_latency
 
+    if not Path(args.audio).exists():
+        raise UserError(no_such(args.audio))
     transcriber = load(args)
     trained = transcriber.trained
     wave = read_audio(args.audio, trained.rate, say=say)
@@ -488,6 +490,9 @@ def check_output(output: str) -> None:
 @command(get_parser)
 def main(args) -> None:
     check_output(args.output)
+    check_file(args.output, "--output")
+    if getattr(args, "json", None) is not None:
+        check_file(args.json, "--json")
     if not getattr(args, "speech_threshold", 1.0) > 0:
         raise UserError(
             f"--speech_threshold {args.speech_threshold:g}: give a positive number of "

@@ -23,7 +23,7 @@ import re
 import time
 from pathlib import Path
 
-from espnet_adastride.bin.model_options import check_model_exists
+from espnet_adastride.bin.model_options import check_model_file
 from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.corpora.datadir import read_table
 from espnet_adastride.corpora.recordings import read_audio
@@ -206,7 +206,7 @@ def main(args):
     torch.set_num_threads(1)
     models = named_models(args.model + args.fixed)
     for _, path in models:
-        check_model_exists(path)
+        check_model_file(path)
     for stride in args.strides:
         if not (math.isfinite(stride) and stride >= 1):
             raise UserError(f"--strides {stride:g}: give numbers of at least 1")
