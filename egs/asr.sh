@@ -232,6 +232,16 @@ wanted() {
     elif [ "$1" -le 13 ]; then ! "${skip_eval}"
     else ! "${skip_packing}"; fi
 }
+for name in dumpdir expdir; do
+    place=${!name}
+    until [ -e "${place}" ]; do place=$(dirname -- "${place}"); done
+    [ -d "${place}" ] || die "--${name} ${!name}: ${place} is not a folder; move it away," \
+        "or give another"
+done
+[ "${max_wav_duration}" = inf ] ||
+    awk "BEGIN { exit !(${min_wav_duration} < ${max_wav_duration}) }" ||
+    die "--min_wav_duration ${min_wav_duration}: give less than --max_wav_duration" \
+        "${max_wav_duration}"
 # Text files are checked now; stage 1 may make those in data/ and dump/.
 check_texts() {  # NAME OF OPTION
     local words=("${!1}") word

@@ -99,7 +99,8 @@ def find_place(files, arguments, option="--asr_args"):
         arguments: words of the option that overrides them.
         option: its name.
     """
-    given = override({}, arguments)
+    with located(option):
+        given = override({}, arguments)
 
     def holds(config, path):
         for key in path:

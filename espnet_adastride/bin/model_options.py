@@ -6,7 +6,7 @@ from pathlib import Path
 
 from espnet_adastride.bin.parsers import say
 from espnet_adastride.config import read_config
-from espnet_adastride.errors import GIVE_MODEL, UserError, located, no_such
+from espnet_adastride.errors import GIVE_MODEL, UserError, no_such
 from espnet_adastride.networks.unpacking import check_archive
 from espnet_adastride.options import real
 from espnet_adastride.quiet import quiet_imports
@@ -97,8 +97,7 @@ def check_model_file(model: str) -> None:
     """
     check_model_exists(model)
     if Path(model).is_file() and Path(model).suffix not in (".pth", ".onnx"):
-        with located("--model"):
-            check_archive(model)
+        check_archive(model)
 
 
 def check_model_options(args: argparse.Namespace, inference_config=None) -> None:
