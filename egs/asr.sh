@@ -137,7 +137,8 @@ while [ $# -gt 0 ]; do
         near=$("${default_python}" -c 'import difflib, sys; print(" or ".join(
             "--" + n for n in difflib.get_close_matches(sys.argv[1], sys.argv[2:])))' \
             "${name}" "${option_names[@]}")
-        die "unknown option --${name}${near:+; did you mean ${near}}? --help lists all"
+        die "unknown option --${name}${near:+; did you mean ${near}?}; --help lists all;" \
+            "options of ESPnet's training go into --asr_args, of decoding into --inference_args"
     fi
     printf -v "${name}" %s "${value}"
 done
@@ -146,11 +147,25 @@ for name in train_set valid_set test_sets; do
     [ -n "${!name}" ] || die "--${name} is required"
 done
 for name in stage stop_stage ngpu num_nodes cpu_processes nj inference_nj nbpe; do
-    [[ ${!name} =~ ^[0-9]+$ ]] || die "--${name} ${!name}: give a whole number"
+    [[ ${!name} =~ ^[0-9]{1,9}$ ]] || die "--${name} ${!name}: give a whole number"
+    printf -v "${name}" %d "$((10#${!name}))"  # 08 is no octal number
 done
-for name in nj inference_nj num_nodes cpu_processes; do
+for name in nj inference_nj num_nodes cpu_processes nbpe; do
     [ "${!name}" -ge 1 ] || die "--${name} ${!name}: give at least 1"
 done
+for name in asr_speech_fold_length asr_text_fold_length lm_fold_length batch_size; do
+    [[ ${!name} =~ ^0*[1-9][0-9]{0,8}$ ]] || { [ "${name}" = batch_size ] && [ -z "${!name}" ]; } ||
+        die "--${name} ${!name}: give a whole number, at least 1"
+done
+number='([0-9]+[.]?[0-9]*|[.][0-9]+)(e-?[0-9]+)?'
+for name in min_wav_duration max_wav_duration max_unalignable plan_seconds; do
+    [[ ${!name} =~ ^${number}$ || "${name} ${!name}" = "max_wav_duration inf" ]] ||
+        die "--${name} ${!name}: give a number, 0 or more"
+done
+[[ ${bpe_char_cover} =~ ^(0?[.]0*[1-9][0-9]*|1([.]0*)?)$ ]] ||
+    die "--bpe_char_cover ${bpe_char_cover}: give a number above 0, at most 1"
+[[ ${speed_perturb_factors} =~ ^(\ *${number})*\ *$ ]] ||
+    die "--speed_perturb_factors '${speed_perturb_factors}': give numbers, e.g. 0.9 1.0 1.1"
 for name in skip_data_prep skip_train skip_eval skip_packing rerun gpu_inference download use_lm \
     use_ngram ignore_init_mismatch plan; do
     [[ ${!name} =~ ^(true|false)$ ]] || die "--${name} ${!name}: give true or false"
@@ -210,6 +225,46 @@ asr_words=(${asr_args}) lm_words=(${lm_args}) inference_words=(${inference_args}
 # shellcheck disable=SC2206
 data_words=(${local_data_opts}) tests=(${test_sets}) factors=(${speed_perturb_factors})
 set +f
+wanted() {
+    [ "${stage}" -le "$1" ] && [ "$1" -le "${stop_stage}" ] || return 1
+    if [ "$1" -le 5 ]; then ! "${skip_data_prep}"
+    elif [ "$1" -le 11 ]; then ! "${skip_train}"
+    elif [ "$1" -le 13 ]; then ! "${skip_eval}"
+    else ! "${skip_packing}"; fi
+}
+for name in dumpdir expdir; do
+    place=${!name}
+    until [ -e "${place}" ]; do place=$(dirname -- "${place}"); done
+    [ -d "${place}" ] || die "--${name} ${!name}: ${place} is not a folder; move it away," \
+        "or give another"
+done
+[ "${max_wav_duration}" = inf ] ||
+    awk "BEGIN { exit !(${min_wav_duration} < ${max_wav_duration}) }" ||
+    die "--min_wav_duration ${min_wav_duration}: give less than --max_wav_duration" \
+        "${max_wav_duration}"
+# Text files are checked now; stage 1 may make those in data/ and dump/.
+check_texts() {  # NAME OF OPTION
+    local words=("${!1}") word
+    [ -n "${!1}" ] || return 0
+    [ -f "${!1}" ] || read -ra words <<<"${!1}"
+    for word in "${words[@]}"; do
+        if [ ! -e "${word}" ]; then
+            [[ ${word} == data/* || ${word} == "${dumpdir}"/* ]] ||
+                die "--$1 ${word}: no such file"
+        elif [ -f "${word}" ]; then
+            grep -q '[^[:space:]]' "${word}" || die "--$1 ${word}: the file is empty"
+        else
+            die "--$1 ${word}: not a file"
+        fi
+    done
+}
+! wanted 5 || check_texts bpe_train_text
+if ${use_lm} && wanted 6; then check_texts lm_train_text; fi
+if ${use_lm} && { wanted 6 || wanted 7; }; then check_texts lm_dev_text; fi
+if ${use_lm} && wanted 8; then check_texts lm_test_text; fi
+if [ "${nlsyms_txt}" != none ] && [ ! -f "${nlsyms_txt}" ] && [[ ${nlsyms_txt} != data/* ]]; then
+    die "--nlsyms_txt ${nlsyms_txt}: no such file"
+fi
 unique() {  # fills the array `sets`
     local name
     sets=()
@@ -272,8 +327,12 @@ check_configurations() {
         [ -n "${asr_config}${asr_args}" ] ||
             die "--asr_config is missing: name a training configuration," \
                 "e.g. --asr_config train_asr_conformer.yaml (${root}/conf has more)"
+        # PATH:SOURCE:TARGET:EXCLUDED
+        [ -z "${pretrained_model}" ] || [ -f "${pretrained_model%%:*}" ] ||
+            die "--pretrained_model ${pretrained_model%%:*}: no such file"
         words=(--train true "--arguments=${asr_args}"
-            --option "normalize=${feats_normalize}" --config "${asr_configs[@]-}")
+            --option "normalize=${feats_normalize}" --option "cleaner=${cleaner}"
+            --option "g2p=${g2p}" --config "${asr_configs[@]-}")
     fi
     if [ "${stage}" -le 12 ] && [ "${stop_stage}" -ge 12 ] && ! "${skip_eval}"; then
         case ${inference_tool} in
@@ -282,7 +341,8 @@ check_configurations() {
         esac
     fi
     inference_asr_model=$("${python_cmd[@]}" -m espnet_adastride.bin.check_training \
-        --action check "${words[@]}" --exp "${asr_exp}" --model "${inference_asr_model}" \
+        --action check "${words[@]}" --fs "${fs}" --exp "${asr_exp}" \
+        --model "${inference_asr_model}" \
         --inference_command "${command}" --inference_config "${inference_config}" \
         "--inference_args=${inference_args}") || exit 1
     if ${use_lm} && [ "${stage}" -le 7 ] && [ "${stop_stage}" -ge 6 ]; then
@@ -640,7 +700,8 @@ stage_8() {
             --data_path_and_name_and_type "${lm_test_text},text,text" \
             --train_config "${lm_exp}/config.yaml" --model_file "${model}" \
             --output_dir "${output}"
-        summary="perplexity of ${lm_test_text}: $(<"${output}/ppl") per token"
+        summary="perplexity of ${lm_test_text}: $(LC_ALL=C printf %.3f "$(<"${output}/ppl")")"
+        summary+=" per token"
         ours stage_stamp write --stamp "${output}/.stage_done" --output "${output}/ppl" \
             --summary "${summary}"
         echo "${summary}"
@@ -884,13 +945,6 @@ titles=(
 )
 [ "${feats_type}" = raw ] ||
     titles[3]+="; features of ${upstream} -> ${data_feats}"
-wanted() {
-    [ "${stage}" -le "$1" ] && [ "$1" -le "${stop_stage}" ] || return 1
-    if [ "$1" -le 5 ]; then ! "${skip_data_prep}"
-    elif [ "$1" -le 11 ]; then ! "${skip_train}"
-    elif [ "$1" -le 13 ]; then ! "${skip_eval}"
-    else ! "${skip_packing}"; fi
-}
 if [ ${#asr_configs[@]} -gt 1 ] && [ "${stage}" -le 11 ] && [ "${stop_stage}" -ge 10 ]; then
     ours check_training --action merge --config "${asr_configs[@]}" --output "${asr_config}"
 fi

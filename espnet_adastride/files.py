@@ -35,6 +35,37 @@ def shown(path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def check_folder(folder: PathLike, option: str) -> None:
+    """Check that files can be written to a folder, which need not exist; makes nothing.
+
+    Args:
+        folder: output folder.
+        option: its option, for the message.
+
+    Raises:
+        UserError: a file is in the way, or there is no permission.
+    """
+    # abspath: the parents of "out" end at "."
+    place = Path(os.path.abspath(folder))
+    while not os.path.lexists(place):
+        place = place.parent
+    fix = "move it away, or give another"
+    if not place.is_dir():
+        raise UserError(f"{option} {folder}: {place} is not a folder; {fix}")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(
+            f"{option} {folder}: no permission to write in {place}; change it, or give "
+            "another"
+        )
+
+
+def check_file(path: PathLike, option: str) -> None:
+    """Check as :func:`check_folder` does that a file can be written."""
+    if Path(path).is_dir():
+        raise UserError(f"{option} {path}: is a folder; give a file")
+    check_folder(Path(path).parent, option)
+
+
 @contextmanager
 def written_whole(path: PathLike) -> Iterator[Path]:
     """Yield a temporary name beside ``path``, which is renamed to ``path`` at the end.

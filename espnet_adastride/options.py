@@ -10,6 +10,7 @@
 import argparse
 import math
 import re
+from fractions import Fraction
 from typing import Callable, List, Optional, Sequence
 
 from espnet_adastride.errors import UserError
@@ -80,6 +81,20 @@ def whole(low: Optional[int] = None) -> Callable[[str], int]:
         return value
 
     return parse
+
+
+def parse_rate(word: str) -> int:
+    """Read a sampling rate in Hz: ``16000``, ``16k`` or ``22.05k``."""
+    number, factor = word.strip().lower(), 1
+    if number.endswith("k"):
+        number, factor = number[:-1], 1000
+    try:
+        rate = Fraction(number) * factor
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if rate <= 0 or rate.denominator != 1:
+        raise UserError(f"--fs {word}: give a sampling rate such as 16k or 16000")
+    return int(rate)
 
 
 # ------------------------------------------------------------------------------- lists

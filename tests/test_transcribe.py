@@ -4,6 +4,7 @@ known: what is written, what is refused, and in which words."""
 import json
 import logging
 import os
+import sys
 import zipfile
 from types import SimpleNamespace
 
@@ -19,7 +20,12 @@ from espnet2.main_funcs.pack_funcs import pack  # noqa: E402
 from espnet2.tasks.asr import ASRTask  # noqa: E402
 
 import media  # noqa: E402
-from espnet_adastride.bin import align, asr_inference_ctc, transcribe  # noqa: E402
+from espnet_adastride.bin import (  # noqa: E402
+    align,
+    asr_inference_ctc,
+    plot,
+    transcribe,
+)
 from espnet_adastride.corpora.lengths import TrainingLengths  # noqa: E402
 from espnet_adastride.corpora.tokens import train_bpe  # noqa: E402
 from espnet_adastride.errors import AudioError  # noqa: E402
@@ -28,6 +34,7 @@ from espnet_adastride.errors import (  # noqa: E402
     ModelError,
     UserError,
 )
+from espnet_adastride.files import check_folder  # noqa: E402
 from espnet_adastride.plugin import model_files, trained  # noqa: E402
 from espnet_adastride.plugin.frame_times import FrameTimes  # noqa: E402
 from espnet_adastride.plugin.greedy import CTCGreedy  # noqa: E402
@@ -201,8 +208,9 @@ def test_greedy_decoding_at_another_stride(exp, tmp_path, capsys):
     )
     assert decoded("six", "--stride", "6") == pytest.approx(score, rel=1e-4)
     assert decoded("own") != pytest.approx(score, rel=1e-2)
-    with pytest.raises(SystemExit, match="error: .*stride must"):
+    with pytest.raises(SystemExit):
         decoded("none", "--stride", "0.5")
+    assert "--stride: '0.5': give a number, 1 or more" in capsys.readouterr().err
 
 
 def test_another_stride(exp, transcriber):
@@ -478,7 +486,7 @@ def test_bad_recordings_are_named_and_the_rest_go_on(
         ("short.wav", "too short for this model: 3 frames, and 7 are needed"),
         ("no.wav", "no such file"),
     ):
-        (line,) = [line for line in lines if str(tmp_path / name) in line]
+        (line,) = [line for line in lines if f"{tmp_path / name}: " in line]
         assert words in line
     assert lines[-1] == "3 of 5 recordings failed"
     written = sorted(p.name for p in (tmp_path / "out").glob("[!.]*"))
@@ -648,6 +656,87 @@ def test_mistakes_are_told_before_a_model_is_loaded(recordings, tmp_path, capsys
         "out/a.wav.txt", "out/a.mp3.txt", "out/b.txt",
     ]  # fmt: skip
     assert "no config.yaml in it" in said(a)  # found out last
+
+
+def spoil(place):
+    """Put what a user may have there: archives that are none, a file in the way."""
+    (place / "config.yaml").touch()
+    for name, content in (("empty.zip", b""), ("cut.zip", b"PK\3\4" + bytes(40))):
+        (place / name).write_bytes(content)
+    with zipfile.ZipFile(place / "other.zip", "w") as packed:
+        packed.writestr("readme.txt", "no model")
+    (place / "a file").touch()
+
+
+@pytest.mark.parametrize("command", [transcribe, align, plot])
+@pytest.mark.parametrize(
+    "model, output, words",
+    [
+        ("empty.zip", "out", "not a zip or tar archive, or is truncated"),
+        ("cut.zip", "out", "it is broken"),
+        ("other.zip", "out", "it has no meta.yaml"),
+        ("", "a file", "a file is not a folder; move it away"),
+        ("", "a file/deep/er", "a file is not a folder; move it away"),
+    ],
+)
+def test_archives_and_outputs_are_checked_before_a_model_is_loaded(
+    command, model, output, words, recordings, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "espnet_adastride.transcribe", None)
+    spoil(tmp_path)
+    a, out = recordings / "a.wav", tmp_path / output
+    options = ["--model", tmp_path / model]
+    if command is plot:
+        options = ["utterance", *options, "--audio", a, "--output", out / "x.png"]
+    elif command is align:
+        options += ["--audio", a, "--text", "A", "--output_dir", out]
+    else:
+        options += [a, "--output_dir", out]
+    before = sorted(tmp_path.rglob("*"))
+    status, _, line = run(capsys, *options, command=command)
+    assert status == 1 and words in line
+    # plot makes the folder of its output
+    made = set(tmp_path.rglob("*")) - {*before, tmp_path / "out"}
+    assert not made
+
+
+@pytest.mark.parametrize("command", [transcribe, align, plot])
+def test_missing_recordings_are_told_before_a_model_is_loaded(
+    command, recordings, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "espnet_adastride.transcribe", None)
+    spoil(tmp_path)
+    gone = tmp_path / "gone.wav"
+    options = {
+        transcribe: [gone],
+        align: ["--audio", gone, "--text", "A", "--output_dir", tmp_path / "o"],
+        plot: ["--audio", gone, "--output", tmp_path / "x.png"],
+    }[command]
+    mode = ["stream"] if command is plot else []
+    words = [*mode, "--model", tmp_path, *options]
+    status, _, said = run(capsys, *words, command=command)
+    assert status == 1 and f"{gone}: no such file" in said
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="no permission to write in"):
+        check_folder(tmp_path / "a" / "b", "--output_dir")
+    tmp_path.chmod(0o700)
+
+
+def test_some_missing_recordings_are_told_first(
+    loaded, exp, recordings, tmp_path, capsys
+):
+    gone = tmp_path / "gone.wav"
+    words = ["--model", exp, recordings / "a.wav", gone, "--output_dir", tmp_path / "o"]
+    status, _, said = run(capsys, *words)
+    lines = said.splitlines()
+    assert status == 1 and f"{gone}: no such file" in lines[0]
+    assert lines[-1] == "1 of 2 recordings failed"
+    assert (tmp_path / "o" / "a.txt").is_file()
 
 
 def test_aligning_a_data_directory(loaded, exp, recordings, tmp_path, capsys):

@@ -34,7 +34,7 @@ from espnet_adastride.errors import (
     fail,
     no_such,
 )
-from espnet_adastride.files import read_utf8, shown, write_text
+from espnet_adastride.files import check_folder, read_utf8, shown, write_text
 from espnet_adastride.timing.transcripts import Segment, Transcript, ctm_lines, to_dict
 
 
@@ -110,10 +110,17 @@ def write(folder: Path, aligned: Dict[str, Segment], times: str) -> None:
 def align(args: argparse.Namespace) -> List[str]:
     """Align all utterances and write the results; return those that failed."""
     jobs = read_jobs(args)
-    gone = [a for a, _ in jobs.values() if not a.endswith("|") and not Path(a).exists()]
-    if gone and len(gone) == len(jobs):
-        more = f" (and {len(gone) - 1} more)" if len(gone) > 1 else ""
-        raise UserError(no_such(gone[0] + more, "check the paths"))
+    check_folder(args.output_dir, "--output_dir")
+    failed = [
+        key
+        for key, (audio, _) in jobs.items()
+        if not audio.endswith("|") and not Path(audio).exists()
+    ]
+    if failed and len(failed) == len(jobs):
+        more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+        raise UserError(no_such(jobs[failed[0]][0] + more, "check the paths"))
+    for key in failed:
+        say(f"{key}: {no_such(jobs.pop(key)[0])}")
     recognise = load_transcriber(args, max_segment=args.max_segment, say=say)
     if recognise.trained.model.ctc is None:
         raise UserError(
@@ -121,7 +128,6 @@ def align(args: argparse.Namespace) -> List[str]:
             "with a ctc_weight above 0"
         )
     aligned: Dict[str, Segment] = {}
-    failed = []
     for key, (audio, text) in jobs.items():
         try:
             wave = read_audio(audio, recognise.trained.rate, say=say)

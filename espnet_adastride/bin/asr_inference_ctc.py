@@ -111,7 +111,7 @@ def get_parser():
         "--asr_model_file", type=str_or_none, help="parameter file of the model"
     )
     parser.add_argument(
-        "--stride", type=real(), help="overall rate; default: the model's own"
+        "--stride", type=real(1), help="overall rate; default: the model's own"
     )
     return parser
 

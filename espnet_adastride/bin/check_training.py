@@ -21,14 +21,14 @@ from espnet_adastride.config import (
     read_config,
     training_options,
 )
-from espnet_adastride.errors import located
+from espnet_adastride.errors import UserError, located
 from espnet_adastride.files import write_text
 from espnet_adastride.networks.saved_models import (
     default_model,
     read_kept,
     refuse_model_that_will_not_be,
 )
-from espnet_adastride.options import str2bool
+from espnet_adastride.options import parse_rate, str2bool
 from espnet_adastride.recipe.feature_statistics import statistics_options
 from espnet_adastride.recipe.known_options import (
     refuse_unknown_decoding,
@@ -77,6 +77,7 @@ def get_parser():
         default=True,
         help="true: a training will follow; false: use the experiment's config.yaml",
     )
+    group.add_argument("--fs", default="16k", help="sampling rate")
     group.add_argument("--model", default="", help="requested model file")
     group.add_argument("--inference_config", default="", help="decoding configuration")
     group.add_argument(
@@ -98,7 +99,8 @@ def find_place(files, arguments, option="--asr_args"):
         arguments: words of the option that overrides them.
         option: its name.
     """
-    given = override({}, arguments)
+    with located(option):
+        given = override({}, arguments)
 
     def holds(config, path):
         for key in path:
@@ -116,12 +118,25 @@ def find_place(files, arguments, option="--asr_args"):
     return place
 
 
+def read_given(path) -> dict:
+    """Return a configuration that the user names.
+
+    Raises:
+        UserError: it cannot be read, or is empty.
+    """
+    config = read_config(path)
+    if not config:
+        raise UserError(f"{path}: no options in it; fill it, or leave it out")
+    return config
+
+
 def check(args) -> str:
     """Reject what cannot be trained or decoded; return the model file's name."""
+    parse_rate(args.fs)
     if args.inference_command:
         files = {}
         if args.inference_config:
-            files[args.inference_config] = read_config(args.inference_config)
+            files[args.inference_config] = read_given(args.inference_config)
         words = args.inference_args.split()
         place = find_place(files, words, "--inference_args")
         config = override(merge_configs(files.values()), words)
@@ -132,11 +147,15 @@ def check(args) -> str:
         if args.model or not known:
             return args.model or "valid.acc.ave.pth"
         return default_model(read_config(trained))
-    files = {path: read_config(path) for path in args.config if path}
+    files = {path: read_given(path) for path in args.config if path}
     words = args.arguments.split()
-    place = find_place(files, words, f"--{args.task}_args")
+    own = find_place(files, words, f"--{args.task}_args")
     config = override(merge_configs(files.values()), words)
     settings = dict(option.partition("=")[::2] for option in args.option)
+
+    def place(path):
+        return f"--{path[0]}" if path[0] in settings else own(path)
+
     refuse_unknown_options({**config, **settings}, args.task, place)
     if args.task != "asr":
         return ""

@@ -13,9 +13,9 @@ import os
 import tempfile
 from pathlib import Path
 
-from espnet_adastride.bin.model_options import add_checkpoint_options
+from espnet_adastride.bin.model_options import add_checkpoint_options, check_model_file
 from espnet_adastride.bin.parsers import Parser, add_switch, command
-from espnet_adastride.errors import GIVE_MODEL, UserError, no_such
+from espnet_adastride.errors import UserError
 from espnet_adastride.extras import describe_missing
 from espnet_adastride.quiet import quiet_imports
 
@@ -56,8 +56,7 @@ def check(args: argparse.Namespace) -> None:
         UserError: naming the option and the fix.
     """
     output = Path(args.output)
-    if not Path(args.model).exists():
-        raise UserError(no_such(args.model, GIVE_MODEL, "file or folder"))
+    check_model_file(args.model)
     if not output.absolute().parent.is_dir():
         raise UserError(
             f"--output {output}: no folder {output.parent}; create it first"

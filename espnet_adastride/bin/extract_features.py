@@ -19,11 +19,11 @@ from pathlib import Path
 from espnet_adastride.bin.format_data import add_set_options
 from espnet_adastride.bin.parsers import Parser
 from espnet_adastride.bin.stage_stamp import check
-from espnet_adastride.corpora.datadir import TABLES, audio_files, parse_rate
+from espnet_adastride.corpora.datadir import TABLES, audio_files
 from espnet_adastride.corpora.features import build_upstream, check_upstream
 from espnet_adastride.corpora.upstream_record import RECORD_NAME, read_record
 from espnet_adastride.errors import UserError, located, one_line_errors
-from espnet_adastride.options import whole
+from espnet_adastride.options import parse_rate, whole
 from espnet_adastride.recipe.extraction import MADE_FROM, extract_data_dir
 from espnet_adastride.recipe.stamps import Stamp, fingerprint, hash_listing
 

@@ -13,9 +13,8 @@ from espnet_adastride.corpora.datadir import (
     FEATURE_TABLES,
     TABLES,
     filter_data_dir,
-    parse_rate,
 )
-from espnet_adastride.options import real
+from espnet_adastride.options import parse_rate, real
 from espnet_adastride.recipe.stamps import Stamp, fingerprint
 
 

@@ -8,13 +8,8 @@ from pathlib import Path
 
 from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.bin.stage_stamp import add_rerun_option, check
-from espnet_adastride.corpora.datadir import (
-    TABLES,
-    audio_files,
-    format_data_dir,
-    parse_rate,
-)
-from espnet_adastride.options import whole
+from espnet_adastride.corpora.datadir import TABLES, audio_files, format_data_dir
+from espnet_adastride.options import parse_rate, whole
 from espnet_adastride.recipe.stamps import Stamp, fingerprint, hash_listing
 
 MADE = (*TABLES, "spk2utt", "utt2num_samples", "feats_type")

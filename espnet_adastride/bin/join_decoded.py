@@ -1,7 +1,7 @@
 """Stage 12, last step: join the jobs' hypotheses; print their real-time factor."""
 
 from espnet_adastride.bin.parsers import Parser, command
-from espnet_adastride.corpora.datadir import parse_rate
+from espnet_adastride.options import parse_rate
 from espnet_adastride.recipe.decoding import join_decoded
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from espnet_adastride.bin.parsers import say
 from espnet_adastride.config import read_config
 from espnet_adastride.errors import GIVE_MODEL, UserError, no_such
+from espnet_adastride.networks.unpacking import check_archive
 from espnet_adastride.options import real
 from espnet_adastride.quiet import quiet_imports
 
@@ -106,6 +107,17 @@ def check_model_exists(model: str) -> None:
         raise UserError(no_such(model, GIVE_MODEL, "file or folder", "--model"))
 
 
+def check_model_file(model: str) -> None:
+    """Reject a --model that does not exist, or is a broken archive.
+
+    Raises:
+        UserError: with the fix.
+    """
+    check_model_exists(model)
+    if Path(model).is_file() and Path(model).suffix not in (".pth", ".onnx"):
+        check_archive(model)
+
+
 def check_model_options(args: argparse.Namespace, inference_config=None) -> None:
     """Reject bad options before a model is loaded.
 
@@ -117,7 +129,7 @@ def check_model_options(args: argparse.Namespace, inference_config=None) -> None
         UserError: naming the option and what is missing.
     """
     model = Path(args.model)
-    check_model_exists(args.model)
+    check_model_file(args.model)
     if model.is_dir() and not any(
         (model / name).is_file() for name in ("config.yaml", "meta.yaml")
     ):

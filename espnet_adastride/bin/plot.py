@@ -39,7 +39,7 @@ from espnet_adastride.bin.parsers import Parser, command, say
 from espnet_adastride.corpora.kaldi import read_scp, shorten
 from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.errors import UserError, located, nearest, no_such
-from espnet_adastride.files import shown, write_text
+from espnet_adastride.files import check_file, shown, write_text
 from espnet_adastride.options import real, whole
 from espnet_adastride.report.pages import save_picture
 from espnet_adastride.timing.energy import SPEECH_THRESHOLD_DB
@@ -227,6 +227,8 @@ def draw_stream(args: argparse.Namespace) -> List[str]:
     from espnet_adastride.report.charts import StreamRow, plot_stream
     from espnet_adastride.timing.latency import describe_latency
 
+    if not Path(args.audio).exists():
+        raise UserError(no_such(args.audio))
     transcriber = load_adaptive(args)
     trained = transcriber.trained
     wave = read_audio(args.audio, trained.rate, say=say)
@@ -263,6 +265,9 @@ def main(args) -> None:
     if Path(args.output).suffix[1:].lower() not in OUTPUTS:
         kinds = ", ".join(f".{kind}" for kind in OUTPUTS)
         raise UserError(f"--output {args.output}: the name must end in {kinds}")
+    check_file(args.output, "--output")
+    if getattr(args, "json", None) is not None:
+        check_file(args.json, "--json")
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     for line in args.draw(args):
         print(line)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 
 from espnet_adastride.bin.parsers import Parser, add_switch, command
-from espnet_adastride.corpora.datadir import parse_rate
 from espnet_adastride.corpora.own.layouts import read_source
 from espnet_adastride.corpora.own.prepare import prepare
 from espnet_adastride.corpora.own.rows import Options
@@ -28,7 +27,7 @@ from espnet_adastride.corpora.own.split import PARTS
 from espnet_adastride.corpora.own.tables import COLUMNS
 from espnet_adastride.errors import UserError, no_such
 from espnet_adastride.files import shown
-from espnet_adastride.options import real, whole
+from espnet_adastride.options import parse_rate, real, whole
 from espnet_adastride.progress import cores
 
 

@@ -19,7 +19,7 @@ Writes ``rates.md``, ``rates.png`` and a file of every point into ``--output_dir
 
 from pathlib import Path
 
-from espnet_adastride.bin.model_options import check_model_exists
+from espnet_adastride.bin.model_options import check_model_file
 from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.corpora.datadir import read_table
 from espnet_adastride.errors import UserError
@@ -97,7 +97,7 @@ def main(args):
     torch.set_num_threads(1)
     models = named_models(args.model + args.fixed)
     for _, path in models:
-        check_model_exists(path)
+        check_model_file(path)
     audio = read_table(Path(args.data_dir) / "wav.scp")
     texts = read_table(Path(args.data_dir) / "text")
     texts = {key: text for key, text in texts.items() if key in audio}

@@ -17,7 +17,7 @@ from pathlib import Path
 from espnet_adastride.bin.model_options import load_adaptive
 from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.errors import UserError
-from espnet_adastride.files import write_text
+from espnet_adastride.files import check_file, write_text
 from espnet_adastride.options import real, whole
 from espnet_adastride.version import __version__
 
@@ -88,6 +88,7 @@ def main(args) -> None:
     paths = list(dict.fromkeys(Path(e).resolve() for e in args.experiments))
     shown = {Path(e).resolve(): e for e in args.experiments}
     experiments = [read_experiment(shown[path]) for path in paths]
+    check_file(output, "--output")
     names = [e.name for e in experiments]
     for experiment in experiments:
         if names.count(experiment.name) > 1:

@@ -11,12 +11,12 @@ It makes ``training_lengths.yaml`` there, which determines how recordings are cu
 from pathlib import Path
 
 from espnet_adastride.bin.parsers import Parser, command
-from espnet_adastride.corpora.datadir import parse_rate
 from espnet_adastride.corpora.lengths import (
     LENGTHS_NAME,
     measure_lengths,
     write_lengths,
 )
+from espnet_adastride.options import parse_rate
 
 
 def get_parser():

@@ -20,6 +20,7 @@ skipped, and another recording with the same name is written under its name with
 
 import argparse
 import json
+import os
 import sys
 import time
 from typing import Iterator, List, Sequence, Tuple
@@ -47,8 +48,9 @@ from espnet_adastride.errors import (
     UnknownTimesError,
     UserError,
     located,
+    no_such,
 )
-from espnet_adastride.files import AUDIO_SUFFIXES, shown, write_text
+from espnet_adastride.files import AUDIO_SUFFIXES, check_folder, shown, write_text
 from espnet_adastride.options import real
 from espnet_adastride.recipe.sources import Job, Sources, plan
 from espnet_adastride.timing.transcripts import FORMATS, Transcript, to_dict
@@ -138,7 +140,17 @@ def _check(args: argparse.Namespace) -> Tuple[List[Job], bool]:
         raise UserError(
             f"{len(sources)} recordings as {args.format[0]} need --output_dir"
         )
-    return plan(sources, args.output_dir, args.format, args.overwrite), bool(unread)
+    if args.output_dir is not None:
+        check_folder(args.output_dir, "--output_dir")
+    jobs = [
+        (
+            job
+            if job.source.path == STDIN or os.path.exists(job.source.path)
+            else job._replace(obstacle=no_such(shown(job.source.path)))
+        )
+        for job in plan(sources, args.output_dir, args.format, args.overwrite)
+    ]
+    return jobs, bool(unread)
 
 
 def _write(transcript: Transcript, job: Job, args, several: bool) -> None:

@@ -15,7 +15,7 @@ from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.corpora.recordings import describe_unread, find_media
 from espnet_adastride.corpora.unlabelled import Recording, cut_recording
 from espnet_adastride.errors import UserError
-from espnet_adastride.files import shown, write_text
+from espnet_adastride.files import check_folder, shown, write_text
 from espnet_adastride.quiet import quiet_imports
 
 
@@ -48,6 +48,7 @@ def main(args):
             f"{' '.join(args.recordings)}: no recordings in it; give audio files, or "
             "folders of them"
         )
+    check_folder(args.output_dir, "--output_dir")
     with quiet_imports():
         from espnet_adastride.evaluation.vqvae import measure
         from espnet_adastride.plugin.vqvae_task import load_vqvae

@@ -36,20 +36,6 @@ FEATURE_TABLES = ("feats.scp", "utt2num_frames")
 FEATURE_FILES = ("feats_dim", "upstream.yaml")
 
 
-def parse_rate(word: str) -> int:
-    """Read a sampling rate in Hz: ``16000``, ``16k`` or ``22.05k``."""
-    number, factor = word.strip().lower(), 1
-    if number.endswith("k"):
-        number, factor = number[:-1], 1000
-    try:
-        rate = Fraction(number) * factor
-    except (ValueError, ZeroDivisionError):
-        rate = Fraction(0)
-    if rate <= 0 or rate.denominator != 1:
-        raise UserError(f"--fs {word}: give a sampling rate such as 16k or 16000")
-    return int(rate)
-
-
 def read_table(path: PathLike) -> Table:
     """Read ``ID VALUE`` lines as :func:`espnet_adastride.corpora.kaldi.read_scp` does.
 

@@ -16,9 +16,10 @@ import numpy as np
 import yaml
 
 from espnet_adastride.config import read_yaml
-from espnet_adastride.corpora.datadir import parse_rate, read_table
+from espnet_adastride.corpora.datadir import read_table
 from espnet_adastride.errors import UserError
 from espnet_adastride.files import PathLike, write_text
+from espnet_adastride.options import parse_rate
 
 LENGTHS_NAME = "training_lengths.yaml"
 QUANTILES = {"median": 50.0, "90%": 90.0, "99%": 99.0, "longest": 100.0}

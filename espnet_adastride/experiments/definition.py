@@ -28,6 +28,7 @@ title, recipe, baseline and grid suffice. The recipe's own command trains.
 
 import hashlib
 import json
+import math
 import os
 import re
 from dataclasses import dataclass, field
@@ -269,12 +270,18 @@ def read_experiment(path: PathLike) -> Experiment:
         if (
             not isinstance(part, dict)
             or set(part) != {"methods", "rates", "seeds"}
-            or not all(part.values())
+            or not all(isinstance(v, list) and v for v in part.values())
         ):
             raise UserError(
-                f"{path}: a part of the grid is methods, rates and seeds, none of them "
-                f"empty, got {part}"
+                f"{path}: a part of the grid is lists of methods, rates and seeds, "
+                f"none of them empty, got {part}"
             )
+        for rate in part["rates"]:
+            if not (type(rate) in (int, float) and 1 <= rate < math.inf):
+                raise UserError(f"{path}: rates: {rate!r}: give numbers of at least 1")
+        for seed in part["seeds"]:
+            if type(seed) is not int or seed < 0:
+                raise UserError(f"{path}: seeds: {seed!r}: give whole numbers, e.g. 0")
     names = {name for part in experiment.grid for name in part["methods"]}
     if experiment.baseline not in names:
         raise UserError(

@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 
 from espnet_adastride.config import read_yaml
 from espnet_adastride.corpora.audio import audio_info
-from espnet_adastride.corpora.datadir import parse_rate, read_table
+from espnet_adastride.corpora.datadir import read_table
 from espnet_adastride.corpora.kaldi import read_text
 from espnet_adastride.corpora.upstream_record import RECORD_NAME
 from espnet_adastride.errors import UserError
@@ -40,6 +40,7 @@ from espnet_adastride.experiments.records import (
     write_record,
 )
 from espnet_adastride.files import PathLike, alone
+from espnet_adastride.options import parse_rate
 from espnet_adastride.progress import print_dated
 from espnet_adastride.recipe.jobs import Job, run_jobs
 

@@ -80,6 +80,38 @@ def _opened(archive: Path) -> Iterator[List[Member]]:
         yield members
 
 
+def check_archive(archive: PathLike) -> None:
+    """Read an archive to its end, and write nothing.
+
+    Raises:
+        UserError: it is not an archive of a model, is broken or truncated.
+    """
+    archive = Path(archive)
+    with _intact(archive), _opened(archive) as members:
+        for member in members:
+            with member.open() as file:
+                while file.read(2**20):
+                    pass
+        _check_meta(archive, {str(PurePosixPath(member.name)) for member in members})
+
+
+@contextmanager
+def _intact(archive: Path) -> Iterator[None]:
+    """Report what a broken archive raises."""
+    try:
+        yield
+    except _BROKEN as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise _refuse(archive, f"it is broken ({reason}); get the file again") from None
+
+
+def _check_meta(archive: Path, names: Set[str]) -> None:
+    if "meta.yaml" not in names:
+        raise _refuse(
+            archive, "it has no meta.yaml: truncated, or not made by espnet2.bin.pack"
+        )
+
+
 def safe_name(name: str) -> bool:
     """Return whether a member's name stays below the target folder."""
     path = PurePosixPath(name)
@@ -213,17 +245,11 @@ def unpack(archive: PathLike, output: PathLike) -> Dict[str, str]:
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = fresh_dir(output)
     try:
-        try:
-            with _opened(archive) as members:
-                free = shutil.disk_usage(temporary).free
-                _check_members(archive, members, free)
-                for member in members:
-                    _copy(archive, member, temporary / member.name)
-        except _BROKEN as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise _refuse(
-                archive, f"it is broken ({reason}); get the file again"
-            ) from None
+        with _intact(archive), _opened(archive) as members:
+            free = shutil.disk_usage(temporary).free
+            _check_members(archive, members, free)
+            for member in members:
+                _copy(archive, member, temporary / member.name)
         names = {str(PurePosixPath(member.name)) for member in members}
         files = _settle(archive, temporary, output, names)
         replace_dir(temporary, output)
@@ -234,10 +260,7 @@ def unpack(archive: PathLike, output: PathLike) -> Dict[str, str]:
 
 def _settle(archive: Path, temporary: Path, output: Path, names: Set[str]) -> dict:
     """Check the unpacked files, and update the paths in the configurations."""
-    if "meta.yaml" not in names:
-        raise _refuse(
-            archive, "it has no meta.yaml: truncated, or not made by espnet2.bin.pack"
-        )
+    _check_meta(archive, names)
     meta = _read_yaml(archive, temporary / "meta.yaml", "meta.yaml")
     files: Dict[str, str] = {}
 

@@ -10,9 +10,9 @@ ESPnet 202511's greedy search asks for the rate of every model and fails on unkn
 words; here the rate may be missing.
 """
 
-from espnet_adastride.corpora.datadir import parse_rate
 from espnet_adastride.downsampling import available_downsamplers
 from espnet_adastride.errors import ConfigurationError
+from espnet_adastride.options import parse_rate
 from espnet_adastride.plugin.imports import after_import, over
 from espnet_adastride.plugin.model import input_layer
 

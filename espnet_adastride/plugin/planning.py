@@ -19,11 +19,12 @@ from typing import Dict, Iterable, List, Optional, Sequence, Tuple
 
 import torch
 
-from espnet_adastride.corpora.datadir import parse_rate, read_table
+from espnet_adastride.corpora.datadir import read_table
 from espnet_adastride.corpora.upstream_record import RECORD_NAME, read_record
 from espnet_adastride.errors import ModelError, NotPlanned, UserError
 from espnet_adastride.evaluation.plan import SetLengths
 from espnet_adastride.files import PathLike
+from espnet_adastride.options import parse_rate
 from espnet_adastride.plugin.espnet import (
     asr_task,
     build_batch_sampler,

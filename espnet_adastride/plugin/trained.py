@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import yaml
 
-from espnet_adastride.corpora.datadir import parse_rate
 from espnet_adastride.corpora.features import Upstream, rebuild_upstream
 from espnet_adastride.corpora.lengths import find_lengths
 from espnet_adastride.corpora.upstream_record import RECORD_NAME, read_record
@@ -24,6 +23,7 @@ from espnet_adastride.errors import (
     located,
 )
 from espnet_adastride.files import PathLike
+from espnet_adastride.options import parse_rate
 from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.espnet import (
     TokenIDConverter,

@@ -7,10 +7,15 @@ source is read (``espnet_source.py``), not imported. Values that only running co
 check are left to the plan and to ESPnet.
 """
 
+import argparse
 import ast
+import math
+import re
 from typing import Any, Dict, List, Optional, Sequence
 
 from espnet_adastride.errors import UserError, did_you_mean, unknown_word
+from espnet_adastride.options import real
+from espnet_adastride.options import whole as whole_number
 from espnet_adastride.recipe import espnet_source as source
 
 ENCODERS = "espnet_adastride.plugin.encoders"
@@ -123,6 +128,19 @@ def wrong_option_value(option: source.Option, value: Any) -> str:
     if value is None or word.lower() in NOTHING:
         may = option.words is None or None in option.words or word in option.words
         return "" if may else "one of " + _listed(option.words)
+    ours = re.fullmatch(r"(real|whole)\(.*\)", kind)
+    if ours:  # a type of options.py, as written in a command of ours
+        if isinstance(value, bool):
+            return WANTED["float" if ours[1] == "real" else "int"]
+        call = ast.parse(kind, mode="eval").body
+        read = {"real": real, "whole": whole_number}[ours[1]](
+            *map(ast.literal_eval, call.args),
+            **{k.arg: ast.literal_eval(k.value) for k in call.keywords},
+        )
+        try:
+            read(word)
+        except argparse.ArgumentTypeError as error:
+            return str(error).partition(": give ")[2]
     if kind in ("int", "int_or_none"):
         if isinstance(value, bool) or isinstance(value, float):
             return WANTED["int"]
@@ -288,6 +306,20 @@ class _Checker:
         trunks = frozenset(source.named_words(LAYER_CONF, "TRUNKS"))
         arguments["trunk"] = arguments["trunk"]._replace(words=trunks)
         self._arguments(path, conf, arguments)
+        for key in ("stride", "train_strides"):
+            self._strides(path, key, conf.get(key))
+
+    def _strides(self, path, key, given) -> None:
+        """Reject a stride below 1, as ``downsampling.output.check_stride`` does."""
+        if given == []:
+            self.refuse([*path, key], f"{'.'.join(path)}: {key}: the list is empty")
+        for one in given if isinstance(given, list) else [given]:
+            number = isinstance(one, (int, float)) and not isinstance(one, bool)
+            if given is not None and not (number and 1 <= one < math.inf):
+                self.refuse(
+                    [*path, key],
+                    f"{'.'.join(path)}: {key}: {one!r} must be a number of at least 1",
+                )
 
 
 def refuse_unknown_options(config: Dict[str, Any], task: str, where) -> None:

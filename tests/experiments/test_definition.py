@@ -104,6 +104,15 @@ def test_settings_without_decodings_are_those_of_earlier_records():
         ({"test_sets": []}, "test_sets is empty"),
         ({"grid": [{"methods": ["stack"], "rates": [4]}]}, "methods, rates and seeds"),
         ({"grid": [{"methods": [], "rates": [4], "seeds": [0]}]}, "none of them empty"),
+        ({"grid": [{"methods": ["stack"], "rates": 4, "seeds": [0]}]}, "is lists of"),
+        (
+            {"grid": [{"methods": ["stack"], "rates": [0.5], "seeds": [0]}]},
+            "rates: 0.5: give numbers of at least 1",
+        ),
+        (
+            {"grid": [{"methods": ["stack"], "rates": [4], "seeds": ["x"]}]},
+            "seeds: 'x': give whole numbers",
+        ),
         ({"baseline": "avg_pool"}, "baseline avg_pool is in no part"),
         ({"pairs": [["bound2", "avg_pool"]]}, "pairs: give two methods of the grid"),
         ({"pairs": ["bound2"]}, r"such as \[adastride, strided_conv\], got bound2"),

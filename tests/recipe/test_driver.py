@@ -87,6 +87,25 @@ def one_line(result):
         ([], "--train_set is required"),
         ([*SETS, "--nj", "many"], "--nj many: give a whole number"),
         ([*SETS, "--inference_nj=0"], "--inference_nj 0: give at least 1"),
+        (["--stride", "0.5"], "unknown option --stride; --help lists all"),
+        ([*SETS, "--nbpe", "x"], "--nbpe x: give a whole number"),
+        ([*SETS, "--nbpe", "0"], "--nbpe 0: give at least 1"),
+        ([*SETS, "--stage", "9" * 20], "9: give a whole number"),
+        ([*SETS, "--batch_size", "0"], "--batch_size 0: give a whole number, at"),
+        ([*SETS, "--lm_fold_length", "x"], "--lm_fold_length x: give a whole number"),
+        ([*SETS, "--max_wav_duration", "x"], "--max_wav_duration x: give a number"),
+        ([*SETS, "--min_wav_duration=30"], "30: give less than --max_wav_duration 20"),
+        ([*SETS, "--dumpdir", "../asr.sh"], "asr.sh is not a folder; move it away"),
+        ([*SETS, "--expdir", "../asr.sh/x"], "asr.sh is not a folder; move it away"),
+        ([*SETS, *MINI, "--asr_args", "5"], "--asr_args: '5': options start with --"),
+        ([*SETS, "--plan_seconds=-1"], "--plan_seconds -1: give a number, 0 or more"),
+        ([*SETS, "--bpe_char_cover", "3"], "--bpe_char_cover 3: give a number above 0"),
+        ([*SETS, "--speed_perturb_factors", "0.9 x"], "'0.9 x': give numbers, e.g."),
+        ([*SETS, *MINI, "--fs", "x"], "--fs x: give a sampling rate such as 16k"),
+        ([*SETS, *MINI, "--g2p", "x"], "--g2p: g2p: 'x' must be one of"),
+        ([*SETS, *MINI, "--pretrained_model=no.pth"], "no.pth: no such file"),
+        ([*SETS, "--nlsyms_txt", "no.txt"], "--nlsyms_txt no.txt: no such file"),
+        ([*SETS, "--asr_config", "5"], "--asr_config 5: no such file"),
         ([*SETS, "--rerun", "yes"], "--rerun yes: give true or false"),
         ([*SETS, "--token_type", "phn"], "--token_type 'phn': choose one of bpe char"),
         ([*SETS, "--asr_config", "no.yaml"], "--asr_config no.yaml: no such file"),
@@ -104,6 +123,15 @@ def one_line(result):
         (
             [*SETS, *MINI, "--asr_args", "--encoder_conf num_block=3"],
             "--asr_args: encoder_conf: unknown key 'num_block' (did you mean",
+        ),
+        (
+            [*SETS, *MINI, "--asr_args", "--encoder_conf input_layer_conf.stride=0.5"],
+            "--asr_args: encoder_conf.input_layer_conf: stride: 0.5 must be a number",
+        ),
+        (
+            [*SETS, *MINI, "--inference_config", "decode_ctc_greedy.yaml"]
+            + ["--inference_args", "--stride 0.5"],
+            "--inference_args: stride: '0.5' must be a number, 1 or more",
         ),
         (
             [*SETS, *MINI, "--asr_args", "--max_epoch=ten"],
@@ -142,6 +170,29 @@ def one_line(result):
 def test_a_wrong_option_ends_in_one_line(recipe, options, words):
     assert words in one_line(run(recipe, *options))
     assert not (recipe / "exp").exists()
+
+
+@pytest.mark.parametrize(
+    "option", "lm_train_text lm_dev_text lm_test_text bpe_train_text".split()
+)
+def test_text_files_are_checked_before_the_first_stage(recipe, option):
+    (recipe / "my text").write_text(" \n")
+    common = [*SETS, *MINI, "--use_lm=true", f"--{option}"]
+    line = one_line(run(recipe, *common, "my text"))
+    assert line == f"error: --{option} my text: the file is empty"
+    line = one_line(run(recipe, *common, "none.txt"))
+    assert line == f"error: --{option} none.txt: no such file"
+    # stage 1 may make it
+    assert "make it from" in one_line(run(recipe, *common, "data/none.txt"))
+
+
+@pytest.mark.parametrize("option", ["asr_config", "lm_config", "inference_config"])
+def test_an_empty_configuration_is_refused(recipe, option):
+    (recipe / "empty.yaml").write_text("# nothing\n")
+    more = [] if option == "asr_config" else MINI
+    options = [*SETS, *more, "--use_lm=true", f"--{option}", "empty.yaml"]
+    line = one_line(run(recipe, *options))
+    assert "empty.yaml: no options in it; fill it, or leave it out" in line
 
 
 def test_the_python_is_taken_from_the_environment_too(recipe):
@@ -282,13 +333,24 @@ def test_missing_corpus_and_missing_parts_end_in_one_line(recipe, tmp_path):
     script = recipe.parent / "librispeech_100" / "run.sh"
     environment = {**os.environ, "LIBRISPEECH": "no where"}  # from where we stand
     line = one_line(run(tmp_path, "--stop_stage=1", script=script, env=environment))
-    assert f"not in {tmp_path}/no where, which contains: nothing" in line
+    assert f"not in {tmp_path}/no where, which does not exist; give" in line
 
-    (tmp_path / "corpora" / "LibriSpeech" / "train-clean-100").mkdir(parents=True)
+    # a part without utterances is not there
+    part = tmp_path / "corpora" / "LibriSpeech" / "train-clean-100"
+    part.mkdir(parents=True)
+    environment["LIBRISPEECH"] = str(tmp_path / "corpora")
+    line = one_line(run(tmp_path, "--stop_stage=1", script=script, env=environment))
+    assert "train-clean-100 dev-clean" in line and "contains: nothing of" in line
+    (part / "1" / "2").mkdir(parents=True)
+    (part / "1" / "2" / "1-2.trans.txt").write_text("1-2-0000 A\n")
+    environment["LIBRISPEECH"] = str(part)
+    line = one_line(run(tmp_path, "--stop_stage=1", script=script, env=environment))
+    assert "which is itself a part of it (give its parent folder)" in line
+
     environment["LIBRISPEECH"] = str(tmp_path / "corpora")
     line = one_line(run(tmp_path, "--stop_stage=1", script=script, env=environment))
     assert "dev-clean dev-other test-clean test-other not in" in line
-    assert "contains: train-clean-100" in line and "--download true" in line
+    assert "contains: train-clean-100;" in line and "--download true" in line
 
 
 # ------------------------------------------------------------------ end to end
@@ -415,7 +477,7 @@ def test_all_stages_on_a_handful_of_utterances(recipe, tmp_path, warm_python):
     assert not {line.split(None, 1)[1] for line in references.splitlines()} & {
         line.split(None, 1)[1] for line in trained_on.splitlines()
     }
-    perplexity = float(re.search(r"perplexity of .*: ([\d.]+) per token", text)[1])
+    perplexity = float(re.search(r"perplexity of .*: (\d+\.\d{3}) per token", text)[1])
     assert 1 < perplexity < 40  # better than a guess among the 40 pieces
     name = "decode_asr_mini*_lm_lm_lm_en_bpe40_valid.loss.ave_asr_model_*"
     (with_model,) = exp.glob(f"{name}/test_mini/score_wer/result.txt")

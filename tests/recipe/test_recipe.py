@@ -32,6 +32,7 @@ from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation import logs
 from espnet_adastride.files import alone, lock
 from espnet_adastride.networks.saving import atomic
+from espnet_adastride.options import parse_rate
 from espnet_adastride.progress import progress_bar
 from espnet_adastride.recipe import decoding, training
 from espnet_adastride.recipe.feature_statistics import (
@@ -207,13 +208,13 @@ def test_filter_bounds_are_strict_and_what_is_left_out_is_named(tmp_path, capsys
     "word, hertz", [("16k", 16000), ("22.05k", 22050), ("8000", 8000)]
 )
 def test_parse_rate(word, hertz):
-    assert datadir.parse_rate(word) == hertz
+    assert parse_rate(word) == hertz
 
 
 @pytest.mark.parametrize("word", ["fast", "-1", "0", "1.5", "16kk", "1/0"])
 def test_parse_rate_refuses(word):
     with pytest.raises(UserError, match="sampling rate"):
-        datadir.parse_rate(word)
+        parse_rate(word)
 
 
 @given(st.integers(0, 60), st.integers(1, 70))

@@ -21,10 +21,14 @@ parts_of() {  # SET: the parts of the corpus that form it
 corpus=${LIBRISPEECH:?set LIBRISPEECH to the corpus, or write it into db.sh}
 [ ! -d "${corpus}/LibriSpeech" ] || corpus=${corpus}/LibriSpeech
 
+has_utterances() {  # FOLDER OF A PART; one that is empty is missing, too
+    [ -n "$(find -L "$1" -mindepth 3 -maxdepth 3 \( -name '*.flac' -o -name '*.trans.txt' \) \
+        -print -quit 2>/dev/null)" ]
+}
 missing=()
 for name in ${sets}; do
     for part in $(parts_of "${name}"); do
-        [ -d "${corpus}/${part}" ] || [[ " ${missing[*]-} " == *" ${part} "* ]] ||
+        has_utterances "${corpus}/${part}" || [[ " ${missing[*]-} " == *" ${part} "* ]] ||
             missing+=("${part}")
     done
 done
@@ -33,9 +37,19 @@ if [ ${#missing[@]} -gt 0 ] && [ "${download}" = true ]; then
         --part "${missing[@]}"
     [ ! -d "${LIBRISPEECH}/LibriSpeech" ] || corpus=${LIBRISPEECH}/LibriSpeech
 elif [ ${#missing[@]} -gt 0 ]; then
-    found=$(cd "${corpus}" 2>/dev/null && ls -d -- */ 2>/dev/null | tr -d / | tr '\n' ' ') ||
-        found=
-    echo "error: ${missing[*]} not in ${corpus}, which contains: ${found:-nothing}; give" \
+    found=()
+    for folder in "${corpus}"/*/; do
+        folder=${folder%/}
+        ! has_utterances "${folder}" || found+=("${folder##*/}")
+    done
+    if [ ${#found[@]} -gt 0 ]; then what="which contains: ${found[*]}"
+    elif [ ! -e "${corpus}" ]; then what="which does not exist"
+    elif [ ! -d "${corpus}" ]; then what="which is not a folder"
+    elif [ ! -r "${corpus}" ]; then what="which cannot be read"
+    elif compgen -G "${corpus}/*/*/*.trans.txt" >/dev/null; then
+        what="which is itself a part of it (give its parent folder)"
+    else what="which contains: nothing of LibriSpeech (PART/SPEAKER/CHAPTER/*.flac)"; fi
+    echo "error: ${missing[*]} not in ${corpus}, ${what}; give" \
         "the corpus folder (LIBRISPEECH=/path or db.sh), name existing sets" \
         "(--train_set, --valid_set, --test_sets), or give --download true" >&2
     exit 1
