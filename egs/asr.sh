@@ -244,12 +244,13 @@ done
         "${max_wav_duration}"
 # Text files are checked now; stage 1 may make those in data/ and dump/.
 check_texts() {  # NAME OF OPTION
-    local words=("${!1}") word
+    local words=("${!1}") word made
     [ -n "${!1}" ] || return 0
     [ -f "${!1}" ] || read -ra words <<<"${!1}"
     for word in "${words[@]}"; do
         if [ ! -e "${word}" ]; then
-            [[ ${word} == data/* || ${word} == "${dumpdir}"/* ]] ||
+            made=${word#"${PWD}/"}
+            [[ ${made#./} == data/* || ${word} == "${dumpdir}"/* ]] ||
                 die "--$1 ${word}: no such file"
         elif [ -f "${word}" ]; then
             grep -q '[^[:space:]]' "${word}" || die "--$1 ${word}: the file is empty"

@@ -20,10 +20,10 @@ import logging
 import sys
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import Parser, add_switch, command
+from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.config import read_config
 from espnet_adastride.errors import UserError, no_such
-from espnet_adastride.options import real, whole
+from espnet_adastride.options import real, str2bool, whole
 
 
 class ConfigParser(Parser):
@@ -68,7 +68,11 @@ def str_or_none(word: str):
 
 
 def get_parser():
-    """Return the parser; ``--config`` reads options from YAML."""
+    """Return the parser; ``--config`` reads options from YAML.
+
+    The recipe checks decoding configurations by the calls of ``add_argument`` in this
+    file (``recipe/known_options.py``).
+    """
     parser = ConfigParser(__doc__)
     parser.add_argument("--config", help="YAML file with these options")
     parser.add_argument(
@@ -99,10 +103,11 @@ def get_parser():
     parser.add_argument(
         "--key_file", type=str_or_none, help="file of the utterances to decode"
     )
-    add_switch(
-        parser,
+    parser.add_argument(
         "--allow_variable_data_keys",
-        "accept inputs that the model does not use",
+        type=str2bool,
+        default=False,
+        help="accept inputs that the model does not use",
     )
     parser.add_argument(
         "--asr_train_config", type=str_or_none, help="config.yaml of the model"

@@ -37,7 +37,7 @@ from espnet_adastride.bin.model_options import (
 )
 from espnet_adastride.bin.parsers import Parser, command, say
 from espnet_adastride.corpora.kaldi import read_scp, shorten
-from espnet_adastride.corpora.recordings import read_audio
+from espnet_adastride.corpora.recordings import STDIN, read_audio
 from espnet_adastride.errors import UserError, located, nearest, no_such
 from espnet_adastride.files import check_file, shown, write_text
 from espnet_adastride.options import real, whole
@@ -227,7 +227,7 @@ def draw_stream(args: argparse.Namespace) -> List[str]:
     from espnet_adastride.report.charts import StreamRow, plot_stream
     from espnet_adastride.timing.latency import describe_latency
 
-    if not Path(args.audio).exists():
+    if args.audio != STDIN and not Path(args.audio).exists():
         raise UserError(no_such(args.audio))
     transcriber = load_adaptive(args)
     trained = transcriber.trained

@@ -61,7 +61,7 @@ def read_audio(
         AudioError: if there is no such file, or it cannot be decoded, is empty or has
             non-finite samples.
     """
-    if str(source).endswith("|") and not Path(source).exists():  # of a wav.scp
+    if str(source).endswith("|") and not os.path.exists(source):  # of a wav.scp
         raise AudioError(f"{source}: is a piped command; give an audio file")
     content: Union[str, Path, bytes] = source
     name = shown(source)

@@ -143,9 +143,15 @@ def prepare_recordings(folder, output, rate: int) -> str:
     fresh = fresh_dir(output)
     (fresh / "audio").mkdir()
     made: Dict[str, list] = {part: [] for part in PARTS}
+    names = {recording.id for recording in recordings}
     short = 0
     for recording in recordings:
         for name, path, duration in cut_recording(recording, fresh / "audio", rate):
+            if name != recording.id and name in names:
+                raise UserError(
+                    f"{shown(recording.path)} is cut, and a part would have the name "
+                    f"of another recording, {name}: rename one"
+                )
             if duration < SHORTEST:
                 short += 1
                 continue

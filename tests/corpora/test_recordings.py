@@ -73,6 +73,13 @@ def test_standard_input(monkeypatch):
         read_audio("-", RATE)  # it has been read
 
 
+@pytest.mark.parametrize("length", [1, 300])  # 255 is the longest name of a file
+def test_a_piped_command_is_named(length):
+    command = f"sox {'x' * length} -t wav - |"
+    with pytest.raises(AudioError, match=r"is a piped command; give an audio file"):
+        read_audio(command, RATE)
+
+
 def test_bad_recordings_are_named_in_one_line(tmp_path):
     def said(name, content=None, samples=None):
         path = tmp_path / name

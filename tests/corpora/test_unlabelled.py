@@ -81,6 +81,14 @@ def test_any_format_rate_and_length(tmp_path):
         assert (info.samplerate, info.channels) == (8000, 1) and info.duration <= 15.0
 
 
+def test_parts_of_a_recording_with_the_name_of_another(corpus, tmp_path):
+    noise(corpus / "long.flac", seconds=20)
+    noise(corpus / "long_0001.flac")
+    with pytest.raises(UserError, match="a part would .* long_0001: rename one"):
+        prepare_recordings(corpus, tmp_path / "data", 8000)
+    assert not (tmp_path / "data").exists()
+
+
 def test_parts_by_hash():
     parts = split_groups(f"text {i}" for i in range(100))
     assert list(parts.values()).count("test") == 10

@@ -2,6 +2,7 @@
 ``adastride transcribe --stream``."""
 
 import io
+import types
 import wave as wave_file
 
 import numpy as np
@@ -15,6 +16,7 @@ pytest.importorskip("espnet2")
 from espnet2.bin.asr_inference_streaming import Speech2TextStreaming  # noqa: E402
 
 from espnet_adastride.bin import plot, transcribe  # noqa: E402
+from espnet_adastride.corpora import recordings  # noqa: E402
 from espnet_adastride.corpora.recordings import read_pcm  # noqa: E402
 from espnet_adastride.errors import AudioError  # noqa: E402
 from espnet_adastride.errors import ConfigurationError, UserError  # noqa: E402
@@ -512,6 +514,15 @@ def test_the_picture_of_a_stream(conformer, recording, tmp_path, capsys):
     assert bars == sorted(2 * [word.start for word in spoken])
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names == ["blocks of 0.2 s", "blocks of 0.4 s"]  # from below
+
+
+def test_the_picture_of_standard_input(tmp_path, recording, conformer, monkeypatch):
+    given = ["--audio", "-", "--blocks", "0.4", "--output", str(tmp_path / "x.png")]
+    with open(recording, "rb") as file:
+        stdin = types.SimpleNamespace(buffer=file)
+        monkeypatch.setattr(recordings.sys, "stdin", stdin)
+        plot.main(["stream", "--model", str(conformer), *given])
+    assert (tmp_path / "x.png").exists()
 
 
 def test_the_picture_needs_a_model_that_streams(tmp_path, recording):

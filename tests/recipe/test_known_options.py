@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from espnet_adastride.bin import asr_inference_ctc
 from espnet_adastride.config import merge_configs, override, read_config
 from espnet_adastride.errors import UserError
 from espnet_adastride.recipe import espnet_source
@@ -258,6 +259,13 @@ def test_decoding():
         refuse_unknown_decoding(
             {"beam_size": 3}, "espnet_adastride.bin.asr_inference_ctc", lambda _: "x"
         )
+
+
+def test_options_of_greedy_decoding_are_those_of_its_parser():
+    actions = asr_inference_ctc.get_parser()._actions
+    names = {word[2:] for a in actions for word in a.option_strings if len(word) > 2}
+    found = espnet_source.command_options("espnet_adastride.bin.asr_inference_ctc")
+    assert set(found) == names - {"help", "version"}
 
 
 # ------------------------------------------------------------------ the command
