@@ -1,4 +1,4 @@
-"""Lock a folder for the calling shell: ``exec 9>>DIR/.lock; lock_folder 9``."""
+"""Lock a folder for the calling shell: ``exec 9>>F; lock_folder 9 F``, F: its file."""
 
 import datetime
 import os

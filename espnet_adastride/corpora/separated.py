@@ -20,19 +20,25 @@ def read_separated(
         literal: quotation marks belong to the text.
 
     Returns:
-        Values without white space around them, without blank rows; no header: the file
-        is empty.
+        Values without white space around them, without blank rows.
 
     Raises:
-        UserError: it is not UTF-8, or (when the rows are read) no CSV; names the line.
+        UserError: it is empty, not UTF-8, or no CSV (of the rows: when they are read);
+            names the line.
     """
-    lines = read_lines(path) or [""]
+    lines = read_lines(path)
+    if not lines:
+        raise UserError(f"{path}: the file is empty; write a header and rows")
     if path.suffix.lower() == ".tsv":
         separator = "\t"
     else:  # spreadsheets write semicolons if the decimal sign is a comma
         separator = max(",;\t|", key=lambda s: lines[0].count(s))
-    first = next(csv.reader(lines[:1], delimiter=separator), [])
-    header = [name.strip() for name in first]
+    try:
+        header = [
+            name.strip() for name in next(csv.reader(lines[:1], delimiter=separator))
+        ]
+    except csv.Error as error:
+        raise _not_csv(path, 1, error) from None
     if separator == "\t":
         # Common Voice does not quote: a quotation mark belongs to the sentence
         rows = _tab_rows(lines, literal or "client_id" in header)
@@ -61,10 +67,14 @@ def _quoted_rows(path: Path, lines: List[str], separator: str):
                 yield number, [value.strip() for value in values]
             number = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(
-            f"{path}:{number}: not CSV ({error}): write a quotation mark within a "
-            'text as "" and put the text in quotation marks'
-        ) from None
+        raise _not_csv(path, number, error) from None
+
+
+def _not_csv(path: Path, number: int, error: csv.Error) -> UserError:
+    return UserError(
+        f"{path}:{number}: not CSV ({error}): write a quotation mark within a text as "
+        '"" and put the text in quotation marks'
+    )
 
 
 def _bare(word: str) -> str:

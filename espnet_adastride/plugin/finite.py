@@ -46,7 +46,7 @@ class WatchedBatches:
         """
         loss = output["loss"] if isinstance(output, dict) else output[0]
         self.steps += 1
-        if loss is not None and bool(torch.isfinite(loss.detach()).all()):
+        if loss is None or bool(torch.isfinite(loss.detach()).all()):
             self.run = 0
             return
         self.bad, self.run = self.bad + 1, self.run + 1

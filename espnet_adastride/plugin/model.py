@@ -22,6 +22,7 @@ Which of them appear depends only on the configuration.
 """
 
 import functools
+import importlib
 
 from espnet_adastride.downsampling.stages import (
     add_auxiliary_losses,
@@ -307,3 +308,13 @@ def adaptive_model(stock: type) -> type:
 
 
 AdaStrideASRModel = adaptive_model(espnet.ESPnetASRModel)
+
+
+def __getattr__(name):
+    """Return another model of NAMES, for ``import`` and for pickled models."""
+    for module, ours in NAMES.items():
+        if ours == name:
+            kinds = vars(importlib.import_module(module)).values()
+            kinds = (kind for kind in kinds if isinstance(kind, type))
+            return adaptive_model(next(k for k in kinds if k.__module__ == module))
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -105,7 +105,9 @@ def test_a_table_is_all_that_a_corpus_of_ones_own_needs(tmp_path):
     "text, words",
     [
         ("file,class\nx.wav,a\n", "no column label; its first line is 'file,class'"),
-        ("", "no column file and label"),
+        ("", "the file is empty; write a header and rows"),
+        ("\nfile,label\n", "no column file and label; its first line is ''"),
+        ("file," + 2**18 * "x", ":1: not CSV .field larger than"),
         ("file,label,speaker\n", "unknown column 'speaker'"),
         ("file,label\nx.wav\n", "line 2: 1 columns, the header has 2"),
         ("file,label\nx.wav,\n", "line 2: file 'x.wav', label ''"),

@@ -196,6 +196,19 @@ def test_times_join_those_of_the_blocks():
         first += math.ceil(length / 40)
 
 
+def test_times_know_a_stride_in_the_trunk():
+    layer = make(block=0.42, method=["strided_conv", "adastride"], stride=[2, 3])
+    x, mask = batch([170, 90])
+    _, shorter = layer(x, mask)
+    trace = layer.take_trace()
+    for index, length in enumerate((170, 90)):
+        edges, windows = encoder_boundaries(layer, trace, length, index)
+        np.testing.assert_array_equal(windows, [*range(0, length, 6), length])
+        assert len(edges) == int(shorter[index].sum()) + 1
+        # no frame goes over the end of a block
+        assert set(range(0, length, 42)) <= set(edges.tolist())
+
+
 def test_losses_know_the_blocks_that_hold_something_alone():
     layer = make(stride=[4], score_bound=None).train()
     layer.downsamplers[0].score.weight.data.mul_(10.0)

@@ -111,6 +111,14 @@ def test_validation_chooses_by_its_losses(options):
         validate(options, [1, NAN, 1])
 
 
+def test_validation_without_a_loss_is_left_to_espnet(options, monkeypatch):
+    def forward(self, speech, speech_lengths, utt_id):
+        return None, {"acc": torch.ones(())}, speech_lengths.sum()
+
+    monkeypatch.setattr(Line, "forward", forward)
+    validate(options, [1, 2])
+
+
 def test_the_vqvae_is_trained_by_it(tmp_path):
     import numpy as np
 

@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import math
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import espnet_adastride.plugin
 from espnet_adastride import available_downsamplers
 from espnet_adastride.downsampling import downsampler_class
 from espnet_adastride.errors import ConfigurationError, ModelError
+from espnet_adastride.plugin import model as models
 from espnet_adastride.plugin.espnet import (
     Conv2dSubsampling,
     ESPnetASRModel,
@@ -325,6 +327,12 @@ def test_registration_is_idempotent():
     espnet_adastride.plugin.register()
     assert encoder_choices.classes == before
     assert model_choices.classes["espnet"] is AdaStrideASRModel
+
+
+@pytest.mark.parametrize("name", models.NAMES.values())
+def test_every_model_can_be_imported_and_pickled(name):
+    kind = getattr(models, name)
+    assert kind.__name__ == name and pickle.loads(pickle.dumps(kind)) is kind
 
 
 def test_an_unfitting_checkpoint_is_refused_with_its_keys():

@@ -108,8 +108,6 @@ def find_columns(path, header: Sequence[str], given: Dict[str, str]) -> Dict[str
 def _separated_entries(path: Path, source: Source, literal: bool):
     """Return the header of a CSV or TSV file, and an iterator of (where, entry)."""
     header, separator, rows = read_separated(path, literal)
-    if not header:
-        raise UserError(f"{path}: the file is empty; write a header and rows")
 
     def entries() -> Iterator[Tuple[str, Dict[str, str]]]:
         for number, values in rows:

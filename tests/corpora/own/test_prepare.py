@@ -583,6 +583,8 @@ def test_a_bad_row_is_named_and_can_be_left_out(project, capsys, row, words):
         (b'path,text\nx,"a\ny,b\n', "t.csv:2: not CSV"),
         (b"path,text\n", "no rows below the header"),
         (b"", "the file is empty"),
+        (b"\npath,text\n", "t.csv:1: no column for the path: begin the file"),
+        (b"path,text" + 2**17 * b"x", "t.csv:1: not CSV (field larger than"),
     ],
 )
 def test_a_table_that_cannot_be_used(project, content, words):
