@@ -81,6 +81,8 @@ ALONE = re.compile(r"(?<![\w.])(\d+\.\d+)")
 #: `make results` has written for them
 RECORDED = {
     "pretrained.md": ["whisper_strides"],
+    "attention_decoder.md": ["whisper_joint"],
+    "restore.md": ["whisper_restore"],
     "connected_digits.md#methods-that-adapt": ["digits_adaptive"],
     "classification.md#methods-that-adapt": [
         "speech_commands_8x",
