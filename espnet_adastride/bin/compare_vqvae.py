@@ -23,12 +23,7 @@ from pathlib import Path
 
 import yaml
 
-from espnet_adastride.bin.parsers import (
-    Parser,
-    add_run_options,
-    command,
-    read_methods,
-)
+from espnet_adastride.bin.parsers import Parser, add_run_options, command, read_methods
 from espnet_adastride.config import merge_configs, read_config
 from espnet_adastride.corpora.unlabelled import (
     find_recordings,
