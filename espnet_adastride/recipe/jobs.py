@@ -186,6 +186,15 @@ def signals_handled_by(handler):
             signal.signal(number, old)
 
 
+def run_here(command: List[str]) -> None:
+    """Run a command; forward signals to it; exit with its status if it fails."""
+    process = subprocess.Popen(command)
+    with signals_handled_by(lambda *_: process.send_signal(signal.SIGTERM)):
+        status = process.wait()
+    if status != 0:
+        raise SystemExit(status if status > 0 else 128 - status)
+
+
 @contextmanager
 def _handling_signals(processes: List[subprocess.Popen], grace: float):
     """Turn signals into Interrupted; at the end, stop running jobs."""
