@@ -93,6 +93,13 @@ def test_a_folder_imports_no_later_one(path):
             assert RANK[imported] <= RANK[folder], f"{path} imports {name}"
 
 
+@pytest.mark.parametrize("path", sorted(PACKAGE.glob("bin/*.py")), ids=lambda p: p.name)
+def test_a_command_imports_no_other_command(path):
+    shared = {f"espnet_adastride.bin.{name}" for name in ("parsers", "model_options")}
+    found = {n for n in imports_of(path) if n.startswith("espnet_adastride.bin")}
+    assert found <= shared, "move what both need into the folder where it belongs"
+
+
 def test_importing_the_library_leaves_espnet_alone():
     code = (
         "import sys, espnet_adastride, espnet_adastride.downsampling\n"
