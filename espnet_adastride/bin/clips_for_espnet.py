@@ -3,12 +3,10 @@
     python -m espnet_adastride.bin.clips_for_espnet --corpus /path/to/speech_commands \
         --layout speech_commands --split rotating --seed 0 --output_dir data
 
-It makes ``data/{train,valid,test}`` with ``wav.scp``, ``label``, ``utt2spk`` (the
-group) and ``shape`` (samples), and ``data/classes.txt``, the token list. Recordings
-that are not mono at ``--rate``, or have white space in their names, are mixed down,
-resampled and written to ``data/wav``. Splits and layouts are those of ``classify``
-(``corpora/clips.py``), so that an ESPnet training is tested on the same clips as the
-runs with that seed there. ``classify_espnet`` does all steps.
+Splits and layouts are those of ``classify`` (``corpora/clips.py``), so that an ESPnet
+training is tested on the same clips as the runs with that seed there. Recordings that
+are not mono at ``--rate``, or have white space in their names, are mixed down,
+resampled and written to ``data/wav``. ``classify_espnet`` does all steps.
 """
 
 from pathlib import Path

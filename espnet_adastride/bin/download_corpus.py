@@ -7,13 +7,11 @@ moved there when complete. The publishers give no checksums, so only gzip's own 
 made.
 """
 
-import argparse
-
 from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.corpora.downloads import CORPORA, download_corpus
 
 
-def get_parser() -> argparse.ArgumentParser:
+def get_parser():
     parser = Parser(__doc__)
     parser.add_argument(
         "--name", required=True, choices=list(CORPORA), help="the corpus"

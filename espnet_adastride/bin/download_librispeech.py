@@ -8,14 +8,12 @@ interrupted download resumes where it stopped. An archive is unpacked only if it
 sum is the published one, next to its destination, and moved there when complete.
 """
 
-import argparse
-
 from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.corpora.downloads import MD5, URL, download_part
 from espnet_adastride.errors import UserError
 
 
-def get_parser() -> argparse.ArgumentParser:
+def get_parser():
     parser = Parser(__doc__)
     parser.add_argument(
         "--corpus", required=True, help="folder that will hold LibriSpeech/"

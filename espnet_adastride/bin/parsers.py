@@ -152,11 +152,10 @@ def add_set_options(parser: argparse.ArgumentParser, what: str) -> None:
 
 def add_record_options(parser: argparse.ArgumentParser) -> None:
     """Add the folders of records and pages."""
-    pages = ROOT / "results"
-    parser.add_argument(
-        "--records", default=str(pages / "records"), help="folder of records"
-    )
-    parser.add_argument("--results", default=str(pages), help="folder of the pages")
+    pages = str(ROOT / "results")
+    records = os.path.join(pages, "records")
+    parser.add_argument("--records", default=records, help="folder of records")
+    parser.add_argument("--results", default=pages, help="folder of the pages")
 
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:

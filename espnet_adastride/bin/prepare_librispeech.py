@@ -8,15 +8,13 @@ listed by name in ``excluded.txt`` of the data directory; ``--strict`` makes the
 error.
 """
 
-import argparse
-
 from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.corpora.librispeech import prepare_librispeech
 from espnet_adastride.options import whole
 from espnet_adastride.progress import cores
 
 
-def get_parser() -> argparse.ArgumentParser:
+def get_parser():
     parser = Parser(__doc__)
     parser.add_argument(
         "--corpus",

@@ -7,8 +7,6 @@ The records in ``results/records/NAME/`` of each ``conf/experiments/NAME.yaml`` 
 no ESPnet and no trained model, and lists missing runs.
 """
 
-import argparse
-
 from espnet_adastride.bin.parsers import ROOT, Parser, add_record_options, command
 from espnet_adastride.errors import UserError
 from espnet_adastride.options import whole
@@ -16,7 +14,7 @@ from espnet_adastride.options import whole
 DEFINITIONS = ROOT / "conf" / "experiments"
 
 
-def get_parser() -> argparse.ArgumentParser:
+def get_parser():
     parser = Parser(__doc__)
     parser.add_argument(
         "definitions", nargs="*", help="YAML files; default: conf/experiments/*.yaml"

@@ -19,10 +19,7 @@ NOT_DONE = 3
 
 
 def get_parser():
-    parser = Parser(
-        __doc__,
-        epilog="run: the command follows at the end, after --",
-    )
+    parser = Parser(__doc__, epilog="run: the command follows at the end, after --")
     parser.add_argument(
         "action",
         choices=["check", "write", "run"],

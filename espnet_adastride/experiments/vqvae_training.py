@@ -57,10 +57,8 @@ def data_options(exp):
     """Return the ESPnet options that name the training data."""
     options = []
     for part in ("train", "valid"):
-        options += [
-            f"--{part}_data_path_and_name_and_type",
-            f"{exp / 'data' / part / 'wav.scp'},speech,sound",
-        ]
+        option = f"--{part}_data_path_and_name_and_type"
+        options += [option, f"{exp / 'data' / part / 'wav.scp'},speech,sound"]
     return options
 
 
@@ -75,8 +73,7 @@ def collect_statistics(exp, config):
         if done.read_text(encoding="utf-8") != wanted:
             raise UserError(
                 f"{stats} has statistics for another features_conf; give another "
-                "--exp, "
-                f"or remove {exp}"
+                f"--exp, or remove {exp}"
             )
         return
     path = stats / "training.yaml"

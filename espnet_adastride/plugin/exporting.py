@@ -18,12 +18,7 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 import torch
 
-from espnet_adastride.deployment import conversion
-from espnet_adastride.deployment.description import (
-    output_names,
-    pack_array,
-    to_metadata,
-)
+from espnet_adastride.deployment import conversion, description
 from espnet_adastride.downsampling.exportable import Exportable, export_program
 from espnet_adastride.errors import ConfigurationError, ModelError
 from espnet_adastride.plugin import encoders
@@ -295,8 +290,8 @@ def _log_mel(frontend) -> Dict[str, Any]:
         "normalized": bool(stft.normalized),
         "log_base": logmel.log_base,
         "n_mels": int(logmel.melmat.size(1)),
-        "window": pack_array(window.numpy()),
-        "mel": pack_array(logmel.melmat.numpy()),
+        "window": description.pack_array(window.numpy()),
+        "mel": description.pack_array(logmel.melmat.numpy()),
         "centre": known.rule.centre,
         "least": known.least,
     }
@@ -376,7 +371,7 @@ def export(args: argparse.Namespace) -> str:
     example = torch.randn(1, 211, content["size"])
     with quiet_imports():
         program = export_program(module, example, LEAST_FRAMES)
-    metadata = to_metadata(content, find_card(Path(args.model)))
+    metadata = description.to_metadata(content, find_card(Path(args.model)))
     output = Path(args.output).absolute()
     with tempfile.TemporaryDirectory(prefix=".export", dir=output.parent) as folder:
         made = Path(folder, output.name)
@@ -388,7 +383,7 @@ def export(args: argparse.Namespace) -> str:
                 return run(torch.from_numpy(x))[0].detach().numpy()
 
         else:
-            names = output_names(content["stages"])
+            names = description.output_names(content["stages"])
             conversion.write_onnx(program, names, metadata, made)
             log_probs = conversion.runner(made)
         difference = check_program(log_probs, module, trained)

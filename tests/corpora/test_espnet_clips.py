@@ -44,13 +44,8 @@ def test_recordings_that_do_not_fit_are_converted(tmp_path):
 def test_a_recording_that_cannot_be_read_is_named(tmp_path):
     for name in "abcd":
         soundfile.write(tmp_path / f"{name} x.wav", np.zeros(9), RATE)
-    rows = "".join(
-        f"{name} x.wav,{label},{part}\n"
-        for name, label, part in zip(
-            "abcd", "uvuv", ("train", "train", "valid", "test")
-        )
-    )
-    (tmp_path / "labels.csv").write_text("file,label,part\n" + rows)
+    rows = "file,label,part\na x.wav,u,train\nb x.wav,v,train\nc x.wav,u,valid\n"
+    (tmp_path / "labels.csv").write_text(rows + "d x.wav,v,test\n")
     (tmp_path / "b x.wav").write_text("no sound")
     command = ["--corpus", str(tmp_path), "--layout", "table", "--split", "given"]
     with pytest.raises(SystemExit, match="b x.wav: unreadable audio"):
