@@ -9,9 +9,9 @@ import pytest
 import soundfile
 
 from espnet_adastride.bin import join_texts, make_token_list, score, score_times
-from espnet_adastride.bin.clips_for_espnet import fit_recording
 from espnet_adastride.config import read_config
 from espnet_adastride.corpora.clips import find_clips, rotating_split
+from espnet_adastride.corpora.espnet_clips import fit_recording
 from espnet_adastride.corpora.kaldi import read_scp
 from espnet_adastride.corpora.unlabelled import (
     find_recordings,

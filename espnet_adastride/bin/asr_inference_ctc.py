@@ -16,7 +16,6 @@ spectral_pool). It works best with a model trained with ``train_strides``.
 """
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
@@ -121,72 +120,6 @@ def get_parser():
     return parser
 
 
-def inference(args: argparse.Namespace) -> None:
-    """Decode all utterances of the scp files and write the results."""
-    from espnet_adastride.errors import ConfigurationError
-    from espnet_adastride.plugin.espnet import (
-        DatadirWriter,
-        TooShortUttError,
-        asr_task,
-        set_all_random_seed,
-    )
-    from espnet_adastride.plugin.greedy import CTCGreedy, Decoded
-    from espnet_adastride.plugin.model import set_stride
-    from espnet_adastride.plugin.short_audio import TooFewSamplesError, least_samples
-
-    logging.basicConfig(
-        level=args.log_level,
-        format="%(asctime)s (%(module)s:%(lineno)d) %(levelname)s: %(message)s",
-    )
-    if args.ngpu > 1:
-        raise ConfigurationError(
-            "ngpu: decoding uses at most one GPU; use more jobs instead"
-        )
-    set_all_random_seed(args.seed)
-    device = "cuda" if args.ngpu else "cpu"
-    model, options = asr_task.ASRTask.build_model_from_file(
-        args.asr_train_config, args.asr_model_file, device
-    )
-    if args.stride is not None:
-        set_stride(model, options, args.stride)
-    decode = CTCGreedy(model, options, device)
-    stft = getattr(model.frontend, "stft", None)
-    least = 0 if stft is None else least_samples(stft)
-    loader = asr_task.ASRTask.build_streaming_iterator(
-        args.data_path_and_name_and_type,
-        dtype=args.dtype,
-        batch_size=args.batch_size,
-        key_file=args.key_file,
-        num_workers=args.num_workers,
-        preprocess_fn=asr_task.ASRTask.build_preprocess_fn(decode.args, False),
-        collate_fn=asr_task.ASRTask.build_collate_fn(decode.args, False),
-        allow_variable_data_keys=args.allow_variable_data_keys,
-        inference=True,
-    )
-    with DatadirWriter(args.output_dir) as writer:
-        recognised = writer["1best_recog"]
-        for keys, batch in loader:
-            lengths = batch["speech_lengths"].tolist()
-            for length in lengths:
-                logging.info("speech length: %d", length)
-            try:
-                results = decode(batch["speech"], batch["speech_lengths"])
-            except TooShortUttError as error:
-                logging.warning("Utterance %s %s", ", ".join(keys), error)
-                results = [Decoded("", [], [], 0.0, 0, 0)] * len(keys)
-            for key, samples, heard in zip(keys, lengths, results):
-                # in a batch with longer utterances, padding would change the result
-                if samples < least and heard.frames:
-                    error = TooFewSamplesError(samples, least)
-                    logging.warning("Utterance %s %s", key, error)
-                    heard = Decoded("", [], [], 0.0, 0, 0)
-                recognised["token"][key] = " ".join(heard.tokens)
-                recognised["token_int"][key] = " ".join(map(str, heard.ids))
-                recognised["score"][key] = str(heard.score)
-                recognised["frames"][key] = f"{heard.frames} {heard.emitting}"
-                recognised["text"][key] = heard.text
-
-
 @command(get_parser)
 def main(args):
     paths = [args.asr_train_config, args.asr_model_file, args.key_file]
@@ -194,7 +127,7 @@ def main(args):
     for path in paths:
         if path is not None and not Path(path).exists():
             raise UserError(no_such(path))
-    import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
+    from espnet_adastride.plugin.greedy import inference
 
     inference(args)
 

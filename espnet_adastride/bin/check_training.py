@@ -15,25 +15,11 @@ from pathlib import Path
 import yaml
 
 from espnet_adastride.bin.parsers import Parser, command
-from espnet_adastride.config import (
-    merge_configs,
-    override,
-    read_config,
-    training_options,
-)
-from espnet_adastride.errors import UserError, located
+from espnet_adastride.config import merge_configs, read_config, training_options
 from espnet_adastride.files import write_text
-from espnet_adastride.networks.saved_models import (
-    default_model,
-    read_kept,
-    refuse_model_that_will_not_be,
-)
-from espnet_adastride.options import parse_rate, str2bool
+from espnet_adastride.options import str2bool
+from espnet_adastride.recipe.configurations import check
 from espnet_adastride.recipe.feature_statistics import statistics_options
-from espnet_adastride.recipe.known_options import (
-    refuse_unknown_decoding,
-    refuse_unknown_options,
-)
 from espnet_adastride.recipe.stamps import hash_file
 from espnet_adastride.recipe.training import start_or_resume
 
@@ -89,85 +75,6 @@ def get_parser():
         "--inference_command", default="", help="decoding module; empty: not checked"
     )
     return parser
-
-
-def find_place(files, arguments, option="--asr_args"):
-    """Return a function from a word's path to its origin, for messages.
-
-    Args:
-        files: {path: configuration}, later ones override.
-        arguments: words of the option that overrides them.
-        option: its name.
-    """
-    with located(option):
-        given = override({}, arguments)
-
-    def holds(config, path):
-        for key in path:
-            if not isinstance(config, dict) or key not in config:
-                return False
-            config = config[key]
-        return True
-
-    def place(path):
-        if holds(given, path):
-            return option
-        found = [file for file, config in files.items() if holds(config, path)]
-        return found[-1] if found else next(reversed(files), option)
-
-    return place
-
-
-def read_given(path) -> dict:
-    """Return a configuration that the user names.
-
-    Raises:
-        UserError: it cannot be read, or is empty.
-    """
-    config = read_config(path)
-    if not config:
-        raise UserError(f"{path}: no options in it; fill it, or leave it out")
-    return config
-
-
-def check(args) -> str:
-    """Reject what cannot be trained or decoded; return the model file's name."""
-    parse_rate(args.fs)
-    if args.inference_command:
-        files = {}
-        if args.inference_config:
-            files[args.inference_config] = read_given(args.inference_config)
-        words = args.inference_args.split()
-        place = find_place(files, words, "--inference_args")
-        config = override(merge_configs(files.values()), words)
-        refuse_unknown_decoding(config, args.inference_command, place)
-    trained = Path(args.exp, "config.yaml") if args.exp else None
-    if not args.train:
-        known = trained is not None and trained.is_file()
-        if args.model or not known:
-            return args.model or "valid.acc.ave.pth"
-        return default_model(read_config(trained))
-    files = {path: read_given(path) for path in args.config if path}
-    words = args.arguments.split()
-    own = find_place(files, words, f"--{args.task}_args")
-    config = override(merge_configs(files.values()), words)
-    settings = dict(option.partition("=")[::2] for option in args.option)
-
-    def place(path):
-        return f"--{path[0]}" if path[0] in settings else own(path)
-
-    refuse_unknown_options({**config, **settings}, args.task, place)
-    if args.task != "asr":
-        return ""
-    for name, read in (
-        ("keep_nbest_models", read_kept),
-        ("best_model_criterion", default_model),
-    ):
-        with located(place([name])):
-            read(config)
-    if args.model:
-        refuse_model_that_will_not_be(args.model, config, args.exp)
-    return args.model or default_model(config)
 
 
 @command(get_parser)

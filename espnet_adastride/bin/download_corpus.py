@@ -7,84 +7,11 @@ moved there when complete. The publishers give no checksums, so only gzip's own 
 made.
 """
 
-import argparse
-import os
-from pathlib import Path
-from typing import NamedTuple
-
-from espnet_adastride.bin.download_librispeech import fetch, unpacked
 from espnet_adastride.bin.parsers import Parser, command
-from espnet_adastride.errors import UserError
+from espnet_adastride.corpora.downloads import CORPORA, download_corpus
 
 
-class Corpus(NamedTuple):
-    """A published corpus.
-
-    Attributes:
-        url: address of a .tar.gz.
-        size: download size, shown to the user.
-        top: True to strip the archive's only top folder.
-    """
-
-    url: str
-    size: str
-    top: bool
-
-
-CORPORA = {
-    "speech_commands": Corpus(
-        "https://storage.googleapis.com/download.tensorflow.org/data/"
-        "speech_commands_v0.02.tar.gz",
-        "2.3 GB",
-        False,
-    ),
-    "fsdd": Corpus(
-        "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/refs/heads/"
-        "master.tar.gz",
-        "20 MB",
-        True,
-    ),
-    "esc10": Corpus(
-        "https://github.com/karolpiczak/ESC-50/archive/refs/heads/master.tar.gz",
-        "600 MB",
-        True,
-    ),
-}
-
-
-def download_corpus(name: str, folder, url: str = "") -> Path:
-    """Download and unpack a corpus into ``folder``.
-
-    Args:
-        name: a key of :data:`CORPORA`.
-        folder: destination; left alone if it exists.
-        url: address of another .tar.gz, e.g. a mirror's.
-
-    Raises:
-        UserError: no connection, no space, or an archive that cannot be unpacked.
-    """
-    corpus, folder = CORPORA[name], Path(folder).expanduser().absolute()
-    if folder.is_dir():
-        print(f"{name}: already in {folder}")
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    archive = folder.with_name(f"{folder.name}.tar.gz.part")
-    print(f"{name}: {corpus.size} from {url or corpus.url}")
-    fetch(url or corpus.url, archive)
-    with unpacked(archive, folder.with_name(f".{folder.name}.unpacking")) as staging:
-        inside = list(staging.iterdir())
-        if corpus.top and len(inside) != 1:
-            raise UserError(
-                f"{archive}: contains {len(inside)} top folders instead of one; delete "
-                "it, and give another --url"
-            )
-        os.replace(inside[0] if corpus.top else staging, folder)
-    archive.unlink()
-    print(f"{name}: in {folder}")
-    return folder
-
-
-def get_parser() -> argparse.ArgumentParser:
+def get_parser():
     parser = Parser(__doc__)
     parser.add_argument(
         "--name", required=True, choices=list(CORPORA), help="the corpus"

@@ -14,8 +14,12 @@ import argparse
 import os
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import Parser, add_job_options, command
-from espnet_adastride.bin.results import add_record_options, write_results
+from espnet_adastride.bin.parsers import (
+    Parser,
+    add_job_options,
+    add_record_options,
+    command,
+)
 from espnet_adastride.errors import UserError, resumable
 from espnet_adastride.experiments.definition import ROOT, read_experiment
 from espnet_adastride.experiments.grid import with_threads
@@ -68,6 +72,8 @@ def main(args):
         todo = todo[: args.limit]
         with resumable(Interrupted):
             failures = run_grid(grid, todo, args.nj, code_state(), grid.check_data)
+    from espnet_adastride.experiments.tables import write_results
+
     print(write_results(args.definition, args.records, args.results))
     if failures:
         raise UserError(f"{len(failures)} runs failed; the first: {failures[0]}")

@@ -9,8 +9,6 @@ tokens, the feature extraction and the model card. See docs/export.md.
 
 import argparse
 import importlib.util
-import os
-import tempfile
 from pathlib import Path
 
 from espnet_adastride.bin.model_options import add_checkpoint_options, check_model_file
@@ -75,81 +73,11 @@ def check(args: argparse.Namespace) -> None:
                 raise UserError(describe_missing(package))
 
 
-def find_card(model: Path) -> str:
-    """Return the card of a packed model or an experiment; "" if it has none."""
-    import zipfile
-
-    if model.is_dir():
-        card = model / "README.md"
-        return card.read_text(encoding="utf-8") if card.is_file() else ""
-    if zipfile.is_zipfile(model):
-        with zipfile.ZipFile(model) as archive:
-            if "README.md" in archive.namelist():
-                return archive.read("README.md").decode("utf-8", errors="replace")
-    return ""
-
-
-def export(args: argparse.Namespace) -> str:
-    """Write the file; return one line on it.
-
-    Raises:
-        UserError: if the model cannot be exported.
-    """
-    with quiet_imports():
-        import torch
-
-        import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
-        from espnet_adastride.deployment import conversion
-        from espnet_adastride.deployment.description import output_names, to_metadata
-        from espnet_adastride.downsampling.exportable import export_program
-        from espnet_adastride.plugin.exporting import (
-            LEAST_FRAMES,
-            CTCProgram,
-            check_program,
-            describe,
-        )
-        from espnet_adastride.plugin.trained import TrainedModel
-    trained = TrainedModel(
-        args.model,
-        args.asr_model_file,
-        stride=args.stride,
-        upstream_model=args.upstream_model,
-    )
-    content = describe(trained)
-    module = CTCProgram(trained.model).eval()
-    example = torch.randn(1, 211, content["size"])
-    with quiet_imports():
-        program = export_program(module, example, LEAST_FRAMES)
-    metadata = to_metadata(content, find_card(Path(args.model)))
-    output = Path(args.output).absolute()
-    with tempfile.TemporaryDirectory(prefix=".export", dir=output.parent) as folder:
-        made = Path(folder, output.name)
-        if args.format == "torch":
-            torch.export.save(program, made, extra_files=metadata)
-            run = program.module()
-
-            def log_probs(x):
-                return run(torch.from_numpy(x))[0].detach().numpy()
-
-        else:
-            names = output_names(content["stages"])
-            conversion.write_onnx(program, names, metadata, made)
-            log_probs = conversion.runner(made)
-        difference = check_program(log_probs, module, trained)
-        if args.quantize == "int8":
-            conversion.quantize(made)
-        os.replace(made, output)
-    size = output.stat().st_size / 2**20
-    line = (
-        f"{args.output}: {size:.1f} MiB; log probabilities within {difference:.1g} of "
-        "ESPnet's"
-    )
-    return f"{line}, before 8 bits" if args.quantize == "int8" else line
-
-
 @command(get_parser)
 def main(args):
     check(args)
+    with quiet_imports():
+        from espnet_adastride.plugin.exporting import export
     print(export(args))
 
 

@@ -16,9 +16,7 @@ folder need; ``--check NAME[:MODEL]`` tells whether an upstream is available.
 import sys
 from pathlib import Path
 
-from espnet_adastride.bin.format_data import add_set_options
-from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.bin.stage_stamp import check
+from espnet_adastride.bin.parsers import Parser, add_set_options
 from espnet_adastride.corpora.datadir import TABLES, audio_files
 from espnet_adastride.corpora.features import build_upstream, check_upstream
 from espnet_adastride.corpora.upstream_record import RECORD_NAME, read_record
@@ -96,7 +94,7 @@ def main(cmd=None):
         }
         inputs = [Path(source) / name for name in (*TABLES, "utt2num_samples")]
         work = fingerprint(inputs, options=options)
-        if check(stamp, work, args.rerun, output):
+        if stamp.is_done(work, args.rerun, output):
             continue
         if args.rerun:
             (Path(output) / "feats" / MADE_FROM).unlink(missing_ok=True)

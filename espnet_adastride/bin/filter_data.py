@@ -5,12 +5,11 @@ A finished and unchanged ``--set SOURCE OUTPUT`` is skipped.
 
 from pathlib import Path
 
-from espnet_adastride.bin.format_data import MADE, add_set_options
-from espnet_adastride.bin.parsers import Parser, command
-from espnet_adastride.bin.stage_stamp import check
+from espnet_adastride.bin.parsers import Parser, add_set_options, command
 from espnet_adastride.corpora.datadir import (
     FEATURE_FILES,
     FEATURE_TABLES,
+    MADE,
     TABLES,
     filter_data_dir,
 )
@@ -46,7 +45,7 @@ def main(args):
         more = [Path(source) / name for name in (*FEATURE_TABLES, *FEATURE_FILES)]
         inputs += [path for path in more if path.exists()]
         work = fingerprint(inputs, options={"fs": rate, **options})
-        if check(stamp, work, args.rerun, output):
+        if stamp.is_done(work, args.rerun, output):
             continue
         summary = filter_data_dir(source, output, rate, *bounds)
         made = [Path(output) / name for name in (*MADE, "removed.txt")]

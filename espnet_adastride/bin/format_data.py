@@ -3,30 +3,12 @@
 A finished and unchanged ``--set SOURCE OUTPUT`` is skipped.
 """
 
-import argparse
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import Parser, command
-from espnet_adastride.bin.stage_stamp import add_rerun_option, check
-from espnet_adastride.corpora.datadir import TABLES, audio_files, format_data_dir
+from espnet_adastride.bin.parsers import Parser, add_set_options, command
+from espnet_adastride.corpora.datadir import MADE, TABLES, audio_files, format_data_dir
 from espnet_adastride.options import parse_rate, whole
 from espnet_adastride.recipe.stamps import Stamp, fingerprint, hash_listing
-
-MADE = (*TABLES, "spk2utt", "utt2num_samples", "feats_type")
-
-
-def add_set_options(parser: argparse.ArgumentParser, what: str) -> None:
-    """Add the options of stages 3 and 4; ``what`` is the help of ``--set``."""
-    parser.add_argument(
-        "--set",
-        nargs=2,
-        action="append",
-        required=True,
-        metavar=("SOURCE", "OUTPUT"),
-        help=what,
-    )
-    parser.add_argument("--fs", default="16k", help="sampling rate")
-    add_rerun_option(parser)
 
 
 def get_parser():
@@ -44,7 +26,7 @@ def main(args):
         # name, size and time stand for the audio: reading it all would take minutes
         options = {"fs": rate, "audio": hash_listing(audio_files(source))}
         work = fingerprint([Path(source) / t for t in TABLES], options=options)
-        if check(stamp, work, args.rerun, output):
+        if stamp.is_done(work, args.rerun, output):
             continue
         summary = format_data_dir(source, output, rate, args.nj)
         stamp.write(work, [Path(output) / name for name in MADE], summary)

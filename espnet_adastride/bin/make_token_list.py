@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import Parser, command
-from espnet_adastride.bin.stage_stamp import add_rerun_option, check
+from espnet_adastride.bin.parsers import Parser, add_rerun_option, command
 from espnet_adastride.corpora.tokens import make_token_list, unseen_characters
 from espnet_adastride.options import real, whole
 from espnet_adastride.recipe.stamps import Stamp, fingerprint
@@ -58,7 +57,7 @@ def main(args):
         names.append("bpe.model")
     stamp = Stamp(Path(args.output) / ".stage_done")
     work = fingerprint(args.text, options=options)
-    if not check(stamp, work, args.rerun, args.output):
+    if not stamp.is_done(work, args.rerun, args.output):
         summary = make_token_list(args.text, args.output, **options)
         stamp.write(work, [Path(args.output) / name for name in names], summary)
         print(summary)

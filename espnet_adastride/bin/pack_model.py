@@ -6,33 +6,18 @@
         --option data/en_token_list/bpe_unigram5000/bpe.model \
         --results exp/asr_x/RESULTS.md --outpath exp/asr_x/asr_x.zip
 
-The model is built and loaded before it is packed. ESPnet's tool keeps paths relative to
-the current folder, and absolute paths of files elsewhere (also behind links), which
-cannot be unpacked on another machine. The files are therefore copied into one folder
-first. ``unpack_model`` unpacks the archive.
+The model is built and loaded before it is packed. ``unpack_model`` unpacks the archive.
 """
 
 import argparse
-import os
-import shutil
-import tempfile
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict
 
 from espnet_adastride.bin.parsers import Parser, command
-from espnet_adastride.config import map_strings, read_config
-from espnet_adastride.corpora.lengths import LENGTHS_NAME, find_lengths, write_lengths
-from espnet_adastride.corpora.upstream_record import RECORD_NAME, read_record
 from espnet_adastride.errors import UserError
-from espnet_adastride.files import write_text
-from espnet_adastride.networks.unpacking import check_weights
 from espnet_adastride.quiet import quiet_imports
-from espnet_adastride.recipe.model_card import model_card
-from espnet_adastride.report.tables import short_count
 
-CONFIGS = ("asr_train_config", "lm_train_config")
-WEIGHTS = ("asr_model_file", "lm_file")
+NAMED = ("asr_train_config", "lm_train_config", "asr_model_file", "lm_file")
 
 
 def get_parser():
@@ -63,147 +48,24 @@ def get_parser():
     return parser
 
 
-def archive_name(path: str) -> str:
-    """Return a file's name in the archive, relative to the current folder if it can."""
-    name = os.path.relpath(os.path.abspath(path))
-    if name.startswith(".."):
-        name = os.path.abspath(path).lstrip("/")
-    return name
-
-
-@contextmanager
-def _working_in(folder: str):
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
-
-
-def halve_weights(source: str, target: Path) -> None:
-    """Write a parameter file with floating-point numbers as float16.
-
-    ESPnet converts them to float32 when it loads them.
-
-    Raises:
-        UserError: a parameter exceeds the range of float16.
-    """
-    import torch
-
-    def half(name, value):
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-            return value
-        if value.numel() and not bool(value.half().isfinite().all()):
-            raise UserError(
-                f"{source}: {name} has numbers beyond the range of float16 (65504) or "
-                "non-finite numbers; pack with --dtype float32"
-            )
-        return value.half()
-
-    state = torch.load(source, map_location="cpu", weights_only=True)
-    torch.save({name: half(name, value) for name, value in state.items()}, target)
-
-
 def named_files(args: argparse.Namespace) -> Dict[str, str]:
     """Return {option: file} of configurations and parameters.
 
     Raises:
         UserError: One of them, or of the other files, is missing.
     """
-    named = {k: getattr(args, k) for k in (*CONFIGS, *WEIGHTS) if getattr(args, k)}
+    named = {k: getattr(args, k) for k in NAMED if getattr(args, k)}
     for path in (*named.values(), *args.option):
         if not Path(path).is_file():
             raise UserError(f"{path} is missing: train first (stages 6-11)")
     return named
 
 
-def pack_model(args: argparse.Namespace, named: Dict[str, str]) -> str:
-    """Write the archive and its card next to it; return one line about it.
-
-    Args:
-        args: The command's options.
-        named: From :func:`named_files`.
-
-    Raises:
-        UserError: The model does not load.
-    """
-    import yaml
-
-    from espnet_adastride.plugin.espnet import asr_task
-    from espnet_adastride.plugin.espnet import pack as espnets_pack
-
-    paths: List[str] = [*named.values(), *args.option]
-    for key in WEIGHTS:
-        if key in named:
-            check_weights(named[key])
-    out = Path(args.outpath).absolute()
-    names = {os.path.abspath(path): archive_name(path) for path in paths}
-    # as decoding does
-    model, _ = asr_task.ASRTask.build_model_from_file(
-        args.asr_train_config, args.asr_model_file, "cpu"
-    )
-    parameters = sum(p.numel() for p in model.parameters())
-    beside = Path(args.asr_train_config).with_name(RECORD_NAME)
-    upstream = read_record(beside) if beside.is_file() else None
-    config = read_config(args.asr_train_config)
-    lengths = find_lengths(config, beside.parent, [Path.cwd()])
-    card = model_card(
-        name=out.stem,
-        config=config,
-        parameters=parameters,
-        files={k: names[os.path.abspath(v)] for k, v in named.items()},
-        results=args.results,
-        license_name=args.license,
-        language=args.lang,
-        upstream=upstream,
-        dtype=args.dtype,
-    )
-
-    def in_archive(word: str) -> str:
-        return names.get(os.path.abspath(word), word) if "/" in word else word
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".pack", dir=out.parent) as folder:
-        for path in paths:
-            target = Path(folder, names[os.path.abspath(path)])
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if args.dtype == "float16" and path in (named.get(k) for k in WEIGHTS):
-                halve_weights(path, target)
-            else:
-                shutil.copyfile(path, target)
-        for key in CONFIGS:
-            if key in named:
-                config = map_strings(read_config(named[key]), in_archive)
-                text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-                target = Path(folder, names[os.path.abspath(named[key])])
-                target.write_text(text, encoding="utf-8")
-        write_text(Path(folder, "README.md"), card)
-        further = ["README.md", *(names[os.path.abspath(p)] for p in args.option)]
-        if lengths is not None:
-            place = Path(names[os.path.abspath(args.asr_train_config)])
-            further.append(str(place.with_name(LENGTHS_NAME)))
-            write_lengths(Path(folder, further[-1]), lengths)
-        words = ["asr"]
-        for key, path in named.items():
-            words += [f"--{key}", names[os.path.abspath(path)]]
-        for path in dict.fromkeys(further):
-            words += ["--option", path]
-        with _working_in(folder):
-            espnets_pack([*words, "--outpath", out.name])
-        os.replace(Path(folder, out.name), out)
-    write_text(out.with_name("README.md"), card)
-    size = out.stat().st_size / 2**20
-    return (
-        f"{out}: {short_count(parameters)} parameters, {size:.1f} MiB; card: README.md"
-    )
-
-
 @command(get_parser)
 def main(args):
     named = named_files(args)  # before the slow imports
     with quiet_imports():
-        import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
+        from espnet_adastride.plugin.packing import pack_model
     print(pack_model(args, named))
 
 

@@ -131,6 +131,33 @@ def add_switch(parser, name: str, help: str) -> None:
     parser.add_argument(name, help=f"{help} (default: false)", **kind)
 
 
+def add_rerun_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--rerun``, which ``recipe.stamps.Stamp.is_done`` takes."""
+    add_switch(parser, "--rerun", "run the stage even if it is done")
+
+
+def add_set_options(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the options of stages 3 and 4; ``what`` is the help of ``--set``."""
+    parser.add_argument(
+        "--set",
+        nargs=2,
+        action="append",
+        required=True,
+        metavar=("SOURCE", "OUTPUT"),
+        help=what,
+    )
+    parser.add_argument("--fs", default="16k", help="sampling rate")
+    add_rerun_option(parser)
+
+
+def add_record_options(parser: argparse.ArgumentParser) -> None:
+    """Add the folders of records and pages."""
+    pages = str(ROOT / "results")
+    records = os.path.join(pages, "records")
+    parser.add_argument("--records", default=records, help="folder of records")
+    parser.add_argument("--results", default=pages, help="folder of the pages")
+
+
 def add_job_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a command that runs a recipe several times."""
     add = parser.add_argument

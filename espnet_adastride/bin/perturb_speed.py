@@ -9,8 +9,7 @@ prefix ``sp0.9-`` and so on. An interrupted run resumes.
 
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import Parser, command
-from espnet_adastride.bin.stage_stamp import add_rerun_option, check
+from espnet_adastride.bin.parsers import Parser, add_rerun_option, command
 from espnet_adastride.corpora.datadir import TABLES, audio_files
 from espnet_adastride.corpora.perturb import RECORD, parse_factors, perturb_data_dir
 from espnet_adastride.options import whole
@@ -45,7 +44,7 @@ def main(args):
     work = fingerprint([Path(args.source) / t for t in TABLES], options=options)
     if not all(Path(path).exists() for path in audio_files(output)):
         stamp.clear()
-    if check(stamp, work, args.rerun, str(output)):
+    if stamp.is_done(work, args.rerun, str(output)):
         return
     if args.rerun:
         (output / RECORD).unlink(missing_ok=True)

@@ -21,11 +21,8 @@ from pathlib import Path
 
 from espnet_adastride.bin.model_options import check_model_file
 from espnet_adastride.bin.parsers import Parser, command
-from espnet_adastride.corpora.datadir import read_table
 from espnet_adastride.errors import UserError
-from espnet_adastride.files import write_text
 from espnet_adastride.options import real
-from espnet_adastride.quiet import quiet_imports
 
 
 def get_parser():
@@ -87,43 +84,13 @@ def named_models(given):
 def main(args):
     import torch
 
-    from espnet_adastride.experiments.rate_curves import (
-        format_table,
-        measure,
-        plot_rates,
-    )
-    from espnet_adastride.report.style import save_figure
+    from espnet_adastride.experiments.rate_curves import compare_models
 
     torch.set_num_threads(1)
     models = named_models(args.model + args.fixed)
     for _, path in models:
         check_model_file(path)
-    audio = read_table(Path(args.data_dir) / "wav.scp")
-    texts = read_table(Path(args.data_dir) / "text")
-    texts = {key: text for key, text in texts.items() if key in audio}
-    audio = {key: audio[key] for key in texts}
-    if not any(text for text in texts.values()):
-        raise UserError(
-            f"{args.data_dir}: no utterance has both audio and text; give wav.scp and "
-            "text the same ids"
-        )
-    with quiet_imports():
-        from espnet_adastride.plugin.trained import TrainedModel
-    output, points = Path(args.output_dir), []
-    output.mkdir(parents=True, exist_ok=True)
-    for number, (name, path) in enumerate(models):
-        strides = args.strides if number < len(args.model) else None
-        before = [other for other, _ in models[:number]].count(name)
-        prefix = output / (f"{name}_{before + 1}" if before else name)
-        model = TrainedModel(path, args.asr_model_file)
-        points += measure(
-            name, path, model, strides, audio, texts, args.data_dir, prefix
-        )
-    table = format_table(points, list(texts))
-    write_text(output / "rates.md", table)
-    picture = output / "rates.png"
-    save_figure(plot_rates(points, list(texts)), picture)
-    print(f"\n{table}\nWER over rate and cost: {picture}")
+    compare_models(models, args)
 
 
 if __name__ == "__main__":

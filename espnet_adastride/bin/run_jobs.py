@@ -9,22 +9,20 @@ SIGINT and SIGTERM stop all jobs; the status is then 130. The command also works
 """
 
 import argparse
-import os
 import re
 import sys
-import time
 from pathlib import Path
 
 from espnet_adastride.bin.parsers import Parser, add_switch, command
 from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation.logs import TrainingLog
 from espnet_adastride.options import real, whole
-from espnet_adastride.progress import cores, format_span
-from espnet_adastride.recipe.decoding import count_decoded
+from espnet_adastride.recipe.decoding import DecodingProgress
 from espnet_adastride.recipe.jobs import (
     Interrupted,
     Job,
     die_with_parent,
+    job_environment,
     rotate,
     run_jobs,
 )
@@ -50,46 +48,6 @@ def get_parser():
     )
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="[JOB=1:N] LOG COMMAND")
     return parser
-
-
-class DecodingProgress:
-    """Prints utterances done/total: in place on a terminal, otherwise periodically."""
-
-    def __init__(self, folder: str, total: int):
-        self.folder, self.total = folder, total
-        self.start = time.monotonic()
-        self.terminal = sys.stdout.isatty()
-        self.next, self.last = self.start, -1
-
-    def __call__(self):
-        now = time.monotonic()
-        if now < self.next:
-            return
-        self.next = now + (1 if self.terminal else 30)
-        done = min(count_decoded(self.folder), self.total)
-        if done == self.last:
-            return
-        self.last = done
-        spent = now - self.start
-        line = f"decoded {done}/{self.total} utterances, {format_span(spent)}"
-        if 0 < done < self.total:
-            line += f", ETA {format_span(spent / done * (self.total - done))}"
-        if self.terminal:
-            end = "\n" if done == self.total else ""
-            print(f"\r\033[K{line}", end=end, flush=True)
-        elif done:
-            print(line, flush=True)
-
-
-def job_environment(jobs: int) -> dict:
-    """Return an environment in which the jobs share the cores evenly.
-
-    Only if the user has not set OMP_NUM_THREADS.
-    """
-    environment = dict(os.environ)
-    if jobs > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
-    return environment
 
 
 @command(get_parser)

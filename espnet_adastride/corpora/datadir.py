@@ -31,6 +31,8 @@ from espnet_adastride.progress import in_threads
 Table = Dict[str, str]
 write_table = kaldi.write_lines
 TABLES = ("wav.scp", "text", "utt2spk")
+#: the files of a dump folder, which stage 3 makes
+MADE = (*TABLES, "spk2utt", "utt2num_samples", "feats_type")
 #: additional files of a folder of extracted features: tables, then other files
 FEATURE_TABLES = ("feats.scp", "utt2num_frames")
 FEATURE_FILES = ("feats_dim", "upstream.yaml")

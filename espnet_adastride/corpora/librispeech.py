@@ -12,6 +12,7 @@ import codecs
 import hashlib
 import os
 import re
+import time
 from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -29,6 +30,7 @@ from espnet_adastride.corpora.kaldi import (
     Utterance,
     shorten,
     split_line,
+    write_data_dir,
 )
 from espnet_adastride.errors import UserError
 from espnet_adastride.progress import progress_bar
@@ -380,3 +382,71 @@ def summarise(scan: Scan, limit: int = 5) -> List[str]:
             f"({shorten(names, limit)})"
         )
     return lines + [f"note: {note}" for note in scan.notes]
+
+
+def prepare_librispeech(
+    corpus: str,
+    part,
+    output: str,
+    fs: int = 16000,
+    nj: int = 1,
+    strict: bool = False,
+    skip_missing_parts: bool = False,
+    max_names: int = 5,
+    progress: bool = True,
+) -> None:
+    """Write ``output`` from the named parts; the options are those of the command.
+
+    Raises:
+        UserError: The corpus or a part is missing, no usable utterance is left, or
+            ``strict`` is set and something would have been left out.
+    """
+    started = time.time()
+    root, available = find_librispeech(corpus)
+    # A part named twice is read once.
+    part = list(dict.fromkeys(part))
+    missing = [p for p in part if p not in available]
+    if missing:
+        line = (
+            f"not in {root}: {', '.join(missing)}; "
+            f"parts found there: {', '.join(available)}"
+        )
+        part = [p for p in part if p in available]
+        if strict or not skip_missing_parts or not part:
+            raise UserError(
+                f"{line}. Download the missing parts (python -m "
+                "espnet_adastride.bin.download_librispeech), name an available "
+                "part, or set LIBRISPEECH= (db.sh) to another copy"
+            )
+        print(f"{output}: {line}; continuing with {', '.join(part)} only")
+
+    scan = scan_librispeech(root, part, fs=fs, nj=nj, progress=progress)
+    print(
+        f"{output}: {' + '.join(part)}: {scan.recordings} recordings, "
+        f"{scan.transcripts} transcripts in {root}"
+    )
+    for line in summarise(scan, max_names):
+        print(f"{output}: {line}")
+    if strict and (scan.excluded or scan.notes):
+        why = [f"{e.id} ({e.kind})" for e in scan.excluded] + scan.notes
+        raise UserError(
+            f"--strict: not prepared because of {shorten(why, max_names)}; fix the "
+            "corpus, or run without --strict to leave them out"
+        )
+    if not scan.utterances:
+        raise UserError(
+            f"no usable utterance in {', '.join(part)} of {root}; "
+            "the lines above say why (standard output)"
+        )
+    write_data_dir(output, scan.utterances, scan.excluded)
+    seconds = sum(u.samples for u in scan.utterances) / fs
+    speakers = len({u.speaker for u in scan.utterances})
+    listed = (
+        f", {len(scan.excluded)} exclusions listed in {Path(output) / 'excluded.txt'}"
+        if scan.excluded
+        else ", nothing left out"
+    )
+    print(
+        f"{output}: {len(scan.utterances)} utterances, {seconds / 3600:.2f} h, "
+        f"{speakers} speaker-chapters{listed} [{time.time() - started:.1f} s]"
+    )

@@ -6,6 +6,7 @@ runs.py            runs of a recipe; folders.py: runs that are functions
 records.py         the record that every run leaves; measure.py: a model's cost
 tables.py          every page and picture, from records alone
 comparison.py      tables of error rates and their differences, from cells.py
-classification/    training and tables of classifiers; vqvae.py: tables of VQ-VAEs
+classification/    training and tables of classifiers; vqvae_training.py and
+vqvae.py           those of VQ-VAEs
 rate_curves.py     one model at many rates
 """

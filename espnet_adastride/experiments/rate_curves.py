@@ -4,8 +4,10 @@ A point is a model at an overall rate: its word errors on a set of utterances, d
 greedily one by one, and its computing time per second of audio (real-time factor).
 :func:`measure` makes points. Those of one name and rate, such as seeds, are pooled
 (:func:`pool`); :func:`format_table` and :func:`plot_rates` show them.
+:func:`compare_models` does all.
 """
 
+import argparse
 import json
 import math
 import re
@@ -16,14 +18,16 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from espnet_adastride.corpora.datadir import read_table
 from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.errors import AudioError, UserError, located
 from espnet_adastride.evaluation.scoring import utterance_errors, words
 from espnet_adastride.evaluation.statistics import Bootstrap
 from espnet_adastride.experiments.records import provenance, write_record
-from espnet_adastride.files import PathLike
+from espnet_adastride.files import PathLike, write_text
+from espnet_adastride.quiet import quiet_imports
 from espnet_adastride.recipe.stamps import fingerprint
-from espnet_adastride.report.style import drawing, line_style
+from espnet_adastride.report.style import drawing, line_style, save_figure
 from espnet_adastride.report.tables import format_interval, markdown_table
 from espnet_adastride.timing.ctc import path_spans
 
@@ -269,3 +273,38 @@ def plot_rates(points: Sequence[Point], units: Sequence[str]) -> Figure:
             axes.grid()
         figure.legend(loc="outside upper center", ncols=3)
     return figure
+
+
+def compare_models(models: Sequence[Tuple[str, str]], args: argparse.Namespace) -> None:
+    """Measure models, then write and print their table and draw their curves.
+
+    Args:
+        models: (name, path) of those of ``--model``, then of those of ``--fixed``.
+        args: options of ``bin/rate_curve.py``.
+    """
+    audio = read_table(Path(args.data_dir) / "wav.scp")
+    texts = read_table(Path(args.data_dir) / "text")
+    texts = {key: text for key, text in texts.items() if key in audio}
+    audio = {key: audio[key] for key in texts}
+    if not any(text for text in texts.values()):
+        raise UserError(
+            f"{args.data_dir}: no utterance has both audio and text; give wav.scp and "
+            "text the same ids"
+        )
+    with quiet_imports():
+        from espnet_adastride.plugin.trained import TrainedModel
+    output, points = Path(args.output_dir), []
+    output.mkdir(parents=True, exist_ok=True)
+    for number, (name, path) in enumerate(models):
+        strides = args.strides if number < len(args.model) else None
+        before = [other for other, _ in models[:number]].count(name)
+        prefix = output / (f"{name}_{before + 1}" if before else name)
+        model = TrainedModel(path, args.asr_model_file)
+        points += measure(
+            name, path, model, strides, audio, texts, args.data_dir, prefix
+        )
+    table = format_table(points, list(texts))
+    write_text(output / "rates.md", table)
+    picture = output / "rates.png"
+    save_figure(plot_rates(points, list(texts)), picture)
+    print(f"\n{table}\nWER over rate and cost: {picture}")

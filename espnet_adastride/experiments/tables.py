@@ -5,6 +5,7 @@ espnet_adastride/evaluation/statistics.py.
 """
 
 from collections import Counter
+from pathlib import Path
 from statistics import mean
 from typing import Dict, List, Optional, Sequence, Tuple
 
@@ -12,6 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from espnet_adastride.corpora.kaldi import shorten
+from espnet_adastride.errors import located
 from espnet_adastride.evaluation.statistics import Bootstrap
 from espnet_adastride.experiments.cells import Cell, make_cells
 from espnet_adastride.experiments.comparison import (
@@ -19,17 +21,24 @@ from espnet_adastride.experiments.comparison import (
     format_comparison,
     pair_table,
 )
-from espnet_adastride.experiments.definition import Experiment
+from espnet_adastride.experiments.definition import Experiment, read_experiment
 from espnet_adastride.experiments.records import (
     ERRORS,
     Record,
+    read_records,
     same_data,
     split_records,
 )
 from espnet_adastride.experiments.runs import missing_runs
-from espnet_adastride.report.style import COLOURS, drawing, line_style
+from espnet_adastride.files import PathLike, write_text
+from espnet_adastride.report.style import COLOURS, drawing, line_style, save_figure
 from espnet_adastride.report.tables import format_interval, format_known, markdown_table
 
+CAPTIONS = {
+    "asr": "WER over multiply-accumulates",
+    "classification": "Accuracy, points to the baseline",
+    "vqvae": "Error over bits per second",
+}
 TERCILES = ("slow", "middle", "fast")
 
 
@@ -385,3 +394,37 @@ def plot_page(experiment: Experiment, records: Sequence[Record]) -> Figure:
         axes.grid()
         figure.legend(loc="outside upper center", ncols=4)
     return figure
+
+
+def write_results(
+    definition: PathLike, records: PathLike, results: PathLike, resamples: int = 10000
+) -> str:
+    """Write page and picture of an experiment; return a line on them.
+
+    Raises:
+        UserError: the definition or a record cannot be used.
+    """
+    experiment = read_experiment(definition)
+    folder = Path(records) / experiment.name
+    found = read_records(folder)
+    page = Path(results) / f"{experiment.name}.md"
+    if not found:  # a wrong --records must not empty a page
+        return f"{page}: not written, there is no record in {folder}"
+    with located(definition):
+        text = write_page(experiment, found, resamples)
+        figure = plot_page(experiment, found)
+    if figure is not None:
+        picture = page.with_suffix(".png")
+        page.parent.mkdir(parents=True, exist_ok=True)
+        save_figure(figure, picture)
+        text += f"\n![{CAPTIONS[experiment.task]}]({picture.name})\n"
+    write_text(page, text)
+    fit, others = split_records(experiment, found)
+    runs = experiment.runs()
+    missing = missing_runs(runs, fit, experiment.all_sets)
+    line = f"{page}: {len(runs) - len(missing)} of {len(runs)} runs"
+    if missing:
+        line += f"; missing: {shorten(missing)}"
+    if others:
+        line += f"; {len(others)} records do not belong to it and are left out"
+    return line

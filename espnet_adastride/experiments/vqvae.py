@@ -4,6 +4,7 @@ The figures are defined in ``evaluation/vqvae.py``. No model is needed.
 """
 
 import math
+from pathlib import Path
 from statistics import mean
 from typing import Any, Dict, List, Sequence
 
@@ -13,8 +14,10 @@ from matplotlib.figure import Figure
 from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation.statistics import Bootstrap
 from espnet_adastride.experiments.comparison import compare
+from espnet_adastride.experiments.folders import read_results, run_name
 from espnet_adastride.experiments.records import Record
-from espnet_adastride.report.style import drawing, line_style
+from espnet_adastride.files import PathLike, write_text
+from espnet_adastride.report.style import drawing, line_style, save_figure
 from espnet_adastride.report.tables import format_known, markdown_table, spread
 
 
@@ -189,3 +192,26 @@ def plot_bits(runs: List[Dict[str, Any]]) -> Figure:
         axes.grid()
         figure.legend(loc="outside upper center", ncols=min(len(cells), 4))
     return figure
+
+
+def report(exp: PathLike, reference: str) -> None:
+    """Write the table, the picture and the listening page (lowest seeds)."""
+    from espnet_adastride.report.listening import page  # needs torch
+
+    exp = Path(exp).resolve()
+    runs = sort_runs(read_results(exp))
+    table = format_table(runs, reference)
+    write_text(exp / "RESULTS.md", table)
+    first: Dict[Any, Dict[str, Any]] = {}
+    for run in sorted(runs, key=lambda r: r["seed"]):
+        first.setdefault((run["rate"], run["method"]), run)
+    shown = sorted(first.values(), key=lambda r: (r["rate"], r["method"]))
+    names = [
+        run_name(run["method"], f"{run['rate']:g}x", f"seed{run['seed']}")
+        for run in shown
+    ]
+    folders = [exp / name / "listen" for name in names]
+    write_text(exp / "listen.html", page(shown, folders))
+    save_figure(plot_bits(runs), exp / "bits.png")
+    print(f"\n{table}\nListening page: {exp / 'listen.html'}")
+    print(f"Error over bits per second: {exp / 'bits.png'}")

@@ -7,7 +7,7 @@
 * training: ``model.py`` (the auxiliary loss), ``trainer.py`` and ``finite.py``,
   ``vqvae_task.py``; before it, ``planning.py`` and ``training_cost.py``;
 * a trained model: ``model_files.py`` and ``trained.py`` load it, ``greedy.py`` decodes,
-  ``streaming.py``, ``exporting.py``;
+  ``streaming.py``, ``exporting.py``; ``packing.py`` packs it;
 * from frames to seconds: ``frame_times.py``, and ``frontends.py`` for feature frames;
 * changes to ESPnet: ``register.py`` calls them all. ``espnet.py`` is the only file that
   imports ESPnet, ``imports.py`` makes these imports fast.

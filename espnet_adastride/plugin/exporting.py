@@ -7,20 +7,26 @@ masks from lists of lengths, which no exporter can trace. So the encoder's block
 called here one after the other, and the command compares the result with ESPnet's.
 """
 
+import argparse
 import math
+import os
+import tempfile
+import zipfile
+from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 import numpy as np
 import torch
 
-from espnet_adastride.deployment.description import pack_array
-from espnet_adastride.downsampling.exportable import Exportable
+from espnet_adastride.deployment import conversion, description
+from espnet_adastride.downsampling.exportable import Exportable, export_program
 from espnet_adastride.errors import ConfigurationError, ModelError
 from espnet_adastride.plugin import encoders
 from espnet_adastride.plugin.frame_times import _convolutions
 from espnet_adastride.plugin.frontends import frontend_frames, keeps_frames
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
 from espnet_adastride.plugin.trained import TrainedModel
+from espnet_adastride.quiet import quiet_imports
 from espnet_adastride.timing.convolutions import stack
 
 ENCODERS = (
@@ -284,8 +290,8 @@ def _log_mel(frontend) -> Dict[str, Any]:
         "normalized": bool(stft.normalized),
         "log_base": logmel.log_base,
         "n_mels": int(logmel.melmat.size(1)),
-        "window": pack_array(window.numpy()),
-        "mel": pack_array(logmel.melmat.numpy()),
+        "window": description.pack_array(window.numpy()),
+        "mel": description.pack_array(logmel.melmat.numpy()),
         "centre": known.rule.centre,
         "least": known.least,
     }
@@ -334,3 +340,59 @@ def check_program(run, program: CTCProgram, trained: TrainedModel) -> float:
             f"{TOLERANCE:g}: a part of this model is not exported correctly"
         )
     return worst
+
+
+def find_card(model: Path) -> str:
+    """Return the card of a packed model or an experiment; "" if it has none."""
+    if model.is_dir():
+        card = model / "README.md"
+        return card.read_text(encoding="utf-8") if card.is_file() else ""
+    if zipfile.is_zipfile(model):
+        with zipfile.ZipFile(model) as archive:
+            if "README.md" in archive.namelist():
+                return archive.read("README.md").decode("utf-8", errors="replace")
+    return ""
+
+
+def export(args: argparse.Namespace) -> str:
+    """Write the file; return one line on it.
+
+    Raises:
+        UserError: if the model cannot be exported.
+    """
+    trained = TrainedModel(
+        args.model,
+        args.asr_model_file,
+        stride=args.stride,
+        upstream_model=args.upstream_model,
+    )
+    content = describe(trained)
+    module = CTCProgram(trained.model).eval()
+    example = torch.randn(1, 211, content["size"])
+    with quiet_imports():
+        program = export_program(module, example, LEAST_FRAMES)
+    metadata = description.to_metadata(content, find_card(Path(args.model)))
+    output = Path(args.output).absolute()
+    with tempfile.TemporaryDirectory(prefix=".export", dir=output.parent) as folder:
+        made = Path(folder, output.name)
+        if args.format == "torch":
+            torch.export.save(program, made, extra_files=metadata)
+            run = program.module()
+
+            def log_probs(x):
+                return run(torch.from_numpy(x))[0].detach().numpy()
+
+        else:
+            names = description.output_names(content["stages"])
+            conversion.write_onnx(program, names, metadata, made)
+            log_probs = conversion.runner(made)
+        difference = check_program(log_probs, module, trained)
+        if args.quantize == "int8":
+            conversion.quantize(made)
+        os.replace(made, output)
+    size = output.stat().st_size / 2**20
+    line = (
+        f"{args.output}: {size:.1f} MiB; log probabilities within {difference:.1g} of "
+        "ESPnet's"
+    )
+    return f"{line}, before 8 bits" if args.quantize == "int8" else line

@@ -1,5 +1,10 @@
-"""Greedy CTC: the best token of every frame."""
+"""Greedy CTC: the best token of every frame.
 
+:func:`inference` decodes the utterances of a recipe (``bin/asr_inference_ctc.py``).
+"""
+
+import argparse
+import logging
 from typing import List, NamedTuple, Tuple
 
 import torch
@@ -105,3 +110,67 @@ class CTCGreedy:
             )
             for scores, ids, length in zip(best.cpu(), path.cpu(), lengths.tolist())
         ]
+
+
+def inference(args: argparse.Namespace) -> None:
+    """Decode all utterances of the scp files and write the results."""
+    from espnet_adastride.plugin.espnet import (
+        DatadirWriter,
+        TooShortUttError,
+        asr_task,
+        set_all_random_seed,
+    )
+    from espnet_adastride.plugin.model import set_stride
+    from espnet_adastride.plugin.short_audio import TooFewSamplesError, least_samples
+
+    logging.basicConfig(
+        level=args.log_level,
+        format="%(asctime)s (%(module)s:%(lineno)d) %(levelname)s: %(message)s",
+    )
+    if args.ngpu > 1:
+        raise ConfigurationError(
+            "ngpu: decoding uses at most one GPU; use more jobs instead"
+        )
+    set_all_random_seed(args.seed)
+    device = "cuda" if args.ngpu else "cpu"
+    model, options = asr_task.ASRTask.build_model_from_file(
+        args.asr_train_config, args.asr_model_file, device
+    )
+    if args.stride is not None:
+        set_stride(model, options, args.stride)
+    decode = CTCGreedy(model, options, device)
+    stft = getattr(model.frontend, "stft", None)
+    least = 0 if stft is None else least_samples(stft)
+    loader = asr_task.ASRTask.build_streaming_iterator(
+        args.data_path_and_name_and_type,
+        dtype=args.dtype,
+        batch_size=args.batch_size,
+        key_file=args.key_file,
+        num_workers=args.num_workers,
+        preprocess_fn=asr_task.ASRTask.build_preprocess_fn(decode.args, False),
+        collate_fn=asr_task.ASRTask.build_collate_fn(decode.args, False),
+        allow_variable_data_keys=args.allow_variable_data_keys,
+        inference=True,
+    )
+    with DatadirWriter(args.output_dir) as writer:
+        recognised = writer["1best_recog"]
+        for keys, batch in loader:
+            lengths = batch["speech_lengths"].tolist()
+            for length in lengths:
+                logging.info("speech length: %d", length)
+            try:
+                results = decode(batch["speech"], batch["speech_lengths"])
+            except TooShortUttError as error:
+                logging.warning("Utterance %s %s", ", ".join(keys), error)
+                results = [Decoded("", [], [], 0.0, 0, 0)] * len(keys)
+            for key, samples, heard in zip(keys, lengths, results):
+                # in a batch with longer utterances, padding would change the result
+                if samples < least and heard.frames:
+                    error = TooFewSamplesError(samples, least)
+                    logging.warning("Utterance %s %s", key, error)
+                    heard = Decoded("", [], [], 0.0, 0, 0)
+                recognised["token"][key] = " ".join(heard.tokens)
+                recognised["token_int"][key] = " ".join(map(str, heard.ids))
+                recognised["score"][key] = str(heard.score)
+                recognised["frames"][key] = f"{heard.frames} {heard.emitting}"
+                recognised["text"][key] = heard.text

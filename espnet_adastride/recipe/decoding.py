@@ -1,8 +1,10 @@
-"""Join the output of the parallel decoding jobs (stage 12)."""
+"""Count and join the output of the parallel decoding jobs (stage 12)."""
 
 import glob
 import os
 import re
+import sys
+import time
 from pathlib import Path
 from typing import List
 
@@ -35,6 +37,35 @@ def _count(path: str, what: bytes) -> int:
             return file.read().count(what)
     except OSError:
         return 0
+
+
+class DecodingProgress:
+    """Prints utterances done/total: in place on a terminal, otherwise periodically."""
+
+    def __init__(self, folder: str, total: int):
+        self.folder, self.total = folder, total
+        self.start = time.monotonic()
+        self.terminal = sys.stdout.isatty()
+        self.next, self.last = self.start, -1
+
+    def __call__(self):
+        now = time.monotonic()
+        if now < self.next:
+            return
+        self.next = now + (1 if self.terminal else 30)
+        done = min(count_decoded(self.folder), self.total)
+        if done == self.last:
+            return
+        self.last = done
+        spent = now - self.start
+        line = f"decoded {done}/{self.total} utterances, {format_span(spent)}"
+        if 0 < done < self.total:
+            line += f", ETA {format_span(spent / done * (self.total - done))}"
+        if self.terminal:
+            end = "\n" if done == self.total else ""
+            print(f"\r\033[K{line}", end=end, flush=True)
+        elif done:
+            print(line, flush=True)
 
 
 def join_decoded(

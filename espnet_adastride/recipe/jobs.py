@@ -21,6 +21,7 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, 
 
 from espnet_adastride.errors import UserError, named
 from espnet_adastride.evaluation.logs import describe_signal, last_error
+from espnet_adastride.progress import cores
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
@@ -186,6 +187,15 @@ def signals_handled_by(handler):
             signal.signal(number, old)
 
 
+def run_here(command: List[str]) -> None:
+    """Run a command; forward signals to it; exit with its status if it fails."""
+    process = subprocess.Popen(command)
+    with signals_handled_by(lambda *_: process.send_signal(signal.SIGTERM)):
+        status = process.wait()
+    if status != 0:
+        raise SystemExit(status if status > 0 else 128 - status)
+
+
 @contextmanager
 def _handling_signals(processes: List[subprocess.Popen], grace: float):
     """Turn signals into Interrupted; at the end, stop running jobs."""
@@ -194,6 +204,17 @@ def _handling_signals(processes: List[subprocess.Popen], grace: float):
             yield
         finally:
             _stop(processes, grace)
+
+
+def job_environment(jobs: int) -> dict:
+    """Return an environment in which the jobs share the cores evenly.
+
+    Only if the user has not set OMP_NUM_THREADS.
+    """
+    environment = dict(os.environ)
+    if jobs > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
+    return environment
 
 
 def run_jobs(

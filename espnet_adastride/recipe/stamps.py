@@ -6,11 +6,12 @@ the stamp exists, its inputs have the same fingerprint, and its outputs are unch
 An interrupted stage leaves no stamp.
 """
 
+import glob
 import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Dict, Iterable, Optional
+from typing import Dict, Iterable, List, Optional
 
 from espnet_adastride.files import PathLike, sha256_of, write_text
 
@@ -84,6 +85,15 @@ def first_difference(old: dict, new: dict) -> Optional[str]:
     return None
 
 
+def expand(patterns: Iterable[str]) -> List[str]:
+    """Expand globs; a name that is a file or matches nothing is unchanged."""
+    names: List[str] = []
+    for pattern in patterns:
+        found = [] if os.path.exists(pattern) else sorted(glob.glob(pattern))
+        names += found or [pattern]
+    return names
+
+
 class Stamp:
     """The stamp of a stage.
 
@@ -119,6 +129,17 @@ class Stamp:
                 what = "is missing" if after == "missing" else "was changed"
                 return f"output {name} {what}"
         return None
+
+    def is_done(self, work: dict, rerun: bool, what: str) -> bool:
+        """Return whether the work is done; print this, or why it is done again."""
+        reason = "--rerun true" if rerun else self.why_not_done(work)
+        if reason is None:
+            print(f"done and unchanged: {self.read()['summary'] or what}")
+            return True
+        if self.path.exists():
+            print(f"doing {what} again: {reason}")
+        self.clear()
+        return False
 
     def clear(self) -> None:
         """Remove the stamp: the stage is no longer done."""

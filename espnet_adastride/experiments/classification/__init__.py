@@ -8,5 +8,5 @@
 compares methods by them, ``tables.py`` and ``pictures.py`` show it. The configuration
 is ``options.py``'s.
 
-No ESPnet; its task ``cls`` is served by ``bin/classify_espnet.py``.
+No ESPnet, except in ``espnet_training.py``, which trains with its task ``cls``.
 """

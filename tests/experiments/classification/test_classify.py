@@ -1,4 +1,4 @@
-"""The command and the recipes: training, skipping, comparison, download, bad input."""
+"""The command and the recipes: training, skipping, comparison, bad input."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,7 @@ import pytest
 import soundfile
 import yaml
 
-from espnet_adastride.bin import classify, download_corpus
+from espnet_adastride.bin import classify
 from espnet_adastride.corpora.clips import find_clips, split_clips
 from espnet_adastride.experiments.classification.results import (
     read_runs,
@@ -181,30 +180,6 @@ def test_a_recipe_says_where_its_corpus_is_to_be_named(tmp_path):
         assert done.returncode == 2 and done.stderr.startswith(line)
     done = run("fsdd", "--download", "yes")
     assert done.returncode == 2 and "--download yes: give true or false" in done.stderr
-
-
-def test_a_corpus_is_downloaded_and_unpacked(tmp_path):
-    archive = tmp_path / "master.tar.gz"
-    source = tmp_path / "free-spoken-digit-dataset-master"
-    (source / "recordings").mkdir(parents=True)
-    (source / "recordings" / "0_ann_0.wav").write_bytes(b"RIFF")
-    (source / "recordings" / "1_ann_0.wav").write_bytes(b"RIFF")
-    with tarfile.open(archive, "w:gz") as tar:
-        tar.add(source, source.name)
-    folder = tmp_path / "downloads" / "fsdd"
-    url = ["--url", archive.as_uri()]
-    download_corpus.main(["--name", "fsdd", "--corpus", str(folder), *url])
-    assert len(find_clips(folder, "fsdd")) == 2
-    assert [path.name for path in folder.parent.iterdir()] == ["fsdd"]
-    archive.write_bytes(archive.read_bytes()[:60])  # an archive cut off
-    download_corpus.main(["--name", "fsdd", "--corpus", str(folder), *url])  # is there
-    shutil.rmtree(folder)
-    for _ in range(2):
-        with pytest.raises(SystemExit) as caught:
-            download_corpus.main(["--name", "fsdd", "--corpus", str(folder), *url])
-        line = str(caught.value)
-        assert "cannot be unpacked" in line and "delete it" in line and "\n" not in line
-    assert not folder.exists()
 
 
 def failure(*command):

@@ -16,7 +16,7 @@ from espnet_adastride.experiments.folders import read_result, record_of
 from espnet_adastride.plugin.model import adaptive_model
 from tests.tones import tone
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RATE = 8000
 EPOCHS = 6
 SEED = 3  # of its split, 12 clips are tested

@@ -184,7 +184,7 @@ def test_what_does_not_load_is_not_packed(experiment, tmp_path):
 def test_without_the_import_espnet_says_what_the_card_says():
     with pytest.raises(TypeError) as error:
         ConformerEncoder(40, input_layer="adastride", input_layer_conf={"stride": 8})
-    from espnet_adastride.recipe import model_card
+    from espnet_adastride.report import model_card
 
     text = model_card.model_card("a", {}, 1, {}, None, "mit", "en")
     quoted = "unexpected keyword argument 'input_layer_conf'"

@@ -2,7 +2,7 @@
 
 import yaml
 
-from espnet_adastride.recipe.model_card import model_card
+from espnet_adastride.report.model_card import model_card
 
 CONFIG = {
     "version": "202611",
