@@ -71,7 +71,7 @@ def called_command() -> str:
 def named(line: str) -> str:
     """Return a line with the name of the command before it, if it was called by one."""
     name = called_command()
-    return (f"{name}: {line}" if name else line).translate(_BYTES)
+    return (f"{name}: {line}" if name else line).translate(ESCAPED)
 
 
 def fail(message: object) -> NoReturn:
@@ -93,8 +93,11 @@ _DISK = {
     errno.EISDIR: "a folder is where a file must be: move it away",
 }
 
-#: of a file's name, those that are not UTF-8
-_BYTES = {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
+#: of a file's name, what cannot be printed in one line: bytes that are not UTF-8,
+#: control characters, other ends of lines
+ESCAPED = {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
+for _code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029):
+    ESCAPED[_code] = chr(_code).encode("unicode_escape").decode()
 
 
 #: the fix for a model that does not exist or is not one

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, Union
 
-from espnet_adastride.errors import UserError, no_such
+from espnet_adastride.errors import ESCAPED, UserError, no_such
 
 PathLike = Union[str, Path]
 
@@ -31,8 +31,8 @@ TAGS = "--asr_tag or --inference_tag"
 
 
 def shown(path) -> str:
-    """Return a path as it can be printed: bytes that are not UTF-8 are escaped."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """Return a path, or a message with one, as it can be printed in one line."""
+    return os.fsdecode(path).translate(ESCAPED)
 
 
 def check_folder(folder: PathLike, option: str) -> None:
@@ -89,7 +89,8 @@ def written_whole(path: PathLike) -> Iterator[Path]:
 def read_utf8(path: PathLike) -> str:
     """Return a text file's content, without a byte order mark, lines ending in LF.
 
-    UTF-16 with such a mark (Praat, spreadsheets) is read, too.
+    UTF-16 (Praat, spreadsheets) is read, too, without such a mark if the first
+    character is ASCII.
 
     Raises:
         UserError: No such file, it cannot be read, or it is not UTF-8; the message
@@ -103,7 +104,8 @@ def read_utf8(path: PathLike) -> str:
         raise UserError(f"{path}: cannot be read ({e.strerror})") from None
     try:
         marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        text = content.decode("utf-16" if marked else "utf-8-sig")
+        unmarked = "utf-16-le" if content[1:2] == b"\0" else "utf-8-sig"
+        text = content.decode("utf-16" if marked else unmarked)
     except UnicodeDecodeError as e:
         line = content.count(b"\n", 0, e.start) + 1
         raise UserError(

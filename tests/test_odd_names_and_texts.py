@@ -18,8 +18,9 @@ from espnet_adastride.corpora.unlabelled import (
     prepare_recordings,
     read_set,
 )
-from espnet_adastride.errors import UserError
+from espnet_adastride.errors import UserError, named
 from espnet_adastride.experiments.definition import read_experiment
+from espnet_adastride.files import shown
 from espnet_adastride.timing.ctc import Timed
 from espnet_adastride.timing.transcripts import (
     FORMATS,
@@ -43,6 +44,14 @@ def odd_folder(folder):
 
 
 # ------------------------------------------------------------------ file names
+def test_a_name_is_printed_in_one_line():
+    odd = os.fsdecode(b"a\n\r\t\x1b[31m " + ODD) + "\u2028\U0001f600\u200d"
+    told = "a\\n\\r\\t\\x1b[31m caf\\xe9\\u2028\U0001f600\u200d"
+    assert (
+        shown(odd) == told and named(f"{odd}: no such file") == f"{told}: no such file"
+    )
+
+
 def test_vqvae_reads_it_like_any_other(tmp_path):
     folder = odd_folder(tmp_path / "in")
     assert [r.id for r in find_recordings(folder)] == [

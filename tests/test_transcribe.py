@@ -365,7 +365,10 @@ def test_wrong_models_are_named_in_one_line(exp, tmp_path):
     assert Transcriber(two, asr_model_file="valid.cer.ave.pth").trained.rate == RATE
     assert Transcriber(two / "valid.cer.ave.pth").trained.rate == RATE
     assert "x.pth is not there" in said(two, asr_model_file="x.pth")
-    assert "not the config of an ASR model" in said(folder("c", "lm: seq_rnn", MODEL))
+    for name, *files in (("c", MODEL), ("classifier",)):
+        assert "not the config of an ASR model" in said(
+            folder(name, "lm: seq_rnn", *files)
+        )
     assert "not YAML" in said(folder("d", "a: [", MODEL))
     assert "holds no options" in said(folder("e", "[]", MODEL))
     options = yaml.safe_load(good)
@@ -789,3 +792,5 @@ def test_one_recording_and_wrong_options_of_align(exp, recordings, tmp_path, cap
         + [str(tmp_path / "a.txt")]
     )
     assert align.read_jobs(args) == {"a": (str(a), "A B")}
+    args.audio = "-"
+    assert align.read_jobs(args) == {"stdin": ("-", "A B")}

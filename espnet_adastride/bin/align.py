@@ -24,7 +24,7 @@ from espnet_adastride.bin.model_options import (
 )
 from espnet_adastride.bin.parsers import Parser, command, say
 from espnet_adastride.corpora.kaldi import read_scp, read_text, shorten
-from espnet_adastride.corpora.recordings import read_audio
+from espnet_adastride.corpora.recordings import is_missing, name_of, read_audio
 from espnet_adastride.errors import (
     AlignmentError,
     AudioError,
@@ -34,7 +34,7 @@ from espnet_adastride.errors import (
     fail,
     no_such,
 )
-from espnet_adastride.files import check_folder, read_utf8, shown, write_text
+from espnet_adastride.files import check_folder, read_utf8, write_text
 from espnet_adastride.timing.transcripts import Segment, Transcript, ctm_lines, to_dict
 
 
@@ -44,7 +44,7 @@ def get_parser() -> argparse.ArgumentParser:
     add_segment_option(parser)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data_dir", help="folder with wav.scp and text")
-    source.add_argument("--audio", help="one recording; needs --text")
+    source.add_argument("--audio", help="one recording, or - for stdin; needs --text")
     parser.add_argument("--text", help="the transcript of --audio, or a file with it")
     parser.add_argument("--output_dir", required=True, help="output folder")
     parser.add_argument(
@@ -69,8 +69,7 @@ def read_jobs(args: argparse.Namespace) -> Dict[str, Tuple[str, str]]:
         text = args.text
         if len(text) < 256 and Path(text).is_file():
             text = read_utf8(text)
-        key = shown(Path(args.audio).stem)
-        return {key: (args.audio, " ".join(text.split()))}
+        return {name_of(args.audio): (args.audio, " ".join(text.split()))}
     if args.text is not None:
         raise UserError("--text requires --audio; --data_dir has its own file text")
     folder = Path(args.data_dir)
@@ -111,11 +110,7 @@ def align(args: argparse.Namespace) -> List[str]:
     """Align all utterances and write the results; return those that failed."""
     jobs = read_jobs(args)
     check_folder(args.output_dir, "--output_dir")
-    failed = [
-        key
-        for key, (audio, _) in jobs.items()
-        if not audio.endswith("|") and not Path(audio).exists()
-    ]
+    failed = [key for key, (audio, _) in jobs.items() if is_missing(audio)]
     if failed and len(failed) == len(jobs):
         more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         raise UserError(no_such(jobs[failed[0]][0] + more, "check the paths"))

@@ -108,13 +108,18 @@ def check_model_exists(model: str) -> None:
 
 
 def check_model_file(model: str) -> None:
-    """Reject a --model that does not exist, or is a broken archive.
+    """Reject a --model that does not exist, is a broken archive, or was exported.
 
     Raises:
         UserError: with the fix.
     """
     check_model_exists(model)
-    if Path(model).is_file() and Path(model).suffix not in (".pth", ".onnx"):
+    if Path(model).suffix == ".onnx":
+        raise UserError(
+            f"{model}: an exported model, which only adastride transcribe reads; "
+            f"{GIVE_MODEL}"
+        )
+    if Path(model).is_file() and Path(model).suffix != ".pth":
         check_archive(model)
 
 

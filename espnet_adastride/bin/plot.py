@@ -37,9 +37,9 @@ from espnet_adastride.bin.model_options import (
 )
 from espnet_adastride.bin.parsers import Parser, command, say
 from espnet_adastride.corpora.kaldi import read_scp, shorten
-from espnet_adastride.corpora.recordings import STDIN, read_audio
+from espnet_adastride.corpora.recordings import is_missing, name_of, read_audio
 from espnet_adastride.errors import UserError, located, nearest, no_such
-from espnet_adastride.files import check_file, shown, write_text
+from espnet_adastride.files import check_file, write_text
 from espnet_adastride.options import real, whole
 from espnet_adastride.report.pages import save_picture
 from espnet_adastride.timing.energy import SPEECH_THRESHOLD_DB
@@ -60,7 +60,7 @@ def get_parser() -> argparse.ArgumentParser:
     one.set_defaults(draw=draw_utterance)
     add_model_options(one)
     source = one.add_mutually_exclusive_group(required=True)
-    source.add_argument("--audio", help="a recording to draw")
+    source.add_argument("--audio", help="a recording to draw, or - for stdin")
     source.add_argument("--data_dir", help="folder with wav.scp and, optionally, text")
     one.add_argument("--utt_id", help="default: the utterance nearest to 5 s")
     one.add_argument("--text", help="transcript of --audio")
@@ -122,7 +122,7 @@ def choose(args: argparse.Namespace):
 
     if args.audio is not None:
         text = None if args.text is None else " ".join(args.text.split())
-        key = args.utt_id or shown(Path(args.audio).stem)
+        key = args.utt_id or name_of(args.audio)
         return Utterance(key, args.audio, text)
     if args.text is not None:
         raise UserError("--text requires --audio; --data_dir has its own file text")
@@ -146,7 +146,7 @@ def draw_utterance(args: argparse.Namespace) -> List[str]:
     from espnet_adastride.report.utterance import make_picture, plot_strides, summary
 
     chosen = choose(args)
-    if not chosen.audio.endswith("|") and not Path(chosen.audio).exists():
+    if is_missing(chosen.audio):
         raise UserError(no_such(chosen.audio))
     reference = None if args.ref is None else read_timed_reference(args.ref)
     transcriber = load_adaptive(args, max_segment=args.max_segment)
@@ -170,7 +170,7 @@ def draw_corpus(args: argparse.Namespace) -> List[str]:
             f"--ref {args.ref}: has none of the utterances of {args.data_dir}; its ids "
             "must be those of wav.scp"
         )
-    if not any(w.endswith("|") or Path(w).exists() for w in waves.values()):
+    if all(map(is_missing, waves.values())):
         raise UserError(
             f"{args.data_dir}/wav.scp: none of its recordings exists; check its paths"
         )
@@ -227,7 +227,7 @@ def draw_stream(args: argparse.Namespace) -> List[str]:
     from espnet_adastride.report.charts import StreamRow, plot_stream
     from espnet_adastride.timing.latency import describe_latency
 
-    if args.audio != STDIN and not Path(args.audio).exists():
+    if is_missing(args.audio):
         raise UserError(no_such(args.audio))
     transcriber = load_adaptive(args)
     trained = transcriber.trained

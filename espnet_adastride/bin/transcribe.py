@@ -40,6 +40,7 @@ from espnet_adastride.corpora.recordings import (
     Source,
     describe_unread,
     find_media,
+    is_missing,
     read_audio,
     read_pcm,
 )
@@ -144,9 +145,9 @@ def _check(args: argparse.Namespace) -> Tuple[List[Job], bool]:
         check_folder(args.output_dir, "--output_dir")
     jobs = [
         (
-            job
-            if job.source.path == STDIN or os.path.exists(job.source.path)
-            else job._replace(obstacle=no_such(shown(job.source.path)))
+            job._replace(obstacle=no_such(shown(job.source.path)))
+            if is_missing(job.source.path)
+            else job
         )
         for job in plan(sources, args.output_dir, args.format, args.overwrite)
     ]
@@ -344,7 +345,8 @@ def transcribe(args: argparse.Namespace) -> int:
                 try:
                     several = len(jobs) > 1
                     late.append(_transcribe_one(job, recognise, args, several, meter))
-                    if records is not None and job.source.path != STDIN:
+                    # a pipe cannot be read again
+                    if records is not None and os.path.isfile(job.source.path):
                         records.add(job.name, job.source.path)
                 except AudioError as error:
                     meter.say(f"error: {error}")

@@ -9,12 +9,13 @@ perplexity, bits per second, side information (``evaluation/vqvae.py``).
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import Parser, command
+from espnet_adastride.bin.parsers import Parser, command, say
 from espnet_adastride.corpora.recordings import describe_unread, find_media
-from espnet_adastride.corpora.unlabelled import Recording, cut_recording
-from espnet_adastride.errors import UserError
+from espnet_adastride.corpora.unlabelled import SHORTEST, Recording, cut_recording
+from espnet_adastride.errors import AudioError, UserError, fail
 from espnet_adastride.files import check_folder, shown, write_text
 from espnet_adastride.quiet import quiet_imports
 
@@ -56,12 +57,25 @@ def main(args):
     model = load_vqvae(args.model, args.model_file)
     folder = Path(args.output_dir)
     (folder / "audio").mkdir(parents=True, exist_ok=True)
-    pieces = []
+    pieces, failed = [], 0
+    names = Counter(source.name for source in sources)
     for source in sources:
-        name = "_".join(shown(source.name).replace("/", " ").split())
+        name = source.name if names[source.name] == 1 else source.full
+        name = "_".join(shown(name).replace("/", " ").split())
         own = Recording(name, source.path, f"file {name}")
-        found = cut_recording(own, folder / "audio", model.features.fs)
+        try:
+            found = cut_recording(own, folder / "audio", model.features.fs)
+            if found[0][2] < SHORTEST:
+                raise AudioError(f"{shown(source.path)}: shorter than {SHORTEST} s")
+        except AudioError as error:
+            if len(sources) == 1:
+                raise
+            failed += 1
+            say(f"error: {error}")
+            continue
         pieces += [Recording(i, str(path), own.group) for i, path, _ in found]
+    if not pieces:
+        fail("no recording can be used")
     listen(model.features, model.network, pieces, folder)
     result = measure(model.features, model.network, pieces)
     write_text(folder / "result.json", json.dumps(result) + "\n")
@@ -70,6 +84,8 @@ def main(args):
         f"perplexity {result['perplexity']:.0f}, {result['tokens_per_second']:.1f} "
         f"tokens/s, {result['bits']:.0f} + {result['side_bits']:.0f} bit/s"
     )
+    if failed:
+        fail(f"{failed} of {len(sources)} recordings failed")
 
 
 if __name__ == "__main__":

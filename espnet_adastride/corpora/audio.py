@@ -15,6 +15,7 @@ import io
 import logging
 import mmap
 import os
+import re
 import struct
 from pathlib import Path
 from typing import (
@@ -43,14 +44,22 @@ MAGIC = (
     b"OggS", b"fLaC", b"ID3", b"\x1aE\xdf\xa3", b"0&\xb2u\x8ef\xcf\x11", b"#!AMR",
     b".snd", b"caff",
 )  # fmt: skip
-#: bytes allowed after the last RIFF chunk: tags and padding
-TRAILING = 1 << 16
+#: a chunk's name
+CHUNK = re.compile(rb"[ -~]{4}")
+#: sizes from here on are placeholders, written to pipes and by recorders that crashed
+PLACEHOLDER = 0x7F000000
+#: libsndfile's log of a header that has a larger size or length than the file
+CUT_OFF = re.compile(
+    r"^ *(?:data|SSND|Data Size|riff) *: (?P<of>\d+) \(should be (?P<has>\d+)\)"
+    r"|count (?P<a>\d+) does not match value from 'ds64' chunk of (?P<b>\d+)",
+    re.MULTILINE,
+)
 #: if the packets end this early before the promised duration, the file was cut off
 MISSING_SECONDS, MISSING_SHARE = 1.0, 0.02
 #: a larger share of undecodable packets is damage, not a tag in the stream
 BAD_PACKETS = 0.02
 #: containers whose header has a measured duration, not an estimate
-MEASURED = {"mov", "mp4", "matroska", "webm", "asf", "avi"}
+MEASURED = {"mov", "mp4", "matroska", "webm", "asf", "avi", "caf"}
 EXTRA = "install PyAV: pip install av, or this package's extra [audio]"
 
 
@@ -116,11 +125,14 @@ def audio_info(path: Source, name: str = "") -> AudioInfo:
         return _decoded_info(file, name, log_line)
 
 
-def quick_seconds(path: Source) -> float:
+def quick_seconds(path: Union[str, Path]) -> float:
     """Return the duration given by a file's header; 0 if unknown.
 
-    For progress bars: unlike :func:`audio_info` it never decodes and may be wrong.
+    For progress bars: unlike :func:`audio_info` it never decodes and may be wrong. A
+    pipe can be read only once, and not here.
     """
+    if not os.path.isfile(path):
+        return 0.0
     try:
         with _opened(path, _name(path)) as file:
             header = _sound_header(file, "")
@@ -209,7 +221,8 @@ def _sound_header(file: BinaryIO, name: str) -> Optional[AudioInfo]:
     """Return libsndfile's information on a file; None: FFmpeg must read it.
 
     Raises:
-        AudioError: for WAV files that both would read only in part.
+        AudioError: for WAV files that both would read only in part, and files that
+            are shorter than their header says.
     """
     import soundfile
 
@@ -230,6 +243,7 @@ def _sound_header(file: BinaryIO, name: str) -> Optional[AudioInfo]:
         return None
     if info.frames == 0 and info.format in ("WAV", "RF64") and _size(file) > 4096:
         return None  # the recorder never wrote the sizes
+    _check_length(file, info, name)
     return AudioInfo(
         info.frames, info.samplerate, info.channels, info.format, "libsndfile"
     )
@@ -261,29 +275,66 @@ def _read_sound(file: BinaryIO, info: AudioInfo, name: str) -> np.ndarray:
 
 
 def _check_riff(file: BinaryIO, name: str) -> None:
-    """Reject a WAV file with more audio after the end given by its header."""
-    size = _size(file)
-    head = file.read(12)
+    """Reject a WAV file with audio after the end given by its header.
+
+    Chunks follow one another to the end of the file; only tags, zeros and a little else
+    may follow the last one.
+    """
+    size, place, before = _size(file), 12, b""
+    if not _is_wav(file.read(12)):
+        size = 0
+    while place + 12 <= size:
+        file.seek(place)
+        head = file.read(12)
+        kind, length = head[:4], struct.unpack("<I", head[4:8])[0]
+        if _is_wav(head):
+            raise AudioError(
+                f"{name}: several concatenated WAV files, of which only the first "
+                "would be read; join them with sox or ffmpeg"
+            )
+        if kind == b"data" and not 0 < length < PLACEHOLDER:
+            break  # the sizes were never written: all of it is read
+        if not CHUNK.match(kind):
+            if before == b"data" and size - place > max(4096, MISSING_SHARE * size):
+                file.seek(place)
+                if kind[:3] not in (b"ID3", b"TAG") and any(file.read()):
+                    raise AudioError(
+                        f"{name}: the header gives an end at byte {place} of {size}; "
+                        "read all of it: ffmpeg -ignore_length 1 -i FILE NEW.wav"
+                    )
+            break
+        before = kind
+        place += 8 + length
+        file.seek(place)
+        place += length % 2 and file.read(1) == b"\0"  # some leave out the padding
     file.seek(0)
-    if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
-        return
-    end = 8 + struct.unpack("<I", head[4:8])[0]
-    end += end % 2
-    if not 44 <= end < size:  # also 0 and the placeholder sizes written to pipes
-        return
-    file.seek(end)
-    behind = file.read(12)
-    file.seek(0)
-    if behind[:4] == b"RIFF" and behind[8:] == b"WAVE":
-        raise AudioError(
-            f"{name}: several concatenated WAV files, of which only the first "
-            "would be read; join them with sox or ffmpeg"
-        )
-    if size - end > max(TRAILING, end):
-        raise AudioError(
-            f"{name}: the header gives an end at byte {end} of {size}; write it "
-            "again with sox or ffmpeg"
-        )
+
+
+def _is_wav(head: bytes) -> bool:
+    return head[:4] == b"RIFF" and head[8:12] == b"WAVE"
+
+
+def _check_length(file: BinaryIO, info, name: str) -> None:
+    """Reject a file that ends before the length in its header (WAV, AIFF, AU ...).
+
+    Args:
+        file: the file.
+        info: libsndfile's information on it.
+        name: for messages.
+    """
+    log = info.extra_info
+    if info.format == "NIST":  # of its header, libsndfile logs nothing
+        header = re.search(rb"\nsample_count -i (\d+)\n", file.read(1024))
+        file.seek(0)
+        if header:
+            log = f"data : {int(header[1])} (should be {info.frames})"
+    for found in CUT_OFF.finditer(log):
+        has, promised = int(found["has"] or found["a"]), int(found["of"] or found["b"])
+        if promised < PLACEHOLDER and promised - has > MISSING_SHARE * promised:
+            raise AudioError(
+                f"{name}: cut off: it has {has / promised:.0%} of the length in its "
+                "header; get the file again"
+            )
 
 
 def _is_mpeg(file: BinaryIO) -> bool:

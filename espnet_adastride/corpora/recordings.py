@@ -15,6 +15,7 @@ from typing import (
     NamedTuple,
     Optional,
     Sequence,
+    Set,
     Tuple,
     Union,
 )
@@ -71,6 +72,16 @@ def read_audio(
             raise AudioError(f"{name}: empty; pipe an audio file into it")
     wave, info = read_samples(content, name, say)
     return prepare(wave, info.rate, rate, name, say)
+
+
+def is_missing(audio: str) -> bool:
+    """Return whether a recording is no file, command (``... |``) or standard input."""
+    return audio != STDIN and not audio.endswith("|") and not os.path.exists(audio)
+
+
+def name_of(audio: str) -> str:
+    """Return the name of a recording, without folder and suffix."""
+    return "stdin" if audio == STDIN else shown(Path(audio).stem)
 
 
 def read_pcm(stream: BinaryIO, rate: int, size: int) -> Iterator[np.ndarray]:
@@ -253,7 +264,7 @@ class Found(NamedTuple):
 def find_media(paths: Sequence[str]) -> Found:
     """Find the recordings in files and folders.
 
-    Folders are walked recursively, in order of names; hidden files are skipped. Files
+    Folders are walked recursively (:func:`files_in`). Files
     given by name are always taken; problems appear when they are read.
 
     Raises:
@@ -270,7 +281,7 @@ def find_media(paths: Sequence[str]) -> Found:
         elif not os.path.isdir(path):
             sources.append(_source(path, Path(Path(path).name)))
         else:
-            for file in _files(Path(path)):
+            for file in files_in(Path(path)):
                 if file.suffix.lower() in AUDIO_SUFFIXES:
                     sources.append(_source(str(file), file.relative_to(path)))
                 elif is_media(file):
@@ -296,12 +307,31 @@ def describe_unread(unread: Sequence[str]) -> str:
     )
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for here, folders, files in os.walk(folder):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for name in sorted(files):
-            if not name.startswith("."):
-                yield Path(here) / name
+def files_in(folder: Path) -> List[Path]:
+    """Return the files below a folder, sorted, without hidden ones.
+
+    Links to folders are followed, except to one that contains the link. Each folder is
+    read once.
+    """
+    found: List[Path] = []
+    seen: Set[str] = set()
+    starts = [str(folder)]
+    while starts:
+        links: List[str] = []
+        for here, folders, files in os.walk(starts.pop(0)):
+            place = os.path.realpath(here)
+            if place in seen:
+                folders[:] = []
+                continue
+            seen.add(place)
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            for path in (os.path.join(here, name) for name in folders):
+                target = os.path.join(os.path.realpath(path), "")
+                if os.path.islink(path) and not place.startswith(target):
+                    links.append(path)
+            found += [Path(here, name) for name in files if not name.startswith(".")]
+        starts += sorted(links)
+    return sorted(found)
 
 
 # ------------------------------------------------------------------- cutting

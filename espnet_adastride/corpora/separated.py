@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from pathlib import Path
 from typing import Iterator, List, Tuple
 
@@ -26,10 +27,15 @@ def read_separated(
         UserError: it is empty, not UTF-8, or no CSV (of the rows: when they are read);
             names the line.
     """
-    lines = read_lines(path)
+    lines, first = read_lines(path), 1
+    told = re.fullmatch("sep=(.)", lines[0], re.IGNORECASE) if lines else None
+    if told:  # Excel's own line
+        lines, first = lines[1:], 2
     if not lines:
         raise UserError(f"{path}: the file is empty; write a header and rows")
-    if path.suffix.lower() == ".tsv":
+    if told:
+        separator = told[1]
+    elif path.suffix.lower() == ".tsv":
         separator = "\t"
     else:  # spreadsheets write semicolons if the decimal sign is a comma
         separator = max(",;\t|", key=lambda s: lines[0].count(s))
@@ -38,34 +44,34 @@ def read_separated(
             name.strip() for name in next(csv.reader(lines[:1], delimiter=separator))
         ]
     except csv.Error as error:
-        raise _not_csv(path, 1, error) from None
+        raise _not_csv(path, first, error) from None
     if separator == "\t":
         # Common Voice does not quote: a quotation mark belongs to the sentence
-        rows = _tab_rows(lines, literal or "client_id" in header)
+        rows = _tab_rows(lines, first, literal or "client_id" in header)
     else:
-        rows = _quoted_rows(path, lines, separator)
+        rows = _quoted_rows(path, lines, first, separator)
     return header, separator, rows
 
 
-def _tab_rows(lines: List[str], literal: bool):
+def _tab_rows(lines: List[str], first: int, literal: bool):
     # fields of a TSV have no line breaks, so an unpaired quotation mark must not
     # swallow the following lines
-    for number, line in enumerate(lines[1:], 2):
+    for number, line in enumerate(lines[1:], first + 1):
         if line.strip():
             words = [word.strip() for word in line.split("\t")]
             yield number, words if literal else list(map(_bare, words))
 
 
-def _quoted_rows(path: Path, lines: List[str], separator: str):
+def _quoted_rows(path: Path, lines: List[str], first: int, separator: str):
     """Yield the rows of a CSV file; a quoted field may span several lines."""
     text = io.StringIO("\n".join(lines) + "\n", newline="")
     reader = csv.reader(text, delimiter=separator, strict=True)
-    number = 1
+    number = first
     try:
         for values in reader:
-            if number > 1 and any(value.strip() for value in values):
+            if number > first and any(value.strip() for value in values):
                 yield number, [value.strip() for value in values]
-            number = reader.line_num + 1
+            number = first + reader.line_num
     except csv.Error as error:
         raise _not_csv(path, number, error) from None
 

@@ -109,6 +109,8 @@ def _choose_parameters(folder: Path, wanted: Optional[str]) -> Path:
     if wanted is None and len(there) == 1:
         return there[0]
     names = ", ".join(sorted(p.name for p in folder.glob("*.pth"))) or "none"
+    if not there:
+        check_task(folder / "config.yaml", read_config(folder / "config.yaml"))
     if wanted is not None:
         problem = f"{wanted} is not there"
     elif there:
@@ -118,6 +120,15 @@ def _choose_parameters(folder: Path, wanted: Optional[str]) -> Path:
     raise ModelError(
         f"{folder}: {problem}; name one with --asr_model_file (there: {names})"
     )
+
+
+def check_task(config: Path, options: Dict[str, Any]) -> None:
+    """Raise a ModelError for a configuration that is not that of an ASR model."""
+    if "encoder" not in options or not options.get("token_list"):
+        raise ModelError(
+            f"{config}: not the config of an ASR model (no encoder, or no token_list); "
+            "give an experiment of a task such as asr"
+        )
 
 
 def find_files(model: PathLike, asr_model_file: Optional[str], scratch: Path):

@@ -47,6 +47,7 @@ from espnet_adastride.plugin.memory import free_bytes
 from espnet_adastride.plugin.model import input_layer, set_block, set_stride
 from espnet_adastride.plugin.model_files import (
     ModelFiles,
+    check_task,
     find_files,
     read_inference_config,
     read_options,
@@ -121,11 +122,7 @@ class TrainedModel:
         scratch = Path(self._scratch.name)
         files = find_files(model, asr_model_file, scratch)
         options = read_options(files.config, files.roots)
-        if "encoder" not in options or not options.get("token_list"):
-            raise ModelError(
-                f"{files.config}: not the config of an ASR model (no encoder, or no "
-                "token_list); give an experiment of a task such as asr"
-            )
+        check_task(files.config, options)
         self.upstream = self._load_upstream(files, options, upstream_model)
         self.lengths = find_lengths(options, files.config.parent, files.roots)
         state = read_parameters(files.parameters)

@@ -158,10 +158,40 @@ def test_wav_files_whose_header_is_wrong(tmp_path):
     content = good[:4] + short[0] + good[8:place] + short[1] + good[place + 4 :]
     path.write_bytes(content)
     assert "the header gives an end at byte 1044" in error_of(path)
+    for wrong in (1000, 2 * len(wave) * 9 // 10):  # of the samples alone
+        size = wrong.to_bytes(4, "little")
+        path.write_bytes(good[:place] + size + good[place + 4 :])
+        message = error_of(path)
+        assert f"the header gives an end at byte {place + 4 + wrong} of" in message
+        assert "ffmpeg -ignore_length 1" in message
+    for behind in (
+        bytes(9999),
+        b"ID3\3" + b"x" * 99999,
+        b"LIST\1\0\0\0x" + b"LIST" * 9,
+    ):
+        path.write_bytes(good + behind)  # tags, zeros, a chunk without its padding
+        assert len(read_samples(path)[0]) == len(wave)
     flac = media.sound_file(wave, format="FLAC")
     path.write_bytes(flac[: len(flac) // 2])
     message = error_of(path)
     assert "damaged or cut off" in message and message.endswith("get the file again")
+
+
+@pytest.mark.parametrize("kind", "WAV WAVEX RF64 W64 AIFF AU NIST".split())
+def test_files_that_end_before_their_headers_length(kind, tmp_path):
+    content = media.sound_file(speech(), format=kind, subtype="PCM_16")
+    path = tmp_path / "a"
+    path.write_bytes(content[: len(content) * 6 // 10])
+    message = error_of(path)
+    assert "cut off: it has 60% of the length in its header" in message
+    for most in (len(content) - 1, len(content)):
+        path.write_bytes(content[:most])
+        assert len(read_samples(path)[0]) >= len(speech()) - 1
+
+
+def test_the_progress_bar_does_not_read_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "a.wav")
+    assert quick_seconds(tmp_path / "a.wav") == 0.0  # it would wait forever
 
 
 def test_what_libsndfile_reads_well_is_left_to_it(tmp_path):

@@ -131,6 +131,21 @@ def test_folders_are_walked_and_other_files_counted(tmp_path):
     )
 
 
+def test_links_to_folders_are_followed_but_not_round_and_round(tmp_path):
+    for name in ("in/a/x.wav", "in/b/c/y.wav", "other/z.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    folder = tmp_path / "in"
+    (folder / "a" / "up").symlink_to("..")
+    (folder / "a" / "top").symlink_to(tmp_path)
+    (folder / "b" / "c" / "self").symlink_to(".")
+    (folder / "again").symlink_to("b")
+    (folder / "far").symlink_to(tmp_path / "other")
+    (tmp_path / "other" / "back").symlink_to(folder)
+    names = [s.name for s in find_media([str(folder)]).sources]
+    assert names == ["a/x", "b/c/y", "far/z"]
+
+
 # ------------------------------------------------------------------- cutting
 
 

@@ -79,6 +79,10 @@ def test_boundaries_of_two_stages_by_hand():
     "words, message",
     [
         (["nowhere", "--output", "{0}/m.onnx"], "nowhere: no such file or folder"),
+        (
+            ["{0}/there.onnx", "--output", "{0}/m.onnx"],
+            "only adastride transcribe reads",
+        ),
         (["{0}", "--output", "{0}/none/m.onnx"], "create it first"),
         (["{0}", "--output", "{0}/there.onnx"], "--overwrite true"),
         (["{0}", "--output", "{0}"], "a folder; name a file"),

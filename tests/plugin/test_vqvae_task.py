@@ -1,5 +1,6 @@
 """The VQ-VAE through ESPnet's trainer: the whole recipe on a handful of sounds."""
 
+import json
 import os
 import re
 import subprocess
@@ -122,6 +123,17 @@ def test_reconstruct_any_recording(experiment, corpus, tmp_path, capsys):
     assert "1 recordings, error" in capsys.readouterr().out
     again, rate = soundfile.read(tmp_path / "out" / "my_talk.wav")
     assert rate == 8000 and len(again) == len(wave) // 2 and np.abs(again).max() > 0.01
+    (tmp_path / "in" / "broken.wav").write_text("no audio")
+    soundfile.write(tmp_path / "in" / "short.wav", wave[:100], 16000)
+    soundfile.write(tmp_path / "in" / "my talk.flac", wave[:9000], 16000)
+    with pytest.raises(SystemExit, match="2 of 4 recordings failed"):
+        vqvae_reconstruct.main([*words, str(tmp_path / "in")])
+    told = capsys.readouterr()
+    assert (
+        "broken.wav: unreadable" in told.err and "short.wav: shorter than" in told.err
+    )
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert set(result["utterances"]) == {"my_talk.ogg", "my_talk.flac"}
     for wrong, message in (
         ([*words, str(tmp_path / "none.wav")], "none.wav: no such file"),
         (["--model", str(tmp_path), *words[2:], str(corpus)], "no config.yaml in it"),

@@ -30,7 +30,7 @@ from espnet_adastride.corpora.own.source import (
     parse_time,
 )
 from espnet_adastride.corpora.own.tables import TABLES, read_table
-from espnet_adastride.corpora.recordings import describe_unread, find_media
+from espnet_adastride.corpora.recordings import describe_unread, files_in, find_media
 from espnet_adastride.errors import UserError, no_such
 from espnet_adastride.files import AUDIO_SUFFIXES, shown
 
@@ -250,8 +250,8 @@ def _read_pairs(folder: Path) -> Source:
         source.notes.append(f"{folder}: {describe_unread(unread)}")
     texts = {
         str(path.relative_to(folder).with_suffix("")): path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() == ".txt" and not path.name.startswith(".")
+        for path in files_in(folder)
+        if path.suffix.lower() == ".txt"
     }
     names = {recording.name for recording in recordings}
     if not names & texts.keys():

@@ -140,6 +140,7 @@ def _refuse_own_output(sources, planned, targets: Sequence[Path]) -> None:
 
 def _refuse(problems: Sequence[Problem], planned, output: Path) -> str:
     """List the unusable entries; return one line about them."""
+    problems = sorted(problems, key=_line)
     listed = "".join(f"{shown(str(problem))}\n" for problem in problems)
     write_text(output / BAD_LIST, listed)
     total = len({p.row.where for p in planned} | {p.where for p in problems})
@@ -148,6 +149,11 @@ def _refuse(problems: Sequence[Problem], planned, output: Path) -> str:
         f"all are listed in {output / BAD_LIST}: correct them, or leave them out with "
         "--skip_bad true"
     )
+
+
+def _line(problem: Problem) -> Tuple[str, int]:
+    file, _, line = problem.where.rpartition(":")
+    return (file, int(line)) if line.isdigit() else (problem.where, 0)
 
 
 def _left_out(problems: Sequence[Problem]) -> List[str]:

@@ -516,6 +516,19 @@ def test_a_name_that_is_not_utf8(project, capsys):
     assert "caf\\xe9.wav: no transcript" in refused("odd", "--output", "other")
 
 
+def test_names_of_two_lines_and_linked_folders(project):
+    (project / "in").mkdir()
+    (project / "in" / "linked").symlink_to(project / "wav" / "anna")
+    for name in ("in/two\nlines", "wav/anna/0", "wav/anna/1"):
+        write(project / f"{name}.wav", noise(0))
+        (project / f"{name}.txt").write_text("A")
+    prepare("in", "--split", "none")
+    assert set(read_scp("data/train/text")) == {"linked_0", "linked_1", "two_lines"}
+    assert read_scp("data/train/wav.scp")["two_lines"].endswith("/two_lines.flac")
+    (project / "in" / "two\nlines.wav").write_text("no audio")
+    assert "in/two\\nlines.wav: a recording" in refused("in", "--overwrite", "true")
+
+
 def test_pipes_run_only_when_asked(project):
     lines = kaldi_lines(project)
     lines["wav.scp"][0] = "anna-0 cat 'wav/anna/0.wav' |"
@@ -591,6 +604,40 @@ def test_a_table_that_cannot_be_used(project, content, words):
     (project / "t.csv").write_bytes(content)
     assert words in refused("t.csv")
     assert not Path("data").exists()
+
+
+def test_tables_as_spreadsheets_save_them(project):
+    rows = "".join(f"{path};{text};{speaker}\r\n" for path, text, speaker in ROWS)
+    content = "path;text;speaker\r\n" + rows
+    for number, saved in enumerate(
+        (
+            content.encode("utf-16"),
+            content.encode("utf-16-le"),
+            b"sep=;\r\n" + content.encode(),
+        )
+    ):
+        (project / "t.csv").write_bytes(saved)
+        prepare("t.csv", "--output", f"data{number}")
+        texts = [
+            read_scp(path) for path in sorted(Path(f"data{number}").glob("*/text"))
+        ]
+        assert sorted(sum((list(t.values()) for t in texts), [])) == sorted(
+            clean(text) for _, text, _ in ROWS
+        )
+    (project / "t.csv").write_text(f"sep=;\npath;text\n{ROWS[0][0]};A\nx.wav\n")
+    assert "t.csv:4: wrong number of columns" in refused("t.csv", "--output", "x")
+    (project / "t.csv").write_text("sep=;\n")
+    assert "the file is empty" in refused("t.csv", "--output", "x")
+
+
+def test_the_first_bad_row_is_that_of_the_table(project):
+    rows = [f"wav/anna/{name}.wav,A\n" for name in "z0y1x"]
+    for name in "xyz":
+        (project / "wav" / "anna" / f"{name}.wav").write_text("no audio")
+    (project / "t.csv").write_text("path,text\n" + "".join(rows))
+    assert "3 of 5 entries cannot be used; the first: t.csv:2: " in refused("t.csv")
+    listed = Path("data/unusable.txt").read_text().splitlines()
+    assert [line.split(":")[1] for line in listed] == ["2", "4", "6"]
 
 
 def test_columns_can_be_named(project):
