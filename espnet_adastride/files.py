@@ -13,7 +13,7 @@ import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Union
+from typing import Iterator, List, Set, Union
 
 from espnet_adastride.errors import ESCAPED, UserError, no_such
 
@@ -84,6 +84,40 @@ def written_whole(path: PathLike) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def files_in(folder: PathLike, hidden: bool = False) -> List[Path]:
+    """Return the files below a folder, sorted.
+
+    Links to folders are followed, except to one that contains the link. Each folder is
+    read once. Named pipes and sockets are left out: reading one would wait forever.
+
+    Args:
+        folder: an existing folder.
+        hidden: include files and folders whose names begin with a dot.
+    """
+    found: List[Path] = []
+    seen: Set[str] = set()
+    starts = [str(folder)]
+    while starts:
+        links: List[str] = []
+        for here, folders, files in os.walk(starts.pop(0)):
+            place = os.path.realpath(here)
+            if place in seen:
+                folders[:] = []
+                continue
+            seen.add(place)
+            if not hidden:
+                folders[:] = [name for name in folders if not name.startswith(".")]
+                files = [name for name in files if not name.startswith(".")]
+            for path in (os.path.join(here, name) for name in folders):
+                target = os.path.join(os.path.realpath(path), "")
+                if os.path.islink(path) and not place.startswith(target):
+                    links.append(path)
+            paths = (Path(here, name) for name in files)
+            found += [path for path in paths if path.is_file() or path.is_symlink()]
+        starts += sorted(links)
+    return sorted(found)
 
 
 def read_utf8(path: PathLike) -> str:

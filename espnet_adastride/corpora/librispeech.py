@@ -19,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import soundfile
 
@@ -33,6 +33,7 @@ from espnet_adastride.corpora.kaldi import (
     write_data_dir,
 )
 from espnet_adastride.errors import UserError
+from espnet_adastride.files import files_in, shown
 from espnet_adastride.progress import progress_bar
 
 # Published number of utterances per part, to detect incomplete parts.
@@ -246,13 +247,12 @@ def scan_librispeech(
                 f"no part {part!r} in {root}, which has {', '.join(_parts(root))}"
             )
         before = scan.recordings
-        for path, rel in _walk(root / part):
-            name = rel[-1]
-            shown = path.encode("utf-8", "backslashreplace").decode()
-            if shown != path:
+        for file in files_in(root / part, hidden=True):
+            path, rel, name = str(file), file.relative_to(root / part).parts, file.name
+            if shown(path) != path:
                 # It cannot be written to wav.scp.
-                problem = "the path is not UTF-8"
-                scan.excluded.append(Excluded("-", shown, MISPLACED, problem))
+                problem = "the path is not UTF-8, or has control characters"
+                scan.excluded.append(Excluded("-", shown(path), MISPLACED, problem))
                 scan.recordings += name.endswith(".flac")
                 continue
             # SPK-CHAP if the file is at the right depth, otherwise nothing matches.
@@ -306,15 +306,6 @@ def scan_librispeech(
     scan.excluded.sort(key=lambda e: (e.kind, e.id, e.file))
     scan.ignored.sort()
     return scan
-
-
-def _walk(part: Path) -> Iterator[Tuple[str, Tuple[str, ...]]]:
-    """All files of a part, sorted, with their path split relative to the part."""
-    for folder, subfolders, names in os.walk(part, followlinks=True):
-        subfolders.sort()
-        for name in sorted(names):
-            path = os.path.join(folder, name)
-            yield path, Path(path).relative_to(part).parts
 
 
 def _misplaced(key: str, speaker: Optional[str]) -> str:

@@ -15,7 +15,6 @@ from typing import (
     NamedTuple,
     Optional,
     Sequence,
-    Set,
     Tuple,
     Union,
 )
@@ -24,7 +23,7 @@ import numpy as np
 
 from espnet_adastride.corpora.audio import Say, is_media, log_line, read_samples
 from espnet_adastride.errors import AudioError
-from espnet_adastride.files import AUDIO_SUFFIXES, shown
+from espnet_adastride.files import AUDIO_SUFFIXES, files_in, shown
 
 STDIN = "-"
 
@@ -264,8 +263,8 @@ class Found(NamedTuple):
 def find_media(paths: Sequence[str]) -> Found:
     """Find the recordings in files and folders.
 
-    Folders are walked recursively (:func:`files_in`). Files
-    given by name are always taken; problems appear when they are read.
+    Folders are walked recursively (:func:`files_in`). Files given by name are always
+    taken; problems appear when they are read.
 
     Raises:
         AudioError: for an empty name, e.g. from an unset shell variable.
@@ -305,33 +304,6 @@ def describe_unread(unread: Sequence[str]) -> str:
         f"{len(unread)} media {what} not read: {names}{more}; convert to wav or flac, "
         "or give them the suffix of their format"
     )
-
-
-def files_in(folder: Path) -> List[Path]:
-    """Return the files below a folder, sorted, without hidden ones.
-
-    Links to folders are followed, except to one that contains the link. Each folder is
-    read once.
-    """
-    found: List[Path] = []
-    seen: Set[str] = set()
-    starts = [str(folder)]
-    while starts:
-        links: List[str] = []
-        for here, folders, files in os.walk(starts.pop(0)):
-            place = os.path.realpath(here)
-            if place in seen:
-                folders[:] = []
-                continue
-            seen.add(place)
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            for path in (os.path.join(here, name) for name in folders):
-                target = os.path.join(os.path.realpath(path), "")
-                if os.path.islink(path) and not place.startswith(target):
-                    links.append(path)
-            found += [Path(here, name) for name in files if not name.startswith(".")]
-        starts += sorted(links)
-    return sorted(found)
 
 
 # ------------------------------------------------------------------- cutting

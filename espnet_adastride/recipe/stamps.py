@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 from typing import Dict, Iterable, List, Optional
 
-from espnet_adastride.files import PathLike, sha256_of, write_text
+from espnet_adastride.files import PathLike, files_in, sha256_of, write_text
 
 # Larger outputs (models) are compared by size only.
 MAX_HASHED_OUTPUT = 16 * 2**20
@@ -41,10 +41,7 @@ def hash_tree(folder: PathLike) -> str:
     """Return :func:`hash_listing` of all files below a folder, or ``missing``."""
     if not Path(folder).is_dir():
         return "missing"
-    found = []
-    for root, _, names in os.walk(folder, followlinks=True):
-        found += [os.path.join(root, name) for name in names]
-    return hash_listing(found)
+    return hash_listing(files_in(folder, hidden=True))
 
 
 def fingerprint(

@@ -30,9 +30,9 @@ from espnet_adastride.corpora.own.source import (
     parse_time,
 )
 from espnet_adastride.corpora.own.tables import TABLES, read_table
-from espnet_adastride.corpora.recordings import describe_unread, files_in, find_media
+from espnet_adastride.corpora.recordings import describe_unread, find_media
 from espnet_adastride.errors import UserError, no_such
-from espnet_adastride.files import AUDIO_SUFFIXES, shown
+from espnet_adastride.files import AUDIO_SUFFIXES, files_in, shown
 
 METADATA = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
 COMMON_VOICE = ("train.tsv", "dev.tsv", "test.tsv")
