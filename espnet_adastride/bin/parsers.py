@@ -106,7 +106,7 @@ class Parser(argparse.ArgumentParser):
                 message += f"; unknown option {name}: did you mean --{near}?"
                 break
         self.print_usage(sys.stderr)
-        self.exit(2, named(f"error: {message}\n"))
+        self.exit(2, named(f"error: {message}") + "\n")
 
 
 def command(get_parser: Callable[[], argparse.ArgumentParser]):

@@ -459,7 +459,7 @@ def test_the_experiment_is_what_it_says(tmp_path):
     """The middle's method and rate are the run's, all else is the same for all."""
     experiment = read_experiment(ROOT / "conf/experiments/whisper_restore.yaml")
     runs = {(run.system, run.rate): run for run in experiment.runs()}
-    assert len(runs) == 15
+    assert len(runs) == 18
     for (system, rate), run in runs.items():
         model = model_of_run(experiment, run, 256, tmp_path)
         layer = input_layer(model)
