@@ -111,11 +111,13 @@ def files_in(folder: PathLike, hidden: bool = False) -> List[Path]:
                 folders[:] = [name for name in folders if not name.startswith(".")]
                 files = [name for name in files if not name.startswith(".")]
             for path in (os.path.join(here, name) for name in folders):
-                target = os.path.join(os.path.realpath(path), "")
-                if os.path.islink(path) and not place.startswith(target):
-                    links.append(path)
-            paths = (Path(here, name) for name in files)
-            found += [path for path in paths if path.is_file() or path.is_symlink()]
+                if os.path.islink(path):
+                    target = os.path.join(os.path.realpath(path), "")
+                    if not place.startswith(target):
+                        links.append(path)
+            for path in (os.path.join(here, name) for name in files):
+                if os.path.isfile(path) or os.path.islink(path):
+                    found.append(Path(path))
         starts += sorted(links)
     return sorted(found)
 

@@ -14,7 +14,12 @@ from pathlib import Path
 
 from espnet_adastride.bin.parsers import Parser, command, say
 from espnet_adastride.corpora.recordings import describe_unread, find_media
-from espnet_adastride.corpora.unlabelled import SHORTEST, Recording, cut_recording
+from espnet_adastride.corpora.unlabelled import (
+    SHORTEST,
+    Recording,
+    cut_recording,
+    recording_id,
+)
 from espnet_adastride.errors import AudioError, UserError, fail
 from espnet_adastride.files import check_folder, shown, write_text
 from espnet_adastride.quiet import quiet_imports
@@ -60,8 +65,7 @@ def main(args):
     pieces, failed = [], 0
     names = Counter(source.name for source in sources)
     for source in sources:
-        name = source.name if names[source.name] == 1 else source.full
-        name = "_".join(shown(name).replace("/", " ").split())
+        name = recording_id(source.name if names[source.name] == 1 else source.full)
         own = Recording(name, source.path, f"file {name}")
         try:
             found = cut_recording(own, folder / "audio", model.features.fs)

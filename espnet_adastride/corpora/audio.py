@@ -297,7 +297,7 @@ def _check_riff(file: BinaryIO, name: str) -> None:
         if not CHUNK.match(kind):
             if before == b"data" and size - place > max(4096, MISSING_SHARE * size):
                 file.seek(place)
-                if kind[:3] not in (b"ID3", b"TAG") and any(file.read()):
+                if kind[:3] not in (b"ID3", b"TAG") and file.read().strip(b"\0"):
                     raise AudioError(
                         f"{name}: the header gives an end at byte {place} of {size}; "
                         "read all of it: ffmpeg -ignore_length 1 -i FILE NEW.wav"

@@ -66,7 +66,7 @@ def find_recordings(folder) -> List[Recording]:
         raise UserError(f"{folder}: {describe_unread(unread)}")
     found: Dict[str, Recording] = {}
     for source in sources:
-        name = "_".join(shown(source.name).replace("/", " ").split())
+        name = recording_id(source.name)
         if name in found:
             raise UserError(
                 f"{shown(source.path)} and {shown(found[name].path)} would have one "
@@ -78,6 +78,11 @@ def find_recordings(folder) -> List[Recording]:
     if not found:
         raise UserError(f"{folder}: no recordings (wav, flac, ogg, mp3 ...) in it")
     return [found[name] for name in sorted(found)]
+
+
+def recording_id(name: str) -> str:
+    """Return a recording's name as one word, which can name a file."""
+    return "_".join(shown(name).replace("/", " ").split())
 
 
 def read_texts(path) -> Dict[str, str]:
