@@ -305,14 +305,13 @@ class Grid:
         return json.loads(output.read_text(encoding="utf-8"))
 
 
-def missing_runs(
-    runs: Sequence[Run], records: Dict[tuple, Record], sets: Sequence[str]
-) -> List[str]:
+def missing_runs(experiment: Experiment, records: Dict[tuple, Record]) -> List[str]:
     """Return the names of the runs without a record of all test sets."""
+    sets = set(experiment.all_sets)
     return [
         str(run)
-        for run in runs
-        if run.key not in records or not set(sets) <= set(records[run.key].sets)
+        for run in experiment.runs()
+        if run.key not in records or not sets <= set(records[run.key].sets)
     ]
 
 

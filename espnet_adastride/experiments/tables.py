@@ -327,7 +327,7 @@ def write_page(
     """
     fit, others = split_records(experiment, records)
     runs = experiment.runs()
-    missing = missing_runs(runs, fit, experiment.all_sets)
+    missing = missing_runs(experiment, fit)
     text = f"# {experiment.title}\n\n"
     if missing:
         text += f"Not run yet, {len(missing)} of {len(runs)}: {shorten(missing)}.\n\n"
@@ -421,7 +421,7 @@ def write_results(
     write_text(page, text)
     fit, others = split_records(experiment, found)
     runs = experiment.runs()
-    missing = missing_runs(runs, fit, experiment.all_sets)
+    missing = missing_runs(experiment, fit)
     line = f"{page}: {len(runs) - len(missing)} of {len(runs)} runs"
     if missing:
         line += f"; missing: {shorten(missing)}"
