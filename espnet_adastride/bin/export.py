@@ -78,7 +78,16 @@ def main(args):
     check(args)
     with quiet_imports():
         from espnet_adastride.plugin.exporting import export
-    print(export(args))
+    line = export(
+        args.model,
+        args.output,
+        format=args.format,
+        quantize=args.quantize,
+        asr_model_file=args.asr_model_file,
+        stride=args.stride,
+        upstream_model=args.upstream_model,
+    )
+    print(line)
 
 
 if __name__ == "__main__":

@@ -66,7 +66,16 @@ def main(args):
     named = named_files(args)  # before the slow imports
     with quiet_imports():
         from espnet_adastride.plugin.packing import pack_model
-    print(pack_model(args, named))
+    line = pack_model(
+        named,
+        args.outpath,
+        others=args.option,
+        results=args.results,
+        license_name=args.license,
+        language=args.lang,
+        dtype=args.dtype,
+    )
+    print(line)
 
 
 if __name__ == "__main__":

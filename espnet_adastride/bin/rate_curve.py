@@ -84,13 +84,16 @@ def named_models(given):
 def main(args):
     import torch
 
-    from espnet_adastride.experiments.rate_curves import compare_models
+    from espnet_adastride.experiments.rate_curves import Compared, compare_models
 
     torch.set_num_threads(1)
-    models = named_models(args.model + args.fixed)
-    for _, path in models:
-        check_model_file(path)
-    compare_models(models, args)
+    models = [
+        Compared(name, path, args.strides if number < len(args.model) else None)
+        for number, (name, path) in enumerate(named_models(args.model + args.fixed))
+    ]
+    for model in models:
+        check_model_file(model.path)
+    compare_models(models, args.data_dir, args.output_dir, args.asr_model_file)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ perplexity, bits per second, side information (``evaluation/vqvae.py``).
 """
 
 import json
-from collections import Counter
 from pathlib import Path
 
 from espnet_adastride.bin.parsers import Parser, command, say
@@ -18,7 +17,7 @@ from espnet_adastride.corpora.unlabelled import (
     SHORTEST,
     Recording,
     cut_recording,
-    recording_id,
+    name_recordings,
 )
 from espnet_adastride.errors import AudioError, UserError, fail
 from espnet_adastride.files import check_folder, shown, write_text
@@ -54,6 +53,7 @@ def main(args):
             f"{' '.join(args.recordings)}: no recordings in it; give audio files, or "
             "folders of them"
         )
+    recordings = name_recordings(sources, suffixes=True)
     check_folder(args.output_dir, "--output_dir")
     with quiet_imports():
         from espnet_adastride.evaluation.vqvae import measure
@@ -63,12 +63,10 @@ def main(args):
     folder = Path(args.output_dir)
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     pieces, failed = [], 0
-    names = Counter(source.name for source in sources)
-    for source in sources:
-        name = recording_id(source.name if names[source.name] == 1 else source.full)
+    for name, source in recordings.items():
         own = Recording(name, source.path, f"file {name}")
         try:
-            found = cut_recording(own, folder / "audio", model.features.fs)
+            found = cut_recording(own, folder / "audio", model.features.fs, recordings)
             if found[0][2] < SHORTEST:
                 raise AudioError(f"{shown(source.path)}: shorter than {SHORTEST} s")
         except AudioError as error:

@@ -15,8 +15,9 @@ are converted.
 import hashlib
 import json
 import math
+from collections import Counter
 from pathlib import Path
-from typing import Dict, List, NamedTuple
+from typing import Container, Dict, List, NamedTuple, Sequence
 
 from espnet_adastride.corpora.audio import audio_info
 from espnet_adastride.corpora.kaldi import (
@@ -26,6 +27,7 @@ from espnet_adastride.corpora.kaldi import (
     write_lines,
 )
 from espnet_adastride.corpora.recordings import (
+    Source,
     cut_at_pauses,
     describe_unread,
     find_media,
@@ -64,25 +66,40 @@ def find_recordings(folder) -> List[Recording]:
     sources, unread, _ = find_media([str(folder)])
     if unread:
         raise UserError(f"{folder}: {describe_unread(unread)}")
-    found: Dict[str, Recording] = {}
+    if not sources:
+        raise UserError(f"{folder}: no recordings (wav, flac, ogg, mp3 ...) in it")
+    found = []
+    for name, source in sorted(name_recordings(sources).items()):
+        text = texts.get(Path(source.name).name)
+        group = f"file {name}" if text is None else f"text {text}"
+        found.append(Recording(name, source.path, group))
+    return found
+
+
+def name_recordings(
+    sources: Sequence[Source], suffixes: bool = False
+) -> Dict[str, Source]:
+    """Return recordings by their ids: their names as one word, which can name a file.
+
+    Args:
+        sources: the recordings.
+        suffixes: accept names that only differ in the suffix, and keep it in these.
+
+    Raises:
+        UserError: two would have one id.
+    """
+    times = Counter(source.name for source in sources)
+    found: Dict[str, Source] = {}
     for source in sources:
-        name = recording_id(source.name)
+        name = source.full if suffixes and times[source.name] > 1 else source.name
+        name = "_".join(shown(name).replace("/", " ").split())
         if name in found:
             raise UserError(
                 f"{shown(source.path)} and {shown(found[name].path)} would have one "
                 f"name, {name}: rename one"
             )
-        text = texts.get(Path(source.name).name)
-        group = f"file {name}" if text is None else f"text {text}"
-        found[name] = Recording(name, source.path, group)
-    if not found:
-        raise UserError(f"{folder}: no recordings (wav, flac, ogg, mp3 ...) in it")
-    return [found[name] for name in sorted(found)]
-
-
-def recording_id(name: str) -> str:
-    """Return a recording's name as one word, which can name a file."""
-    return "_".join(shown(name).replace("/", " ").split())
+        found[name] = source
+    return found
 
 
 def read_texts(path) -> Dict[str, str]:
@@ -151,12 +168,8 @@ def prepare_recordings(folder, output, rate: int) -> str:
     names = {recording.id for recording in recordings}
     short = 0
     for recording in recordings:
-        for name, path, duration in cut_recording(recording, fresh / "audio", rate):
-            if name != recording.id and name in names:
-                raise UserError(
-                    f"{shown(recording.path)} is cut, and a part would have the name "
-                    f"of another recording, {name}: rename one"
-                )
+        cut = cut_recording(recording, fresh / "audio", rate, names)
+        for name, path, duration in cut:
             if duration < SHORTEST:
                 short += 1
                 continue
@@ -182,16 +195,18 @@ def prepare_recordings(folder, output, rate: int) -> str:
     return record["told"]
 
 
-def cut_recording(recording: Recording, folder: Path, rate: int):
+def cut_recording(recording: Recording, folder: Path, rate: int, names: Container[str]):
     """Return [(id, path, seconds)] of the recordings made from one.
 
     Args:
         recording: to read.
         folder: existing folder for converted and cut files.
         rate: target sampling rate in Hz.
+        names: ids of all recordings, which no part may have.
 
     Raises:
         AudioError: it cannot be read.
+        UserError: a part would have the name of another recording.
     """
     info = audio_info(recording.path)
     wave = read_audio(recording.path, rate)
@@ -203,6 +218,11 @@ def cut_recording(recording: Recording, folder: Path, rate: int):
     segments = cut_at_pauses(wave, rate, LONGEST)
     for number, (begin, end) in enumerate(segments):
         name = recording.id if len(segments) == 1 else f"{recording.id}_{number:04d}"
+        if name != recording.id and name in names:
+            raise UserError(
+                f"{shown(recording.path)} is cut, and a part would have the name of "
+                f"another recording, {name}: rename one"
+            )
         path = folder / f"{name}.flac"
         write_flac(path, wave[begin:end], rate)
         pieces.append((name, path, (end - begin) / rate))

@@ -7,7 +7,6 @@ greedily one by one, and its computing time per second of audio (real-time facto
 :func:`compare_models` does all.
 """
 
-import argparse
 import json
 import math
 import re
@@ -275,34 +274,55 @@ def plot_rates(points: Sequence[Point], units: Sequence[str]) -> Figure:
     return figure
 
 
-def compare_models(models: Sequence[Tuple[str, str]], args: argparse.Namespace) -> None:
+class Compared(NamedTuple):
+    """A model to measure.
+
+    Attributes:
+        name: in the table; models of one name form one line of the picture.
+        path: an experiment's folder, or a package.
+        strides: overall strides to decode at, besides its own; None: its own alone.
+    """
+
+    name: str
+    path: str
+    strides: Optional[Sequence[float]] = None
+
+
+def compare_models(
+    models: Sequence[Compared],
+    data_dir: PathLike,
+    output_dir: PathLike,
+    asr_model_file: Optional[str] = None,
+) -> None:
     """Measure models, then write and print their table and draw their curves.
 
     Args:
-        models: (name, path) of those of ``--model``, then of those of ``--fixed``.
-        args: options of ``bin/rate_curve.py``.
+        models: in the order of the table.
+        data_dir: folder with ``wav.scp`` and ``text``.
+        output_dir: output folder.
+        asr_model_file: parameter file in the models' folders; None: the averaged one.
+
+    Raises:
+        UserError: no utterance has both audio and text.
     """
-    audio = read_table(Path(args.data_dir) / "wav.scp")
-    texts = read_table(Path(args.data_dir) / "text")
+    audio = read_table(Path(data_dir) / "wav.scp")
+    texts = read_table(Path(data_dir) / "text")
     texts = {key: text for key, text in texts.items() if key in audio}
     audio = {key: audio[key] for key in texts}
     if not any(text for text in texts.values()):
         raise UserError(
-            f"{args.data_dir}: no utterance has both audio and text; give wav.scp and "
+            f"{data_dir}: no utterance has both audio and text; give wav.scp and "
             "text the same ids"
         )
     with quiet_imports():
         from espnet_adastride.plugin.trained import TrainedModel
-    output, points = Path(args.output_dir), []
+    output, points = Path(output_dir), []
     output.mkdir(parents=True, exist_ok=True)
-    for number, (name, path) in enumerate(models):
-        strides = args.strides if number < len(args.model) else None
-        before = [other for other, _ in models[:number]].count(name)
+    for number, (name, path, strides) in enumerate(models):
+        before = [other.name for other in models[:number]].count(name)
         prefix = output / (f"{name}_{before + 1}" if before else name)
-        model = TrainedModel(path, args.asr_model_file)
-        points += measure(
-            name, path, model, strides, audio, texts, args.data_dir, prefix
-        )
+        model = TrainedModel(path, asr_model_file)
+        points += measure(name, path, model, strides, audio, texts, data_dir, prefix)
     table = format_table(points, list(texts))
     write_text(output / "rates.md", table)
     picture = output / "rates.png"

@@ -269,7 +269,7 @@ def _recognition_page(
         )
         title = f"Decodings, {experiment.test_sets[0]}"
         sections.append(_section(title, table, brackets))
-    for decoded in by_decoding.values():
+    for decoded in filter(None, by_decoding.values()):  # not all may be finished
         sections += _error_sections(experiment, decoded, bootstrap, note, units)
     decoding = _decoded_by(cells)
     sections += [

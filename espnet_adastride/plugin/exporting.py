@@ -7,7 +7,6 @@ masks from lists of lengths, which no exporter can trace. So the encoder's block
 called here one after the other, and the command compares the result with ESPnet's.
 """
 
-import argparse
 import math
 import os
 import tempfile
@@ -21,6 +20,7 @@ import torch
 from espnet_adastride.deployment import conversion, description
 from espnet_adastride.downsampling.exportable import Exportable, export_program
 from espnet_adastride.errors import ConfigurationError, ModelError
+from espnet_adastride.files import PathLike
 from espnet_adastride.plugin import encoders
 from espnet_adastride.plugin.frame_times import _convolutions
 from espnet_adastride.plugin.frontends import frontend_frames, keeps_frames
@@ -354,28 +354,36 @@ def find_card(model: Path) -> str:
     return ""
 
 
-def export(args: argparse.Namespace) -> str:
+def export(
+    model: PathLike,
+    output: PathLike,
+    format: str = "onnx",
+    quantize: str = "none",
+    **options: Any,
+) -> str:
     """Write the file; return one line on it.
+
+    Args:
+        model: an experiment's folder, or a package.
+        output: output file.
+        format: ``onnx``, or ``torch`` (a ``torch.export`` program).
+        quantize: ``none``, or ``int8`` (8-bit weights of linear layers; ``onnx`` only).
+        **options: of :class:`TrainedModel`.
 
     Raises:
         UserError: if the model cannot be exported.
     """
-    trained = TrainedModel(
-        args.model,
-        args.asr_model_file,
-        stride=args.stride,
-        upstream_model=args.upstream_model,
-    )
+    trained = TrainedModel(model, **options)
     content = describe(trained)
     module = CTCProgram(trained.model).eval()
     example = torch.randn(1, 211, content["size"])
     with quiet_imports():
         program = export_program(module, example, LEAST_FRAMES)
-    metadata = description.to_metadata(content, find_card(Path(args.model)))
-    output = Path(args.output).absolute()
-    with tempfile.TemporaryDirectory(prefix=".export", dir=output.parent) as folder:
-        made = Path(folder, output.name)
-        if args.format == "torch":
+    metadata = description.to_metadata(content, find_card(Path(model)))
+    path = Path(output).absolute()
+    with tempfile.TemporaryDirectory(prefix=".export", dir=path.parent) as folder:
+        made = Path(folder, path.name)
+        if format == "torch":
             torch.export.save(program, made, extra_files=metadata)
             run = program.module()
 
@@ -387,12 +395,12 @@ def export(args: argparse.Namespace) -> str:
             conversion.write_onnx(program, names, metadata, made)
             log_probs = conversion.runner(made)
         difference = check_program(log_probs, module, trained)
-        if args.quantize == "int8":
+        if quantize == "int8":
             conversion.quantize(made)
-        os.replace(made, output)
-    size = output.stat().st_size / 2**20
+        os.replace(made, path)
+    size = path.stat().st_size / 2**20
     line = (
-        f"{args.output}: {size:.1f} MiB; log probabilities within {difference:.1g} of "
+        f"{output}: {size:.1f} MiB; log probabilities within {difference:.1g} of "
         "ESPnet's"
     )
-    return f"{line}, before 8 bits" if args.quantize == "int8" else line
+    return f"{line}, before 8 bits" if quantize == "int8" else line

@@ -6,13 +6,12 @@ cannot be unpacked on another machine. The files are therefore copied into one f
 first.
 """
 
-import argparse
 import os
 import shutil
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Optional, Sequence
 
 import torch
 import yaml
@@ -21,7 +20,7 @@ from espnet_adastride.config import map_strings, read_config
 from espnet_adastride.corpora.lengths import LENGTHS_NAME, find_lengths, write_lengths
 from espnet_adastride.corpora.upstream_record import RECORD_NAME, read_record
 from espnet_adastride.errors import UserError
-from espnet_adastride.files import write_text
+from espnet_adastride.files import PathLike, write_text
 from espnet_adastride.networks.unpacking import check_weights
 from espnet_adastride.plugin.espnet import asr_task
 from espnet_adastride.plugin.espnet import pack as espnets_pack
@@ -73,41 +72,54 @@ def halve_weights(source: str, target: Path) -> None:
     torch.save({name: half(name, value) for name, value in state.items()}, target)
 
 
-def pack_model(args: argparse.Namespace, named: Dict[str, str]) -> str:
+def pack_model(
+    named: Dict[str, str],
+    outpath: PathLike,
+    others: Sequence[str] = (),
+    results: Optional[str] = None,
+    license_name: str = "cc-by-4.0",
+    language: str = "noinfo",
+    dtype: str = "float32",
+) -> str:
     """Write the archive and its card next to it; return one line about it.
 
     Args:
-        args: The command's options.
-        named: {option: file} of configurations and parameters.
+        named: {option of ``espnet2.bin.pack asr``: file} of configurations and
+            parameters; ``asr_train_config`` and ``asr_model_file`` are needed.
+        outpath: output archive (.zip, .tgz ...).
+        others: other files to pack.
+        results: RESULTS.md, for the card.
+        license_name, language: of the model, for the card.
+        dtype: of the packed parameters, ``float32`` or ``float16``.
 
     Raises:
         UserError: The model does not load.
     """
-    paths: List[str] = [*named.values(), *args.option]
+    paths: List[str] = [*named.values(), *others]
     for key in WEIGHTS:
         if key in named:
             check_weights(named[key])
-    out = Path(args.outpath).absolute()
+    out = Path(outpath).absolute()
     names = {os.path.abspath(path): archive_name(path) for path in paths}
     # as decoding does
     model, _ = asr_task.ASRTask.build_model_from_file(
-        args.asr_train_config, args.asr_model_file, "cpu"
+        named["asr_train_config"], named["asr_model_file"], "cpu"
     )
     parameters = sum(p.numel() for p in model.parameters())
-    beside = Path(args.asr_train_config).with_name(RECORD_NAME)
+    beside = Path(named["asr_train_config"]).with_name(RECORD_NAME)
     upstream = read_record(beside) if beside.is_file() else None
-    config = read_config(args.asr_train_config)
+    config = read_config(named["asr_train_config"])
     lengths = find_lengths(config, beside.parent, [Path.cwd()])
     card = model_card(
         name=out.stem,
         config=config,
         parameters=parameters,
         files={k: names[os.path.abspath(v)] for k, v in named.items()},
-        results=args.results,
-        license_name=args.license,
-        language=args.lang,
+        results=results,
+        license_name=license_name,
+        language=language,
         upstream=upstream,
-        dtype=args.dtype,
+        dtype=dtype,
     )
 
     def in_archive(word: str) -> str:
@@ -118,7 +130,7 @@ def pack_model(args: argparse.Namespace, named: Dict[str, str]) -> str:
         for path in paths:
             target = Path(folder, names[os.path.abspath(path)])
             target.parent.mkdir(parents=True, exist_ok=True)
-            if args.dtype == "float16" and path in (named.get(k) for k in WEIGHTS):
+            if dtype == "float16" and path in (named.get(k) for k in WEIGHTS):
                 halve_weights(path, target)
             else:
                 shutil.copyfile(path, target)
@@ -129,9 +141,9 @@ def pack_model(args: argparse.Namespace, named: Dict[str, str]) -> str:
                 target = Path(folder, names[os.path.abspath(named[key])])
                 target.write_text(text, encoding="utf-8")
         write_text(Path(folder, "README.md"), card)
-        further = ["README.md", *(names[os.path.abspath(p)] for p in args.option)]
+        further = ["README.md", *(names[os.path.abspath(p)] for p in others)]
         if lengths is not None:
-            place = Path(names[os.path.abspath(args.asr_train_config)])
+            place = Path(names[os.path.abspath(named["asr_train_config"])])
             further.append(str(place.with_name(LENGTHS_NAME)))
             write_lengths(Path(folder, further[-1]), lengths)
         words = ["asr"]

@@ -23,6 +23,7 @@ from espnet_adastride.experiments.records import (
     write_record,
 )
 
+GREEDY = "decode_ctc_greedy.yaml"
 REFERENCE = {
     "1-9-0": "A B C D",  # 4 words in 4 s: slow
     "1-9-1": "A B C D",
@@ -213,6 +214,18 @@ def test_pairs_have_a_table(experiment, tmp_path):
     (line,) = (x for x in table.splitlines() if x.startswith(row))
     assert line.endswith("| 0.500 | [+37.50, +37.50] | no difference shown |")
     assert "| 4x | `strided_conv` minus `adastride` | 0, 1 | +37.50 | [" in table
+
+
+def test_a_decoding_that_no_run_has_yet(experiment, tmp_path):
+    kinds = {name: {"inference_config": GREEDY} for name in ("beam", "beam_lm")}
+    asked = replace(experiment, decodings=kinds)
+    run = asked.runs()[0]
+    content = content_of(asked, run, WORSE)
+    content["sets"] = {"beam/test": content["sets"].pop("test")}
+    write_record(record_path(tmp_path, run), content)
+    page = tables.write_page(asked, read_records(tmp_path), 100)
+    assert "## Errors on test, `beam`\n" in page and "| 37.50 |" in page
+    assert "`beam_lm`\n" not in page
 
 
 def test_missing_runs_are_named(experiment, tmp_path):

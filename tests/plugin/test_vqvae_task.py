@@ -134,8 +134,13 @@ def test_reconstruct_any_recording(experiment, corpus, tmp_path, capsys):
     )
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert set(result["utterances"]) == {"my_talk.ogg", "my_talk.flac"}
+    twins = tmp_path / "twins"
+    (twins / "my").mkdir(parents=True)
+    for name in ("my talk.wav", "my/talk.wav"):
+        soundfile.write(twins / name, wave[:9000], 16000)
     for wrong, message in (
         ([*words, str(tmp_path / "none.wav")], "none.wav: no such file"),
+        ([*words, str(twins)], "would have one name, my_talk: rename one"),
         (["--model", str(tmp_path), *words[2:], str(corpus)], "no config.yaml in it"),
     ):
         with pytest.raises(SystemExit, match=message):

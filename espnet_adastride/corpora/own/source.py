@@ -133,7 +133,9 @@ def parse_time(word: str) -> float:
     Raises:
         ValueError: Another form.
     """
-    if not re.fullmatch(r"(\d+:){0,2}(\d+([.,]\d*)?|[.,]\d+)(e-?\d+)?", word.lower()):
+    if not re.fullmatch(
+        r"(\d+:){0,2}(\d+([.,]\d*)?|[.,]\d+)(e[-+]?\d+)?", word.lower()
+    ):
         raise ValueError(f"{word!r} is not a time")
     seconds = 0.0
     for number in word.replace(",", ".").split(":"):
