@@ -337,6 +337,30 @@ def _check_length(file: BinaryIO, info, name: str) -> None:
             )
 
 
+def _check_caf(file: BinaryIO, name: str) -> None:
+    """Reject a CAF file that ends before its samples do, which FFmpeg does not notice.
+
+    A chunk begins with its kind and size (8 bytes, -1: to the end of the file).
+    """
+    size, place = _size(file), 8
+    file.seek(0)
+    if file.read(4) != b"caff":
+        return
+    while place + 12 <= size:
+        file.seek(place)
+        kind, length = struct.unpack(">4sq", file.read(12))
+        place += 12
+        missing = place + length - size
+        if kind == b"data" and missing > MISSING_SHARE * length:
+            raise AudioError(
+                f"{name}: cut off: it has {1 - missing / length:.0%} of the length in "
+                "its header; get the file again"
+            )
+        if length < 0:
+            break
+        place += length
+
+
 def _is_mpeg(file: BinaryIO) -> bool:
     """Return whether a frame of MPEG audio (MP3, MP2, AAC) is at the start."""
     file.seek(0)
@@ -415,6 +439,7 @@ def _decoded(file: BinaryIO, name: str, say: Say) -> Iterator[Tuple[np.ndarray, 
             f"{name}: libsndfile may not read all of it; {EXTRA}"
         ) from None
     av.logging.set_level(av.logging.PANIC)
+    _check_caf(file, name)
     file.seek(0)
     try:
         container = _open_container(av, file)

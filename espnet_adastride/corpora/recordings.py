@@ -179,7 +179,7 @@ def prepare(
     wave = np.asarray(wave)
     if wave.size == 0:
         raise AudioError(f"{name}: no samples; record or copy it again")
-    if wave.ndim not in (1, 2) or wave.ndim == 2 and wave.shape[1] > wave.shape[0]:
+    if wave.ndim not in (1, 2) or wave.ndim == 2 and wave.shape[1] > max(len(wave), 32):
         raise AudioError(
             f"{name}: samples must be (n,) or (n, channels), got {wave.shape}; if that "
             "is (channels, n), as in torchaudio, transpose it (wave.T)"
