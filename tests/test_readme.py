@@ -93,6 +93,18 @@ def test_links_of_every_page_lead_somewhere(page):
             assert heading[1:] in anchors, f"{page.name}: {name}{heading}"
 
 
+def test_your_own_recordings_are_trained_by_the_command_that_prepare_prints(tmp_path):
+    from espnet_adastride.bin.prepare import next_command
+
+    for part in ("train", "valid", "test"):
+        (tmp_path / "data" / part).mkdir(parents=True)
+    (printed,) = next_command(tmp_path / "data")
+    page = (ROOT / "docs" / "own_recordings.md").read_text(encoding="utf-8")
+    for text in (README, page):
+        (command,) = re.findall(r"/egs/asr\.sh (.*)", text.replace("\\\n", " "))
+        assert command.split() == printed.partition("/egs/asr.sh ")[2].split()
+
+
 def test_the_readme_is_short():
     assert len(README.splitlines()) <= 120
 

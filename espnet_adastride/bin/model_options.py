@@ -21,7 +21,8 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stride",
         type=real(1),
-        help="overall rate of an AdaStride input layer (default: as trained)",
+        help="overall rate of an input layer that takes any, such as AdaStride's "
+        "(default: as trained)",
     )
     parser.add_argument(
         "--upstream_model",

@@ -1,11 +1,11 @@
 """Draw a model's frames: in an utterance, a corpus, a training or a stream.
 
-    adastride-plot utterance --model exp/asr_... --data_dir dump/raw/test --output x.png
-    adastride-plot utterance --model exp/asr_... --audio talk.flac --output x.html
-    adastride-plot corpus --model exp/asr_... --data_dir dump/raw/test \
+    adastride plot utterance --model exp/asr_... --data_dir dump/raw/test --output x.png
+    adastride plot utterance --model exp/asr_... --audio talk.flac --output x.html
+    adastride plot corpus --model exp/asr_... --data_dir dump/raw/test \
         --ref words.ctm --output corpus.png
-    adastride-plot training exp/asr_... exp/asr_... --output training.svg
-    adastride-plot stream --model exp/asr_... --audio talk.flac --blocks 0.5 2 \
+    adastride plot training exp/asr_... exp/asr_... --output training.svg
+    adastride plot stream --model exp/asr_... --audio talk.flac --blocks 0.5 2 \
         --output stream.png
 
 ``--output`` is a picture (.png, .svg, .pdf) or a page with the picture (.html).

@@ -170,8 +170,8 @@ def next_command(output: Path) -> List[str]:
     place = "" if output.resolve().parent == Path.cwd() else f"cd {output.parent}; "
     return [
         f"next: {place}{driver} --train_set train --valid_set valid --test_sets test "
-        "--token_type char --asr_config train_asr_own.yaml --inference_config "
-        "decode_ctc_greedy.yaml --inference_asr_model valid.cer_ctc.ave.pth"
+        "--token_type char --asr_config train_asr_own.yaml "
+        "--inference_config decode_ctc_greedy.yaml"
     ]
 
 

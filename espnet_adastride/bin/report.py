@@ -1,7 +1,7 @@
 """Write one self-contained HTML page about one or more experiments.
 
-    adastride-report exp/asr_train_...                       # EXPERIMENT/report.html
-    adastride-report exp/asr_a exp/asr_b --output report.html
+    adastride report exp/asr_train_...                       # EXPERIMENT/report.html
+    adastride report exp/asr_a exp/asr_b --output report.html
 
 The page has word error rates with intervals, paired differences between the
 experiments, learning curves, pictures of adaptive strides, and the worst utterances

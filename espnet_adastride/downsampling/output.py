@@ -342,9 +342,9 @@ class Downsampler(torch.nn.Module):
         return {}
 
     def frame_shift(self) -> float:
-        """Return the offset of frames from windows in input steps, for pictures.
+        """Return the offset of frames from windows in input steps, for their times.
 
-        Frame l is drawn from l stride + shift to (l + 1) stride + shift. Methods with
+        Frame l is from l stride + shift to (l + 1) stride + shift. Methods with
         positions do not need it.
         """
         return 0.0

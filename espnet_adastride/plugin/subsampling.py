@@ -260,10 +260,10 @@ class AdaptiveSubsampling(Traced, Conv2dSubsampling):
     def set_stride(self, stride: float) -> None:
         """Set another overall stride.
 
-        The change is spread over the stages that take any real stride (adastride,
-        adastride_f, spectral_pool), the same factor for each, starting from the strides
-        as built; a stage that would get below 1 stays at 1, and the others take its
-        part. The parameters stay the same. With ``restore``, only the stages after
+        The change is spread over the stages that take any real stride
+        (``Downsampler.any_stride``), the same factor for each, starting from the
+        strides as built; a stage that would get below 1 stays at 1, and the others take
+        its part. The parameters stay the same. With ``restore``, only the stages after
         blocks change: the restored rate stays.
 
         Args:
