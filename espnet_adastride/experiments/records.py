@@ -395,6 +395,30 @@ def same_data(records: Sequence[Record], name: str) -> None:
             )
 
 
+def same_training_set(records: Sequence[Record], name: str) -> None:
+    """Reject records of training sets of different sizes.
+
+    Args:
+        records: of one experiment.
+        name: of its training set.
+
+    Raises:
+        UserError: names two of them.
+    """
+    found: Dict[int, Record] = {}
+    for record in records:
+        counts = record.measured("unalignable", {}).get(name)
+        if counts is not None:  # [utterances that CTC cannot align, all utterances]
+            found.setdefault(counts[1], record)
+    if len(found) > 1:
+        (size, first), (other, second) = list(found.items())[:2]
+        raise UserError(
+            f"{first.path} and {second.path} were trained on different data ({name}): "
+            f"{size} and {other} utterances; give each corpus --records and --results "
+            "folders of its own"
+        )
+
+
 def make_content(
     experiment: Experiment,
     run: Run,

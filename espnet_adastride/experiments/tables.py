@@ -27,6 +27,7 @@ from espnet_adastride.experiments.records import (
     Record,
     read_records,
     same_data,
+    same_training_set,
     split_records,
 )
 from espnet_adastride.experiments.runs import missing_runs
@@ -252,6 +253,7 @@ def _recognition_page(
     used = [record for cell in cells for record in cell.records]
     for name in experiment.all_sets:
         same_data(used, name)
+    same_training_set(used, experiment.train_set)
     scores = cells[0].scores()[0]
     bootstrap = Bootstrap(scores.groups, resamples)
     # LibriSpeech's speakers are numbers; egs/digits has groups of one speaker's takes

@@ -1,6 +1,7 @@
 """Data preparation: LibriSpeech's layout, everything that can be wrong with it."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from espnet_adastride.corpora.librispeech import find_librispeech, scan_librispe
 from espnet_adastride.errors import UserError
 from espnet_adastride.files import written_whole
 
+LOCAL = Path(__file__).parents[2] / "egs" / "librispeech_100" / "local"
 NOISE = np.random.default_rng(0).integers(-3000, 3000, 40000).astype("int16")
 
 
@@ -55,6 +57,40 @@ def run(root, output, *options):
         + (["--part", "dev-x"] if "--part" not in options else [])
         + list(options)
     )
+
+
+@pytest.fixture
+def train_clean(tmp_path):
+    """The chapters of sample_8h.txt with an utterance more, without sound."""
+    lines = (LOCAL / "sample_8h.txt").read_text().splitlines()
+    for _, chapter, number in map(str.split, lines):
+        folder = tmp_path / "LibriSpeech/train-clean-100" / chapter.replace("-", "/")
+        folder.mkdir(parents=True)
+        names = [f"{chapter}-{i:04d}" for i in range(int(number) + 1)]
+        for name in names:
+            (folder / f"{name}.flac").touch()
+        text = "".join(f"{name} A\n" for name in names)
+        (folder / f"{chapter}.trans.txt").write_text(text)
+    (tmp_path / "LibriSpeech/test-clean").mkdir()
+    return tmp_path / "LibriSpeech"
+
+
+def test_the_sample_of_eight_hours(train_clean, tmp_path):
+    words = ["bash", str(LOCAL / "sample_8h.sh"), str(tmp_path), str(tmp_path / "out")]
+    for _ in range(2):  # the second time changes nothing
+        subprocess.run(words, check=True, capture_output=True)
+        for part, size in (("train-clean-100", 2334), ("dev-2spk", 248)):
+            found = sorted((tmp_path / "out" / part).rglob("*.flac"))
+            assert len(found) == size and all(path.exists() for path in found)
+            texts = (tmp_path / "out" / part).rglob("*.trans.txt")
+            lines = sorted("".join(path.read_text() for path in texts).splitlines())
+            assert lines == [f"{path.stem} A" for path in found]
+    gone = train_clean / "train-clean-100/8226/274371/8226-274371-0007.flac"
+    gone.unlink()
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 1
+    line = f"error: {gone} is missing; get train-clean-100 again\n"
+    assert done.stderr == line
 
 
 def kinds(scan):

@@ -259,6 +259,14 @@ def test_other_data_are_refused(experiment, tmp_path):
         tables.write_page(experiment, [Record(content, "x"), *found[1:]], 100)
 
 
+def test_another_training_set_is_refused(experiment, tmp_path):
+    found = write_all(experiment, tmp_path)
+    content = json.loads(json.dumps(found[0].content))
+    content["measured"]["unalignable"]["train"] = [1, 51]
+    with pytest.raises(UserError, match="different data .train.: 50 and 51 utter"):
+        tables.write_page(experiment, [Record(content, "x"), *found[1:]], 100)
+
+
 def test_the_picture_shows_every_method(experiment, tmp_path):
     found = write_all(experiment, tmp_path)
     figure = tables.plot_page(experiment, found)
