@@ -9,11 +9,12 @@ import pytest
 import soundfile
 import yaml
 
+from espnet_adastride.config import read_config
 from espnet_adastride.experiments.records import read_record
 
 ROOT = Path(__file__).resolve().parents[1]
-MODEL = ROOT / "models" / "adastride_whisper_8x.zip"
-RECORD = ROOT / "results/records/whisper_strides/adastride_8x_seed0.json.gz"
+MODEL = ROOT / "models" / "adastride_whisper_4x.zip"
+RECORD = ROOT / "results/records/whisper_long/bound_0.5_4x_seed0.json.gz"
 CORPUS = ROOT.parent / "shared" / "corpora"
 
 
@@ -28,7 +29,10 @@ def test_the_archive_is_small_and_names_no_folder_of_a_machine():
         meta = yaml.safe_load(archive.read("meta.yaml"))
         config = yaml.safe_load(archive.read(meta["yaml_files"]["asr_train_config"]))
     assert config["encoder_conf"]["input_layer"] == "adastride"
-    assert config["encoder_conf"]["input_layer_conf"]["stride"] == 8
+    overlay = read_config(ROOT / "conf" / "adastride_whisper_4x.yaml")
+    ours = overlay["encoder_conf"]["input_layer_conf"]
+    assert ours.items() <= config["encoder_conf"]["input_layer_conf"].items()
+    assert config["max_epoch"] == overlay["max_epoch"]
 
 
 def test_its_figures_are_those_of_its_record():

@@ -29,7 +29,7 @@ WHOLE = {
     "mini": ["train_asr_mini.yaml"],
     "small": ["train_asr_small.yaml", "speed_perturb.yaml"],
     "digits": ["train_digits.yaml"],
-    "whisper": ["train_asr_whisper_small.yaml"],
+    "whisper": ["train_asr_whisper_small.yaml", "adastride_whisper_4x.yaml"],
     "joint": ["train_asr_whisper_joint.yaml"],
 }
 
