@@ -18,6 +18,7 @@ lm_config: train_lm_small.yaml      # of a language model, trained once for all 
 decodings:                          # of every model; the first is reported first
   joint: {inference_config: decode_asr_joint.yaml}
   joint_lm: {inference_config: decode_asr_joint_lm.yaml, use_lm: true}
+records_of: [whisper_joint]         # experiments whose matching records count, too
 grid:                               # in the order in which they run
 - {methods: [strided_conv, adastride], rates: [8, 4], seeds: [0, 1, 2]}
 
@@ -75,6 +76,7 @@ class Experiment:
     feature_rate: float = 100.0
     baseline: str = "strided_conv"
     pairs: List[List[str]] = field(default_factory=list)
+    records_of: List[str] = field(default_factory=list)
     variants: List[str] = field(default_factory=list)
     lm_config: str = ""
     decodings: Dict[str, Dict[str, Any]] = field(default_factory=dict)
@@ -261,7 +263,7 @@ def read_experiment(path: PathLike) -> Experiment:
     except TypeError as error:
         missing = str(error).partition("argument")[2].strip("s: ")
         raise UserError(f"{path}: {missing} is missing") from None
-    for word in ("grid", "test_sets", "pairs", "variants"):
+    for word in ("grid", "test_sets", "pairs", "variants", "records_of"):
         if not isinstance(getattr(experiment, word), list):
             raise UserError(f"{path}: {word}: give a list, such as [...]")
     if not experiment.test_sets:
@@ -293,6 +295,11 @@ def read_experiment(path: PathLike) -> Experiment:
             raise UserError(
                 f"{path}: pairs: give two methods of the grid each, such as "
                 f"[adastride, {experiment.baseline}], got {pair}"
+            )
+    for name in experiment.records_of:
+        if not path.with_name(f"{name}.yaml").is_file():
+            raise UserError(
+                f"{path}: records_of: no experiment {name} next to this definition"
             )
     from espnet_adastride.downsampling import available_downsamplers
 

@@ -332,6 +332,24 @@ def read_records(folder: PathLike) -> List[Record]:
     return [read_record(path) for path in sorted(Path(folder).glob("*.json.gz"))]
 
 
+def record_folders(experiment: Experiment, folder: PathLike) -> List[Path]:
+    """Return an experiment's folder of records, and those of ``records_of``."""
+    return [
+        Path(folder).with_name(n) for n in (Path(folder).name, *experiment.records_of)
+    ]
+
+
+def experiment_records(experiment: Experiment, folder: PathLike) -> List[Record]:
+    """Return an experiment's records, and the matching ones of ``records_of``."""
+    own, *others = record_folders(experiment, folder)
+    found = read_records(own)
+    for other in others:
+        taken = {record.key for record in found}
+        fit, _ = split_records(experiment, read_records(other))
+        found += [record for key, record in fit.items() if key not in taken]
+    return found
+
+
 def shared_settings(configuration: Dict[str, Any]) -> Dict[str, str]:
     """Return what the classifiers or VQ-VAEs of a page have in common, flat."""
     own = OF_THE_GRID + OF_THE_SEED

@@ -28,11 +28,12 @@ from espnet_adastride.experiments.grid import Run, Step, run_all
 from espnet_adastride.experiments.records import (
     Record,
     SetScores,
+    experiment_records,
     hash_data,
     kept_configuration,
     make_content,
     read_record,
-    read_records,
+    record_folders,
     record_path,
     score_set,
     split_records,
@@ -183,9 +184,13 @@ class Grid:
 
     def _earlier(self, run: Run) -> Optional[Record]:
         """Return the matching record of a run with whatever sets it has, or None."""
-        path = record_path(self.records, run)
-        found = [read_record(path)] if path.is_file() else []
-        return split_records(self.what, found)[0].get(run.key)
+        for folder in record_folders(self.what, self.records):
+            path = record_path(folder, run)
+            found = [read_record(path)] if path.is_file() else []
+            fit, _ = split_records(self.what, found)
+            if fit:
+                return fit[run.key]
+        return None
 
     def scores(self, run: Run) -> Dict[str, SetScores]:
         """Return the scores of a finished run, by set."""
@@ -272,7 +277,7 @@ class Grid:
         Raises:
             UserError: they differ; names the set and the record.
         """
-        fit, _ = split_records(self.what, read_records(self.records))
+        fit, _ = split_records(self.what, experiment_records(self.what, self.records))
         for other in list(fit.values())[:1]:  # the records agree with each other
             for name, theirs in other.sets.items():
                 _, name = decoding_and_set(name)

@@ -25,7 +25,7 @@ from espnet_adastride.experiments.definition import Experiment, read_experiment
 from espnet_adastride.experiments.records import (
     ERRORS,
     Record,
-    read_records,
+    experiment_records,
     same_data,
     same_training_set,
     split_records,
@@ -408,7 +408,7 @@ def write_results(
     """
     experiment = read_experiment(definition)
     folder = Path(records) / experiment.name
-    found = read_records(folder)
+    found = experiment_records(experiment, folder)
     page = Path(results) / f"{experiment.name}.md"
     if not found:  # a wrong --records must not empty a page
         return f"{page}: not written, there is no record in {folder}"

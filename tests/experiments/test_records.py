@@ -12,6 +12,7 @@ from espnet_adastride.experiments import tables
 from espnet_adastride.experiments.definition import Experiment
 from espnet_adastride.experiments.records import (
     Record,
+    experiment_records,
     kept_configuration,
     make_content,
     read_record,
@@ -22,8 +23,10 @@ from espnet_adastride.experiments.records import (
     split_records,
     write_record,
 )
+from espnet_adastride.experiments.runs import Grid
 
 GREEDY = "decode_ctc_greedy.yaml"
+
 REFERENCE = {
     "1-9-0": "A B C D",  # 4 words in 4 s: slow
     "1-9-1": "A B C D",
@@ -257,6 +260,27 @@ def test_other_data_are_refused(experiment, tmp_path):
     content["sets"]["test"]["data_sha256"] = "0"
     with pytest.raises(UserError, match="tested on different data"):
         tables.write_page(experiment, [Record(content, "x"), *found[1:]], 100)
+
+
+def test_records_of_another_experiment_count(experiment, tmp_path, monkeypatch):
+    monkeypatch.setattr(Experiment, "recipe_folder", tmp_path)
+    (tmp_path / "run.sh").touch()
+    write_all(experiment, tmp_path / "mine")
+    part = [{"methods": ["strided_conv", "cif"], "rates": [8], "seeds": [0, 7]}]
+    other = replace(experiment, name="other", grid=part, records_of=["mine"])
+    (found,) = experiment_records(other, tmp_path / "other")
+    assert (found.key, found.path.parent.name) == (("strided_conv", 8, 0), "mine")
+    run = other.runs()[0]
+    assert Grid(other, tmp_path / "other").is_done(run)
+    # a record of its own comes first, and those of other settings do not count
+    write_record(
+        record_path(tmp_path / "other", run), content_of(other, run, REFERENCE)
+    )
+    (found,) = experiment_records(other, tmp_path / "other")
+    assert found.path.parent.name == "other"
+    again = replace(other, name="third", asr_args="--max_epoch 4")
+    assert experiment_records(again, tmp_path / "third") == []
+    assert not Grid(again, tmp_path / "third").is_done(run)
 
 
 def test_another_training_set_is_refused(experiment, tmp_path):
