@@ -334,9 +334,8 @@ def read_records(folder: PathLike) -> List[Record]:
 
 def record_folders(experiment: Experiment, folder: PathLike) -> List[Path]:
     """Return an experiment's folder of records, and those of ``records_of``."""
-    return [
-        Path(folder).with_name(n) for n in (Path(folder).name, *experiment.records_of)
-    ]
+    own = Path(folder)
+    return [own, *(own.with_name(name) for name in experiment.records_of)]
 
 
 def experiment_records(experiment: Experiment, folder: PathLike) -> List[Record]:
