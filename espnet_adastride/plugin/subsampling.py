@@ -168,6 +168,8 @@ class AdaptiveSubsampling(Traced, Conv2dSubsampling):
             )
             channels = odim if channels is None else channels
             layer_conf.check_trunk(trunk, channels)
+            layer_conf.check_switch("tell_strides", tell_strides)
+            layer_conf.check_switch("true_times", true_times)
             self.vp_weight = check_number("vp_weight", vp_weight, inclusive=True)
             first = places.count(0)  # stages of the trunk
             methods, strides = self.methods[:first], self.strides[:first]
