@@ -289,6 +289,15 @@ class AdaptiveSubsampling(Traced, Conv2dSubsampling):
                 drawn(*self.train_strides) if self.training else self._decoding_stride
             )
 
+    def train(self, mode: bool = True):
+        """Set the mode; evaluation begins with the stride and block of decoding."""
+        super().train(mode)
+        if not mode:
+            self._draw_stride()
+            if self.blocks is not None and self.blocks.frames is not None:
+                self.blocks.draw(False)
+        return self
+
     def reported_stats(self) -> Dict[str, Union[float, torch.Tensor]]:
         """Return the stages' own stats, ``{name_stage: scalar}``.
 
