@@ -513,7 +513,10 @@ class _AdaptiveStrides(Downsampler):
             parts = []
             for chunk in given():
                 with torch.autocast(device_type=chunk.device.type, enabled=False):
-                    weight = self.resampled_weight(chunk.dtype)
+                    # at least float32, as in `downsample`
+                    weight = self.resampled_weight(
+                        torch.promote_types(chunk.dtype, torch.float32)
+                    )
                     parts.append(score_steps(chunk, weight))
             ((x_dtype, device),) = kinds
             scores = torch.cat(parts, dim=1)
@@ -547,11 +550,15 @@ class _AdaptiveStrides(Downsampler):
             held = chunk if held is None else torch.cat([held, chunk], dim=1)
             ready = held.size(1) - side
             if ready > made:
-                yield self.with_scores(held)[:, made:ready]
+                yield self._scored(held)[:, made:ready]
                 cut = max(ready - side, 0)
                 held, made = held[:, cut:].clone(), ready - cut
         if held is not None and held.size(1) > made:
-            yield self.with_scores(held)[:, made:]
+            yield self._scored(held)[:, made:]
+
+    def _scored(self, x):
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            return self.with_scores(x)
 
     def ranges(self, positions, lengths, output_lengths, width, dtype) -> Ranges:
         """Return the relevant steps of every slot, from positions (B, T)."""

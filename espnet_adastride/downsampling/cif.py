@@ -138,7 +138,8 @@ class Cif(Downsampler):
     def _logits(self, x, padding=0):
         """Return f (B, T + 2 padding - kernel_size + 1) of x (B, T, D)."""
         weight, bias = self.weigh.weight[0].to(x.dtype), self.weigh.bias.to(x.dtype)
-        return rectified_convolution(self.filter, x, padding) @ weight + bias
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            return rectified_convolution(self.filter, x, padding) @ weight + bias
 
     def _logits_of_chunks(self, frames: Frames) -> Iterator[torch.Tensor]:
         """Yield f for consecutive chunks, as for all of them at once."""

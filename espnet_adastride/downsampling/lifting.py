@@ -138,7 +138,8 @@ class LiftPool(Downsampler):
                 "lift_pool halves the sequence repeatedly: its stride must be a "
                 f"power of 2, got {self.stride}"
             )
-        if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+        whole = isinstance(kernel_size, int) and not isinstance(kernel_size, bool)
+        if not whole or kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(
                 f"kernel_size must be an odd whole number, got {kernel_size!r}"
             )

@@ -11,6 +11,7 @@ from espnet_adastride.downsampling.output import (
     ChunkedOutput,
     Downsampler,
     DownsamplingOutput,
+    at_least_float32,
     length_mask,
 )
 
@@ -88,10 +89,12 @@ class AvgPool(WindowPool):
 
     def downsample(self, x, lengths, output_lengths):
         """See :meth:`Downsampler.downsample`."""
-        total = self.windows(x, lengths).sum(dim=2)
+        # a sum of float16 may overflow where the mean does not
+        total = self.windows(at_least_float32(x), lengths).sum(dim=2)
         starts = torch.arange(total.size(1), device=x.device) * self.stride
         count = (lengths.unsqueeze(1) - starts.unsqueeze(0)).clamp(1, self.stride)
-        return DownsamplingOutput(total / count.unsqueeze(2).to(x), output_lengths)
+        output = total / count.unsqueeze(2).to(total)
+        return DownsamplingOutput(output.to(x.dtype), output_lengths)
 
 
 class MaxPool(WindowPool):

@@ -297,8 +297,12 @@ def _cut(first, end, nearest_square, lengths, output_lengths):
     """Cut ranges to the valid steps; slots beyond the output get none, at the end."""
     last = lengths.unsqueeze(1)
     valid = length_mask(output_lengths, first.size(1))
-    first = torch.where(valid, first, last)
-    end = torch.maximum(torch.where(valid, torch.minimum(end, last), last), first)
+    # NaN positions (of all steps: softmax spreads them) find no step; with one, the
+    # output is NaN, too
+    lost = nearest_square.isnan()
+    first = torch.where(valid, first.masked_fill(lost, 0), last)
+    end = torch.minimum(end, last).masked_fill(lost, 1)
+    end = torch.maximum(torch.where(valid, end, last), first)
     return Ranges(first, end, nearest_square)
 
 

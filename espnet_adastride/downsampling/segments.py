@@ -52,6 +52,8 @@ def box_rows(
         every step is used completely. Padded steps have entries of weight 0.
     """
     weights, step, slot = box_pieces(cumulated, output_lengths, width)
+    # NaN is sorted behind all slots, which would repeat the first step
+    weights = weights.masked_fill(cumulated[:, -1:].isnan(), torch.nan)
     return monotone_rows(weights.to(dtype), step, slot, cumulated.size(1), width)
 
 

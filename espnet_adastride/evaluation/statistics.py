@@ -131,14 +131,16 @@ class Bootstrap:
         values = np.atleast_2d(system).mean(axis=0)
         values = values - np.atleast_2d(baseline).mean(axis=0)
         drawn, sums = self._drawn(values, weights)
-        if self.number < EXACT_BELOW:
+        value = float(values.sum() / np.sum(weights))
+        if math.isnan(value):
+            p = 1.0  # of a failed system: no comparison is a verdict
+        elif self.number < EXACT_BELOW:
             p = exact_test(sums)
         else:
             # rounding must not turn "no difference" into a tiny one
             tiny = 1e-9 * np.abs(values).sum() / np.sum(weights)
             fewer = min(np.sum(drawn <= tiny), np.sum(drawn >= -tiny))
             p = min(1.0, 2.0 * (fewer + 1) / (len(drawn) + 1))
-        value = float(values.sum() / np.sum(weights))
         return Estimate(value, *self.interval(drawn), float(p))
 
 

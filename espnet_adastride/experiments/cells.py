@@ -54,9 +54,11 @@ class Cell:
         errors, total = self.errors(kind).sum(axis=1), self.reference(kind).sum()
         return [float(100.0 * value / total) for value in errors]
 
-    def rate_of(self, kind: str = "words", name: str = "") -> float:
-        """Return the error rate, averaged over the seeds, in percent."""
-        errors = self.errors(kind, name).mean(axis=0)
+    def rate_of(
+        self, kind: str = "words", name: str = "", seeds: Optional[Sequence[int]] = None
+    ) -> float:
+        """Return the error rate, averaged over the seeds (default: all), in percent."""
+        errors = self.errors(kind, name, seeds).mean(axis=0)
         return float(100.0 * errors.sum() / self.reference(kind, name).sum())
 
     def share(self, what: str) -> float:

@@ -54,7 +54,7 @@ def decoding_table(experiment: Experiment, cells: Dict[str, List[Cell]], bootstr
     """Return WER of the first test set by decoding.
 
     Behind those of further decodings is the difference to the first, of the same models
-    and utterances, with its interval over the speakers.
+    (the seeds decoded in all ways) and utterances, with its interval over the speakers.
 
     Args:
         cells: of each decoding, in the same order.
@@ -65,14 +65,15 @@ def decoding_table(experiment: Experiment, cells: Dict[str, List[Cell]], bootstr
     for first in first_cells:
         place = (first.rate, first.system)
         others = [c for part in further for c in part if (c.rate, c.system) == place]
-        if len(others) < len(further):
+        seeds = [s for s in first.seeds if all(s in c.seeds for c in others)]
+        if len(others) < len(further) or not seeds:
             continue  # not decoded in all ways yet
         row = first.head(experiment.feature_rate)
-        row += [str(len(first.records)), f"{first.rate_of():.2f}"]
-        words = first.reference()
+        row += [str(len(seeds)), f"{first.rate_of(seeds=seeds):.2f}"]
+        words, base = first.reference(), first.errors(seeds=seeds)
         for cell in others:
-            minus = _minus(cell.errors(), first.errors(), words, bootstrap)
-            row.append(f"{cell.rate_of():.2f} {minus}")
+            minus = _minus(cell.errors(seeds=seeds), base, words, bootstrap)
+            row.append(f"{cell.rate_of(seeds=seeds):.2f} {minus}")
         rows.append(row)
     return markdown_table(names, rows)
 
@@ -119,6 +120,9 @@ def tercile_table(experiment: Experiment, cells: Sequence[Cell]) -> str:
         for part in range(3):
             chosen = parts == part
             words = scores.reference()[chosen]
+            if not words.sum():  # all utterances are equally fast
+                row.append("")
+                continue
             errors = cell.errors()[:, chosen]
             text = f"{100 * errors.mean(axis=0).sum() / words.sum():.2f}"
             if base is not None and base is not cell:
@@ -252,8 +256,8 @@ def _recognition_page(
     cells = next(iter(by_decoding.values()))  # that are reported
     used = [record for cell in cells for record in cell.records]
     for name in experiment.all_sets:
-        same_data(used, name)
-    same_training_set(used, experiment.train_set)
+        same_data(list(records.values()), name)
+    same_training_set(list(records.values()), experiment.train_set)
     scores = cells[0].scores()[0]
     bootstrap = Bootstrap(scores.groups, resamples)
     # LibriSpeech's speakers are numbers; egs/digits has groups of one speaker's takes

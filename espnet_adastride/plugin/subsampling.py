@@ -168,6 +168,8 @@ class AdaptiveSubsampling(Traced, Conv2dSubsampling):
             )
             channels = odim if channels is None else channels
             layer_conf.check_trunk(trunk, channels)
+            layer_conf.check_switch("tell_strides", tell_strides)
+            layer_conf.check_switch("true_times", true_times)
             self.vp_weight = check_number("vp_weight", vp_weight, inclusive=True)
             first = places.count(0)  # stages of the trunk
             methods, strides = self.methods[:first], self.strides[:first]
@@ -286,6 +288,15 @@ class AdaptiveSubsampling(Traced, Conv2dSubsampling):
             self._spread(
                 drawn(*self.train_strides) if self.training else self._decoding_stride
             )
+
+    def train(self, mode: bool = True):
+        """Set the mode; evaluation begins with the stride and block of decoding."""
+        super().train(mode)
+        if not mode:
+            self._draw_stride()
+            if self.blocks is not None and self.blocks.frames is not None:
+                self.blocks.draw(False)
+        return self
 
     def reported_stats(self) -> Dict[str, Union[float, torch.Tensor]]:
         """Return the stages' own stats, ``{name_stage: scalar}``.

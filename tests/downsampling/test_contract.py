@@ -125,6 +125,39 @@ def test_in_chunks_equals_at_once(name, jump, max_entries, monkeypatch):
 
 
 @every_method
+def test_in_chunks_equals_at_once_under_autocast(name):
+    layer = build(name, 4)
+    for dtype in (torch.float32, torch.bfloat16):  # as it comes, and behind a layer
+        x = torch.randn(1, 900, SIZE).to(dtype)
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            expected = layer(x)
+            out = layer.in_chunks(lambda: x.split(70, dim=1), 900)
+            output = torch.cat(list(out.output()), dim=1)
+        assert out.lengths.tolist() == expected.lengths.tolist()
+        torch.testing.assert_close(output, expected.output, atol=0.05, rtol=0.02)
+        if expected.positions is not None:
+            torch.testing.assert_close(
+                out.positions, expected.positions, atol=1e-4, rtol=0
+            )
+
+
+@pytest.mark.parametrize("name", ["adastride", "adastride_f", "cif"])
+@pytest.mark.parametrize("steps", [40, 400])  # applied densely, and as sparse rows
+def test_an_input_that_is_no_number_shows_in_its_utterance_alone(name, steps):
+    layer = build(name, 2)
+    x, lengths = torch.randn(3, steps, SIZE), torch.tensor([steps, 30, 20])
+    expected = layer(x, lengths).output
+    x[1, 17, 2] = math.nan
+    x.requires_grad_()
+    out = layer(x, lengths)
+    assert out.output[1, :15].isnan().all()
+    for row in (0, 2):
+        torch.testing.assert_close(out.output[row], expected[row])
+    out.output.sum().backward()
+    assert x.grad[[0, 2]].isfinite().all()
+
+
+@every_method
 def test_no_time_steps_and_no_utterances(name):
     layer = build(name, 2)
     out = layer(torch.zeros(2, 0, SIZE), torch.tensor([0, 0]))
@@ -249,6 +282,8 @@ def test_pooling_by_hand():
     lengths = torch.tensor([5])
     average = build_downsampler("avg_pool", 1, 2)(x, lengths).output
     assert average.flatten().tolist() == [1.5, -7.0, -5.0]
+    loud = torch.full((1, 4, 1), 4e4, dtype=torch.float16)  # two make more than 65504
+    assert torch.equal(build_downsampler("avg_pool", 1, 2)(loud).output, loud[:, :2])
     largest = build_downsampler("max_pool", 1, 2)(x, lengths).output
     assert largest.flatten().tolist() == [2.0, -6.0, -5.0]
 

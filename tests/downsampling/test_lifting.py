@@ -94,7 +94,7 @@ def test_strides_that_are_no_power_of_two_are_refused(stride):
 
 @pytest.mark.parametrize(
     "word, value",
-    [("kernel_size", 4), ("kernel_size", 0), ("kernel_size", "5")]
+    [("kernel_size", wrong) for wrong in (4, 0, "5", True)]
     + [("update_weight", -1.0), ("predict_weight", float("nan"))],
 )
 def test_wrong_options(word, value):

@@ -134,6 +134,13 @@ def test_in_chunks_equals_at_once(name, options, max_entries, monkeypatch):
     half = layer.to(torch.float32)
     out = half.in_chunks(lambda: x.to(torch.bfloat16).split(50, dim=1), 190)
     assert {chunk.dtype for chunk in out.output()} == {torch.bfloat16}
+    x = torch.randn(1, 900, SIZE)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = half(x)
+        out = half.in_chunks(lambda: x.split(70, dim=1), 900)
+        made = torch.cat(list(out.output()), dim=1)
+    torch.testing.assert_close(out.positions, expected.positions, atol=1e-4, rtol=0)
+    torch.testing.assert_close(made, expected.output, atol=0.01, rtol=0.01)
 
 
 def test_rows_reach_as_far_as_the_content_asks(monkeypatch):

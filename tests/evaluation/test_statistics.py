@@ -34,6 +34,15 @@ def test_identical_systems_differ_by_nothing():
     assert result == (0, 0, 0, 1)
 
 
+@pytest.mark.parametrize("utterances", [5, 50])
+def test_a_failed_system_is_not_significantly_worse(utterances):
+    errors = np.ones(utterances)
+    broken = np.where(np.arange(utterances) == 3, np.nan, errors)
+    found = Bootstrap(range(utterances), 200).difference(broken, errors, errors)
+    assert np.isnan(found.value) and found.p == 1.0
+    assert verdict(found.value, found.p, None) == "no difference shown"
+
+
 def test_few_utterances_get_the_exact_test():
     """Five that all point one way: chance does that once in 16 times, both signs."""
     one, other = np.ones((1, 5)), np.zeros((1, 5))

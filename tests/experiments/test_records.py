@@ -231,6 +231,52 @@ def test_a_decoding_that_no_run_has_yet(experiment, tmp_path):
     assert "`beam_lm`\n" not in page
 
 
+def decoded_twice(experiment, hypotheses, missing):
+    """Return an experiment of two decodings alike, and its records.
+
+    Args:
+        hypotheses: of each seed.
+        missing: set that the last seed of strided_conv does not have.
+    """
+    kinds = {name: {"inference_config": GREEDY} for name in ("greedy", "beam")}
+    asked, records = replace(experiment, decodings=kinds), []
+    for run in asked.runs():
+        content = content_of(asked, run, hypotheses[run.seed])
+        scores = content["sets"].pop("test")
+        content["sets"] = {name: scores for name in ("greedy/test", "beam/test")}
+        if run.system == "strided_conv" and run.seed == 1:
+            del content["sets"][missing]
+        records.append(Record(content, f"{run.key}"))
+    return asked, records
+
+
+def test_decodings_are_compared_over_the_seeds_decoded_in_both(experiment):
+    asked, records = decoded_twice(experiment, [REFERENCE, WORSE], "beam/test")
+    page = tables.write_page(asked, records, 100)
+    same = "+0.00 [+0.00, +0.00]"
+    assert f"| 4x, 12.5 Hz | `strided_conv` | 1 | 0.00 | 0.00 ({same}) |" in page
+    assert f"| 4x, 12.5 Hz | `adastride` | 2 | 18.75 | 18.75 ({same}) |" in page
+
+
+def test_other_data_of_any_decoding_are_refused(experiment):
+    asked, records = decoded_twice(experiment, [REFERENCE, WORSE], "greedy/test")
+    for record in records:
+        if "greedy/test" not in record.sets:
+            changed = replace(record.sets["beam/test"], data_sha256="0")
+            record.sets["beam/test"] = changed
+    with pytest.raises(UserError, match="tested on different data .beam/test"):
+        tables.write_page(asked, records, 100)
+
+
+def test_utterances_of_one_speed_leave_terciles_empty(experiment, tmp_path):
+    found = write_all(experiment, tmp_path)
+    for record in found:
+        record.sets["test"] = replace(record.sets["test"], seconds=[2.0] * 6)
+    page = tables.write_page(experiment, found, 100)
+    assert "| 4x, 12.5 Hz | `strided_conv` |  |  | 37.50 |" in page
+    assert "nan" not in page
+
+
 def test_missing_runs_are_named(experiment, tmp_path):
     found = write_all(experiment, tmp_path)
     page = tables.write_page(experiment, found[1:], 100)

@@ -244,6 +244,8 @@ def test_chunks_are_for_one_long_utterance_without_gradients(monkeypatch):
         ({"trunk": "conv3d"}, "unknown trunk 'conv3d'.*conv1d"),
         ({"channels": 0}, "channels must be a whole number"),
         ({"vp_weight": -1}, "vp_weight must be a number at least 0, got -1"),
+        ({"tell_strides": "no"}, "tell_strides must be true or false, got 'no'"),
+        ({"true_times": 1}, "true_times must be true or false, got 1"),
         ({"stride": 1024, "trunk": "conv2d"}, "halves the mel bins"),
     ],
 )

@@ -55,6 +55,16 @@ def test_set_stride_survives_training():
     assert rate(made) == pytest.approx(6.5)
 
 
+def test_evaluation_has_the_strides_and_blocks_of_decoding_before_its_first_batch():
+    made = layer()
+    blocks = layer(train_strides=None, stride=4, block=0.4, train_blocks=[0.2, 0.3])
+    blocks.blocks.set_step(0.01)
+    for one, frames in ((made, 24), (blocks, 48)):
+        one.train()(torch.randn(1, 190, 20), None)
+        assert torch.nn.Sequential(one).eval()[0].output_lengths(190) == frames
+    assert made.describe() == "adastride, 8x" and blocks.blocks._now == 40
+
+
 def test_draws_follow_the_seed():
     def draws():
         made = layer().train()
