@@ -330,11 +330,17 @@ def _check_length(file: BinaryIO, info, name: str) -> None:
             log = f"data : {int(header[1])} (should be {info.frames})"
     for found in CUT_OFF.finditer(log):
         has, promised = int(found["has"] or found["a"]), int(found["of"] or found["b"])
-        if promised < PLACEHOLDER and promised - has > MISSING_SHARE * promised:
-            raise AudioError(
-                f"{name}: cut off: it has {has / promised:.0%} of the length in its "
-                "header; get the file again"
-            )
+        if promised < PLACEHOLDER:
+            _check_share(has, promised, name)
+
+
+def _check_share(has: int, promised: int, name: str) -> None:
+    """Reject a file that has too little of the bytes or samples in its header."""
+    if promised - has > MISSING_SHARE * promised:
+        raise AudioError(
+            f"{name}: cut off: it has {has / promised:.0%} of the length in its "
+            "header; get the file again"
+        )
 
 
 def _check_caf(file: BinaryIO, name: str) -> None:
@@ -350,14 +356,10 @@ def _check_caf(file: BinaryIO, name: str) -> None:
         file.seek(place)
         kind, length = struct.unpack(">4sq", file.read(12))
         place += 12
-        missing = place + length - size
-        if kind == b"data" and missing > MISSING_SHARE * length:
-            raise AudioError(
-                f"{name}: cut off: it has {1 - missing / length:.0%} of the length in "
-                "its header; get the file again"
-            )
         if length < 0:
             break
+        if kind == b"data":
+            _check_share(size - place, length, name)
         place += length
 
 

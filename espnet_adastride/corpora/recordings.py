@@ -26,6 +26,8 @@ from espnet_adastride.errors import AudioError
 from espnet_adastride.files import AUDIO_SUFFIXES, files_in, shown
 
 STDIN = "-"
+#: (n, channels) with more channels than samples is taken for (channels, n) from here on
+MOST_CHANNELS = 32
 
 #: window and step of the energy curve in seconds
 ENERGY_WINDOW = 0.03
@@ -179,7 +181,8 @@ def prepare(
     wave = np.asarray(wave)
     if wave.size == 0:
         raise AudioError(f"{name}: no samples; record or copy it again")
-    if wave.ndim not in (1, 2) or wave.ndim == 2 and wave.shape[1] > max(len(wave), 32):
+    turned = wave.ndim == 2 and wave.shape[1] > max(len(wave), MOST_CHANNELS)
+    if wave.ndim not in (1, 2) or turned:
         raise AudioError(
             f"{name}: samples must be (n,) or (n, channels), got {wave.shape}; if that "
             "is (channels, n), as in torchaudio, transpose it (wave.T)"

@@ -31,6 +31,7 @@ from espnet_adastride.downsampling.output import (
     ChunkedOutput,
     DownsamplingOutput,
     check_number,
+    check_switch,
     downsampled_lengths,
     length_mask,
     whole_lengths,
@@ -106,9 +107,8 @@ class HNet(SegmentDownsampler):
         ratio_weight: float = 0.03,
     ):
         super().__init__(size, stride)
-        if not isinstance(exact, bool):
-            raise ValueError(f"exact must be true or false, got {exact!r}")
-        self.exact, self.lengths_from_content = exact, not exact
+        self.exact = check_switch("exact", exact)
+        self.lengths_from_content = not exact
         self.ratio_weight = check_number("ratio_weight", ratio_weight, inclusive=True)
         self.query = torch.nn.Linear(size, size, bias=False)
         self.key = torch.nn.Linear(size, size, bias=False)

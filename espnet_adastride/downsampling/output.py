@@ -245,6 +245,17 @@ def check_whole(name: str, value: int) -> int:
     return int(value)
 
 
+def check_switch(name: str, value: bool) -> bool:
+    """Return the value if it is True or False.
+
+    Raises:
+        ValueError: naming the option and the value.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, got {value!r}")
+    return value
+
+
 class Downsampler(torch.nn.Module):
     """Base of all methods: checks, zeroes the padding, calls :meth:`downsample`.
 

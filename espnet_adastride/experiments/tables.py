@@ -255,9 +255,10 @@ def _recognition_page(
     }
     cells = next(iter(by_decoding.values()))  # that are reported
     used = [record for cell in cells for record in cell.records]
+    fit = list(records.values())
     for name in experiment.all_sets:
-        same_data(list(records.values()), name)
-    same_training_set(list(records.values()), experiment.train_set)
+        same_data(fit, name)
+    same_training_set(fit, experiment.train_set)
     scores = cells[0].scores()[0]
     bootstrap = Bootstrap(scores.groups, resamples)
     # LibriSpeech's speakers are numbers; egs/digits has groups of one speaker's takes

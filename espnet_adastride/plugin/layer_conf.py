@@ -112,12 +112,6 @@ def checked_ctc_start(
     return start
 
 
-def check_switch(word: str, value) -> None:
-    """Reject a value that is neither true nor false."""
-    if not isinstance(value, bool):
-        raise ValueError(f"{word} must be true or false, got {value!r}")
-
-
 def block_length(
     block, train_blocks, after_blocks: Sequence[int], strides: Sequence[float]
 ) -> Optional[BlockLength]:

@@ -27,7 +27,11 @@ from typing import Any, Container, Dict, List, Optional, Sequence, Tuple, Union
 import torch
 
 from espnet_adastride.downsampling import downsampled_lengths, length_mask
-from espnet_adastride.downsampling.output import check_number, zero_padding
+from espnet_adastride.downsampling.output import (
+    check_number,
+    check_switch,
+    zero_padding,
+)
 from espnet_adastride.downsampling.stages import StageTrace
 from espnet_adastride.errors import ConfigurationError, located
 from espnet_adastride.networks.resnet import stage_methods
@@ -168,8 +172,8 @@ class AdaptiveSubsampling(Traced, Conv2dSubsampling):
             )
             channels = odim if channels is None else channels
             layer_conf.check_trunk(trunk, channels)
-            layer_conf.check_switch("tell_strides", tell_strides)
-            layer_conf.check_switch("true_times", true_times)
+            check_switch("tell_strides", tell_strides)
+            check_switch("true_times", true_times)
             self.vp_weight = check_number("vp_weight", vp_weight, inclusive=True)
             first = places.count(0)  # stages of the trunk
             methods, strides = self.methods[:first], self.strides[:first]

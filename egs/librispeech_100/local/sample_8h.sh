@@ -25,16 +25,18 @@ while read -r part chapter number; do
     from=${corpus}/train-clean-100/${chapter/-//}
     to=${output}/${part}/${chapter/-//}
     mkdir -p "${to}"
+    [ -f "${from}/${chapter}.trans.txt" ] ||
+        die "${from}/${chapter}.trans.txt is missing; get train-clean-100 again"
     # utterances count from 0000, and the transcripts are in their order
-    head -n "${number}" "${from}/${chapter}.trans.txt" >"${to}/${chapter}.trans.txt" ||
-        die "${from} is missing or incomplete; get train-clean-100 again"
+    head -n "${number}" "${from}/${chapter}.trans.txt" >"${to}/${chapter}.trans.txt"
+    files=()
     while read -r name _; do
-        [ -e "${from}/${name}.flac" ] ||
-            die "${from}/${name}.flac is missing; get train-clean-100 again"
-        ln -sf "${from}/${name}.flac" "${to}/"
+        files+=("${from}/${name}.flac")
+        [ -e "${files[-1]}" ] || die "${files[-1]} is missing; get train-clean-100 again"
     done <"${to}/${chapter}.trans.txt"
-    [ "$(wc -l <"${to}/${chapter}.trans.txt")" -eq "${number}" ] ||
+    [ ${#files[@]} -eq "${number}" ] ||
         die "${from}/${chapter}.trans.txt: fewer than ${number} lines; get it again"
+    ln -sf "${files[@]}" "${to}/"
 done <"${here}/sample_8h.txt"
 ln -sfn "${corpus}/test-clean" "${output}/test-clean"
 echo "${output}: $(wc -l <"${here}/sample_8h.txt") chapters of train-clean-100, and test-clean"
