@@ -96,7 +96,9 @@ def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
             tokens = planning.count_tokens(args.token_list)
             warnings.append(plan.vocabulary_warning(files[1], shapes[1], tokens))
 
+    given = args.encoder_conf
     model = asr_task.ASRTask.build_model(args)
+    args.encoder_conf = given  # the page says what was chosen, without all defaults
     lengths_of = planning.ModelLengths(model, args.input_size)
     with_ctc = getattr(model, "ctc", None) is not None
     frontend = lengths_of.frontend

@@ -6,7 +6,7 @@ example: docs/adding_a_downsampler.md.
 """
 
 import inspect
-from typing import Any, Dict, Mapping, Tuple, Type
+from typing import Any, Dict, List, Mapping, Sequence, Tuple, Type
 
 from espnet_adastride.downsampling.adastride import AdaStride, AdaStrideF
 from espnet_adastride.downsampling.blur import BlurPool, MaxBlurPool
@@ -96,6 +96,28 @@ def stage_options(name: str, options: Mapping[str, Any]) -> Dict[str, Any]:
     conf = dict(downsampler_class(name).training_defaults)
     conf.update({w: options[w] for w in downsampler_options(name) if w in options})
     return conf
+
+
+def method_defaults(names: Sequence[str]) -> Dict[str, Any]:
+    """Return the options that methods get as stages of a network if nothing is given.
+
+    Args:
+        names: of the methods, one or more.
+
+    Returns:
+        ``{word: value}``, without words whose values differ between the methods.
+    """
+    found: Dict[str, List[Any]] = {}
+    for name in names:
+        parameters = inspect.signature(downsampler_class(name)).parameters
+        own = {word: parameters[word].default for word in downsampler_options(name)}
+        for word, value in {**own, **stage_options(name, {})}.items():
+            found.setdefault(word, []).append(value)
+    return {
+        word: values[0]
+        for word, values in found.items()
+        if all(value == values[0] for value in values)
+    }
 
 
 def build_downsampler(name: str, size: int, stride: float, **conf) -> Downsampler:

@@ -20,6 +20,7 @@ from espnet_adastride.plugin import (
     short_audio,
     transducer,
 )
+from espnet_adastride.plugin.defaults import record_defaults
 from espnet_adastride.plugin.imports import after_import
 from espnet_adastride.plugin.layer_sum import LayerSum
 from espnet_adastride.plugin.model import adaptive_model
@@ -50,7 +51,8 @@ NAMED_MODELS = {
 def register() -> None:
     """Change ESPnet in place; idempotent.
 
-    Its tasks build the plugin's encoders and models and draw strides, its reader of
+    Its tasks build the plugin's encoders and models, record the defaults they used and
+    draw strides, its reader of
     ``wav.scp`` names a recording that cannot be read, its Fourier transform rejects
     very short recordings, its aligners use the frames' true times, and its OWSM
     decoders do without a frame rate.
@@ -73,6 +75,7 @@ def register_transducer(task) -> None:
     Idempotent.
     """
     task.ASRTransducerTask.trainer = StrideTrainer
+    record_defaults(task.ASRTransducerTask)
     task.ESPnetASRTransducerModel = adaptive_model(task.ESPnetASRTransducerModel)
     if not hasattr(task.Encoder, "knows_our_words"):
         task.Encoder = transducer.adaptive_encoder(task.Encoder)
@@ -81,7 +84,9 @@ def register_transducer(task) -> None:
 def register_task(task) -> None:
     """Put encoders, models and trainer into a task's module; idempotent."""
     if TASKS[task.__name__] is not None:
-        getattr(task, TASKS[task.__name__]).trainer = StrideTrainer
+        task_class = getattr(task, TASKS[task.__name__])
+        task_class.trainer = StrideTrainer
+        record_defaults(task_class)
     register_encoders(task.encoder_choices.classes)
     if hasattr(task, "preencoder_choices"):
         task.preencoder_choices.classes["layer_sum"] = LayerSum

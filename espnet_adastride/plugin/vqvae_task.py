@@ -26,6 +26,10 @@ from espnet_adastride.evaluation.vqvae import perplexity
 from espnet_adastride.networks.log_mel import LogMel
 from espnet_adastride.networks.vqvae import VQVAE, network_words
 from espnet_adastride.plugin import espnet
+from espnet_adastride.plugin.defaults import (
+    arguments_with_defaults,
+    completed_network_conf,
+)
 from espnet_adastride.plugin.trainer import FiniteTrainer
 
 
@@ -118,7 +122,7 @@ class VQVAETask(espnet.AbsTask):
 
     @classmethod
     def build_model(cls, args: argparse.Namespace) -> VQVAEModel:
-        """Build the model.
+        """Build the model; complete ``args`` with the defaults used.
 
         Raises:
             ConfigurationError: naming the wrong word and the choices.
@@ -136,6 +140,8 @@ class VQVAETask(espnet.AbsTask):
             raise ConfigurationError(f"network_conf, features_conf: {line}") from None
         if args.stats_file:
             network.set_statistics(*read_statistics(args.stats_file, features.n_mels))
+        args.features_conf = {**arguments_with_defaults(LogMel), **args.features_conf}
+        args.network_conf = completed_network_conf(network, args.network_conf)
         return VQVAEModel(features, network, args.vp_weight)
 
 
