@@ -167,7 +167,7 @@ class HNet(SegmentDownsampler):
         key = torch.nn.functional.linear(x[:, 1:], self.key.weight.to(x.dtype))
         squares = query.square().sum(dim=2), key.square().sum(dim=2)
         # a zero vector has no direction: p = 1/2, without an infinite gradient
-        some = (squares[0] > 0) & (squares[1] > 0)
+        some = (squares[0] != 0) & (squares[1] != 0)  # NaN stays NaN
         norms = [s.where(some, s.new_ones(())).sqrt() for s in squares]
         cosine = (query * key).sum(dim=2) / norms[0] / norms[1]
         return ((1.0 - cosine.masked_fill(~some, 0.0)) / 2).clamp(0.0, 1.0)
@@ -179,7 +179,7 @@ class HNet(SegmentDownsampler):
             # the first is always kept
             kept = keep_largest(later, pairs, output_lengths - 1)
         else:
-            kept = (later.detach() > 0.5) & pairs
+            kept = ~(later.detach() <= 0.5) & pairs  # NaN is kept, to be seen
         return torch.nn.functional.pad(kept, (1, 0), value=True)
 
     def _sizes(self, starts, lengths, output_lengths) -> Tuple[torch.Tensor, int]:

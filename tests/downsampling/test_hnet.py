@@ -217,3 +217,21 @@ def test_wrong_words():
         build(2, exact="no")
     with pytest.raises(ValueError, match="ratio_weight must be a number at least 0"):
         build(2, ratio_weight=-1)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_an_input_that_is_no_number_shows_in_its_utterance_alone(exact):
+    layer = build_downsampler("hnet", 6, 2.0, exact=exact)
+    torch.manual_seed(0)
+    x, lengths = torch.randn(3, 40, 6), torch.tensor([40, 30, 20])
+    x[1, 30:], x[2, 20:] = math.nan, math.nan
+    expected = layer(x, lengths).output
+    assert expected.isfinite().all()
+    expected.sum().backward()
+    assert all(p.grad.isfinite().all() for p in layer.parameters())
+    x[1, 17, 2] = math.nan
+    output = layer(x, lengths).output
+    assert output[1].isnan().any()
+    for row in (0, 2):
+        kept = expected[row].abs().sum(dim=1) > 0
+        torch.testing.assert_close(output[row][: len(kept)][kept], expected[row][kept])
