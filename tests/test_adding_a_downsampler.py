@@ -54,7 +54,7 @@ def test_the_page_names_the_hooks_that_there_are():
     table = PAGE.split("## Other attributes of a method")[1].split("## Pitfalls")[0]
     hooks = re.findall(r"^\| `(\w+)[^`]*` \|", table, flags=re.MULTILINE)
     words = re.findall(r"\(\.\.\., (\w+)=", table)
-    assert len(hooks) == 19 and len(words) == 2
+    assert len(hooks) == 20 and len(words) == 2
     for hook in hooks:
         assert hook == "DownsamplingOutput" or hasattr(Downsampler, hook), hook
     assert set(words) <= set(DownsamplingOutput._fields)

@@ -295,6 +295,33 @@ def _noting_kind(chunks, kinds):
         yield chunk
 
 
+def with_ones(z: torch.Tensor) -> torch.Tensor:
+    """Return z (B, T', D) with a column of ones."""
+    return torch.cat([z, z.new_ones(*z.shape[:2], 1)], dim=2)
+
+
+def divided_by_mass(
+    x: torch.Tensor, frames: torch.Tensor, positions: torch.Tensor
+) -> torch.Tensor:
+    """Divide A^T z by the column sums of A.
+
+    Args:
+        x: A^T z (B, T, D + 1) of :func:`with_ones`.
+        frames: z (B, T', D).
+        positions: (B, T).
+
+    Returns:
+        (B, T, D); a step that no row reaches gets the frame of its nearest slot.
+    """
+    x, mass = x[..., :-1], x[..., -1:]
+    reached = mass > torch.finfo(mass.dtype).tiny
+    nearest = positions.detach().round().to(torch.int64)
+    nearest = nearest.to(frames.device).unsqueeze(2)
+    nearest = frames.gather(1, nearest.expand(-1, -1, frames.size(2)))
+    # do not divide by zero and mask afterwards: the gradient would be NaN
+    return torch.where(reached, x / mass.where(reached, mass.new_ones(())), nearest)
+
+
 class _AdaptiveStrides(Downsampler):
     """Base of AdaStride and AdaStrideF: scores, positions, positioning loss.
 
@@ -623,18 +650,18 @@ class _AdaptiveStrides(Downsampler):
             rows = self.rows(positions, lengths.to(z.device), frames.dtype)
             if not normalised:
                 return rows.apply_transposed(frames).to(z.dtype)
-            ones = frames.new_ones(*frames.shape[:2], 1)
-            x = rows.apply_transposed(torch.cat([frames, ones], dim=2))
-            x, mass = x[..., :-1], x[..., -1:]
-            reached = mass > torch.finfo(mass.dtype).tiny
-            nearest = positions.detach().round().to(torch.int64)
-            nearest = nearest.to(frames.device).unsqueeze(2)
-            nearest = frames.gather(1, nearest.expand(-1, -1, frames.size(2)))
-            # do not divide by zero and mask afterwards: the gradient would be NaN
-            x = torch.where(
-                reached, x / mass.where(reached, mass.new_ones(())), nearest
-            )
+            x = rows.apply_transposed(with_ones(frames))
+            x = divided_by_mass(x, frames, positions)
         return zero_padding(x, lengths).to(z.dtype)
+
+    def export_inverse(self, z, steps, positions, stride):
+        """See :meth:`Downsampler.export_inverse`: with :meth:`spread_whole`."""
+        x = self.spread_whole(with_ones(z), positions)
+        return divided_by_mass(x, z, positions)
+
+    def spread_whole(self, z, positions):
+        """Return A^T z (1, T, D) of one utterance, with exportable operations."""
+        raise NotImplementedError
 
     def extra_repr(self) -> str:
         """Show the constructor's arguments when the model is printed."""
@@ -684,12 +711,20 @@ class AdaStride(_AdaptiveStrides):
 
     def resample_whole(self, x, positions, width):
         """Apply the dense alignment: T T' numbers."""
-        slots = torch.arange(width, device=x.device).to(torch.float64)
+        return (self._dense(positions, width, x.dtype) @ x[0]).unsqueeze(0)
+
+    def spread_whole(self, z, positions):
+        """Apply the dense alignment, transposed."""
+        return (self._dense(positions, z.size(1), z.dtype).T @ z[0]).unsqueeze(0)
+
+    def _dense(self, positions, width, dtype):
+        """Return the alignment (T', T) of one utterance."""
+        slots = torch.arange(width, device=positions.device).to(torch.float64)
         distance = slots.unsqueeze(1) - positions
         logits = -self.sigma_square * distance.square()
         # the differences to the largest one are small: float32 suffices
-        logits = (logits - logits.amax(dim=1, keepdim=True)).to(x.dtype)
-        return (torch.softmax(logits, dim=1) @ x[0]).unsqueeze(0)
+        logits = (logits - logits.amax(dim=1, keepdim=True)).to(dtype)
+        return torch.softmax(logits, dim=1)
 
 
 class AdaStrideF(_AdaptiveStrides):
@@ -758,18 +793,32 @@ class AdaStrideF(_AdaptiveStrides):
 
     def resample_whole(self, x, positions, width):
         """Scatter every step to its slot, as published; optionally fill empty ones."""
+        weights, slots, empty = self._weights(positions, width, x.dtype)
+        output = scatter_rows(x, weights, None, slots, width)
+        if self.empty_slots == "nearest":
+            filling = x[0].index_select(0, nearest_steps(positions, width)[0])
+            output = torch.where(empty.unsqueeze(2), filling, output)
+        return output
+
+    def spread_whole(self, z, positions):
+        """Give every step the frame of its slot, and those that it filled."""
+        width = z.size(1)
+        weights, slots, empty = self._weights(positions, width, z.dtype)
+        x = weights[0].unsqueeze(1) * z[0].index_select(0, slots[0])
+        if self.empty_slots == "nearest":
+            filling = z[0] * empty[0].unsqueeze(1)
+            x = x.index_add(0, nearest_steps(positions, width)[0], filling)
+        return x.unsqueeze(0)
+
+    def _weights(self, positions, width, dtype):
+        """Return weight and slot of every step (1, T), and which slots are empty."""
         slots = torch.round(positions).to(torch.int64)
         square = (slots - positions).square()
         nearest = torch.full_like(square[:, :1], torch.inf).expand(1, width)
         nearest = nearest.scatter_reduce(1, slots, square, "amin")
         terms = torch.exp(self.sigma_square * (nearest.gather(1, slots) - square))
         totals = torch.zeros_like(nearest).scatter_add(1, slots, terms)
-        weights = (terms / totals.gather(1, slots)).to(x.dtype)
-        output = scatter_rows(x, weights, None, slots, width)
-        if self.empty_slots == "nearest":
-            filling = x[0].index_select(0, nearest_steps(positions, width)[0])
-            output = torch.where((totals == 0).unsqueeze(2), filling, output)
-        return output
+        return (terms / totals.gather(1, slots)).to(dtype), slots, totals == 0
 
     def kernel_ranges(self, kernels):
         """Return the same as :meth:`ranges`, as a mode of the Triton kernels."""

@@ -83,6 +83,28 @@ def cumulate(
     return torch.minimum(shares.cumsum(dim=1) * total, total)
 
 
+def _ends(positions, lengths, output_lengths):
+    """Return c, where steps end, from their centres (B, T), for upsampling."""
+    device = positions.device  # the CPU if the frames' device has no float64
+    total = output_lengths.to(device).to(torch.float64).unsqueeze(1)
+    ends = (positions[:, :-1] + positions[:, 1:] + 1.0) / 2
+    ends = torch.nn.functional.pad(ends, (0, 1))
+    last = torch.arange(positions.size(1), device=device)
+    last = last >= (lengths.to(device) - 1).unsqueeze(1)
+    return torch.where(last, total, torch.minimum(ends, total))
+
+
+def _divided_by_weight(x, frames, ends, positions):
+    """Divide x (B, T, D) by the steps' weights; without one: the nearest frame."""
+    before = torch.nn.functional.pad(ends[:, :-1], (1, 0))
+    weight = (ends - before).to(frames.dtype).to(frames.device).unsqueeze(2)
+    some = weight > 1e-6
+    nearest = positions.detach().round().to(torch.int64).to(frames.device)
+    nearest = nearest.unsqueeze(2)
+    nearest = frames.gather(1, nearest.expand(-1, -1, frames.size(2)))
+    return torch.where(some, x / weight.where(some, weight.new_ones(())), nearest)
+
+
 class Cif(Downsampler):
     """Continuous integrate-and-fire at an exact rate.
 
@@ -191,25 +213,22 @@ class Cif(Downsampler):
         output_lengths = self.output_lengths(lengths)
         with torch.autocast(device_type=z.device.type, enabled=False):
             frames = at_least_float32(z)
-            device = positions.device  # the CPU if z's device has no float64
-            total = output_lengths.to(device).to(torch.float64).unsqueeze(1)
-            ends = (positions[:, :-1] + positions[:, 1:] + 1.0) / 2
-            ends = torch.nn.functional.pad(ends, (0, 1))
-            last = torch.arange(steps, device=device)
-            last = last >= (lengths.to(device) - 1).unsqueeze(1)
-            ends = torch.where(last, total, torch.minimum(ends, total))
+            ends = _ends(positions, lengths, output_lengths)
             rows = box_rows(ends, output_lengths, z.size(1), frames.dtype)
             x = rows.to(z.device).apply_transposed(frames)
-            if not normalised:
-                return zero_padding(x, lengths).to(z.dtype)
-            before = torch.nn.functional.pad(ends[:, :-1], (1, 0))
-            weight = (ends - before).to(frames.dtype).to(z.device).unsqueeze(2)
-            some = weight > 1e-6
-            nearest = positions.detach().round().to(torch.int64).to(z.device)
-            nearest = nearest.unsqueeze(2)
-            nearest = frames.gather(1, nearest.expand(-1, -1, frames.size(2)))
-            x = torch.where(some, x / weight.where(some, weight.new_ones(())), nearest)
+            if normalised:
+                x = _divided_by_weight(x, frames, ends, positions)
         return zero_padding(x, lengths).to(z.dtype)
+
+    def export_inverse(self, z, steps, positions, stride):
+        """See :meth:`Downsampler.export_inverse`: a scatter of the same pieces."""
+        lengths = torch.full((1,), steps, dtype=torch.int64, device=z.device)
+        width = z.size(1)
+        output_lengths = torch.full((1,), width, dtype=torch.int64, device=z.device)
+        ends = _ends(positions, lengths, output_lengths)
+        weights, of_step, slots = box_pieces(ends, output_lengths, width)
+        x = scatter_rows(z, weights.to(z.dtype), slots, of_step, steps)
+        return _divided_by_weight(x, z, ends, positions)
 
     def extra_repr(self) -> str:
         """Show the constructor's arguments when the model is printed."""

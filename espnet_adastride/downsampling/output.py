@@ -423,6 +423,27 @@ class Downsampler(torch.nn.Module):
         result = self.downsample(x, lengths, output_lengths)
         return result.output, result.positions
 
+    def export_inverse(
+        self,
+        z: torch.Tensor,
+        steps: int,
+        positions: Optional[torch.Tensor],
+        stride: float,
+    ) -> torch.Tensor:
+        """Upsample one whole utterance with exportable operations.
+
+        Args:
+            z: (1, T', D'), float32; T' may be a ``torch.SymInt``.
+            steps: T, of the input of :meth:`export_form`; may be a ``torch.SymInt``.
+            positions: (1, T) of :meth:`export_form`.
+            stride: :meth:`current_stride` as a number.
+
+        Returns:
+            (1, T, D'): that of :meth:`upsample`, normalised.
+        """
+        lengths = torch.full((1,), steps, dtype=torch.int64, device=z.device)
+        return self.upsample(z, lengths, steps, positions)
+
     def upsample(
         self,
         z: torch.Tensor,

@@ -73,14 +73,19 @@ def cut_by_matrices(
     Args:
         x, m, mask: as there, for x (1, n, D).
     """
-    n, bins = x.size(1), m // 2 + 1
+    return _between_lengths(x, m, m, mask)
+
+
+def _between_lengths(x, length, shorter, mask=None):
+    """Return (1, length, D) from the bins of the shorter of both lengths."""
+    n, bins = x.size(1), shorter // 2 + 1
     cosine, sine = _waves(bins, n, x)
     frequency = torch.arange(bins, device=x.device)
-    single = (frequency == 0) | (2 * frequency == m)
+    single = (frequency == 0) | (2 * frequency == shorter)
     weight = torch.where(single, 1.0, 2.0).to(x.dtype)
     weight = (weight if mask is None else weight * mask).unsqueeze(1) / n
     even, odd = weight * (cosine @ x[0]), weight * (sine @ x[0])
-    cosine, sine = _waves(bins, m, x)
+    cosine, sine = _waves(bins, length, x)
     return (cosine.T @ even + sine.T @ odd).unsqueeze(0)
 
 
@@ -108,6 +113,20 @@ def widen_spectrum(z: torch.Tensor, n: int) -> torch.Tensor:
         # the Nyquist bin represents two bins, both of which are in the longer spectrum
         spectrum = torch.cat([spectrum[:, :-1], spectrum[:, -1:] / 2], dim=1)
     return torch.fft.irfft(spectrum, n=n, dim=1) * (n / m)
+
+
+def widen_by_matrices(z: torch.Tensor, n: int) -> torch.Tensor:
+    """Compute :func:`widen_spectrum` without an FFT, as :func:`cut_by_matrices`:
+
+        x_t = 1 / m sum_f w_f (cos(2 pi f t / n) C_f + sin(2 pi f t / n) S_f)
+
+    with C_f and S_f the sums of z_l times cosine and sine of 2 pi f l / m, and w_f = 1
+    at f = 0 and at f = m / 2, 2 between.
+
+    Args:
+        z, n: as there, for z (1, m, D).
+    """
+    return _between_lengths(z, n, z.size(1))
 
 
 def rows_of_lengths(lengths: torch.Tensor) -> Dict[int, List[int]]:
@@ -154,6 +173,10 @@ class SpectralPool(Downsampler):
     def export_form(self, x, stride):
         """See :meth:`Downsampler.export_form`: with matrices, for one utterance."""
         return cut_by_matrices(x, downsampled_lengths(x.size(1), stride)), None
+
+    def export_inverse(self, z, steps, positions, stride):
+        """See :meth:`Downsampler.export_inverse`: with matrices."""
+        return widen_by_matrices(z, steps)
 
     def upsample(self, z, lengths, steps, positions=None, normalised=True):
         """See :meth:`Downsampler.upsample`: every spectrum zero-padded."""

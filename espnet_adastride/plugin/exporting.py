@@ -62,7 +62,7 @@ def encode_positions(encoding: torch.nn.Module, x: torch.Tensor):
     if kind == "RelPositionalEncoding":
         places = (steps - 1) - torch.arange(2 * steps - 1, device=x.device)
         table = sinusoids(places.to(torch.float32), size).unsqueeze(0)
-        return x * encoding.xscale, table
+        return x * encoding.xscale, table.to(x.dtype)
     table = sinusoids(torch.arange(steps, device=x.device).to(torch.float32), size)
     if kind == "ScaledPositionalEncoding":
         return x + encoding.alpha * table
@@ -92,6 +92,8 @@ class CTCProgram(torch.nn.Module):
     def forward(self, features: torch.Tensor) -> Tuple[torch.Tensor, ...]:
         """Return log probabilities (1, T', V), then every stage's positions (1, T).
 
+        Without those of stages whose rate is restored: times do not need them.
+
         Args:
             features: (1, T, F), T of LEAST_FRAMES or more.
         """
@@ -100,9 +102,8 @@ class CTCProgram(torch.nn.Module):
             lengths = torch.full((1,), x.size(1), dtype=torch.int64)
             x, _ = self.preencoder(x, lengths)
         x, positions = self.shortened(x)
-        for block in self.encoder.encoders:
-            x, _ = block(x, None)
-        x = x[0] if isinstance(x, tuple) else x
+        x, placed = self.through_blocks(x)
+        positions += placed
         if getattr(self.encoder, "normalize_before", True):
             x = self.encoder.after_norm(x)
         return (torch.log_softmax(self.output(x), dim=2), *positions)
@@ -131,6 +132,52 @@ class CTCProgram(torch.nn.Module):
             x, placed = stage(convolution(x))
             positions += [] if placed is None else [placed]
         return encode_positions(embed.out[1], embed.out[0](x)), positions
+
+    def through_blocks(self, x):
+        """Return the last block's output and the positions of the stages after blocks.
+
+        ``forward`` of the blocks is called, because the stages' hooks need masks.
+        """
+        embed = self.encoder.embed
+        later = embed.later if isinstance(embed, AdaptiveSubsampling) else []
+        restore = later.restore if later else False
+        held, positions = [], []
+        for number, block in enumerate(self.encoder.encoders, 1):
+            x, _ = block.forward(x, None)
+            for stage in later:
+                if stage.block == number:
+                    shorter, placed = shortened_by(stage, x, embed.out[1])
+                    held.append((stage, x, placed))
+                    x = shorter
+            if number == restore:
+                for stage, before, placed in reversed(held):
+                    x = restored_by(stage, before, x, placed)
+        if not restore:
+            positions = [placed for _, _, placed in held if placed is not None]
+        return (x[0] if isinstance(x, tuple) else x), positions
+
+
+def shortened_by(stage, x, encoding):
+    """Return what ``LaterStage._shorten`` makes of a block's output, and positions."""
+    frames, *place = x if isinstance(x, tuple) else (x,)
+    given = (
+        torch.cat([frames, stage.not_blank(frames)], 2) if stage.from_ctc else frames
+    )
+    layer = stage.downsampler
+    z, positions = layer.export_form(given, layer.current_stride())
+    z = z[..., : stage.size]
+    return ((z, encode_positions(encoding, z)[1]) if place else z), positions
+
+
+def restored_by(stage, before, x, positions):
+    """Return what ``LaterStage.restored`` makes of the lower rate's output."""
+    frames, *place = before if isinstance(before, tuple) else (before,)
+    z, layer = (x[0] if isinstance(x, tuple) else x), stage.downsampler
+    upsampled = layer.export_inverse(
+        z, frames.size(1), positions, layer.current_stride()
+    )
+    frames = frames + (0.5 + stage.bypass) * (upsampled - frames)
+    return (frames, *place) if place else frames
 
 
 def _end(embed):
@@ -161,11 +208,10 @@ def check_parts(model: torch.nn.Module) -> None:
     stock = type(embed).__name__.startswith("Conv2dSubsampling")
     if isinstance(embed, AdaptiveSubsampling):
         for word, used in (
-            ("after_blocks", len(embed.later) > 0),
             ("block", embed.blocks is not None),
             ("true_times", embed.true_times),
             ("tell_strides", embed.stride_vector is not None),
-            ("exact: false", embed.lengths_from_content()),
+            ("exact: false", any(s.lengths_from_content for s in embed.stages())),
         ):
             if used:
                 raise ConfigurationError(
@@ -264,7 +310,7 @@ def _stages(embed) -> List[Dict[str, Any]]:
             "shift": stage.frame_shift(),
             "positions": stage.has_positions,
         }
-        for stage in embed.downsamplers
+        for stage in embed.stages()[: embed.kept_stages()]
     ]
 
 

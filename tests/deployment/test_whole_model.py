@@ -1,10 +1,14 @@
 """One whole packed model, exported: the texts and times of the way through ESPnet."""
 
+import argparse
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import yaml
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason="extra [export]")
@@ -23,9 +27,35 @@ def exported(tmp_path_factory):
 
 
 def test_texts_and_times_are_those_of_espnet(exported):
+    check(PACKED, exported)
+
+
+@pytest.mark.parametrize("restore", [False, True])
+def test_a_stage_after_a_block(restore, tmp_path):
+    """A model of random weights: its texts are nonsense, the same by both ways."""
+    from espnet_adastride.plugin.espnet import asr_task
+
+    with zipfile.ZipFile(PACKED) as archive:
+        config = yaml.safe_load(archive.read("asr_adastride/config.yaml"))
+    between = {"stride": 4, "after_blocks": [0, 1], "restore": restore}
+    config["encoder_conf"].update(input_layer_conf=between, num_blocks=2)
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    torch.manual_seed(0)
+    model = asr_task.ASRTask.build_model(argparse.Namespace(**config))
+    with torch.no_grad():
+        model.encoder.embed.later[0].downsampler.score.weight.normal_(std=3.0)
+        model.ctc.ctc_lo.weight *= 30.0
+    torch.save(model.state_dict(), tmp_path / "valid.loss_ctc.ave.pth")
+    made = tmp_path / "model.onnx"
+    export.main([str(tmp_path), "--output", str(made)])
+    assert check(tmp_path, made) > 20  # tokens
+
+
+def check(model, exported):
+    """Compare both ways' texts and times for noise; return the number of tokens."""
     from espnet_adastride.transcribe import Transcriber
 
-    theirs, ours = Transcriber(PACKED), OnnxTranscriber(exported)
+    theirs, ours, tokens = Transcriber(model), OnnxTranscriber(exported), 0
     rng = np.random.default_rng(5)
     for samples in (4000, 16000, 23456, 40001):
         wave = 0.1 * rng.standard_normal(samples).astype("f")
@@ -33,9 +63,11 @@ def test_texts_and_times_are_those_of_espnet(exported):
         assert found.text == expected.text
         for a, b in zip(found.segments, expected.segments):
             assert [t.text for t in a.tokens] == [t.text for t in b.tokens]
+            tokens += len(a.tokens)
             for x, y in zip(a.tokens, b.tokens):
                 assert abs(x.start - y.start) < 1e-3 and abs(x.end - y.end) < 1e-3
                 assert abs(x.score - y.score) < 1e-3
+    return tokens
 
 
 def test_the_command_and_the_file(exported, tmp_path, capsys):

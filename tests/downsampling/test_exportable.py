@@ -81,6 +81,53 @@ def test_a_program_of_any_length(name):
         check(layer, x, *program(x))
 
 
+class ThereAndBack(torch.nn.Module):
+    """A layer and its inverse, as a function of one utterance."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer, self.stride = layer, layer.current_stride()
+
+    def forward(self, x):
+        z, positions = self.layer.export_form(x, self.stride)
+        return self.layer.export_inverse(z, x.size(1), positions, self.stride)
+
+
+def check_inverse(layer, x, found):
+    with torch.no_grad():
+        z, lengths, positions, *_ = layer(x)
+        whole = torch.tensor([x.size(1)])
+        expected = layer.upsample(z, whole, x.size(1), positions)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@every_method
+def test_the_inverse_equals_upsample(name):
+    for layer in layers_of(name, STRIDES):
+        form = ThereAndBack(layer)
+        for length in LENGTHS:
+            x = torch.randn(1, length, SIZE)
+            with torch.no_grad():
+                check_inverse(layer, x, form(x))
+
+
+@every_method
+def test_a_program_of_the_inverse(name):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="extra [export]")
+    pytest.importorskip("onnxscript", reason="extra [export]")
+    from espnet_adastride.deployment.conversion import to_onnx
+
+    layer = next(layers_of(name, [4]))
+    program = export_program(ThereAndBack(layer), torch.randn(1, 83, SIZE))
+    model = to_onnx(program, ["output"])
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    for length in (5, 8, 9, 100, 1001):
+        x = torch.randn(1, length, SIZE)
+        check_inverse(layer, x, program.module()(x))
+        found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
+        check_inverse(layer, x, torch.from_numpy(found))
+
+
 @every_method
 def test_onnxruntime_gives_the_same(name):
     onnxruntime = pytest.importorskip("onnxruntime", reason="extra [export]")
