@@ -382,7 +382,11 @@ def plot_stream(rows: Sequence[StreamRow], duration: float) -> Figure:
                 axes.barh(number + 0.2, width, 0.26, word.start, color=GREY, alpha=0.4)
                 middle = (word.start + word.end) / 2
                 axes.text(
-                    middle, number + 0.2, word.text, ha="center", va="center", size=6.5
+                    *(middle, number + 0.2, word.text),
+                    ha="center",
+                    va="center",
+                    size=6.5,
+                    parse_math=False,
                 )
                 axes.plot(
                     [word.end, when], [number - 0.02, number - 0.28], color=colour

@@ -64,6 +64,7 @@ LABEL_ROWS = 3
 LABEL_SIZE = 9.0
 FONT_SIZE = SPECTROGRAM_STYLE["font.size"]
 TEXT_WIDTH = 104  # characters of a line above the picture
+TEXT_LINES = 8  # of a transcript; the rest of a long recording's is left out
 #: of the figure's width
 LEFT, RIGHT = 0.085, 0.925
 WIDTH = 10.0  # inches
@@ -381,6 +382,8 @@ def _text(picture: StridePicture) -> Tuple[List[str], List[str]]:
                 f"{name}:  {text or '(nothing)'}",
                 TEXT_WIDTH,
                 subsequent_indent=" " * 10,
+                max_lines=TEXT_LINES,
+                placeholder=" [...]",
             )
     for line in summary(picture):
         numbers += textwrap.wrap(line, TEXT_WIDTH + 26)

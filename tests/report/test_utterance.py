@@ -168,6 +168,14 @@ def test_everything_written_lies_within_the_picture(picture):
             assert box.x1 <= width and box.y1 <= height, text.get_text()
 
 
+def test_the_transcripts_of_hours_leave_room_for_the_picture(picture):
+    """Three hours of speech; whole, they would exceed the pixels of a PNG file."""
+    picture.reference = picture.hypothesis = " ".join(["PARLIAMENT"] * 25000)
+    figure = plot_strides(picture)
+    assert figure.get_figheight() < 12
+    assert texts(figure).count("PARLIAMENT [...]") == 2
+
+
 def test_labels_do_not_overlap():
     words = [Timed("EXTRAORDINARY", 0.1 * i, 0.1 * (i + 1), 1.0) for i in range(12)]
     rows = place_labels(words, 2.0, 500.0)
