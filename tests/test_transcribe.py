@@ -645,6 +645,8 @@ def test_mistakes_are_told_before_a_model_is_loaded(recordings, tmp_path, capsys
     assert "no such file or folder" in said(a, model=tmp_path / "none")
     assert "several formats need --output_dir" in said(a, "--format", "txt,srt")
     assert "2 recordings as srt need --output_dir" in said(a, b, "--format", "srt")
+    twin = recordings.parent / "a.mp3"
+    assert "have the same id in a CTM, a; give" in said(a, twin, "--format", "ctm")
     status, _, complaint = run(capsys, "--model", "x", a, "--format", "doc")
     assert status == 2 and "'doc' is not one of txt, json, srt, vtt, ctm" in complaint
     (tmp_path / "empty").mkdir()
