@@ -24,7 +24,7 @@ from espnet_adastride.files import PathLike, write_text
 from espnet_adastride.networks.unpacking import check_weights
 from espnet_adastride.plugin.espnet import asr_task
 from espnet_adastride.plugin.espnet import pack as espnets_pack
-from espnet_adastride.report.model_card import model_card
+from espnet_adastride.report.model_card import BEGINNING, model_card
 from espnet_adastride.report.tables import short_count
 
 CONFIGS = ("asr_train_config", "lm_train_config")
@@ -93,13 +93,19 @@ def pack_model(
         dtype: of the packed parameters, ``float32`` or ``float16``.
 
     Raises:
-        UserError: The model does not load.
+        UserError: The model does not load, or the card would replace another file.
     """
+    out = Path(outpath).absolute()
+    beside_it = out.with_name("README.md")
+    if beside_it.exists() and not beside_it.read_bytes().startswith(BEGINNING):
+        raise UserError(
+            f"{beside_it} is not a model's card, which would replace it: give an "
+            "--outpath in another folder"
+        )
     paths: List[str] = [*named.values(), *others]
     for key in WEIGHTS:
         if key in named:
             check_weights(named[key])
-    out = Path(outpath).absolute()
     names = {os.path.abspath(path): archive_name(path) for path in paths}
     # as decoding does
     model, _ = asr_task.ASRTask.build_model_from_file(
@@ -154,7 +160,7 @@ def pack_model(
         with _working_in(folder):
             espnets_pack([*words, "--outpath", out.name])
         os.replace(Path(folder, out.name), out)
-    write_text(out.with_name("README.md"), card)
+    write_text(beside_it, card)
     size = out.stat().st_size / 2**20
     return (
         f"{out}: {short_count(parameters)} parameters, {size:.1f} MiB; card: README.md"

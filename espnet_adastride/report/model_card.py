@@ -15,6 +15,9 @@ from espnet_adastride.corpora.upstream_record import (
 from espnet_adastride.files import PathLike
 from espnet_adastride.report.tables import short_count
 
+#: the first bytes of every card
+BEGINNING = b"---\ntags:\n- espnet\n"
+
 # ESPnet's paper, the method's, and its published follow-up
 CITATION = """\
 ```bibtex

@@ -159,6 +159,15 @@ def test_the_cards_snippet_recognises_what_the_model_did(
     assert scope["text"] == text and len(ids) > 0
 
 
+def test_a_readme_that_is_no_card_is_kept(experiment, tmp_path):
+    words = options("exp/config.yaml", "exp/ave.pth", tmp_path / "model.zip")
+    (tmp_path / "README.md").write_text("# My project\n")
+    with pytest.raises(SystemExit, match="README.md is not a model's card"):
+        pack_model.main(words)
+    assert (tmp_path / "README.md").read_text() == "# My project\n"
+    assert not (tmp_path / "model.zip").exists()
+
+
 def test_what_does_not_load_is_not_packed(experiment, tmp_path):
     def refused(*words):
         with pytest.raises(SystemExit) as error:
