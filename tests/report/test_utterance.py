@@ -198,11 +198,16 @@ def test_columns_of_hours_are_means_in_the_same_places():
     single = 10 ** (log_mel(wave, RATE) / 10)
     whole = 10 ** (log_mel(wave, RATE, group) / 10)
     np.testing.assert_allclose(
-        whole, single.reshape(len(single), -1, group).mean(axis=2), rtol=1e-6, atol=2e-10
+        whole,
+        single.reshape(len(single), -1, group).mean(axis=2),
+        rtol=1e-6,
+        atol=2e-10,
     )
     # the last column may have fewer
     short = log_mel(wave[: 3 * RATE // 200], RATE, 2)
-    np.testing.assert_allclose(short[:, 1], log_mel(wave[: 3 * RATE // 200], RATE)[:, 2])
+    np.testing.assert_allclose(
+        short[:, 1], log_mel(wave[: 3 * RATE // 200], RATE)[:, 2]
+    )
 
 
 def test_labels_do_not_overlap():
