@@ -28,6 +28,9 @@ from espnet_adastride.report.model_card import BEGINNING, model_card
 from espnet_adastride.report.tables import short_count
 
 CONFIGS = ("asr_train_config", "lm_train_config")
+#: archives that ESPnet's tool writes; of two suffixes, only without other dots
+ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz")
+TWO_SUFFIXES = tuple([".tar", last] for last in (".gz", ".bz2", ".xz"))
 WEIGHTS = ("asr_model_file", "lm_file")
 
 
@@ -96,6 +99,10 @@ def pack_model(
         UserError: The model does not load, or the card would replace another file.
     """
     out = Path(outpath).absolute()
+    if out.suffix not in ARCHIVES and out.suffixes not in TWO_SUFFIXES:
+        raise UserError(
+            f"--outpath {outpath}: the name must end in {', '.join(ARCHIVES)}"
+        )
     beside_it = out.with_name("README.md")
     if beside_it.exists() and not beside_it.read_bytes().startswith(BEGINNING):
         raise UserError(
@@ -126,6 +133,7 @@ def pack_model(
         language=language,
         upstream=upstream,
         dtype=dtype,
+        archive=out.name,
     )
 
     def in_archive(word: str) -> str:

@@ -65,7 +65,7 @@ def experiment(tmp_path, monkeypatch):
     return model
 
 
-@pytest.mark.parametrize("suffix", ["zip", "tgz"])
+@pytest.mark.parametrize("suffix", ["zip", "tgz", "tar.gz"])
 def test_files_behind_links_and_absolute_ones_reach_another_machine(
     experiment, suffix, tmp_path, capfd
 ):
@@ -90,6 +90,7 @@ def test_files_behind_links_and_absolute_ones_reach_another_machine(
     assert (target / "README.md").read_text() == (
         tmp_path / "out/README.md"
     ).read_text()
+    assert f"unpack_model model.{suffix} model" in (target / "README.md").read_text()
     model, _ = ASRTask.build_model_from_file(
         files["asr_train_config"], files["asr_model_file"], "cpu"
     )
@@ -176,6 +177,9 @@ def test_what_does_not_load_is_not_packed(experiment, tmp_path):
         assert "\n" not in str(error.value)
         return str(error.value)
 
+    for name in ("a", "a.rar", "a.v1.tar.gz"):
+        line = refused(*options("exp/config.yaml", "exp/ave.pth", tmp_path / name))
+        assert "the name must end in .zip, .tar, .tgz" in line
     archive = tmp_path / "a.zip"
     line = refused(*options("exp/config.yaml", "exp/9best.pth", archive))
     assert "exp/9best.pth is missing: train first" in line
