@@ -215,7 +215,7 @@ class Transcriber(PieceTranscriber):
         )
 
     def _untimed(self, names, wave, start: float) -> Segment:
-        text = self.trained.to_text(names).strip()
+        text = " ".join(self.trained.to_text(names).split())
         end = start + len(wave) / self.trained.rate
         return Segment(start, end, text, [], [], "none")
 

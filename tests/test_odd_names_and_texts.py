@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from espnet_adastride.bin import join_texts, make_token_list, score, score_times
+from espnet_adastride.bin import align, join_texts, make_token_list, score, score_times
 from espnet_adastride.config import read_config
 from espnet_adastride.corpora.clips import find_clips, rotating_split
 from espnet_adastride.corpora.espnet_clips import fit_recording
@@ -41,6 +41,16 @@ def odd_folder(folder):
     for name in (ODD, "café".encode(), b"one", b"two"):
         soundfile.write(os.fsencode(folder) + b"/" + name + b".wav", NOISE, RATE)
     return folder
+
+
+def test_a_transcript_that_is_too_long_for_a_file_name(tmp_path):
+    """120 characters of Chinese are 360 bytes; a name may have 255."""
+    text = "\u4eca\u5929\u5929\u6c14\u5f88\u597d" * 20
+    (tmp_path / "short").write_text(f"{text}\n A\n", encoding="utf-8")
+    words = ["--model", "x", "--output_dir", "o", "--audio", "a.wav", "--text"]
+    for given, found in ((text, text), (str(tmp_path / "short"), f"{text} A")):
+        args = align.get_parser().parse_args([*words, given])
+        assert align.read_jobs(args) == {"a": ("a.wav", found)}
 
 
 # ------------------------------------------------------------------ file names

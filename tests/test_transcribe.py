@@ -119,6 +119,14 @@ def test_words_and_times_of_known_frames():
     assert segment.times == "ctc"
 
 
+def test_two_spaces_in_a_row_are_one():
+    for search in (None, lambda wave: [("", ["A", "<space>", "<space>", "B"])]):
+        model = Known([3, 2, 0, 2, 4], [0.0, 0.1, 0.2, 0.3, 0.4, 0.5], search)
+        result = Transcriber(model)(noise(0.5))
+        assert result.text == result.segments[0].text == "A B"
+        assert [w[:3] for w in result.words] == [("A", 0.0, 0.1), ("B", 0.4, 0.5)]
+
+
 def test_segments_follow_one_another_in_time():
     model = Known([3, 0], [0.0, 0.5, 1.0])
     wave = np.concatenate([noise(3.0), np.zeros(5 * RATE, np.float32)])
@@ -645,6 +653,8 @@ def test_mistakes_are_told_before_a_model_is_loaded(recordings, tmp_path, capsys
     assert "no such file or folder" in said(a, model=tmp_path / "none")
     assert "several formats need --output_dir" in said(a, "--format", "txt,srt")
     assert "2 recordings as srt need --output_dir" in said(a, b, "--format", "srt")
+    twin = recordings.parent / "a.mp3"
+    assert "have the same id in a CTM, a; give" in said(a, twin, "--format", "ctm")
     status, _, complaint = run(capsys, "--model", "x", a, "--format", "doc")
     assert status == 2 and "'doc' is not one of txt, json, srt, vtt, ctm" in complaint
     (tmp_path / "empty").mkdir()

@@ -14,6 +14,7 @@ ESPnet's asr_align does without the plugin; ``score_times`` measures the differe
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Dict, List, Tuple
 
@@ -67,7 +68,7 @@ def read_jobs(args: argparse.Namespace) -> Dict[str, Tuple[str, str]]:
         if args.text is None:
             raise UserError("--audio needs its transcript: give --text")
         text = args.text
-        if len(text) < 256 and Path(text).is_file():
+        if os.path.isfile(text):  # False for a text that no file can be named by
             text = read_utf8(text)
         return {name_of(args.audio): (args.audio, " ".join(text.split()))}
     if args.text is not None:

@@ -17,7 +17,8 @@ from espnet_adastride.errors import UserError
 from espnet_adastride.extras import describe_missing
 from espnet_adastride.quiet import quiet_imports
 
-FORMATS = ("onnx", "torch")
+#: formats, and the suffix by which a file of each is recognised
+FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 #: packages of --format onnx
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
@@ -28,7 +29,9 @@ def get_parser() -> argparse.ArgumentParser:
         "model", help="folder of an experiment (exp/asr_...), or a packed .zip"
     )
     parser.add_argument(
-        "--output", required=True, help="output file: model.onnx or model.pt2"
+        "--output",
+        required=True,
+        help="output file: model.onnx, or model.pt2 (--format torch)",
     )
     parser.add_argument(
         "--format",
@@ -61,6 +64,11 @@ def check(args: argparse.Namespace) -> None:
         )
     if output.is_dir():
         raise UserError(f"--output {output}: is a folder; name a file")
+    if output.suffix != FORMATS[args.format]:
+        raise UserError(
+            f"--output {output}: name a {FORMATS[args.format]}, which --format "
+            f"{args.format} writes"
+        )
     if output.exists() and not args.overwrite:
         raise UserError(
             f"--output {output}: already exists; give another name, or --overwrite true"

@@ -64,6 +64,19 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def name_apart(experiments) -> None:
+    """Give experiments of one name the recipe's before it, or else their paths."""
+    for long in (_with_recipe, lambda experiment: str(experiment.folder)):
+        names = [experiment.name for experiment in experiments]
+        for experiment in experiments:
+            if names.count(experiment.name) > 1:
+                experiment.name = long(experiment)
+
+
+def _with_recipe(experiment) -> str:
+    return f"{experiment.folder.resolve().parent.parent.name}: {experiment.name}"
+
+
 @command(get_parser)
 def main(args) -> None:
     for folder in args.data_dir:
@@ -89,11 +102,7 @@ def main(args) -> None:
     shown = {Path(e).resolve(): e for e in args.experiments}
     experiments = [read_experiment(shown[path]) for path in paths]
     check_file(output, "--output")
-    names = [e.name for e in experiments]
-    for experiment in experiments:
-        if names.count(experiment.name) > 1:
-            parent = experiment.folder.resolve().parents[1].name
-            experiment.name = f"{parent}: {experiment.name}"
+    name_apart(experiments)
 
     def load(folder: Path):
         model = {"model": str(folder), "ngpu": 0, "stride": None}

@@ -23,7 +23,7 @@ import json
 import os
 import sys
 import time
-from typing import Iterator, List, Sequence, Tuple
+from typing import Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 
@@ -54,7 +54,12 @@ from espnet_adastride.errors import (
 from espnet_adastride.files import AUDIO_SUFFIXES, check_folder, shown, write_text
 from espnet_adastride.options import real
 from espnet_adastride.recipe.sources import Job, Sources, plan
-from espnet_adastride.timing.transcripts import FORMATS, Transcript, to_dict
+from espnet_adastride.timing.transcripts import (
+    FORMATS,
+    Transcript,
+    recording_id,
+    to_dict,
+)
 
 #: suffixes of adastride export
 ONNX = ".onnx"
@@ -116,6 +121,19 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check_ids(sources: Sequence[Source]) -> None:
+    """Reject recordings whose lines in one CTM could not be told apart."""
+    ids: Dict[str, str] = {}
+    for source in sources:
+        key = recording_id(source.path)
+        other = ids.setdefault(key, source.path)
+        if other != source.path:
+            raise UserError(
+                f"{shown(other)} and {shown(source.path)} have the same id in a CTM, "
+                f"{key}; give --output_dir, for a file each"
+            )
+
+
 def _check(args: argparse.Namespace) -> Tuple[List[Job], bool]:
     """Return the jobs, and whether some media are not read; check options first.
 
@@ -141,6 +159,8 @@ def _check(args: argparse.Namespace) -> Tuple[List[Job], bool]:
         raise UserError(
             f"{len(sources)} recordings as {args.format[0]} need --output_dir"
         )
+    if args.output_dir is None and args.format == ["ctm"]:
+        _check_ids(sources)
     if args.output_dir is not None:
         check_folder(args.output_dir, "--output_dir")
     jobs = [

@@ -9,10 +9,12 @@ perplexity, bits per second, side information (``evaluation/vqvae.py``).
 """
 
 import json
+import os
 from pathlib import Path
+from typing import Sequence
 
 from espnet_adastride.bin.parsers import Parser, command, say
-from espnet_adastride.corpora.recordings import describe_unread, find_media
+from espnet_adastride.corpora.recordings import Source, describe_unread, find_media
 from espnet_adastride.corpora.unlabelled import (
     SHORTEST,
     Recording,
@@ -22,6 +24,9 @@ from espnet_adastride.corpora.unlabelled import (
 from espnet_adastride.errors import AudioError, UserError, fail
 from espnet_adastride.files import check_folder, shown, write_text
 from espnet_adastride.quiet import quiet_imports
+
+#: folder in the output folder, of recordings that were cut or converted
+AUDIO = "audio"
 
 
 def get_parser():
@@ -33,6 +38,21 @@ def get_parser():
     parser.add_argument("--model_file", help="parameter file; default: the best epoch")
     parser.add_argument("--output_dir", required=True, help="output folder")
     return parser
+
+
+def _check_apart(sources: Sequence[Source], folder: Path) -> None:
+    """Reject recordings in the folders that are written to: they have the same names.
+
+    Raises:
+        UserError: naming the first.
+    """
+    written = {os.path.realpath(place) for place in (folder, folder / AUDIO)}
+    for source in sources:
+        if os.path.dirname(os.path.realpath(source.path)) in written:
+            raise UserError(
+                f"--output_dir {folder}: the recording {shown(source.path)} is in it "
+                "and could be overwritten; give another folder"
+            )
 
 
 @command(get_parser)
@@ -55,18 +75,19 @@ def main(args):
         )
     recordings = name_recordings(sources, suffixes=True)
     check_folder(args.output_dir, "--output_dir")
+    _check_apart(sources, Path(args.output_dir))
     with quiet_imports():
         from espnet_adastride.evaluation.vqvae import measure
         from espnet_adastride.plugin.vqvae_task import load_vqvae
         from espnet_adastride.report.listening import listen
     model = load_vqvae(args.model, args.model_file)
     folder = Path(args.output_dir)
-    (folder / "audio").mkdir(parents=True, exist_ok=True)
+    (folder / AUDIO).mkdir(parents=True, exist_ok=True)
     pieces, failed = [], 0
     for name, source in recordings.items():
         own = Recording(name, source.path, f"file {name}")
         try:
-            found = cut_recording(own, folder / "audio", model.features.fs, recordings)
+            found = cut_recording(own, folder / AUDIO, model.features.fs, recordings)
             if found[0][2] < SHORTEST:
                 raise AudioError(f"{shown(source.path)}: shorter than {SHORTEST} s")
         except AudioError as error:

@@ -112,7 +112,7 @@ def ctc_segment(
     words, owners = words_of_tokens(names, to_text)
     return Segment(
         *span,
-        to_text(names).strip(),
+        " ".join(words),  # one space each: a model may give several
         shifted(timed_words(words, owners, tokens), span[0]),
         shifted(tokens, span[0]),
         kind,

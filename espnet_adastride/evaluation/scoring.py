@@ -20,7 +20,6 @@ import shutil
 import subprocess
 import sys
 import time
-import unicodedata
 from dataclasses import astuple, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -32,6 +31,7 @@ import numpy as np
 from espnet_adastride.corpora.kaldi import read_scp, read_text, shorten
 from espnet_adastride.errors import UserError, no_such
 from espnet_adastride.files import write_text
+from espnet_adastride.timing.transcripts import display_width
 
 METRICS = ("wer", "cer", "ter")
 SPACE = "<space>"
@@ -243,18 +243,6 @@ def total(alignments: Sequence[Alignment]) -> Counts:
 
 
 # --------------------------------------------------------------------------- writing
-
-
-def display_width(text: str) -> int:
-    """Columns that a text takes on a terminal (wide letters 2, combining marks 0)."""
-    return sum(
-        (
-            0
-            if unicodedata.combining(c)
-            else 2 if unicodedata.east_asian_width(c) in "WF" else 1
-        )
-        for c in text
-    )
 
 
 def format_alignment(alignment: Alignment, name: Optional[str] = None) -> str:

@@ -95,16 +95,20 @@ class Bootstrap:
 
     def interval(self, drawn: Sequence[float]) -> Tuple[float, float]:
         """Return the 95 % percentile interval of a figure of the test sets."""
-        if self.number < 2:
+        if self.number < 2 or not len(drawn):
             return math.nan, math.nan
         low, high = np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2])
         return float(low), float(high)
 
     def _drawn(self, values, weights) -> Tuple[np.ndarray, np.ndarray]:
-        """Return the ratio of every test set, and the sum of every unit's values."""
+        """Return the ratio of every test set, and the sum of every unit's values.
+
+        Test sets without weight (all of their references are empty) are left out.
+        """
         sums = np.bincount(self.unit, values, self.number)
         lengths = np.bincount(self.unit, weights, self.number)
-        return (self.counts @ sums) / (self.counts @ lengths), sums
+        drawn, weight = self.counts @ sums, self.counts @ lengths
+        return drawn[weight > 0] / weight[weight > 0], sums
 
     def ratio(self, values: np.ndarray, weights: np.ndarray) -> Estimate:
         """Return the sum of values by the sum of weights, such as an error rate.

@@ -149,7 +149,8 @@ class Relation:
     Attributes:
         share: of the instants that are marked, 0 to 1.
         auc: see :func:`auc`: above 0.5 where marked instants have shorter strides.
-        low, high: 95 % interval of it, utterances being drawn with replacement.
+        low, high: 95 % interval of it, utterances being drawn with replacement; None
+            of a single utterance.
         bits: mutual information of stride (in cells) and mark.
         bits_chance: the same with the marks of each utterance shifted by half of its
             length: what is left is chance.
@@ -158,8 +159,8 @@ class Relation:
 
     share: float
     auc: float
-    low: float
-    high: float
+    low: Optional[float]
+    high: Optional[float]
     bits: float
     bits_chance: float
     bits_most: float
@@ -192,21 +193,22 @@ def relation(
         for cells, mark in zip(np.split(fine, ends), marks)
     ]
     table = np.stack(histograms).astype(np.float64)  # (U, 2, cells)
-    drawn = []
-    for weights in Bootstrap(np.arange(len(table)), resamples).counts:
+    drawn, bootstrap = [], Bootstrap(np.arange(len(table)), resamples)
+    for weights in bootstrap.counts:
         marked, others = np.tensordot(weights, table, axes=1)
         pairs = marked.sum() * others.sum()
         if pairs:
             above = others.sum() - np.cumsum(others)
             drawn.append((marked * (above + others / 2)).sum() / pairs)
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    low, high = bootstrap.interval(drawn)
+    known = not np.isnan(low)
     cells = quantile_cells(all_strides)
     shifted = np.concatenate([np.roll(mark, len(mark) // 2) for mark in marks])
     return Relation(
         share=float(all_marks.mean()),
         auc=value,
-        low=float(low),
-        high=float(high),
+        low=low if known else None,
+        high=high if known else None,
         bits=mutual_information(cells, all_marks),
         bits_chance=mutual_information(cells, shifted),
         bits_most=mutual_information(all_marks, all_marks),

@@ -240,6 +240,10 @@ def unpack(archive: PathLike, output: PathLike) -> Dict[str, str]:
     archive, output = Path(archive), Path(output)
     if not archive.is_file():
         raise UserError(no_such(archive))
+    if os.path.realpath(output) == os.getcwd():  # it is replaced as a whole
+        raise UserError(
+            f"{output} is the current folder: give a new one, e.g. {archive.stem}"
+        )
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} already exists: give an empty or a new folder")
     output.parent.mkdir(parents=True, exist_ok=True)

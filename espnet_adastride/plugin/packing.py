@@ -24,10 +24,13 @@ from espnet_adastride.files import PathLike, write_text
 from espnet_adastride.networks.unpacking import check_weights
 from espnet_adastride.plugin.espnet import asr_task
 from espnet_adastride.plugin.espnet import pack as espnets_pack
-from espnet_adastride.report.model_card import model_card
+from espnet_adastride.report.model_card import BEGINNING, model_card
 from espnet_adastride.report.tables import short_count
 
 CONFIGS = ("asr_train_config", "lm_train_config")
+#: archives that ESPnet's tool writes; of two suffixes, only without other dots
+ARCHIVES = (".zip", ".tar", ".tgz", ".tbz2", ".txz")
+TWO_SUFFIXES = tuple([".tar", last] for last in (".gz", ".bz2", ".xz"))
 WEIGHTS = ("asr_model_file", "lm_file")
 
 
@@ -93,13 +96,23 @@ def pack_model(
         dtype: of the packed parameters, ``float32`` or ``float16``.
 
     Raises:
-        UserError: The model does not load.
+        UserError: The model does not load, or the card would replace another file.
     """
+    out = Path(outpath).absolute()
+    if out.suffix not in ARCHIVES and out.suffixes not in TWO_SUFFIXES:
+        raise UserError(
+            f"--outpath {outpath}: the name must end in {', '.join(ARCHIVES)}"
+        )
+    beside_it = out.with_name("README.md")
+    if beside_it.exists() and not beside_it.read_bytes().startswith(BEGINNING):
+        raise UserError(
+            f"{beside_it} is not a model's card, which would replace it: give an "
+            "--outpath in another folder"
+        )
     paths: List[str] = [*named.values(), *others]
     for key in WEIGHTS:
         if key in named:
             check_weights(named[key])
-    out = Path(outpath).absolute()
     names = {os.path.abspath(path): archive_name(path) for path in paths}
     # as decoding does
     model, _ = asr_task.ASRTask.build_model_from_file(
@@ -120,6 +133,7 @@ def pack_model(
         language=language,
         upstream=upstream,
         dtype=dtype,
+        archive=out.name,
     )
 
     def in_archive(word: str) -> str:
@@ -154,7 +168,7 @@ def pack_model(
         with _working_in(folder):
             espnets_pack([*words, "--outpath", out.name])
         os.replace(Path(folder, out.name), out)
-    write_text(out.with_name("README.md"), card)
+    write_text(beside_it, card)
     size = out.stat().st_size / 2**20
     return (
         f"{out}: {short_count(parameters)} parameters, {size:.1f} MiB; card: README.md"

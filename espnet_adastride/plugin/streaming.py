@@ -281,7 +281,8 @@ class Streamer:
     # ------------------------------------------------------------------ results
     def text(self) -> str:
         """Return the text so far."""
-        return self.trained.to_text([token.text for token in self.tokens]).strip()
+        names = [token.text for token in self.tokens]
+        return " ".join(self.trained.to_text(names).split())
 
     def words(self) -> Tuple[List[Timed], List[float]]:
         """Return the words so far with their times, and when each was shown."""

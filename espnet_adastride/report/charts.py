@@ -324,14 +324,16 @@ def corpus_lines(numbers: dict) -> List[str]:
     }
     for name, r in numbers["relations"].items():
         here, there = places[name]
-        comparison = "not shown to differ from those"
-        if r["low"] > 0.5:
-            comparison = "shorter than"
-        elif r["high"] < 0.5:
-            comparison = "longer than"
+        comparison, interval = "not shown to differ from those", "one utterance"
+        if r["low"] is not None:
+            interval = f"{r['low']:.3f}, {r['high']:.3f}"
+            if r["low"] > 0.5:
+                comparison = "shorter than"
+            elif r["high"] < 0.5:
+                comparison = "longer than"
         lines.append(
             f"Strides {here} ({100 * r['share']:.0f} % of time) are {comparison} "
-            f"{there}: AUC {r['auc']:.3f} [{r['low']:.3f}, {r['high']:.3f}], "
+            f"{there}: AUC {r['auc']:.3f} [{interval}], "
             f"{r['bits']:.3f} of {r['bits_most']:.2f} bits "
             f"({r['bits_chance']:.3f} by chance)."
         )
@@ -380,7 +382,11 @@ def plot_stream(rows: Sequence[StreamRow], duration: float) -> Figure:
                 axes.barh(number + 0.2, width, 0.26, word.start, color=GREY, alpha=0.4)
                 middle = (word.start + word.end) / 2
                 axes.text(
-                    middle, number + 0.2, word.text, ha="center", va="center", size=6.5
+                    *(middle, number + 0.2, word.text),
+                    ha="center",
+                    va="center",
+                    size=6.5,
+                    parse_math=False,
                 )
                 axes.plot(
                     [word.end, when], [number - 0.02, number - 0.28], color=colour

@@ -198,7 +198,7 @@ def find_audio(
     ``data/SET``.
     """
     places = [Path(d) for d in data_dirs]
-    recipe = experiment.resolve().parents[1]
+    recipe = experiment.resolve().parent.parent
     for root in (recipe, Path.cwd()):
         for name in ("dump/raw", "dump/raw/org", "data"):
             places.append(root / name / decoded.set)

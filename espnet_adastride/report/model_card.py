@@ -15,6 +15,9 @@ from espnet_adastride.corpora.upstream_record import (
 from espnet_adastride.files import PathLike
 from espnet_adastride.report.tables import short_count
 
+#: the first bytes of every card
+BEGINNING = b"---\ntags:\n- espnet\n"
+
 # ESPnet's paper, the method's, and its published follow-up
 CITATION = """\
 ```bibtex
@@ -54,11 +57,11 @@ def _results(path: Optional[PathLike]) -> str:
     return re.sub(r"^#", "##", text, flags=re.MULTILINE).strip()
 
 
-def _use(name: str, layer: str, files: Dict[str, str]) -> str:
+def _use(archive: str, layer: str, files: Dict[str, str]) -> str:
     arguments = ", ".join(f'{k}="model/{v}"' for k, v in sorted(files.items()))
     return f"""\
 ```
-python -m espnet_adastride.bin.unpack_model {name}.zip model
+python -m espnet_adastride.bin.unpack_model {archive} model
 ```
 
 ```python
@@ -76,7 +79,7 @@ On the command line, `python -m espnet_adastride.bin.run -m espnet2.bin.asr_infe
 does the same."""
 
 
-def _use_of_features(name: str, upstream: UpstreamRecord) -> str:
+def _use_of_features(archive: str, upstream: UpstreamRecord) -> str:
     """Return instructions for a model that reads features of a pretrained encoder."""
     needs = "pip install transformers"
     place = ', upstream_model="FOLDER"'
@@ -96,7 +99,7 @@ The model reads features of a frozen pretrained encoder, {upstream.words()}, SHA
 ```python
 from espnet_adastride.transcribe import Transcriber
 
-text = Transcriber("{name}.zip"{place})("speech.flac").text
+text = Transcriber("{archive}"{place})("speech.flac").text
 ```"""
 
 
@@ -110,6 +113,7 @@ def model_card(
     language: str,
     upstream: Optional[UpstreamRecord] = None,
     dtype: str = "float32",
+    archive: Optional[str] = None,
 ) -> str:
     """Return the card (Markdown, with the header for model hubs).
 
@@ -123,7 +127,9 @@ def model_card(
         language: E.g. ``en``; ``noinfo`` is left out.
         upstream: Upstream of its features; None: it reads audio.
         dtype: Type of the packed parameters.
+        archive: Name of the archive's file; None: the model's name with .zip.
     """
+    archive = archive or f"{name}.zip"
     encoder = config.get("encoder_conf") or {}
     layer = encoder.get("input_layer", "conv2d")
     head = {
@@ -137,9 +143,9 @@ def model_card(
     trained = f"It was trained with ESPnet {version}." if version else ""
     rate = str((config.get("frontend_conf") or {}).get("fs", "16k"))
     if upstream is None:
-        use = _use(name, layer, files)
+        use = _use(archive, layer, files)
     else:
-        rate, use = str(upstream.rate), _use_of_features(name, upstream)
+        rate, use = str(upstream.rate), _use_of_features(archive, upstream)
     parts = {
         key: config[key]
         for key in ("encoder", "encoder_conf", "decoder", "decoder_conf", "model_conf")

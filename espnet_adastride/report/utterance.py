@@ -43,6 +43,7 @@ from espnet_adastride.report.style import (
 from espnet_adastride.timing.boundaries import share_of_frames
 from espnet_adastride.timing.ctc import Timed
 from espnet_adastride.timing.energy import (
+    BLOCK,
     HOP,
     SPEECH_THRESHOLD_DB,
     WINDOW,
@@ -56,6 +57,8 @@ from espnet_adastride.timing.transcripts import TimedReference
 #: seconds; the utterance nearest to it is typical
 GOOD_LENGTH = 5.0
 MEL_BINS = 80
+#: most columns of a spectrogram: several for each pixel of the picture
+MOST_COLUMNS = 10000
 #: range of the picture below the loudest bin; lower values are white
 SPECTROGRAM_RANGE_DB = 65.0
 
@@ -64,6 +67,7 @@ LABEL_ROWS = 3
 LABEL_SIZE = 9.0
 FONT_SIZE = SPECTROGRAM_STYLE["font.size"]
 TEXT_WIDTH = 104  # characters of a line above the picture
+TEXT_LINES = 8  # of a transcript; the rest of a long recording's is left out
 #: of the figure's width
 LEFT, RIGHT = 0.085, 0.925
 WIDTH = 10.0  # inches
@@ -205,10 +209,20 @@ def mel(hertz):
     return 2595.0 * np.log10(1.0 + np.asarray(hertz) / 700.0)
 
 
-def log_mel(wave: np.ndarray, rate: int) -> np.ndarray:
-    """Return (MEL_BINS, frames) log-mel energies in dB, lowest band first.
+def windows_of_column(frames: int) -> int:
+    """Return how many windows of a recording share a column of its spectrogram.
 
-    Triangular bands, equally wide in mel from 0 Hz to half the sampling rate.
+    A divisor of BLOCK, so that no column is in two blocks.
+    """
+    sizes = (size for size in range(1, BLOCK) if BLOCK % size == 0)
+    return next((size for size in sizes if size * MOST_COLUMNS >= frames), BLOCK)
+
+
+def log_mel(wave: np.ndarray, rate: int, group: int = 1) -> np.ndarray:
+    """Return (MEL_BINS, columns) log-mel energies in dB, lowest band first.
+
+    Triangular bands, equally wide in mel from 0 Hz to half the sampling rate. A column
+    has the mean power of ``group`` windows (:func:`windows_of_column`).
     """
     window = max(2, round(WINDOW * rate))
     # long enough for a bin of the transform in the narrowest band
@@ -222,7 +236,10 @@ def log_mel(wave: np.ndarray, rate: int) -> np.ndarray:
     parts = []
     for block in windows(wave, rate):
         spectrum = np.fft.rfft(block * np.hanning(window), size, axis=1)
-        parts.append(bands @ np.square(np.abs(spectrum)).T)
+        power = bands @ np.square(np.abs(spectrum)).T
+        starts = np.arange(0, power.shape[1], group)
+        sizes = np.diff([*starts, power.shape[1]])
+        parts.append(np.add.reduceat(power, starts, axis=1) / sizes)
     return 10 * np.log10(np.maximum(np.concatenate(parts, axis=1), 1e-10))
 
 
@@ -381,6 +398,8 @@ def _text(picture: StridePicture) -> Tuple[List[str], List[str]]:
                 f"{name}:  {text or '(nothing)'}",
                 TEXT_WIDTH,
                 subsequent_indent=" " * 10,
+                max_lines=TEXT_LINES,
+                placeholder=" [...]",
             )
     for line in summary(picture):
         numbers += textwrap.wrap(line, TEXT_WIDTH + 26)
@@ -465,9 +484,9 @@ def draw_spectrogram(axes, picture: StridePicture, scale: Normalize) -> None:
 
     A boundary has the colour of the mean length of the frames on either side.
     """
-    image = log_mel(picture.wave, picture.rate)
+    group = windows_of_column(len(frame_edges(picture.wave, picture.rate)) - 1)
+    image = log_mel(picture.wave, picture.rate, group)
     top = image.max()
-    edges = frame_edges(picture.wave, picture.rate)
     axes.imshow(
         image,
         origin="lower",
@@ -475,7 +494,7 @@ def draw_spectrogram(axes, picture: StridePicture, scale: Normalize) -> None:
         cmap="Greys",
         vmin=top - SPECTROGRAM_RANGE_DB,
         vmax=top + 8.0,  # keep black for the axes
-        extent=(0, HOP * (len(edges) - 1), 0, mel(picture.rate / 2)),
+        extent=(0, HOP * group * image.shape[1], 0, mel(picture.rate / 2)),
         interpolation="nearest",
     )
     height = mel(picture.rate / 2)
@@ -528,7 +547,8 @@ def draw_local_stride(axes, picture: StridePicture) -> None:
     begin, end = picture.boundaries[:-1][seen], picture.boundaries[1:][seen]
     time = np.stack([begin, end], axis=1).ravel()
     uniform = picture.uniform_width / picture.step
-    low = min(0.8 * stride.min(), uniform / 2)
+    # a frame that a jump left hardly any time is below the axes
+    low = np.clip(0.8 * stride.min(), uniform / 16, uniform / 2)
     # room for the legend above the curve
     high = max(1.15 * stride.max(), uniform * 2)
     high *= (high / low) ** 0.15
@@ -568,7 +588,8 @@ def draw_local_stride(axes, picture: StridePicture) -> None:
     axes.plot(time, stride, color=BLACK, linewidth=1.2, label="adaptive")
     axes.set_yscale("log")
     axes.set_ylim(low, high)
-    ticks = [t for t in (0.5, 1, 2, 4, 8, 16, 32, 64, 128) if low <= t <= high]
+    ticks = [t for t in (0.5, 1, 2, 4, 8, 16, 32, 64, 128, 512) if low <= t <= high]
+    ticks = ticks[:: 1 + int(high > 200 * low)]
     axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(NullLocator())

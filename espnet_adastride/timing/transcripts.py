@@ -8,18 +8,20 @@ text, JSON, subtitles (SRT, WebVTT) and NIST's CTM, one word per line::
 import contextlib
 import html
 import json
+import math
 import re
+import unicodedata
 from itertools import islice
 from pathlib import Path
-from typing import Callable, Dict, Iterable, List, NamedTuple, Sequence, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
 from espnet_adastride.errors import UserError
 from espnet_adastride.files import AUDIO_SUFFIXES, PathLike, read_utf8, shown
-from espnet_adastride.timing.ctc import Timed
+from espnet_adastride.timing.ctc import Timed, spread_words
 
-#: maximum characters (in two lines) and seconds of a subtitle; a pause of this length
+#: maximum columns of a line (of two) and seconds of a subtitle; a pause of this length
 #: ends it
 SUBTITLE_LINE = 42
 SUBTITLE_SECONDS = 6.0
@@ -173,12 +175,43 @@ def clock(seconds: float, comma: str) -> str:
     return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}{comma}{rest % 1000:03d}"
 
 
+def display_width(text: str) -> int:
+    """Return the columns of a text on a screen: wide letters 2, combining marks 0."""
+    return sum(
+        (
+            0
+            if unicodedata.combining(c)
+            else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        )
+        for c in text
+    )
+
+
+def _parts(segment: Segment) -> Iterator[Timed]:
+    """Yield the words, each with a space before it; too long ones token by token.
+
+    Chinese and Japanese have no spaces: a whole segment is one word.
+    """
+    for word in segment.words:
+        own, width = [word], display_width(word.text)
+        if width > SUBTITLE_LINE * (1 if width > len(word.text) else 2):
+            own = [
+                token._replace(text=token.text.strip("\u2581"))
+                for token in segment.tokens
+                if word.start <= token.start and token.end <= word.end
+            ]
+            if "".join(token.text for token in own) != word.text:
+                own = spread_words(word.text, word.start, word.end)
+        yield own[0]._replace(text=" " + own[0].text)
+        yield from own[1:]
+
+
 def subtitles(transcript: Transcript) -> List[Tuple[float, float, List[str]]]:
     """Return (start, end, lines) of each subtitle, in order, without overlap."""
     groups: List[List[Timed]] = []
     for segment in transcript.segments:
         phrase: List[Timed] = []
-        for word in segment.words:
+        for word in _parts(segment):
             if phrase and word.start - phrase[-1].end >= SUBTITLE_PAUSE:
                 groups += _cues(phrase)
                 phrase = []
@@ -220,7 +253,7 @@ def _cues(phrase: Sequence[Timed]) -> List[List[Timed]]:
         cuts = range(1, len(both))
 
         def uneven(cut):
-            sizes = [sum(len(w.text) + 1 for w in part) for part in split(cut)]
+            sizes = [sum(display_width(w.text) for w in p) for p in split(cut)]
             return abs(sizes[0] - sizes[1])
 
         def split(cut):
@@ -235,10 +268,10 @@ def _cues(phrase: Sequence[Timed]) -> List[List[Timed]]:
 def _lines(words: Sequence[Timed]) -> List[str]:
     lines: List[str] = []
     for word in words:
-        if lines and len(lines[-1]) + 1 + len(word.text) <= SUBTITLE_LINE:
-            lines[-1] += " " + word.text
+        if lines and display_width(lines[-1] + word.text) <= SUBTITLE_LINE:
+            lines[-1] += word.text
         else:
-            lines.append(word.text)
+            lines.append(word.text.lstrip(" "))
     return lines
 
 
@@ -293,10 +326,12 @@ def read_ctm(path: PathLike) -> Dict[str, List[Timed]]:
             start, length = float(fields[2]), float(fields[3])
             score = float(fields[5]) if len(fields) > 5 else 1.0
             word = Timed(fields[4], start, round(start + length, 6), score)
+            if not 0 <= start <= word.end < math.inf:
+                raise ValueError
         except (IndexError, ValueError):
             raise UserError(
-                f"{path}:{number}: not CTM (RECORDING CHANNEL START DURATION WORD): "
-                f"{line.strip()!r}"
+                f"{path}:{number}: not CTM (RECORDING CHANNEL START DURATION WORD, in "
+                f"seconds): {line.strip()!r}"
             ) from None
         words.setdefault(fields[0], []).append(word)
     for timed in words.values():
@@ -342,10 +377,27 @@ def read_reference(path: PathLike) -> Dict[str, List[Timed]]:
     """
     if not Path(path).is_dir():
         return read_ctm(path)
-    files = sorted(Path(path).rglob("*.TextGrid"))
+    files = _textgrids(path)
     if not files:
         raise UserError(f"{path}: no *.TextGrid in it; give word alignments or a CTM")
-    return {file.stem: read_textgrid(file) for file in files}
+    return {key: read_textgrid(file) for key, file in files.items()}
+
+
+def _textgrids(folder: PathLike) -> Dict[str, Path]:
+    """Return the TextGrids below a folder by utterance.
+
+    Raises:
+        UserError: two have the same name.
+    """
+    files: Dict[str, Path] = {}
+    for file in sorted(Path(folder).rglob("*.TextGrid")):
+        other = files.setdefault(file.stem, file)
+        if other != file:
+            raise UserError(
+                f"{file} and {other} have the same name, which must be the utterance's "
+                "id: rename them, or give the folder of one of them"
+            )
+    return files
 
 
 class TimedReference(NamedTuple):
@@ -364,14 +416,14 @@ def read_timed_reference(path: PathLike) -> TimedReference:
     """
     path = Path(path)
     if path.suffix == ".TextGrid":
-        files, words = [path], {path.stem: read_textgrid(path)}
+        files, words = {path.stem: path}, {path.stem: read_textgrid(path)}
     else:
         words = read_reference(path)
-        files = sorted(path.rglob("*.TextGrid")) if path.is_dir() else []
+        files = _textgrids(path) if path.is_dir() else {}
     phones = {}
-    for file in files:
+    for key, file in files.items():
         with contextlib.suppress(UserError):  # not every TextGrid has this tier
-            phones[file.stem] = read_textgrid(file, "phones")
+            phones[key] = read_textgrid(file, "phones")
     spoken = {
         key: [word for word in timed if word.text.lower() not in SILENT_WORDS]
         for key, timed in words.items()

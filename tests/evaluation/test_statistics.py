@@ -43,6 +43,16 @@ def test_a_failed_system_is_not_significantly_worse(utterances):
     assert verdict(found.value, found.p, None) == "no difference shown"
 
 
+@pytest.mark.filterwarnings("error")
+def test_test_sets_without_a_reference_word_are_left_out():
+    """Half of the utterances have no words: drawn alone, they have no error rate."""
+    bootstrap = Bootstrap(range(2), 200)
+    found = bootstrap.ratio(np.array([1.0, 1.0]), np.array([0.0, 4.0]))
+    assert found[:3] == (0.5, 0.25, 0.5)
+    found = bootstrap.difference(np.ones(2), np.zeros(2), np.array([0.0, 4.0]))
+    assert found[:3] == (0.5, 0.25, 0.5) and found.p == 0.5
+
+
 def test_few_utterances_get_the_exact_test():
     """Five that all point one way: chance does that once in 16 times, both signs."""
     one, other = np.ones((1, 5)), np.zeros((1, 5))

@@ -1,5 +1,7 @@
 """Numbers on local strides, against answers worked out by hand."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -15,6 +17,7 @@ from espnet_adastride.evaluation.stride_statistics import (
     phone_class,
     relation,
 )
+from espnet_adastride.report.charts import corpus_lines
 from espnet_adastride.timing.ctc import Timed
 
 
@@ -112,3 +115,19 @@ def test_strides_that_know_nothing():
     found = relation(strides, marks)
     assert found.low < 0.5 < found.high and found.high - found.low < 0.05
     assert found.bits < 0.003
+
+
+def test_one_utterance_shows_nothing():
+    """Drawn with replacement, it is always itself: an interval of no width."""
+    rng = np.random.default_rng(0)
+    statistics = StrideStatistics("adastride, 4x", 0.01, "by hand")
+    edges = np.cumsum(np.r_[0.0, rng.uniform(0.02, 0.1, 100)])
+    statistics.add(edges, [Timed("A", 0.2, 1.0, 1.0), Timed("B", 1.5, 2.0, 1.0)])
+    numbers = json.loads(json.dumps(statistics.numbers(), allow_nan=False))
+    assert {(r["low"], r["high"]) for r in numbers["relations"].values()} == {
+        (None, None)
+    }
+    lines = corpus_lines(numbers)[1:]
+    assert len(lines) == 3
+    assert all("are not shown to differ" in line for line in lines)
+    assert all("[one utterance]" in line for line in lines)

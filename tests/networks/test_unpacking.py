@@ -81,7 +81,9 @@ def refused(archive, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tgz"])
-def test_a_good_archive_is_unpacked_and_points_to_its_new_place(kind, tmp_path, capsys):
+def test_a_good_archive_is_unpacked_and_points_to_its_new_place(
+    kind, tmp_path, capsys, monkeypatch
+):
     path = tmp_path / f"model.{kind}"
     if kind == "zip":
         write_zip(path, members())
@@ -102,6 +104,12 @@ def test_a_good_archive_is_unpacked_and_points_to_its_new_place(kind, tmp_path, 
     assert loaded["w"].tolist() == [0, 1, 2]
     with pytest.raises(UserError, match="already exists"):
         unpack(path, target)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    for here in (".", empty):
+        with pytest.raises(UserError, match="current folder: give a new one, e.g. m"):
+            unpack(path, here)
 
 
 @pytest.mark.parametrize(

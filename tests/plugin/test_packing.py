@@ -65,7 +65,7 @@ def experiment(tmp_path, monkeypatch):
     return model
 
 
-@pytest.mark.parametrize("suffix", ["zip", "tgz"])
+@pytest.mark.parametrize("suffix", ["zip", "tgz", "tar.gz"])
 def test_files_behind_links_and_absolute_ones_reach_another_machine(
     experiment, suffix, tmp_path, capfd
 ):
@@ -90,6 +90,7 @@ def test_files_behind_links_and_absolute_ones_reach_another_machine(
     assert (target / "README.md").read_text() == (
         tmp_path / "out/README.md"
     ).read_text()
+    assert f"unpack_model model.{suffix} model" in (target / "README.md").read_text()
     model, _ = ASRTask.build_model_from_file(
         files["asr_train_config"], files["asr_model_file"], "cpu"
     )
@@ -159,6 +160,15 @@ def test_the_cards_snippet_recognises_what_the_model_did(
     assert scope["text"] == text and len(ids) > 0
 
 
+def test_a_readme_that_is_no_card_is_kept(experiment, tmp_path):
+    words = options("exp/config.yaml", "exp/ave.pth", tmp_path / "model.zip")
+    (tmp_path / "README.md").write_text("# My project\n")
+    with pytest.raises(SystemExit, match="README.md is not a model's card"):
+        pack_model.main(words)
+    assert (tmp_path / "README.md").read_text() == "# My project\n"
+    assert not (tmp_path / "model.zip").exists()
+
+
 def test_what_does_not_load_is_not_packed(experiment, tmp_path):
     def refused(*words):
         with pytest.raises(SystemExit) as error:
@@ -167,6 +177,9 @@ def test_what_does_not_load_is_not_packed(experiment, tmp_path):
         assert "\n" not in str(error.value)
         return str(error.value)
 
+    for name in ("a", "a.rar", "a.v1.tar.gz"):
+        line = refused(*options("exp/config.yaml", "exp/ave.pth", tmp_path / name))
+        assert "the name must end in .zip, .tar, .tgz" in line
     archive = tmp_path / "a.zip"
     line = refused(*options("exp/config.yaml", "exp/9best.pth", archive))
     assert "exp/9best.pth is missing: train first" in line

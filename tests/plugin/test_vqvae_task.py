@@ -138,13 +138,19 @@ def test_reconstruct_any_recording(experiment, corpus, tmp_path, capsys):
     (twins / "my").mkdir(parents=True)
     for name in ("my talk.wav", "my/talk.wav"):
         soundfile.write(twins / name, wave[:9000], 16000)
+    (tmp_path / "link").mkdir()
+    (tmp_path / "link" / "audio").symlink_to(twins / "my")
     for wrong, message in (
         ([*words, str(tmp_path / "none.wav")], "none.wav: no such file"),
         ([*words, str(twins)], "would have one name, my_talk: rename one"),
         (["--model", str(tmp_path), *words[2:], str(corpus)], "no config.yaml in it"),
+        # which would be written over
+        ([*words[:3], str(twins / "my"), str(twins / "my")], "talk.wav is in it"),
+        ([*words[:3], str(tmp_path / "link"), str(twins / "my")], "talk.wav is in it"),
     ):
         with pytest.raises(SystemExit, match=message):
             vqvae_reconstruct.main(wrong)
+    assert soundfile.info(twins / "my" / "talk.wav").frames == 9000
 
 
 def test_the_model_alone_is_as_in_a_batch(experiment):

@@ -10,9 +10,11 @@ from espnet_adastride.evaluation.learning_curves import Curve
 from espnet_adastride.evaluation.stride_statistics import StrideStatistics
 from espnet_adastride.report.charts import (
     PANELS,
+    StreamRow,
     histogram_edges,
     plot_corpus,
     plot_panel,
+    plot_stream,
     plot_training,
 )
 from espnet_adastride.report.style import to_svg
@@ -198,3 +200,10 @@ def test_the_sentence_follows_the_interval():
         one.update(low=low, high=high)
         line = next(x for x in corpus_lines(numbers) if x.startswith("Strides in sp"))
         assert said in line
+
+
+def test_words_of_a_stream_are_not_formulas():
+    word = Timed("$\\US$", 0.2, 0.8, 1.0)
+    figure = plot_stream([StreamRow(0.5, [word], [1.0])], 1.0)
+    figure.draw_without_rendering()
+    assert word.text in [text.get_text() for text in figure.findobj(Text)]

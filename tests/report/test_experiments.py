@@ -3,6 +3,7 @@
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -306,6 +307,29 @@ def test_an_experiment_without_results(recipe, tmp_path, capsys):
     assert "asr_new: no scored set yet" in capsys.readouterr().out
     text = (tmp_path / "r.html").read_text()
     assert "No set has been decoded and scored yet" in text and "<svg" in text
+
+
+def test_experiments_of_one_name_are_told_apart(tmp_path, capsys):
+    """By the recipe's folder, or, where they are of one recipe, by their paths."""
+    folders = [
+        tmp_path / place / "asr"
+        for place in ("recipe/exp_seed0", "recipe/exp_seed1", "other/exp")
+    ]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").touch()
+        (folder / "train.log").write_text(EPOCH.format(n=1, loss=9))
+    command.main([*map(str, folders), "--output", str(tmp_path / "r.html")])
+    text = (tmp_path / "r.html").read_text().replace("<wbr>", "")
+    legend = re.findall("</span> ([^<]*)</li>", text)
+    assert legend == [str(folders[0]), str(folders[1]), "other: asr"]
+
+
+def test_an_experiment_at_the_root_of_a_disk(recipe):
+    """As in a container, where it is mounted as /model."""
+    decoded = experiments.read_experiment(recipe / "exp" / "asr_one").decoded[0]
+    decoded = decoded._replace(set="no such set")
+    assert experiments.find_audio(decoded, Path("/model")) == {}
 
 
 def test_pictures_of_an_adaptive_model(recipe, tmp_path, capsys):

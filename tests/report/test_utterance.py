@@ -19,6 +19,7 @@ from espnet_adastride.report.utterance import (
     plot_strides,
     stride_scale,
     summary,
+    windows_of_column,
 )
 from espnet_adastride.timing.ctc import Timed
 
@@ -166,6 +167,47 @@ def test_everything_written_lies_within_the_picture(picture):
             box = text.get_window_extent()
             assert box.x0 >= 0 and box.y0 >= 0, text.get_text()
             assert box.x1 <= width and box.y1 <= height, text.get_text()
+
+
+def test_the_transcripts_of_hours_leave_room_for_the_picture(picture):
+    """Three hours of speech; whole, they would exceed the pixels of a PNG file."""
+    picture.reference = picture.hypothesis = " ".join(["PARLIAMENT"] * 25000)
+    figure = plot_strides(picture)
+    assert figure.get_figheight() < 12
+    assert texts(figure).count("PARLIAMENT [...]") == 2
+
+
+@pytest.mark.parametrize("shortest, longest", [(1e-6, 0.1), (0.05, 1.9), (1e-6, 1.9)])
+def test_extreme_frames_keep_the_labels_apart(picture, shortest, longest):
+    middle = np.linspace(0.01, 2.0 - longest, 30)
+    picture.boundaries = np.r_[0.0, middle, middle[-1] + shortest, 2.0]
+    figure = plot_strides(picture)
+    figure.draw_without_rendering()
+    (curve,) = [axes for axes in figure.axes if axes.get_yscale() == "log"]
+    assert curve.get_ylim()[0] >= 5 / 16
+    boxes = [label.get_window_extent() for label in curve.get_yticklabels()]
+    assert len(boxes) >= 3
+    assert all(one.y1 < two.y0 for one, two in zip(boxes, boxes[1:]))
+
+
+def test_columns_of_hours_are_means_in_the_same_places():
+    wave = tone(60.0, start=20.0, stop=40.0)
+    frames = len(frame_edges(wave, RATE)) - 1
+    group = windows_of_column(frames)
+    assert (group, windows_of_column(10000), windows_of_column(10**9)) == (2, 1, 2000)
+    single = 10 ** (log_mel(wave, RATE) / 10)
+    whole = 10 ** (log_mel(wave, RATE, group) / 10)
+    np.testing.assert_allclose(
+        whole,
+        single.reshape(len(single), -1, group).mean(axis=2),
+        rtol=1e-6,
+        atol=2e-10,
+    )
+    # the last column may have fewer
+    short = log_mel(wave[: 3 * RATE // 200], RATE, 2)
+    np.testing.assert_allclose(
+        short[:, 1], log_mel(wave[: 3 * RATE // 200], RATE)[:, 2]
+    )
 
 
 def test_labels_do_not_overlap():

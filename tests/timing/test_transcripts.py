@@ -21,6 +21,7 @@ from espnet_adastride.timing.transcripts import (
     read_ctm,
     read_reference,
     read_textgrid,
+    read_timed_reference,
     recording_id,
     subtitles,
     summarise_errors,
@@ -195,6 +196,30 @@ def test_no_word_is_left_alone_in_a_subtitle():
     assert [len(" ".join(lines).split()) for *_, lines in shown] == [14, 7, 8]
 
 
+def test_a_language_without_spaces_has_subtitles_of_two_lines():
+    """A segment is one word: it is cut between its tokens, at their times."""
+    text = "\u4eca\u5929\u5929\u6c14\u5f88\u597d" * 10
+    starts = [0.25 * i + (2.0 if i >= 50 else 0.0) for i in range(60)]  # a pause
+    tokens = words(*((letter, t, t + 0.2) for letter, t in zip(text, starts)))
+    word = Timed(text, 0.0, tokens[-1].end, 0.5)
+    whole = [Segment(0.0, 20.0, text, [word], tokens, "ctc")]
+    unknown = [whole[0]._replace(tokens=[])]  # times of the letters
+    for segments, count in ((whole, 4), (unknown, 3)):
+        shown = subtitles(join_segments("x", 20.0, segments))
+        assert "".join("".join(lines) for *_, lines in shown) == text
+        assert len(shown) == count
+        # a letter is as wide as two of Latin
+        assert all(len(x) <= 2 and max(map(len, x)) <= 21 for *_, x in shown)
+        assert all(b - a <= 6.0 for a, b, _ in shown)
+        assert all(one[1] <= two[0] for one, two in zip(shown, shown[1:]))
+        if segments is whole:
+            assert all(start in starts for start, *_ in shown)
+            assert shown[-1][0] == 14.5
+    # a word among others stays whole, and so does the space between words
+    mixed = transcript(words(("OK", 0, 1), ("\u4eca\u5929", 1, 2), ("OK", 2, 3)))
+    assert subtitles(mixed)[0][2] == ["OK \u4eca\u5929 OK"]
+
+
 def test_ids_of_utterances_are_written_unchanged_and_read_back(tmp_path):
     """Not a file's name: no folder and no suffix is taken off."""
     path = tmp_path / "words.ctm"
@@ -210,9 +235,10 @@ def test_ctm_is_read_as_written(tmp_path):
     found = read_ctm(path)
     assert found["a_b"][0] == Timed("SO", 0.5, 0.751, 0.5)
     assert found["b"] == [Timed("X", 0.0, 1.0, 1.0)]
-    path.write_text("a 1 0.0 0.1 A\nb 1 soon 0.1 B\n")
-    with pytest.raises(UserError, match=r"a\.ctm:2: not CTM"):
-        read_ctm(path)
+    for line in ("b 1 soon 0.1 B", "b 1 nan 0.1 B", "b 1 0 inf B", "b 1 1 -0.1 B"):
+        path.write_text(f"a 1 0.0 0.1 A\n{line}\n")
+        with pytest.raises(UserError, match=r"a\.ctm:2: not CTM"):
+            read_ctm(path)
     with pytest.raises(UserError, match="none: no such file"):
         read_ctm(tmp_path / "none")
 
@@ -246,6 +272,13 @@ def test_textgrids(tmp_path):
         with pytest.raises(UserError, match="x.TextGrid: not a TextGrid, or cut off"):
             read_textgrid(tmp_path / "x.TextGrid")
     (tmp_path / "empty").mkdir()
+    # of several speakers, who read the same sentences
+    for name in ("bdl", "slt"):
+        (tmp_path / "arctic" / name).mkdir(parents=True)
+        (tmp_path / "arctic" / name / "a0001.TextGrid").write_text(TEXTGRID)
+    for read in (read_reference, read_timed_reference):
+        with pytest.raises(UserError, match="slt/a0001.TextGrid and .*have the same n"):
+            read(tmp_path / "arctic")
     with pytest.raises(UserError, match="no .*TextGrid in it"):
         read_reference(tmp_path / "empty")
 
