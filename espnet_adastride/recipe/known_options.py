@@ -245,7 +245,8 @@ class _Checker:
             words = arguments["input_layer"].words
             words = frozenset([*words, *methods]) if words else words
             arguments["input_layer"] = arguments["input_layer"]._replace(words=words)
-            for own, kind in (("input_layer_conf", ast.Name("dict")), ("use_sdpa", None)):
+            kinds = {"input_layer_conf": ast.Name("dict"), "use_sdpa": None}
+            for own, kind in kinds.items():
                 arguments.setdefault(own, source.Argument(kind, ast.Constant(None)))
         self._arguments([name], conf, arguments)
         if chosen == "encoder" and isinstance(conf.get("input_layer_conf"), dict):
