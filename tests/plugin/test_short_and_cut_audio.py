@@ -106,14 +106,12 @@ def test_what_is_too_short_alone_is_so_in_a_batch(kind, tmp_path, request, monke
     monkeypatch.setitem(LENGTHS, "six", 479)
     monkeypatch.setitem(LENGTHS, "seven", 480)
     exp, data = request.getfixturevalue(kind), write_set(tmp_path / "data", LENGTHS)
-    frames = []
     for size in "1", "6":
         words = [f"--batch_size={size}", "--num_workers=0"]
         decode(asr_inference_ctc, exp, data, tmp_path / size, *words)
         said = read_text(tmp_path / size / "output.1/1best_recog/frames")
-        frames.append({name: said[name].split()[0] for name in said})
-    assert frames[0] == frames[1]
-    assert frames[0]["six"] == "0" and frames[0]["seven"] != "0"
+        heard = {name for name in said if said[name].split()[0] != "0"}
+        assert heard == {"seven", "whole"}
 
 
 def test_stage_3_names_what_has_no_samples(data, tmp_path):
