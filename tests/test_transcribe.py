@@ -643,6 +643,15 @@ def test_a_piece_that_would_not_fit_is_refused_before_it_starts(
         model.encode(wave, "x")
 
 
+def test_the_first_block_needs_most_memory(tmp_path):
+    later = {"stride": [2, 4], "channels": 4, "after_blocks": [0, 1]}
+    exp = make_experiment(tmp_path / "exp", "adastride", later)
+    model = trained.TrainedModel(exp)
+    frames = 1000 / model.step / 2
+    assert model.overall_stride() == 8
+    assert model.attention_bytes(1000.0) == pytest.approx(24 * 2 * frames**2)
+
+
 def test_mistakes_are_told_before_a_model_is_loaded(recordings, tmp_path, capsys):
     def said(*words, model=recordings):
         status, _, line = run(capsys, "--model", model, *words)

@@ -36,6 +36,7 @@ class SetLengths:
         needed: Frames that CTC needs; empty if the model has no CTC.
         fastest: Frames after the input layer at the highest speed of the augmentation
             (speed_perturb in preprocessor_conf); None: no such augmentation.
+        fewest: Frames after it at the highest of ``train_strides``; None: one rate.
         stride_words: Name of the setting to lower so that CTC can align more.
     """
 
@@ -47,6 +48,7 @@ class SetLengths:
     frames: Dict[str, int]
     needed: Dict[str, int]
     fastest: Optional[Dict[str, int]] = None
+    fewest: Optional[Dict[str, int]] = None
     stride_words: str = "a stride"
 
     @property
@@ -291,12 +293,15 @@ def set_warnings(lengths: SetLengths, limit: int) -> List[str]:
             f"{lengths.stride_words} of "
             f"{math.floor(10 * lengths.largest_stride(0)) / 10:g}"
         )
-    if lengths.fastest is not None:
-        sped = lengths.unalignable(lengths.fastest)
-        if len(sped) > len(bad):
+    for words, frames in (
+        ("sped up on the fly", lengths.fastest),
+        ("at the highest of train_strides", lengths.fewest),
+    ):
+        worse = [] if frames is None else lengths.unalignable(frames)
+        if len(worse) > len(bad):
             lines.append(
-                f"sped up on the fly, {len(sped)} {lengths.name} utterances cannot be "
-                f"aligned: {_some_unalignable(lengths, lengths.fastest, sped)}"
+                f"{words}, {len(worse)} {lengths.name} utterances cannot be "
+                f"aligned: {_some_unalignable(lengths, frames, worse)}"
             )
     if lengths.padding() > MUCH_PADDING:
         lines.append(

@@ -60,8 +60,10 @@ def stage_methods(
         what: the stages, in the message.
 
     Raises:
-        ValueError: another number of methods, or an unknown one.
+        ValueError: neither, another number of methods, or an unknown one.
     """
+    if not isinstance(method, (str, list, tuple)):
+        raise ValueError(f"method must be a word or a list of words, got {method!r}")
     methods = [method] * stages if isinstance(method, str) else list(method)
     if len(methods) != stages:
         raise ValueError(
@@ -253,8 +255,10 @@ class ResNet(torch.nn.Module):
         check_whole("kernel_size", kernel_size)
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, got {kernel_size}")
+        if not isinstance(strides, (list, tuple)):
+            raise ValueError(f"strides must be a list of numbers, got {strides!r}")
         strides = [check_stride(stride) for stride in strides]
-        if not isinstance(method, str) and len(method) == 1:
+        if isinstance(method, (list, tuple)) and len(method) == 1:
             method = method[0]
         stages = sum(stride > 1 for stride in strides)
         methods = stage_methods(method, stages, "strides above 1")

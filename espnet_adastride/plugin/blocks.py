@@ -178,8 +178,9 @@ class BlockLength:
         self.step = step
         self.set_seconds(self.seconds)
         if self.train is not None:
-            for seconds in self.train:
-                self._fitted(seconds, ": train_blocks")
+            low, high = (seconds / step for seconds in self.train)
+            for frames in (low, *range(math.ceil(low), math.ceil(high)), high):
+                self._fitted(frames * step, ": train_blocks")
 
     def set_seconds(self, seconds: float) -> None:
         """Set another length of blocks; those drawn in training stay.

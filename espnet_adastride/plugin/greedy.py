@@ -118,10 +118,11 @@ def inference(args: argparse.Namespace) -> None:
         DatadirWriter,
         TooShortUttError,
         asr_task,
+        check_short_utt,
         set_all_random_seed,
     )
+    from espnet_adastride.plugin.frontends import frontend_frames
     from espnet_adastride.plugin.model import set_stride
-    from espnet_adastride.plugin.short_audio import TooFewSamplesError, least_samples
 
     logging.basicConfig(
         level=args.log_level,
@@ -140,7 +141,14 @@ def inference(args: argparse.Namespace) -> None:
         set_stride(model, options, args.stride)
     decode = CTCGreedy(model, options, device)
     stft = getattr(model.frontend, "stft", None)
-    least = 0 if stft is None else least_samples(stft)
+    known = None if stft is None else frontend_frames(model.frontend)
+
+    def too_short(samples: int) -> bool:
+        """Return whether an utterance alone gives an error."""
+        count = samples if known is None else known.length(samples)
+        short = check_short_utt(getattr(model.encoder, "embed", None), count)[0]
+        return short or (known is not None and samples < known.least)
+
     loader = asr_task.ASRTask.build_streaming_iterator(
         args.data_path_and_name_and_type,
         dtype=args.dtype,
@@ -165,9 +173,9 @@ def inference(args: argparse.Namespace) -> None:
                 results = [Decoded("", [], [], 0.0, 0, 0)] * len(keys)
             for key, samples, heard in zip(keys, lengths, results):
                 # in a batch with longer utterances, padding would change the result
-                if samples < least and heard.frames:
-                    error = TooFewSamplesError(samples, least)
-                    logging.warning("Utterance %s %s", key, error)
+                if heard.frames and too_short(samples):
+                    words = "Utterance %s has %d samples and is too short alone"
+                    logging.warning(words, key, samples)
                     heard = Decoded("", [], [], 0.0, 0, 0)
                 recognised["token"][key] = " ".join(heard.tokens)
                 recognised["token_int"][key] = " ".join(map(str, heard.ids))

@@ -60,6 +60,10 @@ class Traced:
 
     _trace: Tuple[StageTrace, ...] = ()
 
+    def __getstate__(self):
+        # copies are of the module: a trace is of one batch, and has its graph
+        return {**self.__dict__, "_trace": ()}
+
     def espnet_initialization_fn(self) -> None:
         """Set the methods' own start; ESPnet calls it after ``init: xavier_uniform``.
 

@@ -130,7 +130,7 @@ def block_length(
 
 def check_trunk(trunk: str, channels: int) -> None:
     """Reject an unknown trunk and an invalid number of channels."""
-    if trunk not in TRUNKS:
+    if trunk not in tuple(TRUNKS):  # compared, not hashed: it may be a list
         raise ValueError(unknown_word("trunk", trunk, TRUNKS))
     check_whole("channels", channels)
 

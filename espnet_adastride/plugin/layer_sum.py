@@ -15,7 +15,8 @@ from typing import Tuple
 
 import torch
 
-from espnet_adastride.errors import ConfigurationError
+from espnet_adastride.downsampling.output import check_whole
+from espnet_adastride.errors import ConfigurationError, located
 from espnet_adastride.plugin.espnet import AbsPreEncoder
 
 
@@ -27,17 +28,14 @@ class LayerSum(AbsPreEncoder):
         size: values of each.
 
     Raises:
-        ConfigurationError: for numbers below 1.
+        ConfigurationError: for anything but whole numbers >= 1.
     """
 
     def __init__(self, layers: int, size: int):
         super().__init__()
-        if min(layers, size) < 1:
-            raise ConfigurationError(
-                "preencoder_conf: layers and size must be at least 1, got "
-                f"{layers} and {size}"
-            )
-        self.layers, self.size = layers, size
+        with located("preencoder_conf", ValueError, ConfigurationError):
+            self.layers = check_whole("layers", layers)
+            self.size = check_whole("size", size)
         self.weights = torch.nn.Parameter(torch.zeros(layers))
 
     def output_size(self) -> int:

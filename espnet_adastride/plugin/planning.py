@@ -103,6 +103,14 @@ class ModelLengths:
         mask = torch.arange(longest) < torch.tensor(features).unsqueeze(1)
         return self.masked(x, mask.unsqueeze(1))[1].sum(dim=(1, 2)).tolist()
 
+    def fewest_frames(self, features: Sequence[int]) -> Optional[List[int]]:
+        """Return them at the highest of ``train_strides``; None: there is one rate."""
+        if self.exact is None or self.exact.train_strides is None:
+            return None
+        layer = copy.deepcopy(self.exact)
+        layer.set_stride(layer.train_strides[1])
+        return layer.output_lengths(torch.tensor(features)).tolist()
+
 
 # ---------------------------------------------------------------- text and batches
 class Texts:
@@ -233,6 +241,7 @@ def set_lengths(
                 before = [int(samples[k] / speed) for k in keys]
                 before = model_lengths.features(before)
                 fastest.update(zip(keys, model_lengths.frames(before)))
+    fewest = model_lengths.fewest_frames([*features.values()])
     needed = {}
     if with_ctc:
         texts = Texts(args, getattr(args, f"{mode}_data_path_and_name_and_type"))
@@ -246,6 +255,7 @@ def set_lengths(
         frames=frames,
         needed=needed,
         fastest=fastest or None,
+        fewest=dict(zip(features, fewest)) if fewest and mode == "train" else None,
         stride_words=(
             "a stride of the input layer's own stages"
             if model_lengths.exact is not None and model_lengths.exact.later.restore

@@ -4,6 +4,7 @@
 ``streaming.py`` while somebody speaks.
 """
 
+import math
 import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
@@ -287,13 +288,16 @@ class TrainedModel:
         """Return an estimate of the memory of attention over a piece; 0: unknown.
 
         An encoder's layer has :data:`MATRICES` matrices (heads, T', T') of float32 at a
-        time, with relative positions, of which one is twice as wide.
+        time, with relative positions, of which one is twice as wide. The first block
+        has the most frames. Encoders that attend within blocks have no such matrices.
         """
+        if getattr(self.model.encoder, "block_size", 0):
+            return 0.0
         heads = max(
             (int(getattr(m, "h", 0)) for m in self.model.encoder.modules()), default=0
         )
         try:
-            frames = seconds / self.step / self.overall_stride()
+            frames = seconds / self.step / self.first_stride()
         except (AttributeError, UnknownTimesError):
             return 0.0
         return 4.0 * MATRICES * heads * frames**2
@@ -301,6 +305,12 @@ class TrainedModel:
     def overall_stride(self) -> float:
         """Return input frames per encoder frame."""
         return overall_stride(getattr(self.model.encoder, "embed", None))
+
+    def first_stride(self) -> float:
+        """Return input frames per frame of the encoder's first block."""
+        if self.layer is None:
+            return self.overall_stride()
+        return math.prod(stage.current_stride() for stage in self.layer.downsamplers)
 
     def _check_memory(self, seconds: float, name: str) -> None:
         """Reject what would not fit into memory, before it starts."""

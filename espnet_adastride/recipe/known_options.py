@@ -240,12 +240,14 @@ class _Checker:
         if chosen == "encoder" and self._takes_our_words(arguments):
             methods = source.registered(METHODS)
             given = conf.get("input_layer")
-            layer = given if given in methods else None
+            # compared with a tuple, not hashed: what is given may be a list
+            layer = given if given in tuple(methods) else None
             words = arguments["input_layer"].words
             words = frozenset([*words, *methods]) if words else words
             arguments["input_layer"] = arguments["input_layer"]._replace(words=words)
-            for own in ("input_layer_conf", "use_sdpa"):
-                arguments.setdefault(own, source.Argument(None, ast.Constant(None)))
+            kinds = {"input_layer_conf": ast.Name("dict"), "use_sdpa": None}
+            for own, kind in kinds.items():
+                arguments.setdefault(own, source.Argument(kind, ast.Constant(None)))
         self._arguments([name], conf, arguments)
         if chosen == "encoder" and isinstance(conf.get("input_layer_conf"), dict):
             self._input_layer(layer, conf["input_layer_conf"])
@@ -287,7 +289,7 @@ class _Checker:
         named = conf.get("method", word)
         named = named if isinstance(named, list) else [named]
         for one in named:
-            if one not in methods:
+            if one not in tuple(methods):
                 self.refuse(
                     [*path, "method"],
                     f"{'.'.join(path)}: {unknown_word('method', one, methods)}",

@@ -114,6 +114,9 @@ def test_speed_and_padding_are_worth_a_warning():
     assert "sped up on the fly, 1 training utterances" in sped
     assert "a (9 of 10)" in sped
     assert padding.startswith("40 % of what the encoder reads in training is padding")
+    one = lengths([10, 2], [10, 1], fewest={"a": 8, "b": 1})
+    assert "at the highest of train_strides, 1 training utterances cannot be aligned: "
+    assert "a (8 of 10)" in plan.set_warnings(one, 0)[0]
 
 
 def test_batch_bins():

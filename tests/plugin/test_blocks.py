@@ -319,6 +319,11 @@ def test_set_seconds_and_set_stride():
         ({"block": 0.05}, "1.25 output frames at stride 4: give 0.16 s"),
         ({"train_blocks": [0.05, 1]}, "train_blocks: block 0.05 s is 5 feature"),
         ({"stride": [2.2360679]}, "take whole strides"),
+        # both ends fit, and what is drawn between them does not
+        (
+            {"stride": [1.37], "block": 1.37, "train_blocks": [1.37, 4.11]},
+            "train_blocks: block 1.46 s: no number of feature frames near 146",
+        ),
         ({"method": "hnet", "exact": False}, "set exact: true"),
         ({"stride": 4, "after_blocks": [0, 1]}, "block cannot be combined with after"),
     ],

@@ -107,8 +107,9 @@ def test_layer_sum_learns_its_weights():
 def test_layer_sum_refuses_other_frames():
     with pytest.raises(ConfigurationError, match="2 layers of 3 values .* have 5"):
         LayerSum(2, 3)(torch.zeros(1, 1, 5), torch.tensor([1]))
-    with pytest.raises(ConfigurationError, match="at least 1"):
-        LayerSum(0, 3)
+    for layers in (0, "2", 1.5, None):
+        with pytest.raises(ConfigurationError, match="preencoder_conf: layers must be"):
+            LayerSum(layers, 3)
 
 
 # ---------------------------------------------------------------- times

@@ -147,6 +147,19 @@ def test_batches_are_the_trainers_and_repeats_are_counted(experiment):
     assert again.needed == {**one.needed, "t0": 7}  # A _ _ A A has two repeats
 
 
+def test_the_highest_of_train_strides_gives_the_fewest_frames(experiment):
+    layer = "{stride: 4, train_strides: [2, 40]}"
+    experiment.configure(f"input_layer: adastride, input_layer_conf: {layer}")
+    args = experiment.args()
+    lengths = planning.ModelLengths(ASRTask.build_model(args))
+    one = planning.set_lengths(args, "train", lengths)
+    # 101 frames at [sqrt(40), sqrt(40)]: 16, 3
+    assert (one.frames["t0"], one.fewest["t0"]) == (26, 3)
+    assert one.unalignable() == [] and "t0" in one.unalignable(one.fewest)
+    assert lengths.frames([101]) == [26]  # the model's own rate stays
+    assert planning.set_lengths(args, "valid", lengths).fewest is None
+
+
 def test_speed_perturbation_on_the_fly_shortens(experiment):
     effects = (
         "[[0.5, speed_perturb, {factor: 0.9}], [0.5, speed_perturb, {factor: 1.1}]]"

@@ -135,3 +135,7 @@ def test_wrong_words_are_named():
         ResNetEncoder(20, method_conf={"sigma": 2})
     with pytest.raises(ConfigurationError, match="vp_weight"):
         ResNetEncoder(20, vp_weight=-1)
+    with pytest.raises(ConfigurationError, match="encoder_conf: method must be .* 3"):
+        ResNetEncoder(20, method=3)
+    with pytest.raises(ConfigurationError, match="encoder_conf: strides must be .* 8"):
+        ResNetEncoder(20, strides=8)

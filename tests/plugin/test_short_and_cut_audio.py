@@ -100,6 +100,20 @@ def test_a_batch_with_a_short_utterance(model, data, tmp_path):
     assert set(said) == set(LENGTHS) and said["empty"] == ""
 
 
+@pytest.mark.parametrize("kind", ["model", "conv2d"])
+def test_what_is_too_short_alone_is_so_in_a_batch(kind, tmp_path, request, monkeypatch):
+    # 7 feature frames from 480 samples on
+    monkeypatch.setitem(LENGTHS, "six", 479)
+    monkeypatch.setitem(LENGTHS, "seven", 480)
+    exp, data = request.getfixturevalue(kind), write_set(tmp_path / "data", LENGTHS)
+    for size in "1", "6":
+        words = [f"--batch_size={size}", "--num_workers=0"]
+        decode(asr_inference_ctc, exp, data, tmp_path / size, *words)
+        said = read_text(tmp_path / size / "output.1/1best_recog/frames")
+        heard = {name for name in said if said[name].split()[0] != "0"}
+        assert heard == {"seven", "whole"}
+
+
 def test_stage_3_names_what_has_no_samples(data, tmp_path):
     words = ["--set", data, tmp_path / "dump", "--fs", RATE]
     with pytest.raises(SystemExit) as error:

@@ -103,6 +103,13 @@ def heard(trained, chunks):
     return streamer
 
 
+def test_attention_within_blocks_is_no_matter_of_memory(folder):
+    trained = TrainedModel(folder)
+    assert trained.attention_bytes(1e5) == 0.0
+    trained.model.encoder.block_size = 0  # attends to everything
+    assert trained.attention_bytes(1e5) > 1e9
+
+
 # ------------------------------------------------------------------ the encoder
 @pytest.mark.parametrize("word", ENCODERS)
 @pytest.mark.parametrize("method", ["adastride", "avg_pool", "strided_conv"])

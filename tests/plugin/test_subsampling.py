@@ -1,6 +1,7 @@
 """The input layer: lengths, padding, stages, methods, and one line for every
 mistake."""
 
+import copy
 import math
 
 import pytest
@@ -225,6 +226,14 @@ def test_chunks_are_for_one_long_utterance_without_gradients(monkeypatch):
         assert len(counted) == 1
 
 
+def test_a_copy_after_a_training_step_has_no_graph():
+    layer = build(method="adastride", after_blocks=[0, 0]).train()
+    layer(torch.randn(1, 70, BINS), None)
+    twin = copy.deepcopy(layer)
+    assert twin.take_trace() == () and len(layer.take_trace()) == 2
+    assert list(twin.state_dict()) == list(layer.state_dict())
+
+
 @pytest.mark.parametrize(
     "conf, message",
     [
@@ -241,7 +250,11 @@ def test_chunks_are_for_one_long_utterance_without_gradients(monkeypatch):
         ({"method": "lift_pool", "stride": 12}, "must be a power of 2, got 3"),
         ({"method": "diff_stride", "max_stride": 1}, "max_stride must be at least"),
         ({"method": "blur_pool", "filter_size": 9}, "filter_size must be .* 2 to 7"),
+        ({"method": 3}, "method must be a word or a list of words, got 3"),
+        ({"method": None}, "method must be a word or a list of words, got None"),
+        ({"method": [["cif"]], "stride": 2}, "unknown method .*cif.*; choose"),
         ({"trunk": "conv3d"}, "unknown trunk 'conv3d'.*conv1d"),
+        ({"trunk": ["conv1d"]}, "unknown trunk .'conv1d'. .did you mean"),
         ({"channels": 0}, "channels must be a whole number"),
         ({"vp_weight": -1}, "vp_weight must be a number at least 0, got -1"),
         ({"tell_strides": "no"}, "tell_strides must be true or false, got 'no'"),
