@@ -100,8 +100,8 @@ def error_table(experiment: Experiment, cells: Sequence[Cell], bootstrap) -> str
 def tercile_table(experiment: Experiment, cells: Sequence[Cell]) -> str:
     """Return WER by speaking rate: terciles of the utterances' words a second.
 
-    Behind it the difference to the baseline at the same rate, with its interval over
-    the speakers.
+    Behind it the difference to the baseline at the same rate over their common seeds,
+    with its interval over the speakers.
     """
     scores = cells[0].scores()[0]
     speed = scores.reference() / np.array(scores.seconds)
@@ -117,6 +117,9 @@ def tercile_table(experiment: Experiment, cells: Sequence[Cell]) -> str:
     for cell in cells:
         row = cell.head(experiment.feature_rate)
         base = bases.get(cell.rate)
+        common = (
+            [] if base in (None, cell) else [s for s in cell.seeds if s in base.seeds]
+        )
         for part in range(3):
             chosen = parts == part
             words = scores.reference()[chosen]
@@ -125,9 +128,9 @@ def tercile_table(experiment: Experiment, cells: Sequence[Cell]) -> str:
                 continue
             errors = cell.errors()[:, chosen]
             text = f"{100 * errors.mean(axis=0).sum() / words.sum():.2f}"
-            if base is not None and base is not cell:
-                others = base.errors()[:, chosen]
-                text += f" {_minus(errors, others, words, draws[part])}"
+            if common:
+                pair = [c.errors(seeds=common)[:, chosen] for c in (cell, base)]
+                text += f" {_minus(*pair, words, draws[part])}"
             row.append(text)
         rows.append(row)
     return markdown_table(names, rows)
@@ -283,8 +286,8 @@ def _recognition_page(
         _section(
             f"WER by speaking rate, {experiment.test_sets[0]}{decoding}",
             tercile_table(experiment, cells),
-            f"In brackets: minus `{experiment.baseline}` at the same rate, 95 % "
-            f"interval over the {units}, not adjusted.",
+            f"In brackets: minus `{experiment.baseline}` at the same rate over the "
+            f"seeds of both, 95 % interval over the {units}, not adjusted.",
         ),
         _section(
             "Frames and cost",

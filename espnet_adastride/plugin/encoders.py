@@ -10,9 +10,11 @@ from typing import Any, Dict, Optional
 import torch
 
 from espnet_adastride.downsampling import available_downsamplers
-from espnet_adastride.errors import ConfigurationError, unknown_word
+from espnet_adastride.errors import ConfigurationError, located, unknown_word
 from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.contextual import StreamingEncoder
+from espnet_adastride.plugin.layer_conf import given_options
+from espnet_adastride.plugin.strides import WHERE
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling, fit_names
 from espnet_adastride.plugin.true_times import TrueTimeAttention
 
@@ -66,18 +68,13 @@ class DownsamplingEncoder:
         input_layer_conf: Optional[Dict[str, Any]] = None,
         **kwargs: Any,
     ):
-        conf = dict(input_layer_conf or {})
+        with located(WHERE, ValueError, ConfigurationError):
+            conf = given_options(input_layer_conf)
         known = self._espnet_parameters
         input_layer = kwargs.pop("input_layer", known["input_layer"].default)
         if "use_sdpa" not in known:  # a model trained under ESPnet 202611
             kwargs.pop("use_sdpa", None)
         if input_layer not in available_downsamplers():
-            if conf:
-                raise ConfigurationError(
-                    f"encoder_conf: input_layer_conf {conf} is for the words "
-                    f"{', '.join(available_downsamplers())}; input_layer is "
-                    f"{input_layer!r}, which has no input_layer_conf: leave it out"
-                )
             try:
                 super().__init__(
                     input_size, output_size, input_layer=input_layer, **kwargs
@@ -89,6 +86,12 @@ class DownsamplingEncoder:
                 raise ConfigurationError(
                     f"encoder_conf: {unknown_word('input_layer', input_layer, words)}"
                 ) from None
+            if conf:
+                raise ConfigurationError(
+                    f"encoder_conf: input_layer_conf {conf} is for the words "
+                    f"{', '.join(available_downsamplers())}; input_layer is "
+                    f"{input_layer!r}, which has no input_layer_conf: leave it out"
+                )
             return
         # of all ESPnet's input layers "linear" is the one that every encoder builds
         # with the positional encoding that its options ask for

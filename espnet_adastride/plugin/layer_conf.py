@@ -4,7 +4,7 @@ Each raises a ValueError that names the wrong word and the choices; the layer ad
 it is (:data:`WHERE`).
 """
 
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 from espnet_adastride.downsampling.output import check_number, check_whole
 from espnet_adastride.downsampling.registry import downsampler_options
@@ -29,6 +29,26 @@ OWN_WORDS = (
     "block",
     "train_blocks",
 )
+
+
+#: arguments of the layer that the encoder gives it
+OF_THE_ENCODER = (
+    *("idim", "odim", "dropout_rate", "pos_enc", "self"),
+    *("input_size", "output_size"),  # of the transducer's
+)
+
+
+def given_options(conf) -> Dict[str, Any]:
+    """Return ``input_layer_conf`` as a dict of its own, empty for None."""
+    if conf is None:
+        return {}
+    if not isinstance(conf, Mapping):
+        raise ValueError(f"must be options such as {{stride: 4}}, got {conf!r}")
+    for word in conf:
+        if not isinstance(word, str) or word in OF_THE_ENCODER:
+            choices = [*OWN_WORDS, "the method's own words"]
+            raise ValueError(unknown_word("key", word, choices))
+    return dict(conf)
 
 
 def check_options(options: Dict[str, Any], methods: Sequence[str]) -> None:

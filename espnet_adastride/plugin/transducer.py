@@ -23,8 +23,10 @@ import math
 import torch
 
 from espnet_adastride.downsampling import available_downsamplers
-from espnet_adastride.errors import ConfigurationError, unknown_word
+from espnet_adastride.errors import ConfigurationError, located, unknown_word
 from espnet_adastride.plugin.espnet import TransducerAttention
+from espnet_adastride.plugin.layer_conf import given_options
+from espnet_adastride.plugin.strides import WHERE
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
 from espnet_adastride.plugin.true_times import time_encoding, time_scores
 
@@ -193,6 +195,8 @@ def input_block(input_size: int, output_size: int, conf) -> TransducerSubsamplin
             )
     conf.setdefault("method", word)
     try:
+        with located(WHERE, ValueError, ConfigurationError):
+            conf = given_options(conf)
         return TransducerSubsampling(input_size, output_size, **conf)
     except ConfigurationError as error:
         raise ConfigurationError(

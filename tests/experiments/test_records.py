@@ -268,6 +268,19 @@ def test_other_data_of_any_decoding_are_refused(experiment):
         tables.write_page(asked, records, 100)
 
 
+def test_differences_by_speed_are_of_the_seeds_of_both(experiment):
+    records = []
+    for run in experiment.runs():
+        if run.system != "adastride" or run.seed == 0:
+            heard = REFERENCE if run.system == "adastride" or run.seed == 0 else WORSE
+            records.append(Record(content_of(experiment, run, heard), f"{run.key}"))
+    page = tables.write_page(experiment, records, 100)
+    table = page.split("## WER by speaking rate")[1].split("##")[0]
+    (row,) = (r for r in table.splitlines() if r.startswith("| 8x, 6.25 Hz | `adas"))
+    assert row.count(" 0.00 (+0.00 ") == 3  # seed 1 of strided_conv is worse
+    assert "| 8x, 6.25 Hz | `strided_conv` | 12.50 | 12.50 | 31.25 |" in table
+
+
 def test_utterances_of_one_speed_leave_terciles_empty(experiment, tmp_path):
     found = write_all(experiment, tmp_path)
     for record in found:

@@ -313,7 +313,11 @@ def test_defaults_reach_the_configuration_file():
     "word, conf, message",
     [
         ("adastrid", {}, "unknown input_layer 'adastrid'.*'adastride'.*conv2d6"),
+        ("adastrid", {"stride": 4}, "unknown input_layer 'adastrid'.*'adastride'"),
         ("conv2d", {"stride": 4}, "input_layer is 'conv2d', which has no"),
+        ("adastride", "stride: 4", "input_layer_conf: must be options such as"),
+        ("adastride", {"odim": 4}, "input_layer_conf: unknown key 'odim'.*stride"),
+        ("adastride", {4: 4}, "input_layer_conf: unknown key 4.*stride"),
         ("adastride", {"stride": 0.5}, "stride must be a real number >= 1"),
     ],
 )

@@ -222,6 +222,7 @@ def test_the_frames_have_the_times_of_an_asr_model_with_the_same_layer():
         ({"block_type": "adastride", "strid": 8}, "input_conf: .*'strid'.*stride"),
         ({"block_type": "adastride", "vgg_like": True}, "'vgg_like'"),
         ({"block_type": "adastride", "stride": 0.5}, "input_conf: .*0.5"),
+        ({"block_type": "adastride", "input_size": 80}, "input_conf: .*'input_size'"),
         ({"block_type": "adastride", "after_blocks": [0, 1]}, "after_blocks"),
         ({"block_type": "adastride", "restore": True}, "restore.*asr_rnnt.yaml"),
     ],
