@@ -150,6 +150,9 @@ for name in stage stop_stage ngpu num_nodes cpu_processes nj inference_nj nbpe; 
     [[ ${!name} =~ ^[0-9]{1,9}$ ]] || die "--${name} ${!name}: give a whole number"
     printf -v "${name}" %d "$((10#${!name}))"  # 08 is no octal number
 done
+[ "${stage}" -le 14 ] || die "--stage ${stage}: the last stage is 14"
+[ "${stage}" -le "${stop_stage}" ] ||
+    die "--stop_stage ${stop_stage}: give at least --stage ${stage}; no stage would run"
 for name in nj inference_nj num_nodes cpu_processes nbpe; do
     [ "${!name}" -ge 1 ] || die "--${name} ${!name}: give at least 1"
 done
@@ -233,10 +236,7 @@ wanted() {
     else ! "${skip_packing}"; fi
 }
 for name in dumpdir expdir; do
-    place=${!name}
-    until [ -e "${place}" ]; do place=$(dirname -- "${place}"); done
-    [ -d "${place}" ] || die "--${name} ${!name}: ${place} is not a folder; move it away," \
-        "or give another"
+    [ -n "${!name}" ] || die "--${name} '': give a folder"
 done
 [ "${max_wav_duration}" = inf ] ||
     awk "BEGIN { exit !(${min_wav_duration} < ${max_wav_duration}) }" ||
@@ -320,6 +320,34 @@ if ${use_lm} && [ "${inference_tool}" = ctc_greedy ]; then
         "--inference_config, or give --use_lm false"
 fi
 
+# What cannot be written is reported now, not when its stage comes.
+check_folder() {  # FOLDER OPTION
+    local place=$1
+    until [ -e "${place}" ]; do place=$(dirname -- "${place}"); done
+    [ -d "${place}" ] || die "$1: ${place} is not a folder; move it away, or give another $2"
+    { [ -w "${place}" ] && [ -x "${place}" ]; } ||
+        die "$1: no permission to write in ${place}; change it, or give another $2"
+}
+check_folders() {
+    local number
+    if { wanted 1 && [ -f local/data.sh ]; } || wanted 2 || wanted 5; then
+        check_folder data "recipe folder"
+    fi
+    if wanted 3 || wanted 4; then check_folder "${data_feats}" --dumpdir; fi
+    if ${use_lm} && wanted 6; then
+        check_folder "${data_feats}" --dumpdir
+        check_folder "${lm_stats_dir}" "--expdir or --lm_stats_dir"
+    fi
+    if ${use_lm} && { wanted 7 || wanted 8; }; then
+        check_folder "${lm_exp}" "--expdir or --lm_exp"
+    fi
+    ! wanted 10 || check_folder "${asr_stats_dir}" "--expdir or --asr_stats_dir"
+    for number in 11 12 13 14; do
+        ! wanted "${number}" || check_folder "${asr_exp}" "--expdir or --asr_exp"
+    done
+}
+check_folders
+
 # Configurations are checked before a folder is made, so that mistakes do not show up after
 # hours of preparation. The model to decode with follows from them.
 check_configurations() {
@@ -363,6 +391,15 @@ if [ -z "${inference_tag}" ]; then
     model_tag=${inference_asr_model//\//_}
     inference_tag+=_asr_model_${model_tag%.*}
 fi
+packed_model=${asr_exp}/${asr_exp##*/}_${inference_asr_model%.*}.zip
+check_name() {  # FOLDER OR FILE OPTION: 255 bytes is what disks take; some are added
+    [ "$(printf %s "${1##*/}" | wc -c)" -le 230 ] ||
+        die "${1##*/}: too long for the name of a folder or file; give a shorter $2"
+}
+! wanted 11 || check_name "${asr_exp}" --asr_tag
+! wanted 12 || check_name "${inference_tag}" --inference_tag
+! wanted 14 || check_name "${packed_model}" --asr_tag
+if ${use_lm} && wanted 7; then check_name "${lm_exp}" --lm_tag; fi
 # ESPnet filters training and validation sets by duration; test sets are not filtered.
 evaluation_dir() {
     case $1 in
@@ -928,7 +965,6 @@ stage_14() {
 }
 
 # ---------------------------------------------------------------- main
-packed_model=${asr_exp}/${asr_exp##*/}_${inference_asr_model%.*}.zip
 titles=(
     [1]="Data preparation: data/{${prepared_sets}}"
     [2]="Speed perturbation: data/${spoken_set} -> data/${train_set}"
@@ -953,16 +989,20 @@ if [ "${feats_type}" = extracted ] && [ "${stage}" -le 3 ] && [ "${stop_stage}" 
     ! "${skip_data_prep}"; then
     ours extract_features --check "${upstream}"
 fi
+worked=false
 for current in $(seq 1 14); do
     wanted "${current}" || continue
     case ${current} in
-        9) ! "${use_ngram}" || later 9 "the n-gram model" "continuing without" ;;
+        9) ! "${use_ngram}" || { worked=true; later 9 "the n-gram model" "continuing without"; } ;;
         [1-8] | 1[0-4])
             [[ ${current} != [678] ]] || ${use_lm} || continue
             [ "${current}" -ne 2 ] || [ -n "${sp_tag}" ] || continue
+            worked=true
             log "Stage ${current}: ${titles[current]}"
             started=${SECONDS}
             "stage_${current}"
             log "Stage ${current}: finished in $((SECONDS - started)) s" ;;
     esac
 done
+"${worked}" || log "Nothing to do: stage 2 needs --speed_perturb_factors, 6-8 need --use_lm true," \
+    "and --skip_... leave out others"

@@ -91,6 +91,10 @@ def one_line(result):
         ([*SETS, "--nbpe", "x"], "--nbpe x: give a whole number"),
         ([*SETS, "--nbpe", "0"], "--nbpe 0: give at least 1"),
         ([*SETS, "--stage", "9" * 20], "9: give a whole number"),
+        ([*SETS, "--stage", "15"], "--stage 15: the last stage is 14"),
+        ([*SETS, "--stage", "5", "--stop_stage", "3"], "no stage would run"),
+        ([*SETS, "--expdir", ""], "--expdir '': give a folder"),
+        ([*SETS, *MINI, "--asr_tag", "x" * 250], "folder or file; give a shorter --asr"),
         ([*SETS, "--batch_size", "0"], "--batch_size 0: give a whole number, at"),
         ([*SETS, "--lm_fold_length", "x"], "--lm_fold_length x: give a whole number"),
         ([*SETS, "--max_wav_duration", "x"], "--max_wav_duration x: give a number"),
@@ -234,6 +238,49 @@ def test_a_stage_that_comes_later_says_so_and_goes_on(recipe):
     arguments = ["--stage=9", "--stop_stage=9", "--use-ngram=true"]
     status, text, _ = run(recipe, *SETS, *arguments)
     assert status == 0 and "is not implemented" in text and len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize("stage", [2, 7, 9, 11])
+def test_a_call_without_work_says_so(recipe, stage):
+    options = [*SETS, *MINI, f"--stage={stage}", f"--stop_stage={stage}"]
+    status, text, errors = run(recipe, *options, "--skip_train=true")
+    assert status == 0, errors
+    assert "Nothing to do: stage 2 needs" in text and len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "place, stages, words",
+    [
+        ("exp", (1, 14), "another --expdir or --asr_"),
+        ("dump", (1, 14), "another --dumpdir"),
+        ("exp", (11, 13), "another --expdir or --asr_exp"),
+        ("exp", (1, 5), ""),
+        ("dump", (10, 14), ""),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_named_at_once(recipe, place, stages, words):
+    command = ["bash"]
+    if os.geteuid() == 0:  # root may write anywhere, unless it gives that up
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "bash"]
+        if subprocess.call([*command, "-c", "! test -w /proc/1/x"], stderr=-3):
+            pytest.skip("no setpriv, or not allowed")
+    folder = recipe / place
+    folder.mkdir()
+    folder.chmod(0o555)
+    options = ["--stage", str(stages[0]), "--stop_stage", str(stages[1]), "--ngpu=0"]
+    done = subprocess.run(
+        [*command, "../asr.sh", "--python", sys.executable, *SETS, *MINI, *options],
+        cwd=recipe,
+        capture_output=True,
+        text=True,
+    )
+    line = one_line((done.returncode, done.stdout, done.stderr))
+    if words:
+        assert f"no permission to write in {place}" in line and words in line
+        assert done.stdout == ""  # before any stage
+    else:
+        assert "permission" not in line
+    folder.chmod(0o755)
 
 
 def test_a_configuration_is_found_where_the_caller_stands(recipe, tmp_path):
