@@ -461,6 +461,7 @@ need() { [ -e "$1" ] || die "$1 is missing: run $2 first"; }
 each() { local flag=$1 word; shift; words=(); for word in "$@"; do words+=("${flag}" "${word}"); done; }
 later() { log "Stage $1: $2 is not implemented; $3"; }
 
+made_with() { ours check_dump "$@"; }  # --stage N OPTION... FOLDER...
 # ---------------------------------------------------------------- stages
 # Without a script for the corpus, data/<set> must exist.
 own_data() {
@@ -506,6 +507,7 @@ stage_3() {
     for name in "${sets[@]}"; do
         if [ "${name}" = "${train_set}" ] && [ -n "${sp_tag}" ]; then
             need "data/${name}/.stage_done" "stage 2"
+            made_with --stage 2 --speed_perturb_factors "${factors[*]}" "data/${name}"
         fi
         need "data/${name}/wav.scp" "stage 1"
         folder=$(evaluation_dir "${name}")
@@ -530,6 +532,7 @@ stage_4() {
         need "${data_feats}/org/${name}/.stage_done" "stage 3"
         arguments+=(--set "${data_feats}/org/${name}" "${data_feats}/${name}")
     done
+    made_with --stage 3 --fs "${fs}" "${raw_feats}/org"/{"${train_set}","${valid_set}"}
     lock "${data_feats}" wait
     ours filter_data "${arguments[@]}" --fs "${fs}" --rerun "${rerun}" \
         --min_wav_duration "${min_wav_duration}" --max_wav_duration "${max_wav_duration}"
@@ -612,7 +615,7 @@ common_lm_options() {
 }
 # The files on which statistics and training depend; fills the array `training_files`.
 training_data_files() {
-    local name
+    local name words=()
     training_files=("${token_list}")
     [ "${bpemodel}" = none ] || training_files+=("${bpemodel}")
     for name in "${train_set}" "${valid_set}"; do
@@ -621,6 +624,13 @@ training_data_files() {
         [ "${feats_type}" = raw ] || training_files+=("${data_feats}/${name}/upstream.yaml")
     done
     need "${token_list}" "stage 5"
+    [ -z "${sp_tag}" ] ||
+        made_with --stage 2 --speed_perturb_factors "${factors[*]}" "data/${train_set}"
+    [ "${feats_type}" = raw ] ||
+        words=(--upstream "${upstream}" --layers "${upstream_layers}")
+    made_with --stage 4 --fs "${fs}" --min_wav_duration "${min_wav_duration}" \
+        --max_wav_duration "${max_wav_duration}" ${words[@]+"${words[@]}"} \
+        "${data_feats}"/{"${train_set}","${valid_set}"}
 }
 
 # Statistics of a task in parallel jobs, joined; the array `common` holds its options.
@@ -756,6 +766,7 @@ stage_10() {
     stamp=(--stamp "${asr_stats_dir}/.stage_done")
     lock "${asr_stats_dir}" wait
     if ! is_done "${stamp[@]}" "${words[@]}" --option "fs=${fs}" \
+        --audio "${raw_feats}/org/${train_set}" --audio "${raw_feats}/org/${valid_set}" \
         --option "token_type=${token_type}" --option "configuration=${options}"; then
         common_training_options
         collect_statistics asr "${asr_stats_dir}" \
@@ -849,7 +860,7 @@ need_model() {
 }
 
 stage_12() {
-    local name data output logdir jobs tool options=() stamp model lm_inputs=()
+    local name data output logdir jobs tool options=() stamp model lm_inputs=() folders=()
     need_model
     model=${asr_exp}/${inference_asr_model}
     case ${inference_tool} in
@@ -865,14 +876,20 @@ stage_12() {
             --lm_file "${lm_exp}/${inference_lm}")
         lm_inputs=(--input "${lm_exp}/config.yaml" --input "${lm_exp}/${inference_lm}")
     fi
-    lock "${asr_exp}/${inference_tag}" refuse
     for name in "${tests[@]}"; do
         data=$(evaluation_dir "${name}")
         need "${data}/.stage_done" "stage 3"
+        folders+=("${data}")
+    done
+    made_with --fs "${fs}" --model "${asr_exp}" "${folders[@]}"
+    lock "${asr_exp}/${inference_tag}" refuse
+    for name in "${tests[@]}"; do
+        data=$(evaluation_dir "${name}")
         output=${asr_exp}/${inference_tag}/${name}
         logdir=${output}/logdir
         stamp=(--stamp "${output}/.decoding_done")
         if is_done "${stamp[@]}" --input "${data}/${speech_scp}" --input "${model}" \
+            --audio "${raw_feats}${data#"${data_feats}"}" \
             --input "${asr_exp}/config.yaml" --input "${inference_config}" \
             ${lm_inputs[@]+"${lm_inputs[@]}"} \
             --option "inference_args=${inference_args}" \

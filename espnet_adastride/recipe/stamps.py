@@ -15,6 +15,8 @@ from typing import Dict, Iterable, List, Optional
 
 from espnet_adastride.files import PathLike, files_in, sha256_of, write_text
 
+#: options that begin so are not compared with stamps of versions that did not write them
+LATER = "audio of "
 # Larger outputs (models) are compared by size only.
 MAX_HASHED_OUTPUT = 16 * 2**20
 
@@ -70,7 +72,11 @@ def first_difference(old: dict, new: dict) -> Optional[str]:
     for kind in ("option", "input", "folder"):
         before, after = old.get(kind, {}), new.get(kind, {})
         for name in sorted(set(before) | set(after)):
+            if name not in before and name.startswith(LATER):
+                continue
             if before.get(name) != after.get(name):
+                if name.startswith(LATER):
+                    return f"{name} changed"
                 if kind == "option":
                     return f"{name} was {before.get(name)!r}, is {after.get(name)!r}"
                 what = "is missing" if after.get(name) == "missing" else "changed"
@@ -80,6 +86,11 @@ def first_difference(old: dict, new: dict) -> Optional[str]:
                     what = "is no longer used"
                 return f"{kind} {name} {what}"
     return None
+
+
+def recorded_options(stamp: "Stamp") -> Dict[str, str]:
+    """Return the options with which a stage was done; none if it was not."""
+    return (stamp.read() or {}).get("work", {}).get("option", {})
 
 
 def expand(patterns: Iterable[str]) -> List[str]:

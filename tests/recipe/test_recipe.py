@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 import media
 from espnet_adastride.bin import (
+    check_dump,
     filter_data,
     format_data,
     make_token_list,
@@ -28,6 +30,7 @@ from espnet_adastride.bin import (
 from espnet_adastride.config import read_config, training_options
 from espnet_adastride.corpora import audio, datadir
 from espnet_adastride.corpora.tokens import in_our_words
+from espnet_adastride.corpora.upstream_record import UpstreamRecord
 from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation import logs
 from espnet_adastride.files import alone, lock
@@ -366,6 +369,45 @@ def test_stamp_skips_work_that_is_done_and_says_why_it_is_done_again(tmp_path, c
     assert (tmp_path / "out").read_text() == "two"
     stamped(tmp_path, "--option", "a=2", rerun="true")
     assert "--rerun true" in capsys.readouterr().out
+
+
+def test_stamp_compares_audio_as_stage_3_found_it(tmp_path, capsys):
+    (tmp_path / "in").write_text("one")
+    stamped(tmp_path)  # by an earlier version, which did not look at audio
+    audio = ["--audio", str(tmp_path)]
+    formatted = Stamp(tmp_path / ".stage_done")
+    formatted.write(fingerprint(options={"audio": "1"}), [], "")
+    fails = ["false"]  # a command that must not run
+    stamped(tmp_path, *audio, command=fails)
+    capsys.readouterr()
+    stamped(tmp_path, *audio, rerun="true")
+    formatted.write(fingerprint(options={"audio": "2"}), [], "")
+    stamped(tmp_path, *audio)
+    assert f"again: audio of {tmp_path} changed\n" in capsys.readouterr().out
+    stamped(tmp_path, *audio, command=fails)
+
+
+def test_features_of_another_encoder_are_refused(tmp_path, capsys):
+    record = UpstreamRecord("transformers", "wavlm", "1", 2, 320, 160.0, 320, "ceil")
+    (tmp_path / "wavlm").mkdir()
+    for name, change in {"dump": {"layers": (3,)}, "exp": {}, "old": {}}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        text = replace(record, model=str(tmp_path / "wavlm"), **change).to_yaml()
+        (folder / "upstream.yaml").write_text(text)
+        (folder / "config.yaml").write_text("input_size: 2")
+    given = ["--upstream", f"transformers:{tmp_path / 'wavlm'}", "--layers"]
+    check_dump.main([*given, "3", str(tmp_path / "dump")])
+    check_dump.main([*given, "last", str(tmp_path / "old")])
+    check_dump.main(["--model", str(tmp_path / "exp"), str(tmp_path / "old")])
+    for words in (
+        [*given, "all"],
+        [*given, "2 3"],
+        ["--upstream", "whisper", "--layers", "last"],
+        ["--model", str(tmp_path / "exp")],
+    ):
+        with pytest.raises(SystemExit, match="has the features of transformers.*: giv"):
+            check_dump.main([*words, str(tmp_path / "dump")])
 
 
 def test_failed_work_leaves_no_stamp(tmp_path):
