@@ -238,6 +238,10 @@ wanted() {
 for name in dumpdir expdir; do
     [ -n "${!name}" ] || die "--${name} '': give a folder"
 done
+for name in dumpdir train_set valid_set test_sets lm_dev_text lm_test_text; do
+    [[ ${!name} != *,* ]] || die "--${name} ${!name}: ESPnet separates with commas; give" \
+        "names without one, and sets separated by spaces"
+done
 [ "${max_wav_duration}" = inf ] ||
     awk "BEGIN { exit !(${min_wav_duration} < ${max_wav_duration}) }" ||
     die "--min_wav_duration ${min_wav_duration}: give less than --max_wav_duration" \
@@ -681,7 +685,7 @@ train() {  # asr|lm FOLDER FURTHER-OPTION...
         fi
         ours run_jobs --grace 20 --training_log "${folder}/train.log" \
             "${folder}/launch.log" "${python_cmd[@]}" -m espnet2.bin.launch \
-            --cmd "${runner} --name ${folder##*/}" --log "${folder}/train.log" \
+            --cmd "${runner} --name $(printf %q "${folder##*/}")" --log "${folder}/train.log" \
             --ngpu "${ngpu}" --num_nodes "${num_nodes}" \
             --init_file_prefix "${folder}/.dist_init_" \
             --multiprocessing_distributed true -- "${trainer[@]}"

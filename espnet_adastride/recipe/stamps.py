@@ -94,10 +94,16 @@ def recorded_options(stamp: "Stamp") -> Dict[str, str]:
 
 
 def expand(patterns: Iterable[str]) -> List[str]:
-    """Expand globs; a name that is a file or matches nothing is unchanged."""
+    """Expand globs in the names of files, not of their folders, which may hold ``[``.
+
+    A name that is a file or matches nothing is unchanged.
+    """
     names: List[str] = []
     for pattern in patterns:
-        found = [] if os.path.exists(pattern) else sorted(glob.glob(pattern))
+        folder, name = os.path.split(pattern)
+        found: List[str] = []
+        if not os.path.exists(pattern):
+            found = sorted(glob.glob(os.path.join(glob.escape(folder), name)))
         names += found or [pattern]
     return names
 

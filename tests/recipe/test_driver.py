@@ -93,6 +93,8 @@ def one_line(result):
         ([*SETS, "--stage", "9" * 20], "9: give a whole number"),
         ([*SETS, "--stage", "15"], "--stage 15: the last stage is 14"),
         ([*SETS, "--stage", "5", "--stop_stage", "3"], "no stage would run"),
+        ([*SETS, "--dumpdir", "a,b"], "--dumpdir a,b: ESPnet separates with commas"),
+        ([*SETS[:-1], "a,b"], "--test_sets a,b: ESPnet separates with commas; give"),
         ([*SETS, "--expdir", ""], "--expdir '': give a folder"),
         (
             [*SETS, *MINI, "--asr_tag", "x" * 250],

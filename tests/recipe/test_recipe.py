@@ -45,7 +45,7 @@ from espnet_adastride.recipe.feature_statistics import (
 )
 from espnet_adastride.recipe.jobs import Job, rotate
 from espnet_adastride.recipe.jobs import run_jobs as jobs_at_once
-from espnet_adastride.recipe.stamps import Stamp, fingerprint
+from espnet_adastride.recipe.stamps import Stamp, expand, fingerprint
 
 
 # ------------------------------------------------------------------ data folders
@@ -104,6 +104,11 @@ def test_format_refuses_unusable_audio_and_lists_all_of_it(tmp_path):
     listed = datadir.read_table(f"{tmp_path}/dump.unusable_audio")
     assert set(listed) == {"broken", "stereo"} and "2 channels" in listed["stereo"]
     assert not (tmp_path / "dump").exists()
+    for name in datadir.TABLES:
+        lines = (source / name).read_text().splitlines(keepends=True)
+        (source / name).write_text(lines[0])
+    format_data.main(["--set", str(source), str(tmp_path / "dump")])
+    assert not (tmp_path / "dump.unusable_audio").exists()  # nothing is wrong now
 
 
 def test_format_names_samples_that_are_not_numbers(tmp_path):
@@ -180,6 +185,15 @@ def test_tables_that_disagree_are_refused_by_name(tmp_path):
     with (source / "text").open("a") as file:
         file.write("u9 WORDS WITHOUT AUDIO\n")
     with pytest.raises(UserError, match="u9 is in text but not in wav.scp"):
+        datadir.read_data_dir(source)
+    for name in ("utt2spk", "wav.scp"):
+        kept = (source / name).read_text()
+        (source / name).write_text("u1\n")
+        with pytest.raises(UserError, match=f"{name}:1: nothing after the id 'u1'"):
+            datadir.read_data_dir(source)
+        (source / name).write_text(kept)
+    (source / "utt2spk").write_text("u1 ann marie\n")
+    with pytest.raises(UserError, match="data/utt2spk: the speaker 'ann marie' of u1"):
         datadir.read_data_dir(source)
     (source / "text").write_text("u1 ONE\nu1 TWO\n")
     with pytest.raises(UserError, match="text:2: the id u1 occurs twice"):
@@ -385,6 +399,14 @@ def test_stamp_compares_audio_as_stage_3_found_it(tmp_path, capsys):
     stamped(tmp_path, *audio)
     assert f"again: audio of {tmp_path} changed\n" in capsys.readouterr().out
     stamped(tmp_path, *audio, command=fails)
+
+
+def test_outputs_in_a_folder_whose_name_is_a_pattern(tmp_path):
+    """--asr_args "... strides=[1,2]" gives a folder such a name."""
+    folder = tmp_path / "strides[1,2]"
+    folder.mkdir()
+    (folder / "valid.acc.ave.pth").write_text("")
+    assert expand([f"{folder}/*.ave.pth"]) == [f"{folder}/valid.acc.ave.pth"]
 
 
 def test_features_of_another_encoder_are_refused(tmp_path, capsys):
