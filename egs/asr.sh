@@ -150,6 +150,9 @@ for name in stage stop_stage ngpu num_nodes cpu_processes nj inference_nj nbpe; 
     [[ ${!name} =~ ^[0-9]{1,9}$ ]] || die "--${name} ${!name}: give a whole number"
     printf -v "${name}" %d "$((10#${!name}))"  # 08 is no octal number
 done
+[ "${stage}" -le 14 ] || die "--stage ${stage}: the last stage is 14"
+[ "${stage}" -le "${stop_stage}" ] ||
+    die "--stop_stage ${stop_stage}: give at least --stage ${stage}; no stage would run"
 for name in nj inference_nj num_nodes cpu_processes nbpe; do
     [ "${!name}" -ge 1 ] || die "--${name} ${!name}: give at least 1"
 done
@@ -233,10 +236,11 @@ wanted() {
     else ! "${skip_packing}"; fi
 }
 for name in dumpdir expdir; do
-    place=${!name}
-    until [ -e "${place}" ]; do place=$(dirname -- "${place}"); done
-    [ -d "${place}" ] || die "--${name} ${!name}: ${place} is not a folder; move it away," \
-        "or give another"
+    [ -n "${!name}" ] || die "--${name} '': give a folder"
+done
+for name in dumpdir train_set valid_set test_sets lm_dev_text lm_test_text; do
+    [[ ${!name} != *,* ]] || die "--${name} ${!name}: ESPnet separates with commas; give" \
+        "names without one, and sets separated by spaces"
 done
 [ "${max_wav_duration}" = inf ] ||
     awk "BEGIN { exit !(${min_wav_duration} < ${max_wav_duration}) }" ||
@@ -320,6 +324,34 @@ if ${use_lm} && [ "${inference_tool}" = ctc_greedy ]; then
         "--inference_config, or give --use_lm false"
 fi
 
+# What cannot be written is reported now, not when its stage comes.
+check_folder() {  # FOLDER OPTION
+    local place=$1
+    until [ -e "${place}" ]; do place=$(dirname -- "${place}"); done
+    [ -d "${place}" ] || die "$1: ${place} is not a folder; move it away, or give another $2"
+    { [ -w "${place}" ] && [ -x "${place}" ]; } ||
+        die "$1: no permission to write in ${place}; change it, or give another $2"
+}
+check_folders() {
+    local number
+    if { wanted 1 && [ -f local/data.sh ]; } || wanted 2 || wanted 5; then
+        check_folder data "recipe folder"
+    fi
+    if wanted 3 || wanted 4; then check_folder "${data_feats}" --dumpdir; fi
+    if ${use_lm} && wanted 6; then
+        check_folder "${data_feats}" --dumpdir
+        check_folder "${lm_stats_dir}" "--expdir or --lm_stats_dir"
+    fi
+    if ${use_lm} && { wanted 7 || wanted 8; }; then
+        check_folder "${lm_exp}" "--expdir or --lm_exp"
+    fi
+    ! wanted 10 || check_folder "${asr_stats_dir}" "--expdir or --asr_stats_dir"
+    for number in 11 12 13 14; do
+        ! wanted "${number}" || check_folder "${asr_exp}" "--expdir or --asr_exp"
+    done
+}
+check_folders
+
 # Configurations are checked before a folder is made, so that mistakes do not show up after
 # hours of preparation. The model to decode with follows from them.
 check_configurations() {
@@ -363,6 +395,15 @@ if [ -z "${inference_tag}" ]; then
     model_tag=${inference_asr_model//\//_}
     inference_tag+=_asr_model_${model_tag%.*}
 fi
+packed_model=${asr_exp}/${asr_exp##*/}_${inference_asr_model%.*}.zip
+check_name() {  # FOLDER OR FILE OPTION: 255 bytes is what disks take; some are added
+    [ "$(printf %s "${1##*/}" | wc -c)" -le 230 ] ||
+        die "${1##*/}: too long for the name of a folder or file; give a shorter $2"
+}
+! wanted 11 || check_name "${asr_exp}" --asr_tag
+! wanted 12 || check_name "${inference_tag}" --inference_tag
+! wanted 14 || check_name "${packed_model}" --asr_tag
+if ${use_lm} && wanted 7; then check_name "${lm_exp}" --lm_tag; fi
 # ESPnet filters training and validation sets by duration; test sets are not filtered.
 evaluation_dir() {
     case $1 in
@@ -424,6 +465,7 @@ need() { [ -e "$1" ] || die "$1 is missing: run $2 first"; }
 each() { local flag=$1 word; shift; words=(); for word in "$@"; do words+=("${flag}" "${word}"); done; }
 later() { log "Stage $1: $2 is not implemented; $3"; }
 
+made_with() { ours check_dump "$@"; }  # --stage N OPTION... FOLDER...
 # ---------------------------------------------------------------- stages
 # Without a script for the corpus, data/<set> must exist.
 own_data() {
@@ -469,6 +511,7 @@ stage_3() {
     for name in "${sets[@]}"; do
         if [ "${name}" = "${train_set}" ] && [ -n "${sp_tag}" ]; then
             need "data/${name}/.stage_done" "stage 2"
+            made_with --stage 2 --speed_perturb_factors "${factors[*]}" "data/${name}"
         fi
         need "data/${name}/wav.scp" "stage 1"
         folder=$(evaluation_dir "${name}")
@@ -493,6 +536,7 @@ stage_4() {
         need "${data_feats}/org/${name}/.stage_done" "stage 3"
         arguments+=(--set "${data_feats}/org/${name}" "${data_feats}/${name}")
     done
+    made_with --stage 3 --fs "${fs}" "${raw_feats}/org"/{"${train_set}","${valid_set}"}
     lock "${data_feats}" wait
     ours filter_data "${arguments[@]}" --fs "${fs}" --rerun "${rerun}" \
         --min_wav_duration "${min_wav_duration}" --max_wav_duration "${max_wav_duration}"
@@ -575,7 +619,7 @@ common_lm_options() {
 }
 # The files on which statistics and training depend; fills the array `training_files`.
 training_data_files() {
-    local name
+    local name words=()
     training_files=("${token_list}")
     [ "${bpemodel}" = none ] || training_files+=("${bpemodel}")
     for name in "${train_set}" "${valid_set}"; do
@@ -584,6 +628,13 @@ training_data_files() {
         [ "${feats_type}" = raw ] || training_files+=("${data_feats}/${name}/upstream.yaml")
     done
     need "${token_list}" "stage 5"
+    [ -z "${sp_tag}" ] ||
+        made_with --stage 2 --speed_perturb_factors "${factors[*]}" "data/${train_set}"
+    [ "${feats_type}" = raw ] ||
+        words=(--upstream "${upstream}" --layers "${upstream_layers}")
+    made_with --stage 4 --fs "${fs}" --min_wav_duration "${min_wav_duration}" \
+        --max_wav_duration "${max_wav_duration}" ${words[@]+"${words[@]}"} \
+        "${data_feats}"/{"${train_set}","${valid_set}"}
 }
 
 # Statistics of a task in parallel jobs, joined; the array `common` holds its options.
@@ -634,7 +685,7 @@ train() {  # asr|lm FOLDER FURTHER-OPTION...
         fi
         ours run_jobs --grace 20 --training_log "${folder}/train.log" \
             "${folder}/launch.log" "${python_cmd[@]}" -m espnet2.bin.launch \
-            --cmd "${runner} --name ${folder##*/}" --log "${folder}/train.log" \
+            --cmd "${runner} --name $(printf %q "${folder##*/}")" --log "${folder}/train.log" \
             --ngpu "${ngpu}" --num_nodes "${num_nodes}" \
             --init_file_prefix "${folder}/.dist_init_" \
             --multiprocessing_distributed true -- "${trainer[@]}"
@@ -719,6 +770,7 @@ stage_10() {
     stamp=(--stamp "${asr_stats_dir}/.stage_done")
     lock "${asr_stats_dir}" wait
     if ! is_done "${stamp[@]}" "${words[@]}" --option "fs=${fs}" \
+        --audio "${raw_feats}/org/${train_set}" --audio "${raw_feats}/org/${valid_set}" \
         --option "token_type=${token_type}" --option "configuration=${options}"; then
         common_training_options
         collect_statistics asr "${asr_stats_dir}" \
@@ -812,7 +864,7 @@ need_model() {
 }
 
 stage_12() {
-    local name data output logdir jobs tool options=() stamp model lm_inputs=()
+    local name data output logdir jobs tool options=() stamp model lm_inputs=() folders=()
     need_model
     model=${asr_exp}/${inference_asr_model}
     case ${inference_tool} in
@@ -828,14 +880,20 @@ stage_12() {
             --lm_file "${lm_exp}/${inference_lm}")
         lm_inputs=(--input "${lm_exp}/config.yaml" --input "${lm_exp}/${inference_lm}")
     fi
-    lock "${asr_exp}/${inference_tag}" refuse
     for name in "${tests[@]}"; do
         data=$(evaluation_dir "${name}")
         need "${data}/.stage_done" "stage 3"
+        folders+=("${data}")
+    done
+    made_with --fs "${fs}" --model "${asr_exp}" "${folders[@]}"
+    lock "${asr_exp}/${inference_tag}" refuse
+    for name in "${tests[@]}"; do
+        data=$(evaluation_dir "${name}")
         output=${asr_exp}/${inference_tag}/${name}
         logdir=${output}/logdir
         stamp=(--stamp "${output}/.decoding_done")
         if is_done "${stamp[@]}" --input "${data}/${speech_scp}" --input "${model}" \
+            --audio "${raw_feats}${data#"${data_feats}"}" \
             --input "${asr_exp}/config.yaml" --input "${inference_config}" \
             ${lm_inputs[@]+"${lm_inputs[@]}"} \
             --option "inference_args=${inference_args}" \
@@ -928,7 +986,6 @@ stage_14() {
 }
 
 # ---------------------------------------------------------------- main
-packed_model=${asr_exp}/${asr_exp##*/}_${inference_asr_model%.*}.zip
 titles=(
     [1]="Data preparation: data/{${prepared_sets}}"
     [2]="Speed perturbation: data/${spoken_set} -> data/${train_set}"
@@ -953,16 +1010,20 @@ if [ "${feats_type}" = extracted ] && [ "${stage}" -le 3 ] && [ "${stop_stage}" 
     ! "${skip_data_prep}"; then
     ours extract_features --check "${upstream}"
 fi
+worked=false
 for current in $(seq 1 14); do
     wanted "${current}" || continue
     case ${current} in
-        9) ! "${use_ngram}" || later 9 "the n-gram model" "continuing without" ;;
+        9) ! "${use_ngram}" || { worked=true; later 9 "the n-gram model" "continuing without"; } ;;
         [1-8] | 1[0-4])
             [[ ${current} != [678] ]] || ${use_lm} || continue
             [ "${current}" -ne 2 ] || [ -n "${sp_tag}" ] || continue
+            worked=true
             log "Stage ${current}: ${titles[current]}"
             started=${SECONDS}
             "stage_${current}"
             log "Stage ${current}: finished in $((SECONDS - started)) s" ;;
     esac
 done
+"${worked}" || log "Nothing to do: stage 2 needs --speed_perturb_factors, 6-8 need --use_lm true," \
+    "and --skip_... leave out others"

@@ -20,6 +20,7 @@ if [ -n "${corpus}" ] && [ "${corpus:0:1}" != / ]; then corpus=${caller}/${corpu
 download=false espnet=false options=()
 while [ $# -gt 0 ]; do
     case $1 in
+        --download=* | --espnet=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
         --download | --espnet)
             if [ "${2:-}" != true ] && [ "${2:-}" != false ]; then
                 echo "error: $1 ${2:-}: give true or false" >&2
@@ -43,7 +44,7 @@ if [ -z "${corpus}" ] && [ -d "downloads/${name}" ]; then corpus=downloads/${nam
 if [ -z "${corpus}" ]; then
     variable=$(tr '[:lower:]' '[:upper:]' <<<"${name}")
     case " ${options[*]-} " in
-        *" --corpus "* | *" --train false "* | *" --help "* | *" -h "*) ;;
+        *" --corpus"[\ =]* | *" --train"[\ =]"false "* | *" --help "* | *" -h "*) ;;
         *)
             echo "error: give the folder of the corpus: ${variable}=/path/to/${name} ./run.sh," \
                 "or ./run.sh --download true" >&2
@@ -55,8 +56,8 @@ fi
 jobs=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
 if [ "${espnet}" = true ]; then
     case " ${options[*]-} " in
-        *" --ngpu 0 "*) ;;
-        *" --ngpu "*) jobs=1 ;; # several would share the GPU
+        *" --ngpu"[\ =]"0 "*) ;;
+        *" --ngpu"[\ =]*) jobs=1 ;; # several would share the GPU
     esac
     command=(classify_espnet --config ../../conf/train_cls_resnet.yaml
         --data_config "../../conf/train_${name}.yaml" --exp "exp/${name}_espnet")

@@ -8,12 +8,19 @@ so that the next check detects a change during the work.
 
 import json
 import sys
+from pathlib import Path
 
 from espnet_adastride.bin.parsers import Parser, add_rerun_option
 from espnet_adastride.errors import UserError, one_line_errors
 from espnet_adastride.files import write_text
 from espnet_adastride.recipe.jobs import run_here
-from espnet_adastride.recipe.stamps import Stamp, expand, fingerprint
+from espnet_adastride.recipe.stamps import (
+    LATER,
+    Stamp,
+    expand,
+    fingerprint,
+    recorded_options,
+)
 
 NOT_DONE = 3
 
@@ -38,6 +45,14 @@ def get_parser():
         default=[],
         metavar="NAME=VALUE",
         help="a setting that the stage depends on",
+    )
+    parser.add_argument(
+        "--audio",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="a formatted folder whose audio the stage reads: it is compared as stage 3 "
+        "found it, by names, sizes and times",
     )
     parser.add_argument(
         "--output",
@@ -65,6 +80,10 @@ def main(cmd=None):
 
     if args.action in ("check", "run"):
         options = dict(o.partition("=")[::2] for o in args.option)
+        for folder in args.audio:
+            made = recorded_options(Stamp(Path(folder) / ".stage_done"))
+            if "audio" in made:
+                options[f"{LATER}{folder}"] = made["audio"]
         work = fingerprint(args.input, args.tree, options)
         if stamp.is_done(work, args.rerun, what):
             return

@@ -46,11 +46,13 @@ MAGIC = (
 )  # fmt: skip
 #: a chunk's name
 CHUNK = re.compile(rb"[ -~]{4}")
-#: sizes from here on are placeholders, written to pipes and by recorders that crashed
-PLACEHOLDER = 0x7F000000
+#: upper halves of the sizes that programs write when they do not know them, to pipes and
+#: before a recording ends: ffmpeg ffffffff, sox 7ffff000 (AIFF: 7f000000, rounded down),
+#: arecord 80000000
+PLACEHOLDERS = frozenset((0x7EFF, 0x7F00, 0x7FFF, 0x8000, 0xFFFF))
 #: libsndfile's log of a header that has a larger size or length than the file
 CUT_OFF = re.compile(
-    r"^ *(?:data|SSND|Data Size|riff) *: (?P<of>\d+) \(should be (?P<has>\d+)\)"
+    r"^ *(?:data|SSND|Data Size|Riff size|riff) *: (?P<of>\d+) \(should be (?P<has>\d+)\)"
     r"|count (?P<a>\d+) does not match value from 'ds64' chunk of (?P<b>\d+)",
     re.MULTILINE,
 )
@@ -292,7 +294,7 @@ def _check_riff(file: BinaryIO, name: str) -> None:
                 f"{name}: several concatenated WAV files, of which only the first "
                 "would be read; join them with sox or ffmpeg"
             )
-        if kind == b"data" and not 0 < length < PLACEHOLDER:
+        if kind == b"data" and _is_placeholder(length):
             break  # the sizes were never written: all of it is read
         if not CHUNK.match(kind):
             if before == b"data" and size - place > max(4096, MISSING_SHARE * size):
@@ -308,6 +310,10 @@ def _check_riff(file: BinaryIO, name: str) -> None:
         file.seek(place)
         place += length % 2 and file.read(1) == b"\0"  # some leave out the padding
     file.seek(0)
+
+
+def _is_placeholder(size: int) -> bool:
+    return size == 0 or size >> 16 in PLACEHOLDERS
 
 
 def _is_wav(head: bytes) -> bool:
@@ -330,7 +336,7 @@ def _check_length(file: BinaryIO, info, name: str) -> None:
             log = f"data : {int(header[1])} (should be {info.frames})"
     for found in CUT_OFF.finditer(log):
         has, promised = int(found["has"] or found["a"]), int(found["of"] or found["b"])
-        if promised < PLACEHOLDER:
+        if not _is_placeholder(promised):
             _check_share(has, promised, name)
 
 

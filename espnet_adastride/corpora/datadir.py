@@ -38,10 +38,12 @@ FEATURE_TABLES = ("feats.scp", "utt2num_frames")
 FEATURE_FILES = ("feats_dim", "upstream.yaml")
 
 
-def read_table(path: PathLike) -> Table:
+def read_table(path: PathLike, allow_empty: bool = True) -> Table:
     """Read ``ID VALUE`` lines as :func:`espnet_adastride.corpora.kaldi.read_scp` does.
 
-    A line with only an id has an empty value.
+    Args:
+        path: The file.
+        allow_empty: A line with only an id has an empty value.
 
     Raises:
         UserError: The file is missing or malformed.
@@ -52,7 +54,7 @@ def read_table(path: PathLike) -> Table:
         if path.name in TABLES:
             hint = ", or make it from your own recordings with adastride prepare"
         raise UserError(f"{path} is missing: run the stage that makes it first{hint}")
-    return kaldi.read_scp(path, allow_empty=True)
+    return kaldi.read_scp(path, allow_empty)
 
 
 def read_data_dir(folder: PathLike) -> Dict[str, Table]:
@@ -67,9 +69,13 @@ def read_data_dir(folder: PathLike) -> Dict[str, Table]:
             f"{folder}/segments: cut the recordings into a new folder first: "
             f"adastride prepare {folder.name}={folder} --output NEW"
         )
-    tables = {name: read_table(folder / name) for name in TABLES}
-    if not tables["wav.scp"]:
-        raise UserError(f"{folder}/wav.scp is empty: the set has no utterances")
+    tables = {name: read_table(folder / name, name == "text") for name in TABLES}
+    for key, speaker in tables["utt2spk"].items():
+        if re.search(r"\s", speaker):
+            raise UserError(
+                f"{folder}/utt2spk: the speaker {speaker!r} of {key} has white space; "
+                "rename it"
+            )
     for name in TABLES[1:]:
         for here, there in (("wav.scp", name), (name, "wav.scp")):
             missing = tables[here].keys() - tables[there].keys()
@@ -171,6 +177,7 @@ def format_data_dir(source: PathLike, output: PathLike, rate: int, nj: int = 1) 
 
     # a tab would become a separate token instead of a space
     tables["text"] = {k: re.sub(r"\s", " ", v) for k, v in tables["text"].items()}
+    Path(f"{output}.unusable_audio").unlink(missing_ok=True)
     temporary = fresh_dir(output)
     samples = {k: found[k].samples for k in keys}
     other = [

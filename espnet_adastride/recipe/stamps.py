@@ -15,6 +15,8 @@ from typing import Dict, Iterable, List, Optional
 
 from espnet_adastride.files import PathLike, files_in, sha256_of, write_text
 
+#: options that begin so are not compared with stamps of versions that did not write them
+LATER = "audio of "
 # Larger outputs (models) are compared by size only.
 MAX_HASHED_OUTPUT = 16 * 2**20
 
@@ -70,7 +72,11 @@ def first_difference(old: dict, new: dict) -> Optional[str]:
     for kind in ("option", "input", "folder"):
         before, after = old.get(kind, {}), new.get(kind, {})
         for name in sorted(set(before) | set(after)):
+            if name not in before and name.startswith(LATER):
+                continue
             if before.get(name) != after.get(name):
+                if name.startswith(LATER):
+                    return f"{name} changed"
                 if kind == "option":
                     return f"{name} was {before.get(name)!r}, is {after.get(name)!r}"
                 what = "is missing" if after.get(name) == "missing" else "changed"
@@ -82,11 +88,22 @@ def first_difference(old: dict, new: dict) -> Optional[str]:
     return None
 
 
+def recorded_options(stamp: "Stamp") -> Dict[str, str]:
+    """Return the options with which a stage was done; none if it was not."""
+    return (stamp.read() or {}).get("work", {}).get("option", {})
+
+
 def expand(patterns: Iterable[str]) -> List[str]:
-    """Expand globs; a name that is a file or matches nothing is unchanged."""
+    """Expand globs in the names of files, not of their folders, which may hold ``[``.
+
+    A name that is a file or matches nothing is unchanged.
+    """
     names: List[str] = []
     for pattern in patterns:
-        found = [] if os.path.exists(pattern) else sorted(glob.glob(pattern))
+        folder, name = os.path.split(pattern)
+        found: List[str] = []
+        if not os.path.exists(pattern):
+            found = sorted(glob.glob(os.path.join(glob.escape(folder), name)))
         names += found or [pattern]
     return names
 

@@ -2,6 +2,7 @@
 
 import builtins
 import os
+import struct
 
 import numpy as np
 import pytest
@@ -150,7 +151,9 @@ def test_wav_files_whose_header_is_wrong(tmp_path):
     path.write_bytes(good + good)
     assert "several concatenated WAV files" in error_of(path)
     place = good.index(b"data") + 4
-    for sizes in (b"\xff" * 4, bytes(4)):  # a pipe's, and a recorder that was stopped
+    # a pipe's (ffmpeg, sox), and a recorder's that was stopped (arecord, others)
+    for number in (0xFFFFFFFF, 0x7FFFF000, 0x80000000, 0):
+        sizes = number.to_bytes(4, "little")
         path.write_bytes(good[:4] + sizes + good[8:place] + sizes + good[place + 4 :])
         found, _ = read_samples(path)
         np.testing.assert_allclose(found[:, 0], wave, atol=1e-4)
@@ -188,6 +191,40 @@ def test_files_that_end_before_their_headers_length(kind, tmp_path):
     for most in (len(content) - 1, len(content)):
         path.write_bytes(content[:most])
         assert len(read_samples(path)[0]) >= len(speech()) - 1
+
+
+def big_header(kind, size):
+    """Return the header of 16-bit mono audio at 48 kHz with ``size`` bytes."""
+    form = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, 48000, 96000, 2, 16)
+    if kind == "WAV":
+        sizes = b"RIFF" + struct.pack("<I", size + 36) + b"WAVE"
+        return sizes + form + b"data" + struct.pack("<I", size)
+    if kind == "RF64":
+        sizes = struct.pack("<IQQQI", 28, size + 72, size, size // 2, 0)
+        return b"RF64\xff\xff\xff\xffWAVEds64" + sizes + form + b"data\xff\xff\xff\xff"
+    rate = b"\x40\x0e\xbb\x80" + bytes(6)  # 48000 as an 80-bit number
+    common = struct.pack(">IhIh", 18, 1, size // 2, 16) + rate
+    sizes = b"FORM" + struct.pack(">I", size + 46) + b"AIFFCOMM"
+    return sizes + common + b"SSND" + struct.pack(">III", size + 8, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "kind, size", [("WAV", 3 * 10**9), ("AIFF", 3 * 10**9), ("RF64", 9 * 10**9)]
+)
+def test_a_size_above_two_gigabytes_is_no_placeholder(kind, size, tmp_path):
+    path, header = tmp_path / "a", big_header(kind, size)
+    path.write_bytes(header)
+    os.truncate(path, len(header) + size)  # a hole: it takes no space
+    assert audio_info(path).samples == size // 2
+    os.truncate(path, len(header) + size // 2)
+    with pytest.raises(AudioError, match="cut off: it has 50% of the length in its"):
+        audio_info(path)
+    if kind == "WAV":
+        os.truncate(path, len(header) + size)
+        with path.open("ab") as file:
+            file.write(big_header(kind, 20000) + bytes(20000))
+        with pytest.raises(AudioError, match="several concatenated WAV files"):
+            audio_info(path)
 
 
 def test_the_progress_bar_does_not_read_a_pipe(tmp_path):

@@ -91,6 +91,15 @@ def one_line(result):
         ([*SETS, "--nbpe", "x"], "--nbpe x: give a whole number"),
         ([*SETS, "--nbpe", "0"], "--nbpe 0: give at least 1"),
         ([*SETS, "--stage", "9" * 20], "9: give a whole number"),
+        ([*SETS, "--stage", "15"], "--stage 15: the last stage is 14"),
+        ([*SETS, "--stage", "5", "--stop_stage", "3"], "no stage would run"),
+        ([*SETS, "--dumpdir", "a,b"], "--dumpdir a,b: ESPnet separates with commas"),
+        ([*SETS[:-1], "a,b"], "--test_sets a,b: ESPnet separates with commas; give"),
+        ([*SETS, "--expdir", ""], "--expdir '': give a folder"),
+        (
+            [*SETS, *MINI, "--asr_tag", "x" * 250],
+            "folder or file; give a shorter --asr",
+        ),
         ([*SETS, "--batch_size", "0"], "--batch_size 0: give a whole number, at"),
         ([*SETS, "--lm_fold_length", "x"], "--lm_fold_length x: give a whole number"),
         ([*SETS, "--max_wav_duration", "x"], "--max_wav_duration x: give a number"),
@@ -236,6 +245,49 @@ def test_a_stage_that_comes_later_says_so_and_goes_on(recipe):
     assert status == 0 and "is not implemented" in text and len(text.splitlines()) == 1
 
 
+@pytest.mark.parametrize("stage", [2, 7, 9, 11])
+def test_a_call_without_work_says_so(recipe, stage):
+    options = [*SETS, *MINI, f"--stage={stage}", f"--stop_stage={stage}"]
+    status, text, errors = run(recipe, *options, "--skip_train=true")
+    assert status == 0, errors
+    assert "Nothing to do: stage 2 needs" in text and len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "place, stages, words",
+    [
+        ("exp", (1, 14), "another --expdir or --asr_"),
+        ("dump", (1, 14), "another --dumpdir"),
+        ("exp", (11, 13), "another --expdir or --asr_exp"),
+        ("exp", (1, 5), ""),
+        ("dump", (10, 14), ""),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_named_at_once(recipe, place, stages, words):
+    command = ["bash"]
+    if os.geteuid() == 0:  # root may write anywhere, unless it gives that up
+        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", "bash"]
+        if subprocess.call([*command, "-c", "! test -w /proc/1/x"], stderr=-3):
+            pytest.skip("no setpriv, or not allowed")
+    folder = recipe / place
+    folder.mkdir()
+    folder.chmod(0o555)
+    options = ["--stage", str(stages[0]), "--stop_stage", str(stages[1]), "--ngpu=0"]
+    done = subprocess.run(
+        [*command, "../asr.sh", "--python", sys.executable, *SETS, *MINI, *options],
+        cwd=recipe,
+        capture_output=True,
+        text=True,
+    )
+    line = one_line((done.returncode, done.stdout, done.stderr))
+    if words:
+        assert f"no permission to write in {place}" in line and words in line
+        assert done.stdout == ""  # before any stage
+    else:
+        assert "permission" not in line
+    folder.chmod(0o755)
+
+
 def test_a_configuration_is_found_where_the_caller_stands(recipe, tmp_path):
     (tmp_path / "mine.yaml").write_text("- this is no mapping\n")
     environment = {**os.environ, "ADASTRIDE_CALLER_DIR": str(tmp_path)}
@@ -263,8 +315,8 @@ def test_configurations_are_laid_over_each_other(recipe, tmp_path):
     assert f"exp/asr_{name}_raw_bpe30/valid.acc.ave.pth is missing" in line
 
 
-def test_speed_perturbation_through_the_stages(recipe):
-    """Copies reach the training set alone; sentences are counted once."""
+def two_utterances(recipe):
+    """Write two recordings of a second, and local/data.sh, which makes the same sets."""
     for key in ("u1", "u2"):
         wave = 0.1 * np.random.default_rng(1).standard_normal(16000)
         soundfile.write(recipe / f"{key}.flac", wave, 16000)
@@ -275,6 +327,11 @@ def test_speed_perturbation_through_the_stages(recipe):
     for name, line in zip(tables, lines):
         script += f"( {line} ) > data/$name/{name}\n"
     (recipe / "local" / "data.sh").write_text(script + "done\n")
+
+
+def test_speed_perturbation_through_the_stages(recipe):
+    """Copies reach the training set alone; sentences are counted once."""
+    two_utterances(recipe)
     options = [*SETS, "--token_type=char", "--stop_stage=5", "--nj=2"]
     options.append("--speed_perturb_factors=0.9 1.0 1.1")
     status, text, errors = run(recipe, *options)
@@ -292,6 +349,72 @@ def test_speed_perturbation_through_the_stages(recipe):
     assert sorted(tokens[2:-1]) == ["<space>", "A", "B", "C"]
     status, text, errors = run(recipe, *options)
     assert status == 0 and text.count("done and unchanged") == 7, text + errors
+
+
+def test_data_made_with_other_options_is_refused(recipe):
+    two_utterances(recipe)
+    data = [*SETS, "--token_type=char", "--nj=2", "--speed_perturb_factors=0.9 1.0"]
+    status, text, errors = run(recipe, *data, "--fs=8k", "--stop_stage=5")
+    assert status == 0, text + errors
+    exp = recipe / "exp" / "asr_x"
+    exp.mkdir(parents=True)
+    (exp / "valid.acc.ave.pth").write_text("")
+    (exp / "config.yaml").write_text("frontend_conf: {fs: 16k}\n")
+    for options, words in (
+        (["--stage=4"], "dump/raw/org/train_sp was made with --fs 8000, not 16000"),
+        (["--stage=10"], "give --fs '8000', or begin with --stage 3"),
+        (["--stage=12"], "dump/raw/test was made with --fs 8000, not 16000"),
+        (
+            ["--stage=12", "--fs=8k"],
+            "at 8000 Hz, but exp/asr_x was trained at 16000 Hz",
+        ),
+        (["--stage=10", "--fs=8k", "--max_wav_duration=0.9"], "20.0, not 0.9: give"),
+        (["--stage=3", "--speed_perturb_factors=1.0"], "begin with --stage 2"),
+    ):
+        more = ["--inference_asr_model=valid.acc.ave.pth", "--asr_tag=x"]
+        more += [] if options[0] == "--stage=12" else MINI
+        assert words in one_line(run(recipe, *data, *more, *options))
+
+
+DECODER = """\
+import os, pathlib, sys
+words = sys.argv[1:]
+if words[:2] != ["-m", "espnet_adastride.bin.asr_inference_ctc"]:
+    os.execv(sys.executable, [sys.executable, *words])  # with the open lock
+values = dict(zip(words, words[1:]))
+output = pathlib.Path(values["--output_dir"], "1best_recog")
+output.mkdir(parents=True)
+keys = pathlib.Path(values["--key_file"]).read_text().splitlines()
+(output / "text").write_text("".join(key.split()[0] + " A\\n" for key in keys))
+"""
+
+
+def test_audio_that_changed_in_place_is_decoded_again(recipe, tmp_path):
+    two_utterances(recipe)
+    (tmp_path / "decoder.py").write_text(DECODER)
+    exp = recipe / "exp" / "asr_x"
+    exp.mkdir(parents=True)
+    (exp / "valid.acc.ave.pth").write_text("")
+    (exp / "config.yaml").write_text("{}")
+    options = [*SETS, "--token_type=char", "--nj=2", "--inference_nj=1"]
+    options += ["--asr_tag=x", "--skip_train=true", "--stop_stage=12"]
+    options += ["--inference_asr_model=valid.acc.ave.pth"]
+    options += ["--inference_config=decode_ctc_greedy.yaml"]
+    stand_in = f"{sys.executable} {tmp_path / 'decoder.py'}"
+
+    def decode(*more):
+        status, text, errors = run(recipe, *options, *more, python=stand_in)
+        assert status == 0, text + errors
+        return text.rpartition(" Stage 12: Decoding")[2]
+
+    assert "decoding test in 1 jobs" in decode()
+    assert "done and unchanged" in decode("--stage=12")
+    # another recording of the same length, with the same name
+    wave = 0.2 * np.random.default_rng(2).standard_normal(16000)
+    soundfile.write(recipe / "u2.flac", wave, 16000)
+    text = decode("--stage=3")
+    assert "again: audio of dump/raw/test changed" in text
+    assert "decoding test in 1 jobs" in text
 
 
 # ------------------------------------------------------------------ interruptions

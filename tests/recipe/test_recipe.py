@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 import media
 from espnet_adastride.bin import (
+    check_dump,
     filter_data,
     format_data,
     make_token_list,
@@ -28,6 +30,7 @@ from espnet_adastride.bin import (
 from espnet_adastride.config import read_config, training_options
 from espnet_adastride.corpora import audio, datadir
 from espnet_adastride.corpora.tokens import in_our_words
+from espnet_adastride.corpora.upstream_record import UpstreamRecord
 from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation import logs
 from espnet_adastride.files import alone, lock
@@ -42,7 +45,7 @@ from espnet_adastride.recipe.feature_statistics import (
 )
 from espnet_adastride.recipe.jobs import Job, rotate
 from espnet_adastride.recipe.jobs import run_jobs as jobs_at_once
-from espnet_adastride.recipe.stamps import Stamp, fingerprint
+from espnet_adastride.recipe.stamps import Stamp, expand, fingerprint
 
 
 # ------------------------------------------------------------------ data folders
@@ -101,6 +104,11 @@ def test_format_refuses_unusable_audio_and_lists_all_of_it(tmp_path):
     listed = datadir.read_table(f"{tmp_path}/dump.unusable_audio")
     assert set(listed) == {"broken", "stereo"} and "2 channels" in listed["stereo"]
     assert not (tmp_path / "dump").exists()
+    for name in datadir.TABLES:
+        lines = (source / name).read_text().splitlines(keepends=True)
+        (source / name).write_text(lines[0])
+    format_data.main(["--set", str(source), str(tmp_path / "dump")])
+    assert not (tmp_path / "dump.unusable_audio").exists()  # nothing is wrong now
 
 
 def test_format_names_samples_that_are_not_numbers(tmp_path):
@@ -177,6 +185,15 @@ def test_tables_that_disagree_are_refused_by_name(tmp_path):
     with (source / "text").open("a") as file:
         file.write("u9 WORDS WITHOUT AUDIO\n")
     with pytest.raises(UserError, match="u9 is in text but not in wav.scp"):
+        datadir.read_data_dir(source)
+    for name in ("utt2spk", "wav.scp"):
+        kept = (source / name).read_text()
+        (source / name).write_text("u1\n")
+        with pytest.raises(UserError, match=f"{name}:1: nothing after the id 'u1'"):
+            datadir.read_data_dir(source)
+        (source / name).write_text(kept)
+    (source / "utt2spk").write_text("u1 ann marie\n")
+    with pytest.raises(UserError, match="data/utt2spk: the speaker 'ann marie' of u1"):
         datadir.read_data_dir(source)
     (source / "text").write_text("u1 ONE\nu1 TWO\n")
     with pytest.raises(UserError, match="text:2: the id u1 occurs twice"):
@@ -366,6 +383,53 @@ def test_stamp_skips_work_that_is_done_and_says_why_it_is_done_again(tmp_path, c
     assert (tmp_path / "out").read_text() == "two"
     stamped(tmp_path, "--option", "a=2", rerun="true")
     assert "--rerun true" in capsys.readouterr().out
+
+
+def test_stamp_compares_audio_as_stage_3_found_it(tmp_path, capsys):
+    (tmp_path / "in").write_text("one")
+    stamped(tmp_path)  # by an earlier version, which did not look at audio
+    audio = ["--audio", str(tmp_path)]
+    formatted = Stamp(tmp_path / ".stage_done")
+    formatted.write(fingerprint(options={"audio": "1"}), [], "")
+    fails = ["false"]  # a command that must not run
+    stamped(tmp_path, *audio, command=fails)
+    capsys.readouterr()
+    stamped(tmp_path, *audio, rerun="true")
+    formatted.write(fingerprint(options={"audio": "2"}), [], "")
+    stamped(tmp_path, *audio)
+    assert f"again: audio of {tmp_path} changed\n" in capsys.readouterr().out
+    stamped(tmp_path, *audio, command=fails)
+
+
+def test_outputs_in_a_folder_whose_name_is_a_pattern(tmp_path):
+    """--asr_args "... strides=[1,2]" gives a folder such a name."""
+    folder = tmp_path / "strides[1,2]"
+    folder.mkdir()
+    (folder / "valid.acc.ave.pth").write_text("")
+    assert expand([f"{folder}/*.ave.pth"]) == [f"{folder}/valid.acc.ave.pth"]
+
+
+def test_features_of_another_encoder_are_refused(tmp_path, capsys):
+    record = UpstreamRecord("transformers", "wavlm", "1", 2, 320, 160.0, 320, "ceil")
+    (tmp_path / "wavlm").mkdir()
+    for name, change in {"dump": {"layers": (3,)}, "exp": {}, "old": {}}.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        text = replace(record, model=str(tmp_path / "wavlm"), **change).to_yaml()
+        (folder / "upstream.yaml").write_text(text)
+        (folder / "config.yaml").write_text("input_size: 2")
+    given = ["--upstream", f"transformers:{tmp_path / 'wavlm'}", "--layers"]
+    check_dump.main([*given, "3", str(tmp_path / "dump")])
+    check_dump.main([*given, "last", str(tmp_path / "old")])
+    check_dump.main(["--model", str(tmp_path / "exp"), str(tmp_path / "old")])
+    for words in (
+        [*given, "all"],
+        [*given, "2 3"],
+        ["--upstream", "whisper", "--layers", "last"],
+        ["--model", str(tmp_path / "exp")],
+    ):
+        with pytest.raises(SystemExit, match="has the features of transformers.*: giv"):
+            check_dump.main([*words, str(tmp_path / "dump")])
 
 
 def test_failed_work_leaves_no_stamp(tmp_path):

@@ -57,10 +57,12 @@ def prepare(
     parts = _part_names(planned, options)
     _refuse_own_output(sources, planned, [output / part for part in parts])
     record = _record(sources, planned, options)
-    if _all_done(output, parts, record, options):
-        return lines + [
-            f"{output / part}: prepared before, unchanged" for part in parts
-        ]
+    piped = any(p.path.endswith("|") for p in planned)
+    again = piped and options.overwrite  # what a command writes may have changed
+    if _all_done(output, parts, record, options) and not again:
+        hint = "; --overwrite true runs the commands again" if piped else ""
+        told = [f"{output / part}: prepared before, unchanged{hint}" for part in parts]
+        return lines + told
     staging = fresh_dir(output / "prepare")
     try:
         checked = check_recordings(planned, staging, options)

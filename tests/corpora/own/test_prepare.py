@@ -529,7 +529,7 @@ def test_names_of_two_lines_and_linked_folders(project):
     assert "in/two\\nlines.wav: a recording" in refused("in", "--overwrite", "true")
 
 
-def test_pipes_run_only_when_asked(project):
+def test_pipes_run_only_when_asked(project, capsys):
     lines = kaldi_lines(project)
     lines["wav.scp"][0] = "anna-0 cat 'wav/anna/0.wav' |"
     lines["wav.scp"][1] = "anna-1 echo no >&2; exit 3 |"
@@ -546,6 +546,14 @@ def test_pipes_run_only_when_asked(project):
     assert rows["anna-0"][0] == str(project / "data" / "train" / "audio/anna-0.flac")
     wave, _ = soundfile.read(rows["anna-0"][0], dtype="int16")
     assert np.array_equal(wave, noise(0))
+
+    # what the command writes may change while the command does not
+    (project / "wav" / "anna" / "1.wav").replace(project / "wav" / "anna" / "0.wav")
+    prepare(folder, *words)
+    assert "--overwrite true runs the commands again" in capsys.readouterr().out
+    prepare(folder, *words, "--overwrite", "true")
+    wave, _ = soundfile.read(rows["anna-0"][0], dtype="int16")
+    assert np.array_equal(wave, noise(1))
 
 
 # ------------------------------------------------------------------------ what is bad

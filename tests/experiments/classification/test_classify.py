@@ -180,6 +180,10 @@ def test_a_recipe_says_where_its_corpus_is_to_be_named(tmp_path):
         assert done.returncode == 2 and done.stderr.startswith(line)
     done = run("fsdd", "--download", "yes")
     assert done.returncode == 2 and "--download yes: give true or false" in done.stderr
+    done = run("fsdd", "--download=yes")
+    assert "--download yes: give true or false" in done.stderr
+    done = run("esc10", "--corpus=no folder", "--exp", str(tmp_path / "exp"))
+    assert done.returncode == 1 and "no folder: no such folder" in done.stderr
 
 
 def failure(*command):
