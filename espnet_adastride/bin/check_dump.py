@@ -3,7 +3,8 @@
     python -m espnet_adastride.bin.check_dump --stage 4 --fs 16k \
         --max_wav_duration 20 dump/raw/train dump/raw/valid
 
-The options that are given are compared with those in the folders' stamps, of ``--stage``.
+The options that are given are compared with those in the folders' stamps, which
+``--stage`` has written.
 """
 
 from espnet_adastride.bin.parsers import Parser, command

@@ -51,8 +51,8 @@ def get_parser():
         action="append",
         default=[],
         metavar="FOLDER",
-        help="a formatted folder whose audio the stage reads: it is compared as stage 3 "
-        "found it, by names, sizes and times",
+        help="a formatted folder whose audio the stage reads: it is compared as stage "
+        "3 found it, by names, sizes and times",
     )
     parser.add_argument(
         "--output",

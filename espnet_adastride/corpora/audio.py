@@ -46,13 +46,14 @@ MAGIC = (
 )  # fmt: skip
 #: a chunk's name
 CHUNK = re.compile(rb"[ -~]{4}")
-#: upper halves of the sizes that programs write when they do not know them, to pipes and
-#: before a recording ends: ffmpeg ffffffff, sox 7ffff000 (AIFF: 7f000000, rounded down),
-#: arecord 80000000
+#: upper halves of the sizes that programs write when they do not know them, to pipes
+#: and before a recording ends: ffmpeg ffffffff, sox 7ffff000 (AIFF: 7f000000, rounded
+#: down), arecord 80000000
 PLACEHOLDERS = frozenset((0x7EFF, 0x7F00, 0x7FFF, 0x8000, 0xFFFF))
 #: libsndfile's log of a header that has a larger size or length than the file
 CUT_OFF = re.compile(
-    r"^ *(?:data|SSND|Data Size|Riff size|riff) *: (?P<of>\d+) \(should be (?P<has>\d+)\)"
+    r"^ *(?:data|SSND|Data Size|Riff size|riff) *: "
+    r"(?P<of>\d+) \(should be (?P<has>\d+)\)"
     r"|count (?P<a>\d+) does not match value from 'ds64' chunk of (?P<b>\d+)",
     re.MULTILINE,
 )

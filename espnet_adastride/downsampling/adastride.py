@@ -33,6 +33,7 @@ from espnet_adastride.downsampling.output import (
     DownsamplingOutput,
     check_number,
     check_whole,
+    divided_or_nearest,
     downsampled_lengths,
     float64_device,
     length_mask,
@@ -315,11 +316,7 @@ def divided_by_mass(
     """
     x, mass = x[..., :-1], x[..., -1:]
     reached = mass > torch.finfo(mass.dtype).tiny
-    nearest = positions.detach().round().to(torch.int64)
-    nearest = nearest.to(frames.device).unsqueeze(2)
-    nearest = frames.gather(1, nearest.expand(-1, -1, frames.size(2)))
-    # do not divide by zero and mask afterwards: the gradient would be NaN
-    return torch.where(reached, x / mass.where(reached, mass.new_ones(())), nearest)
+    return divided_or_nearest(x, mass, reached, frames, positions)
 
 
 class _AdaptiveStrides(Downsampler):

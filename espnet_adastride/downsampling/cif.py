@@ -38,6 +38,7 @@ from espnet_adastride.downsampling.output import (
     DownsamplingOutput,
     Frames,
     at_least_float32,
+    divided_or_nearest,
     downsampled_lengths,
     float64_device,
     length_mask,
@@ -98,11 +99,7 @@ def _divided_by_weight(x, frames, ends, positions):
     """Divide x (B, T, D) by the steps' weights; without one: the nearest frame."""
     before = torch.nn.functional.pad(ends[:, :-1], (1, 0))
     weight = (ends - before).to(frames.dtype).to(frames.device).unsqueeze(2)
-    some = weight > 1e-6
-    nearest = positions.detach().round().to(torch.int64).to(frames.device)
-    nearest = nearest.unsqueeze(2)
-    nearest = frames.gather(1, nearest.expand(-1, -1, frames.size(2)))
-    return torch.where(some, x / weight.where(some, weight.new_ones(())), nearest)
+    return divided_or_nearest(x, weight, weight > 1e-6, frames, positions)
 
 
 class Cif(Downsampler):

@@ -144,6 +144,29 @@ def repeat_slots(
     return zero_padding(z.index_select(1, slots.to(z.device)), lengths)
 
 
+def divided_or_nearest(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    reached: torch.Tensor,
+    frames: torch.Tensor,
+    positions: torch.Tensor,
+) -> torch.Tensor:
+    """Return x / weight, (B, T, D), and the nearest frame for steps not reached.
+
+    Args:
+        x: (B, T, D), sums of frames by the weights of every step.
+        weight: (B, T, 1), the sum of these weights.
+        reached: (B, T, 1), whether it is large enough to divide by.
+        frames: (B, T', D).
+        positions: (B, T).
+    """
+    nearest = positions.detach().round().to(torch.int64).to(frames.device)
+    nearest = nearest.unsqueeze(2).expand(-1, -1, frames.size(2))
+    # do not divide by zero and mask afterwards: the gradient would be NaN
+    divided = x / weight.where(reached, weight.new_ones(()))
+    return torch.where(reached, divided, frames.gather(1, nearest))
+
+
 def at_least_float32(x: torch.Tensor) -> torch.Tensor:
     """Return x in float32 if it is in half precision, otherwise unchanged."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

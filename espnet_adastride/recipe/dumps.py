@@ -1,8 +1,8 @@
 """Whether folders of data were made with the options that a later stage is given.
 
-``--stage 10 --fs 16k`` on audio that stage 3 has formatted at 8 kHz would train on wrong
-data without an error: ESPnet does not look at the rate of a FLAC file. The stamps of
-stages 2 to 4 have the options that they were made with.
+``--stage 10 --fs 16k`` on audio that stage 3 has formatted at 8 kHz would train on
+wrong data without an error: ESPnet does not look at the rate of a FLAC file. The stamps
+of stages 2 to 4 have the options that they were made with.
 """
 
 from pathlib import Path

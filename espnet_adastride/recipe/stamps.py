@@ -15,7 +15,7 @@ from typing import Dict, Iterable, List, Optional
 
 from espnet_adastride.files import PathLike, files_in, sha256_of, write_text
 
-#: options that begin so are not compared with stamps of versions that did not write them
+#: options that begin so are not compared with stamps of versions without them
 LATER = "audio of "
 # Larger outputs (models) are compared by size only.
 MAX_HASHED_OUTPUT = 16 * 2**20

@@ -316,7 +316,7 @@ def test_configurations_are_laid_over_each_other(recipe, tmp_path):
 
 
 def two_utterances(recipe):
-    """Write two recordings of a second, and local/data.sh, which makes the same sets."""
+    """Write two recordings of a second, and local/data.sh, which makes both sets."""
     for key in ("u1", "u2"):
         wave = 0.1 * np.random.default_rng(1).standard_normal(16000)
         soundfile.write(recipe / f"{key}.flac", wave, 16000)

@@ -100,7 +100,8 @@ def test_the_runs_are_right_and_on_the_clips_of_their_seed(experiment, corpus):
         (exp / f"adastride_sigma_square=1_seed{SEED}" / "config.yaml").read_text()
     )
     conf = config["encoder_conf"]
-    assert conf["method"] == "adastride" and conf["method_conf"] == {"sigma_square": 1}
+    assert conf["method"] == "adastride" and conf["method_conf"]["sigma_square"] == 1
+    assert conf["method_conf"]["score_bound"] == 1.0  # a default
     assert config["frontend_conf"]["n_fft"] == 256 and config["seed"] == SEED
     table = (exp / "RESULTS.md").read_text()
     assert "| `adastride:sigma_square=1` |" in table and "training, s |" in table
