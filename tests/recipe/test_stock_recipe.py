@@ -205,4 +205,6 @@ def test_a_mistake_is_one_line(recipe, warm_python):
     )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert re.search(r"^error: .*adastride_f.*'adastrid'", done.stderr, re.M)
+    assert re.search(
+        r"^error: .*'adastrid'.*'adastride'.*adastride_f", done.stderr, re.M
+    )
