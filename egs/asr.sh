@@ -464,8 +464,8 @@ need() { [ -e "$1" ] || die "$1 is missing: run $2 first"; }
 # Fill the array `words` with FLAG WORD FLAG WORD ...
 each() { local flag=$1 word; shift; words=(); for word in "$@"; do words+=("${flag}" "${word}"); done; }
 later() { log "Stage $1: $2 is not implemented; $3"; }
-
 made_with() { ours check_dump "$@"; }  # --stage N OPTION... FOLDER...
+
 # ---------------------------------------------------------------- stages
 # Without a script for the corpus, data/<set> must exist.
 own_data() {

@@ -141,7 +141,7 @@ class CTCProgram(torch.nn.Module):
         embed = self.encoder.embed
         later = embed.later if isinstance(embed, AdaptiveSubsampling) else []
         restore = later.restore if later else False
-        held, positions = [], []
+        held = []
         for number, block in enumerate(self.encoder.encoders, 1):
             x, _ = block.forward(x, None)
             for stage in later:
@@ -152,19 +152,16 @@ class CTCProgram(torch.nn.Module):
             if number == restore:
                 for stage, before, placed in reversed(held):
                     x = restored_by(stage, before, x, placed)
-        if not restore:
-            positions = [placed for _, _, placed in held if placed is not None]
-        return (x[0] if isinstance(x, tuple) else x), positions
+        kept = [] if restore else [placed for _, _, placed in held]
+        x = x[0] if isinstance(x, tuple) else x
+        return x, [placed for placed in kept if placed is not None]
 
 
 def shortened_by(stage, x, encoding):
     """Return what ``LaterStage._shorten`` makes of a block's output, and positions."""
     frames, *place = x if isinstance(x, tuple) else (x,)
-    given = (
-        torch.cat([frames, stage.not_blank(frames)], 2) if stage.from_ctc else frames
-    )
     layer = stage.downsampler
-    z, positions = layer.export_form(given, layer.current_stride())
+    z, positions = layer.export_form(stage.given(frames), layer.current_stride())
     z = z[..., : stage.size]
     return ((z, encode_positions(encoding, z)[1]) if place else z), positions
 
@@ -176,7 +173,7 @@ def restored_by(stage, before, x, positions):
     upsampled = layer.export_inverse(
         z, frames.size(1), positions, layer.current_stride()
     )
-    frames = frames + (0.5 + stage.bypass) * (upsampled - frames)
+    frames = stage.mixed(frames, upsampled)
     return (frames, *place) if place else frames
 
 

@@ -198,8 +198,7 @@ class LaterStage(Traced, torch.nn.Module):
         frames, mask = outputs
         x, *place = frames if isinstance(frames, tuple) else (frames,)
         lengths = mask[:, 0].sum(dim=1)
-        given = torch.cat([x, self.not_blank(x)], dim=2) if self.from_ctc else x
-        result = self.downsampler(given, lengths)
+        result = self.downsampler(self.given(x), lengths)
         losses = self.downsampler.loss_name
         self.keep_trace([StageTrace(lengths, *result[1:], losses)])
         z = result.output[..., : self.size]
@@ -211,6 +210,10 @@ class LaterStage(Traced, torch.nn.Module):
             return z, shorter
         _, place = self._positional_encoding[0](z)  # of fewer frames; z has had its own
         return (z, place), shorter
+
+    def given(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the downsampler reads of a block's frames x (B, T, D)."""
+        return torch.cat([x, self.not_blank(x)], dim=2) if self.from_ctc else x
 
     def use_ctc(self, encoder: torch.nn.Module, ctc: torch.nn.Module) -> None:
         """Set the encoder, which has the norm, and the model's CTC."""
@@ -246,8 +249,11 @@ class LaterStage(Traced, torch.nn.Module):
 
     def restored(self, z: torch.Tensor, before: Before) -> torch.Tensor:
         """Return x + s (U z - x), (B, T, D)."""
-        x = before.frames
-        return x + (0.5 + self.bypass) * (self.upsampled(z, before) - x)
+        return self.mixed(before.frames, self.upsampled(z, before))
+
+    def mixed(self, x: torch.Tensor, upsampled: torch.Tensor) -> torch.Tensor:
+        """Return x + s (U z - x), (B, T, D), of x and U z."""
+        return x + (0.5 + self.bypass) * (upsampled - x)
 
     def share(self) -> torch.Tensor:
         """Return the mean of s, a scalar: the weight of the lower rate."""

@@ -52,10 +52,9 @@ def register() -> None:
     """Change ESPnet in place; idempotent.
 
     Its tasks build the plugin's encoders and models, record the defaults they used and
-    draw strides, its reader of
-    ``wav.scp`` names a recording that cannot be read, its Fourier transform rejects
-    very short recordings, its aligners use the frames' true times, and its OWSM
-    decoders do without a frame rate.
+    draw strides, its reader of ``wav.scp`` names a recording that cannot be read, its
+    Fourier transform rejects very short recordings, its aligners use the frames' true
+    times, and its OWSM decoders do without a frame rate.
 
     A task's module is changed when it is imported, before its ``get_parser()``:
     ``build_model`` reads these names from the module.
