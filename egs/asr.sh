@@ -572,9 +572,15 @@ stage_5() {
     ours make_token_list "${words[@]}" --output "${token_dir}" \
         --token_type "${token_type}" --nbpe "${nbpe}" --bpemode "${bpemode}" \
         --bpe_char_cover "${bpe_char_cover}" --bpe_nlsyms "${bpe_nlsyms}" \
+        --cleaner "${cleaner}" --nlsyms_txt "${nlsyms_txt}" \
         ${checks[@]+"${checks[@]}"} --rerun "${rerun}"
     unlock
 }
+
+# What changes the tokens of a text; recorded only if given, as earlier versions did not.
+text_words=()
+[ "${cleaner}" = none ] || text_words+=(--option "cleaner=${cleaner}")
+[ "${nlsyms_txt}" = none ] || text_words+=(--input "${nlsyms_txt}")
 
 # Options that a task's statistics and training share; fills the array `common`.
 text_options() {
@@ -704,6 +710,7 @@ stage_6() {
     [ "${bpemodel}" = none ] || words+=(--input "${bpemodel}")
     stamp=(--stamp "${lm_stats_dir}/.stage_done")
     lock "${lm_stats_dir}" wait
+    words+=(${text_words[@]+"${text_words[@]}"})
     if ! is_done "${stamp[@]}" "${words[@]}" --option "token_type=${token_type}"; then
         ours join_texts --output "${lm_train}" "${texts[@]}"
         common_lm_options
@@ -725,7 +732,8 @@ stage_7() {
     lock "${lm_exp}" refuse
     each --input "${files[@]}"
     ours check_training --action start --config "${lm_config}" "--arguments=${lm_args}" \
-        --exp "${lm_exp}" "${words[@]}" --option "token_type=${token_type}"
+        --exp "${lm_exp}" "${words[@]}" --option "token_type=${token_type}" \
+        ${text_words[@]+"${text_words[@]}"}
     stamp=(--stamp "${lm_exp}/.stage_done")
     if ! is_done "${stamp[@]}" --input "${lm_exp}/.training.json"; then
         common_lm_options
@@ -771,7 +779,8 @@ stage_10() {
     lock "${asr_stats_dir}" wait
     if ! is_done "${stamp[@]}" "${words[@]}" --option "fs=${fs}" \
         --audio "${raw_feats}/org/${train_set}" --audio "${raw_feats}/org/${valid_set}" \
-        --option "token_type=${token_type}" --option "configuration=${options}"; then
+        --option "token_type=${token_type}" --option "configuration=${options}" \
+        ${text_words[@]+"${text_words[@]}"}; then
         common_training_options
         collect_statistics asr "${asr_stats_dir}" \
             "${data_feats}/${train_set}/${speech_scp}" \
@@ -822,7 +831,8 @@ stage_11() {
         "--arguments=${asr_args}" --exp "${asr_exp}" "${words[@]}" \
         --option "fs=${fs}" --option "token_type=${token_type}" \
         --option "feats_normalize=${feats_normalize}" \
-        --option "pretrained_model=${pretrained_model}"
+        --option "pretrained_model=${pretrained_model}" \
+        ${text_words[@]+"${text_words[@]}"}
     stamp=(--stamp "${asr_exp}/.stage_done")
     if ! is_done "${stamp[@]}" --input "${asr_exp}/.training.json"; then
         options=(
@@ -927,8 +937,10 @@ stage_13() {
         data=$(evaluation_dir "${name}")
         output=${asr_exp}/${inference_tag}/${name}
         need "${output}/.decoding_done" "stage 12"
-        arguments=(--token_type "${token_type}")
-        inputs=(--input "${data}/text" --input "${output}/text")
+        arguments=(--token_type "${token_type}" --cleaner "${cleaner}"
+            --nlsyms_txt "${nlsyms_txt}")
+        inputs=(--input "${data}/text" --input "${output}/text"
+            ${text_words[@]+"${text_words[@]}"})
         if [ "${bpemodel}" != none ]; then
             arguments+=(--bpemodel "${bpemodel}")
             inputs+=(--input "${bpemodel}")

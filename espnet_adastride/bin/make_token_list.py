@@ -2,8 +2,17 @@
 
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import Parser, add_rerun_option, command
-from espnet_adastride.corpora.tokens import make_token_list, unseen_characters
+from espnet_adastride.bin.parsers import (
+    Parser,
+    add_rerun_option,
+    add_text_options,
+    command,
+)
+from espnet_adastride.corpora.tokens import (
+    make_token_list,
+    read_symbols,
+    unseen_characters,
+)
 from espnet_adastride.options import real, whole
 from espnet_adastride.recipe.stamps import Stamp, fingerprint
 
@@ -39,6 +48,7 @@ def get_parser():
         default=[],
         help="text of another set: report its characters that no token covers",
     )
+    add_text_options(parser)
     add_rerun_option(parser)
     return parser
 
@@ -56,13 +66,25 @@ def main(args):
         )
         names.append("bpe.model")
     stamp = Stamp(Path(args.output) / ".stage_done")
-    work = fingerprint(args.text, options=options)
+    from espnet_adastride.plugin.text_cleaner import text_cleaner
+
+    clean, symbols = text_cleaner(args.cleaner), []
+    if args.token_type == "char":  # ESPnet looks for them in no other text
+        symbols = read_symbols(args.nlsyms_txt)
+    told = dict(options)
+    if args.cleaner != "none":
+        told["cleaner"] = args.cleaner
+    if symbols:
+        told["nlsyms_txt"] = " ".join(symbols)
+    work = fingerprint(args.text, options=told)
     if not stamp.is_done(work, args.rerun, args.output):
-        summary = make_token_list(args.text, args.output, **options)
+        more = {"clean": clean, "nonlinguistic": symbols}
+        summary = make_token_list(args.text, args.output, **options, **more)
         stamp.write(work, [Path(args.output) / name for name in names], summary)
         print(summary)
     for text in args.check_text:
-        line = unseen_characters(Path(args.output) / "tokens.txt", text)
+        tokens = Path(args.output) / "tokens.txt"
+        line = unseen_characters(tokens, text, clean, symbols)
         if line:
             print(line)
 

@@ -150,6 +150,13 @@ def add_set_options(parser: argparse.ArgumentParser, what: str) -> None:
     add_rerun_option(parser)
 
 
+def add_text_options(parser: argparse.ArgumentParser) -> None:
+    """Add what ESPnet does with the text of a training."""
+    parser.add_argument("--cleaner", default="none", help="ESPnet's text cleaner")
+    symbols = "file of non-linguistic symbols, one a line"
+    parser.add_argument("--nlsyms_txt", default="none", help=symbols)
+
+
 def add_record_options(parser: argparse.ArgumentParser) -> None:
     """Add the folders of records and pages."""
     pages = str(ROOT / "results")

@@ -11,8 +11,9 @@ alignment of every utterance. The second writes ``RESULTS.md`` with ESPnet's tab
 
 import argparse
 
-from espnet_adastride.bin.parsers import Parser, command
+from espnet_adastride.bin.parsers import Parser, add_text_options, command
 from espnet_adastride.corpora.kaldi import shorten
+from espnet_adastride.corpora.tokens import read_symbols
 from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation.scoring import MARKER, score, write_results
 
@@ -41,6 +42,7 @@ def get_parser() -> argparse.ArgumentParser:
         choices=("refuse", "empty"),
         help="references without a hypothesis: an error, or all words count as deleted",
     )
+    add_text_options(parser)
     parser.add_argument(
         "--results", metavar="EXPDIR", help="only write EXPDIR/RESULTS.md"
     )
@@ -59,6 +61,8 @@ def main(args) -> None:
     absent = [name for name, value in needed.items() if not value]
     if absent:
         raise UserError(f"give {', '.join(absent)} (or --results EXPDIR)")
+    from espnet_adastride.plugin.text_cleaner import text_cleaner
+
     counts, missing = score(
         args.ref,
         args.hyp,
@@ -67,6 +71,8 @@ def main(args) -> None:
         bpemodel=args.bpemodel,
         utt2spk=args.utt2spk,
         missing=args.missing,
+        clean=text_cleaner(args.cleaner),
+        symbols=read_symbols(args.nlsyms_txt),
     )
     if missing:
         print(

@@ -6,26 +6,41 @@ import re
 import unicodedata
 from collections import Counter
 from pathlib import Path
-from typing import Dict, Iterable, List
+from typing import Callable, Dict, Iterable, List, Sequence
 
+from espnet_adastride.corpora import kaldi
 from espnet_adastride.corpora.datadir import read_table
 from espnet_adastride.errors import UserError
 from espnet_adastride.files import PathLike, fresh_dir, replace_dir, write_text
 
 
-def read_sentences(texts: Iterable[PathLike]) -> List[str]:
-    """Return the sentences of Kaldi-style ``text`` files, without empty ones."""
-    sentences = [s for path in texts for s in read_table(path).values() if s]
+def read_sentences(
+    texts: Iterable[PathLike], clean: Callable[[str], str] = str
+) -> List[str]:
+    """Return the cleaned sentences of ``text`` files, without empty ones."""
+    lines = (clean(s) for path in texts for s in read_table(path).values())
+    sentences = [s for s in lines if s]
     if not sentences:
         raise UserError(f"no text in {', '.join(map(str, texts))}")
     return sentences
 
 
-def char_tokens(sentences: Iterable[str]) -> List[str]:
-    """Return the characters, the most frequent first; a space is ``<space>``."""
+def read_symbols(path: str) -> List[str]:
+    """Return the non-linguistic symbols in a file, one a line; none of ``none``."""
+    lines = [] if path in ("", "none") else kaldi.read_lines(path)
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+def char_tokens(sentences: Iterable[str], symbols: Sequence[str] = ()) -> List[str]:
+    """Return the characters, the most frequent first; a space is ``<space>``.
+
+    Symbols are tokens of their own, the longest first, as ESPnet's tokenizer has it.
+    """
+    longest = sorted(symbols, key=len, reverse=True)
+    token = re.compile("|".join([*map(re.escape, longest), "."]), re.DOTALL)
     counts: Counter = Counter()
     for sentence in sentences:
-        counts.update("<space>" if c == " " else c for c in sentence)
+        counts.update("<space>" if c == " " else c for c in token.findall(sentence))
     return [token for token, _ in counts.most_common()]
 
 
@@ -123,14 +138,16 @@ def make_token_list(
     mode: str = "unigram",
     coverage: float = 1.0,
     symbols: str = "",
+    clean: Callable[[str], str] = str,
+    nonlinguistic: Sequence[str] = (),
 ) -> str:
     """Write ``output/tokens.txt`` (and ``bpe.model`` for ``bpe``); return a summary."""
-    sentences = read_sentences(texts)
+    sentences = read_sentences(texts, clean)
     temporary = fresh_dir(output)
     if token_type == "bpe":
         tokens = train_bpe(sentences, temporary, size, mode, coverage, symbols)
     elif token_type == "char":
-        tokens = char_tokens(sentences)
+        tokens = char_tokens(sentences, nonlinguistic)
     else:
         raise UserError(f"--token_type {token_type}: choose bpe or char")
     tokens = ["<blank>", "<unk>", *tokens, "<sos/eos>"]
@@ -139,7 +156,12 @@ def make_token_list(
     return f"{os.path.join(output, 'tokens.txt')}: {len(tokens)} {token_type} tokens"
 
 
-def unseen_characters(tokens: PathLike, text: PathLike) -> str:
+def unseen_characters(
+    tokens: PathLike,
+    text: PathLike,
+    clean: Callable[[str], str] = str,
+    nonlinguistic: Sequence[str] = (),
+) -> str:
     """Return one line on the characters of ``text`` that no token covers, or ''.
 
     They become ``<unk>``: a model can neither learn nor output them.
@@ -147,14 +169,18 @@ def unseen_characters(tokens: PathLike, text: PathLike) -> str:
     Args:
         tokens: ``tokens.txt``.
         text: Kaldi-style text file of a validation or test set.
+        clean: Applied to its sentences first.
+        nonlinguistic: Symbols that are tokens of their own.
     """
     words = Path(tokens).read_text(encoding="utf-8").splitlines()
-    known = set("".join(w for w in words[2:-1] if w != "<space>")) | {" "}
+    whole = {"<space>", *nonlinguistic}
+    known = {" ", "<space>", *(w for w in words if w in nonlinguistic)}
+    known |= set("".join(w for w in words[2:-1] if w not in whole))
     found: Dict[str, str] = {}
     sentences = read_table(text)
     count = 0
     for key, sentence in sentences.items():
-        unseen = set(sentence) - known
+        unseen = set(char_tokens([clean(sentence)], nonlinguistic)) - known
         # SentencePiece normalises compatible forms to one character
         unseen -= {c for c in unseen if set(unicodedata.normalize("NFKC", c)) <= known}
         count += bool(unseen)

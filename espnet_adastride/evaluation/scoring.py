@@ -365,6 +365,10 @@ def write_score(
     return counts
 
 
+def _without(text: str, symbols: Sequence[str]) -> str:
+    return " ".join(word for word in text.split() if word not in symbols)
+
+
 def score(
     ref: Union[str, Path],
     hyp: Union[str, Path],
@@ -373,6 +377,8 @@ def score(
     bpemodel: Optional[str] = None,
     utt2spk: Optional[Union[str, Path]] = None,
     missing: str = "refuse",
+    clean: Callable[[str], str] = str,
+    symbols: Sequence[str] = (),
 ) -> Tuple[Dict[str, Counts], List[str]]:
     """Score a set: WER and CER, and with ``token_type="bpe"`` also TER.
 
@@ -386,6 +392,8 @@ def score(
         bpemodel: SentencePiece model, for ``bpe``.
         utt2spk: Speakers; by default the ``utt2spk`` beside ``ref``, if there is one.
         missing: See :func:`check_ids`.
+        clean: Applied to the references, as to the text of the training.
+        symbols: Non-linguistic symbols: such words do not count in WER and CER.
 
     Returns:
         Counts by metric, and the ids that had no hypothesis.
@@ -402,7 +410,7 @@ def score(
     elif token_type not in ("char", "word"):
         raise UserError(f"token_type is {token_type!r}: choose bpe, char or word")
 
-    references = read_text(ref, allow_empty=True)
+    references = {k: clean(v) for k, v in read_text(ref, allow_empty=True).items()}
     if not references:
         raise UserError(f"{ref}: the file is empty; give the references of the set")
     hypotheses = read_text(hyp, allow_empty=True)
@@ -418,7 +426,10 @@ def score(
         shutil.rmtree(output / f"score_{metric}", ignore_errors=True)
     counts = {}
     for metric, tokenize in tokenizers.items():
-        alignments = align(references, hypotheses, tokenize)
+        texts = [references, hypotheses]
+        if symbols and metric != "ter":
+            texts = [{k: _without(v, symbols) for k, v in t.items()} for t in texts]
+        alignments = align(*texts, tokenize)
         counts[metric] = write_score(
             output / f"score_{metric}", metric, alignments, speakers, absent
         )

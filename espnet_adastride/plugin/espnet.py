@@ -126,6 +126,7 @@ _LATE = {
     "Classification": "espnet2.bin.cls_inference",
     "DatadirWriter": "espnet2.fileio.datadir_writer",
     "Speech2Text": "espnet2.bin.asr_inference",
+    "TextCleaner": "espnet2.text.cleaner",
     "cls_train": "espnet2.bin.cls_train",
     "pack": "espnet2.bin.pack",
     "set_all_random_seed": "espnet2.torch_utils.set_all_random_seed",

@@ -24,6 +24,7 @@ from espnet_adastride.bin import (
     format_data,
     make_token_list,
     run_jobs,
+    score,
     split_scp,
     stage_stamp,
 )
@@ -273,6 +274,41 @@ def test_char_token_list(tmp_path):
     )
     lines = (tmp_path / "char" / "tokens.txt").read_text().splitlines()
     assert lines == ["<blank>", "<unk>", "B", "<space>", "A", "C", "<sos/eos>"]
+
+
+def test_symbols_and_cleaned_text_are_the_tokens_of_the_training(tmp_path, capsys):
+    """ESPnet's preprocessor has such tokens; they became <unk>."""
+    (tmp_path / "text").write_text("u1 a <noise> b\nu2 <no> b\n")
+    (tmp_path / "test").write_text("u3 <noise> n\n")
+    (tmp_path / "symbols").write_text("<no>\n<noise>\n\n<cough>\n")
+    words = ["--text", tmp_path / "text", "--output", tmp_path / "char"]
+    words += ["--token_type", "char", "--check_text", tmp_path / "test"]
+    symbols = ["--nlsyms_txt", tmp_path / "symbols"]
+    make_token_list.main([str(word) for word in [*words, *symbols]])
+    tokens = (tmp_path / "char" / "tokens.txt").read_text().split()
+    assert set(tokens[2:-1]) == {"a", "b", "<space>", "<noise>", "<no>"}
+    assert "token covers: 'n' (u3); they" in capsys.readouterr().out
+    make_token_list.main([str(word) for word in words])  # made again without symbols
+    tokens = (tmp_path / "char" / "tokens.txt").read_text().split()
+    assert "o" in tokens and "<noise>" not in tokens
+
+
+def test_symbols_do_not_count_as_words(tmp_path):
+    (tmp_path / "text").write_text("u1 a <noise> b\n")
+    (tmp_path / "hyp").write_text("u1 <cough> a b\n")
+    (tmp_path / "symbols").write_text("<noise>\n<cough>\n")
+    words = [
+        "--ref",
+        tmp_path / "text",
+        "--hyp",
+        tmp_path / "hyp",
+        "--output",
+        tmp_path,
+    ]
+    score.main([str(w) for w in [*words, "--nlsyms_txt", tmp_path / "symbols"]])
+    for metric in ("wer", "cer"):
+        result = (tmp_path / f"score_{metric}" / "result.txt").read_text()
+        assert " 0 0 0\n" in result.split("Scores: (#C #S #D #I)")[1]
 
 
 def test_bpe_token_list_has_the_size_and_covers_the_text(tmp_path):
