@@ -791,6 +791,52 @@ def test_aligning_a_data_directory(loaded, exp, recordings, tmp_path, capsys):
     assert starts != [round(w.start, 3) for w in words["u1"]]
 
 
+def test_align_resumes_after_an_interruption(
+    loaded, exp, recordings, tmp_path, capsys, monkeypatch
+):
+    import espnet_adastride.transcribe as module
+
+    data, heard = tmp_path / "data", []
+    data.mkdir()
+    names = [recordings / "a.wav", recordings / "in" / "b.flac"]
+    (data / "wav.scp").write_text(f"u1 {names[0]}\nu2 {names[1]}\nu3 {names[0]}\n")
+    (data / "text").write_text("u1 AB B\nu2 A\nu3 B\n")
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    command = ["--model", exp, "--data_dir", data, "--output_dir"]
+    monkeypatch.setattr(module, "Transcriber", lambda *a, **k: loaded)
+    run(capsys, *command, whole, command=align)
+    inside, stop_at = loaded.align, [2]
+
+    def counted(wave, text, *rest):
+        heard.append(text)
+        if len(heard) == stop_at[0]:
+            raise KeyboardInterrupt
+        return inside(wave, text, *rest)
+
+    monkeypatch.setattr(loaded, "align", counted)
+    status, _, line = run(capsys, *command, part, command=align)
+    assert status == 130 and "1 of 3 utterances are aligned and kept" in line
+    assert list(read_ctm(part / "words.ctm")) == ["u1"]
+    stop_at[0] = 0
+    heard.clear()
+    status, _, line = run(capsys, *command, part, command=align)
+    assert status == 0 and "1 of 3 utterances are already aligned" in line
+    assert heard == ["A", "B"]
+    for name in ("words.ctm", "tokens.ctm", "alignment.json"):
+        assert (part / name).read_bytes() == (whole / name).read_bytes()
+
+    def aligned_again(*words):
+        heard.clear()
+        assert run(capsys, *command, part, *words, command=align)[0] == 0
+        return heard
+
+    assert not aligned_again()
+    (data / "text").write_text("u1 AB B\nu2 B\nu3 B\n")
+    assert aligned_again() == ["B"]
+    assert len(aligned_again("--overwrite", "true")) == 3
+    assert len(aligned_again("--times", "uniform")) == 3  # another alignment
+
+
 def test_one_recording_and_wrong_options_of_align(exp, recordings, tmp_path, capsys):
     def said(*words):
         common = ["--model", exp, "--output_dir", tmp_path / "o"]

@@ -10,10 +10,11 @@ branch and are mapped through the positions of every stage of the input layer, b
 adaptive strides do not space frames evenly. Long recordings are encoded in pieces, cut
 at pauses, and aligned as a whole. ``--times uniform`` assumes evenly spaced frames, as
 ESPnet's asr_align does without the plugin; ``score_times`` measures the difference.
+After Ctrl-C, the same command resumes: finished utterances are kept, as long as the
+model, the options, the recording and the transcript are the same.
 """
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import Dict, List, Tuple
@@ -21,9 +22,10 @@ from typing import Dict, List, Tuple
 from espnet_adastride.bin.model_options import (
     add_model_options,
     add_segment_option,
+    check_model_exists,
     load_transcriber,
 )
-from espnet_adastride.bin.parsers import Parser, command, say
+from espnet_adastride.bin.parsers import Parser, add_switch, command, say
 from espnet_adastride.corpora.kaldi import read_scp, read_text, shorten
 from espnet_adastride.corpora.recordings import is_missing, name_of, read_audio
 from espnet_adastride.errors import (
@@ -35,8 +37,22 @@ from espnet_adastride.errors import (
     fail,
     no_such,
 )
-from espnet_adastride.files import check_folder, read_utf8, write_text
-from espnet_adastride.timing.transcripts import Segment, Transcript, ctm_lines, to_dict
+from espnet_adastride.files import check_folder, read_utf8
+from espnet_adastride.recipe.alignments import (
+    Alignments,
+    model_fingerprint,
+    utterance_fingerprint,
+)
+
+#: options other than the model's files that change the times
+OPTIONS_OF_TIMES = (
+    "asr_model_file",
+    "stride",
+    "upstream_model",
+    "max_segment",
+    "times",
+    "ngpu",
+)
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -55,6 +71,7 @@ def get_parser() -> argparse.ArgumentParser:
         help="frame times: as the input layer placed them (default), or at a "
         "constant rate",
     )
+    add_switch(parser, "--overwrite", "align finished utterances again")
     return parser
 
 
@@ -90,25 +107,23 @@ def read_jobs(args: argparse.Namespace) -> Dict[str, Tuple[str, str]]:
     return {key: (waves[key], texts[key]) for key in sorted(waves)}
 
 
-def write(folder: Path, aligned: Dict[str, Segment], times: str) -> None:
-    """Write words.ctm, tokens.ctm and alignment.json."""
-    for what in ("words", "tokens"):
-        text = ""
-        for key, segment in aligned.items():
-            for line in ctm_lines(key, getattr(segment, what)):
-                text += line + "\n"
-        write_text(folder / f"{what}.ctm", text)
-    utterances = [
-        to_dict(Transcript(key, s.end, s.text, s.words, [s]))
-        for key, s in aligned.items()
-    ]
-    content = {"times": times, "utterances": utterances}
-    content = json.dumps(content, ensure_ascii=False, indent=1)
-    write_text(folder / "alignment.json", content + "\n")
+def _load(args: argparse.Namespace):
+    """Return the Transcriber; reject a model without a CTC branch."""
+    recognise = load_transcriber(args, max_segment=args.max_segment, say=say)
+    if recognise.trained.model.ctc is None:
+        raise UserError(
+            f"{args.model}: no CTC branch (ctc_weight 0), which alignment needs; train "
+            "with a ctc_weight above 0"
+        )
+    return recognise
 
 
 def align(args: argparse.Namespace) -> List[str]:
-    """Align all utterances and write the results; return those that failed."""
+    """Align all utterances and write the results; return those that failed.
+
+    Raises:
+        SystemExit: with status 130 after Ctrl-C; what is finished is kept.
+    """
     jobs = read_jobs(args)
     check_folder(args.output_dir, "--output_dir")
     failed = [key for key, (audio, _) in jobs.items() if is_missing(audio)]
@@ -117,26 +132,46 @@ def align(args: argparse.Namespace) -> List[str]:
         raise UserError(no_such(jobs[failed[0]][0] + more, "check the paths"))
     for key in failed:
         say(f"{key}: {no_such(jobs.pop(key)[0])}")
-    recognise = load_transcriber(args, max_segment=args.max_segment, say=say)
-    if recognise.trained.model.ctc is None:
-        raise UserError(
-            f"{args.model}: no CTC branch (ctc_weight 0), which alignment needs; train "
-            "with a ctc_weight above 0"
+    check_model_exists(args.model)
+    options = {name: getattr(args, name) for name in OPTIONS_OF_TIMES}
+    made_from = model_fingerprint(args.model, options)
+    aligned = Alignments(args.output_dir, args.times, made_from)
+    inputs = {key: utterance_fingerprint(*job) for key, job in jobs.items()}
+    if not args.overwrite:
+        aligned.read(inputs)
+    todo = {key: job for key, job in jobs.items() if key not in aligned.segments}
+    if len(todo) < len(jobs):
+        say(
+            f"{len(jobs) - len(todo)} of {len(jobs)} utterances are already aligned "
+            "(--overwrite true aligns them again)"
         )
-    aligned: Dict[str, Segment] = {}
-    for key, (audio, text) in jobs.items():
-        try:
-            wave = read_audio(audio, recognise.trained.rate, say=say)
-            uniform = args.times == "uniform"
-            aligned[key] = recognise.align(wave, text, uniform, audio)
-        except UnknownTimesError as error:  # of no utterance
-            raise UserError(f"{args.model}: {error}") from None
-        except (AudioError, AlignmentError, ModelError) as error:
-            failed.append(key)
-            say(f"{key}: {error}")
-    write(Path(args.output_dir), aligned, args.times)
-    words = sum(len(segment.words) for segment in aligned.values())
-    print(f"{len(aligned)} utterances, {words} words: {args.output_dir}/words.ctm")
+    if todo:
+        recognise = _load(args)
+    try:
+        for key, (audio, text) in todo.items():
+            try:
+                wave = read_audio(audio, recognise.trained.rate, say=say)
+                uniform = args.times == "uniform"
+                segment = recognise.align(wave, text, uniform, audio)
+                aligned.add(key, segment, inputs[key])
+            except UnknownTimesError as error:  # of no utterance
+                raise UserError(f"{args.model}: {error}") from None
+            except (AudioError, AlignmentError, ModelError) as error:
+                failed.append(key)
+                say(f"{key}: {error}")
+    except KeyboardInterrupt:
+        aligned.write()
+        say(
+            f"interrupted: {len(aligned.segments)} of {len(jobs)} utterances are "
+            "aligned and kept; run the same command to resume"
+        )
+        raise SystemExit(130) from None
+    aligned.write()
+    words = sum(len(segment.words) for segment in aligned.segments.values())
+    print(
+        f"{len(aligned.segments)} utterances, {words} words: "
+        f"{args.output_dir}/words.ctm"
+    )
     return failed
 
 
