@@ -19,7 +19,11 @@ import torch
 import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
 from espnet_adastride.corpora.audio import Say
 from espnet_adastride.corpora.recordings import prepare, read_audio
-from espnet_adastride.deployment.pieces import PieceTranscriber, ctc_segment
+from espnet_adastride.deployment.pieces import (
+    PieceTranscriber,
+    check_max_segment,
+    ctc_segment,
+)
 from espnet_adastride.errors import AlignmentError, AudioError, UnknownTimesError
 from espnet_adastride.plugin.frame_times import join_times
 from espnet_adastride.plugin.streaming import Streamer
@@ -77,10 +81,7 @@ class Transcriber(PieceTranscriber):
         say: Optional[Say] = None,
         block: Optional[float] = None,
     ):
-        if max_segment is not None and not 1 <= max_segment < float("inf"):
-            raise ValueError(
-                f"max_segment must be a number of seconds, 1 or more, got {max_segment}"
-            )
+        check_max_segment(max_segment)  # before seconds of loading
         if not isinstance(model, TrainedModel):
             model = TrainedModel(
                 model,
@@ -100,12 +101,6 @@ class Transcriber(PieceTranscriber):
         lengths = getattr(model, "lengths", None)
         known = None if lengths is None else (lengths.usual, lengths.longest)
         super().__init__(model, known, max_segment, say)
-        if lengths and max_segment and max_segment > max(lengths.longest, 1.0):
-            self.say(
-                f"pieces of up to {max_segment:g} s, and the model was trained on "
-                f"utterances of up to {lengths.longest:.1f} s: expect more errors; "
-                f"{max(lengths.usual, 1.0):.1f} s is the default of max_segment"
-            )
 
     def encode_pieces(
         self, wave: np.ndarray, name: str = "the recording"

@@ -39,6 +39,14 @@ def piece_seconds(
     return most, min(max(longest, most), MAX_SEGMENT)
 
 
+def check_max_segment(seconds: Optional[float]) -> None:
+    """Raise a ValueError unless this is None or a number of seconds, 1 or more."""
+    if seconds is not None and not 1 <= seconds < float("inf"):
+        raise ValueError(
+            f"max_segment must be a number of seconds, 1 or more, got {seconds}"
+        )
+
+
 class PieceTranscriber:
     """Transcribes recordings of any length piece by piece; a subclass says how.
 
@@ -46,6 +54,9 @@ class PieceTranscriber:
         trained: the model; has its sampling ``rate`` in Hz.
         lengths, max_segment: see :func:`piece_seconds`.
         say: called with warnings, one line each; None: log them.
+
+    Raises:
+        ValueError: for a max_segment that is no number of seconds, 1 or more.
 
     Attributes:
         max_segment: seconds of a piece at most.
@@ -59,8 +70,15 @@ class PieceTranscriber:
         max_segment: Optional[float],
         say: Optional[Say],
     ):
+        check_max_segment(max_segment)
         self.trained, self.say = trained, say or log_line
         self.max_segment, self.whole = piece_seconds(lengths, max_segment)
+        if lengths and max_segment and max_segment > max(lengths[1], 1.0):
+            self.say(
+                f"pieces of up to {max_segment:g} s, and the model was trained on "
+                f"utterances of up to {lengths[1]:.1f} s: expect more errors; "
+                f"{max(lengths[0], 1.0):.1f} s is the default of max_segment"
+            )
 
     def pieces(self, wave: np.ndarray) -> List[Tuple[int, int]]:
         """Return [begin, end) in samples of the pieces that are encoded one by one."""

@@ -203,6 +203,9 @@ class OnnxTranscriber(PieceTranscriber):
             ``transcribe.Transcriber``.
         upstream_model: see :class:`OnnxModel`.
         say: called with warnings, one line each; None: log them.
+
+    Raises:
+        ValueError: for a max_segment that is no number of seconds, 1 or more.
     """
 
     def __init__(

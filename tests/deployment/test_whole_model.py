@@ -14,7 +14,10 @@ for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason="extra [export]")
 
 from espnet_adastride.bin import export, transcribe  # noqa: E402
-from espnet_adastride.deployment.recogniser import OnnxTranscriber  # noqa: E402
+from espnet_adastride.deployment.recogniser import (  # noqa: E402
+    OnnxModel,
+    OnnxTranscriber,
+)
 
 PACKED = Path(__file__).resolve().parents[1] / "data" / "202611_adastride.zip"
 
@@ -28,6 +31,17 @@ def exported(tmp_path_factory):
 
 def test_texts_and_times_are_those_of_espnet(exported):
     check(PACKED, exported)
+
+
+def test_pieces_of_a_wrong_length_are_refused(exported):
+    said = []
+    for seconds in (0, 0.5, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="max_segment must be a number"):
+            OnnxTranscriber(exported, max_segment=seconds)
+    model = OnnxModel(exported)
+    model.content["lengths"] = [2.5, 4.0]  # of the training's utterances
+    OnnxTranscriber(model, max_segment=500, say=said.append)
+    assert len(said) == 1 and said[0].startswith("pieces of up to 500 s, and the model")
 
 
 @pytest.mark.parametrize("restore", [False, True])
