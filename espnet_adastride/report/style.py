@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from espnet_adastride.errors import UserError
 from espnet_adastride.files import PathLike, written_whole
+from espnet_adastride.report.fonts import fonts_for
 
 #: text and axes; replaced by the page's own colour
 INK = "#161718"
@@ -71,16 +72,17 @@ SPECTROGRAM_STYLE = {"font.size": FONT_SIZE + 0.5, "axes.linewidth": 0.6}
 
 @contextmanager
 def drawing(
-    width: float, height: float, style: dict = STYLE, **options
+    width: float, height: float, style: dict = STYLE, text: str = "", **options
 ) -> Iterator[Figure]:
     """Make a figure without a window; what is drawn in the context has the style.
 
     Args:
         width, height: inches.
         style: STYLE or SPECTROGRAM_STYLE.
+        text: what users wrote, in any script; fonts are chosen that have it.
         options: of ``matplotlib.figure.Figure``, such as ``layout="constrained"``.
     """
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context({**style, **fonts_for(text)}):
         figure = Figure(figsize=(width, height), facecolor="white", dpi=DPI, **options)
         FigureCanvasAgg(figure)
         yield figure

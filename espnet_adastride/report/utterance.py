@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.collections import LineCollection
 from matplotlib.colors import FuncNorm, Normalize
 from matplotlib.figure import Figure
@@ -28,6 +29,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from espnet_adastride.corpora.audio import audio_info
 from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.errors import UserError
+from espnet_adastride.report.fonts import fonts_for
 from espnet_adastride.report.style import (
     BLACK,
     BOUNDARY_MAP,
@@ -52,7 +54,7 @@ from espnet_adastride.timing.energy import (
     is_speech,
     windows,
 )
-from espnet_adastride.timing.transcripts import TimedReference
+from espnet_adastride.timing.transcripts import TimedReference, display_width
 
 #: seconds; the utterance nearest to it is typical
 GOOD_LENGTH = 5.0
@@ -309,17 +311,20 @@ def plot_strides(picture: StridePicture) -> Figure:
                 f"{ends[0]} to {ends[1]} s"
             )
     words, numbers = _text(picture)
-    lanes = [
-        (name, items, place_labels(items, picture.duration, AXES_POINTS))
-        for name, items in (("words", picture.words), ("phones", picture.phones))
-        if items
-    ]
+    text = picture.utterance + "".join(words)
+    text += "".join(item.text for item in (*picture.words, *picture.phones))
+    with rc_context(fonts_for(text)):  # widths of labels depend on them
+        lanes = [
+            (name, items, place_labels(items, picture.duration, AXES_POINTS))
+            for name, items in (("words", picture.words), ("phones", picture.phones))
+            if items
+        ]
     # inches: the rows of labels and the line of spans below them
     lane_heights = [0.12 + 0.17 * (1 + max(rows)) for _, _, rows in lanes]
     lanes_height = sum(lane_heights) + 0.06 * len(lanes)
     text_height = 0.46 + 0.19 * (len(words) + len(numbers)) + lanes_height
     height = text_height + sum(HEIGHTS) + 0.95
-    with drawing(WIDTH, height, SPECTROGRAM_STYLE) as figure:
+    with drawing(WIDTH, height, SPECTROGRAM_STYLE, text) as figure:
         _draw(figure, picture, words, numbers, list(zip(lanes, lane_heights)))
     return figure
 
@@ -394,9 +399,10 @@ def _text(picture: StridePicture) -> Tuple[List[str], List[str]]:
         (f"HYP{search}", picture.hypothesis),
     ):
         if text is not None:
+            line = f"{name}:  {text or '(nothing)'}"
             words += textwrap.wrap(
-                f"{name}:  {text or '(nothing)'}",
-                TEXT_WIDTH,
+                line,
+                TEXT_WIDTH * len(line) // max(display_width(line), 1),
                 subsequent_indent=" " * 10,
                 max_lines=TEXT_LINES,
                 placeholder=" [...]",

@@ -1,11 +1,13 @@
 """The picture says what the signal and the boundaries say."""
 
+import warnings
+
 import numpy as np
 import pytest
 from matplotlib.text import Text
 
 from espnet_adastride.errors import UserError
-from espnet_adastride.report import utterance
+from espnet_adastride.report import fonts, utterance
 from espnet_adastride.report.style import save_figure
 from espnet_adastride.report.utterance import (
     StridePicture,
@@ -283,3 +285,42 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, picture, monkeypatch):
     assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
     with pytest.raises(UserError, match=r"\.png, \.svg, \.pdf"):
         save_figure(figure, tmp_path / "strides.bmp")
+
+
+def test_letters_that_the_usual_font_lacks(picture, tmp_path, caplog, monkeypatch):
+    """U+1D84 is in STIXGeneral, which comes with matplotlib, and not in DejaVu Sans."""
+    assert fonts.fonts_for("ÀΩж $1") == {}
+    picture.reference = "\u1d84 A"
+    picture.words = [Timed("\u1d84", 0.5, 1.0, 1.0)]
+    families = {
+        tuple(t.get_fontfamily()) for t in drawn(plot_strides(picture), "\u1d84")
+    }
+    (family,) = families
+    assert family[0] == "DejaVu Sans" and len(family) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save_figure(plot_strides(picture), tmp_path / "found.png")
+    assert not caplog.records
+    # no font at all: one line, once, and still a picture
+    monkeypatch.setattr(fonts, "_installed", dict)
+    picture.utterance = "\u1d84\u1d85"
+    for name in ("a.png", "b.png"):
+        save_figure(plot_strides(picture), tmp_path / name)
+    (record,) = caplog.records
+    assert "no installed font has the characters \u1d84" in record.message
+    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "found.png").read_bytes()
+
+
+def test_lines_of_wide_letters_are_not_wider(picture):
+    picture.reference = "\u4e2d\u6587" * 150
+    picture.hypothesis = "AN EVEN LONGER ONE " * 20
+    (block,) = drawn(plot_strides(picture), "REF:")
+    lines = block.get_text().splitlines()
+    wide = max(len(line) for line in lines if "\u4e2d" in line)
+    narrow = max(len(line) for line in lines if "EVEN" in line)
+    assert 40 <= wide <= 56 and 80 <= narrow <= 104
+
+
+def drawn(figure, letter):
+    """Return the texts of a figure with a letter."""
+    return [text for text in figure.findobj(Text) if letter in text.get_text()]

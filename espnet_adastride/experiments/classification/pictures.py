@@ -151,7 +151,8 @@ def plot_confusion(runs: Dict[str, Runs], method: str) -> Figure:
     names, counts = confusion(runs[method])
     share = 100.0 * counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     size = 1.6 + 0.5 * len(names)
-    with drawing(size, size, layout="constrained") as figure:
+    text = "".join(names)
+    with drawing(size, size, text=text, layout="constrained") as figure:
         axes = figure.add_subplot()
         axes.imshow(share, cmap=SHARE_MAP, vmin=0, vmax=100)
         places = range(len(names))
