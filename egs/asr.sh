@@ -724,6 +724,12 @@ stage_6() {
     unlock
 }
 
+# unusual NAME=VALUE DEFAULT: record an option of a training, unless it has its default:
+# earlier versions did not record these. Adds to words.
+unusual() {
+    [ "${1#*=}" = "$2" ] || words+=(--option "$1")
+}
+
 stage_7() {
     local words stamp common files
     files=("${lm_train}" "${lm_dev_text}" "${token_list}"
@@ -731,6 +737,7 @@ stage_7() {
     need "${lm_stats_dir}/.stage_done" "stage 6"
     lock "${lm_exp}" refuse
     each --input "${files[@]}"
+    unusual "lm_fold_length=${lm_fold_length}" 150
     ours check_training --action start --config "${lm_config}" "--arguments=${lm_args}" \
         --exp "${lm_exp}" "${words[@]}" --option "token_type=${token_type}" \
         ${text_words[@]+"${text_words[@]}"}
@@ -827,6 +834,9 @@ stage_11() {
     training_files+=("${asr_stats_dir}/train"/{"${speech}","${text}",feats_stats.npz})
     lock "${asr_exp}" refuse
     each --input "${training_files[@]}"
+    unusual "asr_speech_fold_length=${asr_speech_fold_length}" 800
+    unusual "asr_text_fold_length=${asr_text_fold_length}" 150
+    unusual "ignore_init_mismatch=${ignore_init_mismatch}" false
     ours check_training --action start --config "${asr_config}" \
         "--arguments=${asr_args}" --exp "${asr_exp}" "${words[@]}" \
         --option "fs=${fs}" --option "token_type=${token_type}" \

@@ -564,6 +564,9 @@ def test_all_stages_on_a_handful_of_utterances(recipe, tmp_path, warm_python):
         part = text.split(f" Stage {stage}: ", 1)[1].split(f" Stage {stage}: ", 1)[0]
         assert "done and unchanged" in part, part
     assert (exp / "valid.cer_ctc.ave.pth").resolve().stat().st_mtime_ns == model
+    fold = ["--asr_speech_fold_length=400", "--stage", "11"]
+    line = one_line(run(tmp_path, *options, *greedy, *fold, **common))
+    assert "asr_speech_fold_length was not set, is 400" in line
     (tmp_path / "tiny.yaml").write_text(CONFIG.format(input_layer="conv2d"))
     line = one_line(run(tmp_path, *options, *greedy, "--stage", "11", **common))
     assert "encoder_conf.input_layer was adastride, is conv2d" in line
