@@ -55,8 +55,8 @@ def find_recordings(folder) -> List[Recording]:
     """Find the recordings of a folder, sorted by id.
 
     Raises:
-        UserError: no such folder, no recordings, two of one name, or a line of
-            trans.txt without a text.
+        UserError: no such folder, no recordings, two of one name, or a trans.txt that
+            is malformed or names none of them.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -73,6 +73,12 @@ def find_recordings(folder) -> List[Recording]:
         text = texts.get(Path(source.name).name)
         group = f"file {name}" if text is None else f"text {text}"
         found.append(Recording(name, source.path, group))
+    if texts and all(recording.group.startswith("file ") for recording in found):
+        name, own = next(iter(texts)), Path(sources[0].name).name
+        raise UserError(
+            f"{folder / 'trans.txt'}: none of its names, such as {name}, is a "
+            f"recording's; write file names without suffix, such as {own}"
+        )
     return found
 
 
@@ -110,8 +116,11 @@ def read_texts(path) -> Dict[str, str]:
             name, text, _ = split_line(line.strip())
             if name and not text.strip():
                 raise UserError(f"{path}, line {number}: write NAME TEXT")
-            if name:
-                texts[name] = " ".join(text.lower().split())
+            text = " ".join(text.lower().split())
+            if name and texts.setdefault(name, text) != text:
+                raise UserError(
+                    f"{path}, line {number}: {name} has another text above; keep one"
+                )
     return texts
 
 
@@ -136,7 +145,9 @@ def split_groups(groups) -> Dict[str, str]:
 
 
 def prepare_recordings(folder, output, rate: int) -> str:
-    """Write the three sets; return one line about them. A prepared folder is kept.
+    """Write the three sets; return one line about them.
+
+    A prepared folder is kept, unless its recordings have moved.
 
     Args:
         folder: folder of the recordings.
@@ -155,16 +166,18 @@ def prepare_recordings(folder, output, rate: int) -> str:
     done = output / "prepared.json"
     if done.is_file():
         before = json.loads(done.read_text(encoding="utf-8"))
-        if before["digest"] == record["digest"]:
+        if before["digest"] != record["digest"]:
+            raise UserError(
+                f"{output} was prepared from other recordings; give another --exp, or "
+                f"remove {output.parent}"
+            )
+        made = [one for part in PARTS for one in read_set(output / part)]
+        if all(Path(recording.path).is_file() for recording in made):
             return before["told"]
-        raise UserError(
-            f"{output} was prepared from other recordings; give another --exp, or "
-            f"remove {output.parent}"
-        )
     part_of = split_groups(r.group for r in recordings)
     fresh = fresh_dir(output)
     (fresh / "audio").mkdir()
-    made: Dict[str, list] = {part: [] for part in PARTS}
+    parts: Dict[str, list] = {part: [] for part in PARTS}
     names = {recording.id for recording in recordings}
     short = 0
     for recording in recordings:
@@ -176,9 +189,9 @@ def prepare_recordings(folder, output, rate: int) -> str:
             if path.parent == fresh / "audio":  # its final place
                 path = output.resolve() / "audio" / path.name
             one = (name, path, recording.group, duration)
-            made[part_of[recording.group]].append(one)
+            parts[part_of[recording.group]].append(one)
     told = []
-    for part, own in made.items():
+    for part, own in parts.items():
         if not own:
             raise UserError(
                 f"{folder}: no recording of {SHORTEST} s or more is left for {part}; "
@@ -189,6 +202,9 @@ def prepare_recordings(folder, output, rate: int) -> str:
         hours = sum(duration for *_, duration in own) / 3600
         told.append(f"{part}: {len(own)} recordings, {hours:.2f} h")
     told.append(f"{len(part_of)} texts or files, {short} below {SHORTEST} s left out")
+    alone = sum(recording.group.startswith("file ") for recording in recordings)
+    if alone and alone < len(recordings):
+        told.append(f"{alone} of the files have no line in trans.txt")
     record["told"] = "; ".join(told)
     write_text(fresh / "prepared.json", json.dumps(record) + "\n")
     replace_dir(fresh, output)

@@ -54,6 +54,32 @@ def test_texts_stay_together(corpus, tmp_path):
         prepare_recordings(corpus, tmp_path / "data", 8000)
 
 
+def test_moved_recordings_are_found_again(corpus, tmp_path):
+    told = prepare_recordings(corpus, tmp_path / "data", 8000)
+    before = sets(tmp_path / "data")
+    moved = corpus.rename(tmp_path / "elsewhere")
+    assert prepare_recordings(moved, tmp_path / "data", 8000) == told
+    after = sets(tmp_path / "data")
+    for part, own in before.items():
+        assert [(r.id, r.group) for r in own] == [(r.id, r.group) for r in after[part]]
+        assert all(str(moved) in r.path for r in after[part])
+
+
+def test_texts_of_other_names_are_refused(corpus, tmp_path):
+    """Silently left out, they would put readings of one text into several sets."""
+    texts = corpus / "trans.txt"
+    lines = texts.read_text().splitlines()
+    texts.write_text("\n".join(lines[:4]) + "\n")
+    told = prepare_recordings(corpus, tmp_path / "data", 8000)
+    assert told.endswith("; 2 of the files have no line in trans.txt")
+    texts.write_text("\n".join([*lines, "r0 Another"]) + "\n")
+    with pytest.raises(UserError, match="trans.txt, line 7: r0 has another text above"):
+        find_recordings(corpus)
+    texts.write_text("\n".join(x.replace(" ", ".flac ", 1) for x in lines) + "\n")
+    with pytest.raises(UserError, match="none of its names, such as r0.flac, .* r0$"):
+        find_recordings(corpus)
+
+
 def test_any_format_rate_and_length(tmp_path):
     folder = tmp_path / "x"
     noise(folder / "a b.wav", 40.0)
