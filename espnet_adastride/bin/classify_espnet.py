@@ -35,10 +35,15 @@ def get_parser():
         "--data_config", help="YAML file with the settings of data and features"
     )
     parser.add_argument(
-        "--ngpu", type=int, default=0, help="1: one GPU, shared by the runs"
+        "--ngpu",
+        type=int,
+        choices=(0, 1),
+        default=0,
+        help="1: one GPU, shared by the runs",
     )
     parser.add_argument(
-        "--confusion", default="adastride", help="method whose confusions are drawn"
+        "--confusion",
+        help="method whose confusions are drawn; default: adastride, if it has runs",
     )
     return parser
 

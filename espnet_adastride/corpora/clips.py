@@ -93,6 +93,12 @@ def find_clips(folder, layout: str) -> List[Clip]:
     return clips
 
 
+def identify_clips(clips: List[Clip]) -> str:
+    """Return number and hash of the clips: their ids, groups, folds and parts."""
+    ids = "\n".join("\t".join((c.id, c.group, c.fold, c.part)) for c in clips)
+    return f"{len(clips)}, hash {hashlib.sha256(ids.encode()).hexdigest()[:16]}"
+
+
 def _files(folder: Path, pattern: str, told: str) -> List[Path]:
     """Return the matching audio files; raise an error if there are none."""
     found = [p for p in folder.glob(pattern) if p.suffix.lower() in AUDIO_SUFFIXES]

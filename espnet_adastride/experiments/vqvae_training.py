@@ -13,6 +13,11 @@ import yaml
 from espnet_adastride.config import merge_configs, read_config
 from espnet_adastride.corpora.unlabelled import prepare_recordings, read_set
 from espnet_adastride.errors import UserError, located, one_line_errors
+from espnet_adastride.experiments.espnet_options import (
+    check_criterion,
+    complete_options,
+    count_steps,
+)
 from espnet_adastride.experiments.folders import (
     claim_run,
     run_folders,
@@ -21,7 +26,11 @@ from espnet_adastride.experiments.folders import (
 )
 from espnet_adastride.experiments.records import training_record
 from espnet_adastride.files import alone, write_text
+from espnet_adastride.networks.saved_models import Criterion
 from espnet_adastride.recipe.jobs import Job, run_jobs
+
+#: the criterion by which ESPnet keeps the model that is measured
+CRITERION = Criterion("valid", "loss_mse", "min")
 
 
 def run_config(config, method, rate, seed):
@@ -43,14 +52,44 @@ def check_config(name, config):
     """
     from espnet_adastride.plugin.vqvae_task import VQVAETask
 
-    options = argparse.Namespace(
-        features_conf=config.get("features_conf", {}),
-        network_conf=config.get("network_conf", {}),
-        stats_file=None,
-        vp_weight=1.0,
-    )
     with located(name):
-        return VQVAETask.build_model(options)
+        options = complete_options(VQVAETask, config)
+        check_criterion(options, CRITERION)
+        return VQVAETask.build_model(
+            argparse.Namespace(**{**options, "stats_file": None})
+        )
+
+
+def stretch_schedule(config, shapes):
+    """Return the configuration with its schedule scaled to the whole training.
+
+    ``warmup_steps_list`` counts steps, which depend on the amount of recordings, and
+    the rate jumps back up after its last one. The list keeps its shape and ends with
+    the last epoch; one that ends later, but not twice as late, stays as it is.
+
+    Args:
+        shapes: file with the lengths of the training set (collect_stats).
+    """
+    from espnet_adastride.plugin.espnet import build_batch_sampler
+    from espnet_adastride.plugin.vqvae_task import VQVAETask
+
+    options = complete_options(VQVAETask, config)
+    steps = (options["scheduler_conf"] or {}).get("warmup_steps_list")
+    if not steps or options["iterator_type"] != "sequence":
+        return config
+    batches = build_batch_sampler(
+        type=options["batch_type"],
+        batch_size=options["batch_size"],
+        batch_bins=options["batch_bins"],
+        shape_files=[str(shapes)],
+        drop_last=options["drop_last_iter"],
+        fold_lengths=options["fold_length"],
+    )
+    total = count_steps(options, len(list(batches)))
+    if total <= steps[-1] < 2 * total:
+        return config
+    steps = [round(step * total / steps[-1], 2) for step in steps]
+    return merge_configs([config, {"scheduler_conf": {"warmup_steps_list": steps}}])
 
 
 def data_options(exp):
@@ -148,6 +187,7 @@ def train(args, methods, rates, seeds):
         told = prepare_recordings(args.corpus, exp / "data", model.features.fs)
         print(told, flush=True)
         collect_statistics(exp, config)
+        config = stretch_schedule(config, exp / "stats" / "train" / "speech_shape")
         functions = {}
         for method, rate, seed in runs:
             folder = exp / run_name(method.word, f"{rate}x", f"seed{seed}")

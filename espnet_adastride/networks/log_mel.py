@@ -16,7 +16,7 @@ import torch
 import torchaudio
 
 from espnet_adastride.downsampling import length_mask
-from espnet_adastride.downsampling.output import zero_padding
+from espnet_adastride.downsampling.output import check_whole, zero_padding
 from espnet_adastride.errors import unknown_word
 
 #: below this magnitude a mel bin is silence
@@ -40,12 +40,13 @@ class LogMel(torch.nn.Module):
 
     Args:
         fs: samples per second.
-        n_fft, win_length, hop_length: samples.
+        n_fft, win_length, hop_length: samples; win_length at most n_fft.
         n_mels: F.
         formula: one of FORMULAS, see the file's top.
 
     Raises:
-        ValueError: a mel bin would be empty, or the formula is unknown.
+        ValueError: a number is not whole or below 1, the window is too long, a mel bin
+            would be empty, or the formula is unknown.
     """
 
     def __init__(
@@ -60,6 +61,11 @@ class LogMel(torch.nn.Module):
         super().__init__()
         if formula not in FORMULAS:
             raise ValueError(unknown_word("formula", formula, FORMULAS))
+        sizes = {"fs": fs, "n_fft": n_fft, "win_length": win_length}
+        for name, size in {**sizes, "hop_length": hop_length, "n_mels": n_mels}.items():
+            check_whole(name, size)
+        if win_length > n_fft:
+            raise ValueError(f"win_length {win_length} is above n_fft {n_fft}")
         self.formula = formula
         self.fs, self.n_fft, self.win_length = fs, n_fft, win_length
         self.hop_length, self.n_mels = hop_length, n_mels

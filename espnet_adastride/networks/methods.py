@@ -30,8 +30,8 @@ def parse_method(word: str) -> Method:
     stride its own method.
 
     Raises:
-        UserError: an option without a value, or whose value is no YAML. Names are
-            checked by the network.
+        UserError: an option without a value, given twice, or whose value is no YAML.
+            Names are checked by the network.
     """
     names, _, rest = word.partition(":")
     options = {}
@@ -39,5 +39,7 @@ def parse_method(word: str) -> Method:
         key, equals, value = pair.partition("=")
         if not equals:
             raise UserError(f"method {word!r}: write METHOD:WORD=VALUE,WORD=VALUE")
+        if key in options:
+            raise UserError(f"method {word!r}: {key} is given twice")
         options[key] = parse_yaml(value, f"method {word!r}")
     return Method(word, tuple(names.split("+")), options)

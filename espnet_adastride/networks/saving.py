@@ -82,13 +82,17 @@ def naming(load):
             reason = " ".join(str(error).split())[:200] or "it ends too early"
             raise OSError(
                 f"{f} is truncated or not a PyTorch file ({reason}): use another "
-                "model, or create it again"
+                "model, or remove it and create it again"
             ) from error
         complete_epoch(f, content)
         return content
 
     wrapper.is_naming = True
     return wrapper
+
+
+#: ``torch.load`` for our own code, whose errors name the file
+load = naming(torch.load)
 
 
 def complete_epoch(path, content) -> None:

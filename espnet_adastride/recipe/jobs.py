@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from espnet_adastride.errors import UserError, named
+from espnet_adastride.errors import UserError, describe_os_error, named
 from espnet_adastride.evaluation.logs import describe_signal, last_error
 from espnet_adastride.progress import cores
 
@@ -131,6 +131,8 @@ class _Forked:
             job.command()
         except UserError as error:
             print(named(f"error: {error}"), file=sys.stderr)
+        except OSError as error:  # of a disk or a folder, as in one_line_errors
+            print(named(f"error: {describe_os_error(error)}"), file=sys.stderr)
         except SystemExit as error:
             if not error.code:
                 return

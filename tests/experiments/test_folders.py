@@ -1,5 +1,6 @@
 """Runs in folders of their own: kept, shared, ended together, and their records."""
 
+import errno
 import json
 import os
 import time
@@ -268,6 +269,15 @@ def test_without_a_log_a_failure_is_said_here(tmp_path, capfd):
         run_folders({tmp_path / "bad": fail}, 1, log="")
     assert caught.value.code == 1
     assert capfd.readouterr().err == "error: no finite gradient\n"
+
+    def fill():
+        raise OSError(errno.ENOSPC, "No space left on device", "model.pth")
+
+    with pytest.raises(SystemExit):
+        run_folders({tmp_path / "full": fill}, 1, log="")
+    line = capfd.readouterr().err
+    assert line.startswith("error: model.pth cannot be written or read: the disk is")
+    assert line.count("\n") == 1
     with pytest.raises(UserError, match="a process: "):
         run_folders({tmp_path / "killed": lambda: os.kill(os.getpid(), 9)}, 1, log="")
 

@@ -80,5 +80,9 @@ def test_numpy_has_the_same_power():
 def test_wrong_words_are_refused():
     with pytest.raises(ValueError, match="did you mean 'power'"):
         LogMel(formula="powr")
+    with pytest.raises(ValueError, match="hop_length must be a whole number >= 1"):
+        LogMel(hop_length=0)
+    with pytest.raises(ValueError, match="win_length 640 is above n_fft 512"):
+        LogMel(n_fft=512, n_mels=40)
     with pytest.raises(ValueError, match="n_mels 80: some mel bins have no"):
         LogMel(n_fft=256, win_length=256)

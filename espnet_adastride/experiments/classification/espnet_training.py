@@ -6,22 +6,31 @@ configuration of a run, :func:`train_run` trains and tests it. The command is
 """
 
 import argparse
+import dataclasses
 import math
 import os
 from functools import partial
 from pathlib import Path
 
-from espnet_adastride.config import merge_configs, read_config
+import yaml
+
+from espnet_adastride.config import merge_configs, read_config, refuse_changes
 from espnet_adastride.corpora.audio import read_samples
 from espnet_adastride.corpora.clips import (
     describe_clips,
     find_clips,
     folds_in_a_round,
+    identify_clips,
     split_clips,
 )
 from espnet_adastride.corpora.espnet_clips import utterance_id, write_data
 from espnet_adastride.corpora.kaldi import read_scp
-from espnet_adastride.errors import UserError, unknown_word
+from espnet_adastride.errors import UserError
+from espnet_adastride.experiments.espnet_options import (
+    check_criterion,
+    complete_options,
+    count_steps,
+)
 from espnet_adastride.experiments.folders import (
     claim_run,
     is_finished,
@@ -30,12 +39,13 @@ from espnet_adastride.experiments.folders import (
     write_result,
 )
 from espnet_adastride.experiments.records import training_record
-from espnet_adastride.files import alone
+from espnet_adastride.files import alone, write_text
+from espnet_adastride.networks.saved_models import Criterion
 from espnet_adastride.quiet import quiet_imports
 
 #: the tested model, and the criterion with which ESPnet keeps it
 MODEL = "valid.acc.best.pth"
-CRITERION = ["valid", "acc", "max"]
+CRITERION = Criterion("valid", "acc", "max")
 
 
 def layer_config(config, method):
@@ -64,12 +74,14 @@ def stretch_schedule(config, clips):
     be off by one step an epoch, because shuffled clips sometimes make one batch more or
     less.
     """
-    schedule = config.get("scheduler_conf") or {}
-    if "total_steps" not in schedule or config.get("batch_type") != "unsorted":
+    from espnet_adastride.plugin import espnet
+
+    options = complete_options(espnet.cls_task.CLSTask, config)
+    schedule = options["scheduler_conf"] or {}
+    if not schedule.get("total_steps") or options["batch_type"] != "unsorted":
         return config  # batches by length: their number is unknown here
-    size = config.get("batch_size") or 1
-    steps = math.ceil(clips / (clips // max(1, clips // size)))  # as ESPnet does
-    total = steps * int(config.get("max_epoch") or 1)
+    batches = max(1, clips // options["batch_size"])
+    total = count_steps(options, math.ceil(clips / (clips // batches)))  # as ESPnet
     part = schedule.get("warmup_steps", 0) / schedule["total_steps"]
     own = {"total_steps": total, "warmup_steps": round(part * total)}
     return merge_configs([config, {"scheduler_conf": own}])
@@ -109,16 +121,9 @@ def check_model(name, config, classes):
             "normalize: global_mvn needs statistics, which this command does not "
             "collect; use utterance_mvn or null"
         )
-    options = vars(espnet.cls_task.CLSTask.get_parser().parse_args([]))
-    for word in config:
-        if word not in options:
-            raise UserError(unknown_word("option of cls_train", word, options))
-    args = argparse.Namespace(**merge_configs([options, config]))
-    if CRITERION not in [list(one) for one in args.best_model_criterion]:
-        raise UserError(
-            "best_model_criterion: the model with the best valid acc is tested; add "
-            f"[{', '.join(CRITERION)}]"
-        )
+    options = complete_options(espnet.cls_task.CLSTask, config)
+    check_criterion(options, CRITERION)
+    args = argparse.Namespace(**options)
     args.token_list = [*classes, "<unk>"]
     try:
         espnet.cls_task.CLSTask.build_model(args)
@@ -126,7 +131,22 @@ def check_model(name, config, classes):
         raise UserError(f"{name}: {' '.join(str(error).split())}") from None
 
 
-def train_run(folder, data, method, seed, tested, number, ngpu):
+def claim_data(exp, options, clips):
+    """Write split and clips that the runs of a folder share, or check them.
+
+    Raises:
+        UserError: the folder holds runs, also interrupted ones, of other clips or of
+            another split, which could be tested on what they were trained on.
+    """
+    path = exp / "data" / "settings.yaml"
+    own = {"data": dataclasses.asdict(options.data), "clips": identify_clips(clips)}
+    begun = [*exp.glob("*/checkpoint.pth"), *exp.glob("records/*")]
+    if path.is_file() and begun:
+        refuse_changes(exp, read_config(path), own, "runs")
+    write_text(path, yaml.safe_dump(own, sort_keys=False))
+
+
+def train_run(folder, data, method, seed, tested, names, number, ngpu):
     """Train a run or resume it, then test it, in the caller's process.
 
     Args:
@@ -134,6 +154,7 @@ def train_run(folder, data, method, seed, tested, number, ngpu):
         data: of the seed: train, valid, test, classes.txt.
         method, seed: of the strides, and of split and training.
         tested: the test clips.
+        names: {class as ESPnet has it, without white space: class}.
         number: of the round of the cross-validation, or the seed.
         ngpu: 0 or 1.
     """
@@ -152,7 +173,7 @@ def train_run(folder, data, method, seed, tested, number, ngpu):
         options += [option, f"{data / part / 'label'},label,text"]
         options += [f"--{part}_shape_file", str(data / part / "shape")]
     cls_train(options)
-    found = classify(folder, data, tested, "cuda" if ngpu else "cpu")
+    found = classify(folder, data, tested, names, "cuda" if ngpu else "cpu")
     predictions = found.pop("predictions")
     training = training_record(folder)
     right = [predictions[clip.id] == clip.label for clip in tested]
@@ -176,7 +197,7 @@ def train_run(folder, data, method, seed, tested, number, ngpu):
     )
 
 
-def classify(folder, data, clips, device):
+def classify(folder, data, clips, names, device):
     """Return a trained model's predictions for the clips, its size and rate."""
     from espnet_adastride.plugin.espnet import Classification
 
@@ -189,13 +210,11 @@ def classify(folder, data, clips, device):
         lambda _, inputs, outputs: frames.append((inputs[1].sum(), outputs[1].sum()))
     )
     paths = read_scp(data / "test" / "wav.scp")
-    # ESPnet's class names have no white space
-    names = {utterance_id(clip.label): clip.label for clip in clips}
     predictions = {}
     for clip in clips:
         speech, _ = read_samples(paths[utterance_id(clip.id)])
         word = tool(speech[:, 0])[2]
-        predictions[clip.id] = names.get(word, word)
+        predictions[clip.id] = names.get(word, word)  # or <unk>
     before, after = (int(sum(column)) for column in zip(*frames))
     reported = getattr(encoder, "reported_stats", dict)()
     return {
@@ -226,7 +245,7 @@ def train(args, methods, seeds):
     split, features = options.data.split, options.features
     clips = find_clips(args.corpus, options.data.layout)
     print(describe_clips(clips, split, seeds), flush=True)
-    classes = sorted({utterance_id(clip.label) for clip in clips})
+    names = {utterance_id(clip.label): clip.label for clip in clips}
     with quiet_imports():
         import espnet_adastride.plugin  # noqa: F401  (registers the encoder)
         from espnet_adastride.networks import saving
@@ -234,6 +253,7 @@ def train(args, methods, seeds):
     saving.install()
     functions = {}
     with alone(exp, "--exp"):
+        claim_data(exp, options, clips)
         for seed in seeds:
             parts = split_clips(clips, split, seed)
             data, waiting = exp / "data" / f"seed{seed}", False
@@ -243,9 +263,9 @@ def train(args, methods, seeds):
                 folder = exp / run_name(method.word, f"seed{seed}")
                 own = run_config(config, features, method, seed, len(parts["train"]))
                 if seed == seeds[0]:
-                    check_model(method.word, own, classes)
+                    check_model(method.word, own, sorted(names))
                 claim_run(folder, own)
-                own = (folder, data, method, seed, tested, number, args.ngpu)
+                own = (folder, data, method, seed, tested, names, number, args.ngpu)
                 functions[folder] = partial(train_run, *own)
                 waiting |= not is_finished(folder)
             if waiting:

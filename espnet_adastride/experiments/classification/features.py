@@ -10,12 +10,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from espnet_adastride.corpora.clips import Clip
 from espnet_adastride.corpora.recordings import read_audio
-from espnet_adastride.downsampling import length_mask
 from espnet_adastride.errors import UserError, located
 from espnet_adastride.experiments.classification.options import FeatureOptions
 from espnet_adastride.files import locked
 from espnet_adastride.networks.log_mel import LogMel
-from espnet_adastride.networks.saving import save
+from espnet_adastride.networks.saving import load, save
 
 
 class Features:
@@ -40,15 +39,16 @@ class Features:
 
     def batch(self, indices) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return x (B, T, F), zeros in its padding, lengths (B,) and labels (B,)."""
-        lengths = self.lengths[indices]
-        places = zip(indices.tolist(), lengths.tolist())
-        clips = [self.frames[self.ends[i] - n : self.ends[i]] for i, n in places]
-        return pad_sequence(clips, batch_first=True), lengths, self.labels[indices]
+        x = pad_sequence(self._clips(indices), batch_first=True)
+        return x, self.lengths[indices], self.labels[indices]
+
+    def _clips(self, indices) -> List[torch.Tensor]:
+        places = zip(indices.tolist(), self.lengths[indices].tolist())
+        return [self.frames[self.ends[i] - n : self.ends[i]] for i, n in places]
 
     def statistics(self, indices) -> Tuple[torch.Tensor, torch.Tensor]:
         """Return mean and standard deviation (F,) of some clips' frames."""
-        x, lengths, _ = self.batch(indices)
-        frames = x[length_mask(lengths, x.size(1))]
+        frames = torch.cat(self._clips(indices))  # not padded to the longest clip
         return frames.mean(dim=0), frames.std(dim=0).clamp(min=1e-3)
 
 
@@ -85,4 +85,4 @@ def load_features(
                 frames.append(log_mel(wave[None], torch.tensor([len(wave)]))[0][0])
             lengths = torch.tensor([len(one) for one in frames])
             save({"frames": torch.cat(frames), "lengths": lengths}, path)
-        return Features(clips, **torch.load(path))
+        return Features(clips, **load(path))

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import math
 
 from espnet_adastride.config import read_config
 from espnet_adastride.corpora.clips import LAYOUTS, SPLITS
@@ -46,6 +47,11 @@ class TrainingOptions:
     mask_frames: int
 
 
+#: words whose value must not be 0, by section
+POSITIVE = [("features", field.name) for field in dataclasses.fields(FeatureOptions)]
+POSITIVE += [("training", word) for word in "epochs batch_size lr grad_clip".split()]
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
     """A configuration file: all of its sections, all of their words, no defaults."""
@@ -78,17 +84,22 @@ def read_options(path) -> Options:
                     f"{path}: {name}.{word} must be of type {wanted.__name__}, "
                     f"got {value!r}"
                 )
-            if wanted in (int, float) and value < 0:
-                raise UserError(f"{path}: {name}.{word} must not be below 0")
+            if wanted in (int, float) and not 0 <= value < math.inf:
+                raise UserError(
+                    f"{path}: {name}.{word} must be a number of 0 or more, got {value}"
+                )
         sections[name] = kind(**section)
     options = Options(**sections)
     for word, choices in (("layout", LAYOUTS), ("split", SPLITS)):
         given = getattr(options.data, word)
         if given not in choices:
             raise UserError(f"{path}: {unknown_word(word, given, choices)}")
-    for word in ("epochs", "batch_size"):
-        if getattr(options.training, word) < 1:
-            raise UserError(f"{path}: training.{word} must be at least 1")
+    for name, word in POSITIVE:
+        if getattr(getattr(options, name), word) == 0:
+            raise UserError(f"{path}: {name}.{word} must be above 0")
+    for name, word in (("training", "label_smoothing"), ("network", "dropout")):
+        if getattr(getattr(options, name), word) >= 1:
+            raise UserError(f"{path}: {name}.{word} must be below 1")
     return options
 
 

@@ -6,7 +6,6 @@ reads.
 """
 
 import dataclasses
-import hashlib
 import time
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,12 @@ import torch
 import yaml
 
 from espnet_adastride.config import read_config, refuse_changes
-from espnet_adastride.corpora.clips import Clip, folds_in_a_round, split_clips
+from espnet_adastride.corpora.clips import (
+    Clip,
+    folds_in_a_round,
+    identify_clips,
+    split_clips,
+)
 from espnet_adastride.downsampling.stages import (
     add_auxiliary_losses,
     auxiliary_losses,
@@ -36,7 +40,7 @@ from espnet_adastride.experiments.folders import (
 from espnet_adastride.files import locked, write_text
 from espnet_adastride.networks.classifier import Classifier, random_mask
 from espnet_adastride.networks.methods import Method
-from espnet_adastride.networks.saving import save
+from espnet_adastride.networks.saving import load, save
 
 CHECKPOINT = "checkpoint.pth"
 
@@ -62,9 +66,7 @@ def claim_experiment(folder, options: Options, clips: List[Clip]) -> None:
 
 def describe_settings(options: Options, clips: List[Clip]) -> Dict[str, Any]:
     """Return the settings that runs of a folder share: configuration, clips (hash)."""
-    ids = "\n".join("\t".join((c.id, c.group, c.fold, c.part)) for c in clips)
-    digest = hashlib.sha256(ids.encode()).hexdigest()[:16]
-    return {**dataclasses.asdict(options), "clips": f"{len(clips)}, hash {digest}"}
+    return {**dataclasses.asdict(options), "clips": identify_clips(clips)}
 
 
 def train_all(
@@ -149,7 +151,7 @@ def train(
     done, spent, wall, history = 0, 0.0, 0.0, []
     checkpoint = folder / CHECKPOINT
     if checkpoint.is_file():
-        state = torch.load(checkpoint)
+        state = load(checkpoint)
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
         done, spent, wall = state["epochs"], state["cpu_seconds"], state["seconds"]

@@ -12,6 +12,9 @@ from espnet2.cls.espnet_model import ESPnetClassificationModel
 
 from espnet_adastride.bin import classify_espnet
 from espnet_adastride.corpora.clips import find_clips, split_clips
+from espnet_adastride.experiments.classification.espnet_training import (
+    stretch_schedule,
+)
 from espnet_adastride.experiments.folders import read_result, record_of
 from espnet_adastride.plugin.model import adaptive_model
 from tests.tones import tone
@@ -130,7 +133,21 @@ def test_the_schedule_ends_with_the_training(experiment):
     assert schedule["warmup_steps"] == round(8 * EPOCHS / 10)
 
 
-def test_what_is_finished_is_kept_and_what_is_not_goes_on(experiment, capfd):
+def test_the_schedule_follows_the_options_and_espnets_defaults():
+    def steps(**config):
+        schedule = {"total_steps": 3100, "warmup_steps": 310}
+        config = {"batch_type": "unsorted", "scheduler_conf": schedule, **config}
+        found = stretch_schedule(config, 4000)["scheduler_conf"]
+        assert found["warmup_steps"] == round(found["total_steps"] / 10)
+        return found["total_steps"]
+
+    assert steps(batch_size=128, max_epoch=100) == 3200
+    assert steps() == 200 * 40  # batches of 20, 40 epochs
+    assert steps(accum_grad=4) == 50 * 40
+    assert steps(num_iters_per_epoch=30, max_epoch=2) == 60
+
+
+def test_what_is_finished_is_kept_and_what_is_not_goes_on(experiment, corpus):
     exp, command = experiment
     run = exp / f"strided_conv_seed{SEED}"
     before = read_run(exp, "strided_conv")
@@ -145,6 +162,11 @@ def test_what_is_finished_is_kept_and_what_is_not_goes_on(experiment, capfd):
     changed = small_config(exp.parent / "changed.yaml", batch_size=4)
     with pytest.raises(SystemExit, match="batch_size was 8, is 4"):
         classify_espnet.main([*command, "--config", str(changed)])
+    data = yaml.safe_load((corpus / "data.yaml").read_text())
+    data["data"]["split"] = "fixed"
+    changed.write_text(yaml.safe_dump(data))
+    with pytest.raises(SystemExit, match="data.split was rotating, is fixed; give"):
+        classify_espnet.main([*command, "--data_config", str(changed)])
 
 
 def test_the_word_of_input_layer_in_the_tasks_own_encoders(corpus, tmp_path):

@@ -1,7 +1,9 @@
 """Features, schedule, masks, resumption, configuration."""
 
+import argparse
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import soundfile
@@ -9,11 +11,21 @@ import torch
 
 from espnet_adastride.corpora.clips import find_clips
 from espnet_adastride.errors import UserError
+from espnet_adastride.experiments.classification.espnet_training import claim_data
 from espnet_adastride.experiments.classification.features import load_features
-from espnet_adastride.experiments.classification.options import read_options
+from espnet_adastride.experiments.classification.options import (
+    DataOptions,
+    read_options,
+)
 from espnet_adastride.experiments.classification.training import learning_rate, train
+from espnet_adastride.experiments.espnet_options import (
+    check_criterion,
+    complete_options,
+    count_steps,
+)
 from espnet_adastride.networks.classifier import Classifier, random_mask
 from espnet_adastride.networks.methods import parse_method
+from espnet_adastride.networks.saved_models import Criterion
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -81,6 +93,64 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(data, config, tmp_path):
     assert other["learning"] != whole["learning"]
 
 
+def test_damaged_files_are_named(corpus, data, config, tmp_path):
+    options, method = read_options(config), parse_method("avg_pool")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.pth").write_bytes(b"damaged")
+    with pytest.raises(OSError, match="run/checkpoint.pth is truncated"):
+        train(data, options, method, 0, tmp_path / "run", lambda line: None)
+    clips = find_clips(corpus, "speech_commands")[:2]
+    load_features(clips, options.features, tmp_path, lambda line: None)
+    (path,) = tmp_path.glob("logmel_*.pth")
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(OSError, match=f"{path} is truncated .*: .*remove it"):
+        load_features(clips, options.features, tmp_path)
+
+
+def test_other_clips_or_another_split_are_refused_through_espnet(corpus, tmp_path):
+    """Otherwise an interrupted training would be tested on what it had learned."""
+    clips = find_clips(corpus, "speech_commands")
+
+    def claim(split, clips=clips):
+        data = DataOptions("speech_commands", split)
+        claim_data(tmp_path, SimpleNamespace(data=data), clips)
+
+    claim("rotating")
+    claim("fixed")  # nothing has begun
+    (tmp_path / "avg_pool_seed0").mkdir()
+    (tmp_path / "avg_pool_seed0" / "checkpoint.pth").touch()
+    claim("fixed")
+    with pytest.raises(UserError, match="data.split was fixed, is rotating; give"):
+        claim("rotating")
+    with pytest.raises(UserError, match="clips was 120, .*, is 119"):
+        claim("fixed", clips[1:])
+
+
+def test_options_of_a_training_through_espnet():
+    parser = argparse.ArgumentParser()
+    for name, value in (("max_epoch", 40), ("batch_size", 20), ("accum_grad", 1)):
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--num_iters_per_epoch")
+    parser.add_argument("--best_model_criterion", default=[("valid", "acc", "max")])
+    task = SimpleNamespace(get_parser=lambda: parser)
+
+    def steps(**config):
+        return count_steps(complete_options(task, config), 11)
+
+    assert steps() == 40 * 11 and steps(max_epoch=3) == 3 * 11
+    assert steps(accum_grad=2) == 40 * 5 and steps(accum_grad=20) == 40
+    assert steps(num_iters_per_epoch=7, accum_grad=2) == 40 * 3
+    with pytest.raises(UserError, match="did you mean 'max_epoch'"):
+        steps(max_epochs=3)
+    with pytest.raises(UserError, match="accum_grad: give a whole number, .* got 0.5"):
+        steps(accum_grad=0.5)
+    check_criterion(complete_options(task, {}), Criterion("valid", "acc", "max"))
+    with pytest.raises(UserError, match="best valid loss_mse is tested; add .valid, l"):
+        check_criterion(
+            complete_options(task, {}), Criterion("valid", "loss_mse", "min")
+        )
+
+
 @pytest.mark.parametrize(
     "before, after, words",
     [
@@ -90,7 +160,13 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(data, config, tmp_path):
             "epochs: many",
             "training.epochs must be of type int, got 'many'",
         ),
-        ("epochs: 8", "epochs: 0", "training.epochs must be at least 1"),
+        ("epochs: 8", "epochs: 0", "training.epochs must be above 0"),
+        ("grad_clip: 5.0", "grad_clip: 0", "training.grad_clip must be above 0"),
+        ("lr: 0.01", "lr: .inf", "training.lr must be a number of 0 or more, got inf"),
+        ("decay: 0.8", "decay: .nan", "training.decay must be a number of 0 or more"),
+        ("smoothing: 0.0", "smoothing: 1", "label_smoothing must be below 1"),
+        ("dropout: 0.1", "dropout: 1.5", "network.dropout must be below 1"),
+        ("hop_length: 256", "hop_length: 0", "features.hop_length must be above 0"),
         ("  dropout: 0.1\n", "", "word of network is missing: dropout"),
         ("split: rotating", "split: random", "unknown split 'random'"),
         ("layout: speech", "layout: esc", "unknown layout 'esc_commands'"),
