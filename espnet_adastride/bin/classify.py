@@ -44,7 +44,8 @@ def get_parser():
     add_run_options(parser, corpus, config, "all", "0 1 2")
     parser.add_argument("--feats", help="folder of the features; default: EXP/feats")
     parser.add_argument(
-        "--confusion", default="adastride", help="method whose confusions are drawn"
+        "--confusion",
+        help="method whose confusions are drawn; default: adastride, if it has runs",
     )
     parser.add_argument("--curve", help="option to plot accuracy over")
     parser.add_argument(
@@ -111,10 +112,10 @@ def report_all(args, methods, seeds):
         print(f"Accuracy over {args.curve}: {picture}")
     if args.beside:
         tables = {
-            Path(exp).name: compare(read_runs(exp), args.reference)
+            Path(exp).resolve().name: compare(read_runs(exp), args.reference)
             for exp in args.beside
         }
-        tables = {Path(args.exp).name: rows, **tables}
+        tables = {Path(args.exp).resolve().name: rows, **tables}
         if len(tables) != 1 + len(args.beside):
             raise UserError(
                 "--beside: two experiment folders have the same name; rename one"

@@ -11,7 +11,7 @@ perplexity, bits per second, side information (``evaluation/vqvae.py``).
 import json
 import os
 from pathlib import Path
-from typing import Sequence
+from typing import Dict
 
 from espnet_adastride.bin.parsers import Parser, command, say
 from espnet_adastride.corpora.recordings import Source, describe_unread, find_media
@@ -27,6 +27,8 @@ from espnet_adastride.quiet import quiet_imports
 
 #: folder in the output folder, of recordings that were cut or converted
 AUDIO = "audio"
+#: what the listening copies of a recording are named by
+COPIES = (".original", ".vocoder")
 
 
 def get_parser():
@@ -40,14 +42,20 @@ def get_parser():
     return parser
 
 
-def _check_apart(sources: Sequence[Source], folder: Path) -> None:
-    """Reject recordings in the folders that are written to: they have the same names.
+def _check_apart(recordings: Dict[str, Source], folder: Path) -> None:
+    """Reject recordings whose outputs would have the names of others.
 
     Raises:
-        UserError: naming the first.
+        UserError: naming the first recording that is in a folder that is written to, or
+            named as the copy (:func:`listen`) of another.
     """
     written = {os.path.realpath(place) for place in (folder, folder / AUDIO)}
-    for source in sources:
+    for name, source in recordings.items():
+        if Path(name).suffix in COPIES and Path(name).stem in recordings:
+            raise UserError(
+                f"{shown(source.path)}: the copy of {Path(name).stem} would have its "
+                "name; rename it, or leave it out"
+            )
         if os.path.dirname(os.path.realpath(source.path)) in written:
             raise UserError(
                 f"--output_dir {folder}: the recording {shown(source.path)} is in it "
@@ -75,7 +83,7 @@ def main(args):
         )
     recordings = name_recordings(sources, suffixes=True)
     check_folder(args.output_dir, "--output_dir")
-    _check_apart(sources, Path(args.output_dir))
+    _check_apart(recordings, Path(args.output_dir))
     with quiet_imports():
         from espnet_adastride.evaluation.vqvae import measure
         from espnet_adastride.plugin.vqvae_task import load_vqvae

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from espnet_adastride.errors import UserError
-from espnet_adastride.evaluation.statistics import Bootstrap
+from espnet_adastride.evaluation.statistics import Bootstrap, few_units_note
 from espnet_adastride.experiments.comparison import compare
 from espnet_adastride.experiments.folders import read_results, run_name
 from espnet_adastride.experiments.records import Record
@@ -137,11 +137,13 @@ def _differences(cells, order, reference, resamples) -> str:
     ]
     names = ["rate", f"method minus `{reference}`", "seeds", "error, dB", "over texts"]
     names += ["p, Holm", "over seeds", "verdict, bits aside"]
+    note = few_units_note(groups.number, "texts or files")
     return (
         markdown_table(names, rows)
         + f"\nPaired bootstrap over texts ({resamples} test sets; the readings of a "
         "text and the seeds of a recording kept together), negative is better; p "
         f"corrected for {len(rows)} comparisons; over seeds: Welch's 95 % interval.\n"
+        + (f"\n{note}\n" if note else "")
     )
 
 

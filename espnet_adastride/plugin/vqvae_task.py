@@ -30,6 +30,7 @@ from espnet_adastride.plugin.defaults import (
     arguments_with_defaults,
     completed_network_conf,
 )
+from espnet_adastride.plugin.model_files import read_parameters
 from espnet_adastride.plugin.trainer import FiniteTrainer
 
 
@@ -200,8 +201,9 @@ def load_vqvae(folder, model_file=None) -> VQVAEModel:
         )
     args.stats_file = None  # the statistics are among the parameters
     model = VQVAETask.build_model(args)
+    parameters = read_parameters(path)
     try:
-        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        model.load_state_dict(parameters)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"{path}: does not fit {config}: {reason}") from None

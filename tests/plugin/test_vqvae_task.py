@@ -13,7 +13,9 @@ import torch
 import yaml
 
 from espnet_adastride.bin import compare_vqvae, vqvae_reconstruct, vqvae_train
+from espnet_adastride.errors import UserError
 from espnet_adastride.experiments.folders import read_result, record_of
+from espnet_adastride.experiments.vqvae_training import stretch_schedule
 from espnet_adastride.plugin.vqvae_task import VQVAETask, load_vqvae
 
 ROOT = Path(__file__).parents[2]
@@ -138,6 +140,9 @@ def test_reconstruct_any_recording(experiment, corpus, tmp_path, capsys):
     (twins / "my").mkdir(parents=True)
     for name in ("my talk.wav", "my/talk.wav"):
         soundfile.write(twins / name, wave[:9000], 16000)
+    (tmp_path / "copies").mkdir()
+    for name in ("a.wav", "a.original.wav"):
+        soundfile.write(tmp_path / "copies" / name, wave[:9000], 16000)
     (tmp_path / "link").mkdir()
     (tmp_path / "link" / "audio").symlink_to(twins / "my")
     for wrong, message in (
@@ -147,6 +152,7 @@ def test_reconstruct_any_recording(experiment, corpus, tmp_path, capsys):
         # which would be written over
         ([*words[:3], str(twins / "my"), str(twins / "my")], "talk.wav is in it"),
         ([*words[:3], str(tmp_path / "link"), str(twins / "my")], "talk.wav is in it"),
+        ([*words, str(tmp_path / "copies")], "a.original.wav: the copy of a would"),
     ):
         with pytest.raises(SystemExit, match=message):
             vqvae_reconstruct.main(wrong)
@@ -185,11 +191,48 @@ def test_bad_input_is_one_line(experiment, corpus, tmp_path):
         config["network_conf"]["widht"] = 3
         (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(config))
         compare_vqvae.main([*command, *other, "--config", str(tmp_path / "wrong.yaml")])
+    for changed, message in (
+        (
+            {"max_epochs": 3},
+            "4x_seed0: unknown option .*max_epochs.*did you mean 'max_",
+        ),
+        (
+            {"best_model_criterion": [["valid", "loss", "min"]]},
+            "best valid loss_mse is tested; add .valid, loss_mse, min.",
+        ),
+        ({"features_conf": {"hop_length": 0}}, "hop_length must be a whole number"),
+    ):
+        config = {**yaml.safe_load(Path(command[5]).read_text()), **changed}
+        (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(config))
+        with pytest.raises(SystemExit, match=message):
+            wrong = ["--config", str(tmp_path / "wrong.yaml")]
+            compare_vqvae.main([*command, *other, *wrong])
+    (tmp_path / "damaged.pth").write_text("no model")
+    with pytest.raises(UserError, match="damaged.pth: .*copy it again"):
+        load_vqvae(exp / "adastride_f_4x_seed0", tmp_path / "damaged.pth")
     stats = tmp_path / "none.npz"
     options = ["--output_dir", str(tmp_path / "x"), "--stats_file", str(stats)]
     with pytest.raises(SystemExit, match="none.npz: cannot be read.*collect_stats"):
         vqvae_train.main(["--ngpu", "0", *command[4:6], *options])
     assert VQVAETask.required_data_names() == ("speech",)
+
+
+def test_the_schedule_ends_with_the_training(tmp_path):
+    """Beyond its last step the rate would jump back up."""
+    shapes = tmp_path / "speech_shape"
+    shapes.write_text("".join(f"s{index} 8000\n" for index in range(10)))
+
+    def steps(last, **config):
+        config = {**config, "batch_type": "unsorted", "batch_size": 2, "max_epoch": 8}
+        config["scheduler_conf"] = {"warmup_steps_list": [0, 20, last]}
+        found = stretch_schedule(config, shapes)
+        return found["scheduler_conf"]["warmup_steps_list"]
+
+    # five batches an epoch, 40 steps
+    assert steps(30) == [0, 26.67, 40]
+    assert steps(40) == [0, 20, 40] and steps(79) == [0, 20, 79]
+    assert steps(80) == [0, 10, 40] and steps(80, accum_grad=2) == [0, 4, 16]
+    assert stretch_schedule({"scheduler": "none"}, shapes) == {"scheduler": "none"}
 
 
 def test_the_recipe_starts(tmp_path):

@@ -298,8 +298,9 @@ def _default_value(method: str, option: str) -> Optional[float]:
 def choose_option(rows: Sequence[Row], option: str) -> Dict[str, Tuple[float, Row]]:
     """Return {method: (best value, its row)} of an option, chosen by validation.
 
-    The test clips have no say. Of equal values the smallest is taken; values with fewer
-    seeds than others have are left out.
+    Test clips have no say, except in a whole cross-validation, where every clip also
+    validates a network of another seed. Of equal values the smallest is taken; values
+    with fewer seeds than others have are left out.
     """
     chosen = {}
     for method, points in option_curve(rows, option).items():

@@ -26,27 +26,31 @@ from espnet_adastride.report.tables import (
     spread,
 )
 
+#: the method whose confusions are drawn by default
+DRAWN = "adastride"
 
-def report(exp, reference: str, method: str) -> List[Row]:
+
+def report(exp, reference: str, method: Optional[str] = None) -> List[Row]:
     """Write and print EXP/RESULTS.md, and draw the confusions of a method.
 
     Args:
         exp: folder of the runs.
         reference: method to compare with.
-        method: whose confusions are drawn, if it is among the runs.
+        method: whose confusions are drawn; None: ``adastride``, if it has runs.
 
     Returns:
         The table's rows.
 
     Raises:
-        UserError: there are no runs.
+        UserError: there are no runs, or none of the method.
     """
     runs = read_runs(exp)
     rows = compare(runs, reference)
     table = format_table(rows, runs, reference)
     write_text(Path(exp) / "RESULTS.md", table)
     print("\n" + table)
-    if method in runs:
+    if method or DRAWN in runs:
+        method = method or DRAWN
         picture = Path(exp).resolve() / f"confusion_{run_name(method)}.png"
         save_figure(plot_confusion(runs, method), picture)
         print(f"Confusions of {method}: {picture}")
@@ -102,7 +106,12 @@ def _notes(rows, runs, reference) -> List[str]:
         "bootstrap over the groups."
     ]
     compared = [row for row in rows if row.comparison]
-    if compared:
+    if not compared:
+        lines.append(
+            f"No method is compared with `{reference}`, for want of finished runs of "
+            "it and another one with the same seeds."
+        )
+    else:
         apart = [f"`{r.method}`" for r in compared if r.comparison.p_holm < LEVEL]
         lines += [
             "p: exact test over the groups, a clip's seeds pooled; Holm: corrected for "

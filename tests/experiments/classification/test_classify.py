@@ -61,8 +61,10 @@ def test_the_command_trains_compares_and_skips_what_is_done(
     again = capsys.readouterr().out
     assert " epoch " not in again and table in again
     shutil.rmtree(exp / "feats")
-    classify.main(["--exp", str(exp), "--train", "false"])
+    table_only = ["--exp", str(exp), "--train", "false"]
+    classify.main(table_only)
     assert table in capsys.readouterr().out
+    assert "unknown method 'strided'" in failure(*table_only, "--confusion", "strided")
 
 
 @pytest.mark.slow
@@ -208,6 +210,8 @@ def test_bad_input_ends_in_one_line(corpus, config, tmp_path):
     assert "sigma_square" in line and "avg_pool" in line
     assert "above 0" in failure(*known, "--methods", "adastride:sigma_square=-1")
     assert "METHOD:WORD=VALUE" in failure(*known, "--methods", "adastride:sharp")
+    twice = "adastride:sigma_square=1,sigma_square=2"
+    assert "sigma_square is given twice" in failure(*known, "--methods", twice)
     assert "2 methods" in failure(*known, "--methods", "avg_pool+stack")
     assert "--seeds x" in failure(*known, "--seeds", "x")
     assert "no finished run" in failure("--exp", exp, "--train", "false")

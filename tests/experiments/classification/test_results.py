@@ -225,6 +225,7 @@ def test_a_table_without_the_reference_compares_nothing():
     runs = fake_runs({"better": {0: "1111111110", 1: "1111111110"}})
     alone = format_table(compare(runs, "none"), runs, "none")
     assert "Holm" not in alone
+    assert "No method is compared with `none`, for want of finished runs" in alone
     words, counts = confusion(runs["better"])
     assert words == ["no", "up", "yes"]
     assert counts.tolist() == [[10, 0, 0], [0, 0, 0], [0, 2, 8]]
