@@ -25,7 +25,12 @@ from espnet_adastride.evaluation.statistics import Bootstrap
 from espnet_adastride.experiments.records import provenance, write_record
 from espnet_adastride.files import PathLike, write_text
 from espnet_adastride.quiet import quiet_imports
-from espnet_adastride.recipe.stamps import fingerprint
+from espnet_adastride.recipe.stamps import (
+    LATER,
+    fingerprint,
+    first_difference,
+    hash_listing,
+)
 from espnet_adastride.report.style import drawing, line_style, save_figure
 from espnet_adastride.report.tables import format_interval, markdown_table
 from espnet_adastride.timing.ctc import path_spans
@@ -128,11 +133,12 @@ def measure(
     points = []
     for stride in sorted({own, *strides} if free else {own}):
         options = {"model": path, "parameters": parameters, "stride": stride}
+        options[f"{LATER}{data_dir}"] = hash_listing(audio.values())
         work = fingerprint([Path(data_dir) / "text"], options=options)
         file = Path(f"{prefix}_{stride:g}x.json")
         if file.is_file():
             saved = json.loads(file.read_text(encoding="utf-8"))
-            if saved["work"] == work:
+            if first_difference(saved["work"], work) is None:
                 points.append(Point(**saved["point"]))
                 continue
         if free:
