@@ -60,6 +60,10 @@ def atomic(save):
 save = atomic(torch.save)
 
 
+#: what ``torch.load`` raises for a damaged file; an OSError of a position in it, too
+UNREADABLE = (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, OSError)
+
+
 def naming(load):
     """Return ``load`` changed so that errors name an unreadable file; see above."""
 
@@ -74,7 +78,9 @@ def naming(load):
             return load(f, *args, **kwargs)
         try:
             content = load(f, *args, **kwargs)
-        except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
+        except UNREADABLE as error:
+            if isinstance(error, OSError) and error.filename:  # says which and why
+                raise
             if isinstance(error, RuntimeError) and "PytorchStream" not in str(error):
                 raise
             if safe and "Unsupported" in str(error):  # complete, but more than data
