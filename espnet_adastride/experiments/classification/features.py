@@ -10,7 +10,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from espnet_adastride.corpora.clips import Clip
 from espnet_adastride.corpora.recordings import read_audio
-from espnet_adastride.downsampling import length_mask
 from espnet_adastride.errors import UserError, located
 from espnet_adastride.experiments.classification.options import FeatureOptions
 from espnet_adastride.files import locked
@@ -41,14 +40,17 @@ class Features:
     def batch(self, indices) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return x (B, T, F), zeros in its padding, lengths (B,) and labels (B,)."""
         lengths = self.lengths[indices]
-        places = zip(indices.tolist(), lengths.tolist())
-        clips = [self.frames[self.ends[i] - n : self.ends[i]] for i, n in places]
-        return pad_sequence(clips, batch_first=True), lengths, self.labels[indices]
+        x = pad_sequence(self._frames_of(indices), batch_first=True)
+        return x, lengths, self.labels[indices]
+
+    def _frames_of(self, indices) -> List[torch.Tensor]:
+        """Return the frames (T, F) of each clip."""
+        places = zip(indices.tolist(), self.lengths[indices].tolist())
+        return [self.frames[self.ends[i] - n : self.ends[i]] for i, n in places]
 
     def statistics(self, indices) -> Tuple[torch.Tensor, torch.Tensor]:
         """Return mean and standard deviation (F,) of some clips' frames."""
-        x, lengths, _ = self.batch(indices)
-        frames = x[length_mask(lengths, x.size(1))]
+        frames = torch.cat(self._frames_of(indices))  # no padding: one clip may be long
         return frames.mean(dim=0), frames.std(dim=0).clamp(min=1e-3)
 
 
