@@ -14,6 +14,7 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, List, Set, Union
+from urllib.parse import quote
 
 from espnet_adastride.errors import ESCAPED, UserError, no_such
 
@@ -28,6 +29,23 @@ AUDIO_SUFFIXES = frozenset(
 
 #: options that name the folders of a recipe's run
 TAGS = "--asr_tag or --inference_tag"
+
+
+def short_name(name: str) -> str:
+    """Return the name of a file as disks accept it: at most 220 bytes.
+
+    They accept 255, which a suffix and a temporary name need.
+    """
+    content = name.encode()
+    if len(content) <= 220:
+        return name
+    digest = hashlib.sha256(content).hexdigest()[:32]
+    return content[:188].decode("utf-8", "ignore") + digest
+
+
+def quoted_name(key: str) -> str:
+    """Return an id as the name of a file, without suffix."""
+    return short_name(quote(key, safe=""))
 
 
 def shown(path) -> str:

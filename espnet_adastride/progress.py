@@ -5,9 +5,13 @@ import os
 import re
 import sys
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, Iterable, Iterator, List, Sequence
+
+#: results of a thread that may wait for one before them
+WAITING = 8
 
 
 def format_span(seconds: float) -> str:
@@ -48,12 +52,19 @@ def cores() -> int:
 
 
 def in_threads(work: Callable, items: Iterable, nj: int) -> Iterator:
-    """Yield the results of ``work``, in order; an error cancels what is not begun."""
+    """Yield the results of ``work``, in order; an error cancels what is not begun.
+
+    A result is kept until it is taken, and only a few wait: they may be large.
+    """
+    jobs: deque = deque()
     with ThreadPoolExecutor(max(1, nj)) as pool:
-        jobs = [pool.submit(work, item) for item in items]
         try:
-            for job in jobs:
-                yield job.result()
+            for item in items:
+                jobs.append(pool.submit(work, item))
+                if len(jobs) > WAITING * nj:
+                    yield jobs.popleft().result()
+            while jobs:
+                yield jobs.popleft().result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -122,7 +122,9 @@ def make_plan(own: argparse.Namespace, args: argparse.Namespace) -> str:
     texts = planning.Texts(args, args.train_data_path_and_name_and_type)
     middle = sorted(sets[0].samples, key=sets[0].samples.get)[len(sets[0].samples) // 2]
     typical = training_cost.make_batch(sets[0], texts, [middle], args.input_size)
+    lowest = training_cost.use_lowest_stride(model)
     cost = training_cost.model_cost(args, model, typical, sets[0].rate)
+    cost = cost._replace(words=cost.words + lowest)
     measured = training_cost.measure_steps(
         args, model, sets[0], texts, own.processes, own.plan_seconds
     )

@@ -15,6 +15,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from espnet_adastride.errors import ModelError
+
 STEPS = 65535
 
 
@@ -30,13 +32,17 @@ def write_matrix(file: BinaryIO, key: str, matrix: np.ndarray) -> int:
         The offset for ``feats.scp``.
 
     Raises:
-        ValueError: for another shape, or non-finite values.
+        ValueError: for another shape.
+        ModelError: for non-finite values.
     """
     matrix = np.asarray(matrix, dtype=np.float32)
     if matrix.ndim != 2 or matrix.size == 0:
         raise ValueError(f"{key}: features must be (T, D), got {matrix.shape}")
     if not np.isfinite(matrix).all():
-        raise ValueError(f"{key}: features are not finite")
+        raise ModelError(
+            f"{key}: the encoder gives values that are not numbers (NaN, infinite); "
+            "give another --upstream, or remove the recording"
+        )
     low = np.float32(matrix.min())
     span = np.float32(matrix.max() - low)
     if span == 0:  # a constant; Kaldi widens the range in the same way

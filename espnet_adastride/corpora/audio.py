@@ -59,6 +59,8 @@ CUT_OFF = re.compile(
 )
 #: if the packets end this early before the promised duration, the file was cut off
 MISSING_SECONDS, MISSING_SHARE = 1.0, 0.02
+#: bytes (or samples) by which sizes in headers may be wrong
+MISSING_BYTES = 4096
 #: a larger share of undecodable packets is damage, not a tag in the stream
 BAD_PACKETS = 0.02
 #: containers whose header has a measured duration, not an estimate
@@ -97,9 +99,13 @@ def is_media(path) -> bool:
         return True
     try:
         with open(os.fsencode(path), "rb") as file:
-            head = file.read(16)
+            return is_media_head(file.read(16))
     except OSError:
         return False
+
+
+def is_media_head(head: bytes) -> bool:
+    """Return whether the first 12 bytes or more are those of audio or video."""
     if head[:4] == b"RIFF":
         return head[8:12] in (b"WAVE", b"AVI ")
     if head[:4] == b"FORM":
@@ -298,7 +304,7 @@ def _check_riff(file: BinaryIO, name: str) -> None:
         if kind == b"data" and _is_placeholder(length):
             break  # the sizes were never written: all of it is read
         if not CHUNK.match(kind):
-            if before == b"data" and size - place > max(4096, MISSING_SHARE * size):
+            if before == b"data" and size - place > MISSING_BYTES:
                 file.seek(place)
                 if kind[:3] not in (b"ID3", b"TAG") and file.read().strip(b"\0"):
                     raise AudioError(
@@ -343,10 +349,11 @@ def _check_length(file: BinaryIO, info, name: str) -> None:
 
 def _check_share(has: int, promised: int, name: str) -> None:
     """Reject a file that has too little of the bytes or samples in its header."""
-    if promised - has > MISSING_SHARE * promised:
+    if promised - has > min(MISSING_SHARE * promised, MISSING_BYTES):
+        share = min(has / promised, 0.99)
         raise AudioError(
-            f"{name}: cut off: it has {has / promised:.0%} of the length in its "
-            "header; get the file again"
+            f"{name}: cut off: it has {share:.0%} of the length in its header; get "
+            "the file again"
         )
 
 
@@ -542,11 +549,11 @@ def _frames(container, stream, name: str, say: Say):
     if container.start_time:
         promised += container.start_time / 1e6
     if MEASURED & set(container.format.name.split(",")):
+        told = f"it has {reached:.1f} of {promised:.1f} s"
         if promised - reached > max(MISSING_SECONDS, MISSING_SHARE * promised):
-            raise AudioError(
-                f"{name}: cut off: it has {reached:.1f} of {promised:.1f} s; get "
-                "the file again"
-            )
+            raise AudioError(f"{name}: cut off: {told}; get the file again")
+        if promised - reached > MISSING_SECONDS:
+            say(f"{name}: {told}: check that its end is there")
     bad -= min(run, 1)  # a truncated last packet is not an error
     if bad > BAD_PACKETS * (packets + bad):
         raise AudioError(

@@ -10,7 +10,6 @@ import shutil
 from fractions import Fraction
 from pathlib import Path
 from typing import Dict, Iterable, List, Sequence, Tuple
-from urllib.parse import quote
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from espnet_adastride.errors import AudioError, UserError
 from espnet_adastride.files import (
     PathLike,
     fresh_dir,
+    quoted_name,
     replace_dir,
     shown,
     write_flac,
@@ -187,7 +187,7 @@ def format_data_dir(source: PathLike, output: PathLike, rate: int, nj: int = 1) 
         (temporary / "resampled").mkdir()
 
         def convert(key):
-            name = quote(key, safe="") + ".flac"
+            name = f"{quoted_name(key)}.flac"
             count = _convert(waves[key], temporary / "resampled" / name, rate)
             return count, str(Path(output) / "resampled" / name)
 

@@ -19,6 +19,7 @@ Every recording of a speaker (or group) is used equally often, give or take one.
 randomness is seeded by the seed and the part: the same options give the same samples.
 """
 
+import os
 import random
 import re
 import shutil
@@ -172,7 +173,7 @@ def find_recordings(corpus: PathLike) -> List[Recording]:
 def _recordings_folder(corpus: PathLike) -> Path:
     if not str(corpus).strip():
         raise UserError(f"the path of the spoken digits is empty; {FIX}")
-    root = Path(corpus).expanduser().absolute()
+    root = Path(os.path.expanduser(corpus)).absolute()
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise UserError(f"the folder of the spoken digits {root} {what}; {FIX}")

@@ -99,7 +99,7 @@ def download_part(
         raise UserError(
             f"{part!r} is not a part of LibriSpeech; parts: {', '.join(MD5)}"
         )
-    corpus = Path(corpus).expanduser().absolute()
+    corpus = Path(os.path.expanduser(corpus)).absolute()
     if corpus.name == "LibriSpeech":
         corpus = corpus.parent  # the archives begin with LibriSpeech/
     url = url.rstrip("/")
@@ -142,7 +142,7 @@ def download_corpus(name: str, folder, url: str = "") -> Path:
     Raises:
         UserError: no connection, no space, or an archive that cannot be unpacked.
     """
-    corpus, folder = CORPORA[name], Path(folder).expanduser().absolute()
+    corpus, folder = CORPORA[name], Path(os.path.expanduser(folder)).absolute()
     if folder.is_dir():
         print(f"{name}: already in {folder}")
         return folder

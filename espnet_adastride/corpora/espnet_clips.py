@@ -10,12 +10,12 @@ import re
 from pathlib import Path
 from typing import List, Tuple
 
-from espnet_adastride.corpora.audio import audio_info
+from espnet_adastride.corpora.audio import read_samples
 from espnet_adastride.corpora.clips import Clip, split_clips
 from espnet_adastride.corpora.kaldi import write_lines
-from espnet_adastride.corpora.recordings import read_audio
+from espnet_adastride.corpora.recordings import prepare
 from espnet_adastride.errors import UserError
-from espnet_adastride.files import shown, write_flac, write_text
+from espnet_adastride.files import short_name, shown, write_flac, write_text
 
 #: characters that ESPnet's tools do not read as part of a path
 UNFIT = re.compile(r"[\s|]")
@@ -38,8 +38,8 @@ def fit_recording(clip: Clip, rate: int, waves: Path) -> Tuple[Path, int]:
         AudioError: it cannot be decoded, or has no samples.
     """
     path = clip.path.absolute()
-    info = audio_info(path)
-    wave = read_audio(path, rate)
+    wave, info = read_samples(path)
+    wave = prepare(wave, info.rate, rate, shown(path))
     fits = (info.rate, info.channels, info.reader) == (rate, 1, "libsndfile")
     if fits and not UNFIT.search(str(path)) and shown(path) == str(path):
         return path, info.samples
@@ -47,7 +47,7 @@ def fit_recording(clip: Clip, rate: int, waves: Path) -> Tuple[Path, int]:
     status = path.stat()
     told = repr((str(path), status.st_size, status.st_mtime_ns, rate))
     digest = hashlib.sha256(told.encode()).hexdigest()[:8]
-    copy = waves.absolute() / f"{utterance_id(clip.id)}-{digest}.flac"
+    copy = waves.absolute() / f"{short_name(utterance_id(clip.id))}-{digest}.flac"
     if UNFIT.search(str(copy)):
         raise UserError(
             f"{copy}: the path of a copy has white space or |; give another folder"

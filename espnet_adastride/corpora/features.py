@@ -340,11 +340,10 @@ def load_transformers(
             f"transformers:{folder}: cannot be loaded "
             f"({' '.join(str(error).split())[:120]})"
         ) from None
-    model = model.to(device).eval()
+    model = model.to(device).float().eval()  # recent releases keep half precision
     extractor = _read_json(path / "preprocessor_config.json")
     rate = int(extractor.get("sampling_rate", WHISPER_RATE))
-    blocks = config.get("encoder_layers" if kind == "whisper" else "num_hidden_layers")
-    picked = _Layers(layers, int(blocks))
+    picked = _Layers(layers, model.config.num_hidden_layers)
     upstream: Upstream
     if kind == "whisper":
         upstream = _TransformersWhisper(model, picked, device)

@@ -8,12 +8,11 @@ another voice. Factor 1.0 is the unchanged set.
 from fractions import Fraction
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence
-from urllib.parse import quote
 
 from espnet_adastride.corpora.audio import audio_info
 from espnet_adastride.corpora.datadir import read_data_dir, read_mono, write_data_dir
 from espnet_adastride.errors import AudioError, UserError
-from espnet_adastride.files import PathLike, keep_if_made_from, write_flac
+from espnet_adastride.files import PathLike, keep_if_made_from, quoted_name, write_flac
 from espnet_adastride.progress import in_threads, progress_bar
 
 AUDIO = "perturbed"  # the folder of the copies' audio, in the set's folder
@@ -113,8 +112,8 @@ def _copies(source: PathLike, output: Path, factors: Dict[str, Fraction]):
             if name in merged["text"]:
                 raise UserError(f"{source}: {name} exists already; rename it")
             if prefix:
-                folder = output / AUDIO / quote(speaker, safe="")
-                target = folder / (quote(name, safe="") + ".flac")
+                folder = output / AUDIO / quoted_name(speaker)
+                target = folder / f"{quoted_name(name)}.flac"
                 copies.append(Copy(name, path, target, factor))
                 path = str(target)
             merged["wav.scp"][name] = path

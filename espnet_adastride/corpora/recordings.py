@@ -21,7 +21,13 @@ from typing import (
 
 import numpy as np
 
-from espnet_adastride.corpora.audio import Say, is_media, log_line, read_samples
+from espnet_adastride.corpora.audio import (
+    Say,
+    is_media,
+    is_media_head,
+    log_line,
+    read_samples,
+)
 from espnet_adastride.errors import AudioError
 from espnet_adastride.files import AUDIO_SUFFIXES, files_in, shown
 
@@ -107,10 +113,12 @@ def read_pcm(stream: BinaryIO, rate: int, size: int) -> Iterator[np.ndarray]:
     if head[:4] == b"RIFF" and head[8:] == b"WAVE":
         _read_wav_header(stream, rate, fix)
         head = b""
-    elif head[:4] in (b"fLaC", b"OggS") or head[4:8] == b"ftyp" or head[:3] == b"ID3":
-        raise AudioError(f"standard input: compressed audio; {fix}")
+    elif is_media_head(head):
+        raise AudioError(
+            f"standard input: compressed audio, or a format that is not WAV; {fix}"
+        )
     while True:
-        content = head + stream.read(2 * size - len(head))
+        content = head + stream.read(max(2 * size - len(head), 0))
         head = b""
         samples = np.frombuffer(content[: len(content) // 2 * 2], dtype="<i2")
         if len(samples):

@@ -45,6 +45,11 @@ def read_separated(
         ]
     except csv.Error as error:
         raise _not_csv(path, first, error) from None
+    twice = sorted({name for name in header if name and header.count(name) > 1})
+    if twice:
+        raise UserError(
+            f"{path}:{first}: two columns are called {twice[0]!r}; rename one"
+        )
     if separator == "\t":
         # Common Voice does not quote: a quotation mark belongs to the sentence
         rows = _tab_rows(lines, first, literal or "client_id" in header)

@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Container, Dict, List, NamedTuple, Sequence
 
-from espnet_adastride.corpora.audio import audio_info
+from espnet_adastride.corpora.audio import read_samples
 from espnet_adastride.corpora.kaldi import (
     read_lines,
     read_scp,
@@ -31,10 +31,17 @@ from espnet_adastride.corpora.recordings import (
     cut_at_pauses,
     describe_unread,
     find_media,
-    read_audio,
+    prepare,
 )
 from espnet_adastride.errors import UserError, no_such
-from espnet_adastride.files import fresh_dir, replace_dir, shown, write_flac, write_text
+from espnet_adastride.files import (
+    fresh_dir,
+    replace_dir,
+    short_name,
+    shown,
+    write_flac,
+    write_text,
+)
 
 PARTS = ("train", "valid", "test")
 #: shares of the groups; at least one group each
@@ -224,8 +231,8 @@ def cut_recording(recording: Recording, folder: Path, rate: int, names: Containe
         AudioError: it cannot be read.
         UserError: a part would have the name of another recording.
     """
-    info = audio_info(recording.path)
-    wave = read_audio(recording.path, rate)
+    wave, info = read_samples(recording.path)
+    wave = prepare(wave, info.rate, rate, shown(recording.path))
     kept = info.format in ("WAV", "FLAC") and (info.rate, info.channels) == (rate, 1)
     kept = kept and shown(recording.path) == recording.path  # wav.scp is UTF-8
     if kept and info.seconds <= LONGEST:
@@ -239,7 +246,7 @@ def cut_recording(recording: Recording, folder: Path, rate: int, names: Containe
                 f"{shown(recording.path)} is cut, and a part would have the name of "
                 f"another recording, {name}: rename one"
             )
-        path = folder / f"{name}.flac"
+        path = folder / f"{short_name(name)}.flac"
         write_flac(path, wave[begin:end], rate)
         pieces.append((name, path, (end - begin) / rate))
     return pieces

@@ -74,6 +74,21 @@ def make_batch(
     return Batch(samples, [texts.ids(k) for k in keys], size)
 
 
+def use_lowest_stride(model) -> str:
+    """Stop drawing strides: the lowest of ``train_strides`` costs the most.
+
+    Returns:
+        Words for the page; empty without ``train_strides``.
+    """
+    embed = model.encoder.embed
+    drawn = getattr(embed, "train_strides", None)
+    if drawn is None:
+        return ""
+    embed.train_strides = None
+    embed.set_stride(drawn[0])
+    return f", at {drawn[0]:g}x, the lowest of train_strides, which costs the most"
+
+
 def model_cost(args, model, batch: Optional[Batch], rate: float) -> ModelCost:
     """Count parameters, and multiply-accumulates of a batch of one utterance.
 

@@ -209,15 +209,44 @@ def words_of_tokens(
         Words; and (len(tokens),) indices of words, None for spaces.
     """
     words = to_text(list(tokens)).split()
-    owners: List[Optional[int]] = []
-    letters = 0
-    for count in range(1, len(tokens) + 1):
-        so_far = to_text(list(tokens[:count])).split()
-        now = sum(map(len, so_far))
-        grown = now > letters and so_far
-        owners.append(min(len(so_far), len(words)) - 1 if grown else None)
-        letters = now
+    owners, found = _owners(tokens, to_text, len(words), True)
+    if found != words:  # a token's text depends on more than the token before it
+        owners, _ = _owners(tokens, to_text, len(words), False)
     return words, owners
+
+
+def _owners(tokens, to_text, most: int, forget: bool):
+    """Return the word of each token, and the words.
+
+    Args:
+        tokens: tokens of one utterance.
+        to_text: from tokens to text.
+        most: number of words.
+        forget: leave out earlier tokens whose text does not depend on the last one:
+            the time is then proportional to the number of tokens, not to its square.
+    """
+    owners: List[Optional[int]] = []
+    done: List[str] = []  # words before those of the tokens from ``first`` on
+    head = ""  # the beginning of the next one
+    words: List[str] = []
+    first = letters = 0
+    for count, token in enumerate(tokens, 1):
+        before, words = words, to_text(list(tokens[first:count])).split()
+        now = sum(map(len, words))
+        grown = now > letters and words
+        owners.append(min(len(done) + len(words), most) - 1 if grown else None)
+        letters = now
+        own = to_text([token]).split() if forget and grown else []
+        new = len(words) > len(before)
+        if len(own) == 1 and words[-1] == ("" if new else before[-1]) + own[0]:
+            done += words[:-1]
+            if head and len(words) > 1:
+                done[1 - len(words)] = head + words[0]
+                head = ""
+            if not new:
+                head += before[-1]
+            words, first, letters = own, count - 1, len(own[0])
+    return owners, done + [head + word for word in words[:1]] + words[1:]
 
 
 def timed_words(

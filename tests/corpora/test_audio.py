@@ -193,6 +193,33 @@ def test_files_that_end_before_their_headers_length(kind, tmp_path):
         assert len(read_samples(path)[0]) >= len(speech()) - 1
 
 
+def test_a_small_part_of_a_long_recording_is_not_lost_silently(tmp_path):
+    content = media.sound_file(np.zeros(20 * RATE, np.float32), format="WAV")
+    path, lost = tmp_path / "a.wav", 10000  # 0.3 s, 1.6 %
+    path.write_bytes(content[:-lost])
+    assert "cut off: it has 98% of the length in its header" in error_of(path)
+    path.write_bytes(content[:-5000])
+    assert "cut off: it has 99% of the length in its header" in error_of(path)
+    path.write_bytes(content[:-4000])
+    assert len(read_samples(path)[0]) == 20 * RATE - 2000
+    place = content.index(b"data") + 4
+    size = (len(content) - place - 4 - lost).to_bytes(4, "little")
+    noise = np.random.default_rng(0).bytes(lost)
+    path.write_bytes(content[:place] + size + content[place + 4 : -lost] + noise)
+    assert "the header gives an end at byte" in error_of(path)
+
+
+def test_a_container_that_ends_a_little_early_is_told(tmp_path):
+    path = media.encode(tmp_path / "a.mkv", "aac", np.tile(speech(), 50))
+    content, lines = path.read_bytes(), []
+    read_samples(path, say=lines.append)
+    assert not lines
+    path.write_bytes(content[: len(content) * 987 // 1000])
+    wave, _ = read_samples(path, say=lines.append)
+    assert len(lines) == 1 and "check that its end is there" in lines[0]
+    assert len(wave) < 50 * len(speech()) - RATE
+
+
 def big_header(kind, size):
     """Return the header of 16-bit mono audio at 48 kHz with ``size`` bytes."""
     form = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, 48000, 96000, 2, 16)

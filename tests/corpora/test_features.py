@@ -149,6 +149,15 @@ def test_wave_models_called_by_hand(tmp_path, kind):
         )
 
 
+def test_parameters_in_half_precision(tmp_path):
+    save_wave_model(tmp_path / "whole").half().save_pretrained(tmp_path / "half")
+    upstream = build_upstream(f"transformers:{tmp_path / 'half'}")
+    whole = build_upstream(f"transformers:{tmp_path / 'whole'}")
+    found, expected = upstream(speech(6000)), whole(speech(6000))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=0.05)
+
+
 def test_normalisation_is_the_folders(tmp_path):
     save_wave_model(tmp_path, normalize=False)
     upstream = build_upstream(f"transformers:{tmp_path}")

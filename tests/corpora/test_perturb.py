@@ -8,7 +8,12 @@ import soundfile
 
 from espnet_adastride.bin import perturb_speed
 from espnet_adastride.corpora import perturb
-from espnet_adastride.corpora.datadir import read_data_dir, read_table, write_table
+from espnet_adastride.corpora.datadir import (
+    format_data_dir,
+    read_data_dir,
+    read_table,
+    write_table,
+)
 from espnet_adastride.errors import UserError
 
 RATE = 16000
@@ -69,6 +74,22 @@ def test_names_speakers_lengths_and_pitch(source, tmp_path, capsys):
         wave, _ = soundfile.read(tables["wav.scp"][f"sp{word}-u1"])
         expected = sine(440 * float(word), len(wave))
         assert np.abs(wave - expected)[200:-200].max() < 5e-3
+
+
+def test_long_ids_have_short_file_names(source, tmp_path):
+    long = 90 * "語"
+    for name in ("wav.scp", "text", "utt2spk"):
+        table = read_table(source / name)
+        table[long] = table.pop("u1")
+        if name == "utt2spk":
+            table[long] = long
+        write_table(source / name, table)
+    make(source, tmp_path / "sp")
+    waves = read_table(tmp_path / "sp" / "wav.scp")
+    assert soundfile.info(waves[f"sp0.9-{long}"]).frames == 8889
+    format_data_dir(source, tmp_path / "dump", 8000)
+    waves = read_table(tmp_path / "dump" / "wav.scp")
+    assert soundfile.info(waves[long]).frames == 4000
 
 
 def test_done_is_done_and_what_is_missing_is_made_again(source, tmp_path, capsys):

@@ -160,6 +160,26 @@ def test_the_highest_of_train_strides_gives_the_fewest_frames(experiment):
     assert planning.set_lengths(args, "valid", lengths).fewest is None
 
 
+def test_costs_are_those_of_the_lowest_of_train_strides(experiment):
+    def macs(layer, stride=None):
+        experiment.configure(f"input_layer: adastride, input_layer_conf: {layer}")
+        args = experiment.args()
+        model = ASRTask.build_model(args)
+        words = training_cost.use_lowest_stride(model)
+        if stride is not None:
+            model.encoder.embed.set_stride(stride)
+        lengths = planning.ModelLengths(model)
+        one = planning.set_lengths(args, "train", lengths)
+        texts = planning.Texts(args, args.train_data_path_and_name_and_type)
+        batch = training_cost.make_batch(one, texts, ["t3"])
+        return training_cost.model_cost(args, model, batch, one.rate).macs, words
+
+    drawn, words = macs("{stride: 6, train_strides: [3, 12]}")
+    assert words == ", at 3x, the lowest of train_strides, which costs the most"
+    assert (drawn, "") == macs("{stride: 6}", stride=3)
+    assert drawn > macs("{stride: 6}")[0]
+
+
 def test_speed_perturbation_on_the_fly_shortens(experiment):
     effects = (
         "[[0.5, speed_perturb, {factor: 0.9}], [0.5, speed_perturb, {factor: 1.1}]]"

@@ -408,6 +408,9 @@ def test_raw_samples_and_wav_from_a_pipe():
         assert np.array_equal(np.concatenate(chunks), rounded)
     few = list(read_pcm(io.BytesIO(pcm(samples[:5])), RATE, 800))
     assert np.array_equal(np.concatenate(few), rounded[:5])
+    stream = io.BytesIO(pcm(samples))
+    next(read_pcm(stream, RATE, 2))
+    assert stream.tell() == 12  # of chunks shorter than a header, no more is read
 
 
 @pytest.mark.parametrize(
@@ -417,6 +420,8 @@ def test_raw_samples_and_wav_from_a_pipe():
         (wav(np.zeros(100), rate=16000), "16 bits at 16000 Hz"),
         (wav(np.zeros(100), channels=2), "2 channels"),
         (b"fLaC" + bytes(100), "compressed"),
+        (b"\x1aE\xdf\xa3" + bytes(100), "compressed"),  # WebM, of browsers
+        (b"FORM" + bytes(4) + b"AIFF" + bytes(100), "a format that is not WAV"),
         (b"RIFF" + bytes(4) + b"WAVE", "without samples"),
     ],
 )

@@ -113,6 +113,52 @@ def test_words_of_any_tokenizer(tokens, to_text, words, owners):
     assert words_of_tokens(tokens, to_text) == (words, owners)
 
 
+def _plain(tokens):
+    return "".join(tokens).replace("▁", " ")
+
+
+def _bytes(tokens):
+    return b"".join(tokens).decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize(
+    "to_text, vocabulary",
+    [
+        (_plain, ["▁", "a", "b"]),
+        (_plain, ["▁", "▁ab", "c", "d▁e", "▁x▁y"]),
+        (_plain, list("日本語")),
+        (_bytes, [b" a", b"b", b" ", *(bytes([x]) for x in "語".encode())]),
+        (lambda tokens: f"{_plain(tokens).capitalize()}.", ["▁A", "b", "▁c"]),
+    ],
+)
+def test_words_are_those_of_the_text_so_far(to_text, vocabulary):
+    random = np.random.default_rng(0)
+    for count in [0, 1, 2, 3] + 40 * [12]:
+        tokens = [vocabulary[n] for n in random.integers(len(vocabulary), size=count)]
+        words = to_text(tokens).split()
+        expected, letters = [], 0
+        for last in range(1, count + 1):
+            so_far = to_text(tokens[:last]).split()
+            now = sum(map(len, so_far))
+            grown = now > letters and so_far
+            expected.append(min(len(so_far), len(words)) - 1 if grown else None)
+            letters = now
+        assert words_of_tokens(tokens, to_text) == (words, expected)
+
+
+@pytest.mark.parametrize("vocabulary", ["▁ab", "日本語"])
+def test_an_hour_of_tokens_takes_no_hour(vocabulary):
+    tokens = list(np.random.default_rng(0).choice(list(vocabulary), 2000))
+    seen = []
+
+    def to_text(some):
+        seen.append(len(some))
+        return _plain(some)
+
+    words_of_tokens(tokens, to_text)
+    assert sum(seen) < 10 * len(tokens)
+
+
 def test_words_last_from_their_first_token_to_their_last():
     tokens = [
         Timed("A", 1.0, 1.5, 0.5), Timed(" ", 1.5, 2.0, 1.0),

@@ -1,18 +1,16 @@
 """Recordings decoded and, where ESPnet cannot use them in place, written as FLAC."""
 
-import hashlib
 import subprocess
 from collections import defaultdict
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence
-from urllib.parse import quote
 
-from espnet_adastride.corpora.audio import AudioInfo, audio_info, read_samples
+from espnet_adastride.corpora.audio import AudioInfo, read_samples
 from espnet_adastride.corpora.own.rows import Options, Planned, problem_of
 from espnet_adastride.corpora.own.source import Problem
-from espnet_adastride.corpora.recordings import prepare, read_audio
+from espnet_adastride.corpora.recordings import prepare
 from espnet_adastride.errors import AudioError
-from espnet_adastride.files import shown, write_flac
+from espnet_adastride.files import quoted_name, shown, write_flac
 from espnet_adastride.progress import in_threads, progress_bar
 
 #: seconds by which an end time may exceed the recording, because of rounding
@@ -42,11 +40,12 @@ def check_recording(path: str, rows: Sequence[Planned], folder: Path, fs: int):
         checked.problems.append(problem_of(p.row._replace(id=p.id), kind, detail))
 
     try:
-        info = None if path.endswith("|") else audio_info(path)
-        as_it_is = info is not None and _usable_in_place(path, info)
+        piped = path.endswith("|")
+        wave, info = read_samples(_output(path) if piped else path, shown(path))
+        as_it_is = not piped and _usable_in_place(path, info)
         if as_it_is and not any(p.row.cut for p in rows):
             fs = info.rate  # nothing is written
-        wave = _run(path, fs) if info is None else read_audio(path, fs)
+        wave = prepare(wave, info.rate, fs, shown(path))
     except AudioError as error:
         for p in rows:
             refuse(p, "a recording that cannot be used", str(error))
@@ -72,30 +71,24 @@ def check_recording(path: str, rows: Sequence[Planned], folder: Path, fs: int):
         if as_it_is and not p.row.cut:
             checked.files[p.id] = path
         else:
-            target = folder / file_name(p.id)
+            target = folder / f"{quoted_name(p.id)}.flac"
             write_flac(target, piece.clip(-1.0, 1.0 - 2.0**-15), fs)
             checked.files[p.id] = str(target)
     return checked
 
 
-def file_name(key: str) -> str:
-    """Return the name of an utterance's FLAC file, at most 255 bytes."""
-    name = quote(key, safe="")
-    if len(name) > 240:
-        name = name[:200] + hashlib.sha256(key.encode()).hexdigest()[:32]
-    return name + ".flac"
-
-
-def _run(pipe: str, fs: int):
-    """Return the samples that a command writes to its standard output."""
+def _output(pipe: str) -> bytes:
+    """Return what a command writes to its standard output."""
     command = pipe[:-1].strip()
-    done = subprocess.run(["bash", "-c", command], capture_output=True)
+    # it must not read what the user types, or the script that called this
+    done = subprocess.run(
+        ["bash", "-c", command], stdin=subprocess.DEVNULL, capture_output=True
+    )
     if done.returncode or not done.stdout:
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
         said = lines[-1] if lines else "no output"
         raise AudioError(f"{command}: status {done.returncode}: {said}")
-    wave, info = read_samples(done.stdout, command)
-    return prepare(wave, info.rate, fs, command)
+    return done.stdout
 
 
 def _usable_in_place(path: str, info: AudioInfo) -> bool:

@@ -231,7 +231,8 @@ def _read_common_voice(path: Path, columns: Dict[str, str]) -> Source:
 
 def _sets_in_paths(source: Source) -> Source:
     """Take sets from paths such as ``train/0001.wav``, if all paths have one."""
-    first = [Path(row.path.replace("\\", "/")).parts[0] for row in source.rows]
+    places = [Path(row.path.replace("\\", "/")) for row in source.rows]
+    first = [(*place.parts, "")[0] for place in places]  # "." has no parts
     unset = all(not row.part for row in source.rows)
     if unset and all(word in SETS for word in first) and "train" in first:
         parts = [SETS[word] for word in first]

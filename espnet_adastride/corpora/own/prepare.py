@@ -54,6 +54,7 @@ def prepare(
         lines += [f"{source.path}: {source.kind}, {count} entries", *source.notes]
     if not planned or (problems and not options.skip_bad):
         raise UserError(_refuse(problems, planned, output))
+    _check_sets(planned, problems, output)
     parts = _part_names(planned, options)
     _refuse_own_output(sources, planned, [output / part for part in parts])
     record = _record(sources, planned, options)
@@ -62,7 +63,7 @@ def prepare(
     if _all_done(output, parts, record, options) and not again:
         hint = "; --overwrite true runs the commands again" if piped else ""
         told = [f"{output / part}: prepared before, unchanged{hint}" for part in parts]
-        return lines + told
+        return lines + told + _left_behind(output, parts, record)
     staging = fresh_dir(output / "prepare")
     try:
         checked = check_recordings(planned, staging, options)
@@ -70,6 +71,7 @@ def prepare(
         usable = [p for p in planned if p.id in checked.files]
         if not usable or (problems and not options.skip_bad):
             raise UserError(_refuse(problems, planned, output))
+        _check_sets(usable, problems, output)
         part_of, told = _parts(usable, options)
         for part in sorted(set(part_of.values()), key=_order):
             used = [p for p in usable if part_of[p.id] == part]
@@ -83,7 +85,7 @@ def prepare(
     told += _left_out(problems)
     if any(p.row.part for p in usable):
         told += _shared_speakers(usable, part_of)
-    return lines + told
+    return lines + told + _left_behind(output, parts, record)
 
 
 def _order(part: str):
@@ -142,15 +144,44 @@ def _refuse_own_output(sources, planned, targets: Sequence[Path]) -> None:
 
 def _refuse(problems: Sequence[Problem], planned, output: Path) -> str:
     """List the unusable entries; return one line about them."""
+    total = len({p.row.where for p in planned} | {p.where for p in problems})
+    return (
+        f"{len(problems)} of {total} entries cannot be used; "
+        f"{_listed(problems, output)}, or leave them out with --skip_bad true"
+    )
+
+
+def _listed(problems: Sequence[Problem], output: Path) -> str:
     problems = sorted(problems, key=_line)
     listed = "".join(f"{shown(str(problem))}\n" for problem in problems)
     write_text(output / BAD_LIST, listed)
-    total = len({p.row.where for p in planned} | {p.where for p in problems})
-    return (
-        f"{len(problems)} of {total} entries cannot be used; the first: {problems[0]}; "
-        f"all are listed in {output / BAD_LIST}: correct them, or leave them out with "
-        "--skip_bad true"
-    )
+    where = f"all are listed in {output / BAD_LIST}"
+    return f"the first: {problems[0]}; {where}: correct them"
+
+
+def _check_sets(usable, problems: Sequence[Problem], output: Path) -> None:
+    """Reject a set without a usable entry; part of train would take its place."""
+    empty = {p.part for p in problems} - {p.row.part for p in usable} - {""}
+    for part in sorted(empty, key=_order):
+        own = [problem for problem in problems if problem.part == part]
+        raise UserError(
+            f"{part}: none of its {len(own)} entries can be used; "
+            f"{_listed(own, output)}, or leave out the set"
+        )
+
+
+def _left_behind(output: Path, parts: Sequence[str], record) -> List[str]:
+    """Report sets that an earlier call made from the same sources, unlike this one."""
+    lines = []
+    for folder in sorted(output.iterdir()):
+        before = None if folder.name in parts else _read_record(folder)
+        if before is not None and before["sources"] == record["sources"]:
+            lines.append(
+                f"note: {folder} is from an earlier command with the same source and "
+                "was not updated: its recordings may also be in the sets above; "
+                "remove it"
+            )
+    return lines
 
 
 def _line(problem: Problem) -> Tuple[str, int]:

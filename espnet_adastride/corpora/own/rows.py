@@ -103,7 +103,7 @@ def plan_rows(
                 problems.append(problem_of(row, "a folder instead of a file", path))
                 continue
         key = row.id
-        if not source.own_ids:
+        if not (source.own_ids and key):  # sets in sub-folders may have other layouts
             key = _make_id(row, path, speaker, folders[id(source)])
             if not row.id and key in planned and planned[key].row.part != row.part:
                 key = f"{row.part}_{key}"  # two sets may both have 0001.wav

@@ -1,5 +1,6 @@
 """What every layout is read into: rows, problems, and where they are from."""
 
+import os
 import re
 import unicodedata
 from dataclasses import dataclass, field
@@ -113,7 +114,7 @@ def locate(path: str, folders: Sequence[Path]) -> Optional[Path]:
     names += [unicodedata.normalize(form, names[1]) for form in ("NFC", "NFD")]
     for name in dict.fromkeys(names):
         for folder in folders or [Path()]:
-            found = Path(folder) / Path(name).expanduser()
+            found = Path(folder, os.path.expanduser(name))
             try:
                 if found.exists():
                     return found
@@ -140,4 +141,6 @@ def parse_time(word: str) -> float:
     seconds = 0.0
     for number in word.replace(",", ".").split(":"):
         seconds = 60 * seconds + float(number)
+    if seconds == float("inf"):
+        raise ValueError(f"{word!r} is too long")
     return seconds

@@ -75,7 +75,6 @@ def find_columns(path, header: Sequence[str], given: Dict[str, str]) -> Dict[str
         UserError: No column for the path or the text, a missing named column, or
             two candidates.
     """
-    folded = {name.strip().lower(): name for name in header}
     roles: Dict[str, str] = {}
     listed = ", ".join(repr(name) for name in header[:12])
     for role, names in COLUMNS.items():
@@ -87,7 +86,7 @@ def find_columns(path, header: Sequence[str], given: Dict[str, str]) -> Dict[str
                 )
             roles[role] = given[role]
             continue
-        found = [folded[name] for name in names if name in folded]
+        found = [name for name in header if name.strip().lower() in names]
         if len(found) > 1:
             raise UserError(
                 f"{path}: the columns {' and '.join(map(repr, found))} could both be "
@@ -144,12 +143,13 @@ def _json_entries(path: Path, source: Source):
                 source.bad(where, "not JSON", f"{error.msg}; write one object per line")
     for where, item in pairs:
         if isinstance(item, dict):
-            values = {k: "" if v is None else v for k, v in item.items()}
-            # Hugging Face writes an audio column as an object
-            for key, value in values.items():
-                if isinstance(value, dict) and "path" in value:
-                    values[key] = value["path"]
-            found.append((where, {k: str(v) for k, v in values.items()}))
+            values = {}
+            for key, value in item.items():
+                if isinstance(value, dict):  # Hugging Face's audio column
+                    value = value.get("path")
+                empty = value is None or isinstance(value, list)
+                values[key] = "" if empty else str(value)
+            found.append((where, values))
         else:
             source.bad(where, "not a JSON object", 'write {"path": ..., "text": ...}')
     if not found:
@@ -167,7 +167,7 @@ def _row_of(source: Source, where: str, values: Dict[str, str]) -> Optional[Row]
     part = values.get("set", "").strip()
     if part.lower() in SETS:
         part = SETS[part.lower()]
-    elif part and not re.fullmatch(r"[\w.-]+", part):
+    elif part and not re.fullmatch(r"[\w-][\w.-]*", part):
         source.bad(where, "no name of a set", f"{part!r}: write train", name)
         return None
     elif "set" in values and not part:

@@ -39,16 +39,18 @@ class Features:
 
     def batch(self, indices) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return x (B, T, F), zeros in its padding, lengths (B,) and labels (B,)."""
-        x = pad_sequence(self._clips(indices), batch_first=True)
-        return x, self.lengths[indices], self.labels[indices]
+        lengths = self.lengths[indices]
+        x = pad_sequence(self._frames_of(indices), batch_first=True)
+        return x, lengths, self.labels[indices]
 
-    def _clips(self, indices) -> List[torch.Tensor]:
+    def _frames_of(self, indices) -> List[torch.Tensor]:
+        """Return the frames (T, F) of each clip."""
         places = zip(indices.tolist(), self.lengths[indices].tolist())
         return [self.frames[self.ends[i] - n : self.ends[i]] for i, n in places]
 
     def statistics(self, indices) -> Tuple[torch.Tensor, torch.Tensor]:
         """Return mean and standard deviation (F,) of some clips' frames."""
-        frames = torch.cat(self._clips(indices))  # not padded to the longest clip
+        frames = torch.cat(self._frames_of(indices))  # no padding: one clip may be long
         return frames.mean(dim=0), frames.std(dim=0).clamp(min=1e-3)
 
 

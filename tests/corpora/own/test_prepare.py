@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from espnet_adastride.bin import prepare as command
+from espnet_adastride.corpora import audio
 from espnet_adastride.corpora.datadir import read_data_dir
 from espnet_adastride.corpora.kaldi import read_scp
 from espnet_adastride.corpora.own.source import clean, parse_time
@@ -799,3 +800,105 @@ def test_times(word, seconds):
 def test_what_is_no_time(word):
     with pytest.raises(ValueError):
         parse_time(word)
+
+
+def test_names_that_begin_with_a_tilde(project):
+    path = "wav/anna/0.wav"
+    Path(path).rename("~tmp.wav")
+    Path("a.csv").write_text("path,text\n~tmp.wav,A\n~nobody/x.wav,A\n")
+    assert "a.csv:3: no such file: ~nobody/x.wav" in refused("a.csv")
+    Path("a.csv").write_text("path,text\n~tmp.wav,A\n")
+    prepare("a.csv", "--split", "none")
+    assert everything()["~tmp"][0] == str(project / "~tmp.wav")
+
+
+def test_a_command_does_not_read_what_is_typed(project, monkeypatch):
+    lines = kaldi_lines(project)
+    lines["wav.scp"][0] = "anna-0 cat; cat 'wav/anna/0.wav' |"
+    folder = write_kaldi(project / "kaldi", lines)
+    typed, writer = os.pipe()
+    os.write(writer, b"the next lines of a script")
+    before = os.dup(0)
+    try:
+        os.dup2(typed, 0)
+        os.close(writer)
+        prepare(folder, "--split", "none", "--run_pipes", "true")
+        assert os.read(0, 100) == b"the next lines of a script"
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+        os.close(typed)
+
+
+def test_every_recording_is_decoded_once(project, monkeypatch):
+    opened = []
+    stock = audio._opened
+
+    def counted(path, name):
+        opened.append(path)
+        return stock(path, name)
+
+    monkeypatch.setattr(audio, "_opened", counted)
+    Path("a.csv").write_text("path,text\nwav/anna/0.wav,A\nwav/ben/0.wav,B\n")
+    prepare("a.csv", "--split", "none")
+    assert len(opened) == 2
+
+
+def test_sets_of_an_earlier_command_are_named(project, capsys):
+    rows = [f"{p},T,{s}" for p, t, s in ROWS]
+    Path("a.csv").write_text("\n".join(["path,text,speaker", *rows]))
+    prepare("a.csv")
+    assert "note: " not in capsys.readouterr().out
+    for _ in range(2):  # also if nothing is left to do
+        prepare("a.csv", "--test_share", "0")
+        notes = [x for x in capsys.readouterr().out.splitlines() if "note: " in x]
+        assert len(notes) == 1 and "note: data/test is from an earlier" in notes[0]
+
+
+def test_a_set_without_a_usable_entry_is_not_taken_from_another(project):
+    rows = [f"{p},T,{s}" for p, t, s in ROWS]
+    Path("a.csv").write_text("\n".join(["path,text,speaker", *rows]))
+    Path("b.csv").write_text("path,text\nx.wav,A\ny.wav,A\n")
+    Path("c.csv").write_text("path,text\nwav/bad.wav,A\n")
+    Path("wav/bad.wav").write_text("no audio")
+    for other, count in (("b", 2), ("c", 1)):
+        line = refused("train=a.csv", f"test={other}.csv", "--skip_bad", "true")
+        assert f"test: none of its {count} entries can be used; the first: " in line
+        assert f"{other}.csv:2" in line and "or leave out the set" in line
+        assert not Path("data/test").exists()
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("path,text,set\nwav/anna/0.wav,A,..\n", "no name of a set: '..'"),
+        ("path,text,text\nwav/anna/0.wav,A,B\n", "two columns are called 'text'"),
+        ("path,text,Text\nwav/anna/0.wav,A,B\n", "'text' and 'Text' could both be"),
+        ("path,text,start\nwav/anna/0.wav,A,1e999\n", "not a time: start '1e999'"),
+    ],
+)
+def test_tables_that_say_two_things_or_none(project, content, words):
+    Path("t.csv").write_text(content)
+    assert words in refused("t.csv", "--split", "none")
+
+
+def test_a_path_without_a_name(project):
+    Path("hf").mkdir()
+    Path("hf/metadata.csv").write_text("file_name,text\n.,A\n")
+    assert "hf/metadata.csv:2: a folder instead of a file" in refused("hf")
+
+
+def test_lists_are_no_texts(project):
+    row = {"path": {"path": "wav/anna/0.wav"}, "text": ["A", "B"]}
+    Path("a.jsonl").write_text(json.dumps(row) + "\n")
+    assert "a.jsonl:1: no transcript" in refused("a.jsonl")
+
+
+def test_sets_of_different_layouts(project):
+    Path("mix/train").mkdir(parents=True)
+    rows = [f"{project}/{p},T,{s}" for p, t, s in ROWS[:4]]
+    Path("mix/train/metadata.csv").write_text("\n".join(["path,text,speaker", *rows]))
+    lines = {name: own[4:] for name, own in kaldi_lines(project).items()}
+    write_kaldi(project / "mix" / "valid", lines)
+    prepare("mix", "--split", "none")
+    assert len(contents()["train"]) == 4

@@ -9,8 +9,9 @@ import pytest
 import soundfile
 import torch
 
-from espnet_adastride.corpora.clips import find_clips
+from espnet_adastride.corpora.clips import Clip, find_clips
 from espnet_adastride.errors import UserError
+from espnet_adastride.experiments.classification import features
 from espnet_adastride.experiments.classification.espnet_training import claim_data
 from espnet_adastride.experiments.classification.features import load_features
 from espnet_adastride.experiments.classification.options import (
@@ -49,6 +50,15 @@ def test_features_are_computed_once_and_follow_their_files(corpus, config, tmp_p
     mean, deviation = first.statistics(torch.arange(3))
     assert abs(int(mean.argmax()) - 12) <= 1  # of 20 bands, equally wide in mel
     assert (deviation > 0).all()
+
+
+def test_statistics_do_not_pad_to_the_longest_clip(monkeypatch):
+    clips = [Clip(f"{label}/x", Path("x"), label, "x") for label in "ab"]
+    frames = torch.tensor([[1.0], [2.0], [3.0], [6.0]])
+    data = features.Features(clips, frames, torch.tensor([1, 3]))
+    monkeypatch.delattr(features, "pad_sequence")
+    mean, deviation = data.statistics(torch.tensor([1, 0]))
+    assert mean.item() == 3 and deviation.item() == pytest.approx(math.sqrt(14 / 3))
 
 
 def test_learning_rate_and_masks_by_hand(config):
