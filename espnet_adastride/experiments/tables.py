@@ -376,7 +376,7 @@ def plot_page(experiment: Experiment, records: Sequence[Record]) -> Figure:
     lines: Dict[str, List[Cell]] = {}
     for cell in cells:
         lines.setdefault(cell.system, []).append(cell)
-    with drawing(6.0, 4.0, layout="constrained") as figure:
+    with drawing(7.5, max(4.0, 0.25 * len(lines)), layout="constrained") as figure:
         axes = figure.subplots()
         for number, (name, line) in enumerate(lines.items()):
             line = sorted(line, key=lambda cell: cell.measured("macs_per_second"))
@@ -384,8 +384,10 @@ def plot_page(experiment: Experiment, records: Sequence[Record]) -> Figure:
             ends = np.array([cell.interval(bootstrap) for cell in line])
             reach = np.abs(ends[:, 1:].T - ends[:, 0])
             style = line_style(number)
-            if number >= len(COLOURS):  # they return: hollow marks tell the lines apart
+            if number >= len(COLOURS):  # they return: other marks tell the lines apart
                 style["markerfacecolor"] = "white"
+            if number >= 2 * len(COLOURS):
+                style["marker"] = "PX*<>d"[number % len(COLOURS)]
             axes.errorbar(x, ends[:, 0], reach, capsize=3, label=name, **style)
             for place, cell in zip(x, line):
                 if len(cell.records) > 1:
@@ -400,9 +402,8 @@ def plot_page(experiment: Experiment, records: Sequence[Record]) -> Figure:
         axes.set_xlabel("million multiply-accumulates per second of audio")
         decoding = _decoded_by(cells).replace("`", "")
         axes.set_ylabel(f"word error rate on {experiment.test_sets[0]}{decoding}, %")
-        axes.set_ylim(bottom=0)
         axes.grid()
-        figure.legend(loc="outside upper center", ncols=4)
+        figure.legend(loc="outside right upper")  # a column: names may be long
     return figure
 
 
