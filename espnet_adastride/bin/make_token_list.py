@@ -7,6 +7,7 @@ from espnet_adastride.bin.parsers import (
     add_rerun_option,
     add_text_options,
     command,
+    load_cleaner,
 )
 from espnet_adastride.corpora.tokens import (
     make_token_list,
@@ -66,9 +67,7 @@ def main(args):
         )
         names.append("bpe.model")
     stamp = Stamp(Path(args.output) / ".stage_done")
-    from espnet_adastride.plugin.text_cleaner import text_cleaner
-
-    clean, symbols = text_cleaner(args.cleaner), []
+    clean, symbols = load_cleaner(args.cleaner), []
     if args.token_type == "char":  # ESPnet looks for them in no other text
         symbols = read_symbols(args.nlsyms_txt)
     told = dict(options)

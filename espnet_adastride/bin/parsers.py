@@ -125,6 +125,19 @@ def command(get_parser: Callable[[], argparse.ArgumentParser]):
     return decorate
 
 
+def load_cleaner(name: str) -> Callable[[str], str]:
+    """Return the function of ``--cleaner``; ``none`` changes nothing, without ESPnet.
+
+    Raises:
+        UserError: what the cleaner needs is not installed.
+    """
+    if name == "none":
+        return str
+    from espnet_adastride.plugin.text_cleaner import text_cleaner
+
+    return text_cleaner(name)
+
+
 def add_switch(parser, name: str, help: str) -> None:
     """Add an option that is ``true`` or, by default, ``false``."""
     kind = {"type": str2bool, "default": False, "metavar": "true|false"}

@@ -11,7 +11,7 @@ alignment of every utterance. The second writes ``RESULTS.md`` with ESPnet's tab
 
 import argparse
 
-from espnet_adastride.bin.parsers import Parser, add_text_options, command
+from espnet_adastride.bin.parsers import Parser, add_text_options, command, load_cleaner
 from espnet_adastride.corpora.kaldi import shorten
 from espnet_adastride.corpora.tokens import read_symbols
 from espnet_adastride.errors import UserError
@@ -61,8 +61,6 @@ def main(args) -> None:
     absent = [name for name, value in needed.items() if not value]
     if absent:
         raise UserError(f"give {', '.join(absent)} (or --results EXPDIR)")
-    from espnet_adastride.plugin.text_cleaner import text_cleaner
-
     counts, missing = score(
         args.ref,
         args.hyp,
@@ -71,7 +69,7 @@ def main(args) -> None:
         bpemodel=args.bpemodel,
         utt2spk=args.utt2spk,
         missing=args.missing,
-        clean=text_cleaner(args.cleaner),
+        clean=load_cleaner(args.cleaner),
         symbols=read_symbols(args.nlsyms_txt),
     )
     if missing:

@@ -61,11 +61,11 @@ def check_config(name, config):
 
 
 def stretch_schedule(config, shapes):
-    """Return the configuration with its schedule scaled to the whole training.
+    """Return the configuration with a schedule that lasts the whole training.
 
     ``warmup_steps_list`` counts steps, which depend on the amount of recordings, and
-    the rate jumps back up after its last one. The list keeps its shape and ends with
-    the last epoch; one that ends later, but not twice as late, stays as it is.
+    the rate jumps back up after its last one. A list that ends before the last epoch is
+    scaled to it.
 
     Args:
         shapes: file with the lengths of the training set (collect_stats).
@@ -86,7 +86,7 @@ def stretch_schedule(config, shapes):
         fold_lengths=options["fold_length"],
     )
     total = count_steps(options, len(list(batches)))
-    if total <= steps[-1] < 2 * total:
+    if total <= steps[-1]:
         return config
     steps = [round(step * total / steps[-1], 2) for step in steps]
     return merge_configs([config, {"scheduler_conf": {"warmup_steps_list": steps}}])

@@ -7,13 +7,11 @@ from espnet_adastride.quiet import quiet_imports
 
 
 def text_cleaner(name: str) -> Callable[[str], str]:
-    """Return the cleaner of a name; ``none`` changes nothing.
+    """Return the cleaner of a name.
 
     Raises:
         UserError: what it needs is not installed.
     """
-    if name == "none":
-        return str
     with quiet_imports():
         from espnet_adastride.plugin.espnet import TextCleaner
 
