@@ -16,14 +16,8 @@ def test_the_cleaner_of_the_training_makes_tokens_and_references(tmp_path):
     make_token_list.main([str(word) for word in words])
     tokens = (tmp_path / "char" / "tokens.txt").read_text().split()
     assert tokens[2:-1] == ["\ube44"]
-    words = [
-        "--ref",
-        tmp_path / "text",
-        "--hyp",
-        tmp_path / "hyp",
-        "--output",
-        tmp_path,
-    ]
+    files = f"--ref {tmp_path}/text --hyp {tmp_path}/hyp --output {tmp_path}"
+    words = files.split()
     score.main([str(word) for word in [*words, *cleaner]])
     result = (tmp_path / "score_wer" / "result.txt").read_text()
     assert "Scores: (#C #S #D #I) 1 0 0 0" in result

@@ -297,14 +297,8 @@ def test_symbols_do_not_count_as_words(tmp_path):
     (tmp_path / "text").write_text("u1 a <noise> b\n")
     (tmp_path / "hyp").write_text("u1 <cough> a b\n")
     (tmp_path / "symbols").write_text("<noise>\n<cough>\n")
-    words = [
-        "--ref",
-        tmp_path / "text",
-        "--hyp",
-        tmp_path / "hyp",
-        "--output",
-        tmp_path,
-    ]
+    files = f"--ref {tmp_path}/text --hyp {tmp_path}/hyp --output {tmp_path}"
+    words = files.split()
     score.main([str(w) for w in [*words, "--nlsyms_txt", tmp_path / "symbols"]])
     for metric in ("wer", "cer"):
         result = (tmp_path / f"score_{metric}" / "result.txt").read_text()
