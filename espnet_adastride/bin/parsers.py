@@ -125,19 +125,6 @@ def command(get_parser: Callable[[], argparse.ArgumentParser]):
     return decorate
 
 
-def load_cleaner(name: str) -> Callable[[str], str]:
-    """Return the function of ``--cleaner``; ``none`` changes nothing, without ESPnet.
-
-    Raises:
-        UserError: what the cleaner needs is not installed.
-    """
-    if name == "none":
-        return str
-    from espnet_adastride.plugin.text_cleaner import text_cleaner
-
-    return text_cleaner(name)
-
-
 def add_switch(parser, name: str, help: str) -> None:
     """Add an option that is ``true`` or, by default, ``false``."""
     kind = {"type": str2bool, "default": False, "metavar": "true|false"}
@@ -161,13 +148,6 @@ def add_set_options(parser: argparse.ArgumentParser, what: str) -> None:
     )
     parser.add_argument("--fs", default="16k", help="sampling rate")
     add_rerun_option(parser)
-
-
-def add_text_options(parser: argparse.ArgumentParser) -> None:
-    """Add what ESPnet does with the text of a training."""
-    parser.add_argument("--cleaner", default="none", help="ESPnet's text cleaner")
-    symbols = "file of non-linguistic symbols, one a line"
-    parser.add_argument("--nlsyms_txt", default="none", help=symbols)
 
 
 def add_record_options(parser: argparse.ArgumentParser) -> None:

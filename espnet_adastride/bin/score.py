@@ -11,7 +11,8 @@ alignment of every utterance. The second writes ``RESULTS.md`` with ESPnet's tab
 
 import argparse
 
-from espnet_adastride.bin.parsers import Parser, add_text_options, command, load_cleaner
+from espnet_adastride.bin.parsers import Parser, command
+from espnet_adastride.bin.text_options import add_text_options, load_cleaner
 from espnet_adastride.corpora.kaldi import shorten
 from espnet_adastride.corpora.tokens import read_symbols
 from espnet_adastride.errors import UserError

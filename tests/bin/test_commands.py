@@ -17,7 +17,7 @@ from espnet_adastride.errors import UserError
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(p.stem for p in (ROOT / "espnet_adastride" / "bin").glob("[a-z]*.py"))
 #: no commands themselves
-SHARED = ("model_options", "parsers")
+SHARED = ("model_options", "parsers", "text_options")
 #: torch is imported before options are read
 WITH_TORCH = (
     "classify classify_espnet clips_for_espnet compare_vqvae rate_curve "
