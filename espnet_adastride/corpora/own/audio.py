@@ -1,9 +1,12 @@
 """Recordings decoded and, where ESPnet cannot use them in place, written as FLAC."""
 
+import hashlib
+import json
+import os
 import subprocess
 from collections import defaultdict
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Sequence
+from typing import Dict, List, NamedTuple, Optional, Sequence
 
 from espnet_adastride.corpora.audio import AudioInfo, read_samples
 from espnet_adastride.corpora.own.rows import Options, Planned, problem_of
@@ -102,19 +105,61 @@ def _usable_in_place(path: str, info: AudioInfo) -> bool:
 def check_recordings(
     planned: Sequence[Planned], folder: Path, options: Options
 ) -> Checked:
-    """:func:`check_recording` on all recordings, in threads."""
+    """:func:`check_recording` on all recordings, in threads.
+
+    What is usable is noted in ``folder``, so that the next call with the same folder
+    goes on after an interruption, or checks only what has been corrected.
+    """
     jobs: Dict[str, List[Planned]] = defaultdict(list)
     for p in planned:
         jobs[p.path].append(p)
+    notes = folder / "checked.jsonl"
+    noted = _read_notes(notes)
     total = Checked({}, {}, [])
 
     def check(job):
-        return check_recording(*job, folder, options.fs)
+        path, rows = job
+        key = _key(path, rows, options.fs)
+        if key in noted:
+            return None, noted[key]
+        return key, check_recording(path, rows, folder, options.fs)
 
-    with progress_bar(len(jobs)) as bar:
-        for checked in in_threads(check, jobs.items(), options.nj):
+    with progress_bar(len(jobs)) as bar, notes.open("a", encoding="utf-8") as file:
+        for key, checked in in_threads(check, jobs.items(), options.nj):
             total.files.update(checked.files)
             total.seconds.update(checked.seconds)
             total.problems.extend(checked.problems)
+            if key and not checked.problems:
+                file.write(json.dumps([key, checked.files, checked.seconds]) + "\n")
+                file.flush()
             bar.update()
     return total
+
+
+def _key(path: str, rows: Sequence[Planned], fs: int) -> str:
+    """Return a fingerprint of a recording and of the parts that are used."""
+    parts = [[p.id, p.row.start, p.row.end] for p in rows]
+    return hashlib.sha256(
+        json.dumps([shown(path), state(path), parts, fs]).encode()
+    ).hexdigest()
+
+
+def state(path: str) -> Optional[List[int]]:
+    """Return what changes with a file's content; None for a command."""
+    if path.endswith("|"):
+        return None
+    status = os.stat(path)
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _read_notes(path: Path) -> Dict[str, Checked]:
+    """Return the recordings of an interrupted call whose files are all there."""
+    found = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            key, files, seconds = json.loads(line)
+        except ValueError:  # the last line of a call that was killed
+            continue
+        if all(map(os.path.exists, files.values())):
+            found[key] = Checked(files, seconds, [])
+    return found

@@ -16,12 +16,19 @@ from espnet_adastride.corpora.kaldi import (
     write_data_dir,
     write_excluded,
 )
-from espnet_adastride.corpora.own.audio import Checked, check_recordings
+from espnet_adastride.corpora.own.audio import Checked, check_recordings, state
 from espnet_adastride.corpora.own.rows import Options, plan_rows
 from espnet_adastride.corpora.own.source import Problem, Source
 from espnet_adastride.corpora.own.split import PARTS, split
 from espnet_adastride.errors import UserError
-from espnet_adastride.files import PathLike, fresh_dir, replace_dir, shown, write_text
+from espnet_adastride.files import (
+    PathLike,
+    alone,
+    fresh_dir,
+    replace_dir,
+    shown,
+    write_text,
+)
 
 RECORD = "prepared.json"
 BAD_LIST = "unusable.txt"
@@ -64,8 +71,10 @@ def prepare(
         hint = "; --overwrite true runs the commands again" if piped else ""
         told = [f"{output / part}: prepared before, unchanged{hint}" for part in parts]
         return lines + told + _left_behind(output, parts, record)
-    staging = fresh_dir(output / "prepare")
-    try:
+    staging = output / ".prepare"  # stays after an interruption: the next call goes on
+    if again:
+        shutil.rmtree(staging, ignore_errors=True)
+    with alone(staging, "--output"):
         checked = check_recordings(planned, staging, options)
         problems += checked.problems
         usable = [p for p in planned if p.id in checked.files]
@@ -79,8 +88,7 @@ def prepare(
                 p for p in problems if (p.part if p.part in parts else parts[0]) == part
             ]
             told.append(_write_set(output / part, used, checked, bad, record))
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        shutil.rmtree(staging)
     (output / BAD_LIST).unlink(missing_ok=True)
     told += _left_out(problems)
     if any(p.row.part for p in usable):
@@ -222,11 +230,7 @@ def _record(sources, planned, options: Options) -> Dict[str, object]:
     """Return a fingerprint of the sets' input."""
     rows = []
     for p in planned:
-        state = None
-        if not p.path.endswith("|"):
-            status = os.stat(p.path)
-            state = [status.st_size, status.st_mtime_ns]
-        row = [p.id, shown(p.path), state, p.row.text, p.speaker, p.row.start]
+        row = [p.id, shown(p.path), state(p.path), p.row.text, p.speaker, p.row.start]
         rows.append([*row, p.row.end, p.row.part])
     chosen = [options.fs, options.skip_bad, options.split, options.seed, options.shares]
     problems = [str(problem) for source in sources for problem in source.problems]

@@ -12,6 +12,7 @@ from espnet_adastride.bin import prepare as command
 from espnet_adastride.corpora import audio
 from espnet_adastride.corpora.datadir import read_data_dir
 from espnet_adastride.corpora.kaldi import read_scp
+from espnet_adastride.corpora.own import audio as own_audio
 from espnet_adastride.corpora.own.source import clean, parse_time
 
 RATE = 16000
@@ -64,7 +65,7 @@ def contents(output="data"):
             key: tuple(table[key] for table in read_data_dir(folder).values())
             for key in read_scp(folder / "wav.scp")
         }
-        for folder in sorted(Path(output).iterdir())
+        for folder in sorted(Path(output).glob("[!.]*"))
         if folder.is_dir()
     }
 
@@ -585,7 +586,7 @@ def test_a_bad_row_is_named_and_can_be_left_out(project, capsys, row, words):
     assert f"1 of 4 entries cannot be used; the first: rows.csv:4: {words}" in line
     assert "--skip_bad true" in line
     assert (project / "data" / "unusable.txt").read_text().startswith("rows.csv:4: ")
-    assert sorted(p.name for p in Path("data").iterdir()) == ["unusable.txt"]
+    assert [p.name for p in Path("data").glob("[!.]*")] == ["unusable.txt"]
     prepare("rows.csv", "--skip_bad", "true")
     rows = everything()
     assert sorted(rows) == ["wav_ben_0", "wav_ben_1", "wav_cleo_0"]
@@ -769,7 +770,59 @@ def test_an_interruption_leaves_what_was_there(project, monkeypatch):
     with pytest.raises(SystemExit):
         prepare("a.csv")
     assert contents() == before
-    assert sorted(p.name for p in Path("data").iterdir()) == ["test", "train", "valid"]
+    names = sorted(p.name for p in Path("data").glob("[!.]*"))
+    assert names == ["test", "train", "valid"]
+
+
+def test_after_an_interruption_and_a_correction_it_goes_on(project, monkeypatch):
+    names = ["one", "two", "three"]
+    for at, name in enumerate(names):
+        write(
+            project / "mix" / f"{name}.wav",
+            np.stack([noise(at, 8000), noise(9, 8000)], axis=1),
+        )
+    table = "path,text,start,end\n" + "".join(f"mix/{n}.wav,A,0,0.3\n" for n in names)
+    (project / "a.csv").write_text(
+        table.replace("three.wav,A,0,0.3", "three.wav,A,0,99")
+    )
+    checked, stock = [], own_audio.check_recording
+    stop_at = ["two.wav"]
+
+    def check(path, *args):
+        name = Path(path).name
+        if name in stop_at:
+            raise KeyboardInterrupt
+        checked.append(name)
+        return stock(path, *args)
+
+    monkeypatch.setattr(own_audio, "check_recording", check)
+    words = ("a.csv", "--split", "none", "--nj", "1")
+    with pytest.raises(SystemExit):
+        prepare(*words)
+    assert "one.wav" in checked
+    stop_at.clear()
+    checked.clear()
+    assert "0 to 99 s" in refused(*words)
+    assert sorted(checked) == ["three.wav", "two.wav"]  # the first is done
+    checked.clear()
+    (project / "a.csv").write_text(table)
+    prepare(*words)
+    assert checked == ["three.wav"]
+    rows = everything()
+    for name in names:
+        path = next(p for key, (p, *_) in rows.items() if name in key)
+        assert soundfile.info(path).frames == round(0.3 * RATE)
+    assert sorted(p.name for p in Path("data").iterdir()) == ["train"]
+    # a recording that has changed is read again
+    with pytest.raises(SystemExit):
+        (project / "a.csv").write_text(table.replace("0,0.3", "0,0.2"))
+        stop_at.append("two.wav")
+        prepare(*words)
+    stop_at.clear()
+    checked.clear()
+    write(project / "mix" / "one.wav", np.stack([noise(5), noise(6)], axis=1))
+    prepare(*words)
+    assert sorted(checked) == ["one.wav", "two.wav"]
 
 
 @pytest.mark.parametrize(
