@@ -206,7 +206,7 @@ def located(where: object, caught=UserError, kind: Optional[type] = None):
 
 @contextlib.contextmanager
 def resumable(*interruptions):
-    """Have an interruption end a command of many runs in one line, status 130.
+    """Have an interruption end a command that can resume in one line, status 130.
 
     Args:
         interruptions: exceptions that are one; KeyboardInterrupt is.

@@ -25,7 +25,7 @@ from espnet_adastride.corpora.own.rows import Options
 from espnet_adastride.corpora.own.source import Source
 from espnet_adastride.corpora.own.split import PARTS
 from espnet_adastride.corpora.own.tables import COLUMNS
-from espnet_adastride.errors import UserError, no_such
+from espnet_adastride.errors import UserError, no_such, resumable
 from espnet_adastride.files import shown
 from espnet_adastride.options import parse_rate, real, whole
 from espnet_adastride.progress import cores
@@ -179,7 +179,8 @@ def next_command(output: Path) -> List[str]:
 def main(args) -> None:
     options = read_options(args)
     named = read_sources(args.source, read_columns(args.columns))
-    lines = prepare(named, args.output, options)
+    with resumable():
+        lines = prepare(named, args.output, options)
     for line in lines + next_command(Path(args.output)):
         print(shown(line))
 
