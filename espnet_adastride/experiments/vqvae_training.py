@@ -5,6 +5,7 @@
 """
 
 import argparse
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -135,7 +136,6 @@ def train_run(exp, folder, method, seed, listen):
     from espnet_adastride.evaluation.vqvae import measure
     from espnet_adastride.networks import saving
     from espnet_adastride.plugin.vqvae_task import VQVAETask, load_vqvae
-    from espnet_adastride.report.listening import listen as write_sounds
 
     torch.set_num_threads(1)  # one core per run
     stats = exp / "stats"
@@ -148,10 +148,7 @@ def train_run(exp, folder, method, seed, listen):
     one_line_errors(lambda words: VQVAETask.main(cmd=words))(command)
     model = load_vqvae(folder)
     test = read_set(exp / "data" / "test")
-    # different sentences rather than several readings of one
-    first = list({recording.group: recording for recording in reversed(test)}.values())
-    chosen = sorted(first)[:listen]
-    write_sounds(model.features, model.network, chosen, folder / "listen")
+    write_sounds(exp, folder, listen)
     figures = measure(model.features, model.network, test)
     write_result(
         folder,
@@ -167,6 +164,22 @@ def train_run(exp, folder, method, seed, listen):
         },
         **training_record(folder),
     )
+
+
+def write_sounds(exp, folder, number):
+    """Write what is on the listening page of some test recordings, if it is not there."""
+    from espnet_adastride.plugin.vqvae_task import load_vqvae
+    from espnet_adastride.report.listening import listen
+
+    test = read_set(exp / "data" / "test")
+    # different sentences rather than several readings of one
+    first = list({recording.group: recording for recording in reversed(test)}.values())
+    chosen = sorted(first)[:number]
+    sounds = folder / "listen"
+    if {path.stem for path in sounds.glob("*.png")} != {one.id for one in chosen}:
+        shutil.rmtree(sounds, ignore_errors=True)
+        model = load_vqvae(folder)
+        listen(model.features, model.network, chosen, sounds)
 
 
 def train(args, methods, rates, seeds):
@@ -195,3 +208,6 @@ def train(args, methods, rates, seeds):
             own = (exp, folder, method, seed, args.listen)
             functions[folder] = partial(train_run, *own)
         run_folders(functions, args.nj)
+        for folder in functions:  # finished with another --listen; not if only its
+            if (folder / "config.yaml").is_file():  # record has been copied here
+                write_sounds(exp, folder, args.listen)

@@ -92,8 +92,11 @@ def test_what_is_finished_is_kept_and_what_changed_is_refused(experiment, capsys
     exp, command = experiment
     files = [record_of(exp / f"{m}_4x_seed0") for m in METHODS]
     times = [f.stat().st_mtime_ns for f in files]
-    compare_vqvae.main(command)
+    compare_vqvae.main([*command, "--listen", "0"])
     assert [f.stat().st_mtime_ns for f in files] == times
+    assert (exp / "listen.html").read_text().count("<audio") == 0
+    compare_vqvae.main(command)
+    assert (exp / "listen.html").read_text().count("<audio") == 4
     changed = exp.parent / "changed.yaml"
     config = yaml.safe_load((exp.parent / "small.yaml").read_text())
     config["network_conf"]["width"] = 24
