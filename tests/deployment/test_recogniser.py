@@ -85,6 +85,7 @@ def test_boundaries_of_two_stages_by_hand():
             ["{0}/there.onnx", "--output", "{0}/m.onnx"],
             "only adastride transcribe reads",
         ),
+        (["{0}/there.pt2", "--output", "{0}/m.onnx"], "is for your own programs"),
         (["{0}", "--output", "{0}/none/m.onnx"], "create it first"),
         (["{0}", "--output", "{0}/there.onnx"], "--overwrite true"),
         (["{0}", "--output", "{0}"], "a folder; name a file"),
@@ -100,7 +101,8 @@ def test_boundaries_of_two_stages_by_hand():
     ],
 )
 def test_wrong_options_end_in_one_line(words, message, tmp_path):
-    (tmp_path / "there.onnx").touch()
+    for name in ("there.onnx", "there.pt2"):
+        (tmp_path / name).touch()
     args = export.get_parser().parse_args([word.format(tmp_path) for word in words])
     with pytest.raises(UserError, match=message) as caught:
         export.check(args)
