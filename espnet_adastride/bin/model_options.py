@@ -11,7 +11,6 @@ from espnet_adastride.networks.unpacking import check_archive
 from espnet_adastride.options import real
 from espnet_adastride.quiet import quiet_imports
 
-
 #: who reads an exported model, by its suffix
 READERS = {
     ".onnx": "only adastride transcribe reads",
