@@ -26,6 +26,7 @@ import math
 import os
 import platform
 import statistics
+import sys
 import time
 from contextlib import nullcontext
 from functools import partial
@@ -38,7 +39,7 @@ from espnet_adastride import build_downsampler
 from espnet_adastride.downsampling import downsampled_lengths
 from espnet_adastride.downsampling import rows as rows_module
 from espnet_adastride.version import __version__
-from gpu_records import TIME_OUT, Cell, Records, run_cells
+from gpu_records import OTHER_MACHINE, TIME_OUT, Cell, Records, run_cells
 from measuring import GIB, SavedBytes, describe, now, vary_strides
 
 SECTIONS = ("facts", "layer", "step", "train", "more")
@@ -597,8 +598,18 @@ def main(cmd=None):
     if args.dry_run:
         torch.set_num_threads(1)  # small tensors: more only cost time
     wanted, triton = os.environ.get("ADASTRIDE_TRITON"), triton_in_use(scale.device)
+    here = facts(scale)
+    there = records.content["machine"] or here
+    if any(there.get(key) != here[key] for key in ("gpu", "torch")):
+        print(
+            f"error: {args.results}: measured on {there.get('gpu')} with torch "
+            f"{there.get('torch')}, and this is {here['gpu']} with {here['torch']}: "
+            "name another --output and --work",
+            file=sys.stderr,
+        )
+        raise SystemExit(OTHER_MACHINE)
     if not records.content["machine"]:
-        records.content["machine"] = facts(scale)
+        records.content["machine"] = here
         records.write()
     if wanted == "1" and not triton:
         records.note("Triton", "its kernels cannot run here: measured without them")
@@ -623,13 +634,12 @@ def main(cmd=None):
                 records.note(section, f"left out: no ESPnet here ({error})")
                 continue
         gc.freeze()
-        done = run_cells(records, cells, until, retry=free)
         name = f"{section}, Triton" if wanted == "1" else section
-        if not done:
-            records.note(name, TIME_OUT)
-        elif name in records.content["notes"]:
-            del records.content["notes"][name]
+        records.content["notes"].pop(name, None)  # of an earlier call
+        if run_cells(records, cells, until, retry=free):
             records.write()
+        else:
+            records.note(name, TIME_OUT)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import NamedTuple, Tuple
 
 import gpu_parts
-from gpu_records import TIME_OUT, Records
+from gpu_records import OTHER_MACHINE, TIME_OUT, Records
 from gpu_report import write_report
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -168,9 +168,16 @@ class Runner:
         """Unpack, or pack and unpack, and install; note what is missing."""
         sets, parts = recordings_of(self.args), self.args.parts
         complete = self.work / "data" / "complete"
+        kept, wanted = self.work / "recordings", f"{sets} {self.args.hours}"
         if sets and not complete.exists():
             parts = self.work / "parts"
             gpu_parts.pack(parts, sets, hours=self.args.hours)
+            kept.write_text(wanted, encoding="utf-8")
+        elif sets and kept.exists() and kept.read_text(encoding="utf-8") != wanted:
+            raise ValueError(
+                f"--train, --dev, --hours: {self.work} has other recordings: remove "
+                "it, or name another --work"
+            )
         if parts is not None or (self.work / "parts.json").exists():
             missing = gpu_parts.unpack(parts or self.work, self.work)
             records = self.records()
@@ -237,6 +244,8 @@ class Runner:
             status = self._child(command, job.triton, left + GRACE)
             if status is None:
                 return False
+            if status == OTHER_MACHINE:
+                raise SystemExit(1)  # it has said why
             if status == 0:
                 notes = self.records().content["notes"]
                 names = [s + ", Triton" * (job.triton == "1") for s in job.sections]
@@ -337,8 +346,10 @@ def main(cmd=None):
             runner = Runner(args)
             runner.run()
             print(f"written: {runner.copy} and {runner.copy.with_suffix('.md')}")
-    except (gpu_parts.PartsError, ValueError) as error:
+    except (gpu_parts.PartsError, ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted: the same command continues") from None
 
 
 if __name__ == "__main__":

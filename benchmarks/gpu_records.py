@@ -23,6 +23,9 @@ TIME_OUT = "time was out: what is missing is measured by a next run"
 #: exit status of a process whose GPU context is lost: start another for what is left
 LOST_DEVICE = 3
 
+#: exit status where the file has measurements of another GPU or PyTorch
+OTHER_MACHINE = 4
+
 
 class Cell(NamedTuple):
     """A measurement: its name, what makes it, and the seconds that it needs, about."""

@@ -99,7 +99,10 @@ class Corpus:
         from espnet_adastride.corpora.tokens import train_bpe
 
         folder = Path(folder)
-        self.folder, self.device = folder, scale.device
+        # pieces and statistics of a dry run are of a few recordings
+        self.folder = folder / "dry_run" if scale.dry_run else folder
+        self.folder.mkdir(exist_ok=True)
+        self.device = scale.device
         train, dev = (24, 4) if scale.dry_run else (None, None)
         _, texts, waves = read_folder(folder / "train", train)
         self.dev_names, self.dev_texts, dev = read_folder(folder / "dev", dev)
@@ -109,9 +112,9 @@ class Corpus:
         self.waves = {speed: [at_speed(w, speed) for w in waves] for speed in SPEEDS}
         characters = len(set("".join(texts)))
         size = characters + 12 if scale.dry_run else PIECES
-        model = folder / "bpe.model"
+        model = self.folder / "bpe.model"
         if not model.exists():  # once: all settings have the same pieces
-            train_bpe(texts, folder, size, "unigram", 1.0)
+            train_bpe(texts, self.folder, size, "unigram", 1.0)
         self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(model))
         count = self.pieces.get_piece_size()
         tokens = [self.pieces.id_to_piece(i) for i in range(3, count)]

@@ -15,7 +15,14 @@ import soundfile
 import gpu_kit
 import gpu_parts
 import gpu_report
-from gpu_records import ATTEMPTS, LOST_DEVICE, Cell, Records, run_cells
+from gpu_records import (
+    ATTEMPTS,
+    LOST_DEVICE,
+    OTHER_MACHINE,
+    Cell,
+    Records,
+    run_cells,
+)
 
 WORDS = "the cat sat on a mat and saw big red dogs run over green hills at dawn".split()
 
@@ -152,7 +159,9 @@ def test_mistakes_are_one_line(tmp_path, corpus, capsys):
         f"run --output {tmp_path} --work {tmp_path}/w --parts {tmp_path}/empty": (
             "parts.json is missing"
         ),
+        f"run --output {tmp_path}/file/out --work {tmp_path}/w2": f"{tmp_path}/file",
     }
+    (tmp_path / "file").touch()
     for command, message in cases.items():
         with pytest.raises(SystemExit) as error:
             gpu_kit.main(command.split())
@@ -210,6 +219,44 @@ def test_records_survive_and_continue(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "copy"]
     records.forget_errors()
     assert set(Records(path).cells) == {"good", "last"}
+
+
+def test_a_section_that_is_left_out_says_so(tmp_path):
+    import gpu
+
+    command = f"--dry_run --results {tmp_path}/a.json --sections train"
+    gpu.main(command.split())
+    assert "left out" in Records(tmp_path / "a.json").content["notes"]["train"]
+
+
+def test_another_gpu_does_not_add_to_a_file(tmp_path, capfd):
+    import gpu
+
+    records = Records(tmp_path / "a.json")
+    records.content["machine"] = {"gpu": "Another", "torch": "2.0"}
+    records.write()
+    with pytest.raises(SystemExit) as ended:
+        gpu.main(f"--dry_run --results {records.path} --sections facts".split())
+    assert ended.value.code == OTHER_MACHINE and not Records(records.path).cells
+    assert "measured on Another with torch 2.0" in capfd.readouterr().err
+    command = f"run --dry_run --output {tmp_path}/out --work {tmp_path}/work"
+    runner = gpu_kit.Runner(gpu_kit.get_parser().parse_args(command.split()))
+    runner._child = lambda *_: OTHER_MACHINE  # which is not started again
+    with pytest.raises(SystemExit):
+        runner.run()
+
+
+def test_other_recordings_need_another_folder(sets, tmp_path):
+    command = f"run --dry_run --output {tmp_path}/out --work {tmp_path}/work --hours 1"
+    command += f" --train {sets['train']} --dev {sets['dev']}"
+
+    def prepare(words):
+        gpu_kit.Runner(gpu_kit.get_parser().parse_args(words.split())).prepare()
+
+    prepare(command)
+    prepare(command)
+    with pytest.raises(ValueError, match="has other recordings"):
+        prepare(command.replace("--hours 1", "--hours 2"))
 
 
 def test_cells_give_way_when_time_is_short(tmp_path):
@@ -425,6 +472,9 @@ def test_a_dry_run_does_everything_small_and_then_nothing(sets, tmp_path, capfd)
     assert (
         cells["tests/triton0"]["passed"] == 4 and not cells["tests/triton0"]["failed"]
     )
+    data = tmp_path / "work" / "data"
+    assert (data / "dry_run" / "bpe.model").exists()  # not for a training that counts
+    assert not list(data.glob("bpe.*")) and not list(data.glob("*.npz"))
     report = (tmp_path / "out/gpu_kit_dry_run.md").read_text()
     assert "A dry run on a CPU" in report and "| adastride_f |" in report
     capfd.readouterr()

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -310,6 +311,18 @@ def test_a_packed_model_with_pieces_of_words(tmp_path, monkeypatch):
     assert result.text == " ".join(w.text for w in result.words)
     with pytest.raises(ModelError, match="2 of 2 tokens are unknown to the model"):
         transcriber.align(wave, "the cats")
+
+
+def test_the_parameters_of_a_package_can_be_named(tmp_path):
+    package = Path(__file__).with_name("data") / "202611_adastride.zip"
+    other = tmp_path / "other.pth"
+    other.touch()
+    files = model_files.find_files(package, str(other), tmp_path / "one")
+    assert files.parameters == other
+    with pytest.raises(ModelError, match="none.pth is not in it"):
+        model_files.find_files(package, "none.pth", tmp_path / "two")
+    with pytest.raises(ModelError, match="names the parameters already"):
+        model_files.find_files(other, "none.pth", tmp_path)
 
 
 def test_a_strange_archive_writes_nothing(tmp_path):

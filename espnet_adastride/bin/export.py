@@ -15,6 +15,7 @@ from espnet_adastride.bin.model_options import add_checkpoint_options, check_mod
 from espnet_adastride.bin.parsers import Parser, add_switch, command
 from espnet_adastride.errors import UserError
 from espnet_adastride.extras import describe_missing
+from espnet_adastride.files import check_folder
 from espnet_adastride.quiet import quiet_imports
 
 #: formats, and the suffix by which a file of each is recognised
@@ -64,6 +65,7 @@ def check(args: argparse.Namespace) -> None:
         )
     if output.is_dir():
         raise UserError(f"--output {output}: is a folder; name a file")
+    check_folder(output.parent, "--output")  # before minutes of work
     if output.suffix != FORMATS[args.format]:
         raise UserError(
             f"--output {output}: name a {FORMATS[args.format]}, which --format "

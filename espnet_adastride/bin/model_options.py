@@ -11,6 +11,12 @@ from espnet_adastride.networks.unpacking import check_archive
 from espnet_adastride.options import real
 from espnet_adastride.quiet import quiet_imports
 
+#: who reads an exported model, by its suffix
+READERS = {
+    ".onnx": "only adastride transcribe reads",
+    ".pt2": "is for your own programs (docs/export.md)",
+}
+
 
 def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that say which parameters of a model are used, and how."""
@@ -115,11 +121,9 @@ def check_model_file(model: str) -> None:
         UserError: with the fix.
     """
     check_model_exists(model)
-    if Path(model).suffix == ".onnx":
-        raise UserError(
-            f"{model}: an exported model, which only adastride transcribe reads; "
-            f"{GIVE_MODEL}"
-        )
+    reader = READERS.get(Path(model).suffix)
+    if reader is not None:
+        raise UserError(f"{model}: an exported model, which {reader}; {GIVE_MODEL}")
     if Path(model).is_file() and Path(model).suffix != ".pth":
         check_archive(model)
 

@@ -25,7 +25,13 @@ from espnet_adastride.deployment.description import (
 )
 from espnet_adastride.deployment.features import LogMel
 from espnet_adastride.deployment.pieces import PieceTranscriber, ctc_segment
-from espnet_adastride.errors import AudioError, ModelError, UserError, located
+from espnet_adastride.errors import (
+    AudioError,
+    ModelError,
+    UserError,
+    located,
+    no_such,
+)
 from espnet_adastride.timing.transcripts import Segment
 
 
@@ -96,6 +102,8 @@ class OnnxModel:
             from espnet_adastride.extras import describe_missing
 
             raise UserError(describe_missing("onnxruntime")) from None
+        if not Path(path).is_file():
+            raise UserError(no_such(path))
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if threads is not None:
@@ -140,7 +148,7 @@ class OnnxModel:
             AudioError: too short.
         """
         volume = self.content["volume"]
-        peak = float(np.abs(wave).max()) if volume is not None else 0.0
+        peak = 0.0 if volume is None else float(np.abs(wave).max(initial=0.0))
         if peak:
             wave = (wave * volume / peak).astype(np.float32)
         if self.upstream is not None:

@@ -10,6 +10,7 @@ unpacked; 2. YAML is data, and ``.pth`` files must load as plain tensors; 3. the
 folder is created completely or not at all.
 """
 
+import errno
 import os
 import shutil
 import tarfile
@@ -23,19 +24,30 @@ from typing import IO, Callable, Dict, Iterator, List, NamedTuple, Set
 import yaml
 
 from espnet_adastride.config import map_strings
-from espnet_adastride.errors import UserError, no_such
+from espnet_adastride.errors import UserError, describe_os_error, no_such
 from espnet_adastride.files import PathLike, fresh_dir, replace_dir
+
+try:
+    from lzma import LZMAError
+except ImportError:  # a Python without it opens no such archive
+    LZMAError = zlib.error
 
 WEIGHTS = (".pth", ".pt", ".ckpt", ".bin")
 _BROKEN = (
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
+    LZMAError,
     EOFError,
     OSError,
     NotImplementedError,  # a zip's compression
     RuntimeError,  # an encrypted zip
     ValueError,
+)
+#: what the disk or its permissions refuse: the archive may be intact
+_DISK = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS),
+    *(errno.EACCES, errno.EPERM, errno.EIO),
 )
 
 
@@ -52,7 +64,7 @@ def _refuse(archive: Path, what: str) -> UserError:
 
 
 @contextmanager
-def _opened(archive: Path) -> Iterator[List[Member]]:
+def opened(archive: Path) -> Iterator[List[Member]]:
     """Yield the members that are files; reject links, devices etc."""
     # check the first bytes: zipfile.is_zipfile also finds a model (a zip) inside a tar
     with archive.open("rb") as file:
@@ -87,7 +99,7 @@ def check_archive(archive: PathLike) -> None:
         UserError: it is not an archive of a model, is broken or truncated.
     """
     archive = Path(archive)
-    with _intact(archive), _opened(archive) as members:
+    with _intact(archive), opened(archive) as members:
         for member in members:
             with member.open() as file:
                 while file.read(2**20):
@@ -101,6 +113,8 @@ def _intact(archive: Path) -> Iterator[None]:
     try:
         yield
     except _BROKEN as error:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            raise _refuse(archive, describe_os_error(error)) from None
         reason = " ".join(str(error).split()) or type(error).__name__
         raise _refuse(archive, f"it is broken ({reason}); get the file again") from None
 
@@ -249,7 +263,7 @@ def unpack(archive: PathLike, output: PathLike) -> Dict[str, str]:
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = fresh_dir(output)
     try:
-        with _intact(archive), _opened(archive) as members:
+        with _intact(archive), opened(archive) as members:
             free = shutil.disk_usage(temporary).free
             _check_members(archive, members, free)
             for member in members:

@@ -10,8 +10,7 @@ called here one after the other, and the command compares the result with ESPnet
 import math
 import os
 import tempfile
-import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Dict, List, Tuple
 
 import numpy as np
@@ -19,13 +18,17 @@ import torch
 
 from espnet_adastride.deployment import conversion, description
 from espnet_adastride.downsampling.exportable import Exportable, export_program
+from espnet_adastride.downsampling.output import whole_lengths
 from espnet_adastride.errors import ConfigurationError, ModelError
 from espnet_adastride.files import PathLike
+from espnet_adastride.networks.unpacking import opened
 from espnet_adastride.plugin import encoders
+from espnet_adastride.plugin.espnet import check_short_utt
 from espnet_adastride.plugin.frame_times import _convolutions
 from espnet_adastride.plugin.frontends import frontend_frames, keeps_frames
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
 from espnet_adastride.plugin.trained import TrainedModel
+from espnet_adastride.plugin.true_times import log_strides, next_times
 from espnet_adastride.quiet import quiet_imports
 from espnet_adastride.timing.convolutions import stack
 
@@ -38,7 +41,7 @@ ENCODERS = (
 #: kinds of tokens whose text the reader can write without ESPnet
 TOKEN_TYPES = ("bpe", "char", "word")
 #: the fewest frames that ESPnet's encoders take with a Conv2dSubsampling, which the
-#: plugin's input layer is
+#: plugin's input layer is; :func:`least_frames` for others
 LEAST_FRAMES = 7
 #: largest difference of a log probability from ESPnet's
 TOLERANCE = 1e-3
@@ -128,10 +131,22 @@ class CTCProgram(torch.nn.Module):
             x = embed.conv(x.unsqueeze(1)).transpose(1, 2).flatten(2)
             linear, encoding = _end(embed)
             return encode_positions(encoding, linear(x)), positions
+        times = embed.start_times(x)
         for convolution, stage in zip(embed.conv, self.stages):
+            given = x
             x, placed = stage(convolution(x))
             positions += [] if placed is None else [placed]
-        return encode_positions(embed.out[1], embed.out[0](x)), positions
+            if times is not None:
+                lengths, shorter, _ = whole_lengths(given, stage.stride)
+                times = next_times(times, placed, lengths, shorter, x.size(1), True)
+        x = embed.out[0](x)
+        if embed.stride_vector is not None:
+            told = log_strides(times, shorter)
+            x = x + told.to(x.dtype).unsqueeze(2) * embed.stride_vector
+        if embed.true_times:
+            times = times / math.prod(embed.current_strides())
+            return embed.out[1](x, times), positions
+        return encode_positions(embed.out[1], x), positions
 
     def through_blocks(self, x):
         """Return the last block's output and the positions of the stages after blocks.
@@ -206,8 +221,6 @@ def check_parts(model: torch.nn.Module) -> None:
     if isinstance(embed, AdaptiveSubsampling):
         for word, used in (
             ("block", embed.blocks is not None),
-            ("true_times", embed.true_times),
-            ("tell_strides", embed.stride_vector is not None),
             ("exact: false", any(s.lengths_from_content for s in embed.stages())),
         ):
             if used:
@@ -223,7 +236,7 @@ def check_parts(model: torch.nn.Module) -> None:
             "this plugin's words and ESPnet's conv2d"
         )
     known = ("RelPositionalEncoding", "PositionalEncoding", "ScaledPositionalEncoding")
-    if type(encoding).__name__ not in known:
+    if type(encoding).__name__ not in (*known, "TrueTimeEncoding"):
         raise ConfigurationError(
             f"positional encoding {type(encoding).__name__} cannot be exported; those "
             "that can: rel_pos with rel_pos_type: latest, abs_pos, scaled_abs_pos"
@@ -270,7 +283,7 @@ def describe(trained: TrainedModel) -> Dict[str, Any]:
         "blank": int(model.blank_id),
         "rate": trained.rate,
         "volume": volume,
-        "least_frames": LEAST_FRAMES,
+        "least_frames": least_frames(model.encoder.embed),
         "stages": _stages(model.encoder.embed),
         "frontend": None,
         "upstream": None,
@@ -293,6 +306,11 @@ def describe(trained: TrainedModel) -> Dict[str, Any]:
         content["frontend"] = _log_mel(model.frontend)
         content["size"] = content["frontend"]["n_mels"]
     return content
+
+
+def least_frames(embed) -> int:
+    """Return the fewest frames of a program: ESPnet's conv2d6 and conv2d8 need more."""
+    return max(LEAST_FRAMES, check_short_utt(embed, 0)[1])
 
 
 def _stages(embed) -> List[Dict[str, Any]]:
@@ -387,14 +405,16 @@ def check_program(run, program: CTCProgram, trained: TrainedModel) -> float:
 
 def find_card(model: Path) -> str:
     """Return the card of a packed model or an experiment; "" if it has none."""
-    if model.is_dir():
-        card = model / "README.md"
-        return card.read_text(encoding="utf-8") if card.is_file() else ""
-    if zipfile.is_zipfile(model):
-        with zipfile.ZipFile(model) as archive:
-            if "README.md" in archive.namelist():
-                return archive.read("README.md").decode("utf-8", errors="replace")
-    return ""
+    content = b""
+    if model.is_dir() or model.suffix == ".pth":
+        card = (model if model.is_dir() else model.parent) / "README.md"
+        content = card.read_bytes() if card.is_file() else b""
+    else:
+        with opened(model) as members:
+            for member in members:
+                if str(PurePosixPath(member.name)) == "README.md":
+                    content = member.open().read()
+    return content.decode("utf-8", errors="replace")
 
 
 def export(
@@ -421,7 +441,7 @@ def export(
     module = CTCProgram(trained.model).eval()
     example = torch.randn(1, 211, content["size"])
     with quiet_imports():
-        program = export_program(module, example, LEAST_FRAMES)
+        program = export_program(module, example, content["least_frames"])
     metadata = description.to_metadata(content, find_card(Path(model)))
     path = Path(output).absolute()
     with tempfile.TemporaryDirectory(prefix=".export", dir=path.parent) as folder:

@@ -67,7 +67,7 @@ def _within(root: Path, name: object) -> Optional[Path]:
     return path if inside and path.is_file() else None
 
 
-def _packed_files(root: Path, shown: PathLike) -> ModelFiles:
+def _packed_files(root: Path, shown: PathLike, wanted: Optional[str]) -> ModelFiles:
     try:
         meta = read_yaml(root / "meta.yaml")
         names = {**meta["yaml_files"], **meta["files"]}
@@ -82,6 +82,14 @@ def _packed_files(root: Path, shown: PathLike) -> ModelFiles:
             raise ModelError(
                 f"{shown}: its meta.yaml names no {key} that is in it; pack an ASR "
                 "model with python -m espnet2.bin.pack asr"
+            )
+    if wanted is not None:
+        outside = Path(wanted) if Path(wanted).is_file() else None
+        found["asr_model_file"] = _within(root, wanted) or outside
+        if found["asr_model_file"] is None:
+            raise ModelError(
+                f"{shown}: {wanted} is not in it, nor a file: omit --asr_model_file, "
+                "and the packed parameters are used"
             )
     return ModelFiles(
         found["asr_train_config"],
@@ -137,7 +145,8 @@ def find_files(model: PathLike, asr_model_file: Optional[str], scratch: Path):
     Args:
         model: an experiment's folder, one of its parameter files, a package of
             ``espnet2.bin.pack`` (zip or tar), or the folder that it was unpacked to.
-        asr_model_file: parameters in the folder; None: the averaged ones.
+        asr_model_file: parameters in the folder or package, or elsewhere; None: the
+            averaged or packed ones.
         scratch: folder to unpack to.
 
     Raises:
@@ -145,6 +154,11 @@ def find_files(model: PathLike, asr_model_file: Optional[str], scratch: Path):
     """
     path = Path(model)
     if path.is_file() and path.suffix == ".pth":
+        if asr_model_file is not None:
+            raise ModelError(
+                f"{model}: names the parameters already; omit --asr_model_file "
+                f"{asr_model_file}, or give the folder"
+            )
         path, asr_model_file = path.parent, path.name
     if path.is_dir():
         if (path / "config.yaml").is_file():
@@ -154,7 +168,7 @@ def find_files(model: PathLike, asr_model_file: Optional[str], scratch: Path):
             above = [*parents[1:4], parents[0], path.resolve()]
             return ModelFiles(path / "config.yaml", parameters, (*above, Path.cwd()))
         if (path / "meta.yaml").is_file():
-            return _packed_files(path, model)
+            return _packed_files(path, model, asr_model_file)
         raise ModelError(f"{model}: no config.yaml in it; {GIVE_MODEL}")
     if not path.exists():
         raise ModelError(no_such(model, GIVE_MODEL, "file or folder"))
@@ -164,7 +178,7 @@ def find_files(model: PathLike, asr_model_file: Optional[str], scratch: Path):
         raise ModelError(
             f"{error}; give an experiment's folder, or a package"
         ) from None
-    return _packed_files(scratch / "model", model)
+    return _packed_files(scratch / "model", model, asr_model_file)
 
 
 def read_options(path: Path, roots: Sequence[Path]) -> Dict[str, Any]:

@@ -372,7 +372,7 @@ class TrainedModel:
     def prepare_wave(self, wave: np.ndarray) -> np.ndarray:
         """Return the samples as training saw them (``speech_volume_normalize``)."""
         volume = getattr(self._preprocess, "speech_volume_normalize", None)
-        peak = float(np.abs(wave).max()) if volume is not None else 0.0
+        peak = 0.0 if volume is None else float(np.abs(wave).max(initial=0.0))
         return wave if peak == 0 else (wave * volume / peak).astype(np.float32)
 
     def to_text(self, tokens: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ an input layer's stages compose. No gradients reach the positions through the ti
 import torch
 
 from espnet_adastride.downsampling import length_mask
+from espnet_adastride.downsampling.exportable import steps_before
 from espnet_adastride.errors import ConfigurationError
 from espnet_adastride.plugin.espnet import (
     RelPositionalEncoding,
@@ -31,6 +32,7 @@ def slot_steps(
     lengths: torch.Tensor,
     output_lengths: torch.Tensor,
     width: int,
+    exportable: bool = False,
 ) -> torch.Tensor:
     """Return the place of every output slot among a layer's input steps.
 
@@ -39,6 +41,8 @@ def slot_steps(
         lengths: (B,) valid input steps.
         output_lengths: (B,) valid slots.
         width: T', slots with padding.
+        exportable: compute the same with operations that can be exported; for one
+            utterance without padding.
 
     Returns:
         (B, T') float64 in [0, lengths - 1], non-decreasing; slots in the padding repeat
@@ -50,7 +54,11 @@ def slot_steps(
     slots = torch.minimum(slots.unsqueeze(0), last.to(torch.float64)).contiguous()
     last_step = (lengths - 1).clamp(min=0).unsqueeze(1)
     # the first step at or after the slot, and the previous one
-    after = torch.minimum(torch.searchsorted(positions, slots), last_step)
+    if exportable:
+        after = steps_before(positions, width)
+    else:
+        after = torch.searchsorted(positions, slots)
+    after = torch.minimum(after, last_step)
     before = (after - 1).clamp(min=0)
     p_before, p_after = positions.gather(1, before), positions.gather(1, after)
     gap = p_after - p_before
@@ -76,7 +84,7 @@ def times_at(times: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
     return start + (steps - below) * (times.gather(1, above) - start)
 
 
-def next_times(times, positions, lengths, output_lengths, width):
+def next_times(times, positions, lengths, output_lengths, width, exportable=False):
     """Return the times (B, width) of a stage's output frames; None for None.
 
     Args:
@@ -85,13 +93,14 @@ def next_times(times, positions, lengths, output_lengths, width):
         lengths: (B,) valid input frames.
         output_lengths: (B,) valid output frames.
         width: T', output frames with padding.
+        exportable: see :func:`slot_steps`.
     """
     if times is None:
         return None
     if positions is None:
         steps = uniform_steps(lengths, output_lengths, width)
     else:
-        steps = slot_steps(positions, lengths, output_lengths, width)
+        steps = slot_steps(positions, lengths, output_lengths, width, exportable)
     return times_at(times, steps)
 
 

@@ -2,8 +2,10 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from espnet_adastride.deployment.description import (
 )
 from espnet_adastride.deployment.features import LogMel
 from espnet_adastride.deployment.recogniser import OnnxModel, text_of_tokens
-from espnet_adastride.errors import UserError
+from espnet_adastride.errors import AudioError, UserError
 from espnet_adastride.timing.boundaries import slot_boundaries
 
 onnx_only = pytest.mark.skipif(
@@ -83,6 +85,7 @@ def test_boundaries_of_two_stages_by_hand():
             ["{0}/there.onnx", "--output", "{0}/m.onnx"],
             "only adastride transcribe reads",
         ),
+        (["{0}/there.pt2", "--output", "{0}/m.onnx"], "is for your own programs"),
         (["{0}", "--output", "{0}/none/m.onnx"], "create it first"),
         (["{0}", "--output", "{0}/there.onnx"], "--overwrite true"),
         (["{0}", "--output", "{0}"], "a folder; name a file"),
@@ -98,11 +101,19 @@ def test_boundaries_of_two_stages_by_hand():
     ],
 )
 def test_wrong_options_end_in_one_line(words, message, tmp_path):
-    (tmp_path / "there.onnx").touch()
+    for name in ("there.onnx", "there.pt2"):
+        (tmp_path / name).touch()
     args = export.get_parser().parse_args([word.format(tmp_path) for word in words])
     with pytest.raises(UserError, match=message) as caught:
         export.check(args)
     assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_permission_is_refused_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    words = [str(tmp_path), "--output", f"{tmp_path}/m.onnx"]
+    with pytest.raises(UserError, match="no permission to write"):
+        export.check(export.get_parser().parse_args(words))
 
 
 def test_a_missing_package_names_its_extra(tmp_path, monkeypatch):
@@ -110,6 +121,13 @@ def test_a_missing_package_names_its_extra(tmp_path, monkeypatch):
     args = export.get_parser().parse_args([str(tmp_path), "--output", "m.onnx"])
     with pytest.raises(UserError, match=r"onnx is not installed.*\[export\]"):
         export.check(args)
+
+
+def test_an_empty_recording_is_too_short():
+    content = {"volume": 1.0, "frontend": {"least": 400}}
+    model = SimpleNamespace(content=content, upstream=None, rate=8000)
+    with pytest.raises(AudioError, match="too short for this model: 0 samples"):
+        OnnxModel.features(model, np.zeros(0, dtype=np.float32))
 
 
 @onnx_only
@@ -120,6 +138,8 @@ def test_other_files_are_refused(tmp_path):
     broken.write_bytes(b"no model")
     with pytest.raises(UserError, match="cannot be read as ONNX"):
         OnnxModel(broken)
+    with pytest.raises(UserError, match="no such file; did you mean .*broken.onnx"):
+        OnnxModel(tmp_path / "broke.onnx")
     one = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
     two = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
     node = helper.make_node("Identity", ["x"], ["y"])

@@ -44,20 +44,31 @@ def test_pieces_of_a_wrong_length_are_refused(exported):
     assert len(said) == 1 and said[0].startswith("pieces of up to 500 s, and the model")
 
 
-@pytest.mark.parametrize("restore", [False, True])
-def test_a_stage_after_a_block(restore, tmp_path):
+@pytest.mark.parametrize(
+    "conf",
+    [
+        {"after_blocks": [0, 1]},
+        {"after_blocks": [0, 1], "restore": True},
+        {"tell_strides": True, "true_times": True},
+    ],
+)
+def test_options_of_the_input_layer(conf, tmp_path):
     """A model of random weights: its texts are nonsense, the same by both ways."""
     from espnet_adastride.plugin.espnet import asr_task
 
     with zipfile.ZipFile(PACKED) as archive:
         config = yaml.safe_load(archive.read("asr_adastride/config.yaml"))
-    between = {"stride": 4, "after_blocks": [0, 1], "restore": restore}
-    config["encoder_conf"].update(input_layer_conf=between, num_blocks=2)
+    conf = {"stride": 4, **conf}
+    config["encoder_conf"].update(input_layer_conf=conf, num_blocks=2)
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     torch.manual_seed(0)
     model = asr_task.ASRTask.build_model(argparse.Namespace(**config))
     with torch.no_grad():
-        model.encoder.embed.later[0].downsampler.score.weight.normal_(std=3.0)
+        told = "tell_strides" in conf  # times amplify the rounding of positions
+        score = model.encoder.embed.stages()[-1].score
+        score.weight.normal_(std=1.0 if told else 3.0)
+        if told:
+            model.encoder.embed.stride_vector.normal_(std=0.1)
         model.ctc.ctc_lo.weight *= 30.0
     torch.save(model.state_dict(), tmp_path / "valid.loss_ctc.ave.pth")
     made = tmp_path / "model.onnx"

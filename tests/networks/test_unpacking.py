@@ -1,5 +1,6 @@
 """Untrusted archives: what is rejected, and that nothing is left behind."""
 
+import errno
 import io
 import os
 import pickle
@@ -13,6 +14,7 @@ import yaml
 
 from espnet_adastride.bin import unpack_model
 from espnet_adastride.errors import UserError
+from espnet_adastride.networks import unpacking
 from espnet_adastride.networks.unpacking import check_weights, safe_name, unpack
 
 META = {
@@ -228,6 +230,36 @@ def test_a_changed_byte_in_a_zip_is_noticed(tmp_path):
     data = path.read_bytes().replace(b"pieces", b"Pieces")
     path.write_bytes(data)
     assert "it is broken (Bad CRC-32" in refused(path, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["zip", "txz"])
+def test_a_damaged_lzma_stream_is_refused(kind, tmp_path):
+    content = members(big="".join(map(str, range(30000))).encode())
+    path = tmp_path / f"model.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+            for name, data in content.items():
+                archive.writestr(name, data)
+    else:
+        write_tar(path, content, "w:xz")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 64] = bytes(64)
+    path.write_bytes(data)
+    assert "it is broken (Corrupt input data); get the file" in refused(path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "number, named", [(errno.ENOSPC, "disk is full"), (errno.EACCES, "permission")]
+)
+def test_a_disk_that_refuses_is_no_broken_archive(number, named, tmp_path, monkeypatch):
+    path = write_zip(tmp_path / "model.zip", members())
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(unpacking, "_copy", refuse)
+    line = refused(path, tmp_path)
+    assert named in line and "broken" not in line
 
 
 def test_an_archive_of_something_else_is_refused(tmp_path):

@@ -1,13 +1,21 @@
 """What `adastride export` computes is ESPnet's; what it cannot have is refused."""
 
 import math
+import tarfile
+import zipfile
 
 import pytest
 import torch
 
 from espnet_adastride.downsampling.exportable import export_program
 from espnet_adastride.errors import ConfigurationError
-from espnet_adastride.plugin.exporting import LEAST_FRAMES, CTCProgram, _stages
+from espnet_adastride.plugin.exporting import (
+    LEAST_FRAMES,
+    CTCProgram,
+    _stages,
+    find_card,
+    least_frames,
+)
 from tests.plugin.test_model import ENCODERS, build
 
 SIZE = 40  # mel bins of build()
@@ -38,6 +46,48 @@ def test_every_encoder_gives_what_espnet_gives(encoder, input_layer):
         features = torch.randn(1, steps, SIZE).cumsum(1)
         found = program(features)[0]
         torch.testing.assert_close(found, espnets(model, features), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("input_layer, least", [("conv2d6", 11), ("conv2d8", 15)])
+def test_the_shortest_utterance_of_espnets_other_layers(input_layer, least):
+    model = built("transformer", input_layer)
+    assert least_frames(model.encoder.embed) == least
+    program = CTCProgram(model).eval()
+    exported = export_program(program, torch.randn(1, 211, SIZE), least).module()
+    for steps in (least, 64):
+        features = torch.randn(1, steps, SIZE).cumsum(1)
+        found, expected = exported(features)[0], espnets(model, features)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+TOLD = {"tell_strides": True, "true_times": True}
+
+
+@pytest.mark.parametrize(
+    "encoder, conf",
+    [
+        ("conformer", {"stride": 4, **TOLD}),
+        ("branchformer", {"stride": 2.7, "true_times": True}),
+        ("e_branchformer", {"stride": 4, "tell_strides": True, "method": "avg_pool"}),
+        ("conformer", {"stride": 4, **TOLD, "method": "strided_conv"}),
+    ],
+)
+def test_told_strides_and_true_times_give_what_espnet_gives(encoder, conf):
+    model = built(encoder, input_layer_conf=conf)
+    move(model)
+    if conf.get("tell_strides"):
+        torch.nn.init.normal_(model.encoder.embed.stride_vector)
+    program = CTCProgram(model).eval()
+    exported = export_program(program, torch.randn(1, 211, SIZE), LEAST_FRAMES)
+    for steps in (7, 64, 399):
+        features = torch.randn(1, steps, SIZE).cumsum(1)
+        found, expected = exported.module()(features)[0], espnets(model, features)
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    model.to(torch.float64)
+    features = torch.randn(1, 150, SIZE, dtype=torch.float64).cumsum(1)
+    with torch.no_grad():
+        found = program(features)[0]
+    torch.testing.assert_close(found, espnets(model, features), atol=1e-6, rtol=0)
 
 
 BETWEEN = {"stride": 4, "after_blocks": [0, 1]}
@@ -95,8 +145,6 @@ def move(model):
 @pytest.mark.parametrize(
     "conf, named",
     [
-        ({"true_times": True}, "true_times"),
-        ({"tell_strides": True}, "tell_strides"),
         ({"block": 0.5}, "block"),
         ({"method": "hnet", "exact": False}, "exact: false"),
         (
@@ -110,6 +158,20 @@ def test_options_that_cannot_be_exported_are_named(conf, named):
     with pytest.raises(ConfigurationError, match=named) as caught:
         CTCProgram(model)
     assert "\n" not in str(caught.value)
+
+
+def test_the_card_of_every_kind_of_model(tmp_path):
+    card = tmp_path / "README.md"
+    card.write_bytes(b"caf\xe9")
+    (tmp_path / "valid.acc.ave.pth").touch()
+    with tarfile.open(tmp_path / "model.tgz", "w:gz") as archive:
+        archive.add(card, "README.md")
+    with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
+        archive.write(card, "README.md")
+    for name in ("", "valid.acc.ave.pth", "model.tgz", "model.zip"):
+        assert find_card(tmp_path / name) == "caf\ufffd"
+    card.unlink()
+    assert find_card(tmp_path) == ""
 
 
 def test_attention_alone_cannot_be_exported():

@@ -52,6 +52,15 @@ def test_tied_and_missing_steps():
     assert one.tolist() == [[0.0]]
 
 
+def test_the_exportable_form_is_the_same():
+    draw = np.random.default_rng(2)
+    for n, m in ((1, 1), (7, 2), (9, 9), (40, 13), (300, 37)):
+        steps = np.sort(draw.integers(0, 4 * m, n) / 4)  # with ties, and on slots
+        steps = (steps - steps[0]) * (m - 1) / max(steps[-1] - steps[0], 1)
+        given = torch.from_numpy(steps)[None], torch.tensor([n]), torch.tensor([m]), m
+        assert torch.equal(slot_steps(*given), slot_steps(*given, exportable=True))
+
+
 def test_uniform_positions_are_uniform_steps():
     lengths, slots = torch.tensor([9, 5, 1, 0]), torch.tensor([3, 2, 1, 0])
     share = torch.arange(9)[None] / (lengths[:, None] - 1).clamp(min=1)
