@@ -167,7 +167,7 @@ def train_run(exp, folder, method, seed, listen):
 
 
 def write_sounds(exp, folder, number):
-    """Write what is on the listening page of some test recordings, if it is not there."""
+    """Write some test recordings for the listening page, if they are not there."""
     from espnet_adastride.plugin.vqvae_task import load_vqvae
     from espnet_adastride.report.listening import listen
 
