@@ -45,7 +45,7 @@ class Row(NamedTuple):
         valid_accuracy: percent, mean over the runs: what options are chosen by.
         interval: (low, high) percent.
         parameters: trained numbers of the network.
-        rate: input frames by output frames, mean over the seeds.
+        rate: input frames per output frame, mean over the seeds.
         seconds: of a training, mean over the seeds: of the CPU, where a run has
             measured them, else of the clock.
         comparison: None for the reference, or without one.
