@@ -75,8 +75,9 @@ def arrow(axes, start, end, colour=GREY):
 
 
 def draw_folders(axes):
-    """Draw the folders, each row importing from the rows below it."""
-    axes.set_title("Folders: each imports only from its own row and those below", loc="left")
+    """Draw the folders, each importing from its own row and those below."""
+    title = "Folders: each imports only from its own row and those below"
+    axes.set_title(title, loc="left")
     for row, folders in enumerate(FOLDERS):
         width = (10 - 0.3 * (len(folders) - 1)) / len(folders)
         for place, (name, text) in enumerate(folders):

@@ -55,7 +55,7 @@ def get_parser():
         "--beside",
         nargs="+",
         default=[],
-        help="folders of experiments on other data sets, for one table and picture of all",
+        help="experiments on other data sets, to be put into one table and picture",
     )
     return parser
 
