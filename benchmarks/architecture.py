@@ -30,13 +30,13 @@ FOLDERS = (
         ("experiments", "grids, runs,\nrecords"),
         ("recipe", "data, stamps,\njobs of egs/asr.sh"),
     ),
-    (("bin", "one command a file: adastride COMMAND"),),
+    (("bin", "one command per file: adastride COMMAND"),),
 )
 
 #: what an utterance is at each step, and the file that makes it
 PATH = (
     ("recording", "corpora/recordings.py, audio.py", "any format to samples"),
-    ("log-mel frames", "ESPnet's frontend", "(B, T, 80), 100 a second"),
+    ("log-mel frames", "ESPnet's frontend", "(B, T, 80), 100 per second"),
     ("trunk", "plugin/trunk.py, subsampling.py", "convolutions: (B, T, D)"),
     (
         "downsampler",
@@ -75,8 +75,9 @@ def arrow(axes, start, end, colour=GREY):
 
 
 def draw_folders(axes):
-    """Draw the folders, each row importing from the rows below it."""
-    axes.set_title("Folders: each imports only from the rows below", loc="left")
+    """Draw the folders, each importing from its own row and those below."""
+    title = "Folders: each imports only from its own row and those below"
+    axes.set_title(title, loc="left")
     for row, folders in enumerate(FOLDERS):
         width = (10 - 0.3 * (len(folders) - 1)) / len(folders)
         for place, (name, text) in enumerate(folders):

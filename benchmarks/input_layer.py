@@ -331,7 +331,7 @@ def draw(layers, wholes, path):
         label = "input layer"
         axis.barh(names, seconds, left=rest, color=COLOURS[0], label=label)
         axis.axvline(wholes[ESPNET][0], color=INK, linewidth=0.8)
-        axis.set_xlabel("seconds a training step (line: ESPnet's conv2d)")
+        axis.set_xlabel("seconds per training step (line: ESPnet's conv2d)")
         axis.invert_yaxis()
         axis.legend(loc="lower right")
     save_figure(figure, path)

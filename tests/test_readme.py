@@ -16,6 +16,8 @@ PAGES = sorted(
         *ROOT.glob("*.md"),
         *ROOT.glob("docs/**/*.md"),
         *ROOT.glob("e*/**/*.md"),
+        *ROOT.glob("models/*.md"),
+        *ROOT.glob("results/*.md"),
     ]
     if page.is_file()
 )

@@ -9,7 +9,7 @@
 #   ./run.sh --train false                               (table of the finished runs)
 #   ./run.sh --help
 #
-# The folder may have any audio that libsndfile reads, at any depth. With a file trans.txt
+# The folder may have audio of any format (docs/audio.md), at any depth. With a file trans.txt
 # in it (NAME TEXT lines), the split is by text: it was written for one reader's recordings
 # of the CMU ARCTIC prompts. Steps: data, statistics, training, reconstruction, table, page.
 # Finished runs are kept, and the same command resumes interrupted ones; use another --exp

@@ -47,9 +47,15 @@ def get_parser():
         "--confusion",
         help="method whose confusions are drawn; default: adastride, if it has runs",
     )
-    parser.add_argument("--curve", help="option to plot accuracy over")
     parser.add_argument(
-        "--beside", nargs="+", default=[], help="experiments on other data sets"
+        "--curve",
+        help="option of a method, e.g. sigma_square: draws accuracy over its values",
+    )
+    parser.add_argument(
+        "--beside",
+        nargs="+",
+        default=[],
+        help="experiments on other data sets, to be put into one table and picture",
     )
     return parser
 

@@ -88,7 +88,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--recipe_args", default="", help="further options of run.sh, e.g. --ngpu 1"
     )
-    parser.add_argument("--test_set", default="test", help="set that the table is of")
+    parser.add_argument("--test_set", default="test", help="test set of the table")
     add_job_options(parser)
     parser.add_argument(
         "--name", default="comparison", help="title and file of the table: exp/NAME.md"

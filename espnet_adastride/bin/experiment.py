@@ -38,7 +38,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--expdir", default="exp", help="the recipe's experiment folder"
     )
     parser.add_argument(
-        "--limit", type=whole(1), help="stop after so many runs; default: all"
+        "--limit", type=whole(1), help="stop after this many runs; default: all"
     )
     add_job_options(parser)
     return parser

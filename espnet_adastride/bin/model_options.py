@@ -38,12 +38,17 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add --model, --ngpu, --asr_model_file ...: the options of TrainedModel."""
+def add_model_options(parser: argparse.ArgumentParser, also: str = "") -> None:
+    """Add --model, --ngpu, --asr_model_file ...: the options of TrainedModel.
+
+    Args:
+        parser: gets the options.
+        also: what else the command accepts as a model, for the help text.
+    """
     parser.add_argument(
         "--model",
         required=True,
-        help="experiment folder (exp/asr_...) or a .zip of espnet2.bin.pack",
+        help=f"experiment folder (exp/asr_...) or a .zip of espnet2.bin.pack{also}",
     )
     add_checkpoint_options(parser)
     device = "0: CPU (default), 1: one GPU"

@@ -28,7 +28,10 @@ def get_parser():
     parser.add_argument("--lm_train_config", help="the language model's config.yaml")
     parser.add_argument("--lm_file", help="the language model's parameters")
     parser.add_argument(
-        "--option", action="append", default=[], help="another file to pack"
+        "--option",
+        action="append",
+        default=[],
+        help="another file to pack; may be given several times",
     )
     parser.add_argument("--results", help="RESULTS.md for the card")
     parser.add_argument("--license", default="cc-by-4.0", help="the model's license")

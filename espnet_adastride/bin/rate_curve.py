@@ -32,13 +32,15 @@ def get_parser():
         action="append",
         default=[],
         metavar="[NAME=]PATH",
-        help="model: experiment folder or packed .zip",
+        help="experiment folder or packed .zip; may be given several times; models of "
+        "one NAME are averaged",
     )
     parser.add_argument(
         "--fixed",
         action="append",
         default=[],
-        help="the same, decoded only at its own rate",
+        metavar="[NAME=]PATH",
+        help="a model that is decoded only at its own rate; may be given several times",
     )
     parser.add_argument(
         "--strides",

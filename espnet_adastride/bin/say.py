@@ -31,7 +31,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("text", help="the sentence, in English words")
     parser.add_argument("--output", required=True, help="output file, .wav or .flac")
     parser.add_argument(
-        "--vocabulary", help="text file of a training set, lines 'id words'"
+        "--vocabulary",
+        help="text file of a training set, lines 'id words'; words that are not in it "
+        "are listed",
     )
     parser.add_argument(
         "--variant", default=VOICE.variant, help="eSpeak NG voice variant"

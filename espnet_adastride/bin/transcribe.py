@@ -85,7 +85,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "audio", nargs="+", help="files, folders (recursively), or - for stdin"
     )
-    add_model_options(parser)
+    add_model_options(parser, ", or an .onnx file of adastride export")
     parser.add_argument(
         "--inference_config",
         help="YAML of an ESPnet beam search (default: greedy CTC, which is faster)",

@@ -237,6 +237,17 @@ def align(
     return alignments
 
 
+def speaker_of(utterance: str, given: str) -> str:
+    """Return the group of an utterance that intervals are resampled over.
+
+    LibriSpeech's recipes name speaker and chapter in utt2spk (``given``), as Kaldi
+    does; the group is the speaker, the first of the three numbers of an id. Other
+    corpora's groups are those of utt2spk.
+    """
+    numbers = re.fullmatch(r"(\d+)-\d+-\d+", utterance)
+    return numbers[1] if numbers else given
+
+
 def total(alignments: Sequence[Alignment]) -> Counts:
     """Add up the counts of many utterances."""
     return sum((a.counts for a in alignments), Counts())

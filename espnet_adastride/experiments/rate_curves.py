@@ -41,7 +41,7 @@ class Point(NamedTuple):
 
     Attributes:
         model: its name.
-        stride: overall rate, input frames by output frames.
+        stride: overall rate, input frames per output frame.
         own: whether it is the rate of the model's configuration.
         errors: (U,) word errors by utterance.
         words: (U,) reference words by utterance.
@@ -269,7 +269,7 @@ def plot_rates(points: Sequence[Point], units: Sequence[str]) -> Figure:
         left.set_xscale("log")
         left.set_xticks(strides, [f"{s:g}x" for s in strides], minor=False)
         left.minorticks_off()
-        left.set_xlabel("rate, input frames by output frames")
+        left.set_xlabel("rate, input frames per output frame")
         left.set_ylabel("word error rate, %")
         left.set_ylim(bottom=0)
         right.set_xlabel("computing, ms per second of audio")

@@ -25,7 +25,6 @@ import gzip
 import hashlib
 import json
 import platform
-import re
 import zlib
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -46,6 +45,7 @@ from espnet_adastride.evaluation.scoring import (
     characters,
     check_ids,
     git,
+    speaker_of,
     words,
 )
 from espnet_adastride.experiments.definition import Experiment, hash_settings
@@ -103,17 +103,6 @@ class SetScores:
     def reference(self, kind: str = "words") -> np.ndarray:
         """Return (U,) reference words or characters."""
         return np.array(getattr(self, kind)["reference"], dtype=float)
-
-
-def speaker_of(utterance: str, given: str) -> str:
-    """Return the group of an utterance that intervals are resampled over.
-
-    LibriSpeech's recipes name speaker and chapter in utt2spk (``given``), as Kaldi
-    does; the group is the speaker, the first of the three numbers of an id. Other
-    corpora's groups are those of utt2spk.
-    """
-    numbers = re.fullmatch(r"(\d+)-\d+-\d+", utterance)
-    return numbers[1] if numbers else given
 
 
 def hash_data(ref: Dict[str, str], seconds: Dict[str, float]) -> str:

@@ -189,7 +189,7 @@ def plot_bits(runs: List[Dict[str, Any]]) -> Figure:
         axes.set_xlim(ticks[0], ticks[-1])
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
-        axes.set_xlabel("bits a second; dotted: tokens without durations")
+        axes.set_xlabel("bits per second; dotted: tokens without durations")
         axes.set_ylabel("error of log-mels, dB")
         axes.grid()
         figure.legend(loc="outside upper center", ncols=min(len(cells), 4))

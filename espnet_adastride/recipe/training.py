@@ -65,7 +65,7 @@ def check_checkpoint(checkpoint: PathLike) -> None:
         fix = (
             f"the newest complete model is {last}: start from it with another name, "
             f"--asr_tag NAME --pretrained_model {last}, or remove {folder} to start "
-            "anew"
+            "again"
         )
     raise UserError(
         f"{checkpoint} is truncated, so training cannot resume from it; {fix}"

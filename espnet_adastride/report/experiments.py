@@ -26,6 +26,7 @@ from espnet_adastride.evaluation.scoring import (
     Alignment,
     align,
     characters,
+    speaker_of,
     total,
     words,
 )
@@ -154,7 +155,7 @@ def read_decoded(experiment: Path, folder: Path) -> Decoded:
         inner[-1],
         {names[n][0]: text for n, text in ref.items()},
         {names[n][0]: text for n, text in hyp.items()},
-        {key: speaker or key for key, speaker in names.values()},
+        {key: speaker_of(key, given or key) for key, given in names.values()},
         folder,
     )
 

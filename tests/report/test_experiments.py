@@ -128,6 +128,18 @@ def test_rates_by_hand(recipe):
     assert row["speaker_interval"] is None and row["speakers"] == 2
 
 
+def test_chapters_of_librispeech_are_not_taken_for_speakers(tmp_path):
+    folder = tmp_path / "decode" / "test"
+    (folder / "score_wer").mkdir(parents=True)
+    ids = ["84-121123-0000", "84-121550-0000", "174-50561-0000"]
+    lines = "".join(f"A\t({i.rpartition('-')[0]}-{i})\n" for i in ids)
+    for name in ("ref.trn", "hyp.trn"):
+        (folder / "score_wer" / name).write_text(lines)
+    (folder / "text").write_text("".join(f"{i} A\n" for i in ids))
+    speakers = experiments.read_decoded(tmp_path, folder).speakers
+    assert speakers == dict(zip(ids, ["84", "84", "174"]))
+
+
 def test_intervals_of_rates():
     errors, tokens = np.array([1.0, 0.0] * 50), np.full(100, 2.0)
     one = Bootstrap(np.arange(100), 4000).ratio(errors, tokens).percent()

@@ -108,7 +108,7 @@ def check_recordings(
     """:func:`check_recording` on all recordings, in threads.
 
     What is usable is noted in ``folder``, so that the next call with the same folder
-    goes on after an interruption, or checks only what has been corrected.
+    resumes after an interruption, or checks only what has been corrected.
     """
     jobs: Dict[str, List[Planned]] = defaultdict(list)
     for p in planned:

@@ -45,7 +45,7 @@ class Row(NamedTuple):
         valid_accuracy: percent, mean over the runs: what options are chosen by.
         interval: (low, high) percent.
         parameters: trained numbers of the network.
-        rate: input frames by output frames, mean over the seeds.
+        rate: input frames per output frame, mean over the seeds.
         seconds: of a training, mean over the seeds: of the CPU, where a run has
             measured them, else of the clock.
         comparison: None for the reference, or without one.
@@ -108,13 +108,13 @@ def sort_runs(records: Iterable[Record]) -> Dict[str, Runs]:
         run, path = record.figures, record.path
         if "groups" not in run:
             raise UserError(
-                f"{path}: written by an earlier version; train it anew in another --exp"
+                f"{path}: written by an earlier version; train again in another --exp"
             )
         seed = run["seed"]
         if clips.setdefault(seed, set(run["predictions"])) != set(run["predictions"]):
             raise UserError(
                 f"{path}: tested on other clips than the runs beside it: move it to "
-                "another folder, or train it anew with their corpus and split"
+                "another folder, or train it again with their corpus and split"
             )
         runs.setdefault(run["method"], {})[seed] = run
     return runs
