@@ -27,11 +27,7 @@ from typing import List, Sequence
 
 from espnet_adastride.bin.parsers import Parser, add_job_options, add_switch, command
 from espnet_adastride.corpora.kaldi import shorten
-from espnet_adastride.errors import (
-    UserError,
-    no_such,
-    resumable,
-)
+from espnet_adastride.errors import UserError, located, no_such, resumable
 from espnet_adastride.experiments.comparison import format_comparison
 from espnet_adastride.experiments.definition import ROOT, Experiment
 from espnet_adastride.experiments.grid import Run, read_variant, tag_of, with_threads
@@ -114,7 +110,8 @@ def define(args) -> Experiment:
         )
     if not config.is_file():
         raise UserError(no_such(args.asr_config, option="--asr_config"))
-    variants = [read_variant(text).name for text in args.variant]
+    with located("--variant"):
+        variants = [read_variant(text).name for text in args.variant]
     methods = [*args.methods, *variants]
     if args.baseline not in methods:
         raise UserError(

@@ -39,6 +39,7 @@ def score(ctms, ref) -> dict:
     reference = read_reference(ref)
     all_words = {ctm: read_ctm(ctm) for ctm in ctms}
     errors = {ctm: compare_times(words, reference) for ctm, words in all_words.items()}
+    every = set.union(*map(set, all_words.values()))
     usable = set.intersection(
         *(
             set(words) - set(errors[ctm].different) - set(errors[ctm].missing)
@@ -62,6 +63,7 @@ def score(ctms, ref) -> dict:
             "end": summarise_errors(common.ends),
             "different": whole.different,
             "missing": whole.missing,
+            "absent": sorted(every - set(words)),
         }
     return results
 
@@ -92,6 +94,7 @@ def main(args) -> None:
         for what, keys in (
             ("have words that differ from the reference", row["different"]),
             ("have no reference", row["missing"]),
+            ("are in another CTM and not in this one", row["absent"]),
         ):
             if keys:
                 print(f"{ctm}: {len(keys)} utterances {what}: {shorten(keys)}")

@@ -30,6 +30,8 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
+from espnet_adastride.errors import UserError
+
 LEVEL = 0.05
 
 #: below so many units (utterances, or groups of them) p is that of the exact test
@@ -146,6 +148,22 @@ class Bootstrap:
             fewer = min(np.sum(drawn <= tiny), np.sum(drawn >= -tiny))
             p = min(1.0, 2.0 * (fewer + 1) / (len(drawn) + 1))
         return Estimate(value, *self.interval(drawn), float(p))
+
+
+def check_resamples(bootstrap: Bootstrap, comparisons: int) -> None:
+    """Reject a bootstrap that cannot show a difference after Holm's correction.
+
+    Its smallest p is 2 / (resamples + 1).
+
+    Raises:
+        UserError: says how many resamples are needed.
+    """
+    resamples, needed = len(bootstrap.counts), round(2 * comparisons / LEVEL)
+    if bootstrap.number >= EXACT_BELOW and resamples < needed:
+        raise UserError(
+            f"--resamples {resamples}: too few for {comparisons} comparisons, as no p "
+            f"could be below {LEVEL:g}; give at least {needed}"
+        )
 
 
 def sum_by(values: np.ndarray, units: Sequence) -> np.ndarray:

@@ -16,6 +16,7 @@ from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation.statistics import (
     LEVEL,
     Bootstrap,
+    check_resamples,
     few_units_note,
     holm,
     verdict,
@@ -67,7 +68,11 @@ def compare(
         weights: (U,) such as reference words.
         bootstrap: over the groups.
         scale: 100 for percent.
+
+    Raises:
+        UserError: with so few resamples no p can be below LEVEL.
     """
+    check_resamples(bootstrap, len(pairs))
     found = [bootstrap.difference(*pair, weights) for pair in pairs]
     total = weights.sum()
     return [

@@ -32,12 +32,12 @@ import json
 import math
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple, get_args, get_origin
 
 from espnet_adastride.config import read_yaml
-from espnet_adastride.errors import UserError, unknown_word
+from espnet_adastride.errors import UserError, located, unknown_word
 from espnet_adastride.experiments.grid import (
     Run,
     System,
@@ -130,19 +130,23 @@ class Experiment:
 
     def systems(self) -> Dict[str, System]:
         """Return the variants by name."""
-        systems = [read_variant(text) for text in self.variants]
-        return {system.name: system for system in systems}
+        systems: Dict[str, System] = {}
+        for system in map(read_variant, self.variants):
+            if system.name in systems:
+                raise UserError(f"two variants are called {system.name}: rename one")
+            systems[system.name] = system
+        return systems
 
     def runs(self) -> List[Run]:
         """Return all runs in their order, each once."""
-        variants = self.systems()
+        variants, prefix = self.systems(), self.prefix
         runs: Dict[tuple, Run] = {}
         for part in self.grid:
             systems = [
                 variants.get(name) or method_system(name) for name in part["methods"]
             ]
             for run in make_runs(
-                systems, part["rates"], part["seeds"], self.prefix, self.asr_args
+                systems, part["rates"], part["seeds"], prefix, self.asr_args
             ):
                 runs.setdefault(run.key, run)
         return list(runs.values())
@@ -193,6 +197,28 @@ def decoding_and_set(name: str) -> Tuple[str, str]:
 def in_conf(name: str) -> Path:
     """Return the path of a configuration in ``conf/``."""
     return ROOT / "conf" / name
+
+
+def _check_kinds(path: Path, experiment: Experiment) -> None:
+    """Reject values of another kind than a word has.
+
+    Raises:
+        UserError: names the word and the fix.
+    """
+    kinds = {str: "a text", list: "a list, such as [...]", dict: "NAME: VALUE pairs"}
+    for one in fields(Experiment):
+        kind, value = get_origin(one.type) or one.type, getattr(experiment, one.name)
+        if kind is float:
+            if not (type(value) in (int, float) and 0 < value < math.inf):
+                raise UserError(f"{path}: {one.name}: give a number above 0")
+        elif not isinstance(value, kind) and one.name != "decodings":
+            raise UserError(f"{path}: {one.name}: give {kinds[kind]}, got {value!r}")
+        elif get_args(one.type) == (str,):
+            for each in value:
+                if not isinstance(each, str):
+                    raise UserError(f"{path}: {one.name}: {each!r} is not a text")
+                if value.count(each) > 1:
+                    raise UserError(f"{path}: {one.name}: {each} is given twice")
 
 
 def _check_decodings(path: Path, experiment: Experiment) -> None:
@@ -263,9 +289,7 @@ def read_experiment(path: PathLike) -> Experiment:
     except TypeError as error:
         missing = str(error).partition("argument")[2].strip("s: ")
         raise UserError(f"{path}: {missing} is missing") from None
-    for word in ("grid", "test_sets", "pairs", "variants", "records_of"):
-        if not isinstance(getattr(experiment, word), list):
-            raise UserError(f"{path}: {word}: give a list, such as [...]")
+    _check_kinds(path, experiment)
     if not experiment.test_sets:
         raise UserError(f"{path}: test_sets is empty: name at least one")
     for part in experiment.grid:
@@ -284,6 +308,9 @@ def read_experiment(path: PathLike) -> Experiment:
         for seed in part["seeds"]:
             if type(seed) is not int or seed < 0:
                 raise UserError(f"{path}: seeds: {seed!r}: give whole numbers, e.g. 0")
+        for name in part["methods"]:
+            if not isinstance(name, str):
+                raise UserError(f"{path}: methods: {name!r} is not the name of one")
     names = {name for part in experiment.grid for name in part["methods"]}
     if experiment.baseline not in names:
         raise UserError(
@@ -303,7 +330,9 @@ def read_experiment(path: PathLike) -> Experiment:
             )
     from espnet_adastride.downsampling import available_downsamplers
 
-    for name in sorted(names - set(experiment.systems())):
+    with located(f"{path}: variants"):
+        variants = experiment.systems()
+    for name in sorted(names - set(variants)):
         methods = parse_method(name).names if task != "asr" else [name]
         if not set(methods) <= set(available_downsamplers()):
             raise UserError(
@@ -313,4 +342,29 @@ def read_experiment(path: PathLike) -> Experiment:
     if task == "asr" and not experiment.config_path.is_file():
         raise UserError(f"{path}: asr_config {experiment.asr_config} {NOT_THERE}")
     _check_decodings(path, experiment)
+    with located(path):
+        _check_runs(experiment)
     return experiment
+
+
+def _check_runs(experiment: Experiment) -> None:
+    """Reject a grid that is no comparison.
+
+    Raises:
+        UserError: something is given twice, a pair has no run in common, or a
+            classification has several rates, whose records would have one name.
+    """
+    runs: Dict[str, set] = {}
+    for run in experiment.runs():
+        runs.setdefault(run.system, set()).add((run.rate, run.seed))
+    for one, other in experiment.pairs:
+        if one == other or not runs[one] & runs[other]:
+            raise UserError(
+                f"pairs: [{one}, {other}] cannot be compared: give two methods with a "
+                "rate and a seed that the grid has of both"
+            )
+    rates = {rate for own in runs.values() for rate, _ in own}
+    if experiment.task == "classification" and len(rates) > 1:
+        raise UserError(
+            "rates: a classification has one: give each rate a definition of its own"
+        )

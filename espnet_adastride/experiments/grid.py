@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from espnet_adastride.errors import UserError
+from espnet_adastride.errors import UserError, unknown_word
 from espnet_adastride.progress import Progress
 from espnet_adastride.recipe.jobs import Job, run_queue
 
@@ -67,21 +67,26 @@ def read_variant(text: str) -> System:
     options of the training as they stand.
 
     Raises:
-        UserError: The text has another form.
+        UserError: The text has another form, or there is no such method.
     """
+    from espnet_adastride.downsampling import available_downsamplers
+
     name, _, rest = text.partition("=")
     parts = rest.split()
     if not re.fullmatch(r"[\w.+-]+", name) or not parts or "=" in parts[0]:
         raise UserError(
-            f"--variant {text!r}: give NAME=METHOD WORD=VALUE ..., such as "
+            f"{text!r}: give NAME=METHOD WORD=VALUE ..., such as "
             "'wide=adastride score_bound=2'"
         )
+    choices = available_downsamplers()
+    if parts[0] not in choices:
+        raise UserError(f"{text!r}: {unknown_word('method', parts[0], choices)}")
     words = list(method_system(parts[0]).words)
     for index, part in enumerate(parts[1:], 1):
         if part.startswith("--"):
             return System(name, tuple(words + parts[index:]))
         if not re.fullmatch(r"\w+=\S+", part):
-            raise UserError(f"--variant {text!r}: {part!r} is not WORD=VALUE")
+            raise UserError(f"{text!r}: {part!r} is not WORD=VALUE")
         words += ["--encoder_conf", f"input_layer_conf.{part}"]
     return System(name, tuple(words))
 

@@ -136,11 +136,13 @@ def measure(
         options[f"{LATER}{data_dir}"] = hash_listing(audio.values())
         work = fingerprint([Path(data_dir) / "text"], options=options)
         file = Path(f"{prefix}_{stride:g}x.json")
-        if file.is_file():
+        try:
             saved = json.loads(file.read_text(encoding="utf-8"))
             if first_difference(saved["work"], work) is None:
                 points.append(Point(**saved["point"]))
                 continue
+        except (FileNotFoundError, AttributeError, KeyError, TypeError, ValueError):
+            pass  # not there, or damaged: measure it
         if free:
             with located(name):
                 model.set_stride(stride)

@@ -53,6 +53,9 @@ from espnet_adastride.experiments.grid import Run
 from espnet_adastride.files import PathLike, write_text, written_whole
 
 FORMAT = 1
+#: what tables and pictures need of every record, and of one of speech recognition
+PARTS = ("configuration", "learning", "timing", "versions")
+PARTS_OF_ASR = ("asr_args", "fingerprint", "settings")
 ERRORS = ("substitutions", "deletions", "insertions")
 #: options of a training that name files, or do not bear on the result
 NOT_KEPT = tuple(
@@ -304,7 +307,11 @@ def read_record(path: PathLike) -> Record:
     """
     try:
         content = json.loads(gzip.decompress(Path(path).read_bytes()))
-        return Record(content, path)
+        record = Record(content, path)
+        for part in PARTS + PARTS_OF_ASR * (record.task == "asr"):
+            if part not in content:
+                raise KeyError(f"{part} is missing")
+        return record
     except (
         *(OSError, EOFError, zlib.error),  # damaged
         *(AttributeError, KeyError, TypeError, ValueError),  # something else
@@ -360,7 +367,8 @@ def split_records(
                 f"{record.path}: a record of the task {record.task}, and "
                 f"{experiment.name} is of {experiment.task}: remove it from this folder"
             )
-    wanted = {r.key: (experiment.fingerprint(), r.asr_args) for r in experiment.runs()}
+    fingerprint = experiment.fingerprint()
+    wanted = {run.key: (fingerprint, run.asr_args) for run in experiment.runs()}
     if experiment.task != "asr":
         inside = [record for record in records if record.key in wanted]
         shared = _most([record.settings[0] for record in inside])
@@ -370,7 +378,12 @@ def split_records(
     fit, others = {}, []
     for record in records:
         if record.settings == wanted.get(record.key):
-            fit[record.key] = record
+            first = fit.setdefault(record.key, record)
+            if first is not record:
+                raise UserError(
+                    f"{first.path} and {record.path} are records of the same run: "
+                    "remove one of them"
+                )
         else:
             others.append(record)
     return fit, others

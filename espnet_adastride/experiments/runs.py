@@ -278,12 +278,12 @@ class Grid:
             UserError: they differ; names the set and the record.
         """
         fit, _ = split_records(self.what, experiment_records(self.what, self.records))
-        for other in list(fit.values())[:1]:  # the records agree with each other
+        tests = self.what.test_sets
+        hashes = {name: self._hash(self.folder_of(name)) for name in tests if fit}
+        for other in fit.values():  # not all have every set
             for name, theirs in other.sets.items():
                 _, name = decoding_and_set(name)
-                if name not in self.what.test_sets:
-                    continue
-                if self._hash(self.folder_of(name)) != theirs.data_sha256:
+                if hashes.get(name, theirs.data_sha256) != theirs.data_sha256:
                     raise UserError(
                         f"{name} here is not what {other.path} was tested on "
                         "(utterances, texts or durations differ): the two cannot be "

@@ -33,6 +33,7 @@ from espnet_adastride.evaluation.scoring import (
 from espnet_adastride.evaluation.statistics import (
     LEVEL,
     Bootstrap,
+    check_resamples,
     few_units_note,
     holm,
 )
@@ -326,7 +327,7 @@ def difference_rows(
 
     Utterances of a speaker are resampled together if there are enough speakers.
     """
-    rows, notes, by_speaker = [], [], False
+    rows, notes, by_speaker, bootstraps = [], [], False, []
     sets = list(dict.fromkeys(s.decoded.set for s in systems))
     for name in sets:
         group = [s for s in systems if s.decoded.set == name and s.tokens.sum()]
@@ -344,6 +345,7 @@ def difference_rows(
         if first.many_speakers:
             units, kind, by_speaker = first.speakers, "speakers", True
         bootstrap = Bootstrap(units, resamples)
+        bootstraps.append(bootstrap)
         few = few_units_note(bootstrap.number, kind)
         if few:
             notes.append(f"{name}: {few}")
@@ -358,6 +360,8 @@ def difference_rows(
             difference = bootstrap.difference(*errors, first.tokens).percent()
             names = {"set": name, "system": system.name, "baseline": baseline.name}
             rows.append({**names, **difference._asdict()})
+    for bootstrap in bootstraps:
+        check_resamples(bootstrap, len(rows))
     for row, p in zip(rows, holm([row["p"] for row in rows])):
         row["p"] = p
         row["verdict"] = "no difference shown"

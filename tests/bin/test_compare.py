@@ -281,7 +281,8 @@ def test_an_interrupted_grid_goes_on(recipe):
         (["--rates", "4 4.0"], "rates: 4.0 is given twice"),
         (["--rates", "4x"], "--rates 4x: give numbers"),
         (["--seeds", "0 1.5"], "--seeds 1.5: give whole numbers"),
-        (["--variant", "wide"], "--variant 'wide': give NAME=METHOD"),
+        (["--variant", "wide"], "--variant: 'wide': give NAME=METHOD"),
+        (["--variant", "x=adastrid"], "'x=adastrid': unknown method 'adastrid'"),
         (["--recipe", "no"], "--recipe no: no run.sh in it"),
         (["--asr_config", "no.yaml"], "--asr_config no.yaml: no such file"),
     ],
@@ -311,7 +312,7 @@ def test_runs_and_variants():
         "--encoder_conf input_layer_conf.stride=12 --seed 7 --x 1"
     )
     for text in ("a b=stack", "x=", "x=a=b", "x=stack word"):
-        with pytest.raises(UserError, match="--variant"):
+        with pytest.raises(UserError, match=f"^'{text}': "):
             read_variant(text)
 
 

@@ -5,8 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation.statistics import (
+    LEVEL,
     Bootstrap,
+    check_resamples,
     exact_test,
     few_units_note,
     holm,
@@ -76,6 +79,20 @@ def test_few_utterances_get_the_exact_test():
     assert few_units_note(20, "utterances") == ""
     assert "exact" in few_units_note(19, "utterances")
     assert "fewer than 6 groups" in few_units_note(5, "groups")
+
+
+@pytest.mark.parametrize("comparisons", [1, 7, 25])
+def test_so_few_resamples_that_nothing_can_differ_are_refused(comparisons):
+    enough = 40 * comparisons
+    check_resamples(Bootstrap(range(20), enough), comparisons)
+    clear = Bootstrap(range(20), enough).difference(
+        np.ones(20), np.zeros(20), np.ones(20)
+    )
+    assert holm([clear.p] * comparisons)[0] < LEVEL
+    message = f"resamples {enough - 1}: .* give at least {enough}"
+    with pytest.raises(UserError, match=message):
+        check_resamples(Bootstrap(range(20), enough - 1), comparisons)
+    check_resamples(Bootstrap(range(19), 1), comparisons)  # p is exact
 
 
 def test_both_ways_of_the_exact_test_agree():

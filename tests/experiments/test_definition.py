@@ -118,6 +118,46 @@ def test_settings_without_decodings_are_those_of_earlier_records():
         ({"pairs": ["bound2"]}, r"such as \[adastride, strided_conv\], got bound2"),
         ({"pairs": [["bound2"] * 3]}, "pairs: give two"),
         ({"variants": []}, "bound2 is neither a method nor one of the variants"),
+        ({"variants": ["bound2"]}, "mine.yaml: variants: 'bound2': give NAME=METHOD"),
+        ({"variants": ["bound2=adastrde"]}, "method 'adastrde' .did you mean 'adastr"),
+        (
+            {"variants": ["bound2=adastride", "bound2=adastride_f"]},
+            "variants: two variants are called bound2: rename one",
+        ),
+        ({"variants": "bound2=adastride"}, "variants: give a list"),
+        ({"variants": [{"bound2": "adastride"}]}, "variants: {'bound2.* is not a text"),
+        ({"test_sets": ["test", "test"]}, "test_sets: test is given twice"),
+        ({"title": 3}, "title: give a text, got 3"),
+        ({"asr_args": ["--seed", "1"]}, "asr_args: give a text"),
+        ({"options": ["nbpe"]}, "options: give NAME: VALUE pairs"),
+        ({"feature_rate": 0}, "feature_rate: give a number above 0"),
+        ({"baseline": ["stack"]}, "baseline: give a text"),
+        (
+            {"grid": [{"methods": [["stack"]], "rates": [4], "seeds": [0]}]},
+            r"methods: \['stack'\] is not the name of one",
+        ),
+        (
+            {"grid": [{"methods": ["strided_conv"], "rates": [4], "seeds": [0, 0]}]},
+            "mine.yaml: seeds: 0 is given twice",
+        ),
+        ({"pairs": [["bound2", "bound2"]]}, "bound2, bound2. cannot be compared"),
+        (
+            {
+                "grid": [
+                    {"methods": ["strided_conv"], "rates": [8], "seeds": [0]},
+                    {"methods": ["stack"], "rates": [8], "seeds": [1]},
+                ],
+                "pairs": [["stack", "strided_conv"]],
+            },
+            "pairs: .stack, strided_conv. cannot be compared",
+        ),
+        (
+            {
+                "task": "classification",
+                "grid": [{"methods": ["strided_conv"], "rates": [8, 4], "seeds": [0]}],
+            },
+            "a classification has one: give each rate a definition of its own",
+        ),
         ({"asr_config": "gone.yaml"}, "gone.yaml is not in conf/"),
         ({"decodings": ["beam.yaml"]}, r"decodings: give NAME: \{inference_config"),
         ({"decodings": {"beam": "beam.yaml"}}, "decoding beam: give inference_config"),

@@ -146,6 +146,10 @@ def test_one_model_at_many_rates_beside_one_of_its_own(data, tmp_path, capsys):
     again = capsys.readouterr().out
     assert "any at 16x: WER" in again and "any at 8x: WER" not in again
     assert all(row in again for row in rows[3:])
+    (tmp_path / "out" / "any_8x.json").write_text('{"work"')  # damaged
+    rate_curve.main(command)
+    again = capsys.readouterr().out
+    assert "any at 8x: WER" in again and "fixed at 8x: WER" not in again
     # another recording in the place of one: all is measured again
     soundfile.write(data / "0.wav", np.zeros(RATE // 2), RATE)
     rate_curve.main(command)

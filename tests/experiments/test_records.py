@@ -179,6 +179,34 @@ def test_damage_is_named(tmp_path, experiment):
         read_record(path)
 
 
+@pytest.mark.parametrize("part", ["learning", "versions", "settings", "fingerprint"])
+def test_a_record_without_a_part_is_named(tmp_path, experiment, part):
+    path = tmp_path / "adastride_8x_seed0.json.gz"
+    content = content_of(experiment, experiment.runs()[0], WORSE)
+    del content[part]
+    write_record(path, content)
+    with pytest.raises(UserError, match=f"adastride_8x.*{part} is missing"):
+        read_record(path)
+
+
+def test_two_records_of_a_run_are_refused(experiment, tmp_path):
+    write_all(experiment, tmp_path)
+    path = tmp_path / "adastride_8x_seed0.json.gz"
+    (tmp_path / "adastride_8x_seed0 (1).json.gz").write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match=r"seed0 \(1\).* are records of the same run"):
+        tables.write_page(experiment, read_records(tmp_path), 100)
+
+
+def test_settings_are_read_once(experiment, tmp_path, monkeypatch):
+    found, read = write_all(experiment, tmp_path), []
+    once = Experiment.fingerprint
+    monkeypatch.setattr(
+        Experiment, "fingerprint", lambda self: read.append(1) or once(self)
+    )
+    fit, _ = split_records(experiment, found)
+    assert len(fit) == 8 and len(read) == 1
+
+
 def test_records_of_other_settings_do_not_fit(experiment, tmp_path):
     found = write_all(experiment, tmp_path)
     fit, others = split_records(experiment, found)

@@ -307,6 +307,20 @@ def test_other_data_are_refused(folder):
     assert len(calls(folder)) == 1  # prepared, and nothing trained
 
 
+def test_data_of_every_record_are_compared(folder):
+    run(folder, "--limit", "2")
+    first, second = sorted((folder / "records").rglob("*.gz"))
+    content = json.loads(gzip.decompress(first.read_bytes()))
+    del content["sets"]["dev"]  # of before there was this set
+    records.write_record(first, content)
+    content = json.loads(gzip.decompress(second.read_bytes()))
+    content["sets"]["dev"]["data_sha256"] = "other"
+    records.write_record(second, content)
+    message = f"dev here is not what .*{second.name} was tested on"
+    with pytest.raises(SystemExit, match=message):
+        run(folder)
+
+
 def test_results_need_the_records_alone(folder, monkeypatch, capsys):
     run(folder, "--limit", "3")
     page = (folder / "results" / "mine.md").read_text()
