@@ -212,7 +212,9 @@ def main(args):
         if args.table_only:
             grid.note_data()
         else:
-            failures = run_grid(grid, runs, args.nj, code_state(), grid.note_data)
+            failures = run_grid(
+                grid, runs, args.nj, code_state(), grid.note_data, "--asr_config"
+            )
         if len(failures) < len(runs):
             print(write_table(args, grid, runs))
     if failures:

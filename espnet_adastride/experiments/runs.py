@@ -326,6 +326,7 @@ def run_grid(
     limit: int,
     code: str,
     check: Callable[[], None] = lambda: None,
+    option: str = "--expdir",
 ) -> List[str]:
     """Prepare the data and do the runs that are not done, ``limit`` at a time.
 
@@ -338,6 +339,7 @@ def run_grid(
         limit: parallel runs.
         code: state of the code, for the records.
         check: called after the preparation of the data.
+        option: of the command, by which the folder is another one.
 
     Returns:
         One line for each failed run; the others are done.
@@ -353,7 +355,7 @@ def run_grid(
         grid.mark_done(run, code)
         return words
 
-    with alone(folder, "--expdir"):
+    with alone(folder, option):
         log = folder / "prepare.log"
         print(f"preparing the data, log: {log}", flush=True)
         preparation = [Job(grid.prepare_command(), log)]
