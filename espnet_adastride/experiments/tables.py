@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from espnet_adastride.corpora.kaldi import shorten
 from espnet_adastride.errors import located
-from espnet_adastride.evaluation.statistics import Bootstrap
+from espnet_adastride.evaluation.statistics import EXACT_BELOW, Bootstrap
 from espnet_adastride.experiments.cells import Cell, make_cells
 from espnet_adastride.experiments.comparison import (
     across_rates_table,
@@ -266,9 +266,12 @@ def _recognition_page(
     bootstrap = Bootstrap(scores.groups, resamples)
     # LibriSpeech's speakers are numbers; egs/digits has groups of one speaker's takes
     units = "speakers" if all(g.isdigit() for g in scores.groups) else "groups"
+    narrow = f" With so few {units} they are too narrow."
+    narrow = narrow if bootstrap.number < EXACT_BELOW else ""
     note = (
         f"{bootstrap.number} {units}, {len(scores.utterances)} utterances, "
         f"{int(scores.reference().sum())} words. Intervals: bootstrap over the {units}."
+        f"{narrow}"
     )
     sections = ["\n".join(setup_lines(experiment, used)) + "\n"]
     if len(by_decoding) > 1:
@@ -287,7 +290,7 @@ def _recognition_page(
             f"WER by speaking rate, {experiment.test_sets[0]}{decoding}",
             tercile_table(experiment, cells),
             f"In brackets: minus `{experiment.baseline}` at the same rate over the "
-            f"seeds of both, 95 % interval over the {units}, not adjusted.",
+            f"seeds of both, 95 % interval over the {units}, not adjusted.{narrow}",
         ),
         _section(
             "Frames and cost",
