@@ -349,6 +349,12 @@ def difference_rows(
         few = few_units_note(bootstrap.number, kind)
         if few:
             notes.append(f"{name}: {few}")
+        known = len(set(first.speakers))
+        if kind == "utterances" and known < len(first.aligned):
+            notes.append(
+                f"{name}: resampled by utterance, because it has only {known} "
+                f"speaker{'s' * (known > 1)}: the differences hold for no others."
+            )
         pairs = [
             (a, b)
             for n, b in enumerate(comparable)

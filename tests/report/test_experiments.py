@@ -160,8 +160,9 @@ def test_differences(recipe):
     # four utterances that all point one way: chance alone, once in 8 times
     assert row["p"] == pytest.approx(2 / 16)
     assert row["verdict"] == "no difference shown"
-    (note,) = notes
-    assert note.startswith("test: Only 4 utterances: p is that of the exact test")
+    few, speakers = notes
+    assert few.startswith("test: Only 4 utterances: p is that of the exact test")
+    assert "resampled by utterance, because it has only 2 speakers" in speakers
     rows, _, _ = experiments.difference_rows([both[0], both[0]], 500)
     assert rows[0]["value"] == 0 and rows[0]["verdict"] == "no difference shown"
     other = experiments.read_systems(
