@@ -3,7 +3,6 @@
     python -m espnet_adastride.bin.pack_model \
         --asr_train_config exp/asr_x/config.yaml \
         --asr_model_file exp/asr_x/valid.acc.ave.pth \
-        --option data/en_token_list/bpe_unigram5000/bpe.model \
         --results exp/asr_x/RESULTS.md --outpath exp/asr_x/asr_x.zip
 
 The model is built and loaded before it is packed. ``unpack_model`` unpacks the archive.
@@ -31,7 +30,8 @@ def get_parser():
         "--option",
         action="append",
         default=[],
-        help="another file to pack; may be given several times",
+        help="another file to pack, beside those that the configuration reads; may be "
+        "given several times",
     )
     parser.add_argument("--results", help="RESULTS.md for the card")
     parser.add_argument("--license", default="cc-by-4.0", help="the model's license")

@@ -42,6 +42,25 @@ def archive_name(path: str) -> str:
     return name
 
 
+def files_of(config_file: str) -> List[str]:
+    """Return the files that a configuration reads: pieces, symbols, statistics.
+
+    Raises:
+        UserError: one of them is missing.
+    """
+    config = read_config(config_file)
+    found = [config.get("bpemodel"), config.get("non_linguistic_symbols")]
+    found.append((config.get("normalize_conf") or {}).get("stats_file"))
+    names = [name for name in found if isinstance(name, str)]
+    for name in names:
+        if not Path(name).is_file():
+            raise UserError(
+                f"{config_file} names {name}, which is missing: call this from the "
+                "folder of the training (the recipe's), or copy the file there"
+            )
+    return names
+
+
 @contextmanager
 def _working_in(folder: str):
     before = os.getcwd()
@@ -90,7 +109,8 @@ def pack_model(
         named: {option of ``espnet2.bin.pack asr``: file} of configurations and
             parameters; ``asr_train_config`` and ``asr_model_file`` are needed.
         outpath: output archive (.zip, .tgz ...).
-        others: other files to pack.
+        others: other files to pack; those that the configurations read are packed
+            without being named.
         results: RESULTS.md, for the card.
         license_name, language: of the model, for the card.
         dtype: of the packed parameters, ``float32`` or ``float16``.
@@ -109,7 +129,8 @@ def pack_model(
             f"{beside_it} is not a model's card, which would replace it: give an "
             "--outpath in another folder"
         )
-    paths: List[str] = [*named.values(), *others]
+    own = [name for key in CONFIGS if key in named for name in files_of(named[key])]
+    paths: List[str] = [*named.values(), *own, *others]
     for key in WEIGHTS:
         if key in named:
             check_weights(named[key])
@@ -155,7 +176,7 @@ def pack_model(
                 target = Path(folder, names[os.path.abspath(named[key])])
                 target.write_text(text, encoding="utf-8")
         write_text(Path(folder, "README.md"), card)
-        further = ["README.md", *(names[os.path.abspath(p)] for p in others)]
+        further = ["README.md", *(names[os.path.abspath(p)] for p in (*own, *others))]
         if lengths is not None:
             place = Path(names[os.path.abspath(named["asr_train_config"])])
             further.append(str(place.with_name(LENGTHS_NAME)))

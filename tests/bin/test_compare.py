@@ -197,7 +197,9 @@ def test_records_with_hashes_of_the_test_set_stay_valid(recipe):
 
 def test_runs_are_not_done_by_two_calls_at_once(recipe):
     with locked(recipe / "exp" / "train" / ".lock", wait=False):
-        with pytest.raises(SystemExit, match="works in .*exp/train .* another --asr_config$"):
+        with pytest.raises(
+            SystemExit, match="works in .*exp/train .* another --asr_config$"
+        ):
             main(options(recipe, "--name", "another"))
     assert calls(recipe) == []
 

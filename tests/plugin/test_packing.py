@@ -69,14 +69,8 @@ def experiment(tmp_path, monkeypatch):
 def test_files_behind_links_and_absolute_ones_reach_another_machine(
     experiment, suffix, tmp_path, capfd
 ):
-    further = [
-        "--option",
-        "exp/pieces.model",
-        "--option",
-        tmp_path / "disk/symbols.txt",
-    ]
     archive = tmp_path / f"out/model.{suffix}"
-    pack_model.main(options("exp/config.yaml", "exp/ave.pth", archive, *further))
+    pack_model.main(options("exp/config.yaml", "exp/ave.pth", archive))
     assert "parameters" in capfd.readouterr().out.splitlines()[-1]
     os.rename(tmp_path / "disk", tmp_path / "gone")
     target = tmp_path / "another machine"
@@ -192,6 +186,9 @@ def test_what_does_not_load_is_not_packed(experiment, tmp_path):
     open("exp/torn.pth", "wb").write(data[: len(data) // 2])
     line = refused(*options("exp/config.yaml", "exp/torn.pth", archive))
     assert "exp/torn.pth has other objects than tensors, or is truncated" in line
+    (tmp_path / "disk/pieces.model").unlink()
+    line = refused(*options("exp/config.yaml", "exp/ave.pth", archive))
+    assert "exp/config.yaml names exp/pieces.model, which is missing" in line
 
 
 def test_without_the_import_espnet_says_what_the_card_says():
