@@ -33,6 +33,7 @@ from espnet_adastride.downsampling.output import (
     DownsamplingOutput,
     check_number,
     check_whole,
+    checked_lengths,
     divided_or_nearest,
     downsampled_lengths,
     float64_device,
@@ -608,14 +609,14 @@ class _AdaptiveStrides(Downsampler):
 
         Args:
             positions: (B, T) float64, from the layer's output.
-            lengths: (B,) of the layer's input; the rows are on its device.
+            lengths: (B,) of the layer's input, a tensor; the rows are on its device.
             dtype: of the weights, float32 or float64.
 
         Raises:
             RuntimeError: if collapsed strides make the alignment too large; the layer
                 itself applies these in windows.
         """
-        device, lengths = lengths.device, lengths.to(positions.device)
+        device, lengths = lengths.device, checked_lengths(lengths, positions)
         width = downsampled_lengths(positions.size(1), self.stride)
         ranges = self.ranges(
             positions, lengths, self.output_lengths(lengths), width, dtype
@@ -642,9 +643,10 @@ class _AdaptiveStrides(Downsampler):
         """
         if positions is None:
             raise ValueError("upsampling by an alignment needs the positions")
+        lengths = checked_lengths(lengths, z, steps)
         with torch.autocast(device_type=z.device.type, enabled=False):
             frames = z.to(torch.promote_types(z.dtype, torch.float32))
-            rows = self.rows(positions, lengths.to(z.device), frames.dtype)
+            rows = self.rows(positions, lengths, frames.dtype)
             if not normalised:
                 return rows.apply_transposed(frames).to(z.dtype)
             x = rows.apply_transposed(with_ones(frames))

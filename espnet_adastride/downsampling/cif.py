@@ -38,6 +38,7 @@ from espnet_adastride.downsampling.output import (
     DownsamplingOutput,
     Frames,
     at_least_float32,
+    checked_lengths,
     divided_or_nearest,
     downsampled_lengths,
     float64_device,
@@ -207,6 +208,7 @@ class Cif(Downsampler):
         """
         if positions is None:
             raise ValueError("upsampling by weights needs the positions")
+        lengths = checked_lengths(lengths, z, steps)
         output_lengths = self.output_lengths(lengths)
         with torch.autocast(device_type=z.device.type, enabled=False):
             frames = at_least_float32(z)

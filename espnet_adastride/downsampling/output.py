@@ -103,11 +103,25 @@ def downsampled_lengths(lengths: Steps, stride: float) -> Steps:
             stride = int(stride)
             lengths = lengths.to(torch.int64) + (stride - 1)
             return torch.div(lengths, stride, rounding_mode="floor")
-        # float64, because float32 would round long lengths divided by non-integer
-        # strides
-        exact = lengths.to(float64_device(lengths.device)).to(torch.float64)
-        return torch.ceil(exact / stride).to(torch.int64).to(lengths.device)
+        windows = divided_by_stride(lengths, stride)
+        return torch.ceil(windows).to(torch.int64).to(lengths.device)
     return math.ceil(lengths / stride)
+
+
+def divided_by_stride(steps: torch.Tensor, stride: float) -> torch.Tensor:
+    """Return steps / stride, the same float64 numbers as in Python on every device.
+
+    On a GPU, PyTorch divides by a number by multiplying by its reciprocal: 23 / 2.3
+    would exceed 10, and its ceiling be one frame too many. Therefore the stride is made
+    a tensor, and one that a compiler does not recognise as constant.
+
+    Args:
+        steps: whole numbers, a tensor of any shape.
+        stride: a real number >= 1.
+    """
+    # not float32, which would round long lengths
+    steps = steps.to(float64_device(steps.device)).to(torch.float64)
+    return steps / (0.0 * steps + stride)
 
 
 def length_mask(lengths: torch.Tensor, max_length: int) -> torch.Tensor:
@@ -138,9 +152,9 @@ def repeat_slots(
     """
     if z.size(1) == 0:
         return z.new_zeros(z.size(0), steps, z.size(2))
-    device = float64_device(z.device)
-    times = torch.arange(steps, device=device, dtype=torch.float64)
-    slots = (times / stride).floor().to(torch.int64).clamp(max=z.size(1) - 1)
+    times = torch.arange(steps, device=z.device)
+    slots = divided_by_stride(times, stride).floor().to(torch.int64)
+    slots = slots.clamp(max=z.size(1) - 1)
     return zero_padding(z.index_select(1, slots.to(z.device)), lengths)
 
 
@@ -158,10 +172,13 @@ def divided_or_nearest(
         weight: (B, T, 1), the sum of these weights.
         reached: (B, T, 1), whether it is large enough to divide by.
         frames: (B, T', D).
-        positions: (B, T).
+        positions: (B, T); NaN gives NaN.
     """
     nearest = positions.detach().round().to(torch.int64).to(frames.device)
+    # NaN positions would be an index error, which on a GPU ends the process
+    nearest = nearest.clamp(0, frames.size(1) - 1)
     nearest = nearest.unsqueeze(2).expand(-1, -1, frames.size(2))
+    reached = reached | positions.isnan().unsqueeze(2).to(frames.device)
     # do not divide by zero and mask afterwards: the gradient would be NaN
     divided = x / weight.where(reached, weight.new_ones(()))
     return torch.where(reached, divided, frames.gather(1, nearest))
@@ -173,18 +190,22 @@ def at_least_float32(x: torch.Tensor) -> torch.Tensor:
 
 
 def checked_lengths(
-    lengths: Union[None, torch.Tensor, Sequence[int]], x: torch.Tensor
+    lengths: Union[None, torch.Tensor, Sequence[int]],
+    x: torch.Tensor,
+    steps: Optional[int] = None,
 ) -> torch.Tensor:
     """Return the lengths of x (B, T, D) as (B,) int64 in [0, T], on its device.
 
     Args:
         lengths: integers, a tensor or a list; None: T, for every utterance.
+        steps: T, if it is not that of x.
 
     Raises:
         ValueError: for another shape, or numbers that are not integers.
     """
+    steps = x.size(1) if steps is None else steps
     if lengths is None:
-        return torch.full(x.shape[:1], x.size(1), dtype=torch.int64, device=x.device)
+        return torch.full(x.shape[:1], steps, dtype=torch.int64, device=x.device)
     if not isinstance(lengths, torch.Tensor):
         lengths = list(lengths)
         lengths = torch.tensor(lengths, dtype=None if lengths else torch.int64)
@@ -198,7 +219,7 @@ def checked_lengths(
         raise ValueError(
             f"lengths must be integers (numbers of time steps), got {lengths.dtype}"
         )
-    return lengths.to(device=x.device, dtype=torch.int64).clamp(0, x.size(1))
+    return lengths.to(device=x.device, dtype=torch.int64).clamp(0, steps)
 
 
 def whole_lengths(
@@ -464,13 +485,12 @@ class Downsampler(torch.nn.Module):
         Returns:
             (1, T, D'): that of :meth:`upsample`, normalised.
         """
-        lengths = torch.full((1,), steps, dtype=torch.int64, device=z.device)
-        return self.upsample(z, lengths, steps, positions)
+        return self.upsample(z, None, steps, positions)
 
     def upsample(
         self,
         z: torch.Tensor,
-        lengths: torch.Tensor,
+        lengths: Union[None, torch.Tensor, Sequence[int]],
         steps: int,
         positions: Optional[torch.Tensor] = None,
         normalised: bool = True,
@@ -482,7 +502,7 @@ class Downsampler(torch.nn.Module):
 
         Args:
             z: (B, T', D') frames at the layer's output rate, of any width.
-            lengths: (B,) of the layer's input.
+            lengths: (B,) of the layer's input, as in :meth:`forward`.
             steps: T of the layer's input, padding included.
             positions: (B, T) of the layer's output; ignored by methods without
                 positions.
@@ -491,6 +511,7 @@ class Downsampler(torch.nn.Module):
         Returns:
             (B, T, D'), zero beyond ``lengths``.
         """
+        lengths = checked_lengths(lengths, z, steps)
         return repeat_slots(z, lengths, steps, self.current_stride())
 
     def in_chunks(self, frames: Frames, length: int) -> ChunkedOutput:

@@ -19,6 +19,7 @@ import torch
 from espnet_adastride.downsampling.output import (
     Downsampler,
     Frames,
+    checked_lengths,
     float64_device,
     length_mask,
     zero_padding,
@@ -262,6 +263,7 @@ class SegmentDownsampler(Downsampler):
         """
         if positions is None:
             raise ValueError("upsampling by segments needs the positions")
+        lengths = checked_lengths(lengths, z, steps)
         slots = positions.detach().round().to(torch.int64).to(z.device).unsqueeze(2)
         x = z.gather(1, slots.expand(-1, -1, z.size(2)))
         return zero_padding(x, lengths)

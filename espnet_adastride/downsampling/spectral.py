@@ -34,6 +34,7 @@ from espnet_adastride.downsampling.output import (
     DownsamplingOutput,
     at_least_float32,
     check_number,
+    checked_lengths,
     downsampled_lengths,
 )
 
@@ -180,6 +181,7 @@ class SpectralPool(Downsampler):
 
     def upsample(self, z, lengths, steps, positions=None, normalised=True):
         """See :meth:`Downsampler.upsample`: every spectrum zero-padded."""
+        lengths = checked_lengths(lengths, z, steps)
         if z.size(0) == 0:
             return z.new_zeros(0, steps, z.size(2))
         outputs, order = [], []

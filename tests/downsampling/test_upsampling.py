@@ -135,6 +135,17 @@ def test_no_utterances(name):
     assert out.output.size(0) == 0
 
 
+@pytest.mark.parametrize("name", ["adastride", "adastride_f", "cif"])
+def test_positions_that_are_no_numbers_show_in_their_utterance_alone(name):
+    layer, x, lengths, out, z = slots(name, 2)
+    expected = layer.upsample(z, lengths, 23, out.positions)
+    x[1, 5] = math.nan
+    positions = layer(x, lengths).positions
+    found = layer.upsample(z, lengths, 23, positions)
+    torch.testing.assert_close(found[0], expected[0])
+    assert found[1, :14].isnan().all() and (found[1, 14:] == 0).all()
+
+
 @pytest.mark.parametrize("name", MEANS)
 def test_shortening_undoes_lengthening(name):
     """D(U z) = z: what was lengthened loses nothing."""
