@@ -2,11 +2,7 @@
 
 from pathlib import Path
 
-from espnet_adastride.bin.parsers import (
-    Parser,
-    add_rerun_option,
-    command,
-)
+from espnet_adastride.bin.parsers import Parser, add_rerun_option, command
 from espnet_adastride.bin.text_options import add_text_options, load_cleaner
 from espnet_adastride.corpora.tokens import (
     make_token_list,

@@ -129,7 +129,7 @@ def collect_statistics(exp, config):
     write_text(done, wanted)
 
 
-def train_run(exp, folder, method, seed, listen):
+def train_run(exp, folder, method, seed):
     """Train a run or resume it, then measure it, in the caller's process."""
     import torch
 
@@ -148,7 +148,6 @@ def train_run(exp, folder, method, seed, listen):
     one_line_errors(lambda words: VQVAETask.main(cmd=words))(command)
     model = load_vqvae(folder)
     test = read_set(exp / "data" / "test")
-    write_sounds(exp, folder, listen)
     figures = measure(model.features, model.network, test)
     write_result(
         folder,
@@ -205,9 +204,8 @@ def train(args, methods, rates, seeds):
         for method, rate, seed in runs:
             folder = exp / run_name(method.word, f"{rate}x", f"seed{seed}")
             claim_run(folder, run_config(config, method, rate, seed))
-            own = (exp, folder, method, seed, args.listen)
-            functions[folder] = partial(train_run, *own)
+            functions[folder] = partial(train_run, exp, folder, method, seed)
         run_folders(functions, args.nj)
-        for folder in functions:  # finished with another --listen; not if only its
-            if (folder / "config.yaml").is_file():  # record has been copied here
+        for folder in functions:
+            if (folder / "config.yaml").is_file():  # not only the record, copied here
                 write_sounds(exp, folder, args.listen)
