@@ -29,6 +29,8 @@ def str2bool(word: str) -> bool:
 def _range(low: Optional[float], high: Optional[float], above: bool) -> str:
     if low is None:
         return ""
+    if high is not None and above:
+        return f" above {low:g}, {high:g} at most"
     if high is not None:
         return f" from {low:g} to {high:g}"
     return f" above {low:g}" if above else f", {low:g} or more"

@@ -146,7 +146,10 @@ class Transcriber(PieceTranscriber):
     def recognise_pieces(self, pieces) -> Tuple[str, List[Timed]]:
         """Return text and timed words of the CTC branch for pieces."""
         rate = self.trained.rate
-        heard = [self._greedy(own, part, begin / rate) for begin, part, own in pieces]
+        heard = [
+            self._greedy(own, begin / rate, (begin + len(part)) / rate)
+            for begin, part, own in pieces
+        ]
         text = " ".join(segment.text for segment in heard if segment.text)
         return text, [word for segment in heard for word in segment.words]
 
@@ -184,20 +187,23 @@ class Transcriber(PieceTranscriber):
 
     def _segment(self, wave: np.ndarray, start: float, name: str) -> Segment:
         encoded = self.trained.encode(wave, name, self.times)
+        end = start + len(wave) / self.trained.rate
         if self.trained.search is None:
-            return self._greedy(encoded, wave, start)
-        return self._searched(encoded, self.trained.search(encoded.speech), wave, start)
+            return self._greedy(encoded, start, end)
+        with self.trained.lock:
+            found = self.trained.search(encoded.speech)
+        return self._searched(encoded, found, start, end)
 
-    def _greedy(self, encoded: Encoded, wave, start: float) -> Segment:
+    def _greedy(self, encoded: Encoded, start: float, end: float) -> Segment:
         scores, path = encoded.log_probs.max(dim=1)
-        return self._timed(encoded, path.tolist(), scores.tolist(), wave, start)
+        return self._timed(encoded, path.tolist(), scores.tolist(), start, end)
 
-    def _timed(self, encoded, path: List[int], scores, wave, start) -> Segment:
+    def _timed(self, encoded, path: List[int], scores, start, end) -> Segment:
         """Return the segment of a CTC path."""
         model = self.trained.model
         if encoded.times is None:
             ids = [span.token for span in path_spans(path, model.blank_id)]
-            return self._untimed([model.token_list[i] for i in ids], wave, start)
+            return self._untimed([model.token_list[i] for i in ids], start, end)
         return ctc_segment(
             path,
             scores,
@@ -205,33 +211,32 @@ class Transcriber(PieceTranscriber):
             model.token_list,
             model.blank_id,
             self.trained.to_text,
-            (start, start + len(wave) / self.trained.rate),
+            (start, end),
             "ctc" if encoded.times.known else "even",
         )
 
-    def _untimed(self, names, wave, start: float) -> Segment:
+    def _untimed(self, names, start: float, end: float) -> Segment:
         text = " ".join(self.trained.to_text(names).split())
-        end = start + len(wave) / self.trained.rate
         return Segment(start, end, text, [], [], "none")
 
-    def _searched(self, encoded: Encoded, results, wave, start: float) -> Segment:
+    def _searched(self, encoded: Encoded, results, start, end) -> Segment:
         """Return the segment that ESPnet's beam search found, with times."""
         if isinstance(results, tuple):  # beside those of intermediate CTC
             results = results[0]
         names = results[0][1] if results else []
         if encoded.times is None:
-            return self._untimed(names, wave, start)
+            return self._untimed(names, start, end)
         ids = self.trained.converter.tokens2ids(names)
         if encoded.log_probs is not None:
             try:
                 path, scores = force_align(
                     encoded.log_probs, ids, self.trained.model.blank_id
                 )
-                return self._timed(encoded, path, scores, wave, start)
+                return self._timed(encoded, path, scores, start, end)
             except AlignmentError:  # attention may say more than CTC has frames for
                 pass
-        segment = self._untimed(names, wave, start)
-        words = spread_words(segment.text.split(), start, segment.end)
+        segment = self._untimed(names, start, end)
+        words = spread_words(segment.text.split(), start, end)
         return segment._replace(words=words, times="spread")
 
     def stream(self) -> Streamer:
@@ -249,11 +254,10 @@ class Transcriber(PieceTranscriber):
         frames that the stream gave.
         """
         end = streamer.seconds
-        samples = np.empty(round(end * self.trained.rate), dtype=np.bool_)
         words, _ = streamer.words()
         segment = Segment(0.0, end, streamer.text(), words, streamer.tokens, "ctc")
         if self.trained.search is not None:
-            segment = self._searched(*streamer.searched(), samples, 0.0)
+            segment = self._searched(*streamer.searched(), 0.0, end)
         return join_segments(name, end, [segment], streamer.silent)
 
     def align(

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import sys
+import threading
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -95,6 +96,7 @@ class Known(trained.TrainedModel):
         self.tokenizer = trained.build_tokenizer("char")
         self.converter = trained.TokenIDConverter(TOKENS)
         self._preprocess = self.layer = None
+        self.lock = threading.Lock()
 
     def encode(self, wave, name="", times=True):
         log_probs = torch.full((len(self.path), len(TOKENS)), -9.0)

@@ -19,8 +19,10 @@ skipped, and another recording with the same name is written under its name with
 """
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import sys
 import time
 from typing import Dict, Iterator, List, Sequence, Tuple
@@ -108,9 +110,8 @@ def get_parser() -> argparse.ArgumentParser:
     )
     streaming.add_argument(
         "--chunk",
-        type=real(0, above=True),
-        default=CHUNK,
-        help=f"seconds of audio per chunk (default: {CHUNK:g})",
+        type=real(0, 3600, above=True),
+        help=f"seconds of audio per chunk, with --stream (default: {CHUNK:g})",
     )
     streaming.add_argument(
         "--block",
@@ -141,6 +142,8 @@ def _check(args: argparse.Namespace) -> Tuple[List[Job], bool]:
     """
     if args.stream and args.max_segment is not None:
         raise UserError("--max_segment cuts whole recordings: leave out --stream")
+    if args.chunk is not None and not args.stream:
+        raise UserError("--chunk is for live recognition: give --stream, too")
     check_model_exists(args.model)
     if args.output_dir is None and len(args.format) > 1:
         raise UserError("several formats need --output_dir")
@@ -223,6 +226,37 @@ def _chunks(source: Source, rate: int, seconds: float) -> Iterator[np.ndarray]:
         yield wave[start : start + size]
 
 
+def _until_interrupted(chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield chunks until Ctrl-C, which does not interrupt the processing of a chunk.
+
+    The stream would have lost frames, and could not be finished.
+    """
+    waiting, interrupted = True, False
+
+    def interrupt(*_):
+        nonlocal interrupted
+        interrupted = True
+        if waiting:
+            raise KeyboardInterrupt
+
+    # a job in the background ignores Ctrl-C
+    heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if heeded:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        for chunk in chunks:
+            waiting = False
+            yield chunk
+            waiting = True
+            if interrupted:
+                break
+    except KeyboardInterrupt:
+        pass
+    finally:
+        if heeded:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _stream(recognise, chunks, name, progress, show):
     """Process a recording chunk by chunk; optionally show the text so far.
 
@@ -247,12 +281,12 @@ def _stream(recognise, chunks, name, progress, show):
             show(f"[{streamer.clock.now:7.2f} s] {text}")
             before = text
 
-    try:
+    if show is not None:
+        # Ctrl-C ends a single recording (a microphone); of a list, it ends the list
+        chunks = _until_interrupted(chunks)
+    with contextlib.closing(chunks):
         for chunk in chunks:
             hear(chunk)
-    except KeyboardInterrupt:
-        if show is None:
-            raise  # Ctrl-C ends a single recording (a microphone), not a list
     hear(np.zeros(0, dtype=np.float32), final=True)
     return recognise.streamed(streamer, name), streamer.latency()
 
@@ -329,7 +363,8 @@ def _transcribe_one(job: Job, recognise, args, several: bool, meter: Meter):
     path, late = job.source.path, None
     name = "stdin" if path == STDIN else path
     if args.stream:
-        chunks = _chunks(job.source, recognise.trained.rate, args.chunk)
+        seconds = CHUNK if args.chunk is None else args.chunk
+        chunks = _chunks(job.source, recognise.trained.rate, seconds)
         show = None if several else meter.show
         transcript, late = _stream(recognise, chunks, name, meter.add, show)
     else:

@@ -8,11 +8,15 @@ whole blocks: here the feature frames of the incomplete block are kept instead. 
 of ESPnet's method, after the input layer, runs unchanged.
 """
 
+import math
+from typing import Any, Dict
+
 import torch
 
 from espnet_adastride.errors import ConfigurationError
 from espnet_adastride.plugin.blocks import start_stream, stream_blocks
 from espnet_adastride.plugin.espnet import Conv2dSubsamplingWOPosEnc
+from espnet_adastride.plugin.strides import WHERE
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
 
 #: key of the layer's state in ESPnet's
@@ -25,6 +29,30 @@ class ContextualSubsampling(AdaptiveSubsampling, Conv2dSubsamplingWOPosEnc):
     It *is* a Conv2dSubsamplingWOPosEnc: they pass the mask to no other class.
     """
 
+    def timed_encoding(self, given: torch.nn.Module) -> torch.nn.Module:
+        """Reject ``true_times``."""
+        raise ConfigurationError(
+            f"{WHERE}: true_times needs relative positions, and contextual encoders "
+            "have absolute ones: leave it out, or set tell_strides"
+        )
+
+
+def begin_stream(layer: AdaptiveSubsampling) -> Dict[str, Any]:
+    """Return the state of ``forward_infer`` at the start of a stream.
+
+    Raises:
+        ConfigurationError: if the input layer places whole utterances, or gives too few
+            frames per block.
+    """
+    stream = start_stream(layer)
+    if layer.output_lengths(stream.block) < 2:
+        raise ConfigurationError(
+            f"a block of {layer.blocks.seconds:g} s makes one output frame at this "
+            "stride, and ESPnet's encoder takes two or more: take longer blocks, or a "
+            "smaller stride"
+        )
+    return {STREAM: stream}
+
 
 class _BehindInputLayer:
     """An encoder for ESPnet's ``forward_infer`` that takes frames as its features."""
@@ -33,6 +61,20 @@ class _BehindInputLayer:
 
     def __init__(self, encoder):
         self._encoder = encoder
+
+    def pos_enc(self, x, start_idx: int = 0):
+        """Do what ESPnet's ``pos_enc`` does, without a table.
+
+        Beyond 5000 frames, ESPnet makes the table of all positions again for every hop.
+        """
+        own, size = self._encoder.pos_enc, x.size(2)
+        steps = torch.arange(start_idx, start_idx + x.size(1), device=x.device)
+        even = torch.arange(0, size, 2, dtype=torch.float32, device=x.device)
+        angles = steps.float().unsqueeze(1) * torch.exp(
+            even * -(math.log(10000.0) / size)
+        )
+        encoding = torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)
+        return own.dropout(x * own.xscale + encoding.to(x.dtype))
 
     def __getattr__(self, name):
         return getattr(self._encoder, name)
@@ -60,13 +102,13 @@ class StreamingEncoder:
             Frames (1, T', D), ESPnet's lengths of them, and the new state.
 
         Raises:
-            ConfigurationError: if the input layer places whole utterances.
+            ConfigurationError: see :func:`begin_stream`.
         """
         layer = self.embed
         if not isinstance(layer, AdaptiveSubsampling):
             return super().forward_infer(xs_pad, ilens, prev_states, is_final)
-        states = dict(prev_states or {})
-        stream = states.pop(STREAM, None) or start_stream(layer)
+        states = dict(prev_states or begin_stream(layer))
+        stream = states.pop(STREAM)
         frames, trace, stream = stream_blocks(layer, stream, xs_pad, is_final)
         layer.keep_trace(trace)
         count = frames.size(1)
@@ -74,21 +116,15 @@ class StreamingEncoder:
             lengths = xs_pad.new_zeros(1)
             return frames, lengths, None if is_final else {**states, STREAM: stream}
         if not is_final:
-            if count < 2:
-                raise ConfigurationError(
-                    f"a block of {layer.blocks.seconds:g} s makes one output frame at "
-                    "this stride, and ESPnet's encoder takes two or more: take longer "
-                    "blocks, or a smaller stride"
-                )
             # ESPnet computes all but the last of these, and keeps the last two for
             # convolutions, which do not follow here
             frames = torch.cat([frames, frames[:, -1:]], dim=1)
-        lengths = torch.tensor([frames.size(1)], device=frames.device)
+        ilens = torch.tensor([frames.size(1)], device=frames.device)
         output, lengths, states = self.espnet_class.forward_infer(
-            _BehindInputLayer(self), frames, lengths, states or None, is_final
+            _BehindInputLayer(self), frames, ilens, states or None, is_final
         )
         if states is not None:
             states["buffer_before_downsampling"] = frames[:, :0]
-            states["ilens_buffer"] = torch.zeros(1, dtype=torch.int64)
+            states["ilens_buffer"] = torch.zeros_like(ilens)
             states[STREAM] = stream
         return output, lengths, states

@@ -20,10 +20,11 @@ from typing import Callable, List, Optional, Tuple
 import numpy as np
 import torch
 
-from espnet_adastride.corpora.recordings import is_silent
-from espnet_adastride.errors import ConfigurationError
+from espnet_adastride.corpora.recordings import is_silent, prepare
+from espnet_adastride.errors import AudioError, ConfigurationError
 from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.blocks import LOOK_AHEAD
+from espnet_adastride.plugin.contextual import STREAM, begin_stream
 from espnet_adastride.plugin.frame_times import FrameTimes, encoder_boundaries
 from espnet_adastride.plugin.frontends import frontend_frames, keeps_frames
 from espnet_adastride.plugin.trained import Encoded, TrainedModel
@@ -109,8 +110,9 @@ class Features:
 
     def __init__(self, model: torch.nn.Module, group: int):
         self.model, self.group = model, group
-        known = frontend_frames(model.frontend)
-        self.hop, self.half = int(known.rule.hop), int(known.rule.field) // 2
+        self.known = frontend_frames(model.frontend)
+        self.hop = int(self.known.rule.hop)
+        self.half = math.ceil(self.known.rule.field / 2)
         # frames before the first new one, which must not see an edge
         self.guard = math.ceil(self.half / self.hop) + 1
         self.held = np.zeros(0, dtype=np.float32)
@@ -129,14 +131,15 @@ class Features:
     def next_group(self) -> Optional[torch.Tensor]:
         """Return the next group's features (1, t, F); None: more samples are needed."""
         end = self.made + self.group + (LOOK_AHEAD if self.made == 0 else 0)
-        last = (
-            end - 1
-        ) * self.hop + self.half  # the end of the samples that the last one sees
+        # the end of the samples that the last frame sees
+        last = (end - 1) * self.hop + self.half
         return self._frames(end, last) if last <= self.arrived else None
 
-    def rest(self) -> torch.Tensor:
-        """Return the remaining frames when all samples have arrived."""
-        return self._frames(1 + self.arrived // self.hop, self.arrived)
+    def rest(self) -> Optional[torch.Tensor]:
+        """Return the remaining frames when all samples have arrived; None: too few."""
+        if self.arrived < self.known.least:
+            return None
+        return self._frames(self.known.length(self.arrived), self.arrived)
 
     def _frames(self, end: int, last: int) -> torch.Tensor:
         """Return frames from the next one to ``end``, of samples up to ``last``."""
@@ -145,7 +148,9 @@ class Features:
         speech = torch.from_numpy(samples.copy()).unsqueeze(0)
         speech = speech.to(next(self.model.parameters()).device)
         lengths = torch.tensor([len(samples)], device=speech.device)
-        features, lengths = self.model._extract_feats(speech, lengths)
+        # as ESPnet's encode(): in half precision, the spectrum would overflow
+        with torch.autocast(speech.device.type, enabled=False):
+            features, lengths = self.model._extract_feats(speech, lengths)
         if self.model.normalize is not None:
             features, lengths = self.model.normalize(features, lengths)
         if self.model.preencoder is not None:
@@ -166,12 +171,13 @@ class Streamer:
 
     Attributes:
         tokens: with times; the last one may still become longer.
-        silent: whether everything so far was silence.
+        silent: whether everything so far was silence; there are no tokens then.
         shown: when each token appeared, in seconds after the first sample, as
             :mod:`espnet_adastride.timing.latency` counts.
 
     Raises:
-        ConfigurationError: if the model needs whole utterances.
+        ConfigurationError: if the model needs whole utterances, or its blocks are too
+            short for its stride.
     """
 
     def __init__(
@@ -181,17 +187,18 @@ class Streamer:
         if reason is not None:
             raise ConfigurationError(f"this model does not stream: {reason}")
         self.trained, self._time = trained, clock
-        model, layer = trained.model, trained.layer
-        rule = frontend_frames(model.frontend).rule
+        # from here on, another block or stride of the model would not fit
+        self._states = begin_stream(trained.layer)
+        self._features = Features(trained.model, self._states[STREAM].block)
+        rule = self._features.known.rule
         self.step = rule.hop / trained.rate
         self._start = rule.centre / trained.rate - self.step / 2
-        self._features = Features(model, layer.blocks.draw(False))
-        self._states = None
         self._blocks_made = 0  # feature frames of the complete blocks
-        self._edges: List[float] = []  # seconds between the frames of these blocks
+        self._edges = [0.0]  # seconds between the frames of these blocks
         self._path: List[int] = []
         self._scores: List[float] = []
-        self._open = 0  # first frame of the last token, if it may become longer
+        self._is_open = False  # whether the last token may become longer
+        self._open = 0  # its first frame, or else the first that is not decoded
         self._frames: List[torch.Tensor] = []
         self.tokens: List[Timed] = []
         self.shown: List[float] = []
@@ -207,40 +214,55 @@ class Streamer:
         """Take new samples and decode what they complete.
 
         Args:
-            samples: (n,) float32 at the model's rate, n >= 0.
+            samples: (n,) floats in [-1, 1] at the model's rate, n >= 0.
             final: whether they are the last.
 
         Returns:
             Encoder frames that became final.
 
         Raises:
+            AudioError: if the samples are no such numbers; the stream continues
+                without them.
             RuntimeError: if the stream has ended.
         """
         if self.final:
             raise RuntimeError("the stream has ended: make another Streamer")
-        begin, self.final, count = self._time(), final, len(self._path)
-        self._features.push(np.asarray(samples, dtype=np.float32))
-        self.silent = self.silent and is_silent(samples)
+        begin, count = self._time(), len(self._path)
+        samples = self._checked(samples)
+        self._features.push(samples)
+        self.final, self.silent = final, self.silent and is_silent(samples)
         arrived = self.seconds
         while (group := self._features.next_group()) is not None:
             self._encode(group, False)
-        least = frontend_frames(self.trained.model.frontend).least
-        if final and self._features.arrived >= least:  # else it is too short
-            self._encode(self._features.rest(), True)
+        rest = self._features.rest() if final else None
+        if rest is not None:
+            self._encode(rest, True)
         made = len(self._path) - count
-        if made or final:
-            self._read(count)
+        if (made or final) and not self.silent:
+            self._read()
         now = self.clock.work(arrived, self._time() - begin)
         self.shown += [now] * (len(self.tokens) - len(self.shown))
         return made
 
+    def _checked(self, samples: np.ndarray) -> np.ndarray:
+        samples, rate = np.asarray(samples), self.trained.rate
+        if samples.ndim != 1:
+            raise AudioError(
+                f"a stream's samples must be (n,), of one channel, got {samples.shape};"
+                " take one channel, or their mean"
+            )
+        if not len(samples):
+            return samples.astype(np.float32)
+        return prepare(samples, rate, rate, "the stream")
+
     def _encode(self, features: torch.Tensor, final: bool) -> None:
         model, layer = self.trained.model, self.trained.layer
         lengths = torch.tensor([features.size(1)], device=features.device)
-        frames, _, self._states = model.encoder(
-            features, lengths, self._states, is_final=final, infer_mode=True
-        )
-        trace = layer.take_trace()
+        with self.trained.lock:
+            frames, _, self._states = model.encoder(
+                features, lengths, self._states, is_final=final, infer_mode=True
+            )
+            trace = layer.take_trace()
         self._place(trace, final)
         if frames.size(1):
             best, path = model.ctc.log_softmax(frames)[0].float().max(dim=1)
@@ -256,14 +278,14 @@ class Streamer:
         inner, _ = encoder_boundaries(self.trained.layer, trace, count)
         edges = self._start + (self._blocks_made + inner) * self.step
         edges = np.clip(edges, 0.0, self.seconds)
-        if not self._edges:
+        if not self._blocks_made:
             edges[0] = 0.0
         if final:
             edges[-1] = self.seconds
         self._edges[-1:] = edges.tolist()
         self._blocks_made = ended
 
-    def _read(self, count: int) -> None:
+    def _read(self) -> None:
         """Decode from the last token on, which may have become longer."""
         blank = self.trained.model.blank_id
         first = self._open
@@ -272,11 +294,11 @@ class Streamer:
         read = timed_tokens(
             spans, self._scores[first:], edges, self.trained.model.token_list
         )
-        if self.tokens and first < count:
+        if self._is_open:
             self.tokens.pop()  # it is decoded again
         self.tokens += read
-        ends_open = bool(spans) and first + spans[-1].end == len(self._path)
-        self._open = first + spans[-1].first if ends_open else len(self._path)
+        self._is_open = bool(spans) and first + spans[-1].end == len(self._path)
+        self._open = first + spans[-1].first if self._is_open else len(self._path)
 
     # ------------------------------------------------------------------ results
     def text(self) -> str:
@@ -303,12 +325,13 @@ class Streamer:
         begin, trained = self._time(), self.trained
         edges = self.boundaries()
         times = FrameTimes(edges, edges, edges)
-        if not self._frames:  # too short
+        if not self._frames or self.silent:  # too short, or nothing to search
             none = trained.model.ctc.ctc_lo.weight.new_zeros(0)
             return Encoded(none, None, times), []
         frames = torch.cat(self._frames)
         log_probs = trained.model.ctc.log_softmax(frames[None])[0].float().cpu()
-        found = trained.search._decode_single_sample(frames)
+        with trained.lock:
+            found = trained.search._decode_single_sample(frames)
         self.clock.work(self.seconds, self._time() - begin)
         return Encoded(frames, log_probs, times), found
 

@@ -6,6 +6,7 @@
 
 import math
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -99,6 +100,8 @@ class TrainedModel:
             None: it reads samples.
         search: ESPnet's Speech2Text, or None: greedy CTC.
         lengths: of its training utterances; None: not known.
+        lock: held while the network computes: ESPnet's attention and the input layer
+            keep values of a batch as attributes, which threads would mix up.
 
     Raises:
         UserError, ModelError: for a model that cannot be found or read.
@@ -117,7 +120,7 @@ class TrainedModel:
     ):
         if device != "cpu" and not torch.cuda.is_available():
             raise ConfigurationError(f"device {device}: there is no GPU; use cpu")
-        self.device, self.search = device, None
+        self.device, self.search, self.lock = device, None, threading.Lock()
         # kept as long as the model: tokenizers open their files late
         self._scratch = tempfile.TemporaryDirectory(prefix="adastride-")
         scratch = Path(self._scratch.name)
@@ -249,14 +252,15 @@ class TrainedModel:
         speech = torch.tensor(given).unsqueeze(0).to(self.device)
         lengths = torch.tensor([len(given)], device=self.device)
         try:
-            frames, frame_lengths = self.model.encode(speech, lengths)
+            with self.lock:
+                frames, frame_lengths = self.model.encode(speech, lengths)
+                trace = () if self.layer is None else self.layer.take_trace()
         except TooShortUttError as error:
             raise AudioError(
                 f"{name}: too short for this model: {error.actual_size} frames, and "
                 f"{error.limit} are needed"
             ) from None
         frames = main_frames(frames)[:, : int(frame_lengths[0])]
-        trace = () if self.layer is None else self.layer.take_trace()
         grid = None
         if self.upstream is not None:
             record = self.upstream.record

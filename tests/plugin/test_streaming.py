@@ -2,6 +2,10 @@
 ``adastride transcribe --stream``."""
 
 import io
+import os
+import signal
+import threading
+import time
 import types
 import wave as wave_file
 
@@ -20,8 +24,8 @@ from espnet_adastride.corpora import recordings  # noqa: E402
 from espnet_adastride.corpora.recordings import read_pcm  # noqa: E402
 from espnet_adastride.errors import AudioError  # noqa: E402
 from espnet_adastride.errors import ConfigurationError, UserError  # noqa: E402
-from espnet_adastride.plugin import encoders, espnet  # noqa: E402
-from espnet_adastride.plugin.streaming import Streamer  # noqa: E402
+from espnet_adastride.plugin import contextual, encoders, espnet  # noqa: E402
+from espnet_adastride.plugin.streaming import Features, Streamer  # noqa: E402
 from espnet_adastride.plugin.trained import TrainedModel  # noqa: E402
 from espnet_adastride.report.charts import StreamRow, plot_stream  # noqa: E402
 from espnet_adastride.timing.latency import (  # noqa: E402
@@ -181,6 +185,38 @@ def test_after_blocks_is_refused(word):
         )
 
 
+def test_true_times_are_refused():
+    conf = {**BLOCKS, "true_times": True}
+    with pytest.raises(ConfigurationError, match="contextual encoders have absolute"):
+        tiny_encoder(encoders.ContextualBlockConformerEncoder, conf)
+
+
+def test_a_long_stream_needs_no_table_of_positions():
+    encoder = tiny_encoder(encoders.ContextualBlockConformerEncoder, BLOCKS)
+    behind, x = contextual._BehindInputLayer(encoder), torch.randn(1, 9, 16)
+    made = {start: behind.pos_enc(x, start) for start in (0, 70, 5500)}
+    assert encoder.pos_enc.pe.size(1) == 5000  # ESPnet's, which would grow
+    for start, encoded in made.items():
+        wanted = encoder.pos_enc(x, start)
+        torch.testing.assert_close(encoded, wanted, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("word", ENCODERS)
+def test_the_state_is_on_the_device_of_the_features(word):
+    own = {"block_size": 20, "hop_size": 8, "look_ahead": 8}
+    encoder = tiny_encoder(encoders.ENCODERS[word], BLOCKS, **own)
+    x, state = torch.randn(1, 130, 20), None
+    for part in x.split(65, dim=1):
+        lengths = torch.tensor([65])
+        with torch.device("meta"):  # of all tensors that are told no device
+            out, _, state = encoder(
+                part, lengths, state, is_final=False, infer_mode=True
+            )
+    tensors = [value for value in state.values() if isinstance(value, torch.Tensor)]
+    assert len(tensors) > 3 and out.size(1) > 0
+    assert {tensor.device.type for tensor in [out, *tensors]} == {"cpu"}
+
+
 # ------------------------------------------------------------------ ESPnet's command
 def test_espnets_streaming_class_drives_it(folder):
     """The frames that reach its beam search are those of the whole recording."""
@@ -258,6 +294,96 @@ def test_recordings_of_any_length(conformer, seconds):
     )
 
 
+def test_half_precision_spares_the_frontend(conformer):
+    made = []
+    for cast in (False, True):
+        features = Features(TrainedModel(conformer).model, 40)
+        features.push(noise(1.0))
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=cast):
+            made.append(features.next_group())
+    assert made[0].dtype == torch.float32 and torch.equal(*made)
+
+
+def test_silence_has_no_words(conformer):
+    trained = TrainedModel(conformer)
+    silence = np.zeros(16000, dtype=np.float32)
+    streamer = heard(trained, silence.reshape(10, -1))
+    assert streamer.silent and set(streamer._path) != {0}
+    assert streamer.text() == "" and streamer.tokens == []
+    transcript = Transcriber(trained).streamed(streamer, "silence")
+    assert transcript.silent and transcript.text == "" and transcript.words == []
+    # what follows it is heard as in the whole recording
+    samples = np.concatenate([silence, noise(2.0)])
+    streamer = heard(trained, samples.reshape(20, -1))
+    assert streamer.text() == Transcriber(trained)(samples).text != ""
+    assert len(streamer.shown) == len(streamer.tokens)
+
+
+def test_samples_that_are_none(conformer):
+    trained, samples = TrainedModel(conformer), noise(1.0)
+    streamer = Streamer(trained)
+    streamer.push(samples[:4000])
+    wrong = {
+        "divide them by 32768": (samples * 32768).astype(np.int16),
+        "integers; divide them": samples * 32768,
+        "1 samples are not numbers": np.array([0.0, np.nan]),
+        "must be (n,), of one channel, got (8000, 2)": np.stack([samples] * 2, axis=1),
+    }
+    for words, given in wrong.items():
+        with pytest.raises(AudioError) as error:
+            streamer.push(given, final=True)
+        assert words in str(error.value) and "\n" not in str(error.value)
+    streamer.push(samples[4000:].astype(np.float64), final=True)  # it continues
+    assert streamer._path == heard(trained, [samples])._path
+
+
+def test_another_block_is_for_the_next_stream(conformer):
+    trained, samples = TrainedModel(conformer), noise(2.0)
+    alone, streamer = heard(trained, [samples]), Streamer(trained)
+    trained.set_block(0.8)
+    streamer.push(samples)
+    streamer.push(samples[:0], final=True)
+    assert streamer._path == alone._path and streamer.tokens == alone.tokens
+
+
+def test_threads_share_a_model(conformer):
+    """The network computes for one at a time: it keeps values of a batch."""
+    trained, samples = TrainedModel(conformer), noise(1.0)
+    wanted = heard(trained, [samples]).boundaries().tolist()
+    made, inside, others = [], [], []
+
+    def enter(*_):
+        others.append(len(inside))
+        inside.append(True)
+        time.sleep(0.05)
+
+    trained.model.encoder.register_forward_pre_hook(enter)
+    trained.model.encoder.register_forward_hook(lambda *_: inside.clear())
+
+    def work(number):
+        if number % 2:
+            edges = heard(trained, [samples]).boundaries()
+        else:
+            edges = trained.encode(samples).times.boundaries
+        made.append(edges.tolist())
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(others) == {0}
+    np.testing.assert_allclose(made, [wanted] * 4, atol=1e-5)
+
+
+def test_nothing_has_no_frames(conformer):
+    trained = TrainedModel(conformer)
+    streamer = heard(trained, [[], noise(1.0), []])  # empty lists are no floats
+    assert streamer._path == heard(trained, [noise(1.0)])._path
+    streamer = heard(trained, [])
+    assert streamer.boundaries().tolist() == [0.0] and streamer.text() == ""
+
+
 def test_what_has_been_heard_stays(conformer):
     """Frames that have come do not depend on what follows."""
     trained, samples = TrainedModel(conformer), noise(3.0)
@@ -326,6 +452,7 @@ def test_models_that_need_whole_utterances(tmp_path, conformer):
     loud = experiment(tmp_path / "d" / "exp", speech_volume_normalize=0.9)
     assert "speech_volume_normalize" in refused(loud)
     assert "give 0.16 s" in refused(conformer, block=0.1)
+    assert "0.4 s makes one output frame" in refused(conformer, stride=60)
     with pytest.raises(ConfigurationError, match="was trained to place whole"):
         TrainedModel(offline, block=1.0)
 
@@ -483,6 +610,46 @@ def test_the_command_streams_a_pipe(conformer, monkeypatch, capfd):
     assert out.strip() and "latency: " in err
 
 
+def test_ctrl_c_ends_a_recording_between_chunks(conformer, monkeypatch, capfd):
+    class Pipe:
+        buffer = io.BytesIO(pcm(noise(3.37)))
+
+    encode, heard_until = Streamer._encode, []
+
+    def pressed(self, features, final):
+        if len(heard_until) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        heard_until.append(self.seconds)
+        encode(self, features, final)
+
+    monkeypatch.setattr("sys.stdin", Pipe)
+    monkeypatch.setattr(Streamer, "_encode", pressed)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert run("--model", conformer, "--stream", "-") == 0
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    out, _ = capfd.readouterr()
+    assert heard_until[-1] == heard_until[1] < 3.37  # all that had arrived, no more
+    samples = np.frombuffer(pcm(noise(3.37)), "<i2").astype(np.float32) / 32768
+    own = heard(TrainedModel(conformer), [samples[: round(heard_until[-1] * RATE)]])
+    assert out == own.text() + "\n" != "\n"
+
+
+def test_ctrl_c_ends_a_microphone_that_is_silent(conformer, monkeypatch, capfd):
+    def microphone(*_):
+        yield noise(1.0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(transcribe, "read_pcm", microphone)
+    assert run("--model", conformer, "--stream", "-") == 0
+    assert (
+        capfd.readouterr().out
+        == heard(TrainedModel(conformer), [noise(1.0)]).text() + "\n"
+    )
+
+
 def test_the_command_writes_formats_and_searches(conformer, recording, tmp_path):
     search = tmp_path / "search.yaml"
     search.write_text("beam_size: 2\nctc_weight: 0.5\nmaxlenratio: 0.5\n")
@@ -500,9 +667,11 @@ def test_the_command_refuses_in_one_line(tmp_path, recording, conformer, capfd):
     assert "does not stream: encoder transformer attends" in code and "\n" not in code
     code = run("--model", conformer, "--stream", "--max_segment", 5, recording)
     assert "--max_segment cuts whole recordings" in code
-    for wrong in (("--chunk", 0), ("--block", -1)):
+    for wrong in (("--chunk", 0), ("--chunk", 1e9), ("--block", -1)):
         assert run("--model", conformer, "--stream", *wrong, recording) == 2
         assert "above 0" in capfd.readouterr().err
+    code = run("--model", conformer, "--chunk", 5, recording)
+    assert "--chunk is for live recognition: give --stream" in code
     code = run("--model", conformer, "--block", 0.05, recording)
     assert "give 0.16 s" in code and "\n" not in code
 
