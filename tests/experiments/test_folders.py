@@ -251,14 +251,14 @@ def test_a_failed_run_ends_the_others_and_is_named(tmp_path):
         raise UserError("the disk is full")
 
     functions = {
-        tmp_path / "slow": lambda: time.sleep(60),
+        tmp_path / "slow": lambda: time.sleep(600),
         tmp_path / "bad": fail,
         tmp_path / "later": partial(work, tmp_path / "later"),
     }
     start = time.monotonic()
     with pytest.raises(UserError, match=r"bad/train\.log: .*the disk is full"):
         run_folders(functions, 2)
-    assert time.monotonic() - start < 30 and not (tmp_path / "later").exists()
+    assert time.monotonic() - start < 300 and not (tmp_path / "later").exists()
 
 
 def test_without_a_log_a_failure_is_said_here(tmp_path, capfd):
