@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -280,6 +282,41 @@ def test_without_a_log_a_failure_is_said_here(tmp_path, capfd):
     assert line.count("\n") == 1
     with pytest.raises(UserError, match="a process: "):
         run_folders({tmp_path / "killed": lambda: os.kill(os.getpid(), 9)}, 1, log="")
+
+
+AFTER_GRADIENTS = '''
+import torch
+from tests.downsampling import device_without_float64
+
+device_without_float64.device()  # beside it, as beside a GPU, autograd has threads
+torch.ones(1, requires_grad=True).sum().backward()
+
+from pathlib import Path
+from espnet_adastride.errors import UserError
+from espnet_adastride.experiments.folders import run_folders
+
+def train():
+    torch.ones(1, requires_grad=True).sum().backward()
+
+try:
+    run_folders({Path("exp/run"): train}, 1)
+except UserError as error:
+    print("UserError:", error)
+'''
+
+
+def test_gradients_before_a_fork_are_explained(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", AFTER_GRADIENTS],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    line = done.stdout.splitlines()[-1]
+    assert line.startswith("UserError: exp/run/train.log: error: this Python process")
+    assert "in a notebook, the kernel" in line
+    assert "Traceback" not in (tmp_path / "exp/run/train.log").read_text()
 
 
 def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path, capfd):
