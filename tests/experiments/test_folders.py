@@ -126,6 +126,23 @@ def test_results_of_earlier_versions_are_records(tmp_path, old, key, timing, lea
     assert "/x/y" not in json.dumps(record.content)
 
 
+@pytest.mark.parametrize(
+    "configuration, rate",
+    [
+        ({"network": {"strides": [4, 1, 4]}}, 16.0),
+        ({"network": None, "encoder_conf": {"strides": [2, 2]}}, 4.0),
+        ({"encoder_conf": {"input_layer_conf": {"stride": 5.5}}}, 5.5),
+        ({"encoder_conf": {"input_layer": "conv2d", "input_layer_conf": None}}, 4.2),
+    ],
+)
+def test_the_rate_is_the_configured_one_or_else_the_measured(
+    tmp_path, configuration, rate
+):
+    parts = {"learning": {}, "timing": {}, "measured": {"rate": 4.18}, "test": {}}
+    write_result(tmp_path / "run", "classification", "x", 0, configuration, **parts)
+    assert read_results(tmp_path)[0].rate == rate
+
+
 def test_a_run_of_another_configuration_is_refused(tmp_path):
     folder, config = tmp_path / "a_4x_seed0", {"network_conf": {"strides": [2, 4]}}
     claim_run(folder, {"lr": 1})
