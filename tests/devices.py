@@ -25,6 +25,15 @@ every_device = pytest.mark.parametrize("device", ["cpu", CUDA])
 TOLERANCE = {torch.float32: 2e-5, torch.float64: 1e-12}
 
 
+def start_method():
+    """Return how processes that compute gradients are started.
+
+    A fork needs no imports. It loses the threads that autograd has beside a GPU, if
+    this process has computed gradients before.
+    """
+    return "spawn" if torch.cuda.is_available() else "fork"
+
+
 def relative_error(value, reference):
     """Return |value - reference| / |reference| as a float; 0 / 0 is 0, NaN stays."""
     value, reference = value.detach().cpu().double(), reference.detach().cpu().double()

@@ -25,6 +25,10 @@ from espnet_adastride.progress import cores
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
+#: how PyTorch refuses a backward pass in a forked process, if its parent has done one
+#: beside a GPU: autograd then has threads, which a fork loses
+_LOST_THREADS = "Unable to handle autograd's threading"
+
 
 class Job(NamedTuple):
     """One command or function, and the file for its output.
@@ -137,8 +141,16 @@ class _Forked:
             if not error.code:
                 return
             print(error.code, file=sys.stderr)
-        except BaseException:
-            traceback.print_exc()
+        except BaseException as error:
+            if _LOST_THREADS not in str(error):
+                traceback.print_exc()
+            else:
+                line = (
+                    "error: this Python process has computed gradients beside a GPU, "
+                    "and what it forks cannot: restart it (in a notebook, the kernel) "
+                    "and start the runs before any other training"
+                )
+                print(named(line), file=sys.stderr)
         else:
             return
         raise SystemExit(1) from None

@@ -333,13 +333,14 @@ def test_progress_tells_when_all_will_be_done(tmp_path):
 
 def test_no_more_than_the_limit_run_at_once(tmp_path):
     code = (
-        "import os, sys, time; name = sys.argv[1]; open(name, 'w').close(); n = 0\n"
-        "end = time.time() + 3\n"
-        "while n < 2 and time.time() < end: n = len(os.listdir('.'))\n"
+        "import os, sys, time; name = sys.argv[1]; n = 0\n"
+        "for path in name, '../started/' + name: open(path, 'w').close()\n"
+        "while n < 2 and len(os.listdir('../started')) < 5: n = len(os.listdir('.'))\n"
         "time.sleep(0.3); n = max(n, len(os.listdir('.'))); os.remove(name); print(n)"
     )
     work = tmp_path / "work"
     work.mkdir()
+    (tmp_path / "started").mkdir()
     jobs = [
         Job(
             ["env", "-C", str(work), sys.executable, "-S", "-c", code, str(i)],

@@ -21,6 +21,7 @@ from tests.devices import (
     gpu_waits,
     layer_for,
     run,
+    start_method,
     tiny_batch,
     train_rank,
 )
@@ -337,8 +338,7 @@ def test_gradients_of_distributed_processes_are_their_mean(name, device, tmp_pat
         train_rank,
         (world, device, str(tmp_path / "store"), name, str(answer)),
         nprocs=world,
-        # a forked process cannot use CUDA, a spawned one imports PyTorch again
-        start_method="spawn" if device == "cuda" else "fork",
+        start_method=start_method(),
     )
     model = TinyModel(name)
     for rank in range(world):

@@ -79,6 +79,7 @@ def test_few_utterances_get_the_exact_test():
     assert few_units_note(20, "utterances") == ""
     assert "exact" in few_units_note(19, "utterances")
     assert "fewer than 6 groups" in few_units_note(5, "groups")
+    assert "fewer than" not in few_units_note(6, "groups")
 
 
 @pytest.mark.parametrize("comparisons", [1, 7, 25])
@@ -241,6 +242,8 @@ def test_holm():
         (1.0, 0.01, (0.5, 2.0), "worse"),
         (-1.0, 0.01, (-2.0, 0.5), "better, seeds differ as much"),
         (-1.0, 0.01, None, "better, too few seeds"),
+        (-1.0, 0.05, (-2.0, -0.5), "no difference shown"),
+        (1.0, 0.049, (0.0, 2.0), "worse, seeds differ as much"),
     ],
 )
 def test_verdict(value, p, seeds, words):

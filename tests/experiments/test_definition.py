@@ -65,13 +65,21 @@ def test_runs_in_their_order_each_once(write):
 def test_the_fingerprint_is_of_what_bears_on_results(write, tmp_path):
     one = read_experiment(write())
     other = read_experiment(write(title="Another name", grid=CONTENT["grid"][:1]))
-    assert other.fingerprint() == one.fingerprint()
+    before = one.fingerprint()
+    assert other.fingerprint() == before
     (tmp_path / "conf" / "train.yaml").write_text("# another comment\nmax_epoch: 3\n")
-    assert one.fingerprint() == other.fingerprint()
-    for change in ({"asr_args": "--seed 1"}, {"options": {"nbpe": 5}}):
-        assert replace(one, **change).fingerprint() != one.fingerprint()
+    assert one.fingerprint() == before
+    for change in (
+        {"asr_args": "--seed 1"},
+        {"options": {"nbpe": 5}},
+        {"train_set": "other"},
+        {"valid_set": "other"},
+        {"script": "other.sh"},
+        {"data": {"train": "abc"}},
+    ):
+        assert replace(one, **change).fingerprint() != before
     (tmp_path / "conf" / "train.yaml").write_text("max_epoch: 4\n")
-    assert read_experiment(write()).fingerprint() != one.settings()
+    assert one.fingerprint() != before
     assert one.prefix.startswith("mine_")
 
 

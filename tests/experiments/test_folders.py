@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -122,6 +124,23 @@ def test_results_of_earlier_versions_are_records(tmp_path, old, key, timing, lea
     for name in filter(old.get, kept):
         assert record.figures[name] == old[name]
     assert "/x/y" not in json.dumps(record.content)
+
+
+@pytest.mark.parametrize(
+    "configuration, rate",
+    [
+        ({"network": {"strides": [4, 1, 4]}}, 16.0),
+        ({"network": None, "encoder_conf": {"strides": [2, 2]}}, 4.0),
+        ({"encoder_conf": {"input_layer_conf": {"stride": 5.5}}}, 5.5),
+        ({"encoder_conf": {"input_layer": "conv2d", "input_layer_conf": None}}, 4.2),
+    ],
+)
+def test_the_rate_is_the_configured_one_or_else_the_measured(
+    tmp_path, configuration, rate
+):
+    parts = {"learning": {}, "timing": {}, "measured": {"rate": 4.18}, "test": {}}
+    write_result(tmp_path / "run", "classification", "x", 0, configuration, **parts)
+    assert read_results(tmp_path)[0].rate == rate
 
 
 def test_a_run_of_another_configuration_is_refused(tmp_path):
@@ -251,14 +270,14 @@ def test_a_failed_run_ends_the_others_and_is_named(tmp_path):
         raise UserError("the disk is full")
 
     functions = {
-        tmp_path / "slow": lambda: time.sleep(60),
+        tmp_path / "slow": lambda: time.sleep(600),
         tmp_path / "bad": fail,
         tmp_path / "later": partial(work, tmp_path / "later"),
     }
     start = time.monotonic()
     with pytest.raises(UserError, match=r"bad/train\.log: .*the disk is full"):
         run_folders(functions, 2)
-    assert time.monotonic() - start < 30 and not (tmp_path / "later").exists()
+    assert time.monotonic() - start < 300 and not (tmp_path / "later").exists()
 
 
 def test_without_a_log_a_failure_is_said_here(tmp_path, capfd):
@@ -280,6 +299,41 @@ def test_without_a_log_a_failure_is_said_here(tmp_path, capfd):
     assert line.count("\n") == 1
     with pytest.raises(UserError, match="a process: "):
         run_folders({tmp_path / "killed": lambda: os.kill(os.getpid(), 9)}, 1, log="")
+
+
+AFTER_GRADIENTS = '''
+import torch
+from tests.downsampling import device_without_float64
+
+device_without_float64.device()  # beside it, as beside a GPU, autograd has threads
+torch.ones(1, requires_grad=True).sum().backward()
+
+from pathlib import Path
+from espnet_adastride.errors import UserError
+from espnet_adastride.experiments.folders import run_folders
+
+def train():
+    torch.ones(1, requires_grad=True).sum().backward()
+
+try:
+    run_folders({Path("exp/run"): train}, 1)
+except UserError as error:
+    print("UserError:", error)
+'''
+
+
+def test_gradients_before_a_fork_are_explained(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", AFTER_GRADIENTS],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    line = done.stdout.splitlines()[-1]
+    assert line.startswith("UserError: exp/run/train.log: error: this Python process")
+    assert "in a notebook, the kernel" in line
+    assert "Traceback" not in (tmp_path / "exp/run/train.log").read_text()
 
 
 def test_a_run_that_another_process_is_at_is_left_to_it(tmp_path, capfd):

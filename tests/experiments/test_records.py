@@ -139,6 +139,16 @@ def test_a_record_survives(experiment, tmp_path):
     assert path.read_bytes() == first
 
 
+def test_the_hash_of_the_data_is_of_all_that_was_tested_on():
+    def hashed(texts=REFERENCE, seconds=SECONDS):
+        return score_set(texts, WORSE, GROUPS, seconds).data_sha256
+
+    assert hashed(dict(reversed(REFERENCE.items()))) == hashed()
+    assert hashed({**REFERENCE, "2-9-0": "A B C E"}) != hashed()
+    assert hashed(seconds={**SECONDS, "2-9-0": 2.001}) != hashed()
+    assert hashed(seconds={**SECONDS, "2-9-0": 2.0001}) == hashed()
+
+
 def test_records_are_small(experiment, tmp_path):
     """2,620 utterances, as test-clean has, take tens of kilobytes."""
     draw = np.random.default_rng(0)

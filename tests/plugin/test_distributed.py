@@ -2,7 +2,7 @@
 
 ESPnet's own arithmetic (Trainer.train_one_epoch) is in between: the ranks' losses,
 weighted by their utterances, and DistributedDataParallel's mean of gradients. Processes
-are forked, so that ESPnet is imported once.
+are forked, so that ESPnet is imported once; beside a GPU they are started anew.
 """
 
 import pickle
@@ -14,6 +14,7 @@ from espnet2.torch_utils.recursive_op import recursive_average
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
+from tests.devices import start_method
 from tests.plugin.test_model import TOKENS, configuration
 
 FRAMES = [56, 100, 77, 25, 100, 50, 93, 44]
@@ -99,7 +100,7 @@ def test_processes_equal_one(method, world, tmp_path):
         worker,
         (world, parts, method, str(tmp_path)),
         nprocs=world,
-        start_method="fork",
+        start_method=start_method(),
     )
     results = [
         pickle.loads((tmp_path / f"{r}.pickle").read_bytes()) for r in range(world)

