@@ -63,8 +63,10 @@ MISSING_SECONDS, MISSING_SHARE = 1.0, 0.02
 MISSING_BYTES = 4096
 #: a larger share of undecodable packets is damage, not a tag in the stream
 BAD_PACKETS = 0.02
+#: libsndfile's length of a FLAC file that was written to a pipe
+UNKNOWN_LENGTH = 2**63 - 1
 #: containers whose header has a measured duration, not an estimate
-MEASURED = {"mov", "mp4", "matroska", "webm", "asf", "avi", "caf"}
+MEASURED = {"mov", "mp4", "matroska", "webm", "asf", "avi", "caf", "tta"}
 EXTRA = "install PyAV: pip install av, or this package's extra [audio]"
 
 
@@ -106,7 +108,7 @@ def is_media(path) -> bool:
 
 def is_media_head(head: bytes) -> bool:
     """Return whether the first 12 bytes or more are those of audio or video."""
-    if head[:4] == b"RIFF":
+    if head[:4] in (b"RIFF", b"RF64"):
         return head[8:12] in (b"WAVE", b"AVI ")
     if head[:4] == b"FORM":
         return head[8:12] in (b"AIFF", b"AIFC")
@@ -236,6 +238,7 @@ def _sound_header(file: BinaryIO, name: str) -> Optional[AudioInfo]:
     import soundfile
 
     _check_riff(file, name)
+    _check_joined(file, _end_of_first(file), name)
     if _is_mpeg(file):  # its length is in the first frame's table, or an estimate
         return None
     try:
@@ -252,6 +255,8 @@ def _sound_header(file: BinaryIO, name: str) -> Optional[AudioInfo]:
         return None
     if info.frames == 0 and info.format in ("WAV", "RF64") and _size(file) > 4096:
         return None  # the recorder never wrote the sizes
+    if info.frames == UNKNOWN_LENGTH:
+        return None
     _check_length(file, info, name)
     return AudioInfo(
         info.frames, info.samplerate, info.channels, info.format, "libsndfile"
@@ -296,11 +301,7 @@ def _check_riff(file: BinaryIO, name: str) -> None:
         file.seek(place)
         head = file.read(12)
         kind, length = head[:4], struct.unpack("<I", head[4:8])[0]
-        if _is_wav(head):
-            raise AudioError(
-                f"{name}: several concatenated WAV files, of which only the first "
-                "would be read; join them with sox or ffmpeg"
-            )
+        _check_joined(file, place, name)
         if kind == b"data" and _is_placeholder(length):
             break  # the sizes were never written: all of it is read
         if not CHUNK.match(kind):
@@ -317,6 +318,62 @@ def _check_riff(file: BinaryIO, name: str) -> None:
         file.seek(place)
         place += length % 2 and file.read(1) == b"\0"  # some leave out the padding
     file.seek(0)
+
+
+def _check_joined(file: BinaryIO, place: int, name: str) -> None:
+    """Reject a file in which another one begins at a place; 0: it is not known."""
+    file.seek(place)
+    head = file.read(16)
+    file.seek(0)
+    # a tag (ID3) may follow a recording
+    if place and is_media_head(head) and head[:3] != b"ID3":
+        raise AudioError(
+            f"{name}: several concatenated files, of which only the first would be "
+            "read; join them with sox or ffmpeg"
+        )
+
+
+def _end_of_first(file: BinaryIO) -> int:
+    """Return where the recording ends by its header; 0: unknown.
+
+    Of AIFF, AU, RF64, CAF and MP4 (M4A, MOV ...), whose readers ignore what follows.
+    """
+    head, place = file.read(28).ljust(28, b"\0"), 0
+    if head[:4] == b"FORM":
+        size = int.from_bytes(head[4:8], "big")
+        place = 8 + size + size % 2
+    elif head[:4] == b".snd":
+        place = sum(struct.unpack(">II", head[4:12]))
+    elif head[:4] == b"RF64":
+        place = 8 + int.from_bytes(head[20:28], "little")
+    elif head[:4] == b"caff":
+        place = _end_of_parts(file, 8, _caf_chunk)
+    elif head[4:8] == b"ftyp":
+        place = _end_of_parts(file, _mp4_box(head), _mp4_box)
+    file.seek(0)
+    return place
+
+
+def _end_of_parts(file: BinaryIO, place: int, size: Callable[[bytes], int]) -> int:
+    """Return where parts that follow one another end; 0: the last one has no size."""
+    while True:
+        file.seek(place)
+        head = file.read(16)
+        if len(head) < 16 or is_media_head(head):
+            return place
+        length = size(head)
+        if length <= 0:
+            return 0
+        place += length
+
+
+def _caf_chunk(head: bytes) -> int:
+    return 12 + max(int.from_bytes(head[4:12], "big", signed=True), -12)
+
+
+def _mp4_box(head: bytes) -> int:
+    length = int.from_bytes(head[:4], "big")
+    return int.from_bytes(head[8:16], "big") if length == 1 else length
 
 
 def _is_placeholder(size: int) -> bool:
@@ -412,12 +469,12 @@ def _is_one_ogg(file: BinaryIO) -> bool:
 
 def _holds_second_flac(file: BinaryIO) -> bool:
     """Return whether another FLAC file begins within this one."""
-    marker = b"fLaC\x00\x00\x00\x22"
+    # the first block's kind, 0, has another bit if it is the only one
+    marker = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
     if isinstance(file, io.BytesIO):
-        return file.getbuffer().tobytes().find(marker, 4) > 0
+        return len(marker.findall(file.getvalue())) > 1
     with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        first = content.find(marker)
-        return first >= 0 and content.find(marker, first + 4) > 0
+        return len(marker.findall(content)) > 1
 
 
 # ------------------------------------------------------------------- FFmpeg

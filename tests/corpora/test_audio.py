@@ -106,6 +106,49 @@ def test_files_joined_byte_by_byte_are_read_to_the_end(options, longer, tmp_path
     assert len(recordings.read_audio(path, RATE)) <= len(wave) + 1000
 
 
+def lone_header(flac):
+    """Leave a FLAC file's bytes one block of metadata: ``metaflac --remove-all``."""
+    place, last = 4, False
+    while not last:
+        last = bool(flac[place] & 128)
+        place += 4 + int.from_bytes(flac[place + 1 : place + 4], "big")
+    return b"fLaC\x80" + flac[5:42] + flac[place:]
+
+
+def test_flac_without_tags_and_of_a_pipe(tmp_path):
+    wave, other = speech(), speech("It is raining, so they stay at home.")
+    flac, behind = (media.sound_file(w, format="FLAC") for w in (wave, other))
+    path = tmp_path / "a.flac"
+    for joined in (lone_header(flac) + lone_header(behind), flac + lone_header(behind)):
+        path.write_bytes(joined)
+        found, _ = read_samples(path)
+        assert len(found) == len(wave) + len(other)
+    # to a pipe, ffmpeg and flac write a length of 0
+    piped = flac[:21] + bytes([flac[21] & 0xF0]) + bytes(4) + flac[26:]
+    path.write_bytes(piped)
+    found, info = read_samples(path)
+    assert info.samples == len(wave) and info.reader == "ffmpeg"
+    np.testing.assert_allclose(found[:, 0], wave, atol=1e-4)
+    assert audio_info(path) == info and quick_seconds(path) == 0.0
+
+
+@pytest.mark.parametrize("kind", "WAV WAVEX RF64 AIFF AU CAF m4a mov".split())
+def test_joined_files_that_no_reader_reads_to_the_end(kind, tmp_path):
+    wave, path = speech(), tmp_path / f"a.{kind}"
+    if kind in ("m4a", "mov"):
+        content = media.encode(path, "aac", wave).read_bytes()
+    else:
+        content = media.sound_file(wave, format=kind, subtype="PCM_16")
+    for behind in (b"", b"ID3\3" + b"x" * 99):
+        path.write_bytes(content + behind)
+        assert abs(len(read_samples(path)[0]) - len(wave)) < 2500
+    for behind in (content, media.sound_file(wave, format="FLAC")):
+        path.write_bytes(content + behind)
+        for given in (path, path.read_bytes()):
+            with pytest.raises(AudioError, match="several concatenated files.*sox"):
+                read_samples(given)
+
+
 def test_an_mp3_without_its_length_table(tmp_path):
     wave = np.concatenate([np.tile(speech(), 2), np.zeros(RATE, np.float32)])
     content = media.sound_file(wave, format="MP3")
@@ -149,7 +192,7 @@ def test_wav_files_whose_header_is_wrong(tmp_path):
     good = media.sound_file(wave, format="WAV")
     path = tmp_path / "a.wav"
     path.write_bytes(good + good)
-    assert "several concatenated WAV files" in error_of(path)
+    assert "several concatenated files" in error_of(path)
     place = good.index(b"data") + 4
     # a pipe's (ffmpeg, sox), and a recorder's that was stopped (arecord, others)
     for number in (0xFFFFFFFF, 0x7FFFF000, 0x80000000, 0):
@@ -250,7 +293,7 @@ def test_a_size_above_two_gigabytes_is_no_placeholder(kind, size, tmp_path):
         os.truncate(path, len(header) + size)
         with path.open("ab") as file:
             file.write(big_header(kind, 20000) + bytes(20000))
-        with pytest.raises(AudioError, match="several concatenated WAV files"):
+        with pytest.raises(AudioError, match="several concatenated files"):
             audio_info(path)
 
 
