@@ -121,7 +121,7 @@ def inference(args: argparse.Namespace) -> None:
         check_short_utt,
         set_all_random_seed,
     )
-    from espnet_adastride.plugin.frontends import frontend_frames
+    from espnet_adastride.plugin.frontends import model_frames, why_unknown
     from espnet_adastride.plugin.model import set_stride
 
     logging.basicConfig(
@@ -140,8 +140,8 @@ def inference(args: argparse.Namespace) -> None:
     if args.stride is not None:
         set_stride(model, options, args.stride)
     decode = CTCGreedy(model, options, device)
-    stft = getattr(model.frontend, "stft", None)
-    known = None if stft is None else frontend_frames(model.frontend)
+    # None: the model reads features, or the frames of its samples are not known
+    known = None if why_unknown(model) else model_frames(model)
 
     def too_short(samples: int) -> bool:
         """Return whether an utterance alone gives an error."""

@@ -22,6 +22,7 @@ from espnet_adastride.bin import (
 from espnet_adastride.corpora import datadir
 from espnet_adastride.corpora.kaldi import read_text
 from espnet_adastride.errors import AudioError
+from tests.plugin.frontend_models import CASES
 from tests.tiny_models import RATE, make_experiment
 
 NOISE = np.random.default_rng(0).integers(-3000, 3000, 2 * RATE).astype("int16")
@@ -107,6 +108,25 @@ def test_what_is_too_short_alone_is_so_in_a_batch(kind, tmp_path, request, monke
     monkeypatch.setitem(LENGTHS, "seven", 480)
     exp, data = request.getfixturevalue(kind), write_set(tmp_path / "data", LENGTHS)
     for size in "1", "6":
+        words = [f"--batch_size={size}", "--num_workers=0"]
+        decode(asr_inference_ctc, exp, data, tmp_path / size, *words)
+        said = read_text(tmp_path / size / "output.1/1best_recog/frames")
+        heard = {name for name in said if said[name].split()[0] != "0"}
+        assert heard == {"seven", "whole"}
+
+
+@pytest.mark.parametrize("case", ["wav2vec_cnn", "whisper_stand_in", "s3prl_stand_in"])
+def test_so_it_is_behind_other_frontends(case, tmp_path, monkeypatch):
+    frames = 320 if case != "wav2vec_cnn" else 400  # samples of the first frame
+    monkeypatch.setitem(LENGTHS, "seven", frames + 6 * 320)
+    monkeypatch.setitem(LENGTHS, "six", frames + 5 * 320)
+    options = CASES[case](tmp_path / "upstream", monkeypatch)
+    later = {"stride": [1, 2], "channels": 4, "after_blocks": [0, 1], "restore": True}
+    exp = make_experiment(
+        tmp_path / "exp", conf=later, encoder_options={"num_blocks": 2}, **options
+    )
+    data = write_set(tmp_path / "data", ["one", "six", "seven", "whole"])
+    for size in "1", "4":
         words = [f"--batch_size={size}", "--num_workers=0"]
         decode(asr_inference_ctc, exp, data, tmp_path / size, *words)
         said = read_text(tmp_path / size / "output.1/1best_recog/frames")
