@@ -348,13 +348,14 @@ def test_no_more_than_the_limit_run_at_once(tmp_path):
         )
         for i in range(5)
     ]
+    stopping = signal.SIGINT, signal.SIGTERM
+    handlers = [signal.getsignal(number) for number in stopping]
     ended = []
     run_queue(jobs, 2, lambda i, s, problem: ended.append((i, problem)), interval=0.05)
     assert sorted(ended) == [(i, None) for i in range(5)]
     counts = [int((tmp_path / f"{i}.log").read_text()) for i in range(5)]
     assert max(counts) == 2
-    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
-    assert signal.default_int_handler in handlers and os.getpid()
+    assert [signal.getsignal(number) for number in stopping] == handlers
 
 
 def test_a_command_that_cannot_be_started(tmp_path):
