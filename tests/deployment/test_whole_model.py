@@ -18,6 +18,7 @@ from espnet_adastride.deployment.recogniser import (  # noqa: E402
     OnnxModel,
     OnnxTranscriber,
 )
+from tests.release_models import SAID, tones  # noqa: E402
 
 PACKED = Path(__file__).resolve().parents[1] / "data" / "202611_adastride.zip"
 
@@ -30,7 +31,8 @@ def exported(tmp_path_factory):
 
 
 def test_texts_and_times_are_those_of_espnet(exported):
-    assert check(PACKED, exported) > 20  # tokens
+    said = [tones(text, seed) for seed, text in enumerate(SAID, 7)]
+    assert check(PACKED, exported, said) >= sum(map(len, SAID)) // 2  # tokens
 
 
 def test_pieces_of_a_wrong_length_are_refused(exported):
@@ -76,14 +78,15 @@ def test_options_of_the_input_layer(conf, tmp_path):
     assert check(tmp_path, made) > 20  # tokens
 
 
-def check(model, exported):
-    """Compare both ways' texts and times for noise; return the number of tokens."""
+def check(model, exported, said=()):
+    """Compare texts and times by both ways, of noise too; return how many tokens."""
     from espnet_adastride.transcribe import Transcriber
 
     theirs, ours, tokens = Transcriber(model), OnnxTranscriber(exported), 0
     rng = np.random.default_rng(5)
-    for samples in (4000, 16000, 23456, 40001):
-        wave = 0.1 * rng.standard_normal(samples).astype("f")
+    sizes = (4000, 16000, 23456, 40001)
+    noise = [0.1 * rng.standard_normal(size).astype("f") for size in sizes]
+    for wave in (*noise, *said):
         expected, found = (one.transcribe(wave, "noise") for one in (theirs, ours))
         assert found.text == expected.text
         for a, b in zip(found.segments, expected.segments, strict=True):

@@ -301,7 +301,7 @@ def test_without_a_log_a_failure_is_said_here(tmp_path, capfd):
         run_folders({tmp_path / "killed": lambda: os.kill(os.getpid(), 9)}, 1, log="")
 
 
-AFTER_GRADIENTS = '''
+AFTER_GRADIENTS = """
 import torch
 from tests.downsampling import device_without_float64
 
@@ -319,7 +319,7 @@ try:
     run_folders({Path("exp/run"): train}, 1)
 except UserError as error:
     print("UserError:", error)
-'''
+"""
 
 
 def test_gradients_before_a_fork_are_explained(tmp_path):

@@ -430,6 +430,8 @@ def test_restored_frames_of_a_uniform_trunk_are_evenly_spread():
     inner = np.diff(low.boundaries)[1:-1]
     assert np.ptp(inner) > 0.01 and low.boundaries[-1] == 1.0
     np.testing.assert_allclose(np.diff(low.windows)[1:-1], 0.06)
+    np.testing.assert_allclose(np.diff(low.uniform)[1:-1], 0.06)
+    np.testing.assert_allclose(np.diff(times.uniform)[1:-1], 0.02)
     plain = build(input_layer_conf={"stride": 4}).eval()
     with torch.no_grad():
         plain.encode(speech()["speech"][:1], torch.tensor([16000]))
