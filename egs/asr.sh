@@ -12,6 +12,7 @@
 # with data/<set> (docs/own_recordings.md); `--help` lists the options. A stage that is done
 # and unchanged is skipped (--rerun true repeats it).
 set -euo pipefail
+unset CDPATH
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "${root}/egs/python.sh"
 
@@ -133,7 +134,7 @@ while [ $# -gt 0 ]; do
         *) die "'$1' is not an option; write --name value" ;;
     esac
     name=${name#--} name=${name//-/_}
-    if [[ " ${option_names[*]} " != *" ${name} "* ]]; then
+    if [[ ${name} == *" "* || " ${option_names[*]} " != *" ${name} "* ]]; then
         near=$("${default_python}" -c 'import difflib, sys; print(" or ".join(
             "--" + n for n in difflib.get_close_matches(sys.argv[1], sys.argv[2:])))' \
             "${name}" "${option_names[@]}")
@@ -144,7 +145,10 @@ while [ $# -gt 0 ]; do
 done
 
 for name in train_set valid_set test_sets; do
-    [ -n "${!name}" ] || die "--${name} is required"
+    [[ ${!name} =~ [^[:space:]] ]] || die "--${name} is required"
+done
+for name in train_set valid_set; do
+    [[ ${!name} != *[[:space:]]* ]] || die "--${name} '${!name}': give the name of one set"
 done
 for name in stage stop_stage ngpu num_nodes cpu_processes nj inference_nj nbpe; do
     [[ ${!name} =~ ^[0-9]{1,9}$ ]] || die "--${name} ${!name}: give a whole number"
@@ -173,7 +177,7 @@ for name in skip_data_prep skip_train skip_eval skip_packing rerun gpu_inference
     use_ngram ignore_init_mismatch plan; do
     [[ ${!name} =~ ^(true|false)$ ]] || die "--${name} ${!name}: give true or false"
 done
-one_of() { [[ " $2 " == *" ${!1} "* ]] || die "--$1 '${!1}': choose one of $2"; }
+one_of() { [[ ${!1} != *" "* && " $2 " == *" ${!1} "* ]] || die "--$1 '${!1}': choose one of $2"; }
 one_of token_type "bpe char"
 one_of bpemode "unigram bpe"
 one_of feats_type "raw extracted"
@@ -215,8 +219,22 @@ find_training_config
 find_config lm_config
 find_config inference_config
 
+# Another file or folder is looked up in the recipe's folder and the caller's.
+from_caller() {  # NAME OF OPTION; of PATH:..., the path
+    local place=${ADASTRIDE_CALLER_DIR:-.}/${!1}
+    [ -z "${!1}" ] || [ -e "${!1%%:*}" ] || [ ! -e "${place%%:*}" ] || printf -v "$1" %s "${place}"
+}
+for name in pretrained_model {bpe_train,lm_train,lm_dev,lm_test}_text; do from_caller "${name}"; done
+[ "${nlsyms_txt}" = none ] || from_caller nlsyms_txt
+[[ ${python} != */* ]] || from_caller python
+if [[ ${upstream} == *:* ]]; then
+    folder=${upstream#*:}
+    from_caller folder
+    upstream=${upstream%%:*}:${folder}
+fi
+
 if [ -x "${python}" ]; then python_cmd=("${python}"); else read -ra python_cmd <<<"${python}"; fi
-command -v "${python_cmd[0]}" >/dev/null || die "--python ${python}: not found"
+command -v "${python_cmd[0]-}" >/dev/null || die "--python ${python}: not found"
 if [ -n "${cuda_cmd}" ]; then
     command -v "${cuda_cmd%% *}" >/dev/null ||
         die "--cuda_cmd ${cuda_cmd}: ${cuda_cmd%% *} not found; ESPnet's and Kaldi's" \
@@ -304,6 +322,7 @@ if [ -z "${asr_tag}" ]; then
     asr_tag=${config_tag}_${feats_type}${lang_tag}_${token_tag}$(arguments_tag "${asr_args}")${sp_tag}
 fi
 : "${asr_exp:=${expdir}/asr_${asr_tag}}"
+asr_exp=${asr_exp%/}
 : "${asr_stats_dir:=${expdir}/asr_stats_${feats_type}${lang_tag}_${token_tag}${sp_tag}}"
 if [ -z "${lm_tag}" ]; then
     lm_tag=train
@@ -384,18 +403,18 @@ check_configurations() {
     fi
 }
 check_configurations
+model_tag=${inference_asr_model//\//_} model_tag=${model_tag%.*}
 if [ -z "${inference_tag}" ]; then
     inference_tag=inference
     [ -z "${inference_config}" ] || inference_tag=$(basename "${inference_config}" .yaml)
     inference_tag+=$(arguments_tag "${inference_args}")
     if ${use_lm}; then
-        model_tag=${inference_lm//\//_}
-        inference_tag+=_lm_$(basename "${lm_exp}")_${model_tag%.*}
+        name=${inference_lm//\//_}
+        inference_tag+=_lm_$(basename "${lm_exp}")_${name%.*}
     fi
-    model_tag=${inference_asr_model//\//_}
-    inference_tag+=_asr_model_${model_tag%.*}
+    inference_tag+=_asr_model_${model_tag}
 fi
-packed_model=${asr_exp}/${asr_exp##*/}_${inference_asr_model%.*}.zip
+packed_model=${asr_exp}/${asr_exp##*/}_${model_tag}.zip
 check_name() {  # FOLDER OR FILE OPTION: 255 bytes is what disks take; some are added
     [ "$(printf %s "${1##*/}" | wc -c)" -le 230 ] ||
         die "${1##*/}: too long for the name of a folder or file; give a shorter $2"
@@ -470,6 +489,10 @@ made_with() { ours check_dump "$@"; }  # --stage N OPTION... FOLDER...
 # Without a script for the corpus, data/<set> must exist.
 own_data() {
     local name made=()
+    [ -z "${local_data_opts}" ] || die "--local_data_opts: there is no local/data.sh that would" \
+        "take them; leave them out"
+    ! "${download}" || die "--download true: there is no local/data.sh that would download; leave" \
+        "it out"
     for name in data/*/wav.scp; do
         name=${name#data/}
         [ ! -f "data/${name}" ] || made+=("${name%/wav.scp}")

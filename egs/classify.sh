@@ -11,9 +11,11 @@
 # --espnet true it is bin/classify_espnet.py: the paper's network, through ESPnet's task
 # cls, hyper-parameters in conf/train_cls_resnet.yaml; strided_conv and adastride, seed 0.
 set -euo pipefail
+unset CDPATH
 name=$1 corpus=$2 caller=$3 seeds=$4
 shift 4
-ADASTRIDE_CALLER_DIR=${caller} . "$(dirname "${BASH_SOURCE[0]}")/python.sh"
+export ADASTRIDE_CALLER_DIR=${caller}  # where relative paths in the options are looked up, too
+. "$(dirname "${BASH_SOURCE[0]}")/python.sh"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 if [ -n "${corpus}" ] && [ "${corpus:0:1}" != / ]; then corpus=${caller}/${corpus}; fi
@@ -30,6 +32,13 @@ while [ $# -gt 0 ]; do
             shift 2
             ;;
         *)
+            if [ "$1" = --help ] || [ "$1" = -h ]; then
+                echo "Options of this script, beside those of the command below (--corpus, --config,"
+                echo "--exp, --nj and --seeds have defaults here):"
+                echo "  --download true  get the corpus from its publisher if it is missing"
+                echo "  --espnet true    train through ESPnet's task cls; its options: --espnet true --help"
+                echo
+            fi
             options+=("$1")
             shift
             ;;
@@ -37,7 +46,7 @@ while [ $# -gt 0 ]; do
 done
 if [ "${download}" = true ]; then
     corpus=${corpus:-downloads/${name}}
-    "${python}" -W ignore -m espnet_adastride.bin.download_corpus \
+    below "${python}" -W ignore -m espnet_adastride.bin.download_corpus \
         --name "${name}" --corpus "${corpus}"
 fi
 if [ -z "${corpus}" ] && [ -d "downloads/${name}" ]; then corpus=downloads/${name}; fi

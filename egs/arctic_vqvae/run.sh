@@ -18,13 +18,14 @@
 #   exp/RESULTS.md      error, codebook perplexity, bits per second, paired tests
 #   exp/listen.html     recordings and reconstructions, one file
 set -euo pipefail
-caller=${PWD}
+unset CDPATH
+export ADASTRIDE_CALLER_DIR=${PWD}
 . "$(dirname "${BASH_SOURCE[0]}")/../python.sh"
 cd "$(dirname "${BASH_SOURCE[0]}")"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 corpus=${RECORDINGS:-}
-if [ -n "${corpus}" ] && [ "${corpus:0:1}" != / ]; then corpus=${caller}/${corpus}; fi
+if [ -n "${corpus}" ] && [ "${corpus:0:1}" != / ]; then corpus=${ADASTRIDE_CALLER_DIR}/${corpus}; fi
 
 exec "${python}" -W ignore -m espnet_adastride.bin.compare_vqvae \
     --config ../../conf/train_vqvae.yaml \

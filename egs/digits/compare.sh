@@ -7,6 +7,7 @@
 # Options given here override those below (`--help` lists all); PYTHON= selects the
 # Python. The same command resumes an interrupted grid.
 set -euo pipefail
+unset CDPATH
 recipe=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "${recipe}/../.." && pwd)
 . "${root}/egs/python.sh"

@@ -3,10 +3,12 @@
 # speaker unseen in training: small enough to compare downsampling methods over seeds.
 #
 #   FSDD=/path/to/free-spoken-digit-dataset ./run.sh [--stage 10] [--option value]...
+#   ./run.sh --download true       (20 MB from its publisher, unless FSDD exists)
 #
 # Another method or rate (compare.sh runs a whole grid of them):
 #   ./run.sh --stage 11 --asr_args "--encoder_conf input_layer=avg_pool"
 set -euo pipefail
+unset CDPATH
 export ADASTRIDE_CALLER_DIR=${PWD}
 if [ -n "${FSDD:-}" ] && [ "${FSDD:0:1}" != / ]; then
     FSDD=${PWD}/${FSDD}

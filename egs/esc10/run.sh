@@ -14,6 +14,7 @@
 #   exp/esc10/RESULTS.md                accuracy, intervals, paired tests
 #   exp/esc10/confusion_METHOD.png      --confusion METHOD
 set -euo pipefail
+unset CDPATH
 caller=${PWD}
 cd "$(dirname "${BASH_SOURCE[0]}")"
 exec ../classify.sh esc10 "${ESC10:-}" "${caller}" "$(seq -s ' ' 0 14)" "$@"

@@ -14,6 +14,7 @@
 #   exp/fsdd/RESULTS.md                 accuracy, intervals, paired tests
 #   exp/fsdd/confusion_METHOD.png       --confusion METHOD
 set -euo pipefail
+unset CDPATH
 caller=${PWD}
 cd "$(dirname "${BASH_SOURCE[0]}")"
 exec ../classify.sh fsdd "${FSDD:-}" "${caller}" "$(seq -s ' ' 0 17)" "$@"

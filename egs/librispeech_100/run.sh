@@ -7,6 +7,7 @@
 # corpus with _ for -; `dev` is dev-clean and dev-other together. A part of the corpus
 # suffices:  ./run.sh --valid_set dev_clean --test_sets "dev_clean test_clean"
 set -euo pipefail
+unset CDPATH
 export ADASTRIDE_CALLER_DIR=${PWD}
 if [ -n "${LIBRISPEECH:-}" ] && [ "${LIBRISPEECH:0:1}" != / ]; then
     LIBRISPEECH=${PWD}/${LIBRISPEECH}

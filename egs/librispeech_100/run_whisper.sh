@@ -9,6 +9,7 @@
 # corpus suffices:
 #   ./run_whisper.sh --valid_set dev_clean --test_sets "dev_clean test_clean"
 set -euo pipefail
+unset CDPATH
 export ADASTRIDE_CALLER_DIR=${PWD}
 if [ -n "${LIBRISPEECH:-}" ] && [ "${LIBRISPEECH:0:1}" != / ]; then
     LIBRISPEECH=${PWD}/${LIBRISPEECH}

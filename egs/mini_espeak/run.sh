@@ -10,6 +10,7 @@
 # strides (exp/strides.png), the transcripts of that utterance and of a sentence
 # synthesised on the spot, and a report on the experiment (exp/report.html).
 set -euo pipefail
+unset CDPATH
 export ADASTRIDE_CALLER_DIR=${PWD}
 . "$(dirname "${BASH_SOURCE[0]}")/../python.sh"
 export PYTHON=${python}  # for asr.sh
@@ -41,22 +42,25 @@ fi
 
 # Characters: the fewer blanks CTC has to place, the sooner it finds its alignment. It took
 # 4 epochs to start with 100 BPE pieces, more than 9 with 400, and 2 with characters.
-../asr.sh \
-    --lang en \
-    --token_type char \
-    --cpu_processes 2 \
-    --fs 16k \
-    --train_set train_mini \
-    --valid_set dev_mini \
-    --test_sets "test_mini" \
-    --use_lm true \
-    --lm_config ../../conf/train_lm_mini.yaml \
-    --lm_train_text "data/train_mini/text data/local/other_text/text" \
-    --asr_config ../../conf/train_asr_mini.yaml \
-    --inference_config ../../conf/decode_asr_mini.yaml \
+recipe=(
+    ../asr.sh
+    --lang en
+    --token_type char
+    --cpu_processes 2
+    --fs 16k
+    --train_set train_mini
+    --valid_set dev_mini
+    --test_sets "test_mini"
+    --use_lm true
+    --lm_config ../../conf/train_lm_mini.yaml
+    --lm_train_text "data/train_mini/text data/local/other_text/text"
+    --asr_config ../../conf/train_asr_mini.yaml
+    --inference_config ../../conf/decode_asr_mini.yaml
     ${options[@]+"${options[@]}"}
+)
+[ ${#options[@]} -eq 0 ] || exec "${recipe[@]}"
 
-[ ${#options[@]} -eq 0 ] || exit 0
+below "${recipe[@]}"
 model=exp/asr_train_asr_mini_raw_en_char
 utterance=3008-300800-0000
 # The packed model includes its language model.

@@ -24,6 +24,7 @@
 #   exp/speech_commands/records/METHOD_seedN.json.gz  one run: every test clip's answer
 #   exp/speech_commands_espnet/                       the same, with --espnet true
 set -euo pipefail
+unset CDPATH
 caller=${PWD}
 cd "$(dirname "${BASH_SOURCE[0]}")"
 exec ../classify.sh speech_commands "${SPEECH_COMMANDS:-}" "${caller}" "0 1 2" "$@"

@@ -167,6 +167,12 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
     add("--python", default=sys.executable, help=python)
 
 
+def from_caller(path: str) -> str:
+    """Return a path that is not here, as the caller of a recipe's script sees it."""
+    place = os.path.join(os.environ.get("ADASTRIDE_CALLER_DIR", ""), path)
+    return path if os.path.exists(path) or not os.path.exists(place) else place
+
+
 def add_run_options(
     parser: argparse.ArgumentParser, corpus: str, config: str, methods: str, seeds: str
 ) -> None:
@@ -177,8 +183,8 @@ def add_run_options(
         methods, seeds: defaults, split at white space.
     """
     add = parser.add_argument
-    add("--corpus", help=corpus)
-    add("--config", help=config)
+    add("--corpus", type=from_caller, help=corpus)
+    add("--config", type=from_caller, help=config)
     add("--exp", required=True, help="folder of the experiment")
     words = (
         "methods to train: METHOD[:WORD=VALUE,...]; or one for each stage, joined by +"

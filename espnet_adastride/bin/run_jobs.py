@@ -2,8 +2,8 @@
 
     run_jobs [options] JOB=1:4 exp/logdir/stats.JOB.log  command --part JOB ...
 
-``JOB`` is replaced by the job's number in the log's name and in the command. If a job
-fails, the others are stopped and one line is printed: its log and the last error in it.
+``JOB`` is replaced by the job's number in the log's name and in the command, but not in
+the names of folders. If a job fails, the others are stopped and one line is printed: its log and the last error in it.
 SIGINT and SIGTERM stop all jobs; the status is then 130. The command also works as
 ``espnet2.bin.launch --cmd``.
 """
@@ -23,6 +23,7 @@ from espnet_adastride.recipe.jobs import (
     Job,
     die_with_parent,
     job_environment,
+    numbered,
     rotate,
     run_jobs,
 )
@@ -61,7 +62,7 @@ def main(args):
     if len(rest) < 2:
         raise UserError("give a log and a command: run_jobs [JOB=1:N] LOG COMMAND")
     if found:
-        jobs = [[word.replace("JOB", str(n)) for word in rest] for n in numbers]
+        jobs = [[numbered(word, n) for word in rest] for n in numbers]
     else:
         jobs = [rest]
     jobs = [Job(command[1:], Path(command[0])) for command in jobs]

@@ -3,6 +3,7 @@
 from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.corpora.datadir import read_table, split_keys, write_table
 from espnet_adastride.options import whole
+from espnet_adastride.recipe.jobs import numbered
 
 
 def get_parser():
@@ -28,7 +29,7 @@ def main(args):
     jobs = min(args.nj, *(len(table) for table, _ in tables), 10**6)
     for table, pattern in tables:
         for number, keys in enumerate(split_keys(sorted(table), jobs), 1):
-            write_table(pattern.replace("JOB", str(number)), table, keys)
+            write_table(numbered(pattern, number), table, keys)
     print(max(1, jobs))
 
 

@@ -10,6 +10,7 @@ import ctypes
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -154,6 +155,11 @@ class _Forked:
         else:
             return
         raise SystemExit(1) from None
+
+
+def numbered(word: str, number: int) -> str:
+    """Put a job's number for the word ``JOB``, after the last slash: folders keep it."""
+    return re.sub(r"\bJOB\b(?=[^/]*$)", str(number), word)
 
 
 def rotate(log: Path) -> None:

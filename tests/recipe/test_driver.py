@@ -85,6 +85,9 @@ def one_line(result):
         (["--stage"], "option --stage needs a value"),
         (["here"], "'here' is not an option"),
         ([], "--train_set is required"),
+        (["--stage stop_stage=3"], "unknown option --stage stop_stage"),
+        ([*SETS[:-1], " "], "--test_sets is required"),
+        ([*SETS, "--valid_set", "a b"], "--valid_set 'a b': give the name of one set"),
         ([*SETS, "--nj", "many"], "--nj many: give a whole number"),
         ([*SETS, "--inference_nj=0"], "--inference_nj 0: give at least 1"),
         (["--stride", "0.5"], "unknown option --stride; --help lists all"),
@@ -117,12 +120,22 @@ def one_line(result):
         ([*SETS, "--asr_config", "5"], "--asr_config 5: no such file"),
         ([*SETS, "--rerun", "yes"], "--rerun yes: give true or false"),
         ([*SETS, "--token_type", "phn"], "--token_type 'phn': choose one of bpe char"),
+        ([*SETS, "--token_type", "bpe char"], "--token_type 'bpe char': choose one"),
         ([*SETS, "--asr_config", "no.yaml"], "--asr_config no.yaml: no such file"),
         ([*SETS, "--python", "no-python"], "--python no-python: not found"),
+        ([*SETS, "--python", " "], "--python  : not found"),
         ([*SETS, "--cuda_cmd", "slrm.pl --mem 4G"], "slrm.pl not found; ESPnet's"),
         (
             [*SETS, "--stop_stage", "1"],
             "data/train is missing (there: none): make it",
+        ),
+        (
+            [*SETS, "--stop_stage", "1", "--local_data_opts", "--seed 1"],
+            "--local_data_opts: there is no local/data.sh that would take them",
+        ),
+        (
+            [*SETS, "--stop_stage", "1", "--download", "true"],
+            "--download true: there is no local/data.sh that would download",
         ),
         ([*SETS, "--stage", "3", "--stop_stage", "3"], "run stage 1 first"),
         ([*SETS, "--stage", "4", "--stop_stage", "4"], "run stage 3 first"),
@@ -294,6 +307,53 @@ def test_a_configuration_is_found_where_the_caller_stands(recipe, tmp_path):
     options = [*SETS, "--stage", "11", "--asr_config", "mine.yaml"]
     line = one_line(run(recipe, *options, env=environment))
     assert f"{tmp_path}/mine.yaml: must hold 'option: value' lines" in line
+
+
+def test_other_files_too_are_found_where_the_caller_stands(recipe, tmp_path):
+    (tmp_path / "bin").mkdir()
+    wrapper = tmp_path / "bin" / "python"
+    wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    wrapper.chmod(0o755)
+    (tmp_path / "texts").write_text("")
+    environment = {**os.environ, "ADASTRIDE_CALLER_DIR": str(tmp_path)}
+    options = [*SETS, *MINI, "--bpe_train_text", "texts"]
+    line = one_line(run(recipe, *options, env=environment, python="bin/python"))
+    assert line == f"error: --bpe_train_text {tmp_path}/texts: the file is empty"
+    options = [*SETS, *MINI, "--stage", "10", "--pretrained_model", "texts:a:b"]
+    line = one_line(run(recipe, *options, env=environment, python="bin/python"))
+    assert "run stage 4 first" in line
+
+
+def test_a_search_path_of_cd_changes_nothing(recipe):
+    """With CDPATH, cd prints the folder, or goes to another of the same name."""
+    (recipe / "egs").mkdir()
+    environment = {**os.environ, "CDPATH": f".:{recipe}", "FSDD": "/none"}
+    for script in ("egs/asr.sh", "egs/digits/run.sh"):
+        options = [*SETS, "--stop_stage", "1"]
+        line = one_line(
+            run(recipe.parents[1], *options, script=script, env=environment)
+        )
+        assert "data/train is missing" in line or "/none does not exist" in line
+
+
+@pytest.mark.parametrize(
+    "name, options, words",
+    [
+        ("mini_espeak", "--seed", "error: --seed needs a value (--local_data_opts)"),
+        ("mini_espeak", "--train_minuts=5", "unknown option --train_minuts for local"),
+        ("mini_espeak", "5", "error: 5 needs a value"),
+        ("librispeech_100", "--nj", "error: --nj needs a value (--local_data_opts)"),
+        ("librispeech_100", "--nj=2", "not in /none"),
+        ("digits", "--rerun", "error: --rerun needs a value (--local_data_opts)"),
+        ("digits", "--seed=2", "/none does not exist; give the folder"),
+    ],
+)
+def test_options_of_the_data_scripts(recipe, name, options, words):
+    environment = {**os.environ, "FSDD": "/none", "LIBRISPEECH": "/none"}
+    more = ["--stop_stage=1", "--local_data_opts", options]
+    script = recipe.parent / name / "run.sh"
+    line = one_line(run(recipe, *more, script=script, env=environment))
+    assert line.startswith("error: ") and words in line
 
 
 def test_configurations_are_laid_over_each_other(recipe, tmp_path):

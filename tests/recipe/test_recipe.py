@@ -766,11 +766,17 @@ def test_atomic_save_keeps_the_old_file_when_it_is_stopped(tmp_path):
 # ------------------------------------------------------------------ jobs, locks
 def test_jobs_run_at_once_with_their_numbers(tmp_path):
     # each waits for the other's file: in sequence they would wait for ever
-    wait = "until [ -e $0/1 ] && [ -e $0/2 ]; do sleep 0.05; done"
-    script = f"touch $0/JOB; {wait}; echo JOB"
-    log = str(tmp_path / "my log.JOB")
-    run_jobs.main(["JOB=1:2", log, "sh", "-c", script, str(tmp_path)])
-    assert [(tmp_path / f"my log.{n}").read_text() for n in (1, 2)] == ["1\n", "2\n"]
+    folder = tmp_path / "JOB.7" / "JOBS"  # a scheduler may call its folders so
+    folder.mkdir(parents=True)
+    wait = "until [ -e 1 ] && [ -e 2 ]; do sleep 0.05; done"
+    script = f"cd $0; touch JOB; {wait}; echo JOB"
+    log = str(folder / "my log.JOB")
+    run_jobs.main(["JOB=1:2", log, "sh", "-c", script, str(folder)])
+    assert [(folder / f"my log.{n}").read_text() for n in (1, 2)] == ["1\n", "2\n"]
+    (folder / "x.scp").write_text("a 1\nb 2\n")
+    pattern = str(folder / "keys.JOB.scp")
+    split_scp.main(["--nj", "2", "--split", str(folder / "x.scp"), pattern])
+    assert (folder / "keys.2.scp").read_text() == "b 2\n"
 
 
 def test_a_failed_job_stops_the_others_and_names_its_log(tmp_path):

@@ -3,11 +3,12 @@
 # Called by egs/asr.sh in the recipe's folder, with FSDD from db.sh; extra options
 # (--local_data_opts) are those of espnet_adastride.bin.prepare_digits.
 set -euo pipefail
-sets= python=python3 rerun=false options=()
+sets= python=python3 download=false rerun=false options=()
 while [ $# -gt 0 ]; do
     case $1 in
-        --sets | --python | --rerun) printf -v "${1#--}" %s "$2"; shift 2 ;;
-        --fs | --nj | --download) shift 2 ;;  # stage 3 resamples; seconds; by hand
+        --sets | --fs | --nj | --python | --download | --rerun)
+            [ $# -ge 2 ] || { echo "error: $1 needs a value (--local_data_opts)" >&2; exit 1; }
+            printf -v "${1#--}" %s "$2"; shift 2 ;;  # not used: fs (stage 3 resamples), nj
         *) options+=("$1"); shift ;;
     esac
 done
@@ -21,10 +22,11 @@ for name in ${sets}; do
     esac
 done
 corpus=${FSDD:?set FSDD to the data set, or write it into db.sh}
-if [ ! -d "${corpus}" ]; then
+if [ "${download}" = true ]; then
+    "${py[@]}" -m espnet_adastride.bin.download_corpus --name fsdd --corpus "${corpus}"
+elif [ ! -d "${corpus}" ]; then
     echo "error: ${corpus} does not exist; give the folder of the Free Spoken Digit Dataset" \
-        "(FSDD=/path or db.sh), or download it: git clone" \
-        "https://github.com/Jakobovski/free-spoken-digit-dataset ${corpus}" >&2
+        "(FSDD=/path or db.sh), or --download true (20 MB)" >&2
     exit 1
 fi
 outputs=()

@@ -4,6 +4,8 @@
 set -euo pipefail
 sets= fs=16k nj=1 python=python3 download=false rerun=false
 while [ $# -gt 0 ]; do
+    [[ $1 != --*=* ]] || set -- "${1%%=*}" "${1#*=}" "${@:2}"
+    [ $# -ge 2 ] || { echo "error: $1 needs a value (--local_data_opts)" >&2; exit 1; }
     case $1 in
         --sets | --fs | --nj | --python | --download | --rerun)
             printf -v "${1#--}" %s "$2"; shift 2 ;;

@@ -8,6 +8,7 @@
 # of train-clean-100) and OUTPUT/test-clean. sample_8h.txt has a line for each chapter: set,
 # chapter, and how many of its first utterances are taken.
 set -euo pipefail
+unset CDPATH
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 die() { echo "error: $*" >&2; exit 1; }
 [ $# -eq 2 ] || die "usage: local/sample_8h.sh LIBRISPEECH OUTPUT"

@@ -5,11 +5,15 @@
 set -euo pipefail
 nj=1 python=python3 corpus_options=() data_options=()
 while [ $# -gt 0 ]; do
+    [[ $1 != --*=* ]] || set -- "${1%%=*}" "${1#*=}" "${@:2}"
+    [ $# -ge 2 ] || { echo "error: $1 needs a value (--local_data_opts)" >&2; exit 1; }
     case $1 in
         --seed | --*_minutes | --lm_sentences) corpus_options+=("$1" "$2") ;;
         --download) ;;  # nothing to download
-        *) data_options+=("$1" "$2")
-           case $1 in --nj) nj=$2 ;; --python) python=$2 ;; esac ;;
+        --sets | --fs | --nj | --python | --rerun)
+            data_options+=("$1" "$2")
+            case $1 in --nj) nj=$2 ;; --python) python=$2 ;; esac ;;
+        *) echo "error: unknown option $1 for local/data.sh (--local_data_opts)" >&2; exit 1 ;;
     esac
     shift 2
 done

@@ -11,7 +11,7 @@ from espnet3.contract import Field
 def read_table(path):
     """Return {utterance: rest of the line}."""
     lines = Path(path).read_text(encoding="utf-8").splitlines()
-    return dict(line.split(maxsplit=1) for line in lines)
+    return {key: " ".join(rest) for key, *rest in map(str.split, lines)}
 
 
 def texts(data_dir):
