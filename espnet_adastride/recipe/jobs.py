@@ -158,8 +158,11 @@ class _Forked:
 
 
 def numbered(word: str, number: int) -> str:
-    """Put a job's number for the word ``JOB``, after the last slash: folders keep it."""
-    return re.sub(r"\bJOB\b(?=[^/]*$)", str(number), word)
+    """Put a job's number for the word ``JOB`` in the names of files; folders keep it.
+
+    A word may name several, as in ``ark,scp:a/raw.JOB.ark,a/raw.JOB.scp``.
+    """
+    return re.sub(r"\bJOB\b(?=[^/,:\s]*([,:\s]|$))", str(number), word)
 
 
 def rotate(log: Path) -> None:

@@ -45,7 +45,7 @@ from espnet_adastride.recipe.feature_statistics import (
     check_finite,
     statistics_options,
 )
-from espnet_adastride.recipe.jobs import Job, rotate
+from espnet_adastride.recipe.jobs import Job, numbered, rotate
 from espnet_adastride.recipe.jobs import run_jobs as jobs_at_once
 from espnet_adastride.recipe.stamps import Stamp, expand, fingerprint
 
@@ -777,6 +777,7 @@ def test_jobs_run_at_once_with_their_numbers(tmp_path):
     pattern = str(folder / "keys.JOB.scp")
     split_scp.main(["--nj", "2", "--split", str(folder / "x.scp"), pattern])
     assert (folder / "keys.2.scp").read_text() == "b 2\n"
+    assert numbered("ark,scp:JOB/x.JOB.ark,x.JOB.scp", 2) == "ark,scp:JOB/x.2.ark,x.2.scp"
 
 
 def test_a_failed_job_stops_the_others_and_names_its_log(tmp_path):
