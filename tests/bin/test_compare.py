@@ -1,6 +1,5 @@
 """The grid of runs: with a recipe whose trainer takes no time."""
 
-import os
 import shutil
 import signal
 import subprocess

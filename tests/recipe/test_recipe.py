@@ -777,7 +777,8 @@ def test_jobs_run_at_once_with_their_numbers(tmp_path):
     pattern = str(folder / "keys.JOB.scp")
     split_scp.main(["--nj", "2", "--split", str(folder / "x.scp"), pattern])
     assert (folder / "keys.2.scp").read_text() == "b 2\n"
-    assert numbered("ark,scp:JOB/x.JOB.ark,x.JOB.scp", 2) == "ark,scp:JOB/x.2.ark,x.2.scp"
+    named = "ark,scp:JOB/x.JOB.ark,x.JOB.scp"
+    assert numbered(named, 2) == "ark,scp:JOB/x.2.ark,x.2.scp"
 
 
 def test_a_failed_job_stops_the_others_and_names_its_log(tmp_path):
