@@ -347,8 +347,7 @@ def test_no_more_than_the_limit_run_at_once(tmp_path):
         )
         for i in range(5)
     ]
-    stopping = signal.SIGINT, signal.SIGTERM
-    handlers = [signal.getsignal(number) for number in stopping]
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     ended = []
     run_queue(jobs, 2, lambda i, s, problem: ended.append((i, problem)), interval=0.05)
     assert sorted(ended) == [(i, None) for i in range(5)]

@@ -18,8 +18,10 @@ from espnet_adastride.plugin.espnet import (  # noqa: E402
     Conv2dSubsampling,
 )
 from espnet_adastride.plugin.frame_times import (  # noqa: E402
+    FrameTimes,
     convolution_boundaries,
     frame_times,
+    join_times,
 )
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling  # noqa: E402
 
@@ -204,6 +206,20 @@ def test_espnets_frames_of_unknown_origin_are_spread_evenly(caplog):
             times = frame_times(model, (), 8 * HOP, RATE, frames)
         np.testing.assert_allclose(times.boundaries, np.linspace(0, 0.08, frames + 1))
         assert not times.known and "spread evenly" in caplog.text
+
+
+def test_pieces_of_a_recording_are_joined():
+    one = FrameTimes(*np.array([[0, 0.1, 0.3], [0, 0.15, 0.3], [0, 0.2, 0.3]]))
+    two = FrameTimes(*np.array([[0, 0.2, 0.25], [0, 0.1, 0.2], [0, 0.05, 0.3]]))
+    whole = join_times([one, two], [0.0, 0.3], 0.6)
+    np.testing.assert_allclose(whole.boundaries, [0, 0.1, 0.3, 0.5, 0.6])
+    np.testing.assert_allclose(whole.uniform, [0, 0.15, 0.3, 0.4, 0.6])
+    np.testing.assert_allclose(whole.windows, [0, 0.2, 0.3, 0.35, 0.6])
+    assert whole.known and whole.lowest is None
+    assert not join_times([one, two._replace(known=False)], [0.0, 0.3], 0.6).known
+    parts = [one._replace(lowest=two), two._replace(lowest=one)]
+    lowest = join_times(parts, [0.0, 0.3], 0.6).of_strides()
+    np.testing.assert_allclose(lowest.boundaries, [0, 0.2, 0.3, 0.4, 0.6])
 
 
 def test_a_frame_for_every_feature():
