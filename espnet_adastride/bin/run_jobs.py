@@ -3,9 +3,9 @@
     run_jobs [options] JOB=1:4 exp/logdir/stats.JOB.log  command --part JOB ...
 
 ``JOB`` is replaced by the job's number in the log's name and in the command, but not in
-the names of folders. If a job fails, the others are stopped and one line is printed: its log and the last error in it.
-SIGINT and SIGTERM stop all jobs; the status is then 130. The command also works as
-``espnet2.bin.launch --cmd``.
+the names of folders. If a job fails, the others are stopped and one line is printed: its
+log and the last error in it. SIGINT and SIGTERM stop all jobs; the status is then 130.
+The command also works as ``espnet2.bin.launch --cmd``.
 """
 
 import argparse

@@ -146,7 +146,7 @@ class _Forked:
 
 
 def numbered(word: str, number: int) -> str:
-    """Put a job's number for the word ``JOB``, after the last slash: folders keep it."""
+    """Put a job's number for the word ``JOB`` after the last slash: folders keep it."""
     return re.sub(r"\bJOB\b(?=[^/]*$)", str(number), word)
 
 
