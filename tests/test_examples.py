@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 import yaml
 
 import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
+from espnet_adastride.errors import UserError
 from espnet_adastride.plugin.espnet import espnet3_asr_task
 from espnet_adastride.transcribe import Transcriber
 from tests.plugin.frontend_models import CASES
@@ -170,6 +172,52 @@ def load(name):
     return module
 
 
+@pytest.mark.parametrize("name", ["recognise", "espnetez_train"])
+def test_a_script_without_its_arguments_prints_its_help(name):
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / f"{name}.py", "--help"],
+        env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and f"    python examples/{name}.py" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_espnetez_without_it_and_unknown_options(monkeypatch):
+    module = load("espnetez_train")
+    monkeypatch.setattr(module, "espnetez", None)
+    with pytest.raises(UserError, match="espnetez is not installed: ESPnet 202511"):
+        module.main("data", "tokens", "exp")
+    monkeypatch.setattr(module, "espnetez", SimpleNamespace(config=module))
+    monkeypatch.setattr(module, "from_yaml", lambda *_: {"max_epoch": 3}, raising=False)
+    for option, words in (
+        ("max_epochs=2", "max_epochs: no option of asr_train .*'max_epoch'"),
+        ("max_epoch", "max_epoch: write OPTION=VALUE"),
+    ):
+        with pytest.raises(UserError, match=words):
+            module.main("data", "tokens", "exp", option)
+
+
+def test_speech2text_gets_one_channel_at_the_models_rate(tmp_path, monkeypatch, capsys):
+    heard = []
+
+    def stand_in(**_):
+        def recognise(wave):
+            heard.append(wave.shape)
+            return [("low", [], [], None)]
+
+        recognise.asr_train_args = SimpleNamespace(frontend_conf={"fs": "8k"})
+        return recognise
+
+    module = load("recognise")
+    monkeypatch.setattr(module, "Speech2Text", stand_in)
+    soundfile.write(tmp_path / "x.wav", np.full((4410, 2), 0.1), 44100)
+    module.main("exp", str(tmp_path / "x.wav"))
+    assert heard == [(800,)]
+    assert capsys.readouterr().out == f"{tmp_path}/x.wav: low\n"
+
+
 def test_espnetez_trains_and_speech2text_recognises(data, tmp_path, capsys):
     pytest.importorskip("espnetez", reason="ESPnet-EZ: 202511 has it, 202611 has not")
     for part in ("train", "valid"):
@@ -251,6 +299,37 @@ def test_espnet3_trains_and_recognises(data, tmp_path):
         transcriber = Transcriber(exp, asr_model_file=file)
         assert transcriber.trained.describe_strides() == "adastride, 4x"
         assert transcriber(str(data / "0.wav")).duration == pytest.approx(0.75)
+
+
+@pytest.mark.skipif(espnet3_asr_task is None, reason="ESPnet3 came with 202611")
+def test_espnet3_ignores_no_key_of_the_model():
+    conf = yaml.safe_load((EXAMPLES / "espnet3" / "conf" / "training.yaml").read_text())
+    known = vars(espnet3_asr_task.ASRTask.get_parser().parse_args([]))
+    assert set(conf["model"]) <= set(known)
+    # what train_tokenizer reads
+    read = {"vocab_size", "model_type", "save_path", "text_builder"}
+    assert set(conf["tokenizer"]) == read
+
+
+@pytest.mark.skipif(espnet3_asr_task is None, reason="ESPnet3 came with 202611")
+def test_espnet3_data_of_another_rate_and_empty_texts(tmp_path):
+    path = EXAMPLES / "espnet3" / "dataset" / "__init__.py"
+    spec = importlib.util.spec_from_file_location("example_dataset", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    folder = tmp_path / "test"
+    folder.mkdir()
+    (folder / "text").write_text("a  two words\n\nb\n")
+    names = {key: tmp_path / f"{key}  1.wav" for key in "ab"}
+    for (key, name), rate in zip(names.items(), (16000, 8000)):
+        soundfile.write(name, np.zeros(80), rate)
+    lines = [f"{key} {name}\n" for key, name in names.items()]
+    (folder / "wav.scp").write_text("".join(lines))
+    items = module.Dataset("test", tmp_path)
+    assert items[0]["text"] == "two words" and items[0]["speech"].shape == (80,)
+    assert items.items[1] == (str(names["b"]), "")
+    with pytest.raises(ValueError, match="b  1.wav: convert it to one channel at 16"):
+        items[1]
 
 
 @pytest.mark.skipif(espnet3_asr_task is None, reason="ESPnet3 came with 202611")

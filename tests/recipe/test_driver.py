@@ -478,6 +478,16 @@ def test_audio_that_changed_in_place_is_decoded_again(recipe, tmp_path):
 
 
 # ------------------------------------------------------------------ interruptions
+def gone(pid):
+    """Fail if a process still runs; one that has ended may not be reaped yet."""
+    for _ in range(100):
+        file = Path(f"/proc/{pid}/cmdline")
+        if not file.exists() or not file.read_bytes():
+            return
+        time.sleep(0.05)
+    pytest.fail(f"process {pid} still runs")
+
+
 @pytest.mark.parametrize("whom", ["driver", "terminal"])
 def test_an_interruption_ends_the_children_and_says_how_to_go_on(recipe, whom):
     (recipe / "local" / "data.sh").write_text(
@@ -502,13 +512,39 @@ def test_an_interruption_ends_the_children_and_says_how_to_go_on(recipe, whom):
     text, _ = process.communicate(timeout=30)
     assert process.returncode == 130
     assert len(re.findall("Interrupted in stage 1; nothing is lost", text)) == 1
-    pid = int((recipe / "pid").read_text())
-    for _ in range(100):
-        if not Path(f"/proc/{pid}/cmdline").exists():
-            break
-        time.sleep(0.05)
-    else:
-        pytest.fail("the child of local/data.sh still runs")
+    gone(int((recipe / "pid").read_text()))
+
+
+@pytest.mark.parametrize("options", [[], ["--stop_stage=1"]])
+def test_a_killed_demo_leaves_nothing_behind(recipe, options):
+    """Its script calls asr.sh; `make demo` and kill know the script alone."""
+    folder = recipe.parent / "mini_espeak"
+    stand_in = folder / "python"
+    stand_in.write_text(
+        "#!/bin/bash\n"
+        f"pid='{recipe}/pid'\n"
+        'case "$*" in *bin.say*) exit ;; *make_espeak_corpus*) ;;\n'
+        f'*) exec {sys.executable} "$@" ;; esac\n'
+        'sleep 300 & echo $! >"${pid}.new"; mv "${pid}.new" "${pid}"; wait\n'
+    )
+    stand_in.chmod(0o755)
+    process = subprocess.Popen(
+        ["bash", "run.sh", *options],
+        cwd=folder,
+        env={**os.environ, "PYTHON": str(stand_in)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 90
+    while not (recipe / "pid").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    text, _ = process.communicate(timeout=30)
+    assert process.returncode == 130 and "Interrupted in stage 1" in text
+    gone(int((recipe / "pid").read_text()))
 
 
 # ------------------------------------------------------------------ librispeech_100

@@ -11,7 +11,8 @@ from espnet3.contract import Field
 def read_table(path):
     """Return {utterance: rest of the line}."""
     lines = Path(path).read_text(encoding="utf-8").splitlines()
-    return {key: " ".join(rest) for key, *rest in map(str.split, lines)}
+    pairs = (line.split(maxsplit=1) for line in lines if line.strip())
+    return {key: "".join(rest) for key, *rest in pairs}
 
 
 def texts(data_dir):
@@ -34,7 +35,9 @@ class Dataset(BaseDataset):
 
     def __getitem__(self, index):
         path, text = self.items[int(index)]
-        speech, _ = soundfile.read(path, dtype="float32")
+        speech, rate = soundfile.read(path, dtype="float32")
+        if rate != 16000 or speech.ndim != 1:
+            raise ValueError(f"{path}: convert it to one channel at 16000 Hz")
         return {"speech": speech, "text": text}
 
 

@@ -174,7 +174,9 @@ def test_a_recipe_says_where_its_corpus_is_to_be_named(tmp_path):
 
     def run(recipe, *options):
         command = ["bash", str(ROOT / "egs" / recipe / "run.sh"), *options]
-        return subprocess.run(command, env=environment, capture_output=True, text=True)
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
 
     if not (ROOT / "egs" / "esc10" / "downloads").is_dir():
         done = run("esc10")
@@ -184,6 +186,11 @@ def test_a_recipe_says_where_its_corpus_is_to_be_named(tmp_path):
     assert done.returncode == 2 and "--download yes: give true or false" in done.stderr
     done = run("fsdd", "--download=yes")
     assert "--download yes: give true or false" in done.stderr
+    done = run("esc10", "--help")
+    assert "--download true" in done.stdout and "--methods" in done.stdout
+    (tmp_path / "mine").mkdir()  # where the caller stands
+    done = run("esc10", "--corpus", "mine", "--exp", str(tmp_path / "exp"))
+    assert f"{tmp_path}/mine" in done.stderr and done.stderr.count("\n") == 1
     done = run("esc10", "--corpus=no folder", "--exp", str(tmp_path / "exp"))
     assert done.returncode == 1 and "no folder: no such folder" in done.stderr
 
