@@ -231,7 +231,8 @@ def scan_lines(
 def split_line(line: str) -> Tuple[str, str, Optional[str]]:
     """Split ``ID VALUE`` into id, value (``""`` if absent) and problem (or None).
 
-    A space or a tab separates them; a carriage return at the end is dropped.
+    A space or a tab separates them; a carriage return at the end is dropped. ESPnet
+    would cut an id at any other white space (no-break, ideographic ...).
     """
     line = line.rstrip("\r")
     problem = None
@@ -244,6 +245,8 @@ def split_line(line: str) -> Tuple[str, str, Optional[str]]:
     key, separator, value = line.partition(" ")
     if "\t" in key:
         key, separator, value = line.partition("\t")
+    if problem is None and re.search(r"\s", key):
+        problem = f"the id {key!r} has white space; rename it, or end it with a space"
     return key, value.strip(" \t"), problem
 
 

@@ -18,9 +18,10 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from espnet_adastride.errors import UserError
-from espnet_adastride.files import PathLike, written_whole
+from espnet_adastride.files import PathLike, shown, written_whole
 from espnet_adastride.report.fonts import fonts_for
 
 #: text and axes; replaced by the page's own colour
@@ -107,13 +108,22 @@ def save_figure(figure: Figure, path: PathLike, dpi: int = DPI) -> None:
     if kind not in PICTURE_KINDS:
         kinds = ", ".join(f".{kind}" for kind in PICTURE_KINDS)
         raise UserError(f"{path}: the name must end in {kinds}")
+    _escape_texts(figure)
     with written_whole(path) as temporary:
         figure.savefig(temporary, format=kind, dpi=dpi)
+
+
+def _escape_texts(figure: Figure) -> None:
+    """Escape control characters, which fonts lack and SVG files may not have."""
+    for text in figure.findobj(Text):
+        lines = text.get_text().split("\n")
+        text.set_text("\n".join(map(shown, lines)))
 
 
 def to_png(figure: Figure, dpi: int = DPI) -> bytes:
     """Return the figure as the content of a PNG file."""
     buffer = io.BytesIO()
+    _escape_texts(figure)
     figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
@@ -126,6 +136,7 @@ def to_svg(figure: Figure, label: str) -> str:
         label: description for screen readers; text, not markup.
     """
     buffer = io.StringIO()
+    _escape_texts(figure)
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()

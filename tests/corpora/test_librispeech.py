@@ -413,6 +413,8 @@ def test_interrupted_writing_leaves_nothing_that_looks_whole(tmp_path, monkeypat
         (b"a X\nb  \n", ":2: nothing after the id 'b'"),
         (b"a X\n\nb Y\n", ":2: blank line"),
         (b"a X\n b Y\n", ":2: the line begins with white space"),
+        (b"a X\nb\xc2\xa0c Y\n", r":2: the id 'b\\xa0c' has white space"),
+        ("a X\nb\u3000Y\n".encode(), r":2: the id 'b\\u3000Y' has white space"),
         (b"a X\nb Y\na Z\n", ":3: the id a occurs twice .first on line 1"),
         (b"a X\nb \xe9\n", ":2: not UTF-8"),
         (b"a X\nb \0\0\n", ":2: zero byte"),

@@ -1,6 +1,7 @@
 """The picture says what the signal and the boundaries say."""
 
 import warnings
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -268,6 +269,18 @@ def test_save(tmp_path, picture, kind, magic):
     save_figure(plot_strides(picture), tmp_path / f"strides.{kind}")
     assert (tmp_path / f"strides.{kind}").read_bytes().startswith(magic)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_control_characters_are_escaped(tmp_path, picture, recwarn):
+    picture.reference = "A \x1b[31m B\x01"
+    picture.utterance = "caf\udce9\x7f"
+    picture.words = [Timed("A\x1b--", 0.1, 0.4, 1.0), Timed("B\x01", 0.6, 0.9, 1.0)]
+    figure = plot_strides(picture)
+    for kind in "svg", "png", "pdf":
+        save_figure(figure, tmp_path / f"x.{kind}")
+    ElementTree.parse(tmp_path / "x.svg")
+    assert "A \\x1b[31m B\\x01" in texts(figure) and "caf\\xe9\\x7f" in texts(figure)
+    assert not [w for w in recwarn if "Glyph" in str(w.message)]
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, picture, monkeypatch):
