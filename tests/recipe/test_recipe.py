@@ -796,7 +796,8 @@ def test_progress_is_polled_after_each_interval_and_at_the_end(tmp_path):
         polled.append(time.monotonic() - start)
         (tmp_path / "polled").touch()
 
-    wait = "until [ -e $0/polled ]; do sleep 0.05; done"  # the job ends once polled
+    # the job ends once polled
+    wait = "for _ in $(seq 600); do [ -e $0/polled ] && exit; sleep 0.05; done"
     jobs_at_once([Job(["sh", "-c", wait, str(tmp_path)], tmp_path / "log")], poll)
     assert len(polled) >= 2 and polled[0] >= 0.3
     polled.clear()
