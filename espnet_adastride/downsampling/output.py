@@ -412,7 +412,9 @@ class Downsampler(torch.nn.Module):
         """Downsample a padded batch.
 
         Args:
-            x: (B, T, D), any floating dtype; the padding may contain anything.
+            x: (B, T, D), any floating dtype (convolutions and linear layers of other
+                methods need their own, or autocast, as in PyTorch); the padding may
+                contain anything.
             lengths: (B,) integers in [0, T], a tensor on any device or a list; None:
                 all T steps of every utterance. A length above T means T, one below 0
                 means 0: checking the values would synchronise with a GPU.

@@ -30,7 +30,11 @@ def _read(stock, wavs, *args, several: bool = False, **kwargs):
     """
     try:
         result = stock(wavs, *args, **kwargs)
-    except soundfile.LibsndfileError as error:
+    except (soundfile.LibsndfileError, ValueError) as error:
+        reason = getattr(error, "error_string", "its length is unknown")
+        # of a FLAC that was written to a pipe, soundfile asks NumPy for 2^63 samples
+        if isinstance(error, ValueError) and "array is too big" not in str(error):
+            raise
         paths = wavs.split() if several else wavs
         paths = [paths] if isinstance(paths, str) else paths
         missing = [path for path in paths if not Path(path).exists()]
@@ -40,7 +44,7 @@ def _read(stock, wavs, *args, several: bool = False, **kwargs):
                 "moved, prepare the data again from stage 1"
             ) from None
         raise AudioError(
-            f"{' or '.join(paths)}: cannot be decoded ({error.error_string}); get it "
+            f"{' or '.join(paths)}: cannot be decoded ({reason}); get it "
             "again, or take it out of the data and prepare them again from stage 3"
         ) from None
     wave = result[0] if isinstance(result, tuple) else result

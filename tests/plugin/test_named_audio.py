@@ -24,6 +24,9 @@ def wav_scp(tmp_path):
 def spoil(path, how):
     if how == "missing":
         path.unlink()
+    elif how == "piped":  # a length of 0, as ffmpeg and flac write to a pipe
+        flac = path.read_bytes()
+        path.write_bytes(flac[:21] + bytes([flac[21] & 0xF0, 0, 0, 0, 0]) + flac[26:])
     else:
         path.write_bytes(path.read_bytes()[: {"cut": 30000, "empty": 0}[how]])
 
@@ -34,6 +37,7 @@ def spoil(path, how):
     [
         ("missing", "there is no such recording; if the corpus was moved, prepare"),
         ("cut", "cannot be decoded (Error : flac decoder lost sync.); get it again"),
+        ("piped", "cannot be decoded (its length is unknown); get it again"),
         ("empty", "cannot be decoded (Format not recognised.); get it again"),
     ],
 )
