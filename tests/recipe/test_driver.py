@@ -488,23 +488,30 @@ def gone(pid):
     pytest.fail(f"process {pid} still runs")
 
 
+def started(command, pid, **options):
+    """Return the process of a script in a session of its own, once its child runs."""
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+    deadline = time.monotonic() + 90
+    while not pid.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    return process
+
+
 @pytest.mark.parametrize("whom", ["driver", "terminal"])
 def test_an_interruption_ends_the_children_and_says_how_to_go_on(recipe, whom):
     (recipe / "local" / "data.sh").write_text(
         "sleep 300 & echo $! > pid.new; mv pid.new pid; wait; wait\n"
     )
-    process = subprocess.Popen(
-        ["bash", "../asr.sh", "--python", sys.executable, *SETS, *MINI],
-        cwd=recipe,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 90
-    while not (recipe / "pid").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
+    command = ["bash", "../asr.sh", "--python", sys.executable, *SETS, *MINI]
+    process = started(command, recipe / "pid", cwd=recipe)
     if whom == "driver":
         process.send_signal(signal.SIGTERM)
     else:
@@ -528,19 +535,9 @@ def test_a_killed_demo_leaves_nothing_behind(recipe, options):
         'sleep 300 & echo $! >"${pid}.new"; mv "${pid}.new" "${pid}"; wait\n'
     )
     stand_in.chmod(0o755)
-    process = subprocess.Popen(
-        ["bash", "run.sh", *options],
-        cwd=folder,
-        env={**os.environ, "PYTHON": str(stand_in)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 90
-    while not (recipe / "pid").exists():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.1)
+    environment = {**os.environ, "PYTHON": str(stand_in)}
+    command = ["bash", "run.sh", *options]
+    process = started(command, recipe / "pid", cwd=folder, env=environment)
     process.send_signal(signal.SIGTERM)
     text, _ = process.communicate(timeout=30)
     assert process.returncode == 130 and "Interrupted in stage 1" in text
