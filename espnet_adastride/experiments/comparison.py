@@ -8,7 +8,7 @@ What the intervals and tests show, and what they do not: ``evaluation/statistics
 """
 
 from statistics import mean
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -175,7 +175,8 @@ def across_rates_table(
 ) -> str:
     """Return each method minus the baseline at every higher frame rate; "" if none.
 
-    It answers whether a method needs fewer frames for the same errors.
+    It answers whether a method needs fewer frames for the same errors: a row for each
+    method and rate, a column for each rate of the baseline, the highest first.
 
     Args:
         cells: systems by rate.
@@ -183,20 +184,22 @@ def across_rates_table(
         feature_rate: frames a second that rates count from.
         bootstrap: over the groups.
     """
-    pairs = [
-        (cell, base)
-        for cell in cells
-        for base in cells
-        if base.system == baseline and base.rate < cell.rate
-    ]
-    rows = []
+    bases = sorted((c for c in cells if c.system == baseline), key=lambda c: c.rate)
+    pairs = [(c, base) for c in cells for base in bases if base.rate < c.rate]
+    by_cell: Dict[Cell, Dict[Cell, str]] = {}
     for cell, base, _, found in _compare_cells(pairs, bootstrap, common=False):
         value, interval, p, *_ = found.columns()
+        by_cell.setdefault(cell, {})[base] = f"{value} {interval}, p {p}"
+    used = [base for base in bases if any(base in found for found in by_cell.values())]
+    rows = []
+    for cell, found in by_cell.items():
         rate, name = cell.head(feature_rate)
-        row = [f"{name} at {rate}", f"{feature_rate / base.rate:.4g} Hz"]
-        row += [f"{len(cell.seeds)}, {len(base.seeds)}", f"{value} {interval}", p]
-        rows.append(row)
-    names = ["method", f"minus `{baseline}` at", "seeds", "WER", "p, Holm"]
+        row = [rate, name, str(len(cell.seeds))]
+        rows.append(row + [found.get(base, "") for base in used])
+    names = ["rate", "method", "seeds"]
+    for base in used:
+        hertz = f"{feature_rate / base.rate:.4g} Hz"
+        names.append(f"minus `{baseline}` at {hertz} (seeds: {len(base.seeds)})")
     return markdown_table(names, rows) if rows else ""
 
 

@@ -242,7 +242,7 @@ def _error_sections(experiment, cells, bootstrap, note, units) -> List[str]:
     if across:
         note = (
             f"Points of WER on {where}, negative is better; 95 % intervals over the "
-            f"{units}, not adjusted."
+            f"{units}, not adjusted; p, adjusted by Holm's method."
         )
         sections.append(_section(f"Against more frames{decoding}", across, note))
     return sections
