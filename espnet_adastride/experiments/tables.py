@@ -426,15 +426,7 @@ def plot_page(experiment: Experiment, records: Sequence[Record]) -> Figure:
             x = cell.measured("macs_per_second") / 1e6
             words = f"{experiment.feature_rate / cell.rate:.4g} Hz"
             place = (x, cell.rate_of())
-            axes.annotate(
-                words,
-                place,
-                (6, 6),
-                textcoords="offset points",
-                # legible over the other methods' lines
-                bbox={"facecolor": "white", "alpha": 0.75, "lw": 0, "pad": 1},
-                zorder=5,
-            )
+            axes.annotate(words, place, (6, 6), textcoords="offset points")
         axes.set_xlabel("million multiply-accumulates per second of audio")
         decoding = _decoded_by(cells).replace("`", "")
         axes.set_ylabel(f"word error rate on {experiment.test_sets[0]}{decoding}, %")
