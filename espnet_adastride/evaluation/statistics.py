@@ -153,8 +153,6 @@ class Bootstrap:
 def check_resamples(bootstrap: Bootstrap, comparisons: int) -> None:
     """Reject a bootstrap that cannot show a difference after Holm's correction.
 
-    Its smallest p is 2 / (resamples + 1).
-
     Raises:
         UserError: says how many resamples are needed.
     """
@@ -222,6 +220,22 @@ def few_units_note(number: int, kind: str) -> str:
             f"p below {LEVEL:g}."
         )
     return note
+
+
+def smallest_p_note(bootstrap: Bootstrap, comparisons: int) -> str:
+    """Return what to say of the smallest p that a table can have after Holm's method.
+
+    That is the p of a difference with the same sign in every test set drawn, however
+    large it is. Nothing where p is exact, or the smallest is below what tables show.
+    """
+    least = 2.0 * comparisons / (len(bootstrap.counts) + 1)
+    if bootstrap.number < EXACT_BELOW or least < 0.001:
+        return ""
+    return (
+        f"With {comparisons} comparisons p cannot be below {least:.3f}, that of a "
+        "difference with the same sign in all of the test sets drawn: p does not order "
+        "the rows that share it."
+    )
 
 
 def welch_interval(

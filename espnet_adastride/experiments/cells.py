@@ -76,6 +76,16 @@ class Cell:
         values = [v for v in values if v is not None]
         return mean(values) if values else float("nan")
 
+    def span(self, name: str, scale: float = 1.0) -> str:
+        """Return the lowest and the highest of a measured figure, for a table.
+
+        A single number where they are the same; "" where no record has it.
+        """
+        values = [r.measured(name) for r in self.records]
+        values = sorted(scale * v for v in values if v is not None)
+        ends = [f"{v:.2f}" for v in values[:1] + values[-1:]]
+        return " to ".join(dict.fromkeys(ends))
+
     def stat(self, name: str, digits: int) -> str:
         """Return the mean of a stat of the last epoch, for a table; "" if unknown."""
         values = []

@@ -19,6 +19,7 @@ from espnet_adastride.evaluation.statistics import (
     check_resamples,
     few_units_note,
     holm,
+    smallest_p_note,
     verdict,
     welch_interval,
 )
@@ -221,22 +222,26 @@ def _difference_table(cells: Sequence[Cell], baseline: str, resamples: int) -> s
         found, plain, characters
     ):
         value, interval, p, over_seeds, said = groups.columns()
-        row = [f"{cell.rate:g}x", f"`{cell.system}`", str(len(seeds)), value]
+        # by name: means above may be over other seeds, and give another difference
+        row = [f"{cell.rate:g}x", f"`{cell.system}`", ", ".join(map(str, seeds)), value]
         row += [utterances.columns()[1], interval, p, over_seeds]
         rows.append([*row, " ".join(chars.columns()[:2]), said])
     note = few_units_note(by_group.number, "groups")
+    note = note or smallest_p_note(by_group, len(rows))
     return (
         markdown_table(names, rows)
         + "\n"
         + f"{len(words)} utterances, {int(words.sum())} words, "
         f"{by_group.number} groups of utterances that share speaker or "
         "recordings. WER and CER: mean ± standard deviation over seeds. Differences "
-        "are in points, negative is better; in brackets 95 % intervals: *over "
+        "are in points, over the seeds that both have, negative is better; in brackets "
+        "95 % intervals: *over "
         f"utterances* and *over groups* by bootstrap ({resamples} paired test sets, "
         "the seeds of an utterance kept together), *over seeds* by Welch. Utterances "
         "of a group are not independent: use the interval over groups; p refers to "
         "it. *Learned rate*, *largest jump* and *empty slots* are those of "
-        "the last epoch, means over seeds.\n\n"
+        "the last epoch, means over seeds; *minutes a run* are wall-clock time, which "
+        "depends on what else the machine was doing.\n\n"
         + (f"{note}\n\n" if note else "")
         + "*Verdict*: better or worse where p, adjusted by Holm's method for the "
         f"{len(rows)} comparisons of this table, is below {LEVEL:g}. The intervals are "

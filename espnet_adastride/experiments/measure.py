@@ -2,7 +2,9 @@
 
 The cost is that of recognition, not of training: the encoder and CTC's projection on
 one utterance of :data:`SECONDS`, alone in its batch. Seconds are processor time of one
-thread, so that other work on the machine has little influence.
+thread. Other work on the machine slows them all the same (caches, memory, clock): on
+two busy cores, models that do the same work differed by up to a factor of two. To
+compare methods, take the multiply-accumulates.
 """
 
 import time

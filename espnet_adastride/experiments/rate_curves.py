@@ -331,7 +331,11 @@ def compare_models(
         prefix = output / (f"{name}_{before + 1}" if before else name)
         model = TrainedModel(path, asr_model_file)
         points += measure(name, path, model, strides, audio, texts, data_dir, prefix)
-    table = format_table(points, list(texts))
+    table = format_table(points, list(texts)) + (
+        f"\nWER: mean of the models of a row. Intervals: 95 %, bootstrap over the "
+        f"{len(texts)} utterances, for these models; they are too narrow where "
+        "utterances share speakers or recordings.\n"
+    )
     write_text(output / "rates.md", table)
     picture = output / "rates.png"
     save_figure(plot_rates(points, list(texts)), picture)

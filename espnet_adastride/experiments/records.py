@@ -406,11 +406,19 @@ def same_data(records: Sequence[Record], name: str) -> None:
             continue
         if first is None:
             first = record
-        elif record.sets[name].data_sha256 != first.sets[name].data_sha256:
+            continue
+        ours, other = record.sets[name], first.sets[name]
+        if ours.data_sha256 != other.data_sha256:
             raise UserError(
                 f"{record.path} and {first.path} were tested on different data "
                 f"({name}): other utterances, texts or durations; remove one of them, "
                 "and test it again on the other's data"
+            )
+        if ours.groups != other.groups:  # not in the hash, but what is resampled
+            raise UserError(
+                f"{record.path} and {first.path} have the utterances of {name} in "
+                "different groups (utt2spk): remove one of them, and score it again "
+                "with the other's utt2spk"
             )
 
 

@@ -14,7 +14,11 @@ from matplotlib.figure import Figure
 
 from espnet_adastride.corpora.kaldi import shorten
 from espnet_adastride.errors import located
-from espnet_adastride.evaluation.statistics import EXACT_BELOW, Bootstrap
+from espnet_adastride.evaluation.statistics import (
+    EXACT_BELOW,
+    Bootstrap,
+    smallest_p_note,
+)
 from espnet_adastride.experiments.cells import Cell, make_cells
 from espnet_adastride.experiments.comparison import (
     across_rates_table,
@@ -39,6 +43,16 @@ CAPTIONS = {
     "asr": "WER over multiply-accumulates",
     "classification": "Accuracy, points to the baseline",
     "vqvae": "Error over bits per second",
+}
+#: what bars and marks of a picture are
+LEGENDS = {
+    "asr": "Bars: 95 % intervals of each WER by itself, over speakers or groups; small "
+    "dots: seeds. Bars of methods that differ may overlap, as all are tested on the "
+    "same utterances: the tables have the paired differences.",
+    "classification": "Bars: 95 % intervals of the difference, over the groups; filled "
+    "marks: different from the baseline after Holm's correction.",
+    "vqvae": "Bars: the lowest and the highest seed; dotted: the tokens alone, without "
+    "the side bits.",
 }
 TERCILES = ("slow", "middle", "fast")
 
@@ -152,7 +166,7 @@ def cost_table(experiment: Experiment, cells: Sequence[Cell]) -> str:
             row.append(f"{100 * bad / total:.1f}" if total else "")
         for name in ("parameters", "macs_per_second", "layer_macs_per_second"):
             row.append(format_known(cell.measured(name) / 1e6))
-        row.append(format_known(1000 * cell.measured("seconds_per_second")))
+        row.append(cell.span("seconds_per_second", 1000))
         rows.append(row)
     return markdown_table(names, rows)
 
@@ -165,6 +179,11 @@ def setup_lines(experiment: Experiment, records: Sequence[Record]) -> List[str]:
         + (f", `{experiment.asr_args}`" if experiment.asr_args else "")
         + "".join(f", {k} {v}" for k, v in experiment.options.items())
     ]
+    made = {record.system for record in records}
+    for variant in experiment.variants:
+        name, _, words = variant.partition("=")
+        if name in made:
+            lines.append(f"- `{name}`: `{words}`")
     lines += [
         f"- decoding `{name}`: `conf/{words['inference_config']}`"
         + (f", `conf/{experiment.lm_config}`" if words.get("use_lm") else "")
@@ -235,15 +254,18 @@ def _error_sections(experiment, cells, bootstrap, note, units) -> List[str]:
         note = (
             f"Points of WER on {where} over the seeds that both have, negative: the "
             "first is better. *Over groups*: 95 % intervals by bootstrap over the "
-            f"{units}; *over seeds*: Welch's."
-        )
+            f"{units}; *over seeds*: Welch's. "
+            + smallest_p_note(bootstrap, pairs.count("\n") - 2)  # rows below the head
+        ).rstrip()
         sections.append(_section(f"Method against method{decoding}", pairs, note))
     across = across_rates_table(cells, baseline, experiment.feature_rate, bootstrap)
     if across:
         note = (
             f"Points of WER on {where}, negative is better; 95 % intervals over the "
-            f"{units}, not adjusted; p, adjusted by Holm's method."
-        )
+            f"{units}, not adjusted; p, adjusted by Holm's method. Both are for these "
+            "trained models: other seeds may differ by more. "
+            + smallest_p_note(bootstrap, across.count(", p "))
+        ).rstrip()
         sections.append(_section(f"Against more frames{decoding}", across, note))
     return sections
 
@@ -296,7 +318,10 @@ def _recognition_page(
             "Frames and cost",
             cost_table(experiment, cells),
             "Multiply-accumulates and processor time (one thread) are of encoder and "
-            "CTC for one utterance of 12.8 s, per second of audio."
+            "CTC for one utterance of 12.8 s, per second of audio. Processor time is "
+            "given as the lowest and highest of the seeds, whose work is the same: it "
+            "depends on what else the machine was doing; compare "
+            "multiply-accumulates."
             + (" Decoder and language model are left out." if decoding else ""),
         ),
     ]
@@ -432,6 +457,7 @@ def write_results(
         page.parent.mkdir(parents=True, exist_ok=True)
         save_figure(figure, picture)
         text += f"\n![{CAPTIONS[experiment.task]}]({picture.name})\n"
+        text += f"\n{LEGENDS[experiment.task]}\n"
     write_text(page, text)
     fit, others = split_records(experiment, found)
     runs = experiment.runs()

@@ -12,7 +12,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from espnet_adastride.errors import UserError
-from espnet_adastride.evaluation.statistics import Bootstrap, few_units_note
+from espnet_adastride.evaluation.statistics import (
+    Bootstrap,
+    few_units_note,
+    smallest_p_note,
+)
 from espnet_adastride.experiments.comparison import compare
 from espnet_adastride.experiments.folders import read_results, run_name
 from espnet_adastride.experiments.records import Record
@@ -126,7 +130,8 @@ def _differences(cells, order, reference, resamples) -> str:
         sides = cells[rate, method], cells.get((rate, reference), [])
         seeds = sorted(set.intersection(*({r["seed"] for r in own} for own in sides)))
         if method != reference and seeds:
-            found.append([f"{rate:g}x", f"`{method}`", str(len(seeds))])
+            names = ", ".join(map(str, seeds))
+            found.append([f"{rate:g}x", f"`{method}`", names])
             pairs.append([errors(own, seeds) for own in sides])
     if not found:
         return f"No rate has both `{reference}` and another method yet.\n"
@@ -138,10 +143,12 @@ def _differences(cells, order, reference, resamples) -> str:
     names = ["rate", f"method minus `{reference}`", "seeds", "error, dB", "over texts"]
     names += ["p, Holm", "over seeds", "verdict, bits aside"]
     note = few_units_note(groups.number, "texts or files")
+    note = note or smallest_p_note(groups, len(rows))
     return (
         markdown_table(names, rows)
         + f"\nPaired bootstrap over texts ({resamples} test sets; the readings of a "
-        "text and the seeds of a recording kept together), negative is better; p "
+        "text and the seeds of a recording kept together), over the seeds that both "
+        "have, negative is better; p "
         f"corrected for {len(rows)} comparisons; over seeds: Welch's 95 % interval.\n"
         + (f"\n{note}\n" if note else "")
     )

@@ -13,6 +13,7 @@ from espnet_adastride.evaluation.statistics import (
     exact_test,
     few_units_note,
     holm,
+    smallest_p_note,
     sum_by,
     verdict,
     welch_interval,
@@ -94,6 +95,17 @@ def test_so_few_resamples_that_nothing_can_differ_are_refused(comparisons):
     with pytest.raises(UserError, match=message):
         check_resamples(Bootstrap(range(20), enough - 1), comparisons)
     check_resamples(Bootstrap(range(19), 1), comparisons)  # p is exact
+
+
+def test_the_smallest_p_that_a_table_can_have_is_named():
+    bootstrap = Bootstrap(range(20), 999)
+    clear = bootstrap.difference(np.ones(20), np.zeros(20), np.ones(20))
+    assert holm([clear.p] * 3) == pytest.approx([0.006] * 3)
+    assert "With 3 comparisons p cannot be below 0.006," in smallest_p_note(
+        bootstrap, 3
+    )
+    assert smallest_p_note(Bootstrap(range(20), 2000), 1) == ""  # shown as < 0.001
+    assert smallest_p_note(Bootstrap(range(19), 999), 3) == ""  # p is exact
 
 
 def test_both_ways_of_the_exact_test_agree():

@@ -76,18 +76,20 @@ def test_table():
     twin = rows(text, "twin")[1]
     assert twin[3] == "+0.00" and twin[-1] == "no difference shown"
     assert "20 groups" in text and "the 2 comparisons" in text
+    assert difference[2] == "0, 1, 2"
+    assert "p cannot be below 0.008, that of" in text and difference[6] == "0.008"
 
 
 def test_only_seeds_that_both_have_are_compared():
     errors = draw(0.2, 1)
-    other = np.concatenate([errors[:1], draw(0.9, 3)[:2]])
+    other = np.concatenate([draw(0.9, 3)[:2], errors[:1]])
     text = format_comparison(
-        [cell("base", 4, errors[:1], seeds=[0]), cell("other", 4, other)],
+        [cell("base", 4, errors[:1], seeds=[2]), cell("other", 4, other)],
         "base",
         50,
     )
     difference = rows(text, "other")[1]
-    assert difference[2] == "1" and difference[3] == "+0.00"
+    assert difference[2] == "2" and difference[3] == "+0.00"
 
 
 def test_a_table_of_nothing_is_refused():

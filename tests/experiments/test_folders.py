@@ -243,8 +243,9 @@ def test_the_page_of_vqvaes_is_made_from_records(tmp_path):
     words = ["--results", tmp_path, "--records", tmp_path, "--resamples", 50]
     results.main([str(tmp_path / "mine.yaml"), *map(str, words)])
     page = (tmp_path / "mine.md").read_text()
-    assert "Not run yet, 2 of 4" in page and "| 4x | `stack` | 1 | -1.00 |" in page
+    assert "Not run yet, 2 of 4" in page and "| 4x | `stack` | 0 | -1.00 |" in page
     assert (tmp_path / "mine.png").is_file()
+    assert page.endswith("without the side bits.\n")  # what the picture's bars are
 
 
 def test_what_is_finished_is_kept_and_progress_is_told(tmp_path, capfd):

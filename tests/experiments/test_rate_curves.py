@@ -136,6 +136,8 @@ def test_one_model_at_many_rates_beside_one_of_its_own(data, tmp_path, capsys):
         [" `fixed` ", " 8x, its own "],
     ]
     assert (tmp_path / "out" / "rates.png").read_bytes().startswith(b"\x89PNG")
+    table = (tmp_path / "out" / "rates.md").read_text()
+    assert rows[0] in table and "bootstrap over the 4 utterances" in table
     saved = json.loads((tmp_path / "out" / "any_2.5x.json").read_text())
     # a word each for four utterances and two of them a second one
     assert saved["point"]["words"] == [2, 1, 2, 1] and saved["point"]["seconds"] > 0

@@ -9,6 +9,7 @@ import pytest
 
 from espnet_adastride.errors import UserError
 from espnet_adastride.experiments import tables
+from espnet_adastride.experiments.cells import Cell
 from espnet_adastride.experiments.definition import Experiment
 from espnet_adastride.experiments.records import (
     Record,
@@ -360,6 +361,38 @@ def test_other_data_are_refused(experiment, tmp_path):
     content["sets"]["test"]["data_sha256"] = "0"
     with pytest.raises(UserError, match="tested on different data"):
         tables.write_page(experiment, [Record(content, "x"), *found[1:]], 100)
+
+
+def test_other_groups_are_refused(experiment, tmp_path):
+    """They are what is resampled, and the hash of the data does not have them."""
+    found = write_all(experiment, tmp_path)
+    content = json.loads(json.dumps(found[0].content))
+    content["sets"]["test"]["groups"] = ["1", "1", "2", "2", "2", "2"]
+    with pytest.raises(UserError, match=r"test in different groups \(utt2spk\)"):
+        tables.write_page(experiment, [Record(content, "x"), *found[1:]], 100)
+
+
+def test_variants_of_the_page_are_explained(experiment, tmp_path):
+    variants = ["wide=adastride score_bound=2", "other=adastride score_bound=3"]
+    part = {"methods": ["wide", "other"], "rates": [8], "seeds": [0]}
+    asked = replace(experiment, variants=variants, grid=[*experiment.grid, part])
+    found = write_all(asked, tmp_path)
+    found = [record for record in found if record.system != "other"]
+    page = tables.write_page(asked, found, 100)
+    assert "\n- `wide`: `adastride score_bound=2`\n" in page
+    assert "- `other`" not in page  # has no record yet
+
+
+def test_processor_time_is_that_of_each_seed(experiment, tmp_path):
+    found = write_all(experiment, tmp_path)
+    for record in found:
+        if record.seed == 1:
+            record.content["measured"]["seconds_per_second"] = 0.002
+    costs = tables.write_page(experiment, found, 100).split("## Frames and cost")[1]
+    rows = [line for line in costs.splitlines() if line.startswith("| 8x, 6.25 Hz")]
+    assert all(row.endswith(" | 2.00 to 4.00 |") for row in rows) and len(rows) == 2
+    del found[0].content["measured"]["seconds_per_second"]
+    assert Cell(found[:1], "test").span("seconds_per_second") == ""
 
 
 def test_records_of_another_experiment_count(experiment, tmp_path, monkeypatch):

@@ -127,6 +127,7 @@ def test_the_grid_leaves_records_and_a_page(folder, capsys):
     assert found[0].content["configuration"] == {"max_epoch": 12}
     page = (folder / "results" / "mine.md").read_text()
     assert "+33.33" in page and (folder / "results" / "mine.png").is_file()
+    assert "Bars: 95 % intervals of each WER by itself" in page
 
 
 def decode_in_three_ways(folder, **more):
