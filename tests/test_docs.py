@@ -130,6 +130,9 @@ def occurs(quote, line):
     """Say whether a line has the number, or the value and after it the interval."""
     if len(quote) == 1:
         return any(rounds_to(number, *quote) for number in re.findall(NUMBER, line))
+    if "], p " in line:  # several comparisons in a row, each with its p in its cell
+        cells = re.sub(r"\], p ([^;|]*[^;| ])", r"] ¦ \1 ¦", line).split("|")
+        return any(occurs(quote, cell.replace("¦", "|")) for cell in cells)
     value, low, high, p = quote if len(quote) > 2 else ("", *quote, "")
     if p and f"| {p} |" not in line:
         return False

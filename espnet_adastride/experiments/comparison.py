@@ -189,8 +189,10 @@ def across_rates_table(
     pairs = [(c, base) for c in cells for base in bases if base.rate < c.rate]
     by_cell: Dict[Cell, Dict[Cell, str]] = {}
     for cell, base, _, found in _compare_cells(pairs, bootstrap, common=False):
-        value, interval, p, *_ = found.columns()
-        by_cell.setdefault(cell, {})[base] = f"{value} {interval}, p {p}"
+        value, interval, p, over_seeds, _ = found.columns()
+        by_cell.setdefault(cell, {})[base] = f"{value} {interval}, p {p}" + (
+            f"; seeds {over_seeds}" if over_seeds else ""
+        )
     used = [base for base in bases if any(base in found for found in by_cell.values())]
     rows = []
     for cell, found in by_cell.items():

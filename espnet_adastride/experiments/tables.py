@@ -262,8 +262,8 @@ def _error_sections(experiment, cells, bootstrap, note, units) -> List[str]:
     if across:
         note = (
             f"Points of WER on {where}, negative is better; 95 % intervals over the "
-            f"{units}, not adjusted; p, adjusted by Holm's method. Both are for these "
-            "trained models: other seeds may differ by more. "
+            f"{units}, not adjusted; p, adjusted by Holm's method; *seeds*: Welch's 95 % "
+            "interval over the seeds. "
             + smallest_p_note(bootstrap, across.count(", p "))
         ).rstrip()
         sections.append(_section(f"Against more frames{decoding}", across, note))

@@ -243,7 +243,7 @@ def test_the_page_by_hand(experiment, tmp_path):
     same, better = table[2:]  # none of the rows at 12.5 Hz
     assert same.startswith("| 8x, 6.25 Hz | `strided_conv` | 2 | +0.00 [")
     assert better.startswith("| 8x, 6.25 Hz | `adastride` | 2 | -37.50 [")
-    assert better.endswith("], p 0.500 |")
+    assert better.endswith("], p 0.500; seeds [-37.50, -37.50] |")
     assert "-37.50" in page and "better" in page and "3 speakers" in page
     assert "Not run yet" not in page
 
