@@ -339,6 +339,8 @@ def label_ends(axis, ends, options):
     heights = [points * axis.transData.transform(end)[1] for _, end in ends]
     # in the order of the lines, as near to them as possible
     rows = 1.4 * options["fontsize"] * np.arange(len(ends))
+    line = {"arrowstyle": "-", "lw": 0.3, "color": GREY, "relpos": (0, 0.5)}
+    line |= {"shrinkA": 0, "shrinkB": 0}
     moved = isotonic_regression(np.array(heights) - rows).x + rows if ends else []
     for (label, end), height, place in zip(ends, heights, moved):
         axis.annotate(
@@ -347,7 +349,7 @@ def label_ends(axis, ends, options):
             (9, place - height),
             textcoords="offset points",
             va="center",
-            arrowprops={"arrowstyle": "-", "lw": 0.3, "color": GREY, "shrinkB": 0},
+            arrowprops=line,
             **options,
         )
 
