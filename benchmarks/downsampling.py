@@ -19,11 +19,14 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from scipy.optimize import isotonic_regression
 
 from espnet_adastride import available_downsamplers, build_downsampler
 from espnet_adastride.downsampling import adastride as adastride_module
 from espnet_adastride.downsampling import downsampled_lengths
+from espnet_adastride.report.style import GREY
 from measuring import (
     OUT,
     SavedBytes,
@@ -290,7 +293,7 @@ def main(cmd=None):
 
 def draw(table, path):
     """Draw time and peak memory over T; methods that no target names in grey."""
-    from espnet_adastride.report.style import GREY, drawing, line_style, save_figure
+    from espnet_adastride.report.style import drawing, line_style, save_figure
 
     shown = {
         "forward + backward (ms)": lambda figures: 1e3 * figures.both,
@@ -299,6 +302,7 @@ def draw(table, path):
     drawn = (*COMPARED, DENSE)
     with drawing(10, 4, layout="constrained") as figure:
         axes = figure.subplots(1, 2)
+        labels = {axis: [] for axis in axes}
         for axis, (label, value) in zip(axes, shown.items()):
             for method in METHODS:
                 points = [
@@ -312,11 +316,42 @@ def draw(table, path):
                 elif points:
                     faint = {"color": GREY, "alpha": 0.4, "linewidth": 0.8}
                     axis.plot(*zip(*points), zorder=1, **faint)
-                    axis.annotate(method, points[-1], fontsize=5, color=GREY)
+                    labels[axis].append((method, points[-1]))
             axis.set(xlabel="T (time steps)", ylabel=label, xscale="log", yscale="log")
             axis.grid()
         axes[0].legend(fontsize=8)
+        figure.draw_without_rendering()  # the layout, which the labels need
+        for axis, ends in labels.items():
+            label_ends(axis, ends, {"fontsize": 5, "color": GREY})
     save_figure(figure, path)
+
+
+def label_ends(axis, ends, options):
+    """Write a label beside the end of every line, moved apart where ends are close.
+
+    Args:
+        axis: with its final limits and layout.
+        ends: of every line (label, (x, y)).
+        options: of ``Axes.annotate``; has ``fontsize``, in points.
+    """
+    ends = sorted(ends, key=lambda end: end[1][1])
+    points = 72 / axis.figure.dpi
+    heights = [points * axis.transData.transform(end)[1] for _, end in ends]
+    # in the order of the lines, as near to them as possible
+    rows = 1.4 * options["fontsize"] * np.arange(len(ends))
+    line = {"arrowstyle": "-", "lw": 0.3, "color": GREY, "relpos": (0, 0.5)}
+    line |= {"shrinkA": 0, "shrinkB": 0}
+    moved = isotonic_regression(np.array(heights) - rows).x + rows if ends else []
+    for (label, end), height, place in zip(ends, heights, moved):
+        axis.annotate(
+            label,
+            end,
+            (9, place - height),
+            textcoords="offset points",
+            va="center",
+            arrowprops=line,
+            **options,
+        )
 
 
 if __name__ == "__main__":

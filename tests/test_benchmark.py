@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 
 import blocks
 import downsampling
@@ -13,6 +14,7 @@ import long_input
 import measuring
 import pauses
 import side_information
+from espnet_adastride.report import style
 
 
 def rows_of(path):
@@ -48,6 +50,31 @@ def test_saved_bytes_and_ratios(tmp_path, capsys):
     growth = [row for row in cells if row[:1] == ["adastride at 2 T / at T <= 2.3"]]
     assert [row[1] for row in growth] == ["300"]
     assert (tmp_path / "downsampling.png").stat().st_size > 5000
+
+
+def test_no_label_of_a_line_covers_another(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(style, "save_figure", lambda figure, path: drawn.append(figure))
+    grey = [m for m in downsampling.METHODS if m not in downsampling.COMPARED][:-1]
+    table = {}
+    for steps in (500, 4000):
+        table |= {
+            (steps, name): downsampling.Figures(0.1, 0.2 + 1e-3 * n, 0.1, 2.0)
+            for n, name in enumerate(grey)
+        }
+        table[steps, "copy"] = downsampling.Figures(1e-3, 2e-3, 0.1, 1.0)
+        table[steps, "strided_conv"] = downsampling.Figures(1.0, 9.0, 0.1, 9.0)
+    downsampling.draw(table, tmp_path / "downsampling.png")
+    (figure,) = drawn
+    figure.draw_without_rendering()
+    for axis in figure.axes:
+        labels = {text.get_text(): text for text in axis.texts}
+        assert set(labels) == set(grey)
+        # beside the ends, in the order of the lines
+        boxes = [Text.get_window_extent(labels[name]) for name in grey]
+        assert all(a.y1 <= b.y0 for a, b in zip(boxes, boxes[1:]))
+        end = axis.transData.transform((4000, 1.0))[0]
+        assert all(box.x0 > end for box in boxes)
 
 
 def test_targets_are_judged():

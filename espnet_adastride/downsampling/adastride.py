@@ -797,7 +797,9 @@ class AdaStrideF(_AdaptiveStrides):
         if self.empty_slots == "nearest":
             filling = x[0].index_select(0, nearest_steps(positions, width)[0])
             output = torch.where(empty.unsqueeze(2), filling, output)
-        return output
+        # NaN positions give NaN frames, as in `rows.py`, not empty slots
+        lost = positions[:, -1:].isnan().unsqueeze(2)
+        return output.masked_fill(lost, torch.nan)
 
     def spread_whole(self, z, positions):
         """Give every step the frame of its slot, and those that it filled."""
@@ -811,7 +813,8 @@ class AdaStrideF(_AdaptiveStrides):
 
     def _weights(self, positions, width, dtype):
         """Return weight and slot of every step (1, T), and which slots are empty."""
-        slots = torch.round(positions).to(torch.int64)
+        # clamp in any case: NaN positions would be an index error
+        slots = torch.round(positions).to(torch.int64).clamp(0, width - 1)
         square = (slots - positions).square()
         nearest = torch.full_like(square[:, :1], torch.inf).expand(1, width)
         nearest = nearest.scatter_reduce(1, slots, square, "amin")

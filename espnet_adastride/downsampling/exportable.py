@@ -73,7 +73,8 @@ def steps_before(positions: torch.Tensor, width: int) -> torch.Tensor:
         positions: (1, T) in [0, T' - 1].
         width: T'.
     """
-    slots = positions.floor().to(torch.int64) + 1
+    # clamp in any case: NaN positions would be an index error
+    slots = positions.floor().to(torch.int64).clamp(0, width - 1) + 1
     counts = torch.zeros(1, width + 1, dtype=torch.int64, device=positions.device)
     counts = counts.scatter_add(1, slots, torch.ones_like(slots))
     return counts[:, :-1].cumsum(dim=1)

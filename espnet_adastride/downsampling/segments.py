@@ -53,8 +53,6 @@ def box_rows(
         every step is used completely. Padded steps have entries of weight 0.
     """
     weights, step, slot = box_pieces(cumulated, output_lengths, width)
-    # NaN is sorted behind all slots, which would repeat the first step
-    weights = weights.masked_fill(cumulated[:, -1:].isnan(), torch.nan)
     return monotone_rows(weights.to(dtype), step, slot, cumulated.size(1), width)
 
 
@@ -78,6 +76,8 @@ def box_pieces(
     order = torch.sort(ends.detach(), dim=1, stable=True).indices
     ends = ends.gather(1, order)
     weights = torch.diff(ends, dim=1, prepend=torch.zeros_like(ends[:, :1]))
+    # NaN is sorted behind all slots, which would repeat the first step
+    weights = weights.masked_fill(cumulated[:, -1:].isnan(), torch.nan)
     of_step = (order < steps).to(torch.int64)
     # the number of steps, and slots, that end before a piece
     step = (of_step.cumsum(1) - of_step).clamp(max=steps - 1)

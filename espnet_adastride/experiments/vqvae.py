@@ -21,7 +21,12 @@ from espnet_adastride.experiments.comparison import compare
 from espnet_adastride.experiments.folders import read_results, run_name
 from espnet_adastride.experiments.records import Record
 from espnet_adastride.files import PathLike, write_text
-from espnet_adastride.report.style import drawing, line_style, save_figure
+from espnet_adastride.report.style import (
+    drawing,
+    label_points,
+    line_style,
+    save_figure,
+)
 from espnet_adastride.report.tables import format_known, markdown_table, spread
 
 
@@ -168,7 +173,7 @@ def plot_bits(runs: List[Dict[str, Any]]) -> Figure:
     for run in runs:
         cells.setdefault(run["method"], {}).setdefault(run["rate"], []).append(run)
     with drawing(6.6, 4.4, layout="constrained") as figure:
-        axes = figure.add_subplot()
+        axes, labels = figure.add_subplot(), []
         for number, (method, rates) in enumerate(sorted(cells.items())):
             style = line_style(number)
             errors = [[run["error"] for run in own] for own in rates.values()]
@@ -181,15 +186,10 @@ def plot_bits(runs: List[Dict[str, Any]]) -> Figure:
             if max(side) > 0:
                 alone = {**style, "marker": "", "ls": ":", "lw": 1.2}
                 axes.plot(tokens, centre, **alone)
-            for rate, x, y in zip(rates, together, centre):
-                axes.annotate(
-                    f"{rate:g}x",
-                    (x, y),
-                    xytext=(5, 5),
-                    textcoords="offset points",
-                    size=8,
-                    color=style["color"],
-                )
+            labels += [
+                (f"{rate:g}x", (x, y), {"size": 8, "color": style["color"]})
+                for rate, x, y in zip(rates, together, centre)
+            ]
         axes.set_xscale("log")
         low, high = np.log2(np.array(axes.get_xlim()) / 25)
         ticks = [25 * 2.0**n for n in range(math.floor(low), math.ceil(high) + 1)]
@@ -200,6 +200,8 @@ def plot_bits(runs: List[Dict[str, Any]]) -> Figure:
         axes.set_ylabel("error of log-mels, dB")
         axes.grid()
         figure.legend(loc="outside upper center", ncols=min(len(cells), 4))
+        sides = [(right, up) for up in (9, -9, 18, -18) for right in (5, -5)]
+        label_points(axes, labels, sides)
     return figure
 
 

@@ -11,14 +11,16 @@ import re
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Sequence, Tuple
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from espnet_adastride.errors import UserError
 from espnet_adastride.files import PathLike, shown, written_whole
@@ -32,6 +34,8 @@ GREY = "#808080"
 COLOURS = ("#2f81c7", "#d55e00", "#00936b", "#c264a0", "#a98600", "#7d7d7d")
 MARKERS = "os^Dvp"
 FONT_SIZE = 9.5
+#: of marks, in points: matplotlib's
+MARK_SIZE = 6.0
 #: over and beside spectrograms: curves, marks, what is said in smaller letters
 BLACK, DARK, PALE = "#1a1a1a", "#444444", "#8c8c8c"
 ENERGY, SPEECH, EDGES = "#dcdcdc", "#7a7a7a", "#555555"
@@ -95,6 +99,39 @@ def line_style(number: int) -> dict:
         "color": COLOURS[number % len(COLOURS)],
         "marker": MARKERS[number % len(MARKERS)],
     }
+
+
+def label_points(
+    axes: Axes,
+    labels: Sequence[Tuple[str, Tuple[float, float], dict]],
+    places: Sequence[Tuple[float, float]],
+) -> None:
+    """Write a label beside each point, where it covers no other label and no point.
+
+    Call it last: it needs the final limits and layout.
+
+    Args:
+        axes: where the points are drawn.
+        labels: text, point (x, y), and options of ``Axes.annotate``.
+        places: (right, up) in points from a point to its label, in order of
+            preference; to the left the label ends there. If none is free, the first.
+    """
+    figure = axes.figure
+    figure.draw_without_rendering()  # the layout
+    half = MARK_SIZE / 2 * figure.dpi / 72
+    centres = [axes.transData.transform(point) for _, point, _ in labels]
+    taken = [Bbox([centre - half, centre + half]) for centre in centres]
+    for text, point, options in labels:
+        label = axes.annotate(
+            text, point, (0, 0), textcoords="offset points", va="center", **options
+        )
+        for place in (*places, places[0]):
+            label.set_position(place)
+            label.set_horizontalalignment("right" if place[0] < 0 else "left")
+            box = label.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                break
+        taken.append(box)
 
 
 def save_figure(figure: Figure, path: PathLike, dpi: int = DPI) -> None:

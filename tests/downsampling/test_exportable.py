@@ -152,6 +152,30 @@ def test_onnxruntime_with_a_score_network():
     run_onnx(layer, onnxruntime, to_onnx, tolerance=1e-3)
 
 
+@pytest.mark.parametrize("name", ["adastride", "adastride_f", "cif"])
+def test_nan_gives_nan_and_no_index_error(name):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="extra [export]")
+    pytest.importorskip("onnxscript", reason="extra [export]")
+    from espnet_adastride.deployment.conversion import to_onnx
+
+    x = torch.randn(1, 40, SIZE)
+    x[0, 20, 3] = torch.nan
+    for options in OPTIONS[name][:2] if name == "adastride_f" else [{}]:
+        layer = build_downsampler(name, SIZE, 4, **options).eval()
+        assert layer(x).output.isnan().all()
+        for form in (Exportable(layer), ThereAndBack(layer)):
+            program = export_program(form, torch.randn(1, 83, SIZE))
+            found = program.module()(x)
+            assert (found if torch.is_tensor(found) else found[0]).isnan().all()
+            made = ["output", "positions"][: len(program.graph_signature.user_outputs)]
+            session = onnxruntime.InferenceSession(
+                to_onnx(program, made).SerializeToString()
+            )
+            given = {session.get_inputs()[0].name: x.numpy()}
+            found = torch.from_numpy(session.run(["output"], given)[0])
+            assert found.isnan().all()
+
+
 def run_onnx(layer, onnxruntime, to_onnx, tolerance=1e-4):
     names = ["output", "positions"][: 1 + layer.has_positions]
     model = to_onnx(export_program(Exportable(layer), torch.randn(1, 83, SIZE)), names)

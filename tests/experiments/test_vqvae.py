@@ -1,6 +1,7 @@
 """The VQ-VAE: known answers, and utterances that do not see what they are padded
 with."""
 
+import itertools
 import math
 
 import numpy as np
@@ -399,6 +400,18 @@ def test_the_picture_adds_side_information_to_the_bits():
     ]
     assert bars == [[112.5, 5.0], [112.5, 6.0]]  # lowest and highest seed
     assert [text.get_text() for text in axes.texts] == ["8x", "8x"]
+
+
+def test_no_rate_in_the_picture_covers_another():
+    """Two methods with nearly the same error and bits, as in docs/bits.png."""
+    runs = [run("adastride", 0, [4.12], side=136.0)]
+    runs += [run("adastride_f", 0, [4.13], side=139.0)]
+    runs += [run("strided_conv", 0, [5.0], rate=rate) for rate in (2, 16)]
+    figure = plot_bits(runs)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) == 4
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
 def test_the_page_escapes_and_needs_nothing_else(tmp_path):
