@@ -36,7 +36,13 @@ from espnet_adastride.experiments.records import (
 )
 from espnet_adastride.experiments.runs import missing_runs
 from espnet_adastride.files import PathLike, write_text
-from espnet_adastride.report.style import COLOURS, drawing, line_style, save_figure
+from espnet_adastride.report.style import (
+    COLOURS,
+    drawing,
+    label_points,
+    line_style,
+    save_figure,
+)
 from espnet_adastride.report.tables import format_interval, format_known, markdown_table
 
 CAPTIONS = {
@@ -262,8 +268,8 @@ def _error_sections(experiment, cells, bootstrap, note, units) -> List[str]:
     if across:
         note = (
             f"Points of WER on {where}, negative is better; 95 % intervals over the "
-            f"{units}, not adjusted; p, adjusted by Holm's method; *seeds*: Welch's 95 % "
-            "interval over the seeds. "
+            f"{units}, not adjusted; p, adjusted by Holm's method; *seeds*: Welch's "
+            "95 % interval over the seeds. "
             + smallest_p_note(bootstrap, across.count(", p "))
         ).rstrip()
         sections.append(_section(f"Against more frames{decoding}", across, note))
@@ -405,7 +411,7 @@ def plot_page(experiment: Experiment, records: Sequence[Record]) -> Figure:
     for cell in cells:
         lines.setdefault(cell.system, []).append(cell)
     with drawing(7.5, max(4.0, 0.25 * len(lines)), layout="constrained") as figure:
-        axes = figure.subplots()
+        axes, labels, drawn = figure.subplots(), [], []
         for number, (name, line) in enumerate(lines.items()):
             line = sorted(line, key=lambda cell: cell.measured("macs_per_second"))
             x = [cell.measured("macs_per_second") / 1e6 for cell in line]
@@ -417,22 +423,32 @@ def plot_page(experiment: Experiment, records: Sequence[Record]) -> Figure:
             if number >= 2 * len(COLOURS):
                 style["marker"] = "PX*<>d"[number % len(COLOURS)]
             axes.errorbar(x, ends[:, 0], reach, capsize=3, label=name, **style)
+            drawn += [*zip(x, ends[:, 0]), *between(x, ends[:, 0])]
+            for place, (_, low, high) in zip(x, ends):
+                drawn += [(place, wer) for wer in np.linspace(low, high, 20)]
             for place, cell in zip(x, line):
                 if len(cell.records) > 1:
                     wers = cell.rates()
                     dots = {"color": style["color"], "alpha": 0.45}
                     axes.plot([place] * len(wers), wers, ".", **dots)
-        for cell in lines.get(experiment.baseline, []):
-            x = cell.measured("macs_per_second") / 1e6
-            words = f"{experiment.feature_rate / cell.rate:.4g} Hz"
-            place = (x, cell.rate_of())
-            axes.annotate(words, place, (6, 6), textcoords="offset points")
+                if name == experiment.baseline:
+                    words = f"{experiment.feature_rate / cell.rate:.4g} Hz"
+                    labels.append((words, (place, cell.rate_of()), {}))
         axes.set_xlabel("million multiply-accumulates per second of audio")
         decoding = _decoded_by(cells).replace("`", "")
         axes.set_ylabel(f"word error rate on {experiment.test_sets[0]}{decoding}, %")
         axes.grid()
         figure.legend(loc="outside right upper")  # a column: names may be long
+        sides = [(right, up) for up in (-9, 9, -18, 18) for right in (7, -7)]
+        label_points(axes, labels, sides, drawn)
     return figure
+
+
+def between(x: Sequence[float], y: Sequence[float]) -> List[Tuple[float, float]]:
+    """Return points all along the lines from each point (x, y) to the next."""
+    ends = np.linspace(0, len(x) - 1, 40 * (len(x) - 1))
+    steps = np.arange(len(x))
+    return list(zip(np.interp(ends, steps, x), np.interp(ends, steps, y)))
 
 
 def write_results(

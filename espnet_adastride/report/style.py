@@ -105,22 +105,26 @@ def label_points(
     axes: Axes,
     labels: Sequence[Tuple[str, Tuple[float, float], dict]],
     places: Sequence[Tuple[float, float]],
+    others: Sequence[Tuple[float, float]] = (),
 ) -> None:
     """Write a label beside each point, where it covers no other label and no point.
 
-    Call it last: it needs the final limits and layout.
+    Call it last: it needs the final limits and layout. Labels stay within the axes.
 
     Args:
         axes: where the points are drawn.
         labels: text, point (x, y), and options of ``Axes.annotate``.
         places: (right, up) in points from a point to its label, in order of
             preference; to the left the label ends there. If none is free, the first.
+        others: more points (x, y) that no label is to cover.
     """
     figure = axes.figure
     figure.draw_without_rendering()  # the layout
     half = MARK_SIZE / 2 * figure.dpi / 72
-    centres = [axes.transData.transform(point) for _, point, _ in labels]
+    points = [*(point for _, point, _ in labels), *others]
+    centres = axes.transData.transform(points) if points else []
     taken = [Bbox([centre - half, centre + half]) for centre in centres]
+    inside = axes.get_window_extent()
     for text, point, options in labels:
         label = axes.annotate(
             text, point, (0, 0), textcoords="offset points", va="center", **options
@@ -129,7 +133,8 @@ def label_points(
             label.set_position(place)
             label.set_horizontalalignment("right" if place[0] < 0 else "left")
             box = label.get_window_extent()
-            if not any(box.overlaps(other) for other in taken):
+            within = inside.containsx(box.x0) and inside.containsx(box.x1)
+            if within and not any(box.overlaps(other) for other in taken):
                 break
         taken.append(box)
 
