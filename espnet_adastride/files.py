@@ -13,7 +13,7 @@ import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, List, Set, Union
+from typing import Dict, Iterator, List, Mapping, Set, Union
 from urllib.parse import quote
 
 from espnet_adastride.errors import ESCAPED, UserError, no_such
@@ -233,6 +233,36 @@ def sha256_of(*paths: PathLike) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def first_changed(files: Mapping[str, PathLike], record: PathLike) -> str:
+    """Return the key of the first file whose content has changed; "" if none has.
+
+    A file with the size and time in the record is not read. Files may be moved.
+
+    Args:
+        files: existing files by key.
+        record: JSON file, made or updated if nothing has changed: keys with size, time
+            and SHA-256.
+    """
+    record = Path(record)
+    before: Dict[str, list] = {}
+    if record.is_file():
+        before = json.loads(record.read_text(encoding="utf-8"))
+    now: Dict[str, list] = {}
+    for key, path in files.items():
+        status = os.stat(os.fsencode(path))
+        now[key] = [status.st_size, status.st_mtime_ns]
+        known = before.get(key, [])
+        if known[:2] == now[key]:
+            now[key] = known
+            continue
+        now[key].append(sha256_of(path))
+        if known and known[2] != now[key][2]:
+            return key
+    if now != before:
+        write_text(record, json.dumps(now) + "\n")
+    return ""
 
 
 # ------------------------------------------------------------------------------- locks

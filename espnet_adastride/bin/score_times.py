@@ -5,7 +5,8 @@
 
 The reference is a folder of ``UTTERANCE.TextGrid`` files (with a tier ``words``, as in
 the LibriSpeech alignments) or another CTM. Utterances whose words differ from the
-reference are left out and counted. Several CTMs are compared on the utterances they
+reference are left out and counted; its <unk> stands for any one word, whose own times
+are not compared. Several CTMs are compared on the utterances they
 share.
 """
 

@@ -11,8 +11,10 @@ Either the whole file is decoded, or an :class:`AudioError` explains the problem
     wave, info = read_samples(path)     # (n, channels) float32
 """
 
+import contextlib
 import io
 import logging
+import math
 import mmap
 import os
 import re
@@ -25,6 +27,7 @@ from typing import (
     List,
     NamedTuple,
     Optional,
+    Set,
     Tuple,
     Union,
 )
@@ -39,11 +42,31 @@ Say = Callable[[str], None]
 
 #: unsupported media: protected, MIDI, or parts of files
 UNREAD_SUFFIXES = frozenset(".aax .aa .m4p .mid .midi .ds2".split())
-#: first bytes of Ogg, FLAC, ID3 (MP3), Matroska and WebM, ASF (WMA), AMR, AU, CAF
+#: first bytes of Ogg, FLAC, ID3 (MP3), Matroska and WebM, ASF (WMA), AMR, AU, CAF,
+#: W64, NIST, TTA, WavPack
 MAGIC = (
     b"OggS", b"fLaC", b"ID3", b"\x1aE\xdf\xa3", b"0&\xb2u\x8ef\xcf\x11", b"#!AMR",
-    b".snd", b"caff",
+    b".snd", b"caff", b"riff\x2e\x91\xcf\x11", b"NIST_1A", b"TTA1", b"wvpk",
 )  # fmt: skip
+#: how recordings begin, in more bytes than other data has by chance; of MP3, a tag or
+#: the table in the first frame
+BEGINNING = re.compile(
+    rb"(?<!\x7fFLAC....)fLaC[\x00\x80]\x00\x00\x22|OggS\x00[\x02\x06]\x00{8}"
+    rb"|RIFF....(?:WAVE|AVI )|RF64\xff{4}WAVE|FORM....AIF[FC]|\x00\x00\x00.ftyp"
+    rb"|caff\x00\x01\x00\x00|\.snd\x00\x00\x00|\x1aE\xdf\xa3.{1,8}?\x42\x86\x81\x01"
+    rb"|0&\xb2u\x8ef\xcf\x11|#!AMR(?:-WB)?\n|riff\x2e\x91\xcf\x11|NIST_1A\n"
+    rb"|TTA1[\x01\x02]\x00[\x01-\x08]\x00"
+    rb"|wvpk....[\x02-\x10]\x04\x00\x00....\x00{4}.{6}"
+    rb"|ID3[\x02-\x04]\x00\x00[\x00-\x7f]{4}|(?:Xing|Info)\x00\x00\x00[\x01-\x0f]",
+    re.DOTALL,
+)
+#: first bytes of streams in which FFmpeg reads on behind a joined file, and of those
+#: files, or of the streams in a container
+READ_ON = {
+    b"fLaC": {b"fLaC"},
+    b"OggS": {b"OggS"},
+    b"\x1aE\xdf\xa3": {b"\x1aE\xdf\xa3", b"fLaC"},
+}
 #: a chunk's name
 CHUNK = re.compile(rb"[ -~]{4}")
 #: upper halves of the sizes that programs write when they do not know them, to pipes
@@ -146,7 +169,7 @@ def quick_seconds(path: Union[str, Path]) -> float:
         return 0.0
     try:
         with _opened(path, _name(path)) as file:
-            header = _sound_header(file, "")
+            header = _sound_header(file, "", search=False)
             if header is not None:
                 return header.seconds
             import av
@@ -228,8 +251,15 @@ def _size(file: BinaryIO) -> int:
 # --------------------------------------------------------------- libsndfile
 
 
-def _sound_header(file: BinaryIO, name: str) -> Optional[AudioInfo]:
+def _sound_header(
+    file: BinaryIO, name: str, search: bool = True
+) -> Optional[AudioInfo]:
     """Return libsndfile's information on a file; None: FFmpeg must read it.
+
+    Args:
+        file: the file.
+        name: for messages.
+        search: search FLAC, which has no size, for another file behind the first.
 
     Raises:
         AudioError: for WAV files that both would read only in part, and files that
@@ -251,7 +281,7 @@ def _sound_header(file: BinaryIO, name: str) -> Optional[AudioInfo]:
         return None
     if info.format == "OGG" and not _is_one_ogg(file):
         return None
-    if info.format == "FLAC" and _holds_second_flac(file):
+    if info.format == "FLAC" and search and _joined_kinds(file):
         return None
     if info.frames == 0 and info.format in ("WAV", "RF64") and _size(file) > 4096:
         return None  # the recorder never wrote the sizes
@@ -322,23 +352,40 @@ def _check_riff(file: BinaryIO, name: str) -> None:
 
 def _check_joined(file: BinaryIO, place: int, name: str) -> None:
     """Reject a file in which another one begins at a place; 0: it is not known."""
-    file.seek(place)
-    head = file.read(16)
+    if place:
+        place = _after_tags(file, place)  # a tag alone may follow a recording
+        file.seek(place)
+        head = file.read(16)
+        if _is_beginning(head) and head[:3] != b"ID3":
+            _refuse_joined(name)
     file.seek(0)
-    # a tag (ID3) may follow a recording
-    if place and is_media_head(head) and head[:3] != b"ID3":
-        raise AudioError(
-            f"{name}: several concatenated files, of which only the first would be "
-            "read; join them with sox or ffmpeg"
-        )
+
+
+def _refuse_joined(name: str) -> None:
+    raise AudioError(
+        f"{name}: several concatenated files, of which only the first would be "
+        "read; join them with sox or ffmpeg"
+    )
+
+
+def _is_beginning(head: bytes) -> bool:
+    """Return whether the first bytes are those of a recording, also of bare MP3."""
+    if is_media_head(head) or len(head) < 3 or head[0] != 0xFF:
+        return is_media_head(head)
+    if head[1] & 0xF6 == 0xF0:  # AAC (ADTS)
+        return head[2] >> 2 & 15 < 13
+    version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
+    rates = 0 < head[2] >> 4 < 15 and head[2] >> 2 & 3 < 3
+    return head[1] >= 0xE0 and version != 1 and layer != 0 and rates
 
 
 def _end_of_first(file: BinaryIO) -> int:
     """Return where the recording ends by its header; 0: unknown.
 
-    Of AIFF, AU, RF64, CAF and MP4 (M4A, MOV ...), whose readers ignore what follows.
+    Of AIFF, AU, RF64, CAF, TTA and MP4 (M4A, MOV ...), whose readers ignore what
+    follows, and of W64 and NIST, whose reader takes it for samples.
     """
-    head, place = file.read(28).ljust(28, b"\0"), 0
+    head, place = file.read(1024).ljust(28, b"\0"), 0
     if head[:4] == b"FORM":
         size = int.from_bytes(head[4:8], "big")
         place = 8 + size + size % 2
@@ -346,6 +393,20 @@ def _end_of_first(file: BinaryIO) -> int:
         place = sum(struct.unpack(">II", head[4:12]))
     elif head[:4] == b"RF64":
         place = 8 + int.from_bytes(head[20:28], "little")
+    elif head[:8] == b"riff\x2e\x91\xcf\x11":
+        place = int.from_bytes(head[16:24], "little")
+    elif head[:7] == b"NIST_1A":
+        words = (b"sample_count", b"channel_count", b"sample_n_bytes")
+        sizes = [re.search(rb"\n%s -i (\d+)\n" % word, head) for word in words]
+        if all(sizes):
+            place = 1024 + math.prod(int(size[1]) for size in sizes)
+    elif head[:4] == b"TTA1":
+        rate, samples = struct.unpack("<II", head[10:18])
+        frames = -(-samples // max(256 * rate // 245, 1))
+        file.seek(22)
+        table = file.read(4 * frames)  # the size of every frame
+        sizes = struct.unpack(f"<{len(table) // 4}I", table[: len(table) // 4 * 4])
+        place = 22 + 4 * frames + 4 + sum(sizes)
     elif head[:4] == b"caff":
         place = _end_of_parts(file, 8, _caf_chunk)
     elif head[4:8] == b"ftyp":
@@ -359,7 +420,7 @@ def _end_of_parts(file: BinaryIO, place: int, size: Callable[[bytes], int]) -> i
     while True:
         file.seek(place)
         head = file.read(16)
-        if len(head) < 16 or is_media_head(head):
+        if len(head) < 16 or _is_beginning(head):
             return place
         length = size(head)
         if length <= 0:
@@ -436,14 +497,28 @@ def _check_caf(file: BinaryIO, name: str) -> None:
 
 def _is_mpeg(file: BinaryIO) -> bool:
     """Return whether a frame of MPEG audio (MP3, MP2, AAC) is at the start."""
-    file.seek(0)
-    head = file.read(10)
-    while len(head) == 10 and head[:3] == b"ID3":  # a tag: 28 bits of its length
-        length = sum((byte & 127) << 7 * n for n, byte in enumerate(head[:5:-1]))
-        file.seek(length, os.SEEK_CUR)
-        head = file.read(10)
+    file.seek(_after_tags(file, 0))
+    head = file.read(2)
     file.seek(0)
     return len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0
+
+
+def _after_tags(file: BinaryIO, place: int) -> int:
+    """Return where the tags that begin at a place end; without one, the place."""
+    while True:
+        file.seek(place)
+        head = file.read(16)
+        if head[:3] == b"ID3" and len(head) == 16 and head[3] in (2, 3, 4):
+            # 28 bits of its length
+            place += 10 + sum(
+                (byte & 127) << 7 * n for n, byte in enumerate(head[9:5:-1])
+            )
+        elif head[:8] == b"APETAGEX" and len(head) == 16:
+            place += 32 + int.from_bytes(head[12:], "little")
+        elif head[:3] == b"TAG":
+            place += 128
+        else:
+            return place
 
 
 def _is_one_ogg(file: BinaryIO) -> bool:
@@ -467,14 +542,52 @@ def _is_one_ogg(file: BinaryIO) -> bool:
     return place == size and bool(flags & 4)
 
 
-def _holds_second_flac(file: BinaryIO) -> bool:
-    """Return whether another FLAC file begins within this one."""
-    # the first block's kind, 0, has another bit if it is the only one
-    marker = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
-    if isinstance(file, io.BytesIO):
-        return len(marker.findall(file.getvalue())) > 1
-    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return len(marker.findall(content)) > 1
+def _joined_kinds(file: BinaryIO) -> Set[bytes]:
+    """Return the first bytes of the recordings that begin within a file.
+
+    Of formats that have no size, so that the file must be searched.
+    """
+    start = _after_tags(file, 0)
+    file.seek(start)
+    own = file.read(4)
+    if own == b"fLaC":  # its metadata may hold the header of a WAV file
+        start, last = start + 4, False
+        while not last and len(head := file.read(4)) == 4:
+            last = bool(head[0] & 128)
+            start += 4 + int.from_bytes(head[1:], "big")
+            file.seek(start)
+    bare = own in (b"fLaC", b"OggS")  # MP3 does not belong in it
+    kinds: Set[bytes] = set()
+    with contextlib.ExitStack() as stack:
+        content: Union[bytes, mmap.mmap]
+        if isinstance(file, io.BytesIO):
+            content = file.getvalue()
+        else:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            stack.enter_context(content)
+        for found in BEGINNING.finditer(content, start + 1):
+            place, kind = found.start(), found[0][:4]
+            if kind[:3] == b"ID3":
+                file.seek(_after_tags(file, place))
+                tag_alone = not _is_beginning(file.read(16))
+                kind = b"" if tag_alone or not bare else b"ID3"
+            elif kind in (b"Xing", b"Info") and not bare:
+                kind = b""
+            elif kind == b"wvpk" and not found[0][25] & 8:
+                kind = b""  # further channels of the first block
+            kinds.add(kind)
+    file.seek(0)
+    return kinds - {b""}
+
+
+def _check_kinds(file: BinaryIO, name: str) -> None:
+    """Reject a file in which others begin that FFmpeg would leave out."""
+    kinds = _joined_kinds(file)
+    if kinds:
+        file.seek(_after_tags(file, 0))
+        if kinds - READ_ON.get(file.read(4), set()):
+            _refuse_joined(name)
+    file.seek(0)
 
 
 # ------------------------------------------------------------------- FFmpeg
@@ -513,6 +626,7 @@ def _decoded(file: BinaryIO, name: str, say: Say) -> Iterator[Tuple[np.ndarray, 
         ) from None
     av.logging.set_level(av.logging.PANIC)
     _check_caf(file, name)
+    _check_kinds(file, name)
     file.seek(0)
     try:
         container = _open_container(av, file)
@@ -626,8 +740,13 @@ def _frames(container, stream, name: str, say: Say):
 
 def _as_float(frame, name: str) -> np.ndarray:
     """Return a frame's samples (channels, n) as float32 in [-1, 1)."""
-    wave = frame.to_ndarray()
     channels = frame.layout.nb_channels
+    try:
+        wave = frame.to_ndarray()
+    except ValueError:  # damage may give it more channels than PyAV reads
+        raise AudioError(
+            f"{name}: damaged: a frame of {channels} channels; get the file again"
+        ) from None
     if not frame.format.is_planar:
         wave = wave.reshape(-1, channels).T
     kind = wave.dtype

@@ -87,6 +87,24 @@ def read_data_dir(folder: PathLike) -> Dict[str, Table]:
     return tables
 
 
+def read_lengths(folder: PathLike, keys: Iterable[str]) -> Dict[str, int]:
+    """Return the samples of utterances by ``utt2num_samples`` of a dump folder.
+
+    Raises:
+        UserError: the file is missing, lacks an utterance, or has another word than a
+            number.
+    """
+    path = Path(folder) / "utt2num_samples"
+    table = read_table(path)
+    for key in keys:
+        if not re.fullmatch("[0-9]+", table.get(key, "")):
+            raise UserError(
+                f"{path}: no number of samples for {key}: make the folder again "
+                "(--stage 3 --rerun true)"
+            )
+    return {key: int(table[key]) for key in keys}
+
+
 def write_data_dir(
     folder: PathLike, tables: Dict[str, Table], keys: Iterable[str]
 ) -> None:
@@ -220,7 +238,8 @@ def filter_data_dir(
         One line about the result.
     """
     tables = read_data_dir(source)
-    tables["utt2num_samples"] = read_table(Path(source) / "utt2num_samples")
+    samples = read_lengths(source, tables["text"])
+    tables["utt2num_samples"] = {key: str(n) for key, n in samples.items()}
     extracted = (Path(source) / FEATURE_TABLES[0]).exists()
     if extracted:
         for name in FEATURE_TABLES:
@@ -228,7 +247,7 @@ def filter_data_dir(
     removed: Dict[str, str] = {}
     counts = {"too short": 0, "too long": 0, "without text": 0}
     for key, words in tables["text"].items():
-        seconds = int(tables["utt2num_samples"][key]) / rate
+        seconds = samples[key] / rate
         if seconds <= shortest:
             reason, detail = "too short", f"{seconds:.3f} s"
         elif seconds >= longest:

@@ -35,6 +35,7 @@ from espnet_adastride.corpora.recordings import (
 )
 from espnet_adastride.errors import UserError, no_such
 from espnet_adastride.files import (
+    first_changed,
     fresh_dir,
     replace_dir,
     short_name,
@@ -48,6 +49,8 @@ PARTS = ("train", "valid", "test")
 SHARES = {"test": 0.1, "valid": 0.05}
 #: seconds; longer recordings are cut, shorter ones left out
 LONGEST, SHORTEST = 15.0, 0.25
+#: in the output folder: what shows whether a recording was changed
+AUDIO = "audio.json"
 
 
 class Recording(NamedTuple):
@@ -170,6 +173,7 @@ def prepare_recordings(folder, output, rate: int) -> str:
     record = {
         "digest": hashlib.sha256(repr((seen, rate, LONGEST)).encode()).hexdigest()[:16]
     }
+    paths = {recording.id: recording.path for recording in recordings}
     done = output / "prepared.json"
     if done.is_file():
         before = json.loads(done.read_text(encoding="utf-8"))
@@ -178,12 +182,19 @@ def prepare_recordings(folder, output, rate: int) -> str:
                 f"{output} was prepared from other recordings; give another --exp, or "
                 f"remove {output.parent}"
             )
+        changed = first_changed(paths, output / AUDIO)
+        if changed:
+            raise UserError(
+                f"{shown(paths[changed])} was changed after {output} was prepared from "
+                f"it; give another --exp, or remove {output.parent}"
+            )
         made = [one for part in PARTS for one in read_set(output / part)]
         if all(Path(recording.path).is_file() for recording in made):
             return before["told"]
     part_of = split_groups(r.group for r in recordings)
     fresh = fresh_dir(output)
     (fresh / "audio").mkdir()
+    first_changed(paths, fresh / AUDIO)  # records them
     parts: Dict[str, list] = {part: [] for part in PARTS}
     names = {recording.id for recording in recordings}
     short = 0

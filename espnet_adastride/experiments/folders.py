@@ -16,6 +16,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 import yaml
 
 from espnet_adastride.config import changes, read_config, refuse_changes
+from espnet_adastride.corpora.clips import Clip
 from espnet_adastride.errors import UserError
 from espnet_adastride.experiments.grid import Step, run_all
 from espnet_adastride.experiments.records import (
@@ -27,7 +28,7 @@ from espnet_adastride.experiments.records import (
     shared_settings,
     write_record,
 )
-from espnet_adastride.files import PathLike, write_text
+from espnet_adastride.files import PathLike, first_changed, shown, write_text
 from espnet_adastride.recipe.jobs import Job
 
 #: one line of JSON in a run's folder, written by versions up to 0.2
@@ -169,6 +170,29 @@ def read_results(exp: PathLike, needed: bool = True) -> List[Record]:
                 f"and {b}) and cannot share a table: move one to another folder"
             )
     return found
+
+
+def claim_audio(exp: PathLike, clips: Sequence[Clip], begun: bool) -> None:
+    """Record the audio of an experiment's runs, or check that it is unchanged.
+
+    Args:
+        exp: the experiment's folder.
+        clips: all clips of the corpus.
+        begun: whether the folder has runs.
+
+    Raises:
+        UserError: it has runs, and a clip was changed since.
+    """
+    record = Path(exp) / "audio.json"
+    if not begun:
+        record.unlink(missing_ok=True)
+    paths = {clip.id: clip.path for clip in clips}
+    changed = first_changed(paths, record)
+    if changed:
+        raise UserError(
+            f"{shown(paths[changed])} was changed after the runs in {exp} began; give "
+            f"these another --exp, or remove {exp}"
+        )
 
 
 def claim_run(folder: PathLike, config: Dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from typing import Dict, List, NamedTuple, Sequence
 from espnet_adastride.corpora.archives import write_matrix
 from espnet_adastride.corpora.datadir import (
     read_data_dir,
+    read_lengths,
     read_mono,
     read_table,
     write_data_dir,
@@ -119,8 +120,8 @@ def extract_data_dir(
     """
     output, record = Path(output), upstream.record
     tables = read_data_dir(source)
-    tables["utt2num_samples"] = read_table(Path(source) / "utt2num_samples")
-    samples = {key: int(n) for key, n in tables["utt2num_samples"].items()}
+    samples = read_lengths(source, tables["text"])
+    tables["utt2num_samples"] = {key: str(n) for key, n in samples.items()}
     waves = tables["wav.scp"]
     keys = sorted(waves)
     archives = output / ARCHIVES

@@ -75,8 +75,8 @@ def first_difference(old: dict, new: dict) -> Optional[str]:
             if name not in before and name.startswith(LATER):
                 continue
             if before.get(name) != after.get(name):
-                if name.startswith(LATER):
-                    return f"{name} changed"
+                if name.startswith(LATER) or name == "audio":
+                    return f"{name} changed"  # the values are hashes
                 if kind == "option":
                     return f"{name} was {before.get(name)!r}, is {after.get(name)!r}"
                 what = "is missing" if after.get(name) == "missing" else "changed"

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 import media
-from espnet_adastride.corpora import recordings
+from espnet_adastride.corpora import audio, recordings
 from espnet_adastride.corpora.audio import audio_info, quick_seconds, read_samples
 from espnet_adastride.errors import AudioError
 from media import RATE, speech
@@ -147,6 +147,81 @@ def test_joined_files_that_no_reader_reads_to_the_end(kind, tmp_path):
         for given in (path, path.read_bytes()):
             with pytest.raises(AudioError, match="several concatenated files.*sox"):
                 read_samples(given)
+
+
+ID3 = b"ID3\3\0\0\0\0\0\x64" + bytes(100)
+
+
+def recording_of(kind, path):
+    """Return the bytes of a file of 1 s, an MP3 with a tag or without its table."""
+    wave = speech()[:RATE]
+    codecs = {"tta": "tta", "wv": "wavpack", "oga": "flac"}
+    codecs.update(dict.fromkeys(("m4a", "mkv", "aac"), "aac"))
+    if kind in codecs:
+        return media.encode(path / f"a.{kind}", codecs[kind], wave).read_bytes()
+    if kind.startswith("MP3"):
+        content = media.sound_file(wave, format="MP3")
+        bare = media.without_length_table(content)
+        return {"MP3": content, "MP3 ID3": ID3 + content, "MP3 bare": bare}[kind]
+    if kind.startswith("OGG"):
+        return media.sound_file(wave, format="OGG", subtype=kind.split()[1])
+    subtype = {} if kind == "FLAC" else {"subtype": "PCM_16"}
+    return media.sound_file(wave, format=kind, **subtype)
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [
+        ("MP3", "OGG VORBIS"), ("MP3 ID3", "FLAC"), ("MP3 bare", "WAV"), ("aac", "m4a"),
+        ("FLAC", "OGG OPUS"), ("FLAC", "WAV"), ("FLAC", "MP3"), ("FLAC", "MP3 ID3"),
+        ("OGG VORBIS", "FLAC"), ("OGG OPUS", "MP3"), ("oga", "MP3 ID3"),
+        ("tta", "tta"), ("tta", "MP3 bare"), ("wv", "wv"), ("mkv", "OGG VORBIS"),
+        ("WAV", "W64"), ("WAV", "MP3 ID3"), ("WAV", "tta"), ("AIFF", "MP3 bare"),
+        ("m4a", "MP3"), ("m4a", "NIST"), ("CAF", "aac"), ("W64", "W64"),
+        ("NIST", "NIST"), ("NIST", "FLAC"), ("AU", "wv"), ("RF64", "W64"),
+    ],
+)  # fmt: skip
+def test_joined_files_of_any_two_formats(first, second, tmp_path):
+    own, other = (recording_of(kind, tmp_path) for kind in (first, second))
+    path = tmp_path / "joined"
+    if first.startswith(("MP3", "aac")):
+        own *= 60  # of a long recording, the undecodable packets are few
+    path.write_bytes(own + other)
+    for given in (path, path.read_bytes()):
+        with pytest.raises(AudioError, match="several concatenated files.*sox"):
+            read_samples(given)
+        with pytest.raises(AudioError, match="several concatenated files.*sox"):
+            audio_info(given)
+
+
+def test_what_looks_like_a_second_file_in_one(tmp_path):
+    wave, path = speech()[:RATE], tmp_path / "a"
+    flac = media.sound_file(wave, format="FLAC")
+    header = b"riff" + media.sound_file(wave, format="WAV")[:44]
+    # flac --keep-foreign-metadata keeps the header of the WAV file
+    kept = flac[:42] + b"\2" + len(header).to_bytes(3, "big") + header + flac[42:]
+    path.write_bytes(kept)
+    assert audio_info(path).samples == len(read_samples(path)[0]) == RATE
+    tags = (ID3, b"TAG" + bytes(125), b"APETAGEX" + b"\xd0\7\0\0" + bytes(20))
+    for kind in "FLAC WAV AIFF W64 tta MP3".split():
+        content = recording_of(kind, tmp_path)
+        for tag in tags:
+            path.write_bytes(content + tag)
+            assert len(read_samples(path)[0]) == pytest.approx(RATE, abs=2500)
+    path.write_bytes(recording_of("oga", tmp_path))
+    assert audio_info(path).samples == RATE
+
+
+def test_damage_that_adds_channels_is_one_line():
+    class Frame:
+        class layout:
+            nb_channels = 34
+
+        def to_ndarray(self):
+            raise ValueError("plane index 34 out of range for 34 planes")
+
+    with pytest.raises(AudioError, match="^x: damaged: a frame of 34 channels; get"):
+        audio._as_float(Frame(), "x")
 
 
 def test_an_mp3_without_its_length_table(tmp_path):

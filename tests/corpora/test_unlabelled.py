@@ -65,6 +65,21 @@ def test_moved_recordings_are_found_again(corpus, tmp_path):
         assert all(str(moved) in r.path for r in after[part])
 
 
+def test_a_recording_that_was_changed_at_the_same_size_is_named(corpus, tmp_path):
+    path = corpus / "r.wav"
+    noise(path)
+    told = prepare_recordings(corpus, tmp_path / "exp" / "data", 8000)
+    content = path.read_bytes()
+    path.write_bytes(content[:-2] + b"ab")
+    with pytest.raises(UserError, match=f"^{path} was changed after .*another --exp"):
+        prepare_recordings(corpus, tmp_path / "exp" / "data", 8000)
+    path.write_bytes(content)  # at another time
+    assert prepare_recordings(corpus, tmp_path / "exp" / "data", 8000) == told
+    # folders of earlier versions have no record
+    (tmp_path / "exp" / "data" / "audio.json").unlink()
+    assert prepare_recordings(corpus, tmp_path / "exp" / "data", 8000) == told
+
+
 def test_texts_of_other_names_are_refused(corpus, tmp_path):
     """Silently left out, they would put readings of one text into several sets."""
     texts = corpus / "trans.txt"

@@ -178,6 +178,22 @@ def test_filtering_keeps_the_features(data, command):
     assert any(name.endswith("feats.scp") for name in stamp["outputs"])
 
 
+def test_lengths_that_do_not_fit_are_one_line(data, command):
+    filter_words = ["--set", str(data), "dump/raw/train"]
+    for text in ("s-0 4000\ns-1 x\n", "s-0 4000\n"):
+        (data / "utt2num_samples").write_text(text)
+        for run in (command, lambda: filter_data.main(filter_words)):
+            with pytest.raises(SystemExit, match="samples: no number .* for s-1: make"):
+                run()
+
+
+def test_changed_audio_is_told_without_hashes(data, capsys):
+    path = Path(read_table(data / "wav.scp")["s-1"])
+    soundfile.write(path, np.zeros(100), 16000)
+    format_data.main(["--set", "data/train", "dump/raw/org/train"])
+    assert "again: audio changed\n" in capsys.readouterr().out
+
+
 def test_another_rate(data, command):
     with pytest.raises(SystemExit, match="takes 16000 Hz; give --fs 16000"):
         command("--fs", "8k")

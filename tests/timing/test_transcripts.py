@@ -312,6 +312,17 @@ def test_errors_of_times():
     assert (numbers["median"], numbers["p90"], numbers["bias"]) == (20, 28, 20)
 
 
+def test_an_unknown_word_of_the_reference_stands_for_any():
+    ours = {"u": words(("A", 1, 2), ("ODD", 2, 3), ("B", 3.5, 4)),
+            "v": words(("A", 0, 1), ("B", 1, 2))}  # fmt: skip
+    theirs = {"u": words(("a", 0.9, 2), ("<unk>", 5, 6), ("b", 3, 4)),
+              "v": words(("a", 0, 1), ("<unk>", 1, 2), ("b", 2, 3))}  # fmt: skip
+    errors = compare_times(ours, theirs)
+    np.testing.assert_allclose(errors.starts, [100, 500])
+    np.testing.assert_allclose(errors.ends, [0, 0], atol=1e-9)
+    assert (errors.words, errors.different) == (2, ["v"])
+
+
 def test_the_command_compares_over_common_utterances(tmp_path, capsys):
     ref, one, two = (tmp_path / name for name in ("ref.ctm", "one.ctm", "two.ctm"))
     ref.write_text("u 1 1.0 1.0 a\nv 1 1.0 1.0 b\n")

@@ -32,6 +32,7 @@ from espnet_adastride.experiments.espnet_options import (
     count_steps,
 )
 from espnet_adastride.experiments.folders import (
+    claim_audio,
     claim_run,
     is_finished,
     run_folders,
@@ -136,13 +137,15 @@ def claim_data(exp, options, clips):
 
     Raises:
         UserError: the folder holds runs, also interrupted ones, of other clips or of
-            another split, which could be tested on what they were trained on.
+            another split, which could be tested on what they were trained on, or a
+            clip was changed since.
     """
     path = exp / "data" / "settings.yaml"
     own = {"data": dataclasses.asdict(options.data), "clips": identify_clips(clips)}
     begun = [*exp.glob("*/checkpoint.pth"), *exp.glob("records/*")]
     if path.is_file() and begun:
         refuse_changes(exp, read_config(path), own, "runs")
+    claim_audio(exp, clips, bool(begun))
     write_text(path, yaml.safe_dump(own, sort_keys=False))
 
 

@@ -30,6 +30,7 @@ from espnet_adastride.errors import UserError
 from espnet_adastride.experiments.classification.features import Features
 from espnet_adastride.experiments.classification.options import Options, TrainingOptions
 from espnet_adastride.experiments.folders import (
+    claim_audio,
     is_finished,
     read_result,
     read_results,
@@ -50,7 +51,7 @@ def claim_experiment(folder, options: Options, clips: List[Clip]) -> None:
 
     Raises:
         UserError: the folder holds runs (also interrupted ones) of another
-            configuration or of other clips.
+            configuration or of other clips, or a clip was changed since.
     """
     config = describe_settings(options, clips)
     path = Path(folder) / "config.yaml"
@@ -61,6 +62,7 @@ def claim_experiment(folder, options: Options, clips: List[Clip]) -> None:
             earlier.append(read_config(path))
         for one in earlier:
             refuse_changes(folder, one, config, "runs")
+        claim_audio(folder, clips, bool(earlier))
         write_text(path, yaml.safe_dump(config, sort_keys=False))
 
 

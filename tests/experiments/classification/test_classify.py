@@ -260,6 +260,16 @@ def test_other_hyper_parameters_or_clips_want_another_folder(corpus, config, tmp
     assert "training.lr was 0.01, is 0.02; give this one another --exp" in line
     copy = tmp_path / "copy"
     shutil.copytree(corpus, copy)
+    clip = next((copy / "low").glob("*.wav"))
+    os.utime(clip)
+    moved = ["--corpus", copy, *command[2:]]
+    classify.main([str(word) for word in moved])  # the same content
+    content = clip.read_bytes()
+    clip.write_bytes(content[:-2] + b"ab")
+    line = failure(*moved[:6])
+    assert f"{clip} was changed after the runs in {exp} began; give these" in line
+    clip.write_bytes(content)
+    classify.main([str(word) for word in moved])
     next((copy / "low").glob("*.wav")).unlink()
     line = failure("--corpus", copy, "--config", config, "--exp", exp)
     assert "clips was 120" in line

@@ -134,6 +134,13 @@ def test_other_clips_or_another_split_are_refused_through_espnet(corpus, tmp_pat
         claim("rotating")
     with pytest.raises(UserError, match="clips was 120, .*, is 119"):
         claim("fixed", clips[1:])
+    copy = tmp_path / "copy.wav"
+    content = clips[0].path.read_bytes()
+    copy.write_bytes(content)
+    claim("fixed", [clips[0]._replace(path=copy), *clips[1:]])
+    copy.write_bytes(content[:-2] + b"ab")
+    with pytest.raises(UserError, match=f"{copy} was changed after the runs in "):
+        claim("fixed", [clips[0]._replace(path=copy), *clips[1:]])
 
 
 def test_options_of_a_training_through_espnet():
