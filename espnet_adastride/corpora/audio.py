@@ -60,6 +60,12 @@ BEGINNING = re.compile(
     rb"|ID3[\x02-\x04]\x00\x00[\x00-\x7f]{4}|(?:Xing|Info)\x00\x00\x00[\x01-\x0f]",
     re.DOTALL,
 )
+#: a part of every alternative above: found some four times as fast
+IN_BEGINNING = (
+    b"fLaC", b"OggS\0", b"WAVE", b"AVI ", b"AIF", b"ftyp", b"caff\0\1", b".snd\0\0\0",
+    b"\x1aE\xdf\xa3", b"0&\xb2u\x8ef\xcf\x11", b"#!AMR", b"riff\x2e\x91", b"NIST_1A",
+    b"TTA1", b"wvpk", b"ID3", b"Xing\0", b"Info\0",
+)  # fmt: skip
 #: first bytes of streams in which FFmpeg reads on behind a joined file, and of those
 #: files, or of the streams in a container
 READ_ON = {
@@ -565,7 +571,8 @@ def _joined_kinds(file: BinaryIO) -> Set[bytes]:
         else:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             stack.enter_context(content)
-        for found in BEGINNING.finditer(content, start + 1):
+        likely = any(content.find(part, start + 1) >= 0 for part in IN_BEGINNING)
+        for found in BEGINNING.finditer(content, start + 1) if likely else ():
             place, kind = found.start(), found[0][:4]
             if kind[:3] == b"ID3":
                 file.seek(_after_tags(file, place))
