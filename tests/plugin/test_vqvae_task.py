@@ -83,7 +83,7 @@ def test_the_error_falls_and_the_table_is_written(experiment):
         assert 1 < own["perplexity"] <= 16
         assert (own["side_bits"] > 0) == (method == "adastride_f")
     table = (exp / "RESULTS.md").read_text()
-    assert re.search(r"\| 4x \| `adastride_f` \| 1 \| [+-]\d", table)
+    assert re.search(r"\| 4x \| `adastride_f` \| 0 \| [+-]\d", table)
     text = (exp / "listen.html").read_text()
     assert text.count("<audio") == 4 and text.count("<img") == 2
 
