@@ -52,7 +52,7 @@ option inference_nj "${cpus}" "Parallel jobs in decoding"
 option gpu_inference false "Decode on a GPU"
 option dumpdir dump "Folder for formatted data"
 option expdir exp "Folder for experiments"
-option python "${default_python}" "The Python to use; default: PYTHON="
+option python "${default_python}" "The Python to use; PYTHON= in the environment sets the default"
 option cuda_cmd "" "Job runner for several GPUs or nodes (slurm.pl ...); empty: our own"
 section "Data"
 option train_set "" "Training set (required)"
@@ -82,7 +82,7 @@ option bpe_char_cover 1.0 "Character coverage of BPE"
 option bpe_nlsyms "" "User-defined BPE symbols, separated by commas"
 option nlsyms_txt none "List of non-linguistic symbols"
 option cleaner none "Text cleaner"
-option g2p none "Grapheme-to-phoneme method"
+option g2p none "Grapheme-to-phoneme method of ESPnet; bpe and char do not use it"
 section "Language model"
 option use_lm false "Train a language model (stages 6-8) and decode with it"
 option lm_config "" "Configuration (YAML)"
@@ -122,10 +122,14 @@ option batch_size "" "Utterances decoded at once; empty: as in the configuration
 section "Packing"
 option model_license cc-by-4.0 "License of the packed model, for the model card"
 
+set_here=  # by the recipe's run.sh, whose values are not the defaults above
 while [ $# -gt 0 ]; do
     case $1 in
         --help | -h) printf 'Usage: run.sh [--option value | --option=value]...\n%s' \
-                            "${help_text}"; exit 0 ;;
+                            "${help_text}"
+                     [ -z "${set_here}" ] ||
+                         printf '\nSet by this recipe, or before --help\n%s' "${set_here}"
+                     exit 0 ;;
         --version) "${default_python}" -c "import runpy; print('espnet_adastride',
             runpy.run_path('${root}/espnet_adastride/version.py')['__version__'])"; exit 0 ;;
         --*=*) name=${1%%=*} value=${1#*=}; shift ;;
@@ -142,6 +146,7 @@ while [ $# -gt 0 ]; do
             "options of ESPnet's training go into --asr_args, of decoding into --inference_args"
     fi
     printf -v "${name}" %s "${value}"
+    set_here+="  --${name} \"${value}\""$'\n'
 done
 
 for name in train_set valid_set test_sets; do

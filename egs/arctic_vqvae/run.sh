@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Discrete representations: a VQ-VAE of speech with every downsampling method, from any
-# folder of recordings.
+# Discrete representations: VQ-VAEs of speech with several downsampling methods, from any
+# folder of recordings. By default: strided_conv, avg_pool and adastride_f at 4x, 8x and
+# 16x, seeds 0 1 2, one run per core.
 #
 #   RECORDINGS=/path/to/folder ./run.sh [--option value]...
 #

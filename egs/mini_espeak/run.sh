@@ -23,6 +23,11 @@ while [ $# -gt 0 ]; do
         --say) [ $# -ge 2 ] || { echo "error: option --say needs a sentence" >&2; exit 1; }
                say=$2; shift 2 ;;
         --say=*) say=${1#*=}; shift ;;
+        --help | -h)
+            echo "Option of this script, beside those below:"
+            echo "  --say SENTENCE  synthesise and transcribe it at the end; not with other options"
+            echo
+            options+=("$1"); shift ;;
         *) options+=("$1"); shift ;;
     esac
 done

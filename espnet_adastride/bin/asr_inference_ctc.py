@@ -11,8 +11,9 @@ batch differ slightly from those of single utterances. (202611 masks the padding
 In both releases, only the longest utterance of a batch is reflected at its end by the
 STFT.)
 
-``--stride`` decodes at a rate other than the model's own (adastride, adastride_f and
-spectral_pool). It works best with a model trained with ``train_strides``.
+``--stride`` decodes at a rate other than the model's own, for methods with real strides
+(all of them but diff_stride). It works best with a model trained with
+``train_strides``.
 """
 
 import argparse

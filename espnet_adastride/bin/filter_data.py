@@ -24,13 +24,13 @@ def get_parser():
         "--min_wav_duration",
         type=real(0),
         default=0.1,
-        help="seconds; shorter utterances are left out",
+        help="seconds; utterances that are not longer are left out",
     )
     parser.add_argument(
         "--max_wav_duration",
         type=real(0, infinite=True),
         default=20.0,
-        help="seconds; longer utterances are left out",
+        help="seconds; utterances that are not shorter are left out",
     )
     return parser
 

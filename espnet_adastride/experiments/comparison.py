@@ -24,6 +24,7 @@ from espnet_adastride.evaluation.statistics import (
     welch_interval,
 )
 from espnet_adastride.experiments.cells import Cell
+from espnet_adastride.options import name_seeds
 from espnet_adastride.report.tables import (
     format_interval,
     format_p,
@@ -166,7 +167,7 @@ def pair_table(
     rows = []
     for one, other, seeds, difference in _compare_cells(asked, bootstrap):
         row = [f"{one.rate:g}x", f"`{one.system}` minus `{other.system}`"]
-        rows.append([*row, ", ".join(map(str, seeds)), *difference.columns()])
+        rows.append([*row, name_seeds(seeds), *difference.columns()])
     names = ["rate", "methods", "seeds", "WER", "over groups", "p, Holm", "over seeds"]
     return markdown_table([*names, "verdict"], rows) if rows else ""
 
@@ -225,7 +226,7 @@ def _difference_table(cells: Sequence[Cell], baseline: str, resamples: int) -> s
     ):
         value, interval, p, over_seeds, said = groups.columns()
         # by name: means above may be over other seeds, and give another difference
-        row = [f"{cell.rate:g}x", f"`{cell.system}`", ", ".join(map(str, seeds)), value]
+        row = [f"{cell.rate:g}x", f"`{cell.system}`", name_seeds(seeds), value]
         row += [utterances.columns()[1], interval, p, over_seeds]
         rows.append([*row, " ".join(chars.columns()[:2]), said])
     note = few_units_note(by_group.number, "groups")

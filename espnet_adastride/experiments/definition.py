@@ -59,7 +59,7 @@ class Experiment:
 
     Attributes: see the example above; ``name`` is the file's, ``tag`` another prefix of
         the runs' folders, ``data`` the hashes of prepared data that models are trained
-        on (``Grid.note_data``).
+        on, which the file cannot give (``Grid.note_data``).
     """
 
     name: str
@@ -272,7 +272,7 @@ def read_experiment(path: PathLike) -> Experiment:
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: no definition of an experiment (title, grid ...)")
-    known = set(Experiment.__dataclass_fields__) - {"name"}
+    known = set(Experiment.__dataclass_fields__) - {"name", "data"}
     unknown = sorted(set(content) - known)
     if unknown:
         raise UserError(

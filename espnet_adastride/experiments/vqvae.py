@@ -21,6 +21,7 @@ from espnet_adastride.experiments.comparison import compare
 from espnet_adastride.experiments.folders import read_results, run_name
 from espnet_adastride.experiments.records import Record
 from espnet_adastride.files import PathLike, write_text
+from espnet_adastride.options import name_seeds
 from espnet_adastride.report.style import (
     drawing,
     label_points,
@@ -135,7 +136,7 @@ def _differences(cells, order, reference, resamples) -> str:
         sides = cells[rate, method], cells.get((rate, reference), [])
         seeds = sorted(set.intersection(*({r["seed"] for r in own} for own in sides)))
         if method != reference and seeds:
-            names = ", ".join(map(str, seeds))
+            names = name_seeds(seeds)
             found.append([f"{rate:g}x", f"`{method}`", names])
             pairs.append([errors(own, seeds) for own in sides])
     if not found:

@@ -95,7 +95,12 @@ class VQVAETask(espnet.AbsTask):
             group.add_argument(
                 f"--{name}", action=espnet.NestedDictAction, default={}, help=what
             )
-        group.add_argument("--vp_weight", type=float, default=1.0)
+        group.add_argument(
+            "--vp_weight",
+            type=float,
+            default=1.0,
+            help="weight of the positioning loss",
+        )
         group.add_argument(
             "--stats_file", help="feats_stats.npz of the training set (collect_stats)"
         )

@@ -108,6 +108,7 @@ def test_settings_without_decodings_are_those_of_earlier_records():
     "changes, message",
     [
         ({"titel": "x"}, "unknown word 'titel'; choose among"),
+        ({"data": {"train": "abc"}}, "unknown word 'data'"),  # measured, not given
         ({"recipe": None}, "'recipe' is missing"),
         ({"test_sets": []}, "test_sets is empty"),
         ({"grid": [{"methods": ["stack"], "rates": [4]}]}, "methods, rates and seeds"),

@@ -241,6 +241,16 @@ def test_help_lists_every_option_with_its_default(recipe):
         assert f"  --{name} " in text
 
 
+def test_help_of_a_recipe_has_its_own_values_and_options(recipe, tmp_path):
+    script = recipe.parent / "librispeech_100" / "run.sh"
+    status, text, _ = run(tmp_path, "--help", script=script)
+    assert status == 0 and '\n  --nbpe "5000"\n' in text
+    script = recipe.parent / "mini_espeak" / "run.sh"
+    status, text, _ = run(tmp_path, "--help", script=script)
+    assert status == 0 and "  --say SENTENCE " in text and "  --use_lm " in text
+    assert '\n  --token_type "char"\n' in text
+
+
 def test_espnets_options_are_taken(recipe):
     """Every option that espnet's librispeech_100 and its users give is known."""
     words = """stage stop_stage ngpu num_nodes nj inference_nj gpu_inference dumpdir
