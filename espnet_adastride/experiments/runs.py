@@ -17,7 +17,7 @@ from espnet_adastride.corpora.audio import audio_info
 from espnet_adastride.corpora.datadir import read_table
 from espnet_adastride.corpora.kaldi import read_text
 from espnet_adastride.corpora.upstream_record import RECORD_NAME
-from espnet_adastride.errors import UserError
+from espnet_adastride.errors import UserError, located
 from espnet_adastride.evaluation.scoring import percent
 from espnet_adastride.experiments.definition import (
     Experiment,
@@ -43,6 +43,7 @@ from espnet_adastride.experiments.records import (
 from espnet_adastride.files import PathLike, alone
 from espnet_adastride.options import parse_rate
 from espnet_adastride.progress import print_dated
+from espnet_adastride.recipe.configurations import check_training
 from espnet_adastride.recipe.jobs import Job, run_jobs
 
 
@@ -114,6 +115,16 @@ class Grid:
         ]
         self._scores: Dict[str, Dict[str, SetScores]] = {}
         self._tested: Dict[str, str] = {}
+
+    def check_configurations(self, runs: Sequence[Run]) -> None:
+        """Check the training of each run as the script will, before hours of others.
+
+        Raises:
+            UserError: ESPnet or the plugin would reject it; names the run and the word.
+        """
+        for run in {(run.system, run.rate): run for run in runs}.values():
+            with located(f"{run.system} {run.rate:g}x"):
+                check_training([self.what.config_path], run.asr_args)
 
     def prepare_command(self) -> List[str]:
         """Return the call for the stages that the runs share, with a language model."""
@@ -345,9 +356,11 @@ def run_grid(
         One line for each failed run; the others are done.
 
     Raises:
-        UserError: the preparation failed, or another process does them.
+        UserError: a configuration cannot be trained, the preparation failed, or another
+            process does them.
         Interrupted: a signal arrived.
     """
+    grid.check_configurations(runs)
     folder = grid.expdir / grid.what.name
 
     def finish(run: Run) -> str:

@@ -3,10 +3,31 @@
 avg_pool    adastride:sigma_square=0.5,score_bound=null    strided_conv+adastride
 """
 
-from typing import Any, Dict, NamedTuple, Tuple
+import math
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from espnet_adastride.config import parse_yaml
 from espnet_adastride.errors import UserError
+
+
+def whole_strides(stride: int, stages: Optional[int] = None) -> List[int]:
+    """Split a whole stride into those of its stages: 8 -> [2, 2, 2], 6 -> [2, 3].
+
+    Args:
+        stride: overall, 1 or more.
+        stages: the most stages; the last takes the product of the rest: 8 -> [2, 4] for
+            two.
+    """
+    factors, rest, factor = [], stride, 2
+    while factor * factor <= rest:
+        while rest % factor == 0:
+            factors.append(factor)
+            rest //= factor
+        factor += 1
+    factors += [rest] if rest > 1 or not factors else []
+    if stages and len(factors) > stages:
+        factors[stages - 1 :] = [math.prod(factors[stages - 1 :])]
+    return factors
 
 
 class Method(NamedTuple):

@@ -7,6 +7,7 @@ import torch
 
 from espnet_adastride.downsampling.output import Downsampler, check_stride
 from espnet_adastride.errors import ConfigurationError, located
+from espnet_adastride.networks.methods import whole_strides
 
 #: the place in a training's configuration that messages name
 WHERE = "encoder_conf: input_layer_conf"
@@ -35,16 +36,7 @@ def stage_strides(
     stride = check_stride(stride)
     if stride != int(stride):
         return [stride]
-    factors, rest, factor = [], int(stride), 2
-    while factor * factor <= rest:
-        while rest % factor == 0:
-            factors.append(factor)
-            rest //= factor
-        factor += 1
-    factors += [rest] if rest > 1 or not factors else []
-    if stages and len(factors) > stages:
-        factors[stages - 1 :] = [math.prod(factors[stages - 1 :])]
-    return factors
+    return whole_strides(int(stride), stages)
 
 
 def drawn(low: float, high: float) -> float:

@@ -6,9 +6,11 @@ and names the place of each word: a file, or the option that overrides it.
 
 import argparse
 from pathlib import Path
+from typing import Any, Dict, Optional, Sequence
 
 from espnet_adastride.config import merge_configs, override, read_config
 from espnet_adastride.errors import UserError, located
+from espnet_adastride.files import PathLike
 from espnet_adastride.networks.saved_models import (
     default_model,
     read_kept,
@@ -77,24 +79,44 @@ def check(args: argparse.Namespace) -> str:
         if args.model or not known:
             return args.model or "valid.acc.ave.pth"
         return default_model(read_config(trained))
-    files = {path: read_given(path) for path in args.config if path}
-    words = args.arguments.split()
-    own = find_place(files, words, f"--{args.task}_args")
-    config = override(merge_configs(files.values()), words)
     settings = dict(option.partition("=")[::2] for option in args.option)
+    paths = [path for path in args.config if path]
+    config = check_training(paths, args.arguments, args.task, settings)
+    if args.task != "asr":
+        return ""
+    if args.model:
+        refuse_model_that_will_not_be(args.model, config, args.exp)
+    return args.model or default_model(config)
+
+
+def check_training(
+    paths: Sequence[PathLike],
+    arguments: str,
+    task: str = "asr",
+    settings: Optional[Dict[str, str]] = None,
+) -> Dict[str, Any]:
+    """Reject what ESPnet or the plugin would reject; return the configuration.
+
+    Args:
+        paths: configurations, later ones override.
+        arguments: options that override them (``--asr_args``, ``--lm_args``).
+        task: ``asr`` or ``lm``.
+        settings: options of the training that the driver sets.
+    """
+    files = {path: read_given(path) for path in paths}
+    words, settings = arguments.split(), settings or {}
+    own = find_place(files, words, f"--{task}_args")
+    config = override(merge_configs(files.values()), words)
 
     def place(path):
         return f"--{path[0]}" if path[0] in settings else own(path)
 
-    refuse_unknown_options({**config, **settings}, args.task, place)
-    if args.task != "asr":
-        return ""
+    refuse_unknown_options({**config, **settings}, task, place)
     for name, read in (
         ("keep_nbest_models", read_kept),
         ("best_model_criterion", default_model),
     ):
-        with located(place([name])):
-            read(config)
-    if args.model:
-        refuse_model_that_will_not_be(args.model, config, args.exp)
-    return args.model or default_model(config)
+        if task == "asr":
+            with located(place([name])):
+                read(config)
+    return config

@@ -14,6 +14,7 @@ import re
 from typing import Any, Dict, List, Optional, Sequence
 
 from espnet_adastride.errors import UserError, did_you_mean, unknown_word
+from espnet_adastride.networks.methods import whole_strides
 from espnet_adastride.options import real
 from espnet_adastride.options import whole as whole_number
 from espnet_adastride.recipe import espnet_source as source
@@ -310,6 +311,8 @@ class _Checker:
         self._arguments(path, conf, arguments)
         for key in ("stride", "train_strides"):
             self._strides(path, key, conf.get(key))
+        for key in ("method", "after_blocks"):
+            self._stages(path, key, conf)
 
     def _strides(self, path, key, given) -> None:
         """Reject a stride below 1, as ``downsampling.output.check_stride`` does."""
@@ -322,6 +325,24 @@ class _Checker:
                     [*path, key],
                     f"{'.'.join(path)}: {key}: {one!r} must be a number of at least 1",
                 )
+
+    def _stages(self, path, key, conf) -> None:
+        """Reject a list that is not one value for each stage, as the layer does."""
+        given, stride = conf.get(key), conf.get("stride")
+        if not isinstance(given, list) or stride is None:
+            return
+        stages = len(stride) if isinstance(stride, list) else 1
+        if not isinstance(stride, list) and stride == int(stride):
+            blocks = conf.get("after_blocks")
+            most = len(blocks) if isinstance(blocks, list) else None
+            stages = len(whole_strides(int(stride), most))
+        if len(given) != stages:
+            self.refuse(
+                [*path, key],
+                f"{'.'.join(path)}: {key}: {len(given)} values "
+                f"({', '.join(map(str, given))}), but stride {stride} has {stages} "
+                f"stage{'s' * (stages != 1)}: give one for each",
+            )
 
 
 def refuse_unknown_options(config: Dict[str, Any], task: str, where) -> None:

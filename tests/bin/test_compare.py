@@ -71,7 +71,7 @@ def recipe(tmp_path):
     folder = tmp_path / "a recipe"
     folder.mkdir()
     (folder / "run.sh").write_text(RUN)
-    (folder / "train.yaml").write_text("max_epoch: 12\n")
+    (folder / "train.yaml").write_text("encoder: conformer\nmax_epoch: 12\n")
     soundfile.write(folder / "8k.wav", np.zeros(8, np.float32), 8000)
     return folder
 
@@ -144,7 +144,7 @@ def test_what_changed_is_done_again_and_nothing_else(recipe, capsys):
     (recipe / "run.sh").write_text(script.replace("    exit\n", f"    {add} exit\n"))
     main(options(recipe))
     assert calls(recipe) == ALL
-    (recipe / "train.yaml").write_text("max_epoch: 13\n")
+    (recipe / "train.yaml").write_text("encoder: conformer\nmax_epoch: 13\n")
     main(options(recipe, "--table_only", "false", "--seeds", "0"))
     assert calls(recipe) == [tag for tag in ALL if tag.endswith("seed0")]
     main(options(recipe, "--asr_args", "--max_epoch 1", "--seeds", "0"))

@@ -88,7 +88,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "egs" / "mine").mkdir(parents=True)
     (tmp_path / "egs" / "mine" / "run_mine.sh").write_text(RUN)
     (tmp_path / "conf").mkdir()
-    (tmp_path / "conf" / "train.yaml").write_text("max_epoch: 12\n")
+    (tmp_path / "conf" / "train.yaml").write_text("encoder: conformer\nmax_epoch: 12\n")
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(CONTENT))
     return tmp_path
 
@@ -267,7 +267,7 @@ def test_durations_follow_the_rate_of_the_recordings(folder):
 def test_other_settings_run_again(folder, capsys):
     run(folder)
     calls(folder)
-    (folder / "conf" / "train.yaml").write_text("max_epoch: 13\n")
+    (folder / "conf" / "train.yaml").write_text("encoder: conformer\nmax_epoch: 13\n")
     run(folder, "--limit", "1")
     assert len(calls(folder)) == 2
     assert "3 records do not belong to it" in capsys.readouterr().out
@@ -296,6 +296,28 @@ def test_a_failed_run_stops_no_other_and_leaves_no_record(folder, capsys):
         run(folder)
     assert len(calls(folder)) == 5
     assert not list((folder / "records").rglob("*.gz"))
+
+
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        (
+            "score_bond=2",
+            "mine 8x: --asr_args: encoder_conf.input_layer_conf: unknown ",
+        ),
+        ("method=[cif,adastride]", "stride 8 has 3 stages: give one for each"),
+        ("--max_epochs 3", "mine 8x: --asr_args: ESPnet's training has no option"),
+    ],
+)
+def test_a_variant_that_cannot_be_trained_is_refused_first(folder, words, line):
+    pytest.importorskip("espnet2")
+    grid = [{"methods": ["strided_conv", "mine"], "rates": [8], "seeds": [0]}]
+    content = {**CONTENT, "variants": [f"mine=adastride {words}"], "grid": grid}
+    (folder / "mine.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(SystemExit) as error:
+        run(folder)
+    assert line in str(error.value) and "\n" not in str(error.value)
+    assert not calls(folder)
 
 
 def test_other_data_are_refused(folder):

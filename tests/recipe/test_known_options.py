@@ -215,6 +215,34 @@ def test_a_wrong_value_is_refused_in_one_line(path, value, words):
     assert line.startswith("x.yaml: ") and words in line
 
 
+@pytest.mark.parametrize(
+    "conf, stages",
+    [
+        ({"stride": 8, "method": ["cif", "adastride"]}, 3),
+        ({"stride": 7.5, "method": ["cif", "adastride"]}, 1),
+        ({"stride": [4, 2], "method": ["cif"]}, 2),
+        ({"stride": 8, "after_blocks": [0, 0, 1, 2]}, 3),
+        ({"stride": 8, "after_blocks": [0, 1], "method": ["cif"]}, 2),
+        ({"stride": 8, "after_blocks": [0, 1], "method": ["cif", "adastride"]}, None),
+        ({"stride": 6, "method": ["cif", "adastride"]}, None),
+        ({"stride": [8], "method": ["adastride"]}, None),
+    ],
+)
+def test_a_list_has_a_value_for_each_stage(conf, stages):
+    """As for the layer itself, which a run makes only after hours of preparation."""
+    from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
+
+    path = ["encoder_conf", "input_layer_conf"]
+    config = changed(whole("conformer"), path, conf)
+    if stages is None:
+        refuse_unknown_options(config, "asr", None)
+        AdaptiveSubsampling(80, 8, channels=8, **conf)
+        return
+    assert f"has {stages} stage" in refused(config)
+    with pytest.raises(ValueError):
+        AdaptiveSubsampling(80, 8, channels=8, **conf)
+
+
 def test_options_of_another_input_layer_are_refused():
     config = changed(whole("conformer"), ["encoder_conf", "input_layer"], "conv2d")
     assert "input_layer is 'conv2d', which has no options" in refused(config)
