@@ -50,7 +50,9 @@ def get_parser():
         help="overall strides at which the models of --model are decoded",
     )
     parser.add_argument(
-        "--data_dir", required=True, help="folder with wav.scp and text"
+        "--data_dir",
+        required=True,
+        help="folder with wav.scp and text; with utt2spk, intervals are over speakers",
     )
     parser.add_argument("--output_dir", required=True, help="output folder")
     parser.add_argument(

@@ -40,6 +40,10 @@ EXACT_BELOW = 20
 FEWEST_FOR_A_VERDICT = 6
 
 
+#: from so many speakers on, the utterances of a speaker are drawn together
+FEWEST_SPEAKERS = 8
+
+
 class Estimate(NamedTuple):
     """A figure with its 95 % interval.
 
@@ -199,6 +203,19 @@ def exact_test(sums: np.ndarray) -> float:
     for size in sizes:
         flipped = np.concatenate([flipped + size, flipped - size])
     return float(np.mean(np.abs(flipped) >= far))
+
+
+def resampling_units(speakers: Sequence[str]) -> Tuple[Sequence, str]:
+    """Return (unit of each utterance, their name): the speakers, if there are enough.
+
+    Otherwise each utterance is a unit, and intervals hold for no other speakers.
+
+    Args:
+        speakers: (U,) of each utterance.
+    """
+    if FEWEST_SPEAKERS <= len(set(speakers)) < len(speakers):
+        return speakers, "speakers"
+    return range(len(speakers)), "utterances"
 
 
 def few_units_note(number: int, kind: str) -> str:

@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from espnet_adastride.corpora.datadir import read_table
 from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.errors import AudioError, UserError, located
-from espnet_adastride.evaluation.scoring import utterance_errors, words
-from espnet_adastride.evaluation.statistics import Bootstrap
+from espnet_adastride.evaluation.scoring import speaker_of, utterance_errors, words
+from espnet_adastride.evaluation.statistics import Bootstrap, resampling_units
 from espnet_adastride.experiments.records import provenance, write_record
 from espnet_adastride.files import PathLike, write_text
 from espnet_adastride.quiet import quiet_imports
@@ -306,7 +306,8 @@ def compare_models(
 
     Args:
         models: in the order of the table.
-        data_dir: folder with ``wav.scp`` and ``text``.
+        data_dir: folder with ``wav.scp`` and ``text``; of ``utt2spk``, speakers are
+            what intervals are over, if there are enough.
         output_dir: output folder.
         asr_model_file: parameter file in the models' folders; None: the averaged one.
 
@@ -331,12 +332,17 @@ def compare_models(
         prefix = output / (f"{name}_{before + 1}" if before else name)
         model = TrainedModel(path, asr_model_file)
         points += measure(name, path, model, strides, audio, texts, data_dir, prefix)
-    table = format_table(points, list(texts)) + (
+    given = Path(data_dir) / "utt2spk"
+    known = read_table(given) if given.is_file() else {}
+    units, kind = resampling_units([speaker_of(k, known.get(k, k)) for k in texts])
+    table = format_table(points, units) + (
         f"\nWER: mean of the models of a row. Intervals: 95 %, bootstrap over the "
-        f"{len(texts)} utterances, for these models; they are too narrow where "
-        "utterances share speakers or recordings.\n"
+        f"{len(set(units))} {kind}, for these models"
     )
+    if kind == "utterances":
+        table += "; they are too narrow where utterances share speakers or recordings"
+    table += ".\n"
     write_text(output / "rates.md", table)
     picture = output / "rates.png"
-    save_figure(plot_rates(points, list(texts)), picture)
+    save_figure(plot_rates(points, units), picture)
     print(f"\n{table}\nWER over rate and cost: {picture}")

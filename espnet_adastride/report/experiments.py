@@ -36,6 +36,7 @@ from espnet_adastride.evaluation.statistics import (
     check_resamples,
     few_units_note,
     holm,
+    resampling_units,
 )
 from espnet_adastride.files import PathLike
 from espnet_adastride.report.charts import legend, plot_panel, training_panels
@@ -49,8 +50,6 @@ from espnet_adastride.report.utterance import (
     typical_utterance,
 )
 
-#: minimum number of speakers for an interval over speakers
-FEWEST_SPEAKERS = 8
 #: with more systems, all are only compared with the first one
 ALL_PAIRS = 5
 #: sampling rate of the recordings in the page
@@ -252,7 +251,7 @@ class System:
     @property
     def many_speakers(self) -> bool:
         """Whether there are enough for an interval over them."""
-        return FEWEST_SPEAKERS <= len(set(self.speakers)) < len(self.aligned)
+        return resampling_units(self.speakers)[1] == "speakers"
 
 
 def read_systems(experiments: Sequence[Experiment]) -> List[System]:
@@ -341,9 +340,8 @@ def difference_rows(
         if len(comparable) < 2:
             continue
         first = comparable[0]
-        units, kind = np.arange(len(first.aligned)), "utterances"
-        if first.many_speakers:
-            units, kind, by_speaker = first.speakers, "speakers", True
+        units, kind = resampling_units(first.speakers)
+        by_speaker = by_speaker or first.many_speakers
         bootstrap = Bootstrap(units, resamples)
         bootstraps.append(bootstrap)
         few = few_units_note(bootstrap.number, kind)

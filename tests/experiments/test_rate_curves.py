@@ -176,6 +176,26 @@ def test_models_of_one_name_and_at_their_own_rate(data, tmp_path, capsys):
     assert files == ["own_2_8x.json", "own_3_4x.json", "own_4x.json"]
 
 
+def test_intervals_are_over_speakers_if_there_are_enough(data, tmp_path, capsys):
+    wavs = [line.split()[1] for line in (data / "wav.scp").read_text().splitlines()]
+    lines = {"wav.scp": "", "text": "", "utt2spk": ""}
+    for number in range(9):
+        key = f"u{number}"
+        lines["wav.scp"] += f"{key} {wavs[number % 3]}\n"
+        lines["text"] += f"{key} A\n"
+        lines["utt2spk"] += f"{key} s{number % 8}\n"
+    for name, text in lines.items():
+        (tmp_path / name).write_text(text)
+    command = ["--fixed", str(data / "fixed"), "--data_dir", str(tmp_path)]
+    command += ["--output_dir", str(tmp_path / "out")]
+    rate_curve.main(command)
+    assert "over the 8 speakers, for these models.\n" in capsys.readouterr().out
+    (tmp_path / "utt2spk").write_text(lines["utt2spk"].replace(" s7", " s6"))
+    rate_curve.main(command)  # seven
+    said = capsys.readouterr().out
+    assert "over the 9 utterances, for these models; they are too narrow" in said
+
+
 def test_bad_input_is_one_line(data, tmp_path):
     def failure(*more):
         base = ["--data_dir", str(data), "--output_dir", str(tmp_path / "out")]
