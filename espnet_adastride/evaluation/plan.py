@@ -422,7 +422,7 @@ class ModelCost(NamedTuple):
         seconds: Of that utterance.
         block_strides: Overall stride at which every block works, where stages are
             behind blocks; else empty.
-        restored: Overall stride that is given back behind blocks; None: none is.
+        restored: Overall stride that is restored after blocks; None: none is.
     """
 
     words: str

@@ -68,7 +68,7 @@ def block_line(model: ModelCost, features: float) -> str:
         start = end
     line = f"- frames a second: {', '.join(parts)}"
     if model.restored is not None:
-        line += f"; given back to {features / model.restored:.3g} for CTC and decoder"
+        line += f"; restored to {features / model.restored:.3g} for CTC and decoder"
     return line
 
 

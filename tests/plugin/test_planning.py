@@ -327,14 +327,14 @@ def test_a_rate_that_is_given_back_is_what_ctc_must_align(tmp_path):
     one.configure(conf % ", restore: true")
     page = one.plan("--plan_seconds", "0", "--max_unalignable", "0")
     assert "| CTC cannot align (frames < labels + repeats) | 0 | 0 |" in page
-    assert f"{line}; given back to 50.5 for CTC and decoder\n" in page
+    assert f"{line}; restored to 50.5 for CTC and decoder\n" in page
     assert "| frames a second behind the input layer | 51.0 |" in page
     one.configure((conf % ", restore: 2").replace("[2, 4]", "[4, 2]"))
     message = refused(one, "--max_unalignable", "0")
     assert "much (26 of 30)" in message
     assert "a stride of the input layer's own stages of at most 3.3" in message
     page = one.plan("--plan_seconds", "0", "--max_unalignable", "0.1")
-    assert "25.2 in block 1, 12.6 in block 2, 25.2 in block 3; given back to" in page
+    assert "25.2 in block 1, 12.6 in block 2, 25.2 in block 3; restored to" in page
 
 
 def test_shapes_without_the_vocabulary_are_told(experiment):

@@ -1,4 +1,4 @@
-"""The rate given back: lengths, masks, residual, intermediate CTC, times, refusals."""
+"""A restored rate: lengths, masks, residual, intermediate CTC, times, refusals."""
 
 import copy
 
