@@ -117,6 +117,8 @@ def no_such(path: object, fix: str = "", what: str = "file", option: str = "") -
         what: "file", "folder" or "file or folder".
         option: which option named it.
     """
+    if not str(path):  # Path("") is the current folder
+        return f"{option or 'a path'} is empty; check for an unset variable"
     place = Path(str(path))
     if what.endswith("file") and place.is_dir():
         return f"{option} {path}: is a folder; give a {what}".lstrip()

@@ -255,6 +255,18 @@ def test_models_without_positions_and_without_ctc(tmp_path):
         )
 
 
+def test_a_beam_wider_than_the_vocabulary(exp, tmp_path):
+    config = tmp_path / "decode.yaml"
+    config.write_text("maxlenratio: 0.3\n")  # with ESPnet's beam
+    line = "decode.yaml: beam_size is 20 .*has 6 tokens; give beam_size: 6 or less"
+    with pytest.raises(ConfigurationError, match=line):
+        Transcriber(exp, inference_config=config)
+    search = {"beam_size": 6, "maxlenratio": 0.3}
+    assert Transcriber(exp, inference_config=search)(noise(0.5)).segments
+    attention = make_experiment(tmp_path / "attention", model_conf={"ctc_weight": 0.0})
+    assert Transcriber(attention)(noise(0.5)).segments[0].times == "spread"
+
+
 def test_beam_search(exp, tmp_path):
     config = tmp_path / "decode.yaml"
     config.write_text("{beam_size: 2, ctc_weight: 0.5, maxlenratio: 0.3, ngpu: 0}")
@@ -695,6 +707,28 @@ def test_mistakes_are_told_before_a_model_is_loaded(recordings, tmp_path, capsys
     assert "no config.yaml in it" in said(a)  # found out last
 
 
+def test_empty_names_are_not_the_current_folder(
+    recordings, tmp_path, capsys, monkeypatch
+):
+    """As of a shell's variable that is not set."""
+    monkeypatch.setitem(sys.modules, "espnet_adastride.transcribe", None)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "config.yaml").touch()
+    a, m = recordings / "a.wav", ["--model", tmp_path]
+    text = ["--text", "A", "--output_dir"]
+    for command, words, empty in (
+        (transcribe, [*m, a, "--output_dir", ""], "--output_dir"),
+        (transcribe, ["--model", "", a], "--model"),
+        (align, [*m, "--audio", a, *text, ""], "--output_dir"),
+        (align, [*m, "--audio", "", *text, "o"], "a path"),
+        (plot, ["utterance", *m, "--audio", "", "--output", "x.png"], "a path"),
+    ):
+        status, _, line = run(capsys, *words, command=command)
+        assert line == f"error: {empty} is empty; check for an unset variable"
+        assert status == 1 and not list((tmp_path / "here").rglob("*"))
+
+
 def spoil(place):
     """Put what a user may have there: archives that are none, a file in the way."""
     (place / "config.yaml").touch()
@@ -874,3 +908,21 @@ def test_one_recording_and_wrong_options_of_align(exp, recordings, tmp_path, cap
     assert align.read_jobs(args) == {"a": (str(a), "A B")}
     args.audio = "-"
     assert align.read_jobs(args) == {"stdin": ("-", "A B")}
+
+
+def test_an_alignment_that_fails_keeps_the_earlier_one(
+    loaded, exp, recordings, tmp_path, capsys
+):
+    out = tmp_path / "alignment"
+
+    def aligned(audio, text):
+        words = ["--model", exp, "--output_dir", out, "--audio", audio, "--text", text]
+        return run(capsys, *words, command=align)
+
+    assert aligned(recordings / "a.wav", "A")[0] == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert set(before) == {"words.ctm", "tokens.ctm", "alignment.json"}
+    (tmp_path / "empty.wav").touch()
+    assert aligned(tmp_path / "empty.wav", "A")[0] == 1
+    assert aligned(recordings / "a.wav", "A " * 500)[0] == 1
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before

@@ -168,10 +168,11 @@ def align(args: argparse.Namespace) -> List[str]:
         raise SystemExit(130) from None
     aligned.write()
     words = sum(len(segment.words) for segment in aligned.segments.values())
-    print(
-        f"{len(aligned.segments)} utterances, {words} words: "
-        f"{args.output_dir}/words.ctm"
-    )
+    if aligned.segments:
+        print(
+            f"{len(aligned.segments)} utterances, {words} words: "
+            f"{args.output_dir}/words.ctm"
+        )
     return failed
 
 

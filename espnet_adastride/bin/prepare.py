@@ -26,7 +26,7 @@ from espnet_adastride.corpora.own.source import Source
 from espnet_adastride.corpora.own.split import PARTS
 from espnet_adastride.corpora.own.tables import COLUMNS
 from espnet_adastride.errors import UserError, no_such, resumable
-from espnet_adastride.files import shown
+from espnet_adastride.files import check_folder, shown
 from espnet_adastride.options import parse_rate, real, whole
 from espnet_adastride.progress import cores
 
@@ -112,6 +112,8 @@ def read_sources(
             raise UserError(
                 f"{word}: a set's name may only have letters, digits, _ - ."
             )
+        if not path:  # it would be the current folder
+            raise UserError(no_such(path, option=f"source {word}".rstrip()))
         named.append((name, path))
     if len({bool(name) for name, _ in named}) > 1:
         raise UserError("give all sources as SET=SOURCE, or none of them")
@@ -178,6 +180,7 @@ def next_command(output: Path) -> List[str]:
 @command(get_parser)
 def main(args) -> None:
     options = read_options(args)
+    check_folder(args.output, "--output")
     named = read_sources(args.source, read_columns(args.columns))
     with resumable():
         lines = prepare(named, args.output, options)

@@ -132,7 +132,8 @@ class TrainedModel:
         state = read_parameters(files.parameters)
         has_ctc = any(key.startswith("ctc.") for key in state)
         if inference_config is None and not has_ctc:
-            inference_config = {"ctc_weight": 0.0, "beam_size": 10}
+            tokens = len(options["token_list"])
+            inference_config = {"ctc_weight": 0.0, "beam_size": min(10, tokens)}
         config = scratch / "config.yaml"
         config.write_text(yaml.safe_dump(options), encoding="utf-8")
         # parameters are not loaded by ESPnet, which would run code in them
@@ -201,6 +202,16 @@ class TrainedModel:
         search = espnet.Speech2Text(
             asr_train_config=str(config), device=self.device, nbest=1, **options
         )
+        beam = getattr(search.beam_search, "beam_size", 0)
+        tokens = len(search.asr_model.token_list)
+        if beam > tokens:  # the first step has one score for each token
+            where = "inference_config"
+            if isinstance(inference_config, (str, Path)):
+                where = str(inference_config)
+            raise ConfigurationError(
+                f"{where}: beam_size is {beam} (ESPnet's default is 20), and the model "
+                f"has {tokens} tokens; give beam_size: {tokens} or less"
+            )
         if "lm_train_config" in options:
             if search.beam_search is None:
                 lm = search.beam_search_transducer.lm

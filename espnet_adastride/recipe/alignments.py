@@ -103,7 +103,12 @@ class Alignments:
             self.write()
 
     def write(self) -> None:
-        """Write words.ctm, tokens.ctm and alignment.json, sorted by utterance."""
+        """Write words.ctm, tokens.ctm and alignment.json, sorted by utterance.
+
+        Without any utterance nothing is written: an earlier run's files are kept.
+        """
+        if not self.segments:
+            return
         ordered = dict(sorted(self.segments.items()))
         for what in ("words", "tokens"):
             text = ""

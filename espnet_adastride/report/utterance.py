@@ -176,8 +176,10 @@ def make_picture(
             try:
                 words = transcriber.align(wave, utterance.text).words
                 source = "best CTC path of the reference"
-            except ValueError:  # too few frames, or unknown tokens
-                pass
+            except ValueError as error:  # too few frames, or unknown tokens
+                transcriber.say(
+                    f"{key}: {error}; the words of the picture are the recognised ones"
+                )
     if reference is not None:
         if key not in reference.words and len(reference.words) == 1:
             key = next(iter(reference.words))

@@ -206,6 +206,19 @@ def test_models_without_positions(input_layer, conf, words, data_dir, tmp_path, 
     assert not (tmp_path / "x.png").exists()
 
 
+def test_a_transcript_that_cannot_be_aligned_is_said(
+    adastride, data_dir, tmp_path, capsys
+):
+    """The picture then has the times of the recognised words."""
+    words = ["utterance", "--model", adastride, "--audio", data_dir / "utt1.wav"]
+    words += ["--output", tmp_path / "x.svg", "--text"]
+    for text, problem in (("A " * 900, "are too few for"), ("ZZZ", "unknown to the")):
+        plot.main([*map(str, words), text])
+        said = capsys.readouterr().err
+        assert said.startswith("utt1: ") and len(said.splitlines()) == 1
+        assert problem in said and "picture are the recognised ones" in said
+
+
 def test_a_model_without_ctc_has_no_hypothesis(data_dir, tmp_path, capsys):
     exp = make_experiment(tmp_path / "exp", model_conf={"ctc_weight": 0.0})
     run(

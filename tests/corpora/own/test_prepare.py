@@ -955,3 +955,18 @@ def test_sets_of_different_layouts(project):
     write_kaldi(project / "mix" / "valid", lines)
     prepare("mix", "--split", "none")
     assert len(contents()["train"]) == 4
+
+
+def test_empty_names_and_a_file_in_the_way(project):
+    """An empty name, as of an unset variable, is not the current folder."""
+    table = project / "table.csv"
+    table.write_text("path,text\nwav/ann/0.wav,A\n")
+    before = sorted(project.rglob("*"))
+    for words, said in (
+        ([""], "source is empty; check for an unset variable"),
+        (["train="], "source train= is empty; check for an unset variable"),
+        (["table.csv", "--output", ""], "--output is empty; check for an unset"),
+        (["table.csv", "--output", "table.csv"], "table.csv is not a folder; move it"),
+    ):
+        assert said in refused(*words)
+    assert sorted(project.rglob("*")) == before
