@@ -418,7 +418,8 @@ def plot_page(experiment: Experiment, records: Sequence[Record]) -> Figure:
             ends = np.array([cell.interval(bootstrap) for cell in line])
             reach = np.abs(ends[:, 1:].T - ends[:, 0])
             style = line_style(number)
-            if number >= len(COLOURS):  # they return: other marks tell the lines apart
+            # the colours return: other marks tell the lines apart, of four rounds
+            if number // len(COLOURS) in (1, 2):
                 style["markerfacecolor"] = "white"
             if number >= 2 * len(COLOURS):
                 style["marker"] = "PX*<>d"[number % len(COLOURS)]
