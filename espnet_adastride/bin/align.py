@@ -167,8 +167,8 @@ def align(args: argparse.Namespace) -> List[str]:
         )
         raise SystemExit(130) from None
     aligned.write()
-    words = sum(len(segment.words) for segment in aligned.segments.values())
     if aligned.segments:
+        words = sum(len(segment.words) for segment in aligned.segments.values())
         print(
             f"{len(aligned.segments)} utterances, {words} words: "
             f"{args.output_dir}/words.ctm"

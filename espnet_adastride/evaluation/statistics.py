@@ -38,8 +38,6 @@ LEVEL = 0.05
 EXACT_BELOW = 20
 #: with fewer units no exact p can be below LEVEL: 2 / 2^5 is 0.06
 FEWEST_FOR_A_VERDICT = 6
-
-
 #: from so many speakers on, the utterances of a speaker are drawn together
 FEWEST_SPEAKERS = 8
 

@@ -1,24 +1,32 @@
 """Parse the methods of a run and their options from one word::
 
 avg_pool    adastride:sigma_square=0.5,score_bound=null    strided_conv+adastride
+
+and split a stride into those of the stages, without torch: recipes check with it.
 """
 
 import math
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from espnet_adastride.config import parse_yaml
 from espnet_adastride.errors import UserError
 
 
-def whole_strides(stride: int, stages: Optional[int] = None) -> List[int]:
-    """Split a whole stride into those of its stages: 8 -> [2, 2, 2], 6 -> [2, 3].
+def split_stride(
+    stride: Union[float, Sequence[float]], stages: Optional[int] = None
+) -> List[float]:
+    """Return the stride of each stage: 8 -> [2, 2, 2], 6 -> [2, 3], 7.5 -> [7.5].
 
     Args:
-        stride: overall, 1 or more.
-        stages: the most stages; the last takes the product of the rest: 8 -> [2, 4] for
-            two.
+        stride: overall, or of each stage; 1 or more.
+        stages: the most stages of a whole number; the last takes the product of the
+            rest: 8 -> [2, 4] for two.
     """
-    factors, rest, factor = [], stride, 2
+    if isinstance(stride, (list, tuple)):
+        return list(stride)
+    if stride != int(stride):
+        return [stride]
+    factors, rest, factor = [], int(stride), 2
     while factor * factor <= rest:
         while rest % factor == 0:
             factors.append(factor)

@@ -7,7 +7,7 @@ import torch
 
 from espnet_adastride.downsampling.output import Downsampler, check_stride
 from espnet_adastride.errors import ConfigurationError, located
-from espnet_adastride.networks.methods import whole_strides
+from espnet_adastride.networks.methods import split_stride
 
 #: the place in a training's configuration that messages name
 WHERE = "encoder_conf: input_layer_conf"
@@ -33,10 +33,7 @@ def stage_strides(
         if not stride:
             raise ValueError("stride: the list of stages is empty")
         return [check_stride(one) for one in stride]
-    stride = check_stride(stride)
-    if stride != int(stride):
-        return [stride]
-    return whole_strides(int(stride), stages)
+    return split_stride(check_stride(stride), stages)
 
 
 def drawn(low: float, high: float) -> float:

@@ -112,11 +112,8 @@ def check_training(
         return f"--{path[0]}" if path[0] in settings else own(path)
 
     refuse_unknown_options({**config, **settings}, task, place)
-    for name, read in (
-        ("keep_nbest_models", read_kept),
-        ("best_model_criterion", default_model),
-    ):
-        if task == "asr":
-            with located(place([name])):
-                read(config)
+    readers = {"keep_nbest_models": read_kept, "best_model_criterion": default_model}
+    for name, read in readers.items() if task == "asr" else ():
+        with located(place([name])):
+            read(config)
     return config

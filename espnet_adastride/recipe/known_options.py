@@ -14,7 +14,7 @@ import re
 from typing import Any, Dict, List, Optional, Sequence
 
 from espnet_adastride.errors import UserError, did_you_mean, unknown_word
-from espnet_adastride.networks.methods import whole_strides
+from espnet_adastride.networks.methods import split_stride
 from espnet_adastride.options import real
 from espnet_adastride.options import whole as whole_number
 from espnet_adastride.recipe import espnet_source as source
@@ -331,11 +331,9 @@ class _Checker:
         given, stride = conf.get(key), conf.get("stride")
         if not isinstance(given, list) or stride is None:
             return
-        stages = len(stride) if isinstance(stride, list) else 1
-        if not isinstance(stride, list) and stride == int(stride):
-            blocks = conf.get("after_blocks")
-            most = len(blocks) if isinstance(blocks, list) else None
-            stages = len(whole_strides(int(stride), most))
+        blocks = conf.get("after_blocks")
+        most = len(blocks) if isinstance(blocks, list) else None
+        stages = len(split_stride(stride, most))
         if len(given) != stages:
             self.refuse(
                 [*path, key],

@@ -248,11 +248,6 @@ class System:
         """Speaker of each utterance."""
         return [self.decoded.speakers[a.id] for a in self.aligned]
 
-    @property
-    def many_speakers(self) -> bool:
-        """Whether there are enough for an interval over them."""
-        return resampling_units(self.speakers)[1] == "speakers"
-
 
 def read_systems(experiments: Sequence[Experiment]) -> List[System]:
     """Align all decoded sets."""
@@ -291,8 +286,9 @@ def rate_rows(systems: Sequence[System], resamples: int) -> List[dict]:
         units = np.arange(len(s.errors))
         interval = Bootstrap(units, resamples).ratio(s.errors, s.tokens).percent()
         over_speakers, number = None, len(set(s.speakers))
-        if s.many_speakers:
-            drawn = Bootstrap(s.speakers, resamples)
+        units, kind = resampling_units(s.speakers)
+        if kind == "speakers":
+            drawn = Bootstrap(units, resamples)
             over_speakers = drawn.ratio(s.errors, s.tokens).percent()[1:3]
         part = 100.0 / counts.words
         rows.append(
@@ -341,7 +337,7 @@ def difference_rows(
             continue
         first = comparable[0]
         units, kind = resampling_units(first.speakers)
-        by_speaker = by_speaker or first.many_speakers
+        by_speaker = by_speaker or kind == "speakers"
         bootstrap = Bootstrap(units, resamples)
         bootstraps.append(bootstrap)
         few = few_units_note(bootstrap.number, kind)
