@@ -1,5 +1,6 @@
 """The one command: it lists, starts fast, and hands over to the commands of bin/."""
 
+import argparse
 import importlib
 import os
 import subprocess
@@ -10,7 +11,8 @@ import pytest
 
 from espnet_adastride import __version__, cli
 from espnet_adastride.bin import score_times
-from espnet_adastride.errors import one_line_errors
+from espnet_adastride.bin.parsers import from_caller
+from espnet_adastride.errors import UserError, one_line_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -135,3 +137,37 @@ def test_shells_complete_commands_and_options():
     for word in (*cli.COMMANDS, "--max_segment", "--inference_config", "--resamples"):
         assert word in script, word
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+@pytest.mark.parametrize("word", sorted(set(cli.COMMANDS) - {"run"}))
+def test_empty_values_are_rejected(word):
+    """As of an unset variable: as a path, an empty value is the current folder."""
+    parser = importlib.import_module(
+        f"espnet_adastride.bin.{cli.COMMANDS[word]}"
+    ).get_parser()
+    parsers = [parser]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            parsers = list(action.choices.values())
+    checked = 0
+    for parser in parsers:
+        for group in parser._mutually_exclusive_groups:
+            group.required = False
+        for action in parser._actions:
+            action.required = False
+        for action in parser._actions:
+            converted = action.type not in (None, from_caller) or action.choices
+            if converted or action.default == "" or isinstance(action.default, list):
+                continue
+            if action.nargs not in (None, "+", "?"):
+                continue
+            names, before = action.option_strings[:1], []
+            if not names:
+                positional = [a for a in parser._actions if not a.option_strings]
+                before = ["x"] * positional.index(action)
+            with pytest.raises(
+                UserError, match="is empty; check for an unset variable"
+            ):
+                parser.parse_args([*before, *names, ""])
+            checked += 1
+    assert checked

@@ -721,8 +721,8 @@ def test_empty_names_are_not_the_current_folder(
         (transcribe, [*m, a, "--output_dir", ""], "--output_dir"),
         (transcribe, ["--model", "", a], "--model"),
         (align, [*m, "--audio", a, *text, ""], "--output_dir"),
-        (align, [*m, "--audio", "", *text, "o"], "a path"),
-        (plot, ["utterance", *m, "--audio", "", "--output", "x.png"], "a path"),
+        (align, [*m, "--audio", "", *text, "o"], "--audio"),
+        (plot, ["utterance", *m, "--audio", "", "--output", "x.png"], "--audio"),
     ):
         status, _, line = run(capsys, *words, command=command)
         assert line == f"error: {empty} is empty; check for an unset variable"

@@ -16,6 +16,7 @@ from espnet_adastride.errors import (
     called_command,
     named,
     nearest,
+    no_such,
     one_line_errors,
 )
 from espnet_adastride.options import read_seeds, split_list, str2bool, whole
@@ -84,7 +85,23 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args=None, namespace=None):
         """Parse as argparse does; keep the arguments for suggestions."""
         self._words = list(sys.argv[1:] if args is None else map(str, args))
-        return super().parse_known_args(args, namespace)
+        parsed, rest = super().parse_known_args(args, namespace)
+        for action in self._actions:
+            self._reject_empty(action, getattr(parsed, action.dest, None))
+        return parsed, rest
+
+    def _reject_empty(self, action, value):
+        """Reject an empty name: as a path, it would be the current folder.
+
+        Options that may be empty have the default "". Words of other programs pass.
+        """
+        if isinstance(action, argparse._AppendAction) or action.default == "":
+            return
+        if action.nargs == argparse.REMAINDER or isinstance(action.default, list):
+            return
+        if value == "" or isinstance(value, list) and "" in value:
+            name = "/".join(action.option_strings) or action.metavar or action.dest
+            raise UserError(no_such("", option=name))
 
     def _options(self):
         found = set(self._option_string_actions)

@@ -963,7 +963,7 @@ def test_empty_names_and_a_file_in_the_way(project):
     table.write_text("path,text\nwav/ann/0.wav,A\n")
     before = sorted(project.rglob("*"))
     for words, said in (
-        ([""], "source is empty; check for an unset variable"),
+        ([""], "[SET=]SOURCE is empty; check for an unset variable"),
         (["train="], "source train= is empty; check for an unset variable"),
         (["table.csv", "--output", ""], "--output is empty; check for an unset"),
         (["table.csv", "--output", "table.csv"], "table.csv is not a folder; move it"),
