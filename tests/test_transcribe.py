@@ -919,7 +919,9 @@ def test_an_alignment_that_fails_keeps_the_earlier_one(
         words = ["--model", exp, "--output_dir", out, "--audio", audio, "--text", text]
         return run(capsys, *words, command=align)
 
-    assert aligned(recordings / "a.wav", "A")[0] == 0
+    status, _, line = aligned(recordings / "a.wav", "A BÄB")
+    assert status == 0 and line.endswith("tokens.ctm): a\n")
+    assert aligned(recordings / "a.wav", "A")[::2] == (0, "")
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     assert set(before) == {"words.ctm", "tokens.ctm", "alignment.json"}
     (tmp_path / "empty.wav").touch()

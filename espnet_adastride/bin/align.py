@@ -63,7 +63,11 @@ def get_parser() -> argparse.ArgumentParser:
     source.add_argument("--data_dir", help="folder with wav.scp and text")
     source.add_argument("--audio", help="one recording, or - for stdin; needs --text")
     parser.add_argument("--text", help="the transcript of --audio, or a file with it")
-    parser.add_argument("--output_dir", required=True, help="output folder")
+    parser.add_argument(
+        "--output_dir",
+        required=True,
+        help="output folder; it contains the utterances of its last call",
+    )
     parser.add_argument(
         "--times",
         default="positions",
@@ -172,6 +176,16 @@ def align(args: argparse.Namespace) -> List[str]:
         print(
             f"{len(aligned.segments)} utterances, {words} words: "
             f"{args.output_dir}/words.ctm"
+        )
+    unknown = [
+        key
+        for key, segment in aligned.segments.items()
+        if any(token.text == "<unk>" for token in segment.tokens)
+    ]
+    if unknown:
+        say(
+            f"{len(unknown)} utterances contain tokens that the model does not know "
+            f"(<unk> in tokens.ctm): {shorten(unknown)}"
         )
     return failed
 

@@ -162,6 +162,8 @@ def draw_corpus(args: argparse.Namespace) -> List[str]:
     from espnet_adastride.evaluation.stride_statistics import measure_strides
     from espnet_adastride.report.charts import corpus_lines, plot_corpus
 
+    if args.json and Path(args.json).resolve() == Path(args.output).resolve():
+        raise UserError(f"--json {args.json}: the name of --output; give another")
     waves = read_scp(Path(args.data_dir) / "wav.scp")
     reference = None if args.ref is None else read_timed_reference(args.ref)
     waves = {key: waves[key] for key in sorted(waves)[: args.utterances or None]}

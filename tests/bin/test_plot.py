@@ -319,6 +319,8 @@ def test_a_corpus(adastride, data_dir, tmp_path, capsys):
     printed = run(capsys, *words, "--utterances", 1, "--output", tmp_path / "c.svg")
     assert "1 utterances, 2 s" in printed and "energy within 30 dB" in printed
     assert (tmp_path / "c.svg").exists()
+    same = [tmp_path / "c.svg", "--json", f"{tmp_path}/./c.svg"]
+    assert "the name of --output" in run(capsys, *words, "--output", *same)
     (tmp_path / "other.ctm").write_text("utt9 1 0 1 A\n")
     assert "none of the utterances" in run(
         capsys, *words, "--ref", tmp_path / "other.ctm", "--output", tmp_path / "c.svg"
