@@ -917,7 +917,14 @@ stage_12() {
     model=${asr_exp}/${inference_asr_model}
     case ${inference_tool} in
         ctc_greedy) tool=(-m espnet_adastride.bin.asr_inference_ctc) ;;
-        espnet) tool=(-m espnet_adastride.bin.run -m espnet2.bin.asr_inference) ;;
+        espnet)
+            tool=(-m espnet_adastride.bin.run -m espnet2.bin.asr_inference)
+            # the number of tokens, which limits the beam, may be new since the first check
+            ours check_training --action check --train false --exp "${asr_exp}" \
+                --inference_command espnet2.bin.asr_inference \
+                --inference_config "${inference_config}" \
+                "--inference_args=${inference_args}" >/dev/null
+            ;;
     esac
     [ -z "${inference_config}" ] || options+=(--config "${inference_config}")
     [ -z "${batch_size}" ] || options+=(--batch_size "${batch_size}")

@@ -1,4 +1,4 @@
-"""Values on a command line: truth values, numbers in a range, lists, seeds.
+"""Values of options: truth values, numbers in a range, lists, seeds, a beam.
 
 ``float`` reads ``inf`` and ``nan``, which no option means, and neither ``float`` nor
 ``int`` knows a range::
@@ -13,7 +13,7 @@ import re
 from fractions import Fraction
 from typing import Callable, List, Optional, Sequence
 
-from espnet_adastride.errors import UserError
+from espnet_adastride.errors import ConfigurationError, UserError
 
 
 def str2bool(word: str) -> bool:
@@ -124,3 +124,23 @@ def read_seeds(words: Sequence[str]) -> List[int]:
         if not re.fullmatch(r"\d{1,6}", word):
             raise UserError(f"--seeds {word}: give whole numbers, e.g. 0 1 2")
     return [int(word) for word in seeds]
+
+
+def refuse_wide_beam(beam: int, tokens: int, where: object) -> None:
+    """Reject a beam that is wider than the vocabulary.
+
+    ESPnet's search then fails at its first step, which has one score for each token.
+
+    Args:
+        beam: ``beam_size``.
+        tokens: the size of the vocabulary.
+        where: file or option, for the message.
+
+    Raises:
+        ConfigurationError: one line with the widest beam.
+    """
+    if beam > tokens:
+        raise ConfigurationError(
+            f"{where}: beam_size is {beam} (ESPnet's default is 20), and the model "
+            f"has {tokens} tokens; give beam_size: {tokens} or less"
+        )

@@ -25,7 +25,7 @@ from espnet_adastride.errors import (
     located,
 )
 from espnet_adastride.files import PathLike
-from espnet_adastride.options import parse_rate
+from espnet_adastride.options import parse_rate, refuse_wide_beam
 from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.espnet import (
     TokenIDConverter,
@@ -202,16 +202,11 @@ class TrainedModel:
         search = espnet.Speech2Text(
             asr_train_config=str(config), device=self.device, nbest=1, **options
         )
+        where = "inference_config"
+        if isinstance(inference_config, (str, Path)):
+            where = str(inference_config)
         beam = getattr(search.beam_search, "beam_size", 0)
-        tokens = len(search.asr_model.token_list)
-        if beam > tokens:  # the first step has one score for each token
-            where = "inference_config"
-            if isinstance(inference_config, (str, Path)):
-                where = str(inference_config)
-            raise ConfigurationError(
-                f"{where}: beam_size is {beam} (ESPnet's default is 20), and the model "
-                f"has {tokens} tokens; give beam_size: {tokens} or less"
-            )
+        refuse_wide_beam(beam, len(search.asr_model.token_list), where)
         if "lm_train_config" in options:
             if search.beam_search is None:
                 lm = search.beam_search_transducer.lm

@@ -16,7 +16,7 @@ from espnet_adastride.networks.saved_models import (
     read_kept,
     refuse_model_that_will_not_be,
 )
-from espnet_adastride.options import parse_rate
+from espnet_adastride.options import parse_rate, refuse_wide_beam
 from espnet_adastride.recipe.known_options import (
     refuse_unknown_decoding,
     refuse_unknown_options,
@@ -73,12 +73,17 @@ def check(args: argparse.Namespace) -> str:
         place = find_place(files, words, "--inference_args")
         config = override(merge_configs(files.values()), words)
         refuse_unknown_decoding(config, args.inference_command, place)
-    trained = Path(args.exp, "config.yaml") if args.exp else None
     if not args.train:
-        known = trained is not None and trained.is_file()
-        if args.model or not known:
-            return args.model or "valid.acc.ave.pth"
-        return default_model(read_config(trained))
+        path = Path(args.exp, "config.yaml") if args.exp else None
+        trained = read_config(path) if path is not None and path.is_file() else {}
+        tokens = trained.get("token_list")
+        searches = args.inference_command == "espnet2.bin.asr_inference"
+        # the transducer's search narrows its beam
+        if searches and tokens and trained.get("decoder") != "transducer":
+            beam = int(config.get("beam_size", 20))
+            refuse_wide_beam(beam, len(tokens), place(["beam_size"]))
+        default = default_model(trained) if trained else "valid.acc.ave.pth"
+        return args.model or default
     settings = dict(option.partition("=")[::2] for option in args.option)
     paths = [path for path in args.config if path]
     config = check_training(paths, args.arguments, args.task, settings)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from espnet_adastride.bin import asr_inference_ctc
+from espnet_adastride.bin import asr_inference_ctc, check_training
 from espnet_adastride.config import merge_configs, override, read_config
 from espnet_adastride.errors import UserError
 from espnet_adastride.recipe import espnet_source
@@ -324,3 +324,21 @@ def test_the_command_names_the_file_and_imports_neither_torch_nor_espnet(tmp_pat
     code += f"main(['--action', 'check', '--config', {str(base)!r}])\n"
     code += "assert not {'torch', 'numpy', 'espnet2'} & set(sys.modules)\n"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_beam_wider_than_the_vocabulary(tmp_path, capsys):
+    """It is known as soon as the model is; ESPnet's search would end in a traceback."""
+    search = "espnet2.bin.asr_inference"
+    words = ["--action", "check", "--train", "false", "--exp", str(tmp_path)]
+    words += ["--inference_command", search]
+    trained = {"token_list": list("abcdef"), "decoder": "transformer"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(trained))
+    line = "^error: --inference_args: beam_size is {} .* 6 tokens; give beam_size: 6 or"
+    for given, beam in (("--beam_size 7", 7), ("--ctc_weight 0.5", 20)):
+        with pytest.raises(SystemExit, match=line.format(beam)):
+            check_training.main([*words, f"--inference_args={given}"])
+    check_training.main([*words, "--inference_args=--beam_size 6"])
+    assert capsys.readouterr().out == "valid.acc.ave.pth\n"
+    trained["decoder"] = "transducer"
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(trained))
+    check_training.main([*words, "--inference_args=--beam_size 7"])
