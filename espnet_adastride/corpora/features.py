@@ -40,7 +40,7 @@ from espnet_adastride.corpora.whisper_mel import (
     WHISPER_PIECE,
     WhisperLogMel,
 )
-from espnet_adastride.errors import ModelError, no_such
+from espnet_adastride.errors import AudioError, ModelError, no_such
 from espnet_adastride.files import PathLike, sha256_of
 from espnet_adastride.timing.convolutions import Convolution, FrameRule, stack
 
@@ -268,7 +268,14 @@ class _TransformersWhisper(_InPieces):
 
 
 class _TransformersWave(Upstream):
-    """WavLM, HuBERT or wav2vec2 in ``transformers``: one whole recording at a time."""
+    """WavLM, HuBERT or wav2vec2 in ``transformers``: one whole recording at a time.
+
+    The memory grows with the length, and its square where attention has a matrix.
+    """
+
+    #: measured with the published sizes, transformers 5.24: outputs of the first
+    #: convolution, and matrices (heads, T, T), that exist at a time
+    CONVOLUTIONS, MATRICES = 3.5, 4.2
 
     def __init__(self, model, layers: _Layers, device: str, normalize: bool):
         self.model, self.layers, self.device = model, layers, device
@@ -279,7 +286,33 @@ class _TransformersWave(Upstream):
             wave = (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)
         if len(wave) < self.record.field:
             wave = np.pad(wave, (0, self.record.field - len(wave)))
+        self._check_memory(len(wave))
         return self.layers(self.model, wave.astype(np.float32), self.device)
+
+    def needed_bytes(self, samples: int) -> float:
+        """Return an estimate of the memory that a recording takes."""
+        config = self.model.config
+        first = samples / config.conv_stride[0] * config.conv_dim[0]
+        matrix = config.num_attention_heads * self.record.count(samples) ** 2
+        whole = getattr(config, "_attn_implementation", "eager") == "eager"
+        return 4.0 * max(self.CONVOLUTIONS * first, self.MATRICES * matrix * whole)
+
+    def _check_memory(self, samples: int) -> None:
+        """Reject what would not fit into memory, for which processes are killed."""
+        from espnet_adastride.memory import CHECKED_BYTES, free_bytes
+
+        needed, free = self.needed_bytes(samples), free_bytes(self.device)
+        if needed < CHECKED_BYTES or free is None or needed <= free:
+            return
+        fits = samples
+        while self.needed_bytes(fits) > free / 2:
+            fits = fits * 9 // 10
+        raise AudioError(
+            f"{samples / self.record.rate:.0f} s at once need about "
+            f"{needed / 1e9:.1f} GB in {self.record.words()}, and {free / 1e9:.1f} GB "
+            f"are free: cut it into pieces of {fits / self.record.rate:.0f} s or less "
+            "(transcribe, align and plot: --max_segment)"
+        )
 
 
 def _read_json(path: Path) -> dict:

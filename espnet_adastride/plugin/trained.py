@@ -25,6 +25,7 @@ from espnet_adastride.errors import (
     located,
 )
 from espnet_adastride.files import PathLike
+from espnet_adastride.memory import CHECKED_BYTES, free_bytes
 from espnet_adastride.options import parse_rate, refuse_wide_beam
 from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.espnet import (
@@ -45,7 +46,6 @@ from espnet_adastride.plugin.frontends import (
     why_unknown,
 )
 from espnet_adastride.plugin.greedy import main_frames
-from espnet_adastride.plugin.memory import free_bytes
 from espnet_adastride.plugin.model import input_layer, set_block, set_stride
 from espnet_adastride.plugin.model_files import (
     ModelFiles,
@@ -56,9 +56,8 @@ from espnet_adastride.plugin.model_files import (
     read_parameters,
 )
 
-#: matrices of a layer's attention that are in memory at a time (measured: 5 to 6), and
-#: the bytes from which on free memory is checked
-MATRICES, CHECKED_BYTES = 6, 1 << 28
+#: matrices of a layer's attention that are in memory at a time (measured: 5 to 6)
+MATRICES = 6
 
 
 class Encoded(NamedTuple):

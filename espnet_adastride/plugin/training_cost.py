@@ -17,9 +17,9 @@ from espnet_adastride.evaluation.plan import (
     StepCost,
     extrapolate,
 )
+from espnet_adastride.memory import free_bytes, proc_bytes, total_bytes
 from espnet_adastride.networks.macs import macs_by_module
 from espnet_adastride.plugin.espnet import asr_task
-from espnet_adastride.plugin.memory import free_bytes, proc_bytes, total_bytes
 from espnet_adastride.plugin.planning import Texts
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
 

@@ -21,7 +21,7 @@ from espnet_adastride.corpora.datadir import (
 )
 from espnet_adastride.corpora.features import Upstream
 from espnet_adastride.corpora.upstream_record import RECORD_NAME
-from espnet_adastride.errors import AudioError, UserError
+from espnet_adastride.errors import AudioError, UserError, located
 from espnet_adastride.files import (
     PathLike,
     keep_if_made_from,
@@ -140,7 +140,8 @@ def extract_data_dir(
                 f"{waves[key]} ({key}) has {len(wave)} samples, but {samples[key]} "
                 "when it was formatted: format the audio again (stage 3)"
             )
-        return upstream(wave)
+        with located(f"{waves[key]} ({key})", AudioError):
+            return upstream(wave)
 
     def counted(results):
         for features in results:

@@ -1,11 +1,13 @@
 """Features of pretrained encoders: known answers, frame counts, times, messages."""
 
 import importlib.metadata
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from espnet_adastride import memory
 from espnet_adastride.corpora import features
 from espnet_adastride.corpora.features import (
     build_upstream,
@@ -15,7 +17,7 @@ from espnet_adastride.corpora.features import (
 )
 from espnet_adastride.corpora.upstream_record import read_record
 from espnet_adastride.corpora.whisper_mel import WhisperLogMel, mel_filters
-from espnet_adastride.errors import ModelError
+from espnet_adastride.errors import AudioError, ModelError
 from tests.corpora.upstreams import save_ctranslate2, save_wave_model, whisper_model
 
 
@@ -156,6 +158,28 @@ def test_parameters_in_half_precision(tmp_path):
     found, expected = upstream(speech(6000)), whole(speech(6000))
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=0.05)
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "wavlm"])
+def test_a_recording_that_does_not_fit_into_memory(tmp_path, monkeypatch, kind):
+    """What a process would be killed for is an error; the advice can be followed."""
+    save_wave_model(tmp_path, kind)
+    upstream = build_upstream(f"transformers:{tmp_path}")
+    whole = kind == "wavlm"  # its attention has matrices
+    minutes = upstream.needed_bytes(16000 * 600)
+    assert minutes == pytest.approx(
+        4 * 4.2 * 2 * 29999**2 if whole else 4 * 3.5 * 1920000 * 8
+    )
+    monkeypatch.setattr(memory, "CHECKED_BYTES", 10**4)
+    monkeypatch.setattr(
+        memory, "free_bytes", lambda device: upstream.needed_bytes(160000)
+    )
+    with pytest.raises(
+        AudioError, match="^600 s at once need about .* GB in trans"
+    ) as e:
+        upstream.compute(np.zeros(16000 * 600, np.float32))
+    advice = int(re.search("into pieces of ([0-9]+) s or less", str(e.value))[1])
+    assert 4 <= advice <= 7 and len(upstream(speech(16000 * advice)))
 
 
 def test_normalisation_is_the_folders(tmp_path):

@@ -4,6 +4,9 @@ from typing import Optional
 
 import torch
 
+#: what needs less is not compared with what is free
+CHECKED_BYTES = 1 << 28
+
 
 def proc_bytes(path: str, word: str) -> Optional[int]:
     """Return a number of bytes from a Linux /proc file; None elsewhere."""
