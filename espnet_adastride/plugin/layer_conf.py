@@ -67,9 +67,13 @@ def stage_blocks(after_blocks, strides: Sequence[float]) -> List[int]:
     given = after_blocks if isinstance(after_blocks, (list, tuple)) else ()
     whole = all(isinstance(b, int) and not isinstance(b, bool) for b in given)
     if len(given) != len(strides) or not whole:
+        more = ""
+        if whole and len(given) > len(strides):
+            more = f"; for {len(given)} stages, give stride as a list of {len(given)}"
         raise ValueError(
-            f"after_blocks must be a list of {len(strides)} whole numbers, "
-            f"one for each stage of {strides}, got {after_blocks!r}"
+            f"after_blocks must be a list of {len(strides)} whole "
+            f"number{'s' * (len(strides) != 1)}, one for each stage of {strides}, got "
+            f"{after_blocks!r}{more}"
         )
     if given[0] != 0 or list(given) != sorted(given):
         raise ValueError(

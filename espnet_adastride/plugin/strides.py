@@ -68,16 +68,21 @@ def spread_stride(
     current = [stage.current_stride() for stage in stages]
     free = [i for i in range(first, len(stages)) if stages[i].takes_any_stride()]
     if not free:
+        # a method of this model may be among them: hnet with exact: false
+        others = [
+            name for name in Downsampler.any_stride if name not in methods[first:]
+        ]
         raise ConfigurationError(
             f"stride {wanted:g}: the stages of this model ({names}) have fixed "
             f"strides ({math.prod(current):g} overall); "
-            f"{', '.join(Downsampler.any_stride)} take any"
+            f"{', '.join(others)} take any"
         )
     tied = math.prod(s for i, s in enumerate(current) if i not in free)
     if wanted < tied:
+        kept = ", ".join(name for i, name in enumerate(methods) if i not in free)
         raise ConfigurationError(
-            f"stride {wanted:g}: the stages of this model ({names}) that are tied "
-            f"to their strides make {tied:g} alone; ask for {tied:g} or more"
+            f"stride {wanted:g}: the stages of this model that keep their strides "
+            f"({kept}) make {tied:g} alone; ask for {tied:g} or more"
         )
     moving = list(free)
     while True:

@@ -116,6 +116,10 @@ def test_a_copy_shortens_with_its_own_stage():
         ({"after_blocks": [0, 0, 1, 2]}, "list of 3 whole numbers"),
         ({"after_blocks": 2}, "list of 3 whole numbers"),
         ({"after_blocks": [0, 0, 1.5]}, "list of 3 whole numbers"),
+        (
+            {"after_blocks": [0, 2], "stride": 7.5},
+            r"list of 1 whole number, .*\[0, 2\]; for 2 stages, give stride as a list",
+        ),
         ({"after_blocks": [1, 2, 3]}, "must begin with 0"),
         ({"after_blocks": [0, 2, 1]}, "not decrease"),
         ({"after_blocks": [0, 0, 4]}, "names block 4 and the encoder has 3"),

@@ -82,7 +82,11 @@ def layer_lengths(n, stride, stages):
             "fixed strides .4 overall.; adastride, .*, random_strides take any",
         ),
         ("diff_stride", 6, "diff_stride.* have fixed strides"),
-        (["max_pool", "adastride"], 1.5, "make 2 alone; ask for 2 or more"),
+        (
+            ["max_pool", "adastride"],
+            1.5,
+            r"keep their strides \(max_pool\) make 2 alone; ask for 2 or more",
+        ),
         ("adastride", 0.5, "stride must be a real number >= 1, got 0.5"),
         ("adastride", math.nan, "stride must be a real number >= 1"),
     ],
@@ -93,6 +97,18 @@ def test_refused_in_one_line_and_unchanged(method, wanted, words):
         layer.set_stride(wanted)
     assert "\n" not in str(error.value)
     assert layer.current_strides() == [2, 2]
+
+
+def test_a_method_whose_rate_is_fixed_by_an_option_is_not_its_own_alternative():
+    identity = torch.nn.Identity()
+    layer = AdaptiveSubsampling(
+        20, 8, 0.0, identity, method="hnet", exact=False, channels=4
+    )
+    with pytest.raises(ConfigurationError) as error:
+        layer.set_stride(6)
+    refused, others = str(error.value).split("; ")
+    assert "(hnet, hnet) have fixed strides" in refused
+    assert "adastride" in others and "hnet" not in others
 
 
 @pytest.mark.parametrize("name", available_downsamplers())
