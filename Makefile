@@ -14,7 +14,8 @@ PYTHON ?=
 VENV := .venv
 OTHER := .venv-other
 BIN := $(VENV)/bin
-PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile -rs
+# long files begin first (tests/conftest.py); xdist would reorder them
+PYTEST := -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -rs
 
 .PHONY: demo test test-fast test-other lint wheel bench results env clean constraints
 

@@ -19,8 +19,13 @@ TOUCHES_ESPNET = re.compile(
 )
 
 
-def pytest_collection_modifyitems(items):
-    """Mark the tests of files that touch ESPnet: CI runs them on both releases."""
+def pytest_collection_modifyitems(config, items):
+    """Mark the tests of files that touch ESPnet: CI runs them on both releases.
+
+    In parallel, files with slow tests come first: one that begins last would keep one
+    core busy while the others have nothing left to do. Makefile lets xdist keep this
+    order; its own begins with the files of the most tests.
+    """
     touching = {}
     for item in items:
         if item.path not in touching:
@@ -28,6 +33,21 @@ def pytest_collection_modifyitems(items):
             touching[item.path] = bool(TOUCHES_ESPNET.search(text))
         if touching[item.path]:
             item.add_marker(pytest.mark.espnet)
+    if hasattr(config, "workerinput"):  # a worker of xdist
+        items[:] = longest_first(items)
+
+
+def longest_first(items):
+    """Return the tests: files of whole recipes, of slow tests, of many, of few."""
+    files = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+
+    def weight(own):
+        marks = [mark.name for item in own for mark in item.iter_markers()]
+        return "e2e" in marks, marks.count("slow"), len(own)
+
+    return sum(sorted(files.values(), key=weight, reverse=True), [])
 
 
 # the recipes' scripts run the python that runs the tests, not the PATH's

@@ -67,9 +67,10 @@ def test_the_yaml_diff_builds_an_encoder():
 
 
 def test_files_and_commands_exist():
-    for name in re.findall(
-        r"`((?:conf|egs|benchmarks|espnet_adastride)/[\w./]*)`", README
-    ):
+    folders = "conf|egs|examples|benchmarks|espnet_adastride"
+    names = re.findall(rf"(?<![\w/])(?:{folders})/[\w./-]*\w", README)
+    assert any(name.startswith("egs/") for name in names)
+    for name in names:
         if "/exp/" not in name:
             assert (ROOT / name).exists(), name
     targets = re.findall(r"^make (\w+)$", README, flags=re.MULTILINE)

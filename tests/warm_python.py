@@ -163,6 +163,7 @@ def _become(words, environment, folder, files):
     import logging
     import runpy
     import traceback
+    from multiprocessing import resource_tracker
 
     atexit._clear()  # what is to be tidied up is the tests', not this process'
     os.setsid()
@@ -179,7 +180,9 @@ def _become(words, environment, folder, files):
     os.environ.update(environment)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
-    sys.path.insert(0, folder)
+    paths = environment.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:0] = [folder, *(p for p in paths if p and p not in sys.path)]
+    resource_tracker._resource_tracker._fd = None  # it was closed above
     sys.argv = words[1:]
     status = 0
     try:

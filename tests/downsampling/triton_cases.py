@@ -433,7 +433,10 @@ def test_gradcheck():
         out = torch.func.functional_call(layer, state, (x, lengths))
         return out.output, out.positions, out.aux_loss
 
-    assert torch.autograd.gradcheck(run, (x, layer.score.weight), atol=1e-6)
+    # along random directions: all elements take 100 runs, and compare() has them
+    assert torch.autograd.gradcheck(
+        run, (x, layer.score.weight), atol=1e-6, fast_mode=True
+    )
 
 
 @pytest.mark.skipif(triton_rows.INTERPRETED, reason="the interpreter is on the host")

@@ -93,21 +93,28 @@ def test_told_strides_and_true_times_give_what_espnet_gives(encoder, conf):
 BETWEEN = {"stride": 4, "after_blocks": [0, 1]}
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+RESTORED = {**BETWEEN, "restore": True}
+
+
+# blocks give frames with or without their places: conformer, transformer
 @pytest.mark.parametrize(
-    "conf",
+    "encoder, conf",
     [
-        BETWEEN,
-        {**BETWEEN, "restore": True},
-        {"stride": 8, "after_blocks": [0, 1, 1], "restore": 2, "method": "cif"},
-        {**BETWEEN, "restore": True, "score_from_ctc": True},
+        *((encoder, RESTORED) for encoder in ENCODERS),
+        *(
+            (encoder, conf)
+            for encoder in ("conformer", "transformer")
+            for conf in (
+                BETWEEN,
+                {"stride": 8, "after_blocks": [0, 1, 1], "restore": 2, "method": "cif"},
+                {**RESTORED, "score_from_ctc": True},
+            )
+        ),
     ],
 )
 def test_stages_after_blocks_give_what_espnet_gives(encoder, conf):
     more = {"num_blocks": 3}
     if "score_from_ctc" in conf:
-        if encoder == "branchformer":
-            pytest.skip("has no intermediate CTC")
         more.update(interctc_layer_idx=[1], model={"interctc_weight": 0.3})
     model = built(encoder, input_layer_conf=conf, **more)
     move(model)

@@ -6,7 +6,6 @@ import math
 import os
 import pickle
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -366,7 +365,7 @@ def test_input_layer_is_a_conv2d_subsampling_for_espnet():
 
 
 @pytest.mark.slow
-def test_spawned_children_get_the_plugin(tmp_path):
+def test_spawned_children_get_the_plugin(tmp_path, warm_python):
     """multiprocessing's spawn re-imports the main module by name, and nothing else."""
     tool = tmp_path / "spawning_tool.py"
     tool.write_text(
@@ -390,10 +389,10 @@ def test_spawned_children_get_the_plugin(tmp_path):
     package = Path(espnet_adastride.__file__).parents[1]
     path = os.pathsep.join([str(tmp_path), str(package)])
     result = subprocess.run(
-        [sys.executable, "-m", "espnet_adastride.bin.run", "-m", "spawning_tool"],
+        [warm_python, "-m", "espnet_adastride.bin.run", "-m", "spawning_tool"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": path},
-        timeout=900,  # ESPnet is imported twice, on a machine that may be busy
+        timeout=900,  # the child imports ESPnet, on a machine that may be busy
     )
     assert result.returncode == 0
 

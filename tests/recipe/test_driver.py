@@ -589,7 +589,7 @@ def test_all_stages_on_a_handful_of_utterances(recipe, tmp_path, warm_python):
     minutes = "--train_minutes 0.5 --dev_minutes 0.1 --test_minutes 0.1"
     minutes += " --lm_sentences 200"
     options = ["--local_data_opts", minutes, "--asr_config", "tiny.yaml"]
-    options += ["--nbpe=40", "--ngpu=0", "--nj=2", "--inference_nj=1"]
+    options += ["--nbpe=40", "--ngpu=0", "--nj=1", "--inference_nj=1"]
     # time for the plan to measure whole steps, on a busy machine too
     options += ["--token_type=bpe", "--plan_seconds=200"]
     greedy = ["--use_lm=false", "--inference_config=decode_ctc_greedy.yaml"]
@@ -645,7 +645,7 @@ def test_all_stages_on_a_handful_of_utterances(recipe, tmp_path, warm_python):
     config = yaml.safe_load((away / options_file["asr_train_config"]).read_text())
     assert config["bpemodel"].startswith("model/")
     subprocess.run(
-        [sys.executable, "-m", "espnet_adastride.bin.asr_inference_ctc"]
+        [warm_python, "-m", "espnet_adastride.bin.asr_inference_ctc"]
         + [word for k, v in options_file.items() for word in (f"--{k}", v)]
         + ["--data_path_and_name_and_type"]
         + [f"{folder}/dump/raw/test_mini/wav.scp,speech,sound"]
