@@ -14,6 +14,9 @@ feature_rate: 50                    # frames a second that strides count from
 baseline: strided_conv
 pairs: [[adastride, avg_pool]]      # further differences, first minus second
 variants: ["bound2=adastride score_bound=2"]
+lines:                              # of a second picture, which has no other lines
+  AdaStride: [adastride]
+  AdaStride, another bound: [bound2]
 lm_config: train_lm_small.yaml      # of a language model, trained once for all runs
 decodings:                          # of every model; the first is reported first
   joint: {inference_config: decode_asr_joint.yaml}
@@ -78,6 +81,7 @@ class Experiment:
     pairs: List[List[str]] = field(default_factory=list)
     records_of: List[str] = field(default_factory=list)
     variants: List[str] = field(default_factory=list)
+    lines: Dict[str, List[str]] = field(default_factory=dict)
     lm_config: str = ""
     decodings: Dict[str, Dict[str, Any]] = field(default_factory=dict)
     train_set: str = "train"
@@ -323,6 +327,15 @@ def read_experiment(path: PathLike) -> Experiment:
                 f"{path}: pairs: give two methods of the grid each, such as "
                 f"[adastride, {experiment.baseline}], got {pair}"
             )
+    for label, line in experiment.lines.items():
+        known = isinstance(line, list) and all(name in list(names) for name in line)
+        if not known or not line or not isinstance(label, str):
+            raise UserError(
+                f"{path}: lines: give LABEL: [METHODS], methods of the grid, got "
+                f"{label}: {line}"
+            )
+        if task != "asr":
+            raise UserError(f"{path}: lines: {task} has one picture; remove them")
     for name in experiment.records_of:
         if not path.with_name(f"{name}.yaml").is_file():
             raise UserError(

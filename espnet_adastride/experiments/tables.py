@@ -390,10 +390,15 @@ def write_page(
     return text + _task_page(experiment, used, resamples)[0]
 
 
-def plot_page(experiment: Experiment, records: Sequence[Record]) -> Figure:
+def plot_page(
+    experiment: Experiment, records: Sequence[Record], chosen: bool = False
+) -> Figure:
     """Draw WER over multiply-accumulates, a line a method; bars over the speakers.
 
     Classification: differences to the baseline; VQ-VAEs: error over bits a second.
+
+    Args:
+        chosen: only the experiment's ``lines``, which may join several methods.
 
     Returns:
         A figure for ``style.save_figure``; None if no record can be drawn.
@@ -410,6 +415,14 @@ def plot_page(experiment: Experiment, records: Sequence[Record]) -> Figure:
     lines: Dict[str, List[Cell]] = {}
     for cell in cells:
         lines.setdefault(cell.system, []).append(cell)
+    if chosen:
+        lines = {
+            label: [cell for name in line for cell in lines.get(name, [])]
+            for label, line in experiment.lines.items()
+        }
+        lines = {label: line for label, line in lines.items() if line}
+        if not lines:
+            return None
     with drawing(7.5, max(4.0, 0.25 * len(lines)), layout="constrained") as figure:
         axes, labels, drawn = figure.subplots(), [], []
         for number, (name, line) in enumerate(lines.items()):
@@ -432,15 +445,19 @@ def plot_page(experiment: Experiment, records: Sequence[Record]) -> Figure:
                     wers = cell.rates()
                     dots = {"color": style["color"], "alpha": 0.45}
                     axes.plot([place] * len(wers), wers, ".", **dots)
-                if name == experiment.baseline:
-                    words = f"{experiment.feature_rate / cell.rate:.4g} Hz"
+                if cell.system == experiment.baseline:
+                    words = f"{experiment.feature_rate / cell.rate:.3g} Hz"
                     labels.append((words, (place, cell.rate_of()), {}))
         axes.set_xlabel("million multiply-accumulates per second of audio")
         decoding = _decoded_by(cells).replace("`", "")
         axes.set_ylabel(f"word error rate on {experiment.test_sets[0]}{decoding}, %")
         axes.grid()
-        figure.legend(loc="outside right upper")  # a column: names may be long
-        sides = [(right, up) for up in (-9, 9, -18, 18) for right in (7, -7)]
+        if len(lines) > 8:
+            figure.legend(loc="outside right upper")
+        else:  # where few frames would be dear
+            axes.legend(loc="upper right")
+        ups = (-9, 9, -18, 18, -27, 27, -36, 36)
+        sides = [(right, up) for up in ups for right in (7, -7)]
         label_points(axes, labels, sides, drawn)
     return figure
 
@@ -468,12 +485,16 @@ def write_results(
         return f"{page}: not written, there is no record in {folder}"
     with located(definition):
         text = write_page(experiment, found, resamples)
-        figure = plot_page(experiment, found)
-    if figure is not None:
-        picture = page.with_suffix(".png")
+        figures = {"": plot_page(experiment, found)}
+        if experiment.lines and experiment.task == "asr":
+            figures = {"_lines": plot_page(experiment, found, chosen=True), **figures}
+    drawn = {end: figure for end, figure in figures.items() if figure is not None}
+    for end, figure in drawn.items():
+        picture = page.with_name(f"{page.stem}{end}.png")
         page.parent.mkdir(parents=True, exist_ok=True)
         save_figure(figure, picture)
         text += f"\n![{CAPTIONS[experiment.task]}]({picture.name})\n"
+    if drawn:
         text += f"\n{LEGENDS[experiment.task]}\n"
     write_text(page, text)
     fit, others = split_records(experiment, found)

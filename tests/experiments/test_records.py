@@ -435,6 +435,20 @@ def test_the_picture_shows_every_method(experiment, tmp_path):
     assert tables.plot_page(experiment, []) is None
 
 
+def test_a_second_picture_joins_methods_to_lines(experiment, tmp_path):
+    found = write_all(experiment, tmp_path)
+    joined = {"no record": ["cif"], "both": ["adastride", "strided_conv"]}
+    figure = tables.plot_page(replace(experiment, lines=joined), found, chosen=True)
+    (line,) = figure.axes[0].containers
+    assert line.get_label() == "both"
+    np.testing.assert_allclose(line[0].get_xydata()[:, 0], [1, 1, 2, 2])
+    assert sorted(line[0].get_xydata()[:, 1]) == [0, 0, 37.5, 37.5]
+    words = {text.get_text() for text in figure.axes[0].texts}
+    assert words == {"6.25 Hz", "12.5 Hz"}  # at the baseline's points alone
+    none = replace(experiment, lines={"no record": ["cif"]})
+    assert tables.plot_page(none, found, chosen=True) is None
+
+
 @pytest.mark.parametrize("content", [b"[1]", b'{"format": 1}', b"{"])
 def test_what_is_no_record_is_named(tmp_path, content):
     path = tmp_path / "x.json.gz"
