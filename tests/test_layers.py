@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "espnet_adastride"
 #: may import everything
 ORDER = [
     {"version", "errors"},
-    {"files", "extras", "quiet"},
+    {"files", "extras", "memory", "quiet"},
     {"options", "progress", "config"},
     {"downsampling"},
     {"networks", "timing"},

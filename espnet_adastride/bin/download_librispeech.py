@@ -16,7 +16,10 @@ from espnet_adastride.errors import UserError
 def get_parser():
     parser = Parser(__doc__)
     parser.add_argument(
-        "--corpus", required=True, help="folder that will hold LibriSpeech/"
+        "--corpus",
+        required=True,
+        default="",  # empty: a message of its own, which says how a recipe sets it
+        help="folder that will hold LibriSpeech/",
     )
     parser.add_argument(
         "--part", required=True, nargs="+", help=f"one or more of {', '.join(MD5)}"

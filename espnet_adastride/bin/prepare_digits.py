@@ -21,6 +21,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--corpus",
         required=True,
+        default="",  # empty: a message of its own, which says how a recipe sets it
         help="the data set: the folder that contains recordings/",
     )
     parser.add_argument(

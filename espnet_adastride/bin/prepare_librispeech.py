@@ -19,6 +19,7 @@ def get_parser():
     parser.add_argument(
         "--corpus",
         required=True,
+        default="",  # empty: a message of its own, which says how a recipe sets it
         help="LibriSpeech/ or the folder that contains it",
     )
     parser.add_argument(
