@@ -452,10 +452,10 @@ def plot_page(
         decoding = _decoded_by(cells).replace("`", "")
         axes.set_ylabel(f"word error rate on {experiment.test_sets[0]}{decoding}, %")
         axes.grid()
-        if len(lines) > 8:
+        if chosen:
+            axes.legend(loc="best")
+        else:  # a column beside the axes: names may be many and long
             figure.legend(loc="outside right upper")
-        else:  # where few frames would be dear
-            axes.legend(loc="upper right")
         ups = (-9, 9, -18, 18, -27, 27, -36, 36)
         sides = [(right, up) for up in ups for right in (7, -7)]
         label_points(axes, labels, sides, drawn)

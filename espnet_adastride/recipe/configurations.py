@@ -79,11 +79,13 @@ def check(args: argparse.Namespace) -> str:
         tokens = trained.get("token_list")
         searches = args.inference_command == "espnet2.bin.asr_inference"
         # the transducer's search narrows its beam
-        if searches and tokens and trained.get("decoder") != "transducer":
+        known = searches and isinstance(tokens, list)
+        if known and trained.get("decoder") != "transducer":
             beam = int(config.get("beam_size", 20))
             refuse_wide_beam(beam, len(tokens), place(["beam_size"]))
-        default = default_model(trained) if trained else "valid.acc.ave.pth"
-        return args.model or default
+        if args.model or not trained:
+            return args.model or "valid.acc.ave.pth"
+        return default_model(trained)
     settings = dict(option.partition("=")[::2] for option in args.option)
     paths = [path for path in args.config if path]
     config = check_training(paths, args.arguments, args.task, settings)

@@ -342,3 +342,16 @@ def test_a_beam_wider_than_the_vocabulary(tmp_path, capsys):
     trained["decoder"] = "transducer"
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(trained))
     check_training.main([*words, "--inference_args=--beam_size 7"])
+
+
+def test_a_named_model_needs_no_criterion(tmp_path, capsys):
+    trained = {
+        "model_conf": {"ctc_weight": 1.0},  # reports no accuracy
+        "best_model_criterion": [["valid", "acc", "max"]],
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(trained))
+    words = ["--action", "check", "--train", "false", "--exp", str(tmp_path)]
+    check_training.main([*words, "--model", "latest.pth"])
+    assert capsys.readouterr().out == "latest.pth\n"
+    with pytest.raises(SystemExit, match="valid.acc is not reported"):
+        check_training.main(words)
