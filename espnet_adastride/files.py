@@ -63,8 +63,6 @@ def check_folder(folder: PathLike, option: str) -> None:
     Raises:
         UserError: a file is in the way, or there is no permission.
     """
-    if not str(folder):
-        raise UserError(no_such("", option=option))
     # abspath: the parents of "out" end at "."
     place = Path(os.path.abspath(folder))
     while not os.path.lexists(place):

@@ -27,6 +27,14 @@ def free_bytes(device: str) -> Optional[int]:
     return torch.cuda.mem_get_info()[0] + kept
 
 
+def too_little(needed: float, device: str) -> Optional[int]:
+    """Return the free bytes if ``needed`` are more; None: they fit, or unknown."""
+    if needed < CHECKED_BYTES:
+        return None
+    free = free_bytes(device)
+    return free if free is not None and needed > free else None
+
+
 def total_bytes(device: str) -> Optional[int]:
     """Return the bytes of ``cpu`` or ``cuda``; None: unknown."""
     if device == "cpu":

@@ -22,6 +22,7 @@ from espnet2.main_funcs.pack_funcs import pack  # noqa: E402
 from espnet2.tasks.asr import ASRTask  # noqa: E402
 
 import media  # noqa: E402
+from espnet_adastride import memory  # noqa: E402
 from espnet_adastride.bin import (  # noqa: E402
     align,
     asr_inference_ctc,
@@ -662,8 +663,8 @@ def test_a_piece_that_would_not_fit_is_refused_before_it_starts(
     frames = 1000 / model.step / model.overall_stride()
     heads = model.args.encoder_conf["attention_heads"]
     assert model.attention_bytes(1000.0) == pytest.approx(24 * heads * frames**2)
-    monkeypatch.setattr(trained, "free_bytes", lambda device: 10**8)
-    monkeypatch.setattr(trained, "CHECKED_BYTES", 10**6)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 10**8)
+    monkeypatch.setattr(memory, "CHECKED_BYTES", 10**6)
     monkeypatch.setattr(model.model, "encode", None)  # it does not come to that
     wave = np.zeros(1000 * RATE, np.float32)
     with pytest.raises(AudioError, match="x: a piece of 1000 s needs about .* GB.*cut"):

@@ -115,7 +115,7 @@ def check_model_exists(model: str) -> None:
     Raises:
         UserError: with the fix.
     """
-    if not model or not Path(model).exists():
+    if not Path(model).exists():
         raise UserError(no_such(model, GIVE_MODEL, "file or folder", "--model"))
 
 

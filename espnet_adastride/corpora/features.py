@@ -299,10 +299,11 @@ class _TransformersWave(Upstream):
 
     def _check_memory(self, samples: int) -> None:
         """Reject what would not fit into memory, for which processes are killed."""
-        from espnet_adastride.memory import CHECKED_BYTES, free_bytes
+        from espnet_adastride.memory import too_little
 
-        needed, free = self.needed_bytes(samples), free_bytes(self.device)
-        if needed < CHECKED_BYTES or free is None or needed <= free:
+        needed = self.needed_bytes(samples)
+        free = too_little(needed, self.device)
+        if free is None:
             return
         fits = samples
         while self.needed_bytes(fits) > free / 2:

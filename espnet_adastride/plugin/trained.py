@@ -25,7 +25,7 @@ from espnet_adastride.errors import (
     located,
 )
 from espnet_adastride.files import PathLike
-from espnet_adastride.memory import CHECKED_BYTES, free_bytes
+from espnet_adastride.memory import too_little
 from espnet_adastride.options import parse_rate, refuse_wide_beam
 from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.espnet import (
@@ -324,10 +324,8 @@ class TrainedModel:
     def _check_memory(self, seconds: float, name: str) -> None:
         """Reject what would not fit into memory, before it starts."""
         needed = self.attention_bytes(seconds)
-        if needed < CHECKED_BYTES:
-            return
-        free = free_bytes(self.device)
-        if free is not None and needed > free:
+        free = too_little(needed, self.device)
+        if free is not None:
             most = seconds * (0.5 * free / needed) ** 0.5
             raise AudioError(
                 f"{name}: a piece of {seconds:.0f} s needs about {needed / 1e9:.1f} GB "
