@@ -1,28 +1,32 @@
-"""Intervals and tests: bootstrap, exact test, Welch, Holm.
+"""Intervals and tests: bootstrap, sign-flip test, Welch, Holm.
 
 An interval has the unit of its values: errors divided by words are a rate, errors in dB
 divided by frames are dB; :meth:`Estimate.percent` converts to percent or points.
 
 **The paired test.** The values of a system in an utterance are averaged over its seeds,
 so that an utterance carries all seeds with it; the difference of two systems is
-``sum(d) / sum(weights)`` over the utterances. Its 95 % interval and p value come from a
-bootstrap: utterances (or groups of them, where utterances share recordings and are not
-independent) are drawn with replacement. That answers whether *these trained models*
-differ on further utterances of this kind. Whether further *seeds* would differ is
-another question, with three numbers on either side: Welch's interval over the seeds.
+``sum(d) / sum(weights)`` over the utterances. Its 95 % interval comes from a bootstrap:
+utterances (or groups of them, where utterances share recordings and are not
+independent) are drawn with replacement. Its p value comes from an exact test: the sign
+of each unit's difference is flipped in all ways (:func:`sign_flip_test`). Both answer
+whether *these trained models* differ on further utterances of this kind. Whether
+further *seeds* would differ is another question, with three numbers on either side:
+Welch's interval over the seeds.
 
-**Few units.** A bootstrap of five utterances finds p < 0.001 where all five point the
-same way, although chance alone does that once in 16 times. Below :data:`EXACT_BELOW`
-units p is therefore exact (:func:`exact_test`). The interval is then too narrow, which
+**Why p is not the bootstrap's.** With few units that would be too small, as tests over
+few clusters are (Cameron, Gelbach and Miller 2008): of five utterances that all point
+one way it finds p < 0.001, although chance alone does that once in 16 times. Nor can it
+be below 2 / (number of test sets drawn), however clear the difference.
+
+**Few units.** Below :data:`NARROW_BELOW` units the interval is too narrow, which
 :func:`few_units_note` says; of a single unit there is none.
 
 **Many comparisons.** With 15 differences that are none, one of them will be significant
 at 5 % more often than not: p values are adjusted by Holm's method.
 
-Welch's interval is scipy's. The rest is ours: the p values and the AUC need the test
-sets themselves, which scipy's bootstrap (the same intervals) keeps to itself; its
-permutation test enumerates 2^n signs where whole numbers need a convolution, and it has
-no Holm.
+Welch's interval is scipy's. The rest is ours: the AUC needs the test sets themselves,
+which scipy's bootstrap (the same intervals) keeps to itself; its permutation test
+enumerates 2^n signs where whole numbers need a convolution, and it has no Holm.
 """
 
 import math
@@ -30,12 +34,13 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from espnet_adastride.errors import UserError
-
 LEVEL = 0.05
 
-#: below so many units (utterances, or groups of them) p is that of the exact test
-EXACT_BELOW = 20
+#: below so many units (utterances, or groups of them) the bootstrap's interval is too
+#: narrow, and all 2^n signs of a sum can be listed
+NARROW_BELOW = 20
+#: steps on which many fractions are rounded for the sign-flip test
+GRID = 100000
 #: with fewer units no exact p can be below LEVEL: 2 / 2^5 is 0.06
 FEWEST_FOR_A_VERDICT = 6
 #: from so many speakers on, the utterances of a speaker are drawn together
@@ -136,34 +141,16 @@ class Bootstrap:
             baseline: (U,) or (S', U).
             weights: (U,).
         """
-        values = np.atleast_2d(system).mean(axis=0)
-        values = values - np.atleast_2d(baseline).mean(axis=0)
+        system, baseline = np.atleast_2d(system), np.atleast_2d(baseline)
+        values = system.mean(axis=0) - baseline.mean(axis=0)
         drawn, sums = self._drawn(values, weights)
         value = float(values.sum() / np.sum(weights))
         if math.isnan(value):
             p = 1.0  # of a failed system: no comparison is a verdict
-        elif self.number < EXACT_BELOW:
-            p = exact_test(sums)
         else:
-            # rounding must not turn "no difference" into a tiny one
-            tiny = 1e-9 * np.abs(values).sum() / np.sum(weights)
-            fewer = min(np.sum(drawn <= tiny), np.sum(drawn >= -tiny))
-            p = min(1.0, 2.0 * (fewer + 1) / (len(drawn) + 1))
-        return Estimate(value, *self.interval(drawn), float(p))
-
-
-def check_resamples(bootstrap: Bootstrap, comparisons: int) -> None:
-    """Reject a bootstrap that cannot show a difference after Holm's correction.
-
-    Raises:
-        UserError: says how many resamples are needed.
-    """
-    resamples, needed = len(bootstrap.counts), round(2 * comparisons / LEVEL)
-    if bootstrap.number >= EXACT_BELOW and resamples < needed:
-        raise UserError(
-            f"--resamples {resamples}: too few for {comparisons} comparisons, as no p "
-            f"could be below {LEVEL:g}; give at least {needed}"
-        )
+            # the means of whole numbers over the seeds, as whole numbers
+            p = sign_flip_test(sums * math.lcm(len(system), len(baseline)))
+        return Estimate(value, *self.interval(drawn), p)
 
 
 def sum_by(values: np.ndarray, units: Sequence) -> np.ndarray:
@@ -171,7 +158,7 @@ def sum_by(values: np.ndarray, units: Sequence) -> np.ndarray:
     return np.bincount(np.unique(units, return_inverse=True)[1], weights=values)
 
 
-def exact_test(sums: np.ndarray) -> float:
+def sign_flip_test(sums: np.ndarray) -> float:
     """Return the exact two-sided p of a sum of differences, all signs flipped.
 
     Under the null hypothesis the two systems are exchangeable within a unit, so that
@@ -180,27 +167,35 @@ def exact_test(sums: np.ndarray) -> float:
     or 1, that is McNemar's exact test.
 
     Args:
-        sums: (n,) the units' differences. Whole numbers may be many; of others
-            (n < EXACT_BELOW) all 2^n sums are formed.
+        sums: (n,) the units' differences. Fractions of n >= NARROW_BELOW units are
+            rounded to 1 / GRID of the sum of their sizes.
     """
-    sizes = np.abs(np.asarray(sums, dtype=float))
-    sizes, total = sizes[sizes > 0], float(sizes.sum())
-    far = abs(float(np.sum(sums))) - 1e-9 * total
-    if (sizes == sizes.round()).all():
-        # the probability of every sum from -total to total, unit by unit
-        probability = np.zeros(2 * int(total) + 1)
-        probability[int(total)] = 1.0
-        for size in sizes.astype(int):
-            flipped = np.zeros_like(probability)
-            flipped[size:] += probability[:-size] / 2
-            flipped[:-size] += probability[size:] / 2
-            probability = flipped
-        places = np.abs(np.arange(-int(total), int(total) + 1))
-        return min(1.0, float(probability[places >= far].sum()))
-    flipped = np.zeros(1)
-    for size in sizes:
-        flipped = np.concatenate([flipped + size, flipped - size])
-    return float(np.mean(np.abs(flipped) >= far))
+    sums = np.asarray(sums, dtype=float)
+    sums = sums[sums != 0]
+    total = float(np.abs(sums).sum())
+    if not total:
+        return 1.0
+    # a mean over seeds, times their number, is whole but for rounding
+    fractions = np.abs(sums - sums.round()).max() > 1e-9 * total
+    if fractions and len(sums) < NARROW_BELOW:
+        flipped = np.zeros(1)
+        for size in np.abs(sums):
+            flipped = np.concatenate([flipped + size, flipped - size])
+        return float(np.mean(np.abs(flipped) >= abs(sums.sum()) - 1e-9 * total))
+    if fractions:
+        sums = sums * (GRID / total)
+    sums = sums.round().astype(int)
+    total = int(np.abs(sums).sum())
+    # the probability of every sum from -total to total, unit by unit
+    probability = np.zeros(2 * total + 1)
+    probability[total] = 1.0
+    for size in np.abs(sums):
+        flipped = np.zeros_like(probability)
+        flipped[size:] += probability[: len(probability) - size] / 2
+        flipped[: len(probability) - size] += probability[size:] / 2
+        probability = flipped
+    far = np.abs(np.arange(-total, total + 1)) >= abs(sums.sum())
+    return min(1.0, float(probability[far].sum()))
 
 
 def resampling_units(speakers: Sequence[str]) -> Tuple[Sequence, str]:
@@ -223,34 +218,15 @@ def few_units_note(number: int, kind: str) -> str:
         number: of units.
         kind: their name, e.g. ``utterances``.
     """
-    if number >= EXACT_BELOW:
+    if number >= NARROW_BELOW:
         return ""
-    note = (
-        f"Only {number} {kind}: p is that of the exact test (all signs flipped), and "
-        "the interval of so few is too narrow."
-    )
+    note = f"Only {number} {kind}: the interval of so few is too narrow."
     if number < FEWEST_FOR_A_VERDICT:
         note += (
             f" No difference over fewer than {FEWEST_FOR_A_VERDICT} {kind} can have a "
             f"p below {LEVEL:g}."
         )
     return note
-
-
-def smallest_p_note(bootstrap: Bootstrap, comparisons: int) -> str:
-    """Return what to say of the smallest p that a table can have after Holm's method.
-
-    That is the p of a difference with the same sign in every test set drawn, however
-    large it is. Nothing where p is exact, or the smallest is below what tables show.
-    """
-    least = 2.0 * comparisons / (len(bootstrap.counts) + 1)
-    if bootstrap.number < EXACT_BELOW or least < 0.001:
-        return ""
-    return (
-        f"With {comparisons} comparisons p cannot be below {least:.3f}, that of a "
-        "difference with the same sign in all of the test sets drawn: p does not order "
-        "the rows that share it."
-    )
 
 
 def welch_interval(

@@ -16,10 +16,8 @@ from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation.statistics import (
     LEVEL,
     Bootstrap,
-    check_resamples,
     few_units_note,
     holm,
-    smallest_p_note,
     verdict,
     welch_interval,
 )
@@ -70,11 +68,7 @@ def compare(
         weights: (U,) such as reference words.
         bootstrap: over the groups.
         scale: 100 for percent.
-
-    Raises:
-        UserError: with so few resamples no p can be below LEVEL.
     """
-    check_resamples(bootstrap, len(pairs))
     found = [bootstrap.difference(*pair, weights) for pair in pairs]
     total = weights.sum()
     return [
@@ -230,7 +224,6 @@ def _difference_table(cells: Sequence[Cell], baseline: str, resamples: int) -> s
         row += [utterances.columns()[1], interval, p, over_seeds]
         rows.append([*row, " ".join(chars.columns()[:2]), said])
     note = few_units_note(by_group.number, "groups")
-    note = note or smallest_p_note(by_group, len(rows))
     return (
         markdown_table(names, rows)
         + "\n"
@@ -241,10 +234,10 @@ def _difference_table(cells: Sequence[Cell], baseline: str, resamples: int) -> s
         "95 % intervals: *over "
         f"utterances* and *over groups* by bootstrap ({resamples} paired test sets, "
         "the seeds of an utterance kept together), *over seeds* by Welch. Utterances "
-        "of a group are not independent: use the interval over groups; p refers to "
-        "it. *Learned rate*, *largest jump* and *empty slots* are those of "
-        "the last epoch, means over seeds; *minutes a run* are wall-clock time, which "
-        "depends on what else the machine was doing.\n\n"
+        "of a group are not independent: use the interval over groups. p: exact test "
+        "over the groups (all signs flipped). *Learned rate*, *largest jump* and "
+        "*empty slots* are those of the last epoch, means over seeds; *minutes a run* "
+        "are wall-clock time, which depends on what else the machine was doing.\n\n"
         + (f"{note}\n\n" if note else "")
         + "*Verdict*: better or worse where p, adjusted by Holm's method for the "
         f"{len(rows)} comparisons of this table, is below {LEVEL:g}. The intervals are "

@@ -15,9 +15,8 @@ from matplotlib.figure import Figure
 from espnet_adastride.corpora.kaldi import shorten
 from espnet_adastride.errors import located
 from espnet_adastride.evaluation.statistics import (
-    EXACT_BELOW,
+    NARROW_BELOW,
     Bootstrap,
-    smallest_p_note,
 )
 from espnet_adastride.experiments.cells import Cell, make_cells
 from espnet_adastride.experiments.comparison import (
@@ -260,18 +259,16 @@ def _error_sections(experiment, cells, bootstrap, note, units) -> List[str]:
         note = (
             f"Points of WER on {where} over the seeds that both have, negative: the "
             "first is better. *Over groups*: 95 % intervals by bootstrap over the "
-            f"{units}; *over seeds*: Welch's. "
-            + smallest_p_note(bootstrap, pairs.count("\n") - 2)  # rows below the head
-        ).rstrip()
+            f"{units}, p by an exact test; *over seeds*: Welch's."
+        )
         sections.append(_section(f"Method against method{decoding}", pairs, note))
     across = across_rates_table(cells, baseline, experiment.feature_rate, bootstrap)
     if across:
         note = (
             f"Points of WER on {where}, negative is better; 95 % intervals over the "
-            f"{units}, not adjusted; p, adjusted by Holm's method; *seeds*: Welch's "
-            "95 % interval over the seeds. "
-            + smallest_p_note(bootstrap, across.count(", p "))
-        ).rstrip()
+            f"{units}, not adjusted; p by an exact test, adjusted by Holm's method; "
+            "*seeds*: Welch's 95 % interval over the seeds."
+        )
         sections.append(_section(f"Against more frames{decoding}", across, note))
     return sections
 
@@ -295,7 +292,7 @@ def _recognition_page(
     # LibriSpeech's speakers are numbers; egs/digits has groups of one speaker's takes
     units = "speakers" if all(g.isdigit() for g in scores.groups) else "groups"
     narrow = f" With so few {units} they are too narrow."
-    narrow = narrow if bootstrap.number < EXACT_BELOW else ""
+    narrow = narrow if bootstrap.number < NARROW_BELOW else ""
     note = (
         f"{bootstrap.number} {units}, {len(scores.utterances)} utterances, "
         f"{int(scores.reference().sum())} words. Intervals: bootstrap over the {units}."

@@ -15,7 +15,6 @@ from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation.statistics import (
     Bootstrap,
     few_units_note,
-    smallest_p_note,
 )
 from espnet_adastride.experiments.comparison import compare
 from espnet_adastride.experiments.folders import read_results, run_name
@@ -149,13 +148,12 @@ def _differences(cells, order, reference, resamples) -> str:
     names = ["rate", f"method minus `{reference}`", "seeds", "error, dB", "over texts"]
     names += ["p, Holm", "over seeds", "verdict, bits aside"]
     note = few_units_note(groups.number, "texts or files")
-    note = note or smallest_p_note(groups, len(rows))
     return (
         markdown_table(names, rows)
         + f"\nPaired bootstrap over texts ({resamples} test sets; the readings of a "
         "text and the seeds of a recording kept together), over the seeds that both "
-        "have, negative is better; p "
-        f"corrected for {len(rows)} comparisons; over seeds: Welch's 95 % interval.\n"
+        "have, negative is better; p by an exact test, corrected for "
+        f"{len(rows)} comparisons; over seeds: Welch's 95 % interval.\n"
         + (f"\n{note}\n" if note else "")
     )
 

@@ -33,7 +33,6 @@ from espnet_adastride.evaluation.scoring import (
 from espnet_adastride.evaluation.statistics import (
     LEVEL,
     Bootstrap,
-    check_resamples,
     few_units_note,
     holm,
     resampling_units,
@@ -322,7 +321,7 @@ def difference_rows(
 
     Utterances of a speaker are resampled together if there are enough speakers.
     """
-    rows, notes, by_speaker, bootstraps = [], [], False, []
+    rows, notes, by_speaker = [], [], False
     sets = list(dict.fromkeys(s.decoded.set for s in systems))
     for name in sets:
         group = [s for s in systems if s.decoded.set == name and s.tokens.sum()]
@@ -339,7 +338,6 @@ def difference_rows(
         units, kind = resampling_units(first.speakers)
         by_speaker = by_speaker or kind == "speakers"
         bootstrap = Bootstrap(units, resamples)
-        bootstraps.append(bootstrap)
         few = few_units_note(bootstrap.number, kind)
         if few:
             notes.append(f"{name}: {few}")
@@ -360,8 +358,6 @@ def difference_rows(
             difference = bootstrap.difference(*errors, first.tokens).percent()
             names = {"set": name, "system": system.name, "baseline": baseline.name}
             rows.append({**names, **difference._asdict()})
-    for bootstrap in bootstraps:
-        check_resamples(bootstrap, len(rows))
     for row, p in zip(rows, holm([row["p"] for row in rows])):
         row["p"] = p
         row["verdict"] = "no difference shown"

@@ -5,15 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation.statistics import (
     LEVEL,
     Bootstrap,
-    check_resamples,
-    exact_test,
     few_units_note,
     holm,
-    smallest_p_note,
+    sign_flip_test,
     sum_by,
     verdict,
     welch_interval,
@@ -57,7 +54,7 @@ def test_test_sets_without_a_reference_word_are_left_out():
     assert found[:3] == (0.5, 0.25, 0.5) and found.p == 0.5
 
 
-def test_few_utterances_get_the_exact_test():
+def test_few_utterances_get_the_sign_flip_test():
     """Five that all point one way: chance does that once in 16 times, both signs."""
     one, other = np.ones((1, 5)), np.zeros((1, 5))
     result = Bootstrap(range(5), 500).difference(one, other, np.full(5, 10.0))
@@ -65,54 +62,67 @@ def test_few_utterances_get_the_exact_test():
     assert result.p == pytest.approx(2 / 32)
     assert verdict(result.value, result.p, None) == "no difference shown"
     # signs of 3, 2, 1: sums of at least 4 on either side are 6 and 4
-    assert exact_test(np.array([3.0, 2.0, -1.0])) == pytest.approx(4 / 8)
-    assert exact_test(np.array([0.1, 0.2, -0.3])) == 1.0  # a sum of 0, rounded
+    assert sign_flip_test(np.array([3.0, 2.0, -1.0])) == pytest.approx(4 / 8)
+    assert sign_flip_test(np.array([0.1, 0.2, -0.3])) == 1.0  # a sum of 0, rounded
     # whole numbers, by the convolution: 2, 1 and -1 by group, 6 of the 8 choices
-    assert exact_test(sum_by(np.array([1, 1, 1, -1]), list("aabc"))) == 6 / 8
+    assert sign_flip_test(sum_by(np.array([1, 1, 1, -1]), list("aabc"))) == 6 / 8
     # McNemar, 1 against 6: 2 (C(7,0) + C(7,1)) / 2^7
-    assert exact_test(np.array([1, -1, -1, -1, -1, -1, -1, 0, 0])) == 0.125
-    assert exact_test(np.zeros(4)) == 1.0
+    assert sign_flip_test(np.array([1, -1, -1, -1, -1, -1, -1, 0, 0])) == 0.125
+    assert sign_flip_test(np.zeros(4)) == 1.0
     # many clips of two speakers show as little as two do
-    assert exact_test(sum_by(np.ones(2000), ["a", "b"] * 1000)) == 0.5
+    assert sign_flip_test(sum_by(np.ones(2000), ["a", "b"] * 1000)) == 0.5
     # one unit has no interval, and is told of
     alone = Bootstrap([0, 0, 0], 50).difference(*np.ones((2, 1, 3)), np.ones(3))
     assert math.isnan(alone.low) and math.isnan(alone.high)
     assert few_units_note(20, "utterances") == ""
-    assert "exact" in few_units_note(19, "utterances")
+    assert "too narrow" in few_units_note(19, "utterances")
     assert "fewer than 6 groups" in few_units_note(5, "groups")
     assert "fewer than" not in few_units_note(6, "groups")
 
 
-@pytest.mark.parametrize("comparisons", [1, 7, 25])
-def test_so_few_resamples_that_nothing_can_differ_are_refused(comparisons):
-    enough = 40 * comparisons
-    check_resamples(Bootstrap(range(20), enough), comparisons)
-    clear = Bootstrap(range(20), enough).difference(
-        np.ones(20), np.zeros(20), np.ones(20)
+@pytest.mark.parametrize("units", [20, 40, 2620])
+def test_however_few_test_sets_are_drawn_p_is_exact(units):
+    """All point one way: 2 of the 2^n ways to choose the signs are as far from 0."""
+    clear = Bootstrap(range(units), 10).difference(
+        np.ones(units), np.zeros(units), np.ones(units)
     )
-    assert holm([clear.p] * comparisons)[0] < LEVEL
-    message = f"resamples {enough - 1}: .* give at least {enough}"
-    with pytest.raises(UserError, match=message):
-        check_resamples(Bootstrap(range(20), enough - 1), comparisons)
-    check_resamples(Bootstrap(range(19), 1), comparisons)  # p is exact
+    assert clear.p == pytest.approx(2.0 ** (1 - units))
+    assert holm([clear.p] * 100)[0] < LEVEL
 
 
-def test_the_smallest_p_that_a_table_can_have_is_named():
-    bootstrap = Bootstrap(range(20), 999)
-    clear = bootstrap.difference(np.ones(20), np.zeros(20), np.ones(20))
-    assert holm([clear.p] * 3) == pytest.approx([0.006] * 3)
-    assert "With 3 comparisons p cannot be below 0.006," in smallest_p_note(
-        bootstrap, 3
-    )
-    assert smallest_p_note(Bootstrap(range(20), 2000), 1) == ""  # shown as < 0.001
-    assert smallest_p_note(Bootstrap(range(19), 999), 3) == ""  # p is exact
+def test_means_over_seeds_are_tested_as_whole_numbers():
+    """Thirds and halves, by 30 units: six times as much, by the convolution."""
+    rng = np.random.default_rng(0)
+    system, baseline = rng.integers(0, 5, (3, 30)), rng.integers(1, 5, (2, 30))
+    found = Bootstrap(range(30), 10).difference(system, baseline, np.ones(30))
+    whole = 2 * system.sum(axis=0) - 3 * baseline.sum(axis=0)
+    assert found.p == sign_flip_test(whole)
+    # by hand: the share of 200,000 random choices of the signs
+    signs = rng.choice([-1, 1], (200000, 30))
+    share = np.mean(np.abs(signs @ whole) >= abs(whole.sum()))
+    assert 0.001 < share < 0.5 and found.p == pytest.approx(share, abs=0.005)
+
+
+def test_many_fractions_are_rounded_little():
+    """Decibels of 30 texts: p is that of random choices of the signs."""
+    rng = np.random.default_rng(1)
+    sums = rng.normal(0.3, 1.0, 30)
+    signs = rng.choice([-1, 1], (200000, 30))
+    share = np.mean(np.abs(signs @ sums) >= abs(sums.sum()))
+    assert 0.001 < share < 0.5
+    assert sign_flip_test(sums) == pytest.approx(share, abs=0.005)
+    assert sign_flip_test(sums / 1e6) == pytest.approx(sign_flip_test(sums), abs=1e-4)
+    alike = np.full(30, 0.1)
+    assert sign_flip_test(alike) == pytest.approx(2.0**-29)
 
 
 def test_both_ways_of_the_exact_test_agree():
     for seed in range(20):
         sums = np.random.default_rng(seed).integers(-9, 10, size=11)
         # a third of a whole number is none: all 2^11 signs are formed
-        assert exact_test(sums / 3) == pytest.approx(exact_test(sums), abs=1e-12)
+        assert sign_flip_test(sums / 3) == pytest.approx(
+            sign_flip_test(sums), abs=1e-12
+        )
 
 
 def test_a_ratio_has_the_unit_of_what_is_given():

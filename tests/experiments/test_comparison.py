@@ -77,7 +77,7 @@ def test_table():
     assert twin[3] == "+0.00" and twin[-1] == "no difference shown"
     assert "20 groups" in text and "the 2 comparisons" in text
     assert difference[2] == "0, 1, 2"
-    assert "p cannot be below 0.008, that of" in text and difference[6] == "0.008"
+    assert "exact test over the groups" in text and difference[6] == "< 0.001"
 
 
 def test_only_seeds_that_both_have_are_compared():

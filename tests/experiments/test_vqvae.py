@@ -371,7 +371,7 @@ def test_the_table_counts_side_information_and_pairs():
     assert "| 8x | `adastride_f` | 0, 1 | -0.50 | [-0.50, -0.50] |" in table
     assert "better" in table and "Only" not in table
     few = [run(m, 0, errors[:6] - i) for i, m in enumerate(("strided_conv", "stack"))]
-    assert "Only 6 texts or files: p is that of the exact test" in format_table(
+    assert "Only 6 texts or files: the interval of so few" in format_table(
         few, "strided_conv", resamples=200
     )
     # the reference has 112.5 bit/s at 8x, 225 at 4x: 152.5 is between

@@ -161,7 +161,7 @@ def test_differences(recipe):
     assert row["p"] == pytest.approx(2 / 16)
     assert row["verdict"] == "no difference shown"
     few, speakers = notes
-    assert few.startswith("test: Only 4 utterances: p is that of the exact test")
+    assert few.startswith("test: Only 4 utterances: the interval of so few")
     assert "resampled by utterance, because it has only 2 speakers" in speakers
     rows, _, _ = experiments.difference_rows([both[0], both[0]], 500)
     assert rows[0]["value"] == 0 and rows[0]["verdict"] == "no difference shown"

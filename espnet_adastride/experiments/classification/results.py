@@ -10,8 +10,8 @@
 * **paired test** against a reference method: for every test *group*, the number of
   right answers of the method minus that of the reference, over clips and seeds. If the
   methods did not differ, either sign would be equally likely. Exact and two-sided
-  (:func:`exact_test`). If every group is one clip, and every clip belongs to one seed,
-  this is McNemar's exact test;
+  (:func:`sign_flip_test`). If every group is one clip, and every clip belongs to one
+  seed, this is McNemar's exact test;
 * **Holm's correction** of p for the number of methods compared.
 
 Intervals and test describe these trained networks on further groups: the clips of a
@@ -30,7 +30,12 @@ from espnet_adastride.downsampling.registry import (
     downsampler_class,
 )
 from espnet_adastride.errors import UserError
-from espnet_adastride.evaluation.statistics import Bootstrap, exact_test, holm, sum_by
+from espnet_adastride.evaluation.statistics import (
+    Bootstrap,
+    holm,
+    sign_flip_test,
+    sum_by,
+)
 from espnet_adastride.experiments.folders import read_results
 from espnet_adastride.experiments.records import Record
 
@@ -171,7 +176,7 @@ def _compare_two(ours: Runs, theirs: Runs) -> Comparison:
         group_interval(100.0 * means, groups),
         int((sums > 0).sum()),
         int((sums < 0).sum()),
-        exact_test(sum_by(sums, groups)),
+        sign_flip_test(sum_by(sums, groups)),
     )
 
 
