@@ -226,6 +226,11 @@ def test_without_the_word_nothing_changes():
         ({"score_from_ctc": "yes"}, "must be a number above 0, got 'yes'"),
         ({"interctc": []}, r"interctc_layer_idx must have 1, got \[\]"),
         ({"interctc": [2]}, r"interctc_layer_idx must have 1, got \[2\]"),
+        (
+            # a later block than 1 is no way out: the scores after block 1 read its CTC
+            {"stride": [2, 2, 2], "after_blocks": [0, 1, 2], "interctc": [1, 2]},
+            "not those of the last CTC; set restore: true",
+        ),
         ({"kind": "branchformer"}, "this encoder has none; take conformer"),
         ({"interctc_weight": 0.0}, "set model_conf: interctc_weight, such as 0.3"),
     ],
