@@ -24,6 +24,16 @@ def format_span(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
 
 
+class _LogLines:
+    """Standard error as a log: without what clears and pads the line of a terminal."""
+
+    def write(self, text: str) -> None:
+        sys.stderr.write(text.strip("\r "))
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def progress_bar(
     total: float, what: str = "decoding", unit: str = "file", done: float = 0, **more
 ):
@@ -41,6 +51,7 @@ def progress_bar(
     if not sys.stderr.isatty():
         line = "{desc}: {n_fmt}/{total_fmt} {unit}s, ETA {remaining}\n"
         more.update(mininterval=30.0, delay=30.0, leave=False, bar_format=line)
+        more.update(file=_LogLines())
     return tqdm(desc=what, total=total, unit=unit, initial=done, **more)
 
 
