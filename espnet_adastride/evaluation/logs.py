@@ -187,7 +187,8 @@ class TrainingLog:
         parts = [f"epoch {epoch}{of}"]
         parts.append(f"loss train {train.get('loss')} valid {valid.get('loss')}")
         for key in ("acc", "cer_ctc"):
-            if key in valid:
+            # not a number: there is no attention decoder, or no CTC
+            if valid.get(key, "nan") != "nan":
                 parts.append(f"valid {key} {valid[key]}")
         # the second is 1 where strides are uniform
         for key in ("loss_vp", "stride_entropy"):
