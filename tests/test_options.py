@@ -64,6 +64,8 @@ def test_no_command_takes_them(command, words, word, capsys):
         ("plot", "corpus --utterances -1", "give a whole number, 0 or more"),
         ("rate_curve", "--strides 4 0.5", "give a number, 1 or more"),
         ("report", "exp --resamples 1", "give a whole number, 100 or more"),
+        ("compare", "--resamples 1", "give a whole number, 100 or more"),
+        ("results", "--resamples 99", "give a whole number, 100 or more"),
         ("report", "exp --worst -1", "give a whole number, 0 or more"),
         ("report", "exp --pictures -1", "give a whole number, 0 or more"),
         ("report", "exp --audio_seconds -1", "give a number, 0 or more"),

@@ -91,7 +91,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add_switch(parser, "--table_only", "only write the table of finished runs")
     parser.add_argument(
-        "--resamples", type=whole(1), default=10000, help="bootstrap resamples"
+        "--resamples", type=whole(100), default=10000, help="bootstrap resamples"
     )
     return parser
 

@@ -21,7 +21,7 @@ def get_parser():
     )
     add_record_options(parser)
     parser.add_argument(
-        "--resamples", type=whole(1), default=10000, help="bootstrap resamples"
+        "--resamples", type=whole(100), default=10000, help="bootstrap resamples"
     )
     return parser
 

@@ -26,7 +26,7 @@ at 5 % more often than not: p values are adjusted by Holm's method.
 
 Welch's interval is scipy's. The rest is ours: the AUC needs the test sets themselves,
 which scipy's bootstrap (the same intervals) keeps to itself; its permutation test
-enumerates 2^n signs where whole numbers need a convolution, and it has no Holm.
+enumerates 2^n signs where whole numbers need a Fourier transform, and it has no Holm.
 """
 
 import math
@@ -39,8 +39,11 @@ LEVEL = 0.05
 #: below so many units (utterances, or groups of them) the bootstrap's interval is too
 #: narrow, and all 2^n signs of a sum can be listed
 NARROW_BELOW = 20
-#: steps on which many fractions are rounded for the sign-flip test
-GRID = 100000
+#: steps of the sum of all sizes on which the sign-flip test rounds: so many, or so
+#: many for each unit if that is more
+GRID, GRID_OF_A_UNIT = 100_000, 30
+#: it rounds whole numbers if their sum times the number of different sizes exceeds this
+MOST_WORK = 100_000_000
 #: with fewer units no exact p can be below LEVEL: 2 / 2^5 is 0.06
 FEWEST_FOR_A_VERDICT = 6
 #: from so many speakers on, the utterances of a speaker are drawn together
@@ -145,7 +148,7 @@ class Bootstrap:
         values = system.mean(axis=0) - baseline.mean(axis=0)
         drawn, sums = self._drawn(values, weights)
         value = float(values.sum() / np.sum(weights))
-        if math.isnan(value):
+        if not math.isfinite(value):
             p = 1.0  # of a failed system: no comparison is a verdict
         else:
             # the means of whole numbers over the seeds, as whole numbers
@@ -167,8 +170,9 @@ def sign_flip_test(sums: np.ndarray) -> float:
     or 1, that is McNemar's exact test.
 
     Args:
-        sums: (n,) the units' differences. Fractions of n >= NARROW_BELOW units are
-            rounded to 1 / GRID of the sum of their sizes.
+        sums: (n,) the units' differences, finite. Of n >= NARROW_BELOW units, fractions
+            are rounded to 1 / GRID of the sum of their sizes, and so are whole numbers
+            that would take longer than seconds (MOST_WORK).
     """
     sums = np.asarray(sums, dtype=float)
     sums = sums[sums != 0]
@@ -177,25 +181,28 @@ def sign_flip_test(sums: np.ndarray) -> float:
         return 1.0
     # a mean over seeds, times their number, is whole but for rounding
     fractions = np.abs(sums - sums.round()).max() > 1e-9 * total
-    if fractions and len(sums) < NARROW_BELOW:
-        flipped = np.zeros(1)
-        for size in np.abs(sums):
-            flipped = np.concatenate([flipped + size, flipped - size])
-        return float(np.mean(np.abs(flipped) >= abs(sums.sum()) - 1e-9 * total))
-    if fractions:
-        sums = sums * (GRID / total)
+    if fractions or total * len(np.unique(np.abs(sums))) > MOST_WORK:
+        if len(sums) < NARROW_BELOW:
+            flipped = np.zeros(1)
+            for size in np.abs(sums):
+                flipped = np.concatenate([flipped + size, flipped - size])
+            far = np.abs(flipped) >= abs(sums.sum()) - 1e-9 * total
+            return float(np.mean(far))
+        sums = sums * (max(GRID, GRID_OF_A_UNIT * len(sums)) / total)
     sums = sums.round().astype(int)
-    total = int(np.abs(sums).sum())
-    # the probability of every sum from -total to total, unit by unit
-    probability = np.zeros(2 * total + 1)
-    probability[total] = 1.0
-    for size in np.abs(sums):
-        flipped = np.zeros_like(probability)
-        flipped[size:] += probability[: len(probability) - size] / 2
-        flipped[: len(probability) - size] += probability[size:] / 2
-        probability = flipped
-    far = np.abs(np.arange(-total, total + 1)) >= abs(sums.sum())
-    return min(1.0, float(probability[far].sum()))
+    sizes, counts = np.unique(np.abs(sums), return_counts=True)
+    # The distribution of the sum, negative sums from the end backwards: its Fourier
+    # transform is the product of those of the units, which are cosines.
+    length = 1 << int(2 * np.abs(sums).sum()).bit_length()
+    cosine = np.cos(2 * np.pi / length * np.arange(length))
+    frequencies = np.arange(length // 2 + 1)
+    product = np.ones(len(frequencies))
+    for size, count in zip(sizes, counts):
+        product *= cosine[size * frequencies % length] ** count
+    probability = np.fft.irfft(product, length)
+    least = abs(int(sums.sum()))
+    p = float(probability[least : length - least + 1].sum())
+    return min(1.0, max(2.0 ** (1 - len(sums)), p))
 
 
 def resampling_units(speakers: Sequence[str]) -> Tuple[Sequence, str]:

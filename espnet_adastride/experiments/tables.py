@@ -1,6 +1,6 @@
 """Every table and picture of an experiment, from its records alone.
 
-The tests (paired bootstrap over speakers, Holm, Welch) are those of
+Intervals and tests (bootstrap and exact test over speakers, Holm, Welch) are those of
 espnet_adastride/evaluation/statistics.py.
 """
 
@@ -259,15 +259,18 @@ def _error_sections(experiment, cells, bootstrap, note, units) -> List[str]:
         note = (
             f"Points of WER on {where} over the seeds that both have, negative: the "
             "first is better. *Over groups*: 95 % intervals by bootstrap over the "
-            f"{units}, p by an exact test; *over seeds*: Welch's."
+            f"{units}, not adjusted; p by an exact test, adjusted by Holm's method for "
+            f"the {pairs.count(' minus ')} comparisons of this table; *over seeds*: "
+            "Welch's."
         )
         sections.append(_section(f"Method against method{decoding}", pairs, note))
     across = across_rates_table(cells, baseline, experiment.feature_rate, bootstrap)
     if across:
         note = (
             f"Points of WER on {where}, negative is better; 95 % intervals over the "
-            f"{units}, not adjusted; p by an exact test, adjusted by Holm's method; "
-            "*seeds*: Welch's 95 % interval over the seeds."
+            f"{units}, not adjusted; p by an exact test, adjusted by Holm's method for "
+            f"the {across.count(', p ')} comparisons of this table; *seeds*: Welch's "
+            "95 % interval over the seeds."
         )
         sections.append(_section(f"Against more frames{decoding}", across, note))
     return sections

@@ -153,8 +153,8 @@ def _differences(cells, order, reference, resamples) -> str:
         + f"\nPaired bootstrap over texts ({resamples} test sets; the readings of a "
         "text and the seeds of a recording kept together), over the seeds that both "
         "have, negative is better; p by an exact test, corrected for "
-        f"{len(rows)} comparisons; over seeds: Welch's 95 % interval.\n"
-        + (f"\n{note}\n" if note else "")
+        f"{len(rows)} comparisons, the intervals are not; over seeds: Welch's 95 % "
+        "interval.\n" + (f"\n{note}\n" if note else "")
     )
 
 

@@ -35,12 +35,14 @@ def test_identical_systems_differ_by_nothing():
     assert result == (0, 0, 0, 1)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")  # inf times 0
+@pytest.mark.parametrize("failure", [np.nan, np.inf])
 @pytest.mark.parametrize("utterances", [5, 50])
-def test_a_failed_system_is_not_significantly_worse(utterances):
+def test_a_failed_system_is_not_significantly_worse(utterances, failure):
     errors = np.ones(utterances)
-    broken = np.where(np.arange(utterances) == 3, np.nan, errors)
+    broken = np.where(np.arange(utterances) == 3, failure, errors)
     found = Bootstrap(range(utterances), 200).difference(broken, errors, errors)
-    assert np.isnan(found.value) and found.p == 1.0
+    assert not np.isfinite(found.value) and found.p == 1.0
     assert verdict(found.value, found.p, None) == "no difference shown"
 
 
@@ -64,13 +66,16 @@ def test_few_utterances_get_the_sign_flip_test():
     # signs of 3, 2, 1: sums of at least 4 on either side are 6 and 4
     assert sign_flip_test(np.array([3.0, 2.0, -1.0])) == pytest.approx(4 / 8)
     assert sign_flip_test(np.array([0.1, 0.2, -0.3])) == 1.0  # a sum of 0, rounded
-    # whole numbers, by the convolution: 2, 1 and -1 by group, 6 of the 8 choices
-    assert sign_flip_test(sum_by(np.array([1, 1, 1, -1]), list("aabc"))) == 6 / 8
+    # whole numbers, by the Fourier transform: 2, 1 and -1 by group, 6 of the 8 choices
+    grouped = sum_by(np.array([1, 1, 1, -1]), list("aabc"))
+    assert sign_flip_test(grouped) == pytest.approx(6 / 8)
     # McNemar, 1 against 6: 2 (C(7,0) + C(7,1)) / 2^7
-    assert sign_flip_test(np.array([1, -1, -1, -1, -1, -1, -1, 0, 0])) == 0.125
+    mcnemar = np.array([1, -1, -1, -1, -1, -1, -1, 0, 0])
+    assert sign_flip_test(mcnemar) == pytest.approx(0.125)
     assert sign_flip_test(np.zeros(4)) == 1.0
     # many clips of two speakers show as little as two do
-    assert sign_flip_test(sum_by(np.ones(2000), ["a", "b"] * 1000)) == 0.5
+    two = sum_by(np.ones(2000), ["a", "b"] * 1000)
+    assert sign_flip_test(two) == pytest.approx(0.5)
     # one unit has no interval, and is told of
     alone = Bootstrap([0, 0, 0], 50).difference(*np.ones((2, 1, 3)), np.ones(3))
     assert math.isnan(alone.low) and math.isnan(alone.high)
@@ -91,7 +96,7 @@ def test_however_few_test_sets_are_drawn_p_is_exact(units):
 
 
 def test_means_over_seeds_are_tested_as_whole_numbers():
-    """Thirds and halves, by 30 units: six times as much, by the convolution."""
+    """Thirds and halves, by 30 units: six times as much, by the transform."""
     rng = np.random.default_rng(0)
     system, baseline = rng.integers(0, 5, (3, 30)), rng.integers(1, 5, (2, 30))
     found = Bootstrap(range(30), 10).difference(system, baseline, np.ones(30))
@@ -114,6 +119,27 @@ def test_many_fractions_are_rounded_little():
     assert sign_flip_test(sums / 1e6) == pytest.approx(sign_flip_test(sums), abs=1e-4)
     alike = np.full(30, 0.1)
     assert sign_flip_test(alike) == pytest.approx(2.0**-29)
+
+
+def test_many_large_differences_take_neither_minutes_nor_gigabytes():
+    """3,000 whole numbers of up to six digits: rounded, and p as of a normal sum."""
+    sums = np.random.default_rng(4).normal(2000, 1e5, 3000).round()
+    ratio = abs(sums.sum()) / math.sqrt((sums**2).sum())
+    normal = math.erfc(ratio / math.sqrt(2))
+    assert 0.01 < normal < 0.9
+    assert sign_flip_test(sums) == pytest.approx(normal, rel=0.03)
+    few = np.array([3e8, 2e8, -1e8])  # all signs are formed
+    assert sign_flip_test(few) == pytest.approx(4 / 8)
+
+
+def test_the_sign_flip_test_is_scipys():
+    from scipy import stats
+
+    options = {"permutation_type": "samples", "vectorized": True}
+    for seed in range(3):
+        sums = np.random.default_rng(seed).integers(-4, 6, size=9)
+        found = stats.permutation_test((sums,), np.sum, n_resamples=np.inf, **options)
+        assert sign_flip_test(sums) == pytest.approx(found.pvalue)
 
 
 def test_both_ways_of_the_exact_test_agree():

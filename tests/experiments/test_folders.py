@@ -240,7 +240,7 @@ def test_the_page_of_vqvaes_is_made_from_records(tmp_path):
         "{title: Codes, task: vqvae, recipe: egs/arctic_vqvae, grid: "
         "[{methods: [strided_conv, stack], rates: [4], seeds: [0, 1]}]}"
     )
-    words = ["--results", tmp_path, "--records", tmp_path, "--resamples", 50]
+    words = ["--results", tmp_path, "--records", tmp_path, "--resamples", 100]
     results.main([str(tmp_path / "mine.yaml"), *map(str, words)])
     page = (tmp_path / "mine.md").read_text()
     assert "Not run yet, 2 of 4" in page and "| 4x | `stack` | 0 | -1.00 |" in page
