@@ -89,8 +89,11 @@ class CTCProgram(torch.nn.Module):
         self.encoder, self.output = model.encoder, model.ctc.ctc_lo
         embed = model.encoder.embed
         self.stages = torch.nn.ModuleList()
+        # read before tracing: a learned stride is a number of the program
+        self.strides: List[float] = []
         if isinstance(embed, AdaptiveSubsampling):
             self.stages.extend(map(Exportable, embed.downsamplers))
+            self.strides = embed.current_strides()
 
     def forward(self, features: torch.Tensor) -> Tuple[torch.Tensor, ...]:
         """Return log probabilities (1, T', V), then every stage's positions (1, T).
@@ -144,7 +147,7 @@ class CTCProgram(torch.nn.Module):
             told = log_strides(times, shorter)
             x = x + told.to(x.dtype).unsqueeze(2) * embed.stride_vector
         if embed.true_times:
-            times = times / math.prod(embed.current_strides())
+            times = times / math.prod(self.strides)
             return embed.out[1](x, times), positions
         return encode_positions(embed.out[1], x), positions
 
@@ -156,38 +159,36 @@ class CTCProgram(torch.nn.Module):
         embed = self.encoder.embed
         later = embed.later if isinstance(embed, AdaptiveSubsampling) else []
         restore = later.restore if later else False
+        strides = self.strides[len(self.stages) :]
         held = []
         for number, block in enumerate(self.encoder.encoders, 1):
             x, _ = block.forward(x, None)
-            for stage in later:
+            for stage, stride in zip(later, strides):
                 if stage.block == number:
-                    shorter, placed = shortened_by(stage, x, embed.out[1])
-                    held.append((stage, x, placed))
+                    shorter, placed = shortened_by(stage, stride, x, embed.out[1])
+                    held.append((stage, stride, x, placed))
                     x = shorter
             if number == restore:
-                for stage, before, placed in reversed(held):
-                    x = restored_by(stage, before, x, placed)
-        kept = [] if restore else [placed for _, _, placed in held]
+                for stage, stride, before, placed in reversed(held):
+                    x = restored_by(stage, stride, before, x, placed)
+        kept = [] if restore else [placed for *_, placed in held]
         x = x[0] if isinstance(x, tuple) else x
         return x, [placed for placed in kept if placed is not None]
 
 
-def shortened_by(stage, x, encoding):
+def shortened_by(stage, stride, x, encoding):
     """Return what ``LaterStage._shorten`` makes of a block's output, and positions."""
     frames, *place = x if isinstance(x, tuple) else (x,)
-    layer = stage.downsampler
-    z, positions = layer.export_form(stage.given(frames), layer.current_stride())
+    z, positions = stage.downsampler.export_form(stage.given(frames), stride)
     z = z[..., : stage.size]
     return ((z, encode_positions(encoding, z)[1]) if place else z), positions
 
 
-def restored_by(stage, before, x, positions):
+def restored_by(stage, stride, before, x, positions):
     """Return what ``LaterStage.restored`` makes of the lower rate's output."""
     frames, *place = before if isinstance(before, tuple) else (before,)
-    z, layer = (x[0] if isinstance(x, tuple) else x), stage.downsampler
-    upsampled = layer.export_inverse(
-        z, frames.size(1), positions, layer.current_stride()
-    )
+    z = x[0] if isinstance(x, tuple) else x
+    upsampled = stage.downsampler.export_inverse(z, frames.size(1), positions, stride)
     frames = stage.mixed(frames, upsampled)
     return (frames, *place) if place else frames
 

@@ -140,6 +140,28 @@ def test_stages_after_blocks_give_what_espnet_gives(encoder, conf):
     torch.testing.assert_close(found, espnets(model, features), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize(
+    "conf",
+    [
+        {"after_blocks": [0, 1]},
+        {"after_blocks": [0, 1], "restore": True},
+        {"true_times": True},
+    ],
+)
+def test_a_learned_stride_is_a_number_of_the_program(conf):
+    conf = {"stride": [2, 2], "method": "diff_stride", **conf}
+    model = built("conformer", input_layer_conf=conf)
+    with torch.no_grad():
+        for stage, change in zip(model.encoder.embed.stages(), (0.3, -0.4)):
+            stage.stride_change.fill_(change)
+    program = CTCProgram(model).eval()
+    exported = export_program(program, torch.randn(1, 211, SIZE), LEAST_FRAMES).module()
+    for steps in (7, 64, 399):
+        features = torch.randn(1, steps, SIZE).cumsum(1)
+        found, expected = exported(features)[0], espnets(model, features)
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+
+
 def move(model):
     """Move scores and bypasses away from their start, where strides are even."""
     torch.manual_seed(7)
