@@ -115,7 +115,8 @@ def label_points(
         axes: where the points are drawn.
         labels: text, point (x, y), and options of ``Axes.annotate``.
         places: (right, up) in points from a point to its label, in order of
-            preference; to the left the label ends there. If none is free, the first.
+            preference; to the left the label ends there. If none is free, the one that
+            covers the fewest.
         others: more points (x, y) that no label is to cover.
     """
     figure = axes.figure
@@ -129,14 +130,21 @@ def label_points(
         label = axes.annotate(
             text, point, (0, 0), textcoords="offset points", va="center", **options
         )
-        for place in (*places, places[0]):
-            label.set_position(place)
-            label.set_horizontalalignment("right" if place[0] < 0 else "left")
-            box = label.get_window_extent()
+        covered = []
+        for place in places:
+            box = _box_at(label, place)
             within = inside.containsx(box.x0) and inside.containsx(box.x1)
-            if within and not any(box.overlaps(other) for other in taken):
+            covered.append(box.count_overlaps(taken) if within else len(taken) + 1)
+            if not covered[-1]:
                 break
-        taken.append(box)
+        taken.append(_box_at(label, places[covered.index(min(covered))]))
+
+
+def _box_at(label: Text, place: Tuple[float, float]) -> Bbox:
+    """Put the label there, and return the pixels that it covers."""
+    label.set_position(place)
+    label.set_horizontalalignment("right" if place[0] < 0 else "left")
+    return label.get_window_extent()
 
 
 def save_figure(figure: Figure, path: PathLike, dpi: int = DPI) -> None:
