@@ -243,10 +243,8 @@ def check_stride(stride: float, integer: bool = False) -> float:
     if isinstance(stride, bool) or not isinstance(stride, numbers.Real):
         raise ValueError(f"stride must be a real number >= 1, got {stride!r}")
     if not (math.isfinite(stride) and stride >= 1):
-        raise ValueError(
-            f"stride must be a real number >= 1, got {stride}: a stride below 1 would "
-            "upsample the sequence"
-        )
+        why = ": a stride below 1 would upsample the sequence" if stride < 1 else ""
+        raise ValueError(f"stride must be a real number >= 1, got {stride}{why}")
     if integer and stride != int(stride):
         raise ValueError(
             f"this method takes whole strides only, got {stride}; "

@@ -74,6 +74,17 @@ class DownsamplingEncoder:
         input_layer = kwargs.pop("input_layer", known["input_layer"].default)
         if "use_sdpa" not in known:  # a model trained under ESPnet 202611
             kwargs.pop("use_sdpa", None)
+        for word in kwargs:
+            if word not in known:
+                words = ["input_layer_conf", *known]
+                words.remove("input_size")  # which ESPnet gives
+                raise ConfigurationError(
+                    f"encoder_conf: {unknown_word('key', word, words)}"
+                )
+        words = [*available_downsamplers(), *self.espnet_words]
+        unknown = f"encoder_conf: {unknown_word('input_layer', input_layer, words)}"
+        if not isinstance(input_layer, (str, type(None))):
+            raise ConfigurationError(unknown)
         if input_layer not in available_downsamplers():
             try:
                 super().__init__(
@@ -82,10 +93,7 @@ class DownsamplingEncoder:
             except ValueError as error:
                 if "unknown input_layer" not in str(error):
                     raise
-                words = [*available_downsamplers(), *self.espnet_words]
-                raise ConfigurationError(
-                    f"encoder_conf: {unknown_word('input_layer', input_layer, words)}"
-                ) from None
+                raise ConfigurationError(unknown) from None
             if conf:
                 raise ConfigurationError(
                     f"encoder_conf: input_layer_conf {conf} is for the words "

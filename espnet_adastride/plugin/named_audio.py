@@ -38,6 +38,12 @@ def _read(stock, wavs, *args, several: bool = False, **kwargs):
         paths = wavs.split() if several else wavs
         paths = [paths] if isinstance(paths, str) else paths
         missing = [path for path in paths if not Path(path).exists()]
+        if missing and paths[-1].endswith("|"):
+            raise AudioError(
+                f"{' '.join(paths)}: is a command, and ESPnet's type sound reads only "
+                "files; write them in stage 3 (--feats_type raw), or with adastride "
+                "prepare --run_pipes true"
+            ) from None
         if missing:
             raise AudioError(
                 f"{missing[0]}: there is no such recording; if the corpus was "

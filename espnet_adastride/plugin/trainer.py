@@ -20,6 +20,7 @@ time spans, which 202611 otherwise rejects as possible code.
 import _codecs
 import datetime
 import logging
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -80,9 +81,24 @@ class StrideTrainer(FiniteTrainer):
 
     @staticmethod
     def resume(checkpoint, model, **kwargs):
-        """Resume as ESPnet does, from a checkpoint of either release."""
-        with torch.serialization.safe_globals(REPORTED):
-            Trainer.resume(checkpoint, model, **kwargs)
+        """Resume as ESPnet does, from a checkpoint of either release.
+
+        Raises:
+            ModelError: the checkpoint is that of a model with other parameters.
+        """
+        try:
+            with torch.serialization.safe_globals(REPORTED):
+                Trainer.resume(checkpoint, model, **kwargs)
+        except RuntimeError as error:
+            if "loading state_dict for" not in str(error):
+                raise
+            first = " ".join(str(error).split("\n\t")[1:2])
+            raise ModelError(
+                f"{checkpoint} does not fit the configured model: a training with "
+                "another configuration has begun in this folder; go back to that one, "
+                "or give another --output_dir (asr.sh: --asr_tag). "
+                f"{textwrap.shorten(first, 200, placeholder=' ...')}"
+            ) from None
         fit_epochs(Path(checkpoint).parent, model)
 
     @classmethod

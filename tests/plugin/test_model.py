@@ -325,6 +325,23 @@ def test_wrong_words_fail_when_the_model_is_built(word, conf, message):
         build("conformer", word, input_layer_conf=conf)
 
 
+def test_wrong_keys_beside_the_input_layer_fail_when_the_model_is_built():
+    with pytest.raises(
+        ConfigurationError,
+        match=r"^encoder_conf: unknown key 'input_layer_config' \(did you mean "
+        r"'input_layer_conf'\?\); choose from: input_layer_conf, output_size, ",
+    ):
+        build("conformer", "adastride", input_layer_config={"stride": 8})
+    with pytest.raises(ConfigurationError, match="unknown key 'num_block'.*num_blocks"):
+        build("conformer", "conv2d", num_block=2)
+
+
+@pytest.mark.parametrize("word", [["adastride"], {"adastride": 4}, 4, True])
+def test_an_input_layer_that_is_no_word_fails_in_one_line(word):
+    with pytest.raises(ConfigurationError, match="encoder_conf: unknown input_layer"):
+        build("conformer", word)
+
+
 def test_registration_is_idempotent():
     before = dict(encoder_choices.classes)
     espnet_adastride.plugin.register()

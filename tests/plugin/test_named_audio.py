@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 from espnet2.train.dataset import ESPnetDataset
+from espnet2.train.iterable_dataset import IterableESPnetDataset
 from torch.utils.data import DataLoader
 
 from espnet_adastride.bin import run
@@ -54,6 +55,18 @@ def test_the_file_is_named_in_one_line(wav_scp, how, words, workers):
         next(batches)
     assert str(error.value).startswith(f"{bad}: {words}")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["sound", "multi_columns_sound"])
+@pytest.mark.parametrize("reader", [ESPnetDataset, IterableESPnetDataset])
+def test_a_command_is_not_taken_for_a_file_that_was_moved(wav_scp, reader, kind):
+    command = f"cat {wav_scp.parent}/bad.flac |"
+    wav_scp.write_text(f"bad {command}\n")
+    data = reader([(str(wav_scp), "speech", kind)])
+    with pytest.raises(AudioError) as error:
+        data["bad"] if reader is ESPnetDataset else next(iter(data))
+    assert str(error.value).startswith(f"{command}: is a command, and ESPnet's type")
+    assert "--run_pipes true" in str(error.value) and "moved" not in str(error.value)
 
 
 def test_a_tool_ends_in_that_line(wav_scp):

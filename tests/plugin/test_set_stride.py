@@ -88,7 +88,7 @@ def layer_lengths(n, stride, stages):
             r"keep their strides \(max_pool\) make 2 alone; ask for 2 or more",
         ),
         ("adastride", 0.5, "stride must be a real number >= 1, got 0.5"),
-        ("adastride", math.nan, "stride must be a real number >= 1"),
+        ("adastride", math.nan, "stride must be a real number >= 1, got nan$"),
     ],
 )
 def test_refused_in_one_line_and_unchanged(method, wanted, words):

@@ -16,7 +16,7 @@ from espnet2.tasks.asr import ASRTask  # noqa: E402
 from espnet2.train.distributed_utils import DistributedOption  # noqa: E402
 from espnet2.train.reporter import Reporter  # noqa: E402
 
-from espnet_adastride.errors import UserError  # noqa: E402
+from espnet_adastride.errors import ModelError, UserError  # noqa: E402
 from espnet_adastride.plugin import trainer  # noqa: E402
 from espnet_adastride.plugin.register import TASKS  # noqa: E402
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling  # noqa: E402
@@ -165,6 +165,23 @@ def test_a_training_of_either_release_is_resumed(word, new, tmp_path):
     # what ESPnet averages in the end has the names of what is saved from now on
     again = torch.load(exp / "1epoch.pth", weights_only=True)
     assert list(again) and set(again) == set(model.state_dict())
+
+
+def test_a_checkpoint_of_another_configuration_is_refused_in_one_line(tmp_path):
+    exp, _ = interrupted(tmp_path / "exp", "adastride", NEWER)
+    other = make_experiment(tmp_path / "other", "conv2d")
+    model, _ = ASRTask.build_model_from_file(
+        other / "config.yaml", other / "valid.acc.ave.pth", "cpu"
+    )
+    words = {"reporter": Reporter(), "optimizers": [], "schedulers": [], "ngpu": 0}
+    with pytest.raises(ModelError) as error:
+        ASRTask.trainer.resume(
+            checkpoint=exp / "checkpoint.pth", model=model, scaler=None, **words
+        )
+    line = str(error.value)
+    assert line.startswith(f"{exp}/checkpoint.pth does not fit the configured model: ")
+    assert "--output_dir (asr.sh: --asr_tag). Missing key(s)" in line
+    assert "\n" not in line and len(line) < len(str(exp)) + 450
 
 
 @pytest.mark.skipif(not NEWER, reason="202511 loads whatever is in a checkpoint")
