@@ -202,6 +202,7 @@ def sign_flip_test(sums: np.ndarray) -> float:
     probability = np.fft.irfft(product, length)
     least = abs(int(sums.sum()))
     p = float(probability[least : length - least + 1].sum())
+    p = round(p, 12) or p  # rounding errors of the transform: 1/16 is shown as 0.062
     return min(1.0, max(2.0 ** (1 - len(sums)), p))
 
 
