@@ -50,8 +50,8 @@ def progress_bar(
 
     if not sys.stderr.isatty():
         line = "{desc}: {n_fmt}/{total_fmt} {unit}s, ETA {remaining}\n"
-        more.update(mininterval=30.0, delay=30.0, leave=False, bar_format=line)
-        more.update(file=_LogLines())
+        more.update(mininterval=30.0, delay=30.0, leave=False)
+        more.update(bar_format=line, file=_LogLines())
     return tqdm(desc=what, total=total, unit=unit, initial=done, **more)
 
 

@@ -14,10 +14,7 @@ from matplotlib.figure import Figure
 
 from espnet_adastride.corpora.kaldi import shorten
 from espnet_adastride.errors import located
-from espnet_adastride.evaluation.statistics import (
-    NARROW_BELOW,
-    Bootstrap,
-)
+from espnet_adastride.evaluation.statistics import NARROW_BELOW, Bootstrap
 from espnet_adastride.experiments.cells import Cell, make_cells
 from espnet_adastride.experiments.comparison import (
     across_rates_table,

@@ -12,10 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from espnet_adastride.errors import UserError
-from espnet_adastride.evaluation.statistics import (
-    Bootstrap,
-    few_units_note,
-)
+from espnet_adastride.evaluation.statistics import Bootstrap, few_units_note
 from espnet_adastride.experiments.comparison import compare
 from espnet_adastride.experiments.folders import read_results, run_name
 from espnet_adastride.experiments.records import Record

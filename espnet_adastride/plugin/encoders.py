@@ -81,11 +81,13 @@ class DownsamplingEncoder:
                 raise ConfigurationError(
                     f"encoder_conf: {unknown_word('key', word, words)}"
                 )
-        words = [*available_downsamplers(), *self.espnet_words]
-        unknown = f"encoder_conf: {unknown_word('input_layer', input_layer, words)}"
-        if not isinstance(input_layer, (str, type(None))):
-            raise ConfigurationError(unknown)
         if input_layer not in available_downsamplers():
+            words = [*available_downsamplers(), *self.espnet_words]
+            unknown = ConfigurationError(
+                f"encoder_conf: {unknown_word('input_layer', input_layer, words)}"
+            )
+            if not isinstance(input_layer, (str, type(None))):
+                raise unknown
             try:
                 super().__init__(
                     input_size, output_size, input_layer=input_layer, **kwargs
@@ -93,7 +95,7 @@ class DownsamplingEncoder:
             except ValueError as error:
                 if "unknown input_layer" not in str(error):
                     raise
-                raise ConfigurationError(unknown) from None
+                raise unknown from None
             if conf:
                 raise ConfigurationError(
                     f"encoder_conf: input_layer_conf {conf} is for the words "

@@ -343,8 +343,8 @@ class LaterStages(torch.nn.ModuleList):
             return
         early = [block for block in interctc or () if block < last]
         if early:
-            read = [stage.block for stage in self if stage.from_ctc]
-            later = "" if set(early) & set(read) else "name later blocks, or "
+            needed = any(stage.from_ctc and stage.block in early for stage in self)
+            later = "" if needed else "name later blocks, or "
             raise ConfigurationError(
                 f"encoder_conf: interctc_layer_idx names block {early[0]}, before the "
                 f"stage that input_layer_conf: after_blocks puts after block {last}: "

@@ -609,12 +609,8 @@ def test_training_log_gives_one_line_an_epoch(tmp_path):
         ]
         assert log.new_lines() == []
     os.replace(path, tmp_path / "train.1.log")  # a resumed training: a new log
-    path.write_text(
-        HOST
-        + "3/3epoch started\n"
-        + HOST
-        + line.format(3).replace("acc=0.3", "acc=nan")
-    )
+    last = line.format(3).replace("acc=0.3", "acc=nan")
+    path.write_text(HOST + "3/3epoch started\n" + HOST + last)
     (resumed,) = log.new_lines()
     assert resumed.startswith("epoch 3/3, ") and "ETA" not in resumed
     assert "acc" not in resumed and "valid cer_ctc 0.5" in resumed
