@@ -143,8 +143,10 @@ def _compare_cells(
 
 def pair_table(
     cells: Sequence[Cell], pairs: Sequence[Sequence[str]], bootstrap: Bootstrap
-) -> str:
-    """Return the differences of pairs of systems at every rate that both have; or "".
+) -> Tuple[str, int]:
+    """Return the differences of pairs of systems at every rate that both have.
+
+    The second value is the number of comparisons; of none, the table is "".
 
     Args:
         cells: systems by rate.
@@ -163,16 +165,17 @@ def pair_table(
         row = [f"{one.rate:g}x", f"`{one.system}` minus `{other.system}`"]
         rows.append([*row, name_seeds(seeds), *difference.columns()])
     names = ["rate", "methods", "seeds", "WER", "over groups", "p, Holm", "over seeds"]
-    return markdown_table([*names, "verdict"], rows) if rows else ""
+    return markdown_table([*names, "verdict"], rows) if rows else "", len(rows)
 
 
 def across_rates_table(
     cells: Sequence[Cell], baseline: str, feature_rate: float, bootstrap: Bootstrap
-) -> str:
-    """Return each method minus the baseline at every higher frame rate; "" if none.
+) -> Tuple[str, int]:
+    """Return each method minus the baseline at every higher frame rate.
 
     It answers whether a method needs fewer frames for the same errors: a row for each
-    method and rate, a column for each rate of the baseline, the highest first.
+    method and rate, a column for each rate of the baseline, the highest first. The
+    second value is the number of comparisons; of none, the table is "".
 
     Args:
         cells: systems by rate.
@@ -198,7 +201,8 @@ def across_rates_table(
     for base in used:
         hertz = f"{feature_rate / base.rate:.4g} Hz"
         names.append(f"minus `{baseline}` at {hertz} (seeds: {len(base.seeds)})")
-    return markdown_table(names, rows) if rows else ""
+    number = sum(map(len, by_cell.values()))
+    return markdown_table(names, rows) if rows else "", number
 
 
 def _difference_table(cells: Sequence[Cell], baseline: str, resamples: int) -> str:

@@ -251,22 +251,23 @@ def _error_sections(experiment, cells, bootstrap, note, units) -> List[str]:
             f"Differences{decoding}", format_comparison(cells, baseline, resamples)
         ),
     ]
-    pairs = pair_table(cells, experiment.pairs, bootstrap)
+    pairs, number = pair_table(cells, experiment.pairs, bootstrap)
     if pairs:
         note = (
             f"Points of WER on {where} over the seeds that both have, negative: the "
             "first is better. *Over groups*: 95 % intervals by bootstrap over the "
             f"{units}, not adjusted; p by an exact test, adjusted by Holm's method for "
-            f"the {pairs.count(' minus ')} comparisons of this table; *over seeds*: "
+            f"the {number} comparisons of this table; *over seeds*: "
             "Welch's."
         )
         sections.append(_section(f"Method against method{decoding}", pairs, note))
-    across = across_rates_table(cells, baseline, experiment.feature_rate, bootstrap)
+    rate = experiment.feature_rate
+    across, number = across_rates_table(cells, baseline, rate, bootstrap)
     if across:
         note = (
             f"Points of WER on {where}, negative is better; 95 % intervals over the "
             f"{units}, not adjusted; p by an exact test, adjusted by Holm's method for "
-            f"the {across.count(', p ')} comparisons of this table; *seeds*: Welch's "
+            f"the {number} comparisons of this table; *seeds*: Welch's "
             "95 % interval over the seeds."
         )
         sections.append(_section(f"Against more frames{decoding}", across, note))

@@ -112,7 +112,7 @@ def test_pairs_of_methods_at_every_rate_over_their_common_seeds():
     ]
     bootstrap = Bootstrap(GROUPS, 500)
     pairs = [("good", "other"), ("other", "good"), ("good", "absent")]
-    text = pair_table(cells, pairs, bootstrap)
+    text, number = pair_table(cells, pairs, bootstrap)
     table = [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in text.splitlines()[2:]
@@ -123,10 +123,11 @@ def test_pairs_of_methods_at_every_rate_over_their_common_seeds():
         ["4x", "`good` minus `other`", "0"],
         ["4x", "`other` minus `good`", "0"],
     ]
+    assert number == 4
     first, mirrored, alone, _ = table
     assert float(first[3]) == pytest.approx(-10, abs=1.5)
     assert float(mirrored[3]) == -float(first[3]) and first[7] == "better"
     # the exact test of 20 groups, times the four comparisons at most
     assert first[5] in ("< 0.001", "0.008", "0.016") and first[6].startswith("[-")
     assert alone[3:] == ["+0.00", "[+0.00, +0.00]", "1.000", "", "no difference shown"]
-    assert pair_table(cells[:1], pairs, bootstrap) == ""
+    assert pair_table(cells[:1], pairs, bootstrap) == ("", 0)

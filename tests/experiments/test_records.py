@@ -244,6 +244,7 @@ def test_the_page_by_hand(experiment, tmp_path):
     assert same.startswith("| 8x, 6.25 Hz | `strided_conv` | 2 | +0.00 [")
     assert better.startswith("| 8x, 6.25 Hz | `adastride` | 2 | -37.50 [")
     assert better.endswith("], p 0.500; seeds [-37.50, -37.50] |")
+    assert "for the 2 comparisons" in page.split("## Against more frames")[1]
     assert "-37.50" in page and "better" in page and "3 speakers" in page
     assert "Not run yet" not in page
 
@@ -259,6 +260,7 @@ def test_pairs_have_a_table(experiment, tmp_path):
     (line,) = (x for x in table.splitlines() if x.startswith(row))
     assert line.endswith("| 0.500 | [+37.50, +37.50] | no difference shown |")
     assert "| 4x | `strided_conv` minus `adastride` | 0, 1 | +37.50 | [" in table
+    assert "for the 2 comparisons" in table
 
 
 def test_a_decoding_that_no_run_has_yet(experiment, tmp_path):
