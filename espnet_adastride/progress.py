@@ -8,7 +8,7 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, Iterable, Iterator, List, Sequence
+from typing import Callable, Iterable, Iterator, List, Optional, Sequence
 
 #: results of a thread that may wait for one before them
 WAITING = 8
@@ -35,12 +35,16 @@ class _LogLines:
 
 
 def progress_bar(
-    total: float, what: str = "decoding", unit: str = "file", done: float = 0, **more
+    total: Optional[float],
+    what: str = "decoding",
+    unit: str = "file",
+    done: float = 0,
+    **more,
 ):
     """Return a tqdm bar; a log gets a line every 30 s instead.
 
     Args:
-        total: amount of work.
+        total: amount of work; None if it is not known.
         what: is done.
         unit: of the amounts.
         done: by an earlier run; does not count for the speed.
@@ -49,7 +53,9 @@ def progress_bar(
     from tqdm import tqdm
 
     if not sys.stderr.isatty():
-        line = "{desc}: {n_fmt}/{total_fmt} {unit}s, ETA {remaining}\n"
+        line = "{desc}: {n_fmt} {unit}s\n"
+        if total is not None:
+            line = "{desc}: {n_fmt}/{total_fmt} {unit}s, ETA {remaining}\n"
         more.update(mininterval=30.0, delay=30.0, leave=False)
         more.update(bar_format=line, file=_LogLines())
     return tqdm(desc=what, total=total, unit=unit, initial=done, **more)

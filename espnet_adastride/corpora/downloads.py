@@ -19,9 +19,8 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from tqdm import tqdm
-
 from espnet_adastride.errors import UserError
+from espnet_adastride.progress import progress_bar
 
 URL = "https://www.openslr.org/resources/12"
 
@@ -184,9 +183,8 @@ def published_md5(url: str, part: str) -> str:
     raise UserError(f"{url}/md5sum.txt does not name {part}.tar.gz; misspelt part?")
 
 
-def _bar(what: str, total: Optional[int], done: int = 0) -> tqdm:
-    size = {"unit": "B", "unit_scale": True, "mininterval": 1.0}
-    return tqdm(desc=what, total=total, initial=done, **size)
+def _bar(what: str, total: Optional[int], done: int = 0):
+    return progress_bar(total, what, "byte", done, unit_scale=True)
 
 
 def fetch(address: str, path: Path) -> None:
@@ -313,10 +311,14 @@ def unpacked(archive: Path, staging: Path):
     shutil.rmtree(staging, ignore_errors=True)
     try:
         staging.mkdir()
-        with tarfile.open(archive, "r:gz") as tar:
-            for member in tqdm(tar, desc=f"unpacking {archive.name}", unit="file"):
+        with (
+            progress_bar(None, f"unpacking {archive.name}") as bar,
+            tarfile.open(archive, "r:gz") as tar,
+        ):
+            for member in tar:
                 # "data" rejects absolute paths, "..", devices and links outside.
                 tar.extract(member, staging, filter="data")
+                bar.update()
         yield staging
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(

@@ -100,6 +100,7 @@ def test_download_unpacks_and_leaves_nothing_else(server, tmp_path, capsys):
     assert (part / "1" / "2" / "1-2.trans.txt").read_text() == "1-2-0000 X\n"
     assert (part.parent / "LICENSE.TXT").read_text() == "free"
     assert [p.name for p in (tmp_path / "c").iterdir()] == ["LibriSpeech"]
+    assert "\r" not in capsys.readouterr().err  # in a log, no bar
     requests = len(server.ranges)
     get(server, part.parent)  # LibriSpeech/ itself is understood too
     assert "already in" in capsys.readouterr().out

@@ -935,13 +935,17 @@ def test_an_interruption_ends_the_waiting(tmp_path):
 
 
 def test_a_bar_in_a_log_is_a_line_every_half_minute(capfd):
-    with progress_bar(50, "extracting", "utterance", done=10) as bar:
-        now = bar.start_t + 0.001
-        bar._time = lambda: now
-        for _ in range(8):
-            now += 5.0
-            bar.update(5)
-    said = capfd.readouterr().err
+    def logged(*args, **options):
+        with progress_bar(*args, **options) as bar:
+            now = bar.start_t + 0.001
+            bar._time = lambda: now
+            for _ in range(8):
+                now += 5.0
+                bar.update(5)
+        return capfd.readouterr().err
+
     # one a second: the ten of an earlier run do not count
     # nothing clears a terminal's line, and what follows has a line of its own
+    said = logged(50, "extracting", "utterance", done=10)
     assert said == "extracting: 40/50 utterances, ETA 00:10\n"
+    assert logged(None, "unpacking") == "unpacking: 30 files\n"
