@@ -21,7 +21,7 @@ computed from them, up to the weights of A. On CUDA, triton_rows.py implements a
 as kernels (docs/gpu.md).
 """
 
-from typing import Iterable, Iterator, Optional, Set, Tuple
+from typing import Iterable, Iterator, Optional, Set, Tuple, Union
 
 import torch
 
@@ -58,15 +58,39 @@ from espnet_adastride.downsampling.rows import (
 #: as sparse rows; the two are equal, below this the dense product is faster
 DENSE_UP_TO = 128 * 64
 
+#: a ``score_bound``: log sigmoid(a), which is bounded on one side
+SIGMOID = "sigmoid"
+ScoreBound = Union[float, str, None]
+
+
+def check_bound(bound: ScoreBound) -> ScoreBound:
+    """Return a valid ``score_bound`` of :func:`bound_scores`.
+
+    Raises:
+        ValueError: naming the choices.
+    """
+    if bound is None or bound == SIGMOID:
+        return bound
+    if isinstance(bound, str):
+        raise ValueError(
+            f"score_bound must be a number above 0, {SIGMOID} or null, got {bound!r}"
+        )
+    return check_number("score_bound", bound)
+
 
 def bound_scores(
-    scores: torch.Tensor, lengths: torch.Tensor, bound: Optional[float]
+    scores: torch.Tensor, lengths: torch.Tensor, bound: ScoreBound
 ) -> torch.Tensor:
-    """Return b tanh((a - mean a) / sqrt(b^2 + var a)); None leaves the scores alone.
+    """Return the scores that :func:`position_steps` exponentiates, within a bound.
 
-    The published method has no bound. With one, scores stay within (-b, b), and no step
-    can get more than exp(2 b) times the length of another, so that a few steps cannot
-    take the whole segment. Small scores are only centred.
+    The published method has no bound: None leaves the scores alone. Otherwise
+
+        b tanh((a - mean a) / sqrt(b^2 + var a))    for a number b
+        log sigmoid(a)                              for "sigmoid"
+
+    **A number.** Scores stay within (-b, b), and no step can get more than exp(2 b)
+    times the length of another, so that a few steps cannot take the whole segment.
+    Small scores are only centred.
 
     Mean and variance are over the utterance's steps that :func:`position_steps` uses.
     Without the mean, a constant added to the scores, which has no effect and which no
@@ -74,10 +98,14 @@ def bound_scores(
     cannot learn any more. Without the variance, growing scores would end at one bound
     or the other: strides of two lengths, again without a gradient.
 
+    **"sigmoid".** A step's length is proportional to sigmoid(a), which starts at 1/2:
+    it can shrink to nothing, in a pause, but grow only to twice the start. These are
+    the weights of CIF (Dong & Xu 2020, see cif.py).
+
     Args:
         scores: (B, T), any floating dtype.
         lengths: (B,) valid lengths n.
-        bound: b, or None.
+        bound: b, "sigmoid" or None.
 
     Returns:
         (B, T); float64 with a bound. Values in the padding are undefined.
@@ -85,6 +113,8 @@ def bound_scores(
     if bound is None:
         return scores
     scores, lengths = _in_float64(scores, lengths)
+    if bound == SIGMOID:
+        return torch.nn.functional.logsigmoid(scores)
     moving = _moving_steps(scores, lengths)
     number = (lengths - 1).clamp(min=1).unsqueeze(1)
     scores = scores.masked_fill(~moving, 0.0)
@@ -327,10 +357,11 @@ class _AdaptiveStrides(Downsampler):
         size: D, the number of features.
         stride: overall rate, any real number >= 1.
         sigma_square: sharpness of the weights, > 0 (5.0 in the paper's code).
-        score_bound: keep scores within +-score_bound of the utterance's mean
-            (:func:`bound_scores`). The default is None because that is the published
-            form; the ESPnet input layer uses 1.0 (``training_defaults``) because
-            unbounded scores can collapse the strides in training.
+        score_bound: keep scores within +-score_bound of the utterance's mean, or below
+            0 with ``"sigmoid"`` (:func:`bound_scores`). The default is None because
+            that is the published form; the ESPnet input layer uses 1.0
+            (``training_defaults``) because unbounded scores can collapse the strides in
+            training.
         score_rate: factor on the output of ``score``. The weights start at 0, so that
             with Adam and similar optimisers this is the learning rate of the scores
             relative to the rest; 1 is the published form.
@@ -358,7 +389,7 @@ class _AdaptiveStrides(Downsampler):
         size: int,
         stride: float,
         sigma_square: float = 5.0,
-        score_bound: Optional[float] = None,
+        score_bound: ScoreBound = None,
         score_rate: float = 1.0,
         score_hidden: Optional[int] = None,
         score_context: int = 1,
@@ -368,9 +399,7 @@ class _AdaptiveStrides(Downsampler):
         triton_is_wanted()  # reject a wrong value in the environment
         self.score_rate = check_number("score_rate", score_rate)
         self.sigma_square = check_number("sigma_square", sigma_square)
-        self.score_bound = (
-            None if score_bound is None else check_number("score_bound", score_bound)
-        )
+        self.score_bound = check_bound(score_bound)
         self.score_hidden = (
             None if score_hidden is None else check_whole("score_hidden", score_hidden)
         )
@@ -407,7 +436,8 @@ class _AdaptiveStrides(Downsampler):
         # at least float32: half precision would overflow or round the scores
         dtype = torch.promote_types(x.dtype, torch.float32)
         plain = self.is_plain()
-        kernels = kernels_for(x) if self.kernels_place and plain else None
+        placed_by_kernels = self.kernels_place and self.score_bound != SIGMOID
+        kernels = kernels_for(x) if placed_by_kernels and plain else None
         with torch.autocast(device_type=x.device.type, enabled=False):
             if kernels is not None:
                 output, positions, loss = kernels.resample(
@@ -759,7 +789,7 @@ class AdaStrideF(_AdaptiveStrides):
         size: int,
         stride: float,
         sigma_square: float = 5.0,
-        score_bound: Optional[float] = None,
+        score_bound: ScoreBound = None,
         empty_slots: str = "zeros",
         score_rate: float = 1.0,
         score_hidden: Optional[int] = None,

@@ -198,6 +198,25 @@ def test_score_bound_limits_the_strides():
     assert (free[:, 1:] - free[:, :-1]).max() > 10 * jumps.max()
 
 
+def test_sigmoid_scores_make_strides_in_proportion_to_their_sigmoid():
+    layer = AdaStride(4, 2.5, score_bound="sigmoid").double()
+    assert layer.score_bound == "sigmoid"
+    x, lengths = torch.randn(3, 40, 4, dtype=torch.float64), lengths_of(40, 23, 1)
+    x[1, 23:] = torch.nan
+    even = layer(x, lengths).positions
+    torch.testing.assert_close(even[0], torch.linspace(0, 15, 40, dtype=torch.float64))
+    set_scores(layer, 3.0)
+    positions = layer(x, lengths).positions
+    for row, n, m in ((0, 40, 16), (1, 23, 10)):
+        sizes = torch.sigmoid(x[row, 1:n] @ layer.score.weight.flatten().double())
+        expected = (m - 1) * sizes.cumsum(0) / sizes.sum()
+        torch.testing.assert_close(positions[row, 1:n], expected)
+    # steps that are all far below 0 are placed, too
+    layer.score.weight.data.fill_(-1e5)
+    far = layer(x.abs(), lengths).positions
+    assert far.isfinite().all() and far[0, -1] == 15
+
+
 def test_a_constant_in_the_scores_changes_nothing():
     """Bounded or not; otherwise scores that drift would end as uniform strides."""
     lengths, slots = lengths_of(30, 17, 1, 0), lengths_of(15, 9, 1, 0)
@@ -353,7 +372,11 @@ def test_training_starts_at_uniform_strides_and_learns_to_spend_frames():
         ({"size": 0}, "size"),
         ({"sigma_square": 0}, "sigma_square"),
         ({"sigma_square": "wide"}, "sigma_square"),
-        ({"score_bound": -1}, "score_bound"),
+        ({"score_bound": -1}, "score_bound must be a number above 0"),
+        (
+            {"score_bound": "tanh"},
+            "score_bound must be .*, sigmoid or null, got 'tanh'",
+        ),
         ({"empty_slots": "none"}, "empty_slots"),
     ],
 )

@@ -22,7 +22,7 @@ SCORES = dict(score_hidden=4, score_context=3, content_bound=2.0)
 OPTIONS = {
     "adastride": [
         *({"sigma_square": 50.0}, {"score_bound": 0.7}, {"score_context": 5}),
-        SCORES,
+        *({"score_bound": "sigmoid"}, SCORES),
     ],
     "adastride_f": [{}, {"empty_slots": "nearest"}, {**SCORES, "score_bound": 1.0}],
     "hnet": [{}, {"exact": False}],

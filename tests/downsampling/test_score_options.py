@@ -17,6 +17,7 @@ OPTIONS = [
     {"score_context": 5},
     {"content_bound": 2.0},
     {"score_hidden": 4, "score_context": 3, "content_bound": 2.0, "score_bound": 1.0},
+    {"score_context": 5, "score_bound": "sigmoid"},
 ]
 every_option = pytest.mark.parametrize("options", OPTIONS)
 both = pytest.mark.parametrize("name", ["adastride", "adastride_f"])
