@@ -623,5 +623,13 @@ def test_what_places_steps_in_another_way_is_left_to_the_rows(kernels_are_used):
     scores = (x.to(torch.float64) @ layer.track.cpu().to(torch.float64)).to(DEVICE)
     drawn = layer.place(scores, lengths.to(DEVICE), out.lengths)
     torch.testing.assert_close(out.positions, drawn, atol=1e-6, rtol=0)
+    layer = build("adastride", 4, 3, score_bound="sigmoid")
+    out = layer(x.to(DEVICE), lengths.to(DEVICE))
+    assert not kernels_are_used
+    sizes = torch.sigmoid(
+        x[0, 1:].to(torch.float64) @ layer.score_weight(x.dtype).cpu().double()
+    )
+    placed = 13 * sizes.cumsum(0) / sizes.sum()
+    torch.testing.assert_close(out.positions[0, 1:].cpu(), placed, atol=1e-6, rtol=0)
     build("adastride", 4, 3)(x.to(DEVICE), lengths.to(DEVICE))  # the kernels are on
     assert kernels_are_used

@@ -88,6 +88,7 @@ def test_one_method_per_stage():
     assert layer.downsamplers[1].empty_slots == "nearest"
     assert layer.downsamplers[2].score_bound == 1.0
     assert build(score_bound=None).downsamplers[0].score_bound is None
+    assert build(score_bound="sigmoid").downsamplers[1].score_bound == "sigmoid"
 
 
 def test_strided_conv_is_conv2d_subsampling_with_padding_in_time():
