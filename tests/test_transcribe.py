@@ -405,6 +405,10 @@ def test_wrong_models_are_named_in_one_line(exp, tmp_path):
         assert "not the config of an ASR model" in said(
             folder(name, "lm: seq_rnn", *files)
         )
+    transducer = "encoder_conf: {}\njoint_network_conf: {}\ntoken_list: [a]"
+    for name, *files in (("t", MODEL), ("u",)):
+        line = said(folder(name, transducer, *files))
+        assert "config.yaml: a model of the task asr_transducer" in line
     assert "not YAML" in said(folder("d", "a: [", MODEL))
     assert "holds no options" in said(folder("e", "[]", MODEL))
     options = yaml.safe_load(good)

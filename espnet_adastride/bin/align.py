@@ -26,7 +26,7 @@ from espnet_adastride.bin.model_options import (
     load_transcriber,
 )
 from espnet_adastride.bin.parsers import Parser, add_switch, command, say
-from espnet_adastride.corpora.kaldi import read_scp, read_text, shorten
+from espnet_adastride.corpora.kaldi import read_recordings, read_text, shorten
 from espnet_adastride.corpora.recordings import is_missing, name_of, read_audio
 from espnet_adastride.errors import (
     AlignmentError,
@@ -95,12 +95,7 @@ def read_jobs(args: argparse.Namespace) -> Dict[str, Tuple[str, str]]:
     if args.text is not None:
         raise UserError("--text requires --audio; --data_dir has its own file text")
     folder = Path(args.data_dir)
-    if (folder / "segments").exists():
-        raise UserError(
-            f"{folder}/segments: cut the recordings into a new folder first: "
-            f"adastride prepare {folder.name}={folder} --output NEW"
-        )
-    waves = read_scp(folder / "wav.scp")
+    waves = read_recordings(folder)
     texts = read_text(folder / "text", allow_empty=True)
     missing = sorted(set(waves) ^ set(texts))
     if missing:

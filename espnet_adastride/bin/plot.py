@@ -36,7 +36,7 @@ from espnet_adastride.bin.model_options import (
     load_adaptive,
 )
 from espnet_adastride.bin.parsers import Parser, command, say
-from espnet_adastride.corpora.kaldi import read_scp, shorten
+from espnet_adastride.corpora.kaldi import read_recordings, read_scp, shorten
 from espnet_adastride.corpora.recordings import is_missing, name_of, read_audio
 from espnet_adastride.errors import UserError, located, nearest, no_such
 from espnet_adastride.files import check_file, write_text
@@ -127,7 +127,7 @@ def choose(args: argparse.Namespace):
     if args.text is not None:
         raise UserError("--text requires --audio; --data_dir has its own file text")
     folder = Path(args.data_dir)
-    waves = read_scp(folder / "wav.scp")
+    waves = read_recordings(folder)
     key = args.utt_id
     if key is None:
         key = typical_utterance(waves)
@@ -164,7 +164,7 @@ def draw_corpus(args: argparse.Namespace) -> List[str]:
 
     if args.json and Path(args.json).resolve() == Path(args.output).resolve():
         raise UserError(f"--json {args.json}: the name of --output; give another")
-    waves = read_scp(Path(args.data_dir) / "wav.scp")
+    waves = read_recordings(args.data_dir)
     reference = None if args.ref is None else read_timed_reference(args.ref)
     waves = {key: waves[key] for key in sorted(waves)[: args.utterances or None]}
     if reference is not None and not waves.keys() & reference.words.keys():
@@ -214,7 +214,8 @@ def draw_training(args: argparse.Namespace) -> List[str]:
         if not epochs:
             raise UserError(
                 f"{folder}: no train.log with a finished epoch in it; give an "
-                "experiment (exp/asr_...) whose training has finished an epoch"
+                "experiment (exp/asr_...) whose training has finished an epoch, with "
+                "ESPnet's output in train.log (asr.sh writes it)"
             )
         name = folder.resolve().name
         name = name if name not in runs else str(folder)

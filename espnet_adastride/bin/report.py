@@ -122,7 +122,10 @@ def main(args) -> None:
     write_text(output, page)
     for experiment in experiments:
         if not experiment.decoded:
-            print(f"{experiment.name}: no scored set yet; only learning curves")
+            print(
+                f"{experiment.name}: no scored set yet (adastride score scores a "
+                "decoded one); only learning curves"
+            )
     size = output.stat().st_size / 1e6
     print(f"{output} ({size:.1f} MB): open it in a browser")
 

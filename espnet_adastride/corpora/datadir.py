@@ -64,11 +64,7 @@ def read_data_dir(folder: PathLike) -> Dict[str, Table]:
         UserError: A file is missing or empty, or the three have different utterances.
     """
     folder = Path(folder)
-    if (folder / "segments").exists():
-        raise UserError(
-            f"{folder}/segments: cut the recordings into a new folder first: "
-            f"adastride prepare {folder.name}={folder} --output NEW"
-        )
+    kaldi.reject_segments(folder)
     tables = {name: read_table(folder / name, name == "text") for name in TABLES}
     for key, speaker in tables["utt2spk"].items():
         if re.search(r"\s", speaker):

@@ -209,6 +209,59 @@ def read_scp(path: PathLike, allow_empty: bool = False) -> Dict[str, str]:
     return values
 
 
+def reject_segments(folder: PathLike) -> None:
+    """Raise a UserError for a data directory whose utterances are parts of recordings.
+
+    Its ``wav.scp`` has the ids of the recordings, not those of the utterances.
+    """
+    folder = Path(folder)
+    if (folder / "segments").exists():
+        raise UserError(
+            f"{folder}/segments: cut the recordings into a new folder first: "
+            f"adastride prepare {folder.name}={folder} --output NEW"
+        )
+
+
+def read_recordings(folder: PathLike) -> Dict[str, str]:
+    """Return the recordings of a data directory's ``wav.scp``, by utterance.
+
+    ESPnet writes paths relative to the recipe's folder, which is above the data
+    directory and need not be the current one.
+
+    Raises:
+        UserError: The directory has ``segments`` or piped commands, or see
+            :func:`read_scp`.
+    """
+    folder = Path(folder)
+    reject_segments(folder)
+    waves = read_scp(folder / "wav.scp")
+    for key, value in waves.items():
+        if value.endswith("|") and not os.path.exists(value):
+            raise UserError(
+                f"{folder}/wav.scp: {key} is a pipe; give the folder that ESPnet's "
+                "stage 3 makes of it (dump/raw/...), or let adastride prepare run it "
+                "(--run_pipes true)"
+            )
+    return {key: locate(value, folder) for key, value in waves.items()}
+
+
+def locate(audio: str, folder: PathLike) -> str:
+    """Return the path of a recording that a ``wav.scp`` in this folder names.
+
+    A relative path is searched below the folders above, then in the current one, so
+    that a recipe's data are not mistaken for another's; one not found is unchanged.
+    """
+    if os.path.isabs(audio):
+        return audio
+    folder = Path(folder).resolve()
+    for root in (*folder.parents[:4], folder):  # RECIPE/dump/raw/org/SET
+        found = root / audio
+        if found.is_file():
+            here = os.path.exists(audio) and os.path.samefile(audio, found)
+            return audio if here else str(found)
+    return audio
+
+
 def scan_lines(
     path: PathLike, allow_empty: bool = False
 ) -> Iterator[Tuple[int, str, str, Optional[str]]]:

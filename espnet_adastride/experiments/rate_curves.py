@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from espnet_adastride.corpora.datadir import read_table
+from espnet_adastride.corpora.kaldi import read_recordings
 from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.errors import AudioError, UserError, located
 from espnet_adastride.evaluation.scoring import speaker_of, utterance_errors, words
@@ -314,7 +315,7 @@ def compare_models(
     Raises:
         UserError: no utterance has both audio and text.
     """
-    audio = read_table(Path(data_dir) / "wav.scp")
+    audio = read_recordings(data_dir)
     texts = read_table(Path(data_dir) / "text")
     texts = {key: text for key, text in texts.items() if key in audio}
     audio = {key: audio[key] for key in texts}

@@ -132,6 +132,12 @@ def _choose_parameters(folder: Path, wanted: Optional[str]) -> Path:
 
 def check_task(config: Path, options: Dict[str, Any]) -> None:
     """Raise a ModelError for a configuration that is not that of an ASR model."""
+    if "joint_network_conf" in options:
+        raise ModelError(
+            f"{config}: a model of the task asr_transducer, which this command does "
+            "not read: decode it with espnet2.bin.asr_transducer_inference, or train "
+            "decoder: transducer in the task asr (examples/asr_rnnt.yaml)"
+        )
     if "encoder" not in options or not options.get("token_list"):
         raise ModelError(
             f"{config}: not the config of an ASR model (no encoder, or no token_list); "

@@ -24,6 +24,7 @@ from espnet_adastride.files import PathLike, write_text
 from espnet_adastride.networks.unpacking import check_weights
 from espnet_adastride.plugin.espnet import asr_task
 from espnet_adastride.plugin.espnet import pack as espnets_pack
+from espnet_adastride.plugin.model_files import check_task
 from espnet_adastride.report.model_card import BEGINNING, model_card
 from espnet_adastride.report.tables import short_count
 
@@ -129,6 +130,8 @@ def pack_model(
             f"{beside_it} is not a model's card, which would replace it: give an "
             "--outpath in another folder"
         )
+    config = read_config(named["asr_train_config"])
+    check_task(Path(named["asr_train_config"]), config)
     own = [name for key in CONFIGS if key in named for name in files_of(named[key])]
     paths: List[str] = [*named.values(), *own, *others]
     for key in WEIGHTS:
@@ -142,7 +145,6 @@ def pack_model(
     parameters = sum(p.numel() for p in model.parameters())
     beside = Path(named["asr_train_config"]).with_name(RECORD_NAME)
     upstream = read_record(beside) if beside.is_file() else None
-    config = read_config(named["asr_train_config"])
     lengths = find_lengths(config, beside.parent, [Path.cwd()])
     card = model_card(
         name=out.stem,

@@ -18,7 +18,7 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from espnet_adastride.corpora.audio import audio_info
-from espnet_adastride.corpora.kaldi import read_scp, read_text
+from espnet_adastride.corpora.kaldi import locate, read_scp, read_text
 from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.errors import AudioError, UserError
 from espnet_adastride.evaluation.learning_curves import Curve, curves, read_epochs
@@ -184,7 +184,7 @@ def read_experiment(folder: PathLike) -> Experiment:
     if not found.decoded and not found.curves:
         raise UserError(
             f"{folder}: nothing to report: no train.log with a finished epoch, and no "
-            "scored set (DECODING/SET/score_wer)"
+            "scored set (DECODING/SET/score_wer): adastride score scores a decoded one"
         )
     return found
 
@@ -208,7 +208,7 @@ def find_audio(
         waves = read_scp(place / "wav.scp")
         here = {}
         for key in decoded.ref:
-            path = waves.get(key, "")
+            path = locate(waves.get(key, ""), place)
             for root in ("", recipe, Path.cwd()):
                 if path and (Path(root) / path).is_file():
                     here[key] = str(Path(root) / path)

@@ -82,7 +82,8 @@ def force_align(
     if needed_frames(ids) > frames:
         raise AlignmentError(
             f"{frames} frames are too few for {len(ids)} tokens, which need "
-            f"{needed_frames(ids)}: is this the recording's transcript?"
+            f"{needed_frames(ids)}: check the transcript; if it is right, the stride "
+            "is too large for it (try a lower --stride)"
         )
     if not ids:
         return [blank] * frames, log_probs[:, blank].tolist()

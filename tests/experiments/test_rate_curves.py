@@ -211,7 +211,9 @@ def test_bad_input_is_one_line(data, tmp_path):
     assert "is given twice" in failure(*named, "--fixed", named[1])
     assert "give --model or --fixed" in failure()
     assert "no such" in failure("--model", str(tmp_path / "none"))
-    (tmp_path / "wav.scp").write_text("")
-    (tmp_path / "text").write_text("")
-    line = failure(*any_model, "--data_dir", str(tmp_path))
-    assert "no utterance has both audio and text" in line
+    (tmp_path / "wav.scp").write_text("a a.wav\n")
+    (tmp_path / "text").write_text("b B\n")
+    there = ["--data_dir", str(tmp_path)]
+    assert "no utterance has both audio and text" in failure(*any_model, *there)
+    (tmp_path / "segments").write_text("b a 0 1\n")
+    assert "cut the recordings into a new folder" in failure(*any_model, *there)

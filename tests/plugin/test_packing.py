@@ -182,6 +182,14 @@ def test_what_does_not_load_is_not_packed(experiment, tmp_path):
     open("exp/other.yaml", "w").write(yaml.safe_dump(config))
     line = refused(*options("exp/other.yaml", "exp/ave.pth", archive))
     assert "the checkpoint does not fit the configured model" in line
+    others = [
+        ({**config, "joint_network_conf": {}}, "a model of the task asr_transducer"),
+        ({**config, "token_list": None}, "not the config of an ASR model"),
+    ]
+    for other, problem in others:
+        open("exp/other.yaml", "w").write(yaml.safe_dump(other))
+        line = refused(*options("exp/other.yaml", "exp/ave.pth", archive))
+        assert f"exp/other.yaml: {problem}" in line
     data = open("exp/2best.pth", "rb").read()
     open("exp/torn.pth", "wb").write(data[: len(data) // 2])
     line = refused(*options("exp/config.yaml", "exp/torn.pth", archive))

@@ -302,7 +302,7 @@ def test_what_is_no_experiment_is_refused(recipe, tmp_path):
     empty = tmp_path / "asr_empty"
     empty.mkdir()
     (empty / "config.yaml").write_text("{}")
-    assert "nothing to report" in said(empty)
+    assert "nothing to report" in said(empty) and "adastride score" in said(empty)
     assert "must end in .html" in said(exp, "--output", tmp_path / "report.pdf")
     assert "no wav.scp in it" in said(exp, "--data_dir", tmp_path)
     bad = tmp_path / "bad.trn"
@@ -317,7 +317,8 @@ def test_an_experiment_without_results(recipe, tmp_path, capsys):
     for name in ("config.yaml", "train.log"):
         shutil.copy(recipe / "exp" / "asr_one" / name, exp)
     command.main([str(exp), "--output", str(tmp_path / "r.html")])
-    assert "asr_new: no scored set yet" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "asr_new: no scored set yet (adastride score scores" in said
     text = (tmp_path / "r.html").read_text()
     assert "No set has been decoded and scored yet" in text and "<svg" in text
 
