@@ -98,9 +98,9 @@ def bound_scores(
     cannot learn any more. Without the variance, growing scores would end at one bound
     or the other: strides of two lengths, again without a gradient.
 
-    **"sigmoid".** A step's length is proportional to sigmoid(a), which starts at 1/2:
-    it can shrink to nothing, in a pause, but grow only to twice the start. These are
-    the weights of CIF (Dong & Xu 2020, see cif.py).
+    **"sigmoid".** A step's length is proportional to sigmoid(a), as the weights of CIF
+    (Dong & Xu 2020, see cif.py). That starts at 1/2 and can vanish, such as in a pause,
+    but only double: a few steps can hardly take the whole segment.
 
     Args:
         scores: (B, T), any floating dtype.
