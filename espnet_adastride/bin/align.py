@@ -179,8 +179,8 @@ def align(args: argparse.Namespace) -> List[str]:
     ]
     if unknown:
         say(
-            f"{len(unknown)} utterances contain tokens that the model does not know "
-            f"(<unk> in tokens.ctm): {shorten(unknown)}"
+            "tokens that the model does not know (<unk> in tokens.ctm) in "
+            f"{len(unknown)} of {len(aligned.segments)} utterances: {shorten(unknown)}"
         )
     return failed
 

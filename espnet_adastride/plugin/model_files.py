@@ -74,14 +74,14 @@ def _packed_files(root: Path, shown: PathLike, wanted: Optional[str]) -> ModelFi
     except (UserError, KeyError, TypeError):
         raise ModelError(
             f"{shown}: no meta.yaml that espnet2.bin.pack writes; pack the model with "
-            "python -m espnet2.bin.pack asr"
+            "adastride pack"
         ) from None
     found = {key: _within(root, name) for key, name in names.items()}
     for key in ("asr_train_config", "asr_model_file"):
         if found.get(key) is None:
             raise ModelError(
                 f"{shown}: its meta.yaml names no {key} that is in it; pack an ASR "
-                "model with python -m espnet2.bin.pack asr"
+                "model with adastride pack"
             )
     if wanted is not None:
         outside = Path(wanted) if Path(wanted).is_file() else None
@@ -219,7 +219,7 @@ def read_options(path: Path, roots: Sequence[Path]) -> Dict[str, Any]:
         if isinstance(name, str) and not Path(name).is_file():
             raise ModelError(
                 f"{path} names {name}, which is not there: copy it with the model, or "
-                "pack both with espnet2.bin.pack (--option)"
+                "pack the model where it was trained (adastride pack)"
             )
     return options
 
