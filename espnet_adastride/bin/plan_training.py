@@ -149,7 +149,10 @@ def main(cmd=None):
         from espnet_adastride.plugin.espnet import asr_task
         from espnet_adastride.report.plan import write_plan
 
-    args = asr_task.ASRTask.get_parser().parse_args(rest)
+    parser = asr_task.ASRTask.get_parser()
+    # ESPnet's own has 150 lines, which hide the error below them
+    parser.usage = "%(prog)s [options] [options of espnet2.bin.asr_train]"
+    args = parser.parse_args(rest)
     logging.basicConfig(level="WARNING")
     try:
         text = make_plan(own, args)

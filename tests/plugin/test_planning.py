@@ -344,6 +344,14 @@ def test_shapes_without_the_vocabulary_are_told(experiment):
     assert "train_text has no vocabulary size behind the lengths" in page
 
 
+def test_another_task_is_refused_in_two_lines(experiment, capsys):
+    with pytest.raises(SystemExit):
+        experiment.plan("--joint_network_conf", "joint_space_size=8")
+    usage, error = capsys.readouterr().err.splitlines()
+    assert usage.endswith("[options] [options of espnet2.bin.asr_train]")
+    assert "unrecognized arguments: --joint_network_conf" in error
+
+
 def test_what_espnet_trains_otherwise_is_not_planned(experiment):
     page = experiment.plan("--iterator_type", "chunk")
     assert "not planned: lengths and batches of iterator_type chunk" in page
