@@ -109,11 +109,15 @@ def bound_scores(
 
     Returns:
         (B, T); float64 with a bound. Values in the padding are undefined.
+
+    Raises:
+        ValueError: another word.
     """
     if bound is None:
         return scores
     scores, lengths = _in_float64(scores, lengths)
-    if bound == SIGMOID:
+    if isinstance(bound, str):
+        check_bound(bound)
         return torch.nn.functional.logsigmoid(scores)
     moving = _moving_steps(scores, lengths)
     number = (lengths - 1).clamp(min=1).unsqueeze(1)
