@@ -384,8 +384,8 @@ class _AdaptiveStrides(Downsampler):
     has_positions = True
     loss_name = "loss_vp"
     training_defaults = {"score_bound": 1.0}
-    #: whether the Triton kernels compute :meth:`place`; a subclass that places
-    #: steps differently sets it to False
+    #: whether the Triton kernels compute :meth:`place`; a layer that places steps
+    #: differently sets it to False
     kernels_place = True
 
     def __init__(
@@ -404,6 +404,8 @@ class _AdaptiveStrides(Downsampler):
         self.score_rate = check_number("score_rate", score_rate)
         self.sigma_square = check_number("sigma_square", sigma_square)
         self.score_bound = check_bound(score_bound)
+        if self.score_bound == SIGMOID:
+            self.kernels_place = False
         self.score_hidden = (
             None if score_hidden is None else check_whole("score_hidden", score_hidden)
         )
@@ -440,8 +442,7 @@ class _AdaptiveStrides(Downsampler):
         # at least float32: half precision would overflow or round the scores
         dtype = torch.promote_types(x.dtype, torch.float32)
         plain = self.is_plain()
-        placed_by_kernels = self.kernels_place and self.score_bound != SIGMOID
-        kernels = kernels_for(x) if placed_by_kernels and plain else None
+        kernels = kernels_for(x) if self.kernels_place and plain else None
         with torch.autocast(device_type=x.device.type, enabled=False):
             if kernels is not None:
                 output, positions, loss = kernels.resample(

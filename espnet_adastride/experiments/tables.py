@@ -257,8 +257,7 @@ def _error_sections(experiment, cells, bootstrap, note, units) -> List[str]:
             f"Points of WER on {where} over the seeds that both have, negative: the "
             "first is better. *Over groups*: 95 % intervals by bootstrap over the "
             f"{units}, not adjusted; p by an exact test, adjusted by Holm's method for "
-            f"the {number} comparisons of this table; *over seeds*: "
-            "Welch's."
+            f"the {number} comparisons of this table; *over seeds*: Welch's."
         )
         sections.append(_section(f"Method against method{decoding}", pairs, note))
     rate = experiment.feature_rate

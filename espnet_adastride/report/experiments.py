@@ -208,10 +208,10 @@ def find_audio(
         waves = read_scp(place / "wav.scp")
         here = {}
         for key in decoded.ref:
-            path = locate(waves.get(key, ""), place)
-            for root in ("", recipe, Path.cwd()):
-                if path and (Path(root) / path).is_file():
-                    here[key] = str(Path(root) / path)
+            path = Path(locate(waves.get(key, ""), place))
+            for found in (path, recipe / path):
+                if found.is_file():
+                    here[key] = str(found)
                     break
         if here:
             return here
