@@ -162,12 +162,7 @@ def format_data_dir(source: PathLike, output: PathLike, rate: int, nj: int = 1) 
     """
     tables = read_data_dir(source)
     waves = tables["wav.scp"]
-    for key, path in waves.items():
-        if path.endswith("|"):
-            raise UserError(
-                f"{source}/wav.scp: {key} is a pipe; give audio files, or let "
-                f"adastride prepare run it (--run_pipes true)"
-            )
+    kaldi.reject_pipes(source, waves)
     keys = sorted(waves)
 
     def check(key):

@@ -222,6 +222,17 @@ def reject_segments(folder: PathLike) -> None:
         )
 
 
+def reject_pipes(folder: PathLike, waves: Dict[str, str]) -> None:
+    """Raise UserError if this ``wav.scp`` has a piped command, which nothing here runs."""
+    for key, value in waves.items():
+        if value.endswith("|") and not os.path.exists(value):
+            raise UserError(
+                f"{folder}/wav.scp: {key} is a pipe; give audio files, or the folder "
+                "that ESPnet's stage 3 makes (dump/raw/...), or let adastride prepare "
+                "run it (--run_pipes true)"
+            )
+
+
 def read_recordings(folder: PathLike) -> Dict[str, str]:
     """Return the recordings of a data directory's ``wav.scp``, by utterance.
 
@@ -235,13 +246,7 @@ def read_recordings(folder: PathLike) -> Dict[str, str]:
     folder = Path(folder)
     reject_segments(folder)
     waves = read_scp(folder / "wav.scp")
-    for key, value in waves.items():
-        if value.endswith("|") and not os.path.exists(value):
-            raise UserError(
-                f"{folder}/wav.scp: {key} is a pipe; give the folder that ESPnet's "
-                "stage 3 makes of it (dump/raw/...), or let adastride prepare run it "
-                "(--run_pipes true)"
-            )
+    reject_pipes(folder, waves)
     return {key: locate(value, folder) for key, value in waves.items()}
 
 

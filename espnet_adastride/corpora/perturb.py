@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence
 
+from espnet_adastride.corpora import kaldi
 from espnet_adastride.corpora.audio import audio_info
 from espnet_adastride.corpora.datadir import read_data_dir, read_mono, write_data_dir
 from espnet_adastride.errors import AudioError, UserError
@@ -101,13 +102,12 @@ def change_speed(copy: Copy) -> None:
 def _copies(source: PathLike, output: Path, factors: Dict[str, Fraction]):
     """Return the merged tables of all copies, and the audio to make."""
     tables = read_data_dir(source)
+    kaldi.reject_pipes(source, tables["wav.scp"])
     merged: Dict[str, Dict[str, str]] = {name: {} for name in tables}
     copies: List[Copy] = []
     for word, factor in factors.items():
         prefix = "" if factor == 1 else f"sp{word}-"
         for key, path in tables["wav.scp"].items():
-            if path.endswith("|"):
-                raise UserError(f"{source}/wav.scp: {key} is a pipe; give audio files")
             name, speaker = prefix + key, prefix + tables["utt2spk"][key]
             if name in merged["text"]:
                 raise UserError(f"{source}: {name} exists already; rename it")

@@ -66,7 +66,7 @@ def test_other_paths_are_unchanged(tmp_path, monkeypatch):
     "name, line, problem",
     [
         ("segments", "u1-a u1 0 1", "/segments: cut the recordings into a new folder"),
-        ("wav.scp", "u1 flac -c -d -s u1.flac |", "/wav.scp: u1 is a pipe; give the"),
+        ("wav.scp", "u1 flac -c -d -s u1.flac |", "/wav.scp: u1 is a pipe; give audio"),
     ],
 )
 def test_what_is_no_file_per_utterance_is_rejected(name, line, problem, tmp_path):
