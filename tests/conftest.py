@@ -66,6 +66,17 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def gradients_after_a_fork():
+    """Let forked trainings compute gradients, whatever the tests before them do.
+
+    At its first backward pass, autograd starts threads for the devices it sees, after
+    which no forked process can compute gradients. torch.compile shows it eight
+    pretended ones where there is no GPU, so the first pass must come before.
+    """
+    torch.ones(1, requires_grad=True).backward()
+
+
 @pytest.fixture(scope="session")
 def golden_dir():
     """Folder of the authors' inputs and outputs; GOLDEN= or ../shared/golden."""

@@ -27,7 +27,8 @@ from espnet_adastride.progress import cores
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 #: how PyTorch refuses a backward pass in a forked process, if its parent has done one
-#: beside a GPU: autograd then has threads, which a fork loses
+#: beside a GPU, or after torch.compile, which pretends that there are some: autograd
+#: then has threads, which a fork loses
 _LOST_THREADS = "Unable to handle autograd's threading"
 
 
@@ -147,9 +148,9 @@ class _Forked:
                 traceback.print_exc()
             else:
                 line = (
-                    "error: this Python process has computed gradients beside a GPU, "
-                    "and what it forks cannot: restart it (in a notebook, the kernel) "
-                    "and start the runs before any other training"
+                    "error: this Python process has computed gradients beside a GPU or "
+                    "after torch.compile, and what it forks cannot: restart it (in a "
+                    "notebook, the kernel) and start the runs before any other training"
                 )
                 print(named(line), file=sys.stderr)
         else:
