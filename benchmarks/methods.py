@@ -621,8 +621,8 @@ def table_lines(table, args):
 def apart_lines(table):
     """Return the table of the rows whose scores follow speech."""
     lines = [
-        f"| {FOLLOWS} | rate | local stride, 5th to 95th percentile | information, "
-        "positions told | not told |",
+        f"| {FOLLOWS} | rate | local stride, 5th to 95th percentile | "
+        "information, positions given | even positions assumed |",
         "|---|---:|---|---:|---:|",
     ]
     for row, figures in table.items():
