@@ -124,6 +124,15 @@ class HNet(SegmentDownsampler):
         """See :meth:`Downsampler.takes_any_stride`: not with the threshold."""
         return self.exact
 
+    def set_stride(self, stride):
+        """See :meth:`Downsampler.set_stride`."""
+        if not self.exact:
+            raise ValueError(
+                "HNet with exact=False keeps the boundaries above 1/2, however many: "
+                "only exact=True supports another stride"
+            )
+        super().set_stride(stride)
+
     def downsample(self, x, lengths, output_lengths):
         """See :meth:`Downsampler.downsample`."""
         with torch.autocast(device_type=x.device.type, enabled=False):
