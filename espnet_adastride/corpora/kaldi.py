@@ -225,7 +225,7 @@ def reject_segments(folder: PathLike) -> None:
 
 
 def reject_pipes(folder: PathLike, waves: Dict[str, str]) -> None:
-    """Raise UserError if this ``wav.scp`` has a piped command, which nothing here runs."""
+    """Raise a UserError for piped commands in this ``wav.scp``: nothing runs them."""
     for key, value in waves.items():
         if value.endswith("|") and not os.path.exists(value):
             raise UserError(
