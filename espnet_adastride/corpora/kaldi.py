@@ -16,6 +16,7 @@ lines at the end) and reject malformed lines with one line of error.
 
 import os
 import re
+import shlex
 import shutil
 from collections import defaultdict
 from dataclasses import dataclass
@@ -216,14 +217,15 @@ def reject_segments(folder: PathLike) -> None:
     """
     folder = Path(folder)
     if (folder / "segments").exists():
+        name = re.sub(r"[^\w.-]", "_", folder.resolve().name)
         raise UserError(
             f"{folder}/segments: cut the recordings into a new folder first: "
-            f"adastride prepare {folder.name}={folder} --output NEW"
+            f"adastride prepare {shlex.quote(f'{name}={folder}')} --output NEW"
         )
 
 
 def reject_pipes(folder: PathLike, waves: Dict[str, str]) -> None:
-    """Raise UserError if this ``wav.scp`` has a piped command, which nothing here runs."""
+    """Raise a UserError for piped commands in this ``wav.scp``: nothing runs them."""
     for key, value in waves.items():
         if value.endswith("|") and not os.path.exists(value):
             raise UserError(
@@ -246,22 +248,25 @@ def read_recordings(folder: PathLike) -> Dict[str, str]:
     folder = Path(folder)
     reject_segments(folder)
     waves = read_scp(folder / "wav.scp")
+    waves = {key: locate(value, folder) for key, value in waves.items()}
     reject_pipes(folder, waves)
-    return {key: locate(value, folder) for key, value in waves.items()}
+    return waves
 
 
 def locate(audio: str, folder: PathLike) -> str:
     """Return the path of a recording that a ``wav.scp`` in this folder names.
 
-    A relative path is searched below the folders above, then in the current one, so
-    that a recipe's data are not mistaken for another's; one not found is unchanged.
+    A relative path is searched below the folders above, without and with symbolic
+    links, then in the current one, so that a recipe's data are not mistaken for
+    another's; one not found is unchanged.
     """
     if os.path.isabs(audio):
         return audio
-    folder = Path(folder).resolve()
-    for root in (*folder.parents[:4], folder):  # RECIPE/dump/raw/org/SET
+    named, folder = Path(os.path.abspath(folder)), Path(folder).resolve()
+    # RECIPE/dump/raw/org/SET, where RECIPE/dump may be a link
+    for root in (*folder.parents[:4], *named.parents[:4], folder):
         found = root / audio
-        if found.is_file():
+        if os.path.isfile(found):
             here = os.path.exists(audio) and os.path.samefile(audio, found)
             return audio if here else str(found)
     return audio

@@ -21,7 +21,7 @@ computed from them, up to the weights of A. On CUDA, triton_rows.py implements a
 as kernels (docs/gpu.md).
 """
 
-from typing import Iterable, Iterator, Optional, Set, Tuple, Union
+from typing import Final, Iterable, Iterator, Literal, Optional, Set, Tuple, Union
 
 import torch
 
@@ -59,18 +59,21 @@ from espnet_adastride.downsampling.rows import (
 DENSE_UP_TO = 128 * 64
 
 #: a ``score_bound``: log sigmoid(a), which is bounded on one side
-SIGMOID = "sigmoid"
-ScoreBound = Union[float, str, None]
+SIGMOID: Final = "sigmoid"
+#: written out in the constructors, where recipe/known_options.py reads it
+ScoreBound = Union[float, Literal["sigmoid"], None]
 
 
-def check_bound(bound: ScoreBound) -> ScoreBound:
+def check_bound(bound: Union[float, str, None]) -> ScoreBound:
     """Return a valid ``score_bound`` of :func:`bound_scores`.
 
     Raises:
         ValueError: naming the choices.
     """
-    if bound is None or bound == SIGMOID:
-        return bound
+    if bound is None:
+        return None
+    if bound == SIGMOID:
+        return SIGMOID
     if isinstance(bound, str):
         raise ValueError(
             f"score_bound must be a number above 0, {SIGMOID} or null, got {bound!r}"
@@ -393,7 +396,7 @@ class _AdaptiveStrides(Downsampler):
         size: int,
         stride: float,
         sigma_square: float = 5.0,
-        score_bound: ScoreBound = None,
+        score_bound: Union[float, Literal["sigmoid"], None] = None,
         score_rate: float = 1.0,
         score_hidden: Optional[int] = None,
         score_context: int = 1,
@@ -794,7 +797,7 @@ class AdaStrideF(_AdaptiveStrides):
         size: int,
         stride: float,
         sigma_square: float = 5.0,
-        score_bound: ScoreBound = None,
+        score_bound: Union[float, Literal["sigmoid"], None] = None,
         empty_slots: str = "zeros",
         score_rate: float = 1.0,
         score_hidden: Optional[int] = None,

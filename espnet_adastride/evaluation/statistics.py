@@ -145,14 +145,15 @@ class Bootstrap:
             weights: (U,).
         """
         system, baseline = np.atleast_2d(system), np.atleast_2d(baseline)
-        values = system.mean(axis=0) - baseline.mean(axis=0)
-        drawn, sums = self._drawn(values, weights)
-        value = float(values.sum() / np.sum(weights))
-        if not math.isfinite(value):
-            p = 1.0  # of a failed system: no comparison is a verdict
-        else:
-            # the means of whole numbers over the seeds, as whole numbers
-            p = sign_flip_test(sums * math.lcm(len(system), len(baseline)))
+        # the means over seeds times a number: whole numbers stay whole, without
+        # rounding errors, which the test would take for differences
+        number = math.lcm(len(system), len(baseline))
+        values = system.sum(axis=0) * (number // len(system))
+        values = values - baseline.sum(axis=0) * (number // len(baseline))
+        drawn, sums = self._drawn(values, number * np.asarray(weights))
+        value = float(values.sum() / (number * np.sum(weights)))
+        # of a failed system: no comparison is a verdict
+        p = sign_flip_test(sums) if math.isfinite(value) else 1.0
         return Estimate(value, *self.interval(drawn), p)
 
 
@@ -179,15 +180,13 @@ def sign_flip_test(sums: np.ndarray) -> float:
     total = float(np.abs(sums).sum())
     if not total:
         return 1.0
-    # a mean over seeds, times their number, is whole but for rounding
+    if len(sums) < NARROW_BELOW:
+        flipped = np.zeros(1)
+        for size in np.abs(sums):
+            flipped = np.concatenate([flipped + size, flipped - size])
+        return float(np.mean(np.abs(flipped) >= abs(sums.sum()) - 1e-9 * total))
     fractions = np.abs(sums - sums.round()).max() > 1e-9 * total
     if fractions or total * len(np.unique(np.abs(sums))) > MOST_WORK:
-        if len(sums) < NARROW_BELOW:
-            flipped = np.zeros(1)
-            for size in np.abs(sums):
-                flipped = np.concatenate([flipped + size, flipped - size])
-            far = np.abs(flipped) >= abs(sums.sum()) - 1e-9 * total
-            return float(np.mean(far))
         sums = sums * (max(GRID, GRID_OF_A_UNIT * len(sums)) / total)
     sums = sums.round().astype(int)
     sizes, counts = np.unique(np.abs(sums), return_counts=True)

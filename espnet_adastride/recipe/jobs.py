@@ -46,8 +46,30 @@ class Interrupted(BaseException):
     """SIGINT or SIGTERM arrived while jobs were running."""
 
 
-def _raise_interrupted(number, frame):
-    raise Interrupted
+class _Interrupting:
+    """A signal handler that raises Interrupted, but not while a process starts.
+
+    A process that was forked, but is not yet known as running, would not be stopped.
+    """
+
+    def __init__(self):
+        self.waits = self.arrived = False
+
+    def __call__(self, number, frame):
+        self.arrived = True
+        if not self.waits:
+            raise Interrupted
+
+    @contextmanager
+    def deferred(self):
+        """Raise Interrupted at the end, if a signal arrives in between."""
+        self.waits = True
+        try:
+            yield
+        finally:
+            self.waits = False
+        if self.arrived:
+            raise Interrupted
 
 
 def die_with_parent() -> None:
@@ -103,7 +125,7 @@ class _Forked:
     def __init__(self, job: Job):
         context = multiprocessing.get_context("fork")
         self.process = context.Process(target=self._work, args=(job,))
-        # Python loses an exception that a signal raises while it forks
+        # a signal that reaches the child before its handlers are set waits for them
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
         try:
             self.process.start()
@@ -127,7 +149,7 @@ class _Forked:
         _prepare_child()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
         if job.log is not None:
-            file = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            file = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             for stream in (1, 2):
                 os.dup2(file, stream)
             sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
@@ -223,9 +245,10 @@ def run_here(command: List[str]) -> None:
 @contextmanager
 def _handling_signals(processes: List[subprocess.Popen], grace: float):
     """Turn signals into Interrupted; at the end, stop running jobs."""
-    with signals_handled_by(_raise_interrupted):
+    interrupting = _Interrupting()
+    with signals_handled_by(interrupting):
         try:
-            yield
+            yield interrupting
         finally:
             _stop(processes, grace)
 
@@ -300,11 +323,12 @@ def run_queue(
     alive: List[subprocess.Popen] = []
     running: Dict[int, Tuple[subprocess.Popen, float]] = {}
     waiting = list(range(len(jobs)))
-    with _handling_signals(alive, grace):
+    with _handling_signals(alive, grace) as interrupting:
         while running or waiting:
             while waiting and len(running) < limit:
                 index = waiting.pop(0)
-                alive.append(_start(jobs[index], environment))
+                with interrupting.deferred():
+                    alive.append(_start(jobs[index], environment))
                 running[index] = alive[-1], time.monotonic()
             time.sleep(interval)
             for index, (process, start) in list(running.items()):

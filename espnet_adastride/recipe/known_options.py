@@ -83,16 +83,33 @@ def _kinds(annotation: ast.expr) -> List[str]:
             if name == "Union":
                 parts = inner.elts if isinstance(inner, ast.Tuple) else [inner]
                 return [kind for part in parts for kind in _kinds(part)]
+            if name == "Literal":  # _literals
+                return []
             return [_PLAIN.get(name, "")]
     return [""]
+
+
+def _literals(annotation: ast.expr) -> List[Any]:
+    """Return the values of all ``Literal[...]`` of an annotation."""
+    match annotation:
+        case ast.Subscript(
+            value=ast.Name(id="Literal") | ast.Attribute(attr="Literal")
+        ):
+            nodes = ast.walk(annotation.slice)
+            return [node.value for node in nodes if isinstance(node, ast.Constant)]
+    parts = ast.iter_child_nodes(annotation)
+    return [value for part in parts for value in _literals(part)]
 
 
 def wrong_value(argument: source.Argument, value: Any) -> str:
     """Return the expected type of an argument if a value does not have it; else ''."""
     if value is None:  # ESPnet's own defaults are None even if the type differs
         return ""
+    literals: List[Any] = []
     if argument.annotation is not None:
-        kinds = _kinds(argument.annotation)
+        kinds, literals = _kinds(argument.annotation), _literals(argument.annotation)
+        if value in literals:
+            return ""
     else:  # only the type of the default is known: words are not numbers
         default = getattr(argument.default, "value", None)
         number = isinstance(default, (int, float)) and not isinstance(default, bool)
@@ -105,6 +122,7 @@ def wrong_value(argument: source.Argument, value: Any) -> str:
         return ""
     names = {"list": "a list", "dict": "options such as {key: value}", **WANTED}
     wanted = [names[kind] for kind in dict.fromkeys(kinds) if kind in names]
+    wanted += map(str, literals)
     hint = ""
     if isinstance(value, str) and "float" in kinds and _a_number(value):
         hint = f" (YAML reads {value} as a string: write {float(value)!r})"

@@ -62,6 +62,36 @@ def test_other_paths_are_unchanged(tmp_path, monkeypatch):
     assert os.path.samefile(read_recordings(folder)["u0"], tmp_path / "here.flac")
 
 
+def test_the_dump_of_a_recipe_may_be_a_link(tmp_path, monkeypatch):
+    """Its target, on a large disk, has another name and is below another folder."""
+    recipe = make_recipe(tmp_path / "recipe", "dump/raw/test")
+    (tmp_path / "disk").mkdir()
+    (recipe / "dump").rename(tmp_path / "disk" / "large")
+    (recipe / "dump").symlink_to(tmp_path / "disk" / "large")
+    monkeypatch.chdir(tmp_path)
+    waves = read_recordings("recipe/dump/raw/test")
+    assert waves["u1"] == str(recipe / "dump" / "raw" / "test" / "data" / "u1.flac")
+
+
+def test_a_file_named_like_a_pipe_is_found_from_another_folder(tmp_path, monkeypatch):
+    folder = make_recipe(tmp_path / "recipe", "data/test") / "data" / "test"
+    (folder / "data" / "odd |").write_text("")
+    (folder / "wav.scp").write_bytes(b"u1 data/test/data/odd |\r\n")
+    monkeypatch.chdir(tmp_path)
+    assert read_recordings(folder) == {"u1": str(folder / "data" / "odd |")}
+
+
+def test_the_command_that_cuts_recordings_can_be_copied(tmp_path, monkeypatch):
+    folder = tmp_path / "my data"
+    folder.mkdir()
+    (folder / "segments").write_text("")
+    with pytest.raises(UserError, match=f"prepare 'my_data={folder}' --output"):
+        read_recordings(folder)
+    monkeypatch.chdir(folder)
+    with pytest.raises(UserError, match="prepare my_data=. --output"):
+        read_recordings(".")
+
+
 @pytest.mark.parametrize(
     "name, line, problem",
     [

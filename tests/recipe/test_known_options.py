@@ -204,6 +204,12 @@ def test_input_layers_are_those_that_the_encoders_build():
         ("encoder_conf.input_layer_conf.trunk", "conv3d", "(did you mean 'conv2d'?)"),
         ("encoder_conf.input_layer_conf.method", "adastid", "'adastride'?"),
         ("encoder_conf.input_layer_conf.vp_weight", "1", "must be a number"),
+        (
+            "encoder_conf.input_layer_conf.score_bound",
+            "tanh",
+            "score_bound: 'tanh' must be a number or sigmoid",
+        ),
+        ("encoder_conf.input_layer_conf.score_bound", True, "must be a number or sig"),
         ("encoder_conf.input_layer_conf.filter_size", 3, "unknown key 'filter_size'"),
         ("ctc_conf.ctc_tpye", "builtin", "(did you mean 'ctc_type'?)"),
         ("preprocessor_conf.data_aug_prop", 0.3, "(did you mean 'data_aug_prob'?)"),
@@ -213,6 +219,14 @@ def test_a_wrong_value_is_refused_in_one_line(path, value, words):
     config = changed(whole("conformer"), path.split("."), value)
     line = refused(config)
     assert line.startswith("x.yaml: ") and words in line
+
+
+@pytest.mark.parametrize("method", ["adastride", "adastride_f"])
+@pytest.mark.parametrize("bound", [0.5, None, "sigmoid"])
+def test_a_bound_is_a_number_or_a_word(method, bound):
+    conf = {"method": method, "score_bound": bound}
+    config = changed(whole("conformer"), ["encoder_conf", "input_layer_conf"], conf)
+    refuse_unknown_options(config, "asr", None)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,7 +46,7 @@ from espnet_adastride.recipe.feature_statistics import (
     check_finite,
     statistics_options,
 )
-from espnet_adastride.recipe.jobs import Job, numbered, rotate
+from espnet_adastride.recipe.jobs import Interrupted, Job, numbered, rotate
 from espnet_adastride.recipe.jobs import run_jobs as jobs_at_once
 from espnet_adastride.recipe.stamps import Stamp, expand, fingerprint
 
@@ -869,6 +870,30 @@ def test_no_signal_leaves_jobs_behind(tmp_path, number):
         wait_for(lambda: not alive(child))
     else:
         os.kill(child, signal.SIGKILL)  # a shell's child, for which nobody can ask
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_signal_while_a_job_starts_leaves_none_behind(tmp_path, monkeypatch):
+    started = []
+    fork, execute = os.fork, subprocess.Popen._execute_child
+
+    def interrupted_fork():
+        started.append(fork())
+        if started[-1]:
+            os.kill(os.getpid(), signal.SIGINT)
+        return started[-1]
+
+    def interrupted_execute(process, *args):
+        execute(process, *args)
+        started.append(process.pid)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(os, "fork", interrupted_fork)
+    monkeypatch.setattr(subprocess.Popen, "_execute_child", interrupted_execute)
+    for number, command in enumerate((["sleep", "30"], partial(time.sleep, 30))):
+        with pytest.raises(Interrupted):
+            jobs_at_once([Job(command, tmp_path / "log")], grace=1.0)
+        assert len(started) == number + 1 and not alive(started[-1])
 
 
 def test_logs_rotate(tmp_path):
