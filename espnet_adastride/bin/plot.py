@@ -28,7 +28,7 @@ stream: when the words of a recording appear while it is being spoken
 import argparse
 import json
 from pathlib import Path
-from typing import List
+from typing import Dict, List
 
 from espnet_adastride.bin.model_options import (
     add_model_options,
@@ -206,9 +206,15 @@ def draw_training(args: argparse.Namespace) -> List[str]:
     from espnet_adastride.report.charts import plot_training
 
     runs, lines = {}, []
+    # a folder that is given twice is drawn once
+    folders: Dict[Path, Path] = {}
     for folder in map(Path, args.experiments):
+        folders.setdefault(folder.resolve(), folder)
+    for folder in folders.values():
         if not folder.is_dir():
             fix = "give an experiment (exp/asr_...)"
+            if folder.exists():
+                raise UserError(f"{folder}: a file, not a folder; {fix}")
             raise UserError(no_such(folder, fix, "folder"))
         epochs = read_epochs(folder)
         if not epochs:

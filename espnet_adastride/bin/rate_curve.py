@@ -17,6 +17,7 @@ same command resumes.
 Writes ``rates.md``, ``rates.png`` and a file of every point into ``--output_dir``.
 """
 
+import os
 from pathlib import Path
 
 from espnet_adastride.bin.model_options import check_model_file
@@ -65,17 +66,24 @@ def named_models(given):
     """Return (name, path) for each word of the form NAME=PATH or PATH.
 
     Raises:
-        UserError: no model, a model given twice, or two models with one default name.
+        UserError: no model, a model given twice, two models with one default name, or
+            a name that is not one of files.
     """
     models = []
     for word in given:
         name, equals, path = word.partition("=")
         if not equals:
-            name, path = Path(word).name.removeprefix("asr_"), word
+            # of "." it is the current folder's name
+            name, path = Path(os.path.abspath(word)).name.removeprefix("asr_"), word
             if name in [other for other, _ in models]:
                 raise UserError(
                     f"--model {word}: a second model is called {name}; write NAME=PATH"
                 )
+        if not name or "/" in name:  # it begins the names of files
+            raise UserError(
+                f"--model {word}: {name!r} cannot name a model; write NAME=PATH, "
+                "with a name without /"
+            )
         if (name, path) in models:
             raise UserError(f"--model {word} is given twice")
         models.append((name, path))

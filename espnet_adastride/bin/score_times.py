@@ -39,6 +39,9 @@ def score(ctms, ref) -> dict:
     """Return {ctm: numbers}; times in ms."""
     reference = read_reference(ref)
     all_words = {ctm: read_ctm(ctm) for ctm in ctms}
+    for path, words in ((ref, reference), *all_words.items()):
+        if not words:
+            raise UserError(f"{path}: no words in it; give a CTM of words")
     errors = {ctm: compare_times(words, reference) for ctm, words in all_words.items()}
     every = set.union(*map(set, all_words.values()))
     usable = set.intersection(

@@ -29,7 +29,7 @@ import jiwer
 import numpy as np
 
 from espnet_adastride.corpora.kaldi import read_scp, read_text, shorten
-from espnet_adastride.errors import UserError, no_such
+from espnet_adastride.errors import UserError, located, no_such
 from espnet_adastride.files import write_text
 from espnet_adastride.timing.transcripts import display_width
 
@@ -425,7 +425,8 @@ def score(
     if not references:
         raise UserError(f"{ref}: the file is empty; give the references of the set")
     hypotheses = read_text(hyp, allow_empty=True)
-    absent = check_ids(references, hypotheses, missing)
+    with located(hyp):
+        absent = check_ids(references, hypotheses, missing)
     if utt2spk is None and (Path(ref).parent / "utt2spk").is_file():
         utt2spk = Path(ref).parent / "utt2spk"
     speakers = read_scp(utt2spk) if utt2spk is not None else None

@@ -56,6 +56,8 @@ FORMAT = 1
 #: what tables and pictures need of every record, and of one of speech recognition
 PARTS = ("configuration", "learning", "timing", "versions")
 PARTS_OF_ASR = ("asr_args", "fingerprint", "settings")
+#: those that are words, not mappings
+WORDS = ("asr_args", "fingerprint")
 ERRORS = ("substitutions", "deletions", "insertions")
 #: options of a training that name files, or do not bear on the result
 NOT_KEPT = tuple(
@@ -311,6 +313,10 @@ def read_record(path: PathLike) -> Record:
         for part in PARTS + PARTS_OF_ASR * (record.task == "asr"):
             if part not in content:
                 raise KeyError(f"{part} is missing")
+            if part not in WORDS and not isinstance(content[part], dict):
+                raise TypeError(f"{part} is not a mapping")
+        if not isinstance(content.get("measured", {}), dict):
+            raise TypeError("measured is not a mapping")
         return record
     except (
         *(OSError, EOFError, zlib.error),  # damaged

@@ -264,7 +264,11 @@ def _stride_axis(axes, low: float, high: float) -> None:
         ticks = [m * 10.0**e for e in range(-6, 7) for m in (1, 3)]
     if high > 4000 * low:
         ticks = [10.0**e for e in range(-6, 7)]
-    axes.xaxis.set_major_locator(FixedLocator([t for t in ticks if low <= t <= high]))
+    ticks = [t for t in ticks if low <= t <= high]
+    if len(ticks) < 2:  # a narrow range, of nearly uniform strides
+        ticks = MaxNLocator(nbins=5, steps=[1, 2, 5, 10]).tick_values(low, high)
+        ticks = [t for t in ticks if low <= t <= high]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("local stride (input frames per output frame)")

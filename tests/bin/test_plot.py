@@ -344,4 +344,8 @@ def test_training_curves(tmp_path, capsys):
     (exp / "train.log").write_text(log)
     printed = run(capsys, "training", exp, "--output", output)
     assert "asr_x: 2 epochs, at the end loss 4.5, stride_entropy 0.75" in printed
+    again = run(capsys, "training", exp, f"{exp}/", "--output", output)
+    assert again == printed  # a folder that is given twice is drawn once
+    said = run(capsys, "training", exp / "train.log", "--output", output)
+    assert "train.log: a file, not a folder; give an experiment" in said
     assert output.read_bytes().startswith(b"\x89PNG")

@@ -209,7 +209,7 @@ def test_missing_extra_and_duplicate_hypotheses_are_refused_by_name(
     ref, _, out = dirs
     some = ["s1-a THE CAT SAT", "s2-c HI"]
     for lines, pattern in (
-        (some, "1 of 3 references have no hypothesis: s1-b; .*--missing empty"),
+        (some, "/hyp: 1 of 3 references have no hypothesis: s1-b; .*--missing empty"),
         (some + ["s1-b A", "s3-x B"], "1 of 4 hypotheses have no reference: s3-x"),
         (some + ["s1-b A", "s1-a B"], ":4: the id s1-a occurs twice"),
         (some + [" s1-b A"], ":3: the line begins with white space"),

@@ -196,7 +196,7 @@ def test_intervals_are_over_speakers_if_there_are_enough(data, tmp_path, capsys)
     assert "over the 9 utterances, for these models; they are too narrow" in said
 
 
-def test_bad_input_is_one_line(data, tmp_path):
+def test_bad_input_is_one_line(data, tmp_path, monkeypatch):
     def failure(*more):
         base = ["--data_dir", str(data), "--output_dir", str(tmp_path / "out")]
         with pytest.raises(SystemExit) as caught:
@@ -210,6 +210,10 @@ def test_bad_input_is_one_line(data, tmp_path):
     named = ["--model", f"a={data / 'any'}"]
     assert "is given twice" in failure(*named, "--fixed", named[1])
     assert "give --model or --fixed" in failure()
+    for name in ("", "a/b", "../a"):  # its files would be outside the output folder
+        assert "with a name without /" in failure("--model", f"{name}={data / 'any'}")
+    monkeypatch.chdir(data / "any")
+    assert rate_curve.named_models(["."]) == [("any", ".")]
     assert "no such" in failure("--model", str(tmp_path / "none"))
     (tmp_path / "wav.scp").write_text("a a.wav\n")
     (tmp_path / "text").write_text("b B\n")

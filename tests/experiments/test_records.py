@@ -190,6 +190,15 @@ def test_damage_is_named(tmp_path, experiment):
         read_record(path)
 
 
+@pytest.mark.parametrize("part", ["configuration", "settings", "measured"])
+def test_a_part_of_a_record_that_is_no_mapping_is_named(tmp_path, experiment, part):
+    path = tmp_path / "adastride_8x_seed0.json.gz"
+    content = content_of(experiment, experiment.runs()[0], WORSE)
+    write_record(path, {**content, part: None})
+    with pytest.raises(UserError, match=f"adastride_8x.*{part} is not a mapping"):
+        read_record(path)
+
+
 @pytest.mark.parametrize("part", ["learning", "versions", "settings", "fingerprint"])
 def test_a_record_without_a_part_is_named(tmp_path, experiment, part):
     path = tmp_path / "adastride_8x_seed0.json.gz"

@@ -161,6 +161,15 @@ def test_no_bar_of_a_corpus_is_cut():
     assert low < ends.min() and ends.max() < high
 
 
+def test_nearly_uniform_strides_have_ticks():
+    statistics = StrideStatistics("adastride, 4x", 0.01, "by hand")
+    frames = np.cumsum(np.tile([0.034, 0.036, 0.038], 30))
+    for _ in range(3):
+        statistics.add(frames, [Timed("A", 0.4, 0.8, 1.0)], None)
+    for axes in plot_corpus(statistics).axes:
+        assert len(ticks(axes.xaxis)) >= 2
+
+
 @pytest.mark.parametrize("phones", [True, False])
 def test_what_a_corpus_says_is_within_the_picture(phones):
     figure = plot_corpus(corpus(phones))

@@ -348,3 +348,7 @@ def test_the_command_compares_over_common_utterances(tmp_path, capsys):
     ref.write_text("x 1 0 1 a\n")
     with pytest.raises(SystemExit, match="no utterance with the words"):
         score_times.main(["--ctm", str(one), "--ref", str(ref)])
+    two.write_text("")
+    for words, reference in ((two, ref), (one, two)):
+        with pytest.raises(SystemExit, match="two.*: no words in it"):
+            score_times.main(["--ctm", str(words), "--ref", str(reference)])
