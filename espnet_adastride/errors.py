@@ -108,6 +108,11 @@ GIVE_MODEL = "give an experiment's folder (exp/asr_...) or a packed .zip"
 MANY = 2000
 
 
+def counted(number: int, noun: str) -> str:
+    """Return e.g. ``1 utterance``, ``2 utterances``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def no_such(path: object, fix: str = "", what: str = "file", option: str = "") -> str:
     """Return one line on a path that does not exist.
 

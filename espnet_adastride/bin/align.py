@@ -34,6 +34,7 @@ from espnet_adastride.errors import (
     ModelError,
     UnknownTimesError,
     UserError,
+    counted,
     fail,
     no_such,
 )
@@ -169,7 +170,7 @@ def align(args: argparse.Namespace) -> List[str]:
     if aligned.segments:
         words = sum(len(segment.words) for segment in aligned.segments.values())
         print(
-            f"{len(aligned.segments)} utterances, {words} words: "
+            f"{counted(len(aligned.segments), 'utterance')}, {counted(words, 'word')}: "
             f"{args.output_dir}/words.ctm"
         )
     unknown = [
@@ -189,7 +190,7 @@ def align(args: argparse.Namespace) -> List[str]:
 def main(args) -> None:
     failed = align(args)
     if failed:
-        fail(f"{len(failed)} utterances failed: {shorten(failed)}")
+        fail(f"{counted(len(failed), 'utterance')} failed: {shorten(failed)}")
 
 
 if __name__ == "__main__":

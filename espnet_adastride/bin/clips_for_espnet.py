@@ -14,6 +14,7 @@ from pathlib import Path
 from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.corpora.clips import LAYOUTS, SPLITS, describe_clips, find_clips
 from espnet_adastride.corpora.espnet_clips import write_data
+from espnet_adastride.errors import counted
 from espnet_adastride.options import whole
 
 
@@ -42,7 +43,7 @@ def main(args):
     number = write_data(clips, args.split, args.seed, folder, args.rate, folder / "wav")
     if number:
         what = f"one channel, {args.rate} Hz"
-        print(f"{number} recordings converted to {what}: {folder / 'wav'}")
+        print(f"{counted(number, 'recording')} converted to {what}: {folder / 'wav'}")
 
 
 if __name__ == "__main__":

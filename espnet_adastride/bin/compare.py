@@ -27,7 +27,7 @@ from typing import List, Sequence
 
 from espnet_adastride.bin.parsers import Parser, add_job_options, add_switch, command
 from espnet_adastride.corpora.kaldi import shorten
-from espnet_adastride.errors import UserError, located, no_such, resumable
+from espnet_adastride.errors import UserError, counted, located, no_such, resumable
 from espnet_adastride.experiments.comparison import format_comparison
 from espnet_adastride.experiments.definition import ROOT, Experiment
 from espnet_adastride.experiments.grid import Run, read_variant, tag_of, with_threads
@@ -157,7 +157,9 @@ def write_table(args, grid: Grid, runs: Sequence[Run]) -> str:
         )
     codes = Counter(record.content["commit"] for record in done.values())
     if len(codes) > 1:
-        each = ", ".join(f"{code or 'unknown'} ({n} runs)" for code, n in codes.items())
+        each = ", ".join(
+            f"{code or 'unknown'} ({counted(n, 'run')})" for code, n in codes.items()
+        )
         text += f"**The runs used different versions of the code**: {each}.\n\n"
     cells = make_cells(grid.what, done)
     text += format_comparison(cells, args.baseline, args.resamples)

@@ -20,7 +20,7 @@ from espnet_adastride.bin.parsers import (
     add_record_options,
     command,
 )
-from espnet_adastride.errors import UserError, resumable
+from espnet_adastride.errors import UserError, counted, resumable
 from espnet_adastride.experiments.definition import ROOT, read_experiment
 from espnet_adastride.experiments.grid import with_threads
 from espnet_adastride.experiments.records import code_state
@@ -76,7 +76,9 @@ def main(args):
 
     print(write_results(args.definition, args.records, args.results))
     if failures:
-        raise UserError(f"{len(failures)} runs failed; the first: {failures[0]}")
+        raise UserError(
+            f"{counted(len(failures), 'run')} failed; the first: {failures[0]}"
+        )
 
 
 if __name__ == "__main__":

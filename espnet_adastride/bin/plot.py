@@ -38,7 +38,7 @@ from espnet_adastride.bin.model_options import (
 from espnet_adastride.bin.parsers import Parser, command, say
 from espnet_adastride.corpora.kaldi import read_recordings, read_scp, shorten
 from espnet_adastride.corpora.recordings import is_missing, name_of, read_audio
-from espnet_adastride.errors import UserError, located, nearest, no_such
+from espnet_adastride.errors import UserError, counted, located, nearest, no_such
 from espnet_adastride.files import check_file, write_text
 from espnet_adastride.options import real, whole
 from espnet_adastride.report.pages import save_picture
@@ -190,8 +190,8 @@ def draw_corpus(args: argparse.Namespace) -> List[str]:
     title = f"{numbers['method']}: local strides"
     save_picture(plot_corpus(statistics, numbers), args.output, title, lines)
     told = [
-        f"{numbers['method']}: {numbers['utterances']} utterances, "
-        f"{numbers['seconds']:.0f} s, {numbers['frames']} frames",
+        f"{numbers['method']}: {counted(numbers['utterances'], 'utterance')}, "
+        f"{numbers['seconds']:.0f} s, {counted(numbers['frames'], 'frame')}",
         *lines,
     ]
     if left_out:
@@ -226,7 +226,7 @@ def draw_training(args: argparse.Namespace) -> List[str]:
         name = folder.resolve().name
         name = name if name not in runs else str(folder)
         runs[name] = curves(epochs)
-        lines.append(f"{name}: {len(epochs)} epochs{_last(runs[name])}")
+        lines.append(f"{name}: {counted(len(epochs), 'epoch')}{_last(runs[name])}")
     save_picture(plot_training(runs), args.output, "Training", lines)
     return lines
 

@@ -15,7 +15,7 @@ import json
 
 from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.corpora.kaldi import shorten
-from espnet_adastride.errors import UserError
+from espnet_adastride.errors import UserError, counted
 from espnet_adastride.files import write_text
 from espnet_adastride.timing.transcripts import (
     compare_times,
@@ -96,12 +96,14 @@ def main(args) -> None:
     print(format_table(results))
     for ctm, row in results.items():
         for what, keys in (
-            ("have words that differ from the reference", row["different"]),
-            ("have no reference", row["missing"]),
-            ("are in another CTM and not in this one", row["absent"]),
+            ("with words that differ from the reference", row["different"]),
+            ("without a reference", row["missing"]),
+            ("in another CTM and not in this one", row["absent"]),
         ):
             if keys:
-                print(f"{ctm}: {len(keys)} utterances {what}: {shorten(keys)}")
+                print(
+                    f"{ctm}: {counted(len(keys), 'utterance')} {what}: {shorten(keys)}"
+                )
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ from espnet_adastride.errors import (
     AudioError,
     UnknownTimesError,
     UserError,
+    counted,
     located,
     no_such,
 )
@@ -412,7 +413,7 @@ def transcribe(args: argparse.Namespace) -> int:
             say(f"interrupted: {len(late)} of {len(todo)} recordings are done and kept")
             return 130
     if args.output_dir is not None or sys.stderr.isatty():
-        say(f"{len(late)} recordings, {meter.summary()}")
+        say(f"{counted(len(late), 'recording')}, {meter.summary()}")
     if args.stream and late:
         from espnet_adastride.timing.latency import describe_latency
 

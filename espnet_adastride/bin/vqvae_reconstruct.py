@@ -21,7 +21,7 @@ from espnet_adastride.corpora.unlabelled import (
     cut_recording,
     name_recordings,
 )
-from espnet_adastride.errors import AudioError, UserError, fail
+from espnet_adastride.errors import AudioError, UserError, counted, fail
 from espnet_adastride.files import check_folder, shown, write_text
 from espnet_adastride.quiet import quiet_imports
 
@@ -111,9 +111,10 @@ def main(args):
     result = measure(model.features, model.network, pieces)
     write_text(folder / "result.json", json.dumps(result) + "\n")
     print(
-        f"{folder}: {len(pieces)} recordings, error {result['error']:.2f} dB, "
-        f"perplexity {result['perplexity']:.0f}, {result['tokens_per_second']:.1f} "
-        f"tokens/s, {result['bits']:.0f} + {result['side_bits']:.0f} bit/s"
+        f"{folder}: {counted(len(pieces), 'recording')}, "
+        f"error {result['error']:.2f} dB, perplexity {result['perplexity']:.0f}, "
+        f"{result['tokens_per_second']:.1f} tokens/s, "
+        f"{result['bits']:.0f} + {result['side_bits']:.0f} bit/s"
     )
     if failed:
         fail(f"{failed} of {len(sources)} recordings failed")

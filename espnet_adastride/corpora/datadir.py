@@ -16,7 +16,7 @@ import numpy as np
 from espnet_adastride.corpora import kaldi
 from espnet_adastride.corpora.audio import AudioInfo, read_samples
 from espnet_adastride.corpora.recordings import sample_problem
-from espnet_adastride.errors import AudioError, UserError
+from espnet_adastride.errors import AudioError, UserError, counted
 from espnet_adastride.files import (
     PathLike,
     fresh_dir,
@@ -207,7 +207,7 @@ def format_data_dir(source: PathLike, output: PathLike, rate: int, nj: int = 1) 
     write_text(temporary / "feats_type", "raw\n")
     replace_dir(temporary, output)
     hours = sum(samples.values()) / rate / 3600
-    line = f"{output}: {len(keys)} utterances, {hours:.2f} h"
+    line = f"{output}: {counted(len(keys), 'utterance')}, {hours:.2f} h"
     rates = [found[k].rate for k in other if found[k].rate != rate]
     if rates:
         line += f", {len(rates)} resampled from {sorted(set(rates))} Hz to {rate} Hz"

@@ -37,7 +37,7 @@ from espnet_adastride.corpora.kaldi import (
     write_lines,
 )
 from espnet_adastride.corpora.librispeech import check_audio
-from espnet_adastride.errors import UserError
+from espnet_adastride.errors import UserError, counted
 from espnet_adastride.files import fresh_dir, replace_dir, write_flac, write_text
 from espnet_adastride.timing.ctc import Timed
 from espnet_adastride.timing.transcripts import ctm_lines
@@ -364,7 +364,7 @@ def build_digits(
         voices = sorted({r.speaker for s in sequences for r in s.recordings})
         hours = sum(s.samples for s in sequences) / FS / 3600
         lines.append(
-            f"{output / part}: {len(sequences)} utterances, {hours:.2f} h, "
+            f"{output / part}: {counted(len(sequences), 'utterance')}, {hours:.2f} h, "
             f"{sum(len(s.recordings) for s in sequences)} digits of {len(recordings)} "
             f"recordings by {', '.join(voices)}"
         )

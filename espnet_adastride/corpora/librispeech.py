@@ -32,7 +32,7 @@ from espnet_adastride.corpora.kaldi import (
     split_line,
     write_data_dir,
 )
-from espnet_adastride.errors import UserError
+from espnet_adastride.errors import UserError, counted
 from espnet_adastride.files import files_in, shown
 from espnet_adastride.progress import progress_bar
 
@@ -413,7 +413,7 @@ def prepare_librispeech(
 
     scan = scan_librispeech(root, part, fs=fs, nj=nj, progress=progress)
     print(
-        f"{output}: {' + '.join(part)}: {scan.recordings} recordings, "
+        f"{output}: {' + '.join(part)}: {counted(scan.recordings, 'recording')}, "
         f"{scan.transcripts} transcripts in {root}"
     )
     for line in summarise(scan, max_names):
@@ -438,6 +438,7 @@ def prepare_librispeech(
         else ", nothing left out"
     )
     print(
-        f"{output}: {len(scan.utterances)} utterances, {seconds / 3600:.2f} h, "
-        f"{speakers} speaker-chapters{listed} [{time.time() - started:.1f} s]"
+        f"{output}: {counted(len(scan.utterances), 'utterance')}, "
+        f"{seconds / 3600:.2f} h, {speakers} speaker-chapters{listed} "
+        f"[{time.time() - started:.1f} s]"
     )

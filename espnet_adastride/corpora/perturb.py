@@ -12,7 +12,7 @@ from typing import Dict, List, NamedTuple, Sequence
 from espnet_adastride.corpora import kaldi
 from espnet_adastride.corpora.audio import audio_info
 from espnet_adastride.corpora.datadir import read_data_dir, read_mono, write_data_dir
-from espnet_adastride.errors import AudioError, UserError
+from espnet_adastride.errors import AudioError, UserError, counted
 from espnet_adastride.files import PathLike, keep_if_made_from, quoted_name, write_flac
 from espnet_adastride.progress import in_threads, progress_bar
 
@@ -152,4 +152,5 @@ def perturb_data_dir(
         for _ in in_threads(change_speed, copies, nj):
             bar.update()
     write_data_dir(output, merged, merged["wav.scp"])
-    return f"{output}: {len(merged['text'])} utterances at the speeds {' '.join(words)}"
+    number = counted(len(merged["text"]), "utterance")
+    return f"{output}: {number} at the speeds {' '.join(words)}"

@@ -33,7 +33,7 @@ from espnet_adastride.corpora.recordings import (
     find_media,
     prepare,
 )
-from espnet_adastride.errors import UserError, no_such
+from espnet_adastride.errors import UserError, counted, no_such
 from espnet_adastride.files import (
     first_changed,
     fresh_dir,
@@ -218,7 +218,7 @@ def prepare_recordings(folder, output, rate: int) -> str:
         write_lines(fresh / part / "wav.scp", {one[0]: str(one[1]) for one in own})
         write_lines(fresh / part / "groups", {one[0]: one[2] for one in own})
         hours = sum(duration for *_, duration in own) / 3600
-        told.append(f"{part}: {len(own)} recordings, {hours:.2f} h")
+        told.append(f"{part}: {counted(len(own), 'recording')}, {hours:.2f} h")
     told.append(f"{len(part_of)} texts or files, {short} below {SHORTEST} s left out")
     alone = sum(recording.group.startswith("file ") for recording in recordings)
     if alone and alone < len(recordings):

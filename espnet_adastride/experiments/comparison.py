@@ -12,7 +12,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from espnet_adastride.errors import UserError
+from espnet_adastride.errors import UserError, counted
 from espnet_adastride.evaluation.statistics import (
     LEVEL,
     Bootstrap,
@@ -231,7 +231,7 @@ def _difference_table(cells: Sequence[Cell], baseline: str, resamples: int) -> s
     return (
         markdown_table(names, rows)
         + "\n"
-        + f"{len(words)} utterances, {int(words.sum())} words, "
+        + f"{counted(len(words), 'utterance')}, {counted(int(words.sum()), 'word')}, "
         f"{by_group.number} groups of utterances that share speaker or "
         "recordings. WER and CER: mean ± standard deviation over seeds. Differences "
         "are in points, over the seeds that both have, negative is better; in brackets "

@@ -17,7 +17,7 @@ from espnet_adastride.corpora.audio import audio_info
 from espnet_adastride.corpora.datadir import read_table
 from espnet_adastride.corpora.kaldi import read_text
 from espnet_adastride.corpora.upstream_record import RECORD_NAME
-from espnet_adastride.errors import UserError, located
+from espnet_adastride.errors import UserError, counted, located
 from espnet_adastride.evaluation.scoring import percent
 from espnet_adastride.experiments.definition import (
     Experiment,
@@ -374,7 +374,10 @@ def run_grid(
         preparation = [Job(grid.prepare_command(), log)]
         run_jobs(preparation, environment=grid.environment, grace=30.0)
         check()
-        print(f"{len(runs)} runs, {limit} at once, logs: {folder}/*.log", flush=True)
+        print(
+            f"{counted(len(runs), 'run')}, {limit} at once, logs: {folder}/*.log",
+            flush=True,
+        )
         done = {run: grid.is_done(run) for run in runs}
         if any(done.values()):
             said = f"{sum(done.values())} of {len(runs)} runs are done and unchanged"

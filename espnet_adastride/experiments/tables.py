@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from espnet_adastride.corpora.kaldi import shorten
-from espnet_adastride.errors import located
+from espnet_adastride.errors import counted, located
 from espnet_adastride.evaluation.statistics import NARROW_BELOW, Bootstrap
 from espnet_adastride.experiments.cells import Cell, make_cells
 from espnet_adastride.experiments.comparison import (
@@ -294,7 +294,7 @@ def _recognition_page(
     narrow = f" With so few {units} they are too narrow."
     narrow = narrow if bootstrap.number < NARROW_BELOW else ""
     note = (
-        f"{bootstrap.number} {units}, {len(scores.utterances)} utterances, "
+        f"{bootstrap.number} {units}, {counted(len(scores.utterances), 'utterance')}, "
         f"{int(scores.reference().sum())} words. Intervals: bootstrap over the {units}."
         f"{narrow}"
     )

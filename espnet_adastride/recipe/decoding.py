@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import List
 
 from espnet_adastride.corpora.datadir import read_table, write_table
-from espnet_adastride.errors import UserError
+from espnet_adastride.errors import UserError, counted
 from espnet_adastride.evaluation.logs import decoding_seconds
 from espnet_adastride.files import PathLike
 from espnet_adastride.progress import format_span
@@ -109,7 +109,8 @@ def join_decoded(
     audio = sum(int(length[k]) for k in keys) / rate
     logs = sorted(logdir.glob("asr_inference.*.log"))
     seconds = [decoding_seconds(log) for log in logs]
-    line = f"{output}/text: {len(keys)} utterances, {format_span(audio)} of audio"
+    number = counted(len(keys), "utterance")
+    line = f"{output}/text: {number}, {format_span(audio)} of audio"
     if all(s is not None for s in seconds):
         line += f", real-time factor {sum(seconds) / audio:.3f}"
         line += " (decoding time of all jobs / audio, without loading)"

@@ -21,7 +21,7 @@ from espnet_adastride.corpora.datadir import (
 )
 from espnet_adastride.corpora.features import Upstream
 from espnet_adastride.corpora.upstream_record import RECORD_NAME
-from espnet_adastride.errors import AudioError, UserError, located
+from espnet_adastride.errors import AudioError, UserError, counted, located
 from espnet_adastride.files import (
     PathLike,
     keep_if_made_from,
@@ -143,7 +143,7 @@ def extract_data_dir(
         with located(f"{waves[key]} ({key})", AudioError):
             return upstream(wave)
 
-    def counted(results):
+    def with_progress(results):
         for features in results:
             bar.update()
             yield features
@@ -152,7 +152,7 @@ def extract_data_dir(
         for part in todo:
             # closed if writing fails, which cancels what is not begun
             with contextlib.closing(in_threads(encode, part.keys, nj)) as results:
-                _write_part(part, counted(results))
+                _write_part(part, with_progress(results))
 
     tables["feats.scp"] = {}
     for part in parts:
@@ -163,6 +163,7 @@ def extract_data_dir(
     write_text(output / "feats_type", "extracted\n")
     write_text(output / RECORD_NAME, record.to_yaml())
     return (
-        f"{output}: {len(keys)} utterances, {hours:.2f} h, {record.dimensions} values "
+        f"{output}: {counted(len(keys), 'utterance')}, {hours:.2f} h, "
+        f"{record.dimensions} values "
         f"every {1000 * record.step:g} ms by {record.words()}"
     )

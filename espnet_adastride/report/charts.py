@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from espnet_adastride.errors import counted
 from espnet_adastride.evaluation.learning_curves import Curve
 from espnet_adastride.evaluation.stride_statistics import SILENCE, StrideStatistics
 from espnet_adastride.report.style import (
@@ -197,7 +198,7 @@ def plot_corpus(statistics: StrideStatistics, numbers: Optional[dict] = None) ->
         figure.text(
             0.012,
             1 - 0.2 / height,
-            f"{numbers['method']}: {numbers['utterances']} utterances, "
+            f"{numbers['method']}: {counted(numbers['utterances'], 'utterance')}, "
             f"{numbers['seconds'] / 60:.1f} min",
             weight="bold",
             size=FONT_SIZE + 1,

@@ -14,6 +14,8 @@ from typing import Dict, List, NamedTuple, Sequence
 
 import numpy as np
 
+from espnet_adastride.errors import counted
+
 
 class Clock:
     """The clock of a stream, from seconds of audio and seconds of work.
@@ -82,7 +84,7 @@ def summarise_latency(streams: Sequence[Latency]) -> Dict[str, float]:
 def describe_latency(streams: Sequence[Latency]) -> str:
     """Return :func:`summarise_latency` in one line."""
     found = summarise_latency(streams)
-    line = f"{found['words']} words"
+    line = f"{counted(found['words'], 'word')}"
     if found["words"]:
         line += (
             f", shown {found['median']:.2f} s after they ended (median; mean "

@@ -317,7 +317,7 @@ def test_a_corpus(adastride, data_dir, tmp_path, capsys):
     # without a reference, speech is where the energy is
     words = ["corpus", "--model", adastride, "--data_dir", data_dir]
     printed = run(capsys, *words, "--utterances", 1, "--output", tmp_path / "c.svg")
-    assert "1 utterances, 2 s" in printed and "energy within 30 dB" in printed
+    assert "1 utterance, 2 s" in printed and "energy within 30 dB" in printed
     assert (tmp_path / "c.svg").exists()
     same = [tmp_path / "c.svg", "--json", f"{tmp_path}/./c.svg"]
     assert "the name of --output" in run(capsys, *words, "--output", *same)

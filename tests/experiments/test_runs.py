@@ -216,7 +216,7 @@ def test_a_missing_language_model_is_one_line(folder, capsys):
     with pytest.raises(SystemExit) as error:
         run(folder, "--limit", "1")
     line = str(error.value)
-    assert "1 runs failed; the first: strided_conv 8x seed 0" in line
+    assert "1 run failed; the first: strided_conv 8x seed 0" in line
     assert line.endswith("valid.loss.ave.pth is missing: run stage 7 first")
     assert "\n" not in line and not list((folder / "records").rglob("*.gz"))
 

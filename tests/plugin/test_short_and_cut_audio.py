@@ -220,7 +220,7 @@ def test_plot_of_a_set_leaves_them_out(model, data, tmp_path, capsys):
     options += ["--output", tmp_path / "x.svg"]
     plot.main([str(word) for word in options])
     said = capsys.readouterr()
-    assert ": 1 utterances, 2 s, " in said.out
+    assert ": 1 utterance, 2 s, " in said.out
     assert "3 left out: empty, one, some (the first: " in said.out
     assert "no samples" in said.out and "Traceback" not in said.err
     assert (tmp_path / "x.svg").exists()
@@ -303,7 +303,7 @@ def test_speed_perturbation_names_a_flac_that_was_cut_off(cut, tmp_path):
 
 def test_align_and_plot_name_a_flac_that_was_cut_off(model, cut, tmp_path, capsys):
     words = ["--model", model, "--data_dir", cut, "--output_dir", tmp_path / "out"]
-    with pytest.raises(SystemExit, match="1 utterances failed: bad"):
+    with pytest.raises(SystemExit, match="1 utterance failed: bad"):
         align.main([str(word) for word in words])
     said = capsys.readouterr().err
     assert f"{cut}/bad.flac" in said and "get the file again" in said

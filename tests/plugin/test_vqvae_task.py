@@ -125,7 +125,7 @@ def test_reconstruct_any_recording(experiment, corpus, tmp_path, capsys):
     soundfile.write(tmp_path / "in" / "my talk.ogg", np.stack([wave] * 2, 1), 16000)
     words = ["--model", str(model), "--output_dir", str(tmp_path / "out")]
     vqvae_reconstruct.main([*words, str(tmp_path / "in")])
-    assert "1 recordings, error" in capsys.readouterr().out
+    assert "1 recording, error" in capsys.readouterr().out
     again, rate = soundfile.read(tmp_path / "out" / "my_talk.wav")
     assert rate == 8000 and len(again) == len(wave) // 2 and np.abs(again).max() > 0.01
     (tmp_path / "in" / "broken.wav").write_text("no audio")

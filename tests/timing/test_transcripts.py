@@ -334,7 +334,7 @@ def test_the_command_compares_over_common_utterances(tmp_path, capsys):
     )
     printed = capsys.readouterr().out
     assert (
-        f"{two}: 1 utterances have words that differ from the reference: v" in printed
+        f"{two}: 1 utterance with words that differ from the reference: v" in printed
     )
     numbers = json.loads(output.read_text())
     assert numbers[str(one)]["words"] == 1  # v is out for both
@@ -344,7 +344,7 @@ def test_the_command_compares_over_common_utterances(tmp_path, capsys):
     two.write_text("u 1 1.0 0.9 A\n")
     score_times.main(["--ctm", str(one), str(two), "--ref", str(ref)])
     printed = capsys.readouterr().out
-    assert f"{two}: 1 utterances are in another CTM and not in this one: v" in printed
+    assert f"{two}: 1 utterance in another CTM and not in this one: v" in printed
     ref.write_text("x 1 0 1 a\n")
     with pytest.raises(SystemExit, match="no utterance with the words"):
         score_times.main(["--ctm", str(one), "--ref", str(ref)])

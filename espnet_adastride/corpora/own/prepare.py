@@ -20,7 +20,7 @@ from espnet_adastride.corpora.own.audio import Checked, check_recordings, state
 from espnet_adastride.corpora.own.rows import Options, plan_rows
 from espnet_adastride.corpora.own.source import Problem, Source
 from espnet_adastride.corpora.own.split import PARTS, split
-from espnet_adastride.errors import UserError
+from espnet_adastride.errors import UserError, counted
 from espnet_adastride.files import (
     PathLike,
     alone,
@@ -321,10 +321,10 @@ def _write_set(folder: Path, used, checked: Checked, bad, record) -> str:
     speakers = Counter(p.speaker for p in used)
     known = len(speakers) - ("" in speakers)
     span = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
-    line = f"{folder}: {len(used)} utterances, {span}, "
+    line = f"{folder}: {counted(len(used), 'utterance')}, {span}, "
     line += f"{known} speaker{'s' * (known != 1)}" if known else "speakers unknown"
     if made:
         line += f"; {made} cut out or converted, in {folder / 'audio'}"
     if before is not None:
-        line += f"; replaces an earlier version of {before} utterances"
+        line += f"; replaces an earlier version of {counted(before, 'utterance')}"
     return line

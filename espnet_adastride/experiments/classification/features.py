@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from espnet_adastride.corpora.clips import Clip
 from espnet_adastride.corpora.recordings import read_audio
-from espnet_adastride.errors import UserError, located
+from espnet_adastride.errors import UserError, counted, located
 from espnet_adastride.experiments.classification.options import FeatureOptions
 from espnet_adastride.files import locked
 from espnet_adastride.networks.log_mel import LogMel
@@ -77,7 +77,7 @@ def load_features(
     folder.mkdir(parents=True, exist_ok=True)
     with locked(path.with_suffix(".lock")):
         if not path.is_file():
-            say(f"computing log-mel frames of {len(clips)} clips: {path}")
+            say(f"computing log-mel frames of {counted(len(clips), 'clip')}: {path}")
             fs, n_fft, hop, n_mels = dataclasses.astuple(options)
             with located("features", ValueError, UserError):
                 log_mel = LogMel(fs, n_fft, n_fft, hop, n_mels, "power")
