@@ -14,7 +14,7 @@ from espnet_adastride.downsampling import stages
 from espnet_adastride.downsampling.hnet import HNet
 from tests.downsampling import device_without_float64 as other
 
-# before the first backward pass (tests/conftest.py), at which autograd looks for devices
+# before the first backward pass (tests/conftest.py): autograd then looks for devices
 other.device()
 
 every_method = pytest.mark.parametrize("name", available_downsamplers())

@@ -333,9 +333,7 @@ def test_the_command_compares_over_common_utterances(tmp_path, capsys):
         ["--ctm", str(one), str(two), "--ref", str(ref), "--output", str(output)]
     )
     printed = capsys.readouterr().out
-    assert (
-        f"{two}: 1 utterance with words that differ from the reference: v" in printed
-    )
+    assert f"{two}: 1 utterance with words that differ from the reference: v" in printed
     numbers = json.loads(output.read_text())
     assert numbers[str(one)]["words"] == 1  # v is out for both
     assert numbers[str(one)]["absent"] == [] and "another CTM" not in printed
