@@ -248,23 +248,33 @@ def read_recordings(folder: PathLike) -> Dict[str, str]:
     folder = Path(folder)
     reject_segments(folder)
     waves = read_scp(folder / "wav.scp")
-    waves = {key: locate(value, folder) for key, value in waves.items()}
+    roots = roots_of_audio(folder)
+    waves = {key: locate(value, roots) for key, value in waves.items()}
     reject_pipes(folder, waves)
     return waves
 
 
-def locate(audio: str, folder: PathLike) -> str:
-    """Return the path of a recording that a ``wav.scp`` in this folder names.
+def roots_of_audio(folder: PathLike) -> List[Path]:
+    """Return where relative paths in this folder's ``wav.scp`` may begin.
 
-    A relative path is searched below the folders above, without and with symbolic
-    links, then in the current one, so that a recipe's data are not mistaken for
-    another's; one not found is unchanged.
+    The folders above, without and with symbolic links, come first, so that a recipe's
+    data are not mistaken for another's.
+    """
+    named, folder = Path(os.path.abspath(folder)), Path(folder).resolve()
+    # RECIPE/dump/raw/org/SET, where RECIPE/dump may be a link
+    return list(dict.fromkeys([*folder.parents[:4], *named.parents[:4], folder]))
+
+
+def locate(audio: str, roots: Sequence[Path]) -> str:
+    """Return the path of a recording that a ``wav.scp`` names.
+
+    Args:
+        audio: as it is written there; one not found is returned unchanged.
+        roots: of :func:`roots_of_audio`.
     """
     if os.path.isabs(audio):
         return audio
-    named, folder = Path(os.path.abspath(folder)), Path(folder).resolve()
-    # RECIPE/dump/raw/org/SET, where RECIPE/dump may be a link
-    for root in (*folder.parents[:4], *named.parents[:4], folder):
+    for root in roots:
         found = root / audio
         if os.path.isfile(found):
             here = os.path.exists(audio) and os.path.samefile(audio, found)

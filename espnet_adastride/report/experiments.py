@@ -18,7 +18,7 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from espnet_adastride.corpora.audio import audio_info
-from espnet_adastride.corpora.kaldi import locate, read_scp, read_text
+from espnet_adastride.corpora.kaldi import locate, read_scp, read_text, roots_of_audio
 from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.errors import AudioError, UserError
 from espnet_adastride.evaluation.learning_curves import Curve, curves, read_epochs
@@ -206,9 +206,9 @@ def find_audio(
         if not (place / "wav.scp").is_file():
             continue
         waves = read_scp(place / "wav.scp")
-        here = {}
+        roots, here = roots_of_audio(place), {}
         for key in decoded.ref:
-            path = Path(locate(waves.get(key, ""), place))
+            path = Path(locate(waves.get(key, ""), roots))
             for found in (path, recipe / path):
                 if found.is_file():
                     here[key] = str(found)

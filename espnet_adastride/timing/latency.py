@@ -84,7 +84,7 @@ def summarise_latency(streams: Sequence[Latency]) -> Dict[str, float]:
 def describe_latency(streams: Sequence[Latency]) -> str:
     """Return :func:`summarise_latency` in one line."""
     found = summarise_latency(streams)
-    line = f"{counted(found['words'], 'word')}"
+    line = counted(found["words"], "word")
     if found["words"]:
         line += (
             f", shown {found['median']:.2f} s after they ended (median; mean "

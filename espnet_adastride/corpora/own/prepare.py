@@ -322,7 +322,7 @@ def _write_set(folder: Path, used, checked: Checked, bad, record) -> str:
     known = len(speakers) - ("" in speakers)
     span = f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
     line = f"{folder}: {counted(len(used), 'utterance')}, {span}, "
-    line += f"{known} speaker{'s' * (known != 1)}" if known else "speakers unknown"
+    line += counted(known, "speaker") if known else "speakers unknown"
     if made:
         line += f"; {made} cut out or converted, in {folder / 'audio'}"
     if before is not None:

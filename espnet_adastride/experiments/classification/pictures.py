@@ -8,7 +8,7 @@ from typing import Dict, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from espnet_adastride.errors import UserError, unknown_word
+from espnet_adastride.errors import UserError, counted, unknown_word
 from espnet_adastride.evaluation.statistics import LEVEL
 from espnet_adastride.experiments.classification.results import (
     Row,
@@ -174,7 +174,7 @@ def plot_confusion(runs: Dict[str, Runs], method: str) -> Figure:
         seeds = len(runs[method])
         right = 100.0 * np.trace(counts) / counts.sum()
         axes.set_title(
-            f"{method}: {right:.1f} % right, {seeds} seed{'s' if seeds > 1 else ''}\n"
+            f"{method}: {right:.1f} % right, {counted(seeds, 'seed')}\n"
             "percent of a class' test clips",
         )
     return figure
