@@ -18,6 +18,7 @@ from espnet_adastride.corpora.kaldi import shorten
 from espnet_adastride.errors import UserError, counted
 from espnet_adastride.files import write_text
 from espnet_adastride.timing.transcripts import (
+    UNKNOWN_WORD,
     compare_times,
     read_ctm,
     read_reference,
@@ -54,6 +55,11 @@ def score(ctms, ref) -> dict:
     for ctm, words in all_words.items():
         whole = errors[ctm]
         common = compare_times({k: words[k] for k in sorted(usable)}, reference)
+        if usable and not common.words:
+            raise UserError(
+                f"{ref}: every word of {shorten(sorted(usable))} is {UNKNOWN_WORD}, "
+                "whose times are not compared; give a reference with the words"
+            )
         if not common.words:
             raise UserError(
                 f"{ctm}: no utterance with the words of {ref} "

@@ -366,6 +366,14 @@ def measure_strides(
         except AudioError as error:
             left_out[key] = str(error)
             continue
+        duration = float(times.boundaries[-1])
+        late = [word for word in words or () if word.start >= duration]
+        if late:
+            left_out[key] = (
+                f"{late[0].text!r} of --ref begins at {late[0].start:.2f} s, and the "
+                f"recording has {duration:.2f} s; check its times and ids"
+            )
+            continue
         if words is None:
             loud = is_speech(energy_db(wave, trained.rate), threshold)
             speech = frame_edges(wave, trained.rate), loud

@@ -238,6 +238,7 @@ def _draw_histogram(axes, statistics: StrideStatistics) -> None:
     axes.set_title("Local strides in speech and in silence", loc="left")
     axes.legend(fontsize=FONT_SIZE - 0.5, handlelength=2.2, borderaxespad=0.1)
     axes.set_ylim(0, 1.25 * axes.get_ylim()[1])
+    axes.set_yticks([tick for tick in axes.get_yticks() if tick <= 100])
 
 
 def histogram_edges(strides: np.ndarray) -> np.ndarray:

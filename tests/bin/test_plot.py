@@ -325,6 +325,13 @@ def test_a_corpus(adastride, data_dir, tmp_path, capsys):
     assert "none of the utterances" in run(
         capsys, *words, "--ref", tmp_path / "other.ctm", "--output", tmp_path / "c.svg"
     )
+    # the times of another recording
+    (tmp_path / "other.ctm").write_text("utt1 1 0 1 A\nutt2 1 7 1 B\n")
+    printed = run(
+        capsys, *words, "--ref", tmp_path / "other.ctm", "--output", tmp_path / "c.svg"
+    )
+    assert "2 left out: utt2, utt3" in printed
+    assert "'B' of --ref begins at 7.00 s, and the recording has 4.8" in printed
 
 
 def test_training_curves(tmp_path, capsys):
@@ -348,4 +355,6 @@ def test_training_curves(tmp_path, capsys):
     assert again == printed  # a folder that is given twice is drawn once
     said = run(capsys, "training", exp / "train.log", "--output", output)
     assert "train.log: a file, not a folder; give an experiment" in said
+    said = run(capsys, "training", tmp_path, "--output", output)
+    assert said.endswith(f"a folder of some; give one or more of them: {exp}")
     assert output.read_bytes().startswith(b"\x89PNG")

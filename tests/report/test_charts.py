@@ -149,6 +149,7 @@ def test_no_bar_of_a_corpus_is_cut():
         assert data.values.sum() == pytest.approx(100)  # nothing is left out
         assert low < data.edges[0] and data.edges[-1] < high
         assert data.values.max() < top
+        assert max(ticks(axes.yaxis)) == 100  # all speech is in one cell
     strides = np.concatenate(statistics.strides)
     silence = bars(axes)[0]  # the rare one has a bar of its own, where it belongs
     full = np.flatnonzero(silence.values)

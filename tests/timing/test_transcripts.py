@@ -346,6 +346,9 @@ def test_the_command_compares_over_common_utterances(tmp_path, capsys):
     ref.write_text("x 1 0 1 a\n")
     with pytest.raises(SystemExit, match="no utterance with the words"):
         score_times.main(["--ctm", str(one), "--ref", str(ref)])
+    ref.write_text("u 1 0 1 <unk>\n")
+    with pytest.raises(SystemExit, match="every word of u is <unk>, whose times"):
+        score_times.main(["--ctm", str(two), "--ref", str(ref)])
     two.write_text("")
     for words, reference in ((two, ref), (one, two)):
         with pytest.raises(SystemExit, match="two.*: no words in it"):
