@@ -29,6 +29,7 @@ WHOLE = {
     "small": ["train_asr_small.yaml", "speed_perturb.yaml"],
     "digits": ["train_digits.yaml"],
     "whisper": ["train_asr_whisper_small.yaml", "adastride_whisper_4x.yaml"],
+    "scorer": ["train_asr_whisper_small.yaml", "adastride_cif_scorer.yaml"],
     "joint": ["train_asr_whisper_joint.yaml"],
 }
 
