@@ -44,7 +44,11 @@ from measuring import GIB, SavedBytes, describe, now, vary_strides
 
 SECTIONS = ("facts", "layer", "step", "train", "more")
 ADAPTIVE = ("adastride", "adastride_f")
-LAYERS = ("avg_pool", *ADAPTIVE, "strided_conv", "stack", DENSE)
+#: AdaStride as it is recommended behind pretrained features (docs/choosing.md)
+CIF_SCORER = "adastride_cif_scorer"
+#: layers that the Triton kernels change
+WITH_KERNELS = (*ADAPTIVE, CIF_SCORER)
+LAYERS = ("avg_pool", *WITH_KERNELS, "strided_conv", "stack", DENSE)
 INPUT_LAYERS = ("conv2d", "strided_conv", "avg_pool", *ADAPTIVE)
 #: T, by value: speech of 10 s before the first stage, after it, then the others
 STEPS = (1000, 4000, 500, 16000, 64000, 2000, 8000, 32000)
@@ -264,9 +268,11 @@ def fact_cells(scale: Scale, triton):
 def build(method, scale: Scale, stride=2):
     """Build a layer; adaptive ones with scores that vary as trained ones' do, and the
     options that training uses."""
-    name = "adastride" if method == DENSE else method
+    name = "adastride" if method in (DENSE, CIF_SCORER) else method
     torch.manual_seed(0)
     conf = {"score_bound": 1.0} if name in ADAPTIVE else {}
+    if method == CIF_SCORER:
+        conf = {"score_bound": "sigmoid", "score_context": 5}
     if name == "adastride_f":
         conf["empty_slots"] = "nearest"
     layer = build_downsampler(name, scale.size, stride, **conf)
@@ -397,7 +403,7 @@ def measure_copy(steps, dtype, scale: Scale):
 
 def layer_name(method, steps, dtype, mode, triton):
     """Return the name of a cell; the Triton switch only where it changes something."""
-    word = f"/triton{int(triton)}" if method in ADAPTIVE else ""
+    word = f"/triton{int(triton)}" if method in WITH_KERNELS else ""
     return f"layer/{mode}/{dtype}/T{steps}/{method}{word}"
 
 
@@ -421,10 +427,12 @@ def _layer_cells(scale, triton, mode, dtype, steps):
         name = layer_name("copy", steps, dtype, mode, triton)
         yield Cell(name, partial(measure_copy, steps, dtype, scale), 2)
     for method in LAYERS:
-        if triton and method not in ADAPTIVE:
+        if triton and method not in WITH_KERNELS:
             continue  # measured without the kernels, and the same with them
         if method == DENSE and (steps > DENSE_UP_TO or mode != "eager"):
             continue
+        if method == CIF_SCORER and (steps not in scale.steps[:2] or mode != "eager"):
+            continue  # what it takes more than AdaStride hardly depends on T
         if mode == "graph" and method in ADAPTIVE and not (triton or scale.dry_run):
             continue  # the host waits for the number of entries: no graph
         if scale.dry_run and mode == "compile" and method != "avg_pool":

@@ -407,8 +407,6 @@ class _AdaptiveStrides(Downsampler):
         self.score_rate = check_number("score_rate", score_rate)
         self.sigma_square = check_number("sigma_square", sigma_square)
         self.score_bound = check_bound(score_bound)
-        if self.score_bound == SIGMOID:
-            self.kernels_place = False
         self.score_hidden = (
             None if score_hidden is None else check_whole("score_hidden", score_hidden)
         )
@@ -429,6 +427,8 @@ class _AdaptiveStrides(Downsampler):
             self.score_network = torch.nn.Conv1d(
                 size, size, self.score_context, groups=size
             )
+        if self.score_bound == SIGMOID and self.is_plain():
+            self.kernels_place = False  # the kernels that score apply no sigmoid
         self.score = torch.nn.Linear(self.score_hidden or size, 1, bias=False)
         if self.content_bound is not None:
             self.content = torch.nn.Linear(size, 1, bias=False)
@@ -445,20 +445,10 @@ class _AdaptiveStrides(Downsampler):
         # at least float32: half precision would overflow or round the scores
         dtype = torch.promote_types(x.dtype, torch.float32)
         plain = self.is_plain()
-        kernels = kernels_for(x) if self.kernels_place and plain else None
+        kernels = kernels_for(x) if self.kernels_place else None
         with torch.autocast(device_type=x.device.type, enabled=False):
             if kernels is not None:
-                output, positions, loss = kernels.resample(
-                    x,
-                    self.score_weight(dtype),
-                    lengths,
-                    output_lengths,
-                    downsampled_lengths(x.size(1), self.stride),
-                    self.sigma_square,
-                    self.score_bound,
-                    self.kernel_ranges(kernels),
-                )
-                return DownsamplingOutput(output, output_lengths, positions, loss)
+                return self._by_kernels(kernels, x, dtype, lengths, output_lengths)
             x_dtype, x = x.dtype, x.to(dtype)
             if not plain:
                 x = self.with_scores(zero_padding(x, lengths))
@@ -469,6 +459,35 @@ class _AdaptiveStrides(Downsampler):
                 output = self.without_scores(output)
             loss = positioning_loss(positions, lengths).to(dtype).to(x.device)
         return DownsamplingOutput(output.to(x_dtype), output_lengths, positions, loss)
+
+    def _by_kernels(self, kernels, x, dtype, lengths, output_lengths):
+        """Return the same as :meth:`downsample`, by the Triton kernels.
+
+        A score network runs before them; x itself is resampled by its scores.
+        """
+        x_dtype, bound, plain = x.dtype, self.score_bound, self.is_plain()
+        weight, scores = self.score_weight(dtype), None
+        if not plain:
+            padded = zero_padding(x.to(dtype), lengths)
+            weight, scores = None, self.network_scores(padded).to(torch.float64)
+            if bound == SIGMOID:
+                scores, bound = bound_scores(scores, lengths, bound), None
+            if self.content_bound is not None:
+                x = torch.cat(self.with_content(padded), dim=2)
+        output, positions, loss = kernels.resample(
+            x,
+            weight,
+            scores,
+            lengths,
+            output_lengths,
+            downsampled_lengths(x.size(1), self.stride),
+            self.sigma_square,
+            bound,
+            self.kernel_ranges(kernels),
+        )
+        if not plain:
+            output = self.without_scores(output).to(x_dtype)
+        return DownsamplingOutput(output, output_lengths, positions, loss)
 
     def export_form(self, x, stride):
         """See :meth:`Downsampler.export_form`: with :meth:`resample_whole`."""
@@ -494,10 +513,7 @@ class _AdaptiveStrides(Downsampler):
     def with_scores(self, x):
         """Return the tensor to resample with a score network or a content term.
 
-        The weights of z = A x are those of the positions times ``exp(c_t)``. Therefore
-        ``x_t exp(c_t)`` and ``exp(c_t)`` are resampled by the positions and then
-        divided (:meth:`without_scores`): exact, in linear time, with the same rows. The
-        last feature is the score: the positions are those of a score weight
+        The last feature is the score: the positions are those of a score weight
         (0 .. 0, 1).
 
         Args:
@@ -506,20 +522,34 @@ class _AdaptiveStrides(Downsampler):
         Returns:
             (B, T, D + 1), or (B, T, D + 2) with a content term.
         """
-        dtype, parts = x.dtype, [x]
-        if self.content_bound is not None:
-            preference = x @ self.content.weight.flatten().to(dtype)
-            bound = self.content_bound
-            weight = torch.exp(bound * torch.tanh(preference / bound)).unsqueeze(2)
-            parts = [x * weight, weight]
+        scores = self.network_scores(x).unsqueeze(2)
+        return torch.cat([*self.with_content(x), scores], dim=2)
+
+    def network_scores(self, x):
+        """Return the scores (B, T) of x (B, T, D), zero in the padding."""
+        dtype = x.dtype
         if self.score_network is not None:
             side = self.score_context // 2
             x = rectified_convolution(self.score_network, x, side)
-        parts.append((x @ self.score_weight(dtype)).unsqueeze(2))
-        return torch.cat(parts, dim=2)
+        return x @ self.score_weight(dtype)
+
+    def with_content(self, x):
+        """Return the parts (B, T, D) and, with a content term, (B, T, 1) to resample.
+
+        The weights of z = A x are those of the positions times ``exp(c_t)``. Therefore
+        ``x_t exp(c_t)`` and ``exp(c_t)`` are resampled by the positions and then
+        divided (:meth:`without_scores`): exact, in linear time, with the same rows.
+        """
+        if self.content_bound is None:
+            return [x]
+        preference = x @ self.content.weight.flatten().to(x.dtype)
+        bound = self.content_bound
+        weight = torch.exp(bound * torch.tanh(preference / bound)).unsqueeze(2)
+        return [x * weight, weight]
 
     def without_scores(self, z):
-        """Return z (B, T', D) from :meth:`with_scores` resampled; empty rows stay 0."""
+        """Return z (B, T', D) from what :meth:`with_scores` or :meth:`with_content`
+        returned, resampled; empty rows stay 0."""
         if self.content_bound is None:
             return z[..., : self.size]
         total = z[..., self.size : self.size + 1]

@@ -3,7 +3,7 @@
 The same function as :func:`rows.resample_by_scores`, without an array of entries. With
 n valid steps and m slots, one kernel each (b: score_bound, s: sigma_square):
 
-    _score      a_t = w . x_t
+    _score      a_t = w . x_t,   or none: given scores
     _place      a'_t = b tanh((a_t - mean a) / sqrt(b^2 + var a)),   or a_t
                 q = softmax(a'_2 .. a'_n),   p = (m - 1) [0, cumsum(q)]
                 loss = sum_t relu((m - 1) q_t - 1) / (n - 1)
@@ -549,7 +549,8 @@ _TRITON_DTYPE = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 def _forward(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: Optional[torch.Tensor],
+    given: Optional[torch.Tensor],
     lengths: torch.Tensor,
     output_lengths: torch.Tensor,
     width: int,
@@ -568,15 +569,17 @@ def _forward(
     torch.Tensor,
 ]:
     """Return z, positions, loss, and what the backward needs: scores, stats, firsts,
-    ends, squares, inverses."""
-    x, weight = x.contiguous(), weight.contiguous()
+    ends, squares, inverses. Either the score weight or scores are given."""
+    x = x.contiguous()
     batch, steps, size = x.shape
     dtype = _work_dtype(x.dtype)
 
     def new(*shape, dtype=torch.float64):
         return torch.empty(shape, dtype=dtype, device=x.device)
 
-    scores, positions = new(batch, steps), new(batch, steps)
+    # a copy: an operator must not return what it is given
+    scores = new(batch, steps) if given is None else given.to(torch.float64, copy=True)
+    scores, positions = scores.contiguous(), new(batch, steps)
     stats, losses = new(batch, 4), new(batch)
     z = torch.empty((batch, width, size), dtype=x.dtype, device=x.device)
     firsts, ends = (new(batch, width, dtype=torch.int32) for _ in range(2))
@@ -585,10 +588,11 @@ def _forward(
     at_once, warps = _steps_at_once(steps)
     blocks = triton.cdiv(steps, rows)
     with _on(x.device):
-        _score[(batch * blocks,)](
-            x, weight, lengths, scores, steps, blocks,
-            D=size, BT=rows, BD=features, num_warps=_WARPS,
-        )  # fmt: skip
+        if weight is not None:
+            _score[(batch * blocks,)](
+                x, weight.contiguous(), lengths, scores, steps, blocks,
+                D=size, BT=rows, BD=features, num_warps=_WARPS,
+            )  # fmt: skip
         _place[(batch,)](
             scores, lengths, output_lengths, positions, stats, losses, steps, width,
             BOUND=bound, BT=at_once, num_warps=warps,
@@ -610,7 +614,7 @@ def _reach(dtype):
 
 def _backward(
     x: torch.Tensor,
-    weight: torch.Tensor,
+    weight: Optional[torch.Tensor],
     lengths: torch.Tensor,
     output_lengths: torch.Tensor,
     kept: List[torch.Tensor],
@@ -621,12 +625,16 @@ def _backward(
     bound: Optional[float],
     want_x: bool,
     want_weight: bool,
-) -> Tuple[torch.Tensor, torch.Tensor]:
-    """Return the gradients of x and weight; an empty one if it is not needed."""
+) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the gradients of x, weight and scores; x and weight: an empty one if it
+    is not needed."""
     positions, scores, stats, firsts, ends, squares, inverses = kept
-    x, weight, grad_z = x.contiguous(), weight.contiguous(), grad_z.contiguous()
+    x, grad_z = x.contiguous(), grad_z.contiguous()
     (batch, steps, size), width = x.shape, grad_z.size(1)
     dtype = _work_dtype(x.dtype)
+    if weight is None:  # x is resampled only, it does not score
+        weight = x.new_zeros(size, dtype=dtype)
+    weight = weight.contiguous()
 
     def new(*shape, dtype=torch.float64):
         return torch.empty(shape, dtype=dtype, device=x.device)
@@ -674,7 +682,7 @@ def _backward(
             grad_scores, grad_x, partial, steps, width, blocks, chunks, tiles,
             WANT_X=want_x, WANT_WEIGHT=want_weight, BT=rows, **shared,
         )  # fmt: skip
-    return grad_x, partial.sum(dim=0).to(weight.dtype)
+    return grad_x, partial.sum(dim=0).to(weight.dtype), grad_scores
 
 
 # Captured by torch.compile as one operator each, whose kernels it does not look into;
@@ -688,7 +696,7 @@ _backward_operator = torch.library.custom_op(
 
 
 @_forward_operator.register_fake
-def _(x, weight, lengths, output_lengths, width, sigma_square, bound, kind):
+def _(x, weight, given, lengths, output_lengths, width, sigma_square, bound, kind):
     batch, steps, size = x.shape
     dtype = _work_dtype(x.dtype)
 
@@ -714,18 +722,20 @@ def _(
     sigma_square, bound, want_x, want_weight,
 ):  # fmt: skip
     grad_x = x.new_empty(x.shape if want_x else (0,))
-    return grad_x, torch.empty_like(weight)
+    dtype = _work_dtype(x.dtype) if weight is None else weight.dtype
+    grad_weight = torch.empty(x.size(2), dtype=dtype, device=x.device)
+    return grad_x, grad_weight, torch.empty_like(kept[1])
 
 
 class _Resample(torch.autograd.Function):
     """See :func:`resample`."""
 
     @staticmethod
-    def forward(ctx, x, weight, lengths, output_lengths, *settings):
+    def forward(ctx, x, weight, scores, lengths, output_lengths, *settings):
         compiling = torch.compiler.is_compiling()
         forward = _forward_operator if compiling else _forward
         z, positions, loss, *kept = forward(
-            x, weight, lengths, output_lengths, *settings
+            x, weight, scores, lengths, output_lengths, *settings
         )
         ctx.save_for_backward(x, weight, lengths, output_lengths, positions, *kept)
         _, ctx.sigma_square, ctx.bound, _ = settings
@@ -744,21 +754,23 @@ class _Resample(torch.autograd.Function):
         if grad_z is None:
             width = kept[3].size(1)
             grad_z = x.new_zeros(x.size(0), width, x.size(2))
-        want_x, want_weight = ctx.needs_input_grad[:2]
+        want_x, want_weight, want_scores = ctx.needs_input_grad[:3]
         compiling = torch.compiler.is_compiling()
         backward = _backward_operator if compiling else _backward
-        grad_x, grad_weight = backward(
+        grad_x, grad_weight, grad_scores = backward(
             x, weight, lengths, output_lengths, kept, grad_z, grad_positions, grad_loss,
             ctx.sigma_square, ctx.bound, want_x, want_weight,
         )  # fmt: skip
         grad_x = grad_x if want_x else None
         grad_weight = grad_weight if want_weight else None
-        return grad_x, grad_weight, *(None,) * 6
+        grad_scores = grad_scores if want_scores else None
+        return grad_x, grad_weight, grad_scores, *(None,) * 6
 
 
 def resample(
     x: torch.Tensor,
-    score_weight: torch.Tensor,
+    score_weight: Optional[torch.Tensor],
+    scores: Optional[torch.Tensor],
     lengths: torch.Tensor,
     output_lengths: torch.Tensor,
     width: int,
@@ -771,7 +783,8 @@ def resample(
     Args:
         x: (B, T, D), of :data:`DTYPES`, on a device that :func:`runs_on` accepts; the
             padding is never read.
-        score_weight: (D,), of any floating dtype.
+        score_weight: (D,), of any floating dtype; or None with ``scores``.
+        scores: (B, T) float64, from elsewhere, in place of those of x; or None.
         lengths: (B,) int64 valid lengths n, at most T.
         output_lengths: (B,) int64 number of slots m, at most ``width``.
         width: T'.
@@ -784,5 +797,6 @@ def resample(
         loss, a scalar of float32 at least; all with gradients, of first order only.
     """
     return _Resample.apply(
-        x, score_weight, lengths, output_lengths, width, sigma_square, score_bound, kind
-    )
+        x, score_weight, scores, lengths, output_lengths,
+        width, sigma_square, score_bound, kind,
+    )  # fmt: skip

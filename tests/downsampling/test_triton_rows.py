@@ -82,11 +82,13 @@ def launches_of(triton_rows, monkeypatch, dtype, size, steps, kind, bound):
     x = torch.empty(batch, steps, size, dtype=dtype)
     weight = torch.empty(size, dtype=torch.promote_types(dtype, torch.float32))
     lengths = torch.full((batch,), steps)
-    settings = x, weight, lengths, (lengths + 1) // 2
-    z, positions, loss, *kept = triton_rows._forward(*settings, width, 5.0, bound, kind)
-    kept = [positions, *kept]
+    settings = lengths, (lengths + 1) // 2
+    z, positions, loss, *kept = triton_rows._forward(
+        x, weight, None, *settings, width, 5.0, bound, kind
+    )
+    kept, by_positions = [positions, *kept], positions if kind else None
     triton_rows._backward(
-        *settings, kept, z, positions if kind else None, loss, 5.0, bound, True, True
+        x, weight, *settings, kept, z, by_positions, loss, 5.0, bound, True, True
     )
     monkeypatch.undo()
     return launches
