@@ -153,6 +153,17 @@ def describe_os_error(error: OSError) -> str:
     )
 
 
+def open_closed_streams() -> None:
+    """Replace standard streams that the caller closed (``>&-``) by the null device.
+
+    Python has None for them. Their numbers would go to the next files that are opened,
+    which C libraries would then print into.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
+
+
 @contextlib.contextmanager
 def silent_broken_pipe():
     """End the process silently when the reader of its output has gone (``| head``)."""
@@ -180,6 +191,7 @@ def one_line_errors(main):
 
     @functools.wraps(main)
     def wrapper(cmd=None):
+        open_closed_streams()
         with silent_broken_pipe():
             try:
                 return main(cmd)

@@ -11,7 +11,7 @@ import argparse
 import math
 import re
 from fractions import Fraction
-from typing import Callable, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from espnet_adastride.errors import ConfigurationError, UserError
 
@@ -124,6 +124,38 @@ def read_seeds(words: Sequence[str]) -> List[int]:
         if not re.fullmatch(r"\d{1,6}", word):
             raise UserError(f"--seeds {word}: give whole numbers, e.g. 0 1 2")
     return [int(word) for word in seeds]
+
+
+#: options of ESPnet's beam search: what is not in the range gives empty or strange text
+SEARCH_NUMBERS = {
+    "beam_size": whole(1),
+    "ctc_weight": real(0, 1),
+    "lm_weight": real(),
+    "ngram_weight": real(),
+    "penalty": real(),
+    "maxlenratio": real(),
+    "minlenratio": real(),
+}
+
+
+def search_numbers(options: Mapping[str, Any], where: object) -> Dict[str, float]:
+    """Return the numbers among options of ESPnet's beam search.
+
+    Args:
+        options: ``beam_size``, ``ctc_weight`` ...; others are ignored.
+        where: file or option, for the message.
+
+    Raises:
+        ConfigurationError: one line on a value out of range.
+    """
+    numbers = {}
+    for word, parse in SEARCH_NUMBERS.items():
+        if word in options:
+            try:
+                numbers[word] = parse(str(options[word]))
+            except argparse.ArgumentTypeError as error:
+                raise ConfigurationError(f"{where}: {word}: {error}") from None
+    return numbers
 
 
 def refuse_wide_beam(beam: int, tokens: int, where: object) -> None:

@@ -119,6 +119,39 @@ def test_a_reader_may_leave(tmp_path):
         assert said in done.stderr.decode() and bool(said) == bool(done.stderr)
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_standard_streams_may_be_closed(closed, tmp_path):
+    code = "import sys\nfrom espnet_adastride.errors import one_line_errors\n"
+    code += "@one_line_errors\ndef main(cmd):\n"
+    code += "    print('text'); print('line', file=sys.stderr); sys.stdin.read()\n"
+    code += (
+        f"    print(sys.stderr.isatty(), file=open({str(tmp_path / 'done')!r}, 'w'))"
+    )
+    (tmp_path / "code.py").write_text(f"{code}\nmain()\n")
+    line = f'"{sys.executable}" "{tmp_path / "code.py"}" {closed}'
+    ended = subprocess.run(
+        line,
+        shell=True,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert ended.returncode == 0 and "Traceback" not in ended.stderr
+    assert (tmp_path / "done").read_text() == "False\n"
+    assert ended.stdout == ("" if " >" in f" {closed}" else "text\n")
+    assert ended.stderr == ("" if "2>" in closed else "line\n")
+
+
+def test_a_file_that_begins_with_a_dash(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-talk.wav").write_bytes(b"")
+    with pytest.raises(SystemExit):
+        cli.main(["transcribe", "--model", "m", "-talk.wav"])
+    assert "for the file -talk.wav, write ./-talk.wav" in capsys.readouterr().err
+
+
 def test_the_disk_and_missing_files_are_one_line(tmp_path):
     @one_line_errors
     def main(cmd=None):

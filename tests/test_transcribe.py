@@ -279,6 +279,22 @@ def test_beam_search(exp, tmp_path):
     config.write_text("[1]")
     with pytest.raises(ConfigurationError, match="give options"):
         Transcriber(exp, inference_config=config)
+    # PyYAML reads 5e-1 as a string
+    config.write_text("{beam_size: 2, ctc_weight: 5e-1, maxlenratio: 0.3}")
+    assert Transcriber(exp, inference_config=config)(noise(0.5)) == result._replace(
+        name="the recording"
+    )
+    for word, value, fix in (
+        ("beam_size", 0, "'0': give a whole number, 1 or more"),
+        ("beam_size", 2.5, "'2.5': give a whole number, 1 or more"),
+        ("ctc_weight", float("nan"), "'nan': give a number from 0 to 1"),
+        ("ctc_weight", 3, "'3': give a number from 0 to 1"),
+        ("lm_weight", "inf", "'inf': give a number"),
+        ("penalty", None, "'None': give a number"),
+    ):
+        with pytest.raises(ConfigurationError) as error:
+            Transcriber(exp, inference_config={"beam_size": 2, word: value})
+        assert str(error.value) == f"inference_config: {word}: {fix}"
 
 
 def test_a_packed_model(exp, transcriber, tmp_path, monkeypatch):
@@ -388,6 +404,11 @@ def test_wrong_models_are_named_in_one_line(exp, tmp_path):
     good = (exp / "config.yaml").read_text()
     assert "no such file or folder" in said(tmp_path / "none")
     assert "no config.yaml in it" in said(tmp_path)
+    assert said("") == "the model's name is empty; check for an unset variable"
+    (tmp_path / "x.onnx").touch()
+    assert "which deployment.recogniser.OnnxTranscriber reads" in said(
+        tmp_path / "x.onnx"
+    )
     (tmp_path / "x.tar").touch()
     assert "not a zip or tar archive" in said(tmp_path / "x.tar")
     (tmp_path / "x.zip").write_text("no archive")

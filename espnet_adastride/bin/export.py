@@ -67,9 +67,13 @@ def check(args: argparse.Namespace) -> None:
         raise UserError(f"--output {output}: is a folder; name a file")
     check_folder(output.parent, "--output")  # before minutes of work
     if output.suffix != FORMATS[args.format]:
+        other = next(
+            (f for f, suffix in FORMATS.items() if suffix == output.suffix), ""
+        )
+        fix = f"; or give --format {other}" if other else ""
         raise UserError(
             f"--output {output}: name a {FORMATS[args.format]}, which --format "
-            f"{args.format} writes"
+            f"{args.format} writes{fix}"
         )
     if output.exists() and not args.overwrite:
         raise UserError(

@@ -111,6 +111,16 @@ class Parser(argparse.ArgumentParser):
                     found |= set(parser._option_string_actions)
         return found
 
+    def _advice_on_dashes(self, options):
+        """Return how to give a file whose name was read as an option; or ""."""
+        for word in self._words:
+            if word == "--":
+                break
+            begins = word[:1] == "-" and word != "-" and word not in options
+            if begins and os.path.lexists(word):
+                return f"; for the file {word}, write ./{word}"
+        return ""
+
     def error(self, message):
         """Exit with the usage, the message and a suggestion."""
         options = self._options()
@@ -122,6 +132,7 @@ class Parser(argparse.ArgumentParser):
             if near is not None:
                 message += f"; unknown option {name}: did you mean --{near}?"
                 break
+        message += self._advice_on_dashes(options)
         self.print_usage(sys.stderr)
         self.exit(2, named(f"error: {message}") + "\n")
 

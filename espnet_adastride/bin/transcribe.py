@@ -372,7 +372,8 @@ def _transcribe_one(job: Job, recognise, args, several: bool, meter: Meter):
         wave = read_audio(path, recognise.trained.rate, say=meter.say)
         transcript = recognise.transcribe(wave, name, meter.add)
     if transcript.silent:
-        meter.say(f"{shown(path)}: only silence; no words")
+        where = "standard input" if path == STDIN else shown(path)
+        meter.say(f"{where}: only silence; no words")
     with meter.above():
         _write(transcript, job, args, several)
     return late

@@ -46,6 +46,8 @@ SHORTEST_PAUSE = 0.2
 NEIGHBOURHOOD = 4.0
 #: amplitude of silence (-80 dB of full scale)
 SILENT = 1e-4
+#: Hz; no speech is sampled more slowly, so the header or the argument is wrong
+LOWEST_RATE = 100
 #: channels cancel if their mean has this share (-20 dB) of the loudest one's energy
 CANCELLED = 0.01
 #: peaks up to this value occur in lossy formats; above, samples are wrongly scaled
@@ -101,7 +103,7 @@ def read_pcm(stream: BinaryIO, rate: int, size: int) -> Iterator[np.ndarray]:
         size: samples to yield at a time; the last ones may be fewer.
 
     Raises:
-        AudioError: if it is empty, or the header describes another format.
+        AudioError: if it has no samples, or the header describes another format.
     """
     fix = (
         f"pipe 16-bit mono at {rate} Hz into it: arecord -f S16_LE -r {rate} -t raw, or"
@@ -117,14 +119,18 @@ def read_pcm(stream: BinaryIO, rate: int, size: int) -> Iterator[np.ndarray]:
         raise AudioError(
             f"standard input: compressed audio, or a format that is not WAV; {fix}"
         )
+    heard = False
     while True:
         content = head + stream.read(max(2 * size - len(head), 0))
         head = b""
         samples = np.frombuffer(content[: len(content) // 2 * 2], dtype="<i2")
         if len(samples):
+            heard = True
             yield samples.astype(np.float32) / 32768
         if len(content) < 2 * size:
-            return
+            break
+    if not heard:
+        raise AudioError(f"standard input: no samples; {fix}")
 
 
 def _read_wav_header(stream: BinaryIO, rate: int, fix: str) -> None:
@@ -155,7 +161,9 @@ def sample_problem(wave: np.ndarray) -> str:
     peak = float(np.abs(wave).max(initial=0.0))
     if not np.isfinite(peak):
         wrong = np.count_nonzero(~np.isfinite(wave))
-        return f"{wrong} samples are not numbers (NaN, infinite); export it again"
+        one = "1 sample is not a number"
+        what = one if wrong == 1 else f"{wrong} samples are not numbers"
+        return f"{what} (NaN, infinite); export it again"
     if peak > SCALED:
         for bits in (16, 24, 32):
             if peak <= 2 ** (bits - 1):
@@ -183,7 +191,8 @@ def prepare(
         say: called with warnings, one line each; None: log them.
 
     Raises:
-        AudioError: for non-finite samples, samples far outside [-1, 1], or no samples.
+        AudioError: for non-finite samples, samples far outside [-1, 1], no samples, or
+            a rate that no recording has.
     """
     say = say or log_line
     wave = np.asarray(wave)
@@ -205,6 +214,11 @@ def prepare(
     problem = sample_problem(wave)
     if problem:
         raise AudioError(f"{name}: {problem}")
+    if found < LOWEST_RATE:
+        raise AudioError(
+            f"{name}: {found:g} samples per second, but speech has {LOWEST_RATE} or "
+            "more; correct the rate, or get the file again"
+        )
     wave = wave.astype(np.float32, copy=False)
     peak = float(np.abs(wave).max())
     if peak > HOT:

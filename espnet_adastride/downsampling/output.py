@@ -234,6 +234,10 @@ def whole_lengths(
     return checked_lengths(None, x), output_lengths, width
 
 
+#: the largest stride: whole strides and lengths are added as int64
+LARGEST_STRIDE = 10**9
+
+
 def check_stride(stride: float, integer: bool = False) -> float:
     """Return the stride if it is a real number >= 1 (and whole, if requested).
 
@@ -245,6 +249,11 @@ def check_stride(stride: float, integer: bool = False) -> float:
     if not (math.isfinite(stride) and stride >= 1):
         why = ": a stride below 1 would upsample the sequence" if stride < 1 else ""
         raise ValueError(f"stride must be a real number >= 1, got {stride}{why}")
+    if stride > LARGEST_STRIDE:
+        raise ValueError(
+            f"stride must be at most {LARGEST_STRIDE:g}, got {stride}: no recording "
+            "has as many frames"
+        )
     if integer and stride != int(stride):
         raise ValueError(
             f"this method takes whole strides only, got {stride}; "

@@ -27,6 +27,7 @@ from espnet_adastride.errors import (
 from espnet_adastride.files import PathLike
 from espnet_adastride.networks.saved_models import default_model
 from espnet_adastride.networks.unpacking import unpack
+from espnet_adastride.options import search_numbers
 from espnet_adastride.plugin import espnet
 from espnet_adastride.plugin.espnet import asr_task
 
@@ -159,6 +160,13 @@ def find_files(model: PathLike, asr_model_file: Optional[str], scratch: Path):
         ModelError: not found, or not a model.
     """
     path = Path(model)
+    if not str(model):  # it would be the current folder
+        raise ModelError(no_such("", option="the model's name"))
+    if path.is_file() and path.suffix == ".onnx":
+        raise ModelError(
+            f"{model}: an exported model, which deployment.recogniser.OnnxTranscriber "
+            f"reads; {GIVE_MODEL}"
+        )
     if path.is_file() and path.suffix == ".pth":
         if asr_model_file is not None:
             raise ModelError(
@@ -273,7 +281,8 @@ def read_inference_config(source) -> Dict[str, Any]:
 
     Raises:
         UserError: the file cannot be read.
-        ConfigurationError: naming a wrong key and the choices.
+        ConfigurationError: naming a wrong key and the choices, or a number out of
+            range.
     """
     where = source if isinstance(source, (str, Path)) else "inference_config"
     if isinstance(source, (str, Path)):
@@ -296,6 +305,7 @@ def read_inference_config(source) -> Dict[str, Any]:
             raise ConfigurationError(
                 f"{where}: {word} is not supported here; leave it out"
             )
+    options = {**options, **search_numbers(options, where)}
     return {
         word: value
         for word, value in options.items()

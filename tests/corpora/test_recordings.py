@@ -18,6 +18,7 @@ from espnet_adastride.corpora.recordings import (  # noqa: E402
     is_silent,
     prepare,
     read_audio,
+    read_pcm,
 )
 from espnet_adastride.errors import AudioError  # noqa: E402
 
@@ -74,6 +75,26 @@ def test_standard_input(monkeypatch):
         read_audio("-", RATE)  # it has been read
 
 
+@pytest.mark.parametrize("rate", [1, 99, 1e-3])
+def test_an_impossible_rate_is_not_resampled(tmp_path, rate):
+    # a second at 1 Hz would become two hours, at 0.001 Hz more than the memory holds
+    words = "x: .* samples per second, but speech has 100 or more; correct the rate"
+    with pytest.raises(AudioError, match=words):
+        prepare(tone(0.5), rate, RATE, "x")
+    if rate >= 1:
+        soundfile.write(tmp_path / "slow.wav", tone(0.5), rate)
+        with pytest.raises(AudioError, match="samples per second"):
+            read_audio(tmp_path / "slow.wav", RATE)
+
+
+def test_a_stream_without_samples():
+    file = io.BytesIO()
+    soundfile.write(file, tone(0), RATE, format="WAV")
+    for content in (file.getvalue(), b"\0"):
+        with pytest.raises(AudioError, match="standard input: no samples; pipe 16-bit"):
+            list(read_pcm(io.BytesIO(content), RATE, 800))
+
+
 @pytest.mark.parametrize("length", [1, 300])  # 255 is the longest name of a file
 def test_a_piped_command_is_named(length):
     command = f"sox {'x' * length} -t wav - |"
@@ -102,6 +123,8 @@ def test_bad_recordings_are_named_in_one_line(tmp_path):
     wave = np.zeros(10)
     wave[3], wave[4] = np.nan, np.inf
     assert "2 samples are not numbers" in said("nan.wav", samples=wave)
+    wave[4] = 0
+    assert "1 sample is not a number" in said("nan.wav", samples=wave)
     (tmp_path / "folder.wav").mkdir()
     assert said("folder.wav")
     for samples, words in (

@@ -89,7 +89,10 @@ def test_boundaries_of_two_stages_by_hand():
         (["{0}", "--output", "{0}/none/m.onnx"], "create it first"),
         (["{0}", "--output", "{0}/there.onnx"], "--overwrite true"),
         (["{0}", "--output", "{0}"], "a folder; name a file"),
-        (["{0}", "--output", "{0}/m.pt2"], "name a .onnx, which --format onnx writes"),
+        (
+            ["{0}", "--output", "{0}/m.pt2"],
+            "name a .onnx, which --format onnx writes; or give --format torch",
+        ),
         (
             ["{0}", "--output", "{0}/m.onnx", "--format", "torch"],
             "name a .pt2, which --format torch writes",

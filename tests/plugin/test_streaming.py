@@ -326,7 +326,7 @@ def test_samples_that_are_none(conformer):
     wrong = {
         "divide them by 32768": (samples * 32768).astype(np.int16),
         "integers; divide them": samples * 32768,
-        "1 samples are not numbers": np.array([0.0, np.nan]),
+        "1 sample is not a number": np.array([0.0, np.nan]),
         "must be (n,), of one channel, got (8000, 2)": np.stack([samples] * 2, axis=1),
     }
     for words, given in wrong.items():

@@ -353,6 +353,13 @@ def test_a_beam_wider_than_the_vocabulary(tmp_path, capsys):
         with pytest.raises(SystemExit, match=line.format(beam)):
             check_training.main([*words, f"--inference_args={given}"])
     check_training.main([*words, "--inference_args=--beam_size 6"])
+    for option, fix in (
+        ("beam_size 0", "beam_size: '0': give a whole number, 1 or more"),
+        ("ctc_weight 3", "ctc_weight: '3': give a number from 0 to 1"),
+        ("lm_weight nan", "lm_weight: 'nan': give a number"),
+    ):
+        with pytest.raises(SystemExit, match=f"^error: --inference_args: {fix}"):
+            check_training.main([*words, f"--inference_args=--{option}"])
     assert capsys.readouterr().out == "valid.acc.ave.pth\n"
     trained["decoder"] = "transducer"
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(trained))
