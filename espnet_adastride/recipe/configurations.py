@@ -87,7 +87,7 @@ def check(args: argparse.Namespace) -> str:
         known = searches and isinstance(tokens, list)
         if known and trained.get("decoder") != "transducer":
             beam = int(config.get("beam_size", 20))
-            for word in SEARCH_NUMBERS.keys() & config.keys():
+            for word in filter(config.__contains__, SEARCH_NUMBERS):
                 search_numbers({word: config[word]}, place([word]))
             refuse_wide_beam(beam, len(tokens), place(["beam_size"]))
         if args.model or not trained:
