@@ -487,6 +487,64 @@ def test_audio_that_changed_in_place_is_decoded_again(recipe, tmp_path):
     assert "decoding test in 1 jobs" in text
 
 
+def test_a_failed_scoring_leaves_no_scores(recipe, tmp_path):
+    two_utterances(recipe)
+    (tmp_path / "decoder.py").write_text(DECODER)
+    exp = recipe / "exp" / "asr_x"
+    exp.mkdir(parents=True)
+    (exp / "valid.acc.ave.pth").write_text("")
+    (exp / "config.yaml").write_text("{}")
+    options = [*SETS, "--token_type=char", "--nj=2", "--inference_nj=1"]
+    options += ["--asr_tag=x", "--skip_train=true", "--stop_stage=13"]
+    options += ["--inference_asr_model=valid.acc.ave.pth", "--inference_tag=mine"]
+    options += ["--inference_config=decode_ctc_greedy.yaml"]
+    stand_in = f"{sys.executable} {tmp_path / 'decoder.py'}"
+
+    def scores():
+        found = [*exp.glob("RESULTS.md"), *exp.glob("mine/test/score_*/result.txt")]
+        return sorted(file.relative_to(exp).parts[-1] for file in found)
+
+    status, text, errors = run(recipe, *options, python=stand_in)
+    assert status == 0, text + errors
+    assert scores() == ["RESULTS.md", "result.txt", "result.txt"]
+    references = recipe / "dump" / "raw" / "test" / "text"
+    references.write_text(references.read_text() + "u9 A\n")
+    line = one_line(run(recipe, *options, "--stage=13", python=stand_in))
+    assert "1 of 3 references have no hypothesis: u9; decode them" in line
+    assert "in a recipe: begin with --stage 3" in line
+    assert scores() == []
+    status, text, errors = run(recipe, *options, "--stage=3", python=stand_in)
+    assert status == 0, text + errors
+    assert scores() == ["RESULTS.md", "result.txt", "result.txt"]
+
+
+def test_a_set_that_is_nowhere_is_named_with_those_there_are(recipe):
+    def wrong(*options):
+        return one_line(run(recipe, *SETS, *MINI, *options))
+
+    assert "run stage 12 first" in wrong("--stage=13", "--test_sets=tset")
+    for name in ("train", "dev", "test", "token_list"):
+        (recipe / "data" / name).mkdir(parents=True)
+    for name in ("train", "dev"):
+        (recipe / "data" / name / "wav.scp").write_text("")
+    for folder in (recipe / "dump/raw/test", recipe / "dump/raw/org/dev"):
+        folder.mkdir(parents=True)
+        (folder / ".stage_done").write_text("")
+    for option, stage in (
+        *(("test_sets", stage) for stage in (3, 10, 13)),
+        *(("train_set", 4), ("valid_set", 11)),
+    ):
+        assert wrong(f"--stage={stage}", f"--{option}=tset") == (
+            f"error: --{option} tset: no such set in {recipe}/data or dump; there: "
+            "dev test train; name one of these, or make tset (stage 1)"
+        )
+    # what is not read is not asked for
+    training = ["--stage=10", "--stop_stage=11", "--test_sets=tset"]
+    assert "run stage 4 first" in wrong(*training)
+    scoring = ["--stage=12", "--train_set=t", "--valid_set=d"]
+    assert "run stage 11 first" in wrong(*scoring)
+
+
 # ------------------------------------------------------------------ interruptions
 def gone(pid):
     """Fail if a process still runs; one that has ended may not be reaped yet."""
