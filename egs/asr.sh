@@ -938,11 +938,19 @@ stage_11() {
 }
 
 need_model() {
-    if [ ! -f "${asr_exp}/${inference_asr_model}" ]; then
-        die "${asr_exp}/${inference_asr_model} is missing: run stage 11 first, or choose" \
-            "with --inference_asr_model one of:" \
-            "$(cd "${asr_exp}" 2>/dev/null && echo ./*.pth)"
+    local file models=() others=() advice=
+    [ ! -f "${asr_exp}/${inference_asr_model}" ] || return 0
+    for file in "${asr_exp}"/*.pth; do [ ! -f "${file}" ] || models+=("${file##*/}"); done
+    for file in "${expdir}"/asr_*/config.yaml; do
+        [ ! -f "${file}" ] || others+=("$(dirname "${file}")")
+    done
+    if [ ${#models[@]} -gt 0 ]; then
+        advice=", or choose with --inference_asr_model one of: ${models[*]}"
+    elif [ ${#others[@]} -gt 0 ]; then
+        advice=", or name another experiment, as in its training (--asr_config, --asr_args,"
+        advice+=" --asr_tag, --asr_exp); there: ${others[*]}"
     fi
+    die "${asr_exp}/${inference_asr_model} is missing: run stage 11 first${advice}"
 }
 
 stage_12() {
@@ -1012,11 +1020,14 @@ stage_12() {
 
 stage_13() {
     local name data output inputs arguments
+    [ -d "${asr_exp}" ] || need_model
+    for name in "${tests[@]}"; do  # before the lock makes a folder
+        need "${asr_exp}/${inference_tag}/${name}/.decoding_done" "stage 12"
+    done
     lock "${asr_exp}/${inference_tag}" refuse
     for name in "${tests[@]}"; do
         data=$(evaluation_dir "${name}")
         output=${asr_exp}/${inference_tag}/${name}
-        need "${output}/.decoding_done" "stage 12"
         arguments=(--token_type "${token_type}" --cleaner "${cleaner}"
             --nlsyms_txt "${nlsyms_txt}")
         inputs=(--input "${data}/text" --input "${output}/text"

@@ -28,6 +28,10 @@ METHODS = "espnet_adastride.downsampling.registry"
 
 #: as in downsampling.output, which imports torch; a test compares them
 MAX_STRIDE = 10**6
+TOO_LARGE = (
+    f"must be at most {MAX_STRIDE}: so many frames are hours of speech, longer than "
+    "any utterance"
+)
 
 #: options that ESPnet uses as divisors or counts
 AT_LEAST_ONE = ("accum_grad", "max_epoch", "batch_size", "batch_bins")
@@ -349,8 +353,7 @@ class _Checker:
             if given is not None and one > MAX_STRIDE:
                 self.refuse(
                     [*path, key],
-                    f"{'.'.join(path)}: {key}: {one!r} must be at most {MAX_STRIDE}: so "
-                    "many frames are hours of speech, longer than any utterance",
+                    f"{'.'.join(path)}: {key}: {one!r} {TOO_LARGE}",
                 )
 
     def _stages(self, path, key, conf) -> None:
@@ -409,3 +412,5 @@ def refuse_unknown_decoding(config: Dict[str, Any], module: str, where) -> None:
         wrong = wrong_option_value(options[name], value)
         if wrong:
             raise UserError(f"{where([name])}: {name}: {value!r} must be {wrong}")
+        if name == "stride" and value is not None and float(value) > MAX_STRIDE:
+            raise UserError(f"{where([name])}: {name}: {value!r} {TOO_LARGE}")

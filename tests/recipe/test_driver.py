@@ -156,6 +156,11 @@ def one_line(result):
             "--inference_args: stride: '0.5' must be a number, 1 or more",
         ),
         (
+            [*SETS, *MINI, "--inference_config", "decode_ctc_greedy.yaml"]
+            + ["--inference_args", "--stride 1e30"],
+            "--inference_args: stride: '1e30' must be at most 1000000",
+        ),
+        (
             [*SETS, *MINI, "--asr_args", "--max_epoch=ten"],
             "--asr_args: max_epoch: 'ten' must be a whole number",
         ),
@@ -172,6 +177,7 @@ def one_line(result):
             "--lm_args: lm_conf: unknown key 'untis' (did you mean 'unit'?)",
         ),
         ([*SETS, "--stage", "12"], "run stage 11 first"),
+        ([*SETS, "--stage", "13"], "run stage 11 first"),
         ([*SETS, "--stage", "14"], "run stage 11 first"),
         (
             [*SETS, *MINI, "--stage", "2", "--speed_perturb_factors", "0.9 1.0"],
@@ -522,7 +528,7 @@ def test_a_set_that_is_nowhere_is_named_with_those_there_are(recipe):
     def wrong(*options):
         return one_line(run(recipe, *SETS, *MINI, *options))
 
-    assert "run stage 12 first" in wrong("--stage=13", "--test_sets=tset")
+    assert "run stage 11 first" in wrong("--stage=13", "--test_sets=tset")
     for name in ("train", "dev", "test", "token_list"):
         (recipe / "data" / name).mkdir(parents=True)
     for name in ("train", "dev"):
@@ -543,6 +549,23 @@ def test_a_set_that_is_nowhere_is_named_with_those_there_are(recipe):
     assert "run stage 4 first" in wrong(*training)
     scoring = ["--stage=12", "--train_set=t", "--valid_set=d"]
     assert "run stage 11 first" in wrong(*scoring)
+
+
+def test_an_experiment_that_is_nowhere_is_named_with_those_there_are(recipe):
+    exp = recipe / "exp" / "asr_x"
+    exp.mkdir(parents=True)
+    (exp / "config.yaml").write_text("model_conf: {ctc_weight: 1.0}\n")
+    (exp / "1epoch.pth").write_text("")
+    options = [*SETS, "--inference_asr_model=best.pth"]
+    for stage in (12, 13, 14):
+        line = one_line(run(recipe, *options, "--asr_tag=y", f"--stage={stage}"))
+        assert "exp/asr_y/best.pth is missing: run stage 11 first, or name" in line
+        assert line.endswith("; there: exp/asr_x")
+        assert not (recipe / "exp" / "asr_y").exists()
+    line = one_line(run(recipe, *options, "--asr_tag=x", "--stage=14"))
+    assert line.endswith("choose with --inference_asr_model one of: 1epoch.pth")
+    line = one_line(run(recipe, *options, "--asr_tag=x", "--stage=13"))
+    assert "run stage 12 first" in line and len(list(exp.iterdir())) == 2
 
 
 # ------------------------------------------------------------------ interruptions
