@@ -234,12 +234,17 @@ def whole_lengths(
     return checked_lengths(None, x), output_lengths, width
 
 
-#: the largest stride: whole strides and lengths are added as int64
-LARGEST_STRIDE = 10**9
+#: a million log-mels are 2.8 hours; a longer window than any utterance would make one
+#: frame of each, and windows and prime factors would take all memory and time
+MAX_STRIDE = 10**6
 
 
 def check_stride(stride: float, integer: bool = False) -> float:
-    """Return the stride if it is a real number >= 1 (and whole, if requested).
+    """Return the stride if it is a real number from 1 to :data:`MAX_STRIDE`.
+
+    Args:
+        stride: the user's value.
+        integer: it must be whole.
 
     Raises:
         ValueError: naming the value and what is allowed.
@@ -249,10 +254,10 @@ def check_stride(stride: float, integer: bool = False) -> float:
     if not (math.isfinite(stride) and stride >= 1):
         why = ": a stride below 1 would upsample the sequence" if stride < 1 else ""
         raise ValueError(f"stride must be a real number >= 1, got {stride}{why}")
-    if stride > LARGEST_STRIDE:
+    if stride > MAX_STRIDE:
         raise ValueError(
-            f"stride must be at most {LARGEST_STRIDE:g}, got {stride}: no recording "
-            "has as many frames"
+            f"stride must be at most {MAX_STRIDE}, got {stride}: so many frames are "
+            "hours of speech, longer than any utterance"
         )
     if integer and stride != int(stride):
         raise ValueError(

@@ -176,14 +176,15 @@ def check_ids(
     if extra:
         raise UserError(
             f"{len(extra)} of {len(hyp)} hypotheses have no reference: "
-            f"{shorten(extra)}; give the reference text of the set that was decoded"
+            f"{shorten(extra)}; give the reference text of the set that was decoded "
+            "(in a recipe: begin with --stage 3)"
         )
     absent = sorted(ref.keys() - hyp.keys())
     if absent and missing == "refuse":
         raise UserError(
             f"{len(absent)} of {len(ref)} references have no hypothesis: "
-            f"{shorten(absent)}; decode them, or count them as empty with "
-            "--missing empty"
+            f"{shorten(absent)}; decode them (in a recipe: begin with --stage 3), or "
+            "count them as empty with the command adastride score --missing empty"
         )
     return absent
 

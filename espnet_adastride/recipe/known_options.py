@@ -26,6 +26,13 @@ LAYER = source.ClassReference(
 LAYER_CONF = "espnet_adastride.plugin.layer_conf"
 METHODS = "espnet_adastride.downsampling.registry"
 
+#: as in downsampling.output, which imports torch; a test compares them
+MAX_STRIDE = 10**6
+TOO_LARGE = (
+    f"must be at most {MAX_STRIDE}: so many frames are hours of speech, longer than "
+    "any utterance"
+)
+
 #: options that ESPnet uses as divisors or counts
 AT_LEAST_ONE = ("accum_grad", "max_epoch", "batch_size", "batch_bins")
 
@@ -333,7 +340,7 @@ class _Checker:
             self._stages(path, key, conf)
 
     def _strides(self, path, key, given) -> None:
-        """Reject a stride below 1, as ``downsampling.output.check_stride`` does."""
+        """Reject a stride as ``downsampling.output.check_stride`` does."""
         if given == []:
             self.refuse([*path, key], f"{'.'.join(path)}: {key}: the list is empty")
         for one in given if isinstance(given, list) else [given]:
@@ -342,6 +349,11 @@ class _Checker:
                 self.refuse(
                     [*path, key],
                     f"{'.'.join(path)}: {key}: {one!r} must be a number of at least 1",
+                )
+            if given is not None and one > MAX_STRIDE:
+                self.refuse(
+                    [*path, key],
+                    f"{'.'.join(path)}: {key}: {one!r} {TOO_LARGE}",
                 )
 
     def _stages(self, path, key, conf) -> None:
@@ -400,3 +412,5 @@ def refuse_unknown_decoding(config: Dict[str, Any], module: str, where) -> None:
         wrong = wrong_option_value(options[name], value)
         if wrong:
             raise UserError(f"{where([name])}: {name}: {value!r} must be {wrong}")
+        if name == "stride" and value is not None and float(value) > MAX_STRIDE:
+            raise UserError(f"{where([name])}: {name}: {value!r} {TOO_LARGE}")

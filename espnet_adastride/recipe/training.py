@@ -33,7 +33,10 @@ FREE = {
 def _describe_change(name: str, before: dict, after: dict) -> str:
     if name.startswith("file ") and name in before and name in after:
         return f"the {name} changed"
-    return f"{name} was {before.get(name, 'not set')}, is {after.get(name, 'not set')}"
+    # an option without a value, such as pretrained_model, is recorded as ""
+    return (
+        f"{name} was {before.get(name) or 'not set'}, is {after.get(name) or 'not set'}"
+    )
 
 
 def _whole(path: Path) -> bool:

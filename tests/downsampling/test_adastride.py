@@ -368,6 +368,7 @@ def test_training_starts_at_uniform_strides_and_learns_to_spend_frames():
     [
         ({"stride": 0.5}, "stride"),
         ({"stride": math.nan}, "stride"),
+        ({"stride": 1e30}, "stride must be at most 1000000, got 1e[+]30"),
         ({"stride": "2"}, "stride"),
         ({"size": 0}, "size"),
         ({"sigma_square": 0}, "sigma_square"),

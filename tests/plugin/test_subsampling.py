@@ -240,7 +240,7 @@ def test_a_copy_after_a_training_step_has_no_graph():
     [
         ({"stride": 0.5}, "stride must be a real number >= 1, got 0.5"),
         ({"stride": float("inf")}, "stride must be a real number >= 1, got inf$"),
-        ({"stride": 1e300}, r"stride must be at most 1e\+09, got 1e\+300"),
+        ({"stride": 1e30}, "stride must be at most 1000000, got 1e[+]30: so many"),
         ({"stride": []}, "list of stages is empty"),
         ({"stride": "four"}, "stride must be a real number >= 1, got 'four'"),
         ({"strid": 4}, "unknown key 'strid'.*did you mean 'stride'"),

@@ -156,6 +156,11 @@ def one_line(result):
             "--inference_args: stride: '0.5' must be a number, 1 or more",
         ),
         (
+            [*SETS, *MINI, "--inference_config", "decode_ctc_greedy.yaml"]
+            + ["--inference_args", "--stride 1e30"],
+            "--inference_args: stride: '1e30' must be at most 1000000",
+        ),
+        (
             [*SETS, *MINI, "--asr_args", "--max_epoch=ten"],
             "--asr_args: max_epoch: 'ten' must be a whole number",
         ),
@@ -172,6 +177,7 @@ def one_line(result):
             "--lm_args: lm_conf: unknown key 'untis' (did you mean 'unit'?)",
         ),
         ([*SETS, "--stage", "12"], "run stage 11 first"),
+        ([*SETS, "--stage", "13"], "run stage 11 first"),
         ([*SETS, "--stage", "14"], "run stage 11 first"),
         (
             [*SETS, *MINI, "--stage", "2", "--speed_perturb_factors", "0.9 1.0"],
@@ -485,6 +491,81 @@ def test_audio_that_changed_in_place_is_decoded_again(recipe, tmp_path):
     text = decode("--stage=3")
     assert "again: audio of dump/raw/test changed" in text
     assert "decoding test in 1 jobs" in text
+
+
+def test_a_failed_scoring_leaves_no_scores(recipe, tmp_path):
+    two_utterances(recipe)
+    (tmp_path / "decoder.py").write_text(DECODER)
+    exp = recipe / "exp" / "asr_x"
+    exp.mkdir(parents=True)
+    (exp / "valid.acc.ave.pth").write_text("")
+    (exp / "config.yaml").write_text("{}")
+    options = [*SETS, "--token_type=char", "--nj=2", "--inference_nj=1"]
+    options += ["--asr_tag=x", "--skip_train=true", "--stop_stage=13"]
+    options += ["--inference_asr_model=valid.acc.ave.pth", "--inference_tag=mine"]
+    options += ["--inference_config=decode_ctc_greedy.yaml"]
+    stand_in = f"{sys.executable} {tmp_path / 'decoder.py'}"
+
+    def scores():
+        found = [*exp.glob("RESULTS.md"), *exp.glob("mine/test/score_*/result.txt")]
+        return sorted(file.relative_to(exp).parts[-1] for file in found)
+
+    status, text, errors = run(recipe, *options, python=stand_in)
+    assert status == 0, text + errors
+    assert scores() == ["RESULTS.md", "result.txt", "result.txt"]
+    references = recipe / "dump" / "raw" / "test" / "text"
+    references.write_text(references.read_text() + "u9 A\n")
+    line = one_line(run(recipe, *options, "--stage=13", python=stand_in))
+    assert "1 of 3 references have no hypothesis: u9; decode them" in line
+    assert "in a recipe: begin with --stage 3" in line
+    assert scores() == []
+    status, text, errors = run(recipe, *options, "--stage=3", python=stand_in)
+    assert status == 0, text + errors
+    assert scores() == ["RESULTS.md", "result.txt", "result.txt"]
+
+
+def test_a_set_that_is_nowhere_is_named_with_those_there_are(recipe):
+    def wrong(*options):
+        return one_line(run(recipe, *SETS, *MINI, *options))
+
+    assert "run stage 11 first" in wrong("--stage=13", "--test_sets=tset")
+    for name in ("train", "dev", "test", "token_list"):
+        (recipe / "data" / name).mkdir(parents=True)
+    for name in ("train", "dev"):
+        (recipe / "data" / name / "wav.scp").write_text("")
+    for folder in (recipe / "dump/raw/test", recipe / "dump/raw/org/dev"):
+        folder.mkdir(parents=True)
+        (folder / ".stage_done").write_text("")
+    for option, stage in (
+        *(("test_sets", stage) for stage in (3, 10, 13)),
+        *(("train_set", 4), ("valid_set", 11)),
+    ):
+        assert wrong(f"--stage={stage}", f"--{option}=tset") == (
+            f"error: --{option} tset: no such set in {recipe}/data or dump; there: "
+            "dev test train; name one of these, or make tset (stage 1)"
+        )
+    # what is not read is not asked for
+    training = ["--stage=10", "--stop_stage=11", "--test_sets=tset"]
+    assert "run stage 4 first" in wrong(*training)
+    scoring = ["--stage=12", "--train_set=t", "--valid_set=d"]
+    assert "run stage 11 first" in wrong(*scoring)
+
+
+def test_an_experiment_that_is_nowhere_is_named_with_those_there_are(recipe):
+    exp = recipe / "exp" / "asr_x"
+    exp.mkdir(parents=True)
+    (exp / "config.yaml").write_text("model_conf: {ctc_weight: 1.0}\n")
+    (exp / "1epoch.pth").write_text("")
+    options = [*SETS, "--inference_asr_model=best.pth"]
+    for stage in (12, 13, 14):
+        line = one_line(run(recipe, *options, "--asr_tag=y", f"--stage={stage}"))
+        assert "exp/asr_y/best.pth is missing: run stage 11 first, or name" in line
+        assert line.endswith("; there: exp/asr_x")
+        assert not (recipe / "exp" / "asr_y").exists()
+    line = one_line(run(recipe, *options, "--asr_tag=x", "--stage=14"))
+    assert line.endswith("choose with --inference_asr_model one of: 1epoch.pth")
+    line = one_line(run(recipe, *options, "--asr_tag=x", "--stage=13"))
+    assert "run stage 12 first" in line and len(list(exp.iterdir())) == 2
 
 
 # ------------------------------------------------------------------ interruptions

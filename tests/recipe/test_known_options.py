@@ -169,6 +169,13 @@ def test_methods_and_their_words_are_those_of_the_registry():
         assert tuple(words)[2:] == registry.downsampler_options(name)
 
 
+def test_the_largest_stride_is_that_of_the_methods():
+    from espnet_adastride.downsampling import output
+    from espnet_adastride.recipe import known_options
+
+    assert known_options.MAX_STRIDE == output.MAX_STRIDE
+
+
 def test_input_layers_are_those_that_the_encoders_build():
     from espnet_adastride.plugin import encoders
 
@@ -202,6 +209,10 @@ def test_input_layers_are_those_that_the_encoders_build():
         ("encoder_conf.input_layer_conf.method", [["cif"]], "unknown method ['cif']"),
         ("encoder_conf.rel_pos_type", "lates", "must be one of latest, legacy"),
         ("encoder_conf.input_layer_conf.stride", "8x", "must be a number or a list"),
+        ("encoder_conf.input_layer_conf.stride", 1e30, "stride: 1e+30 must be at most"),
+        ("encoder_conf.input_layer_conf.stride", 10**30, "stride: 10000"),
+        ("encoder_conf.input_layer_conf.stride", [2, 1e7], "stride: 10000000.0 must"),
+        ("encoder_conf.input_layer_conf.train_strides", [4, 1e30], "1e+30 must be at"),
         ("encoder_conf.input_layer_conf.trunk", "conv3d", "(did you mean 'conv2d'?)"),
         ("encoder_conf.input_layer_conf.method", "adastid", "'adastride'?"),
         ("encoder_conf.input_layer_conf.vp_weight", "1", "must be a number"),

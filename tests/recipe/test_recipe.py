@@ -690,6 +690,7 @@ def test_statistics_depend_on_the_front_end_alone(tmp_path):
 def test_a_changed_training_is_refused_and_more_epochs_are_not(tmp_path):
     record, checkpoint = tmp_path / ".training.json", tmp_path / "checkpoint.pth"
     options = {"max_epoch": 3, "optim_conf.lr": 0.1, "seed": 1, "file text": "1f3c"}
+    options["pretrained_model"] = ""
     training.start_or_resume(record, checkpoint, {"seed": 0})  # no model: may change
     training.start_or_resume(record, checkpoint, options)
     torch.save({}, checkpoint)
@@ -700,7 +701,11 @@ def test_a_changed_training_is_refused_and_more_epochs_are_not(tmp_path):
         training.start_or_resume(record, checkpoint, {**options, "optim_conf.lr": 0.2})
     with pytest.raises(UserError, match="the file text changed"):
         training.start_or_resume(record, checkpoint, {**options, "file text": "9e"})
-    changed = {"max_epoch": 5, "optim_conf.lr": 0.1, "file text": "1f3c"}
+    with pytest.raises(UserError, match="pretrained_model was not set, is x.pth"):
+        given = {**options, "pretrained_model": "x.pth"}
+        training.start_or_resume(record, checkpoint, given)
+    changed = {**options, "max_epoch": 5}
+    del changed["seed"]
     with pytest.raises(UserError, match="seed was 1, is not set"):
         training.start_or_resume(record, checkpoint, changed)
     assert json.loads(record.read_text())["max_epoch"] == "5"
