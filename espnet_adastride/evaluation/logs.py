@@ -82,7 +82,7 @@ def describe_signal(name: str) -> str:
 
 
 def last_error(log: PathLike) -> str:
-    """Return the message of the last error in a log, as one line.
+    """Return the message of the last error in a log, as one line without ``error:``.
 
     Looks for the last line that is an exception's message, an argument parser's
     complaint or starts with ``error:``; one that only reports another process' failure
@@ -105,7 +105,8 @@ def last_error(log: PathLike) -> str:
         stop = start + 1
         while stop < len(lines) and not _NEXT.match(lines[stop]):
             stop += 1
-        return " ".join(" ".join(lines[start:stop]).split())[:_MAX_LENGTH]
+        message = " ".join(" ".join(lines[start:stop]).split())
+        return message.removeprefix("error: ")[:_MAX_LENGTH]  # the caller says so
     words = [line.strip() for line in lines if line.strip()]
     return words[-1][:_MAX_LENGTH] if words else "the log is empty"
 

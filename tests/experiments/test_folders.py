@@ -332,7 +332,7 @@ def test_gradients_before_a_fork_are_explained(tmp_path):
         text=True,
     )
     line = done.stdout.splitlines()[-1]
-    assert line.startswith("UserError: exp/run/train.log: error: this Python process")
+    assert line.startswith("UserError: exp/run/train.log: this Python process")
     assert "in a notebook, the kernel" in line
     assert "Traceback" not in (tmp_path / "exp/run/train.log").read_text()
 

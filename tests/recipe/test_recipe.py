@@ -543,7 +543,7 @@ HOST = "[host] 2026-01-01 10:00:00,000 (trainer:394) INFO: "
             "asr_train.py: error: unrecognized arguments: --x\n",
             "asr_train.py: error: unrecognized arguments: --x",
         ),
-        ("starting\nerror: unknown word 'x'\n\nbye\n", "error: unknown word 'x'"),
+        ("starting\nerror: unknown word 'x'\n\nbye\n", "unknown word 'x'"),
         (
             "ValueError: no GPUs found!\nTraceback (most recent call last):\n"
             '  File "x"\ntorch.multiprocessing.spawn.'
