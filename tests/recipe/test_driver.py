@@ -607,7 +607,7 @@ def test_an_interruption_ends_the_children_and_says_how_to_go_on(recipe, whom):
         process.send_signal(signal.SIGTERM)
     else:
         os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
-    text, _ = process.communicate(timeout=30)
+    text, _ = process.communicate(timeout=120)
     assert process.returncode == 130
     assert len(re.findall("Interrupted in stage 1; nothing is lost", text)) == 1
     gone(int((recipe / "pid").read_text()))
@@ -630,7 +630,7 @@ def test_a_killed_demo_leaves_nothing_behind(recipe, options):
     command = ["bash", "run.sh", *options]
     process = started(command, recipe / "pid", cwd=folder, env=environment)
     process.send_signal(signal.SIGTERM)
-    text, _ = process.communicate(timeout=30)
+    text, _ = process.communicate(timeout=120)
     assert process.returncode == 130 and "Interrupted in stage 1" in text
     gone(int((recipe / "pid").read_text()))
 
