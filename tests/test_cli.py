@@ -146,6 +146,7 @@ def test_standard_streams_may_be_closed(closed, tmp_path):
 
 def test_a_file_that_begins_with_a_dash(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["pytest"])  # which names the command
     (tmp_path / "-talk.wav").write_bytes(b"")
     with pytest.raises(SystemExit):
         cli.main(["transcribe", "--model", "m", "-talk.wav"])
