@@ -138,12 +138,14 @@ SEARCH_NUMBERS = {
 }
 
 
-def search_numbers(options: Mapping[str, Any], where: object) -> Dict[str, float]:
+def search_numbers(
+    options: Mapping[str, Any], where: Callable[[str], object]
+) -> Dict[str, float]:
     """Return the numbers among options of ESPnet's beam search.
 
     Args:
         options: ``beam_size``, ``ctc_weight`` ...; others are ignored.
-        where: file or option, for the message.
+        where: returns the file or the option that has a word, for the message.
 
     Raises:
         ConfigurationError: one line on a value out of range.
@@ -154,7 +156,7 @@ def search_numbers(options: Mapping[str, Any], where: object) -> Dict[str, float
             try:
                 numbers[word] = parse(str(options[word]))
             except argparse.ArgumentTypeError as error:
-                raise ConfigurationError(f"{where}: {word}: {error}") from None
+                raise ConfigurationError(f"{where(word)}: {word}: {error}") from None
     return numbers
 
 

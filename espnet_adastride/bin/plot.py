@@ -217,13 +217,13 @@ def draw_training(args: argparse.Namespace) -> List[str]:
                 raise UserError(f"{folder}: a file, not a folder; {fix}")
             raise UserError(no_such(folder, fix, "folder"))
         epochs = read_epochs(folder)
-        below = sorted(str(log.parent) for log in folder.glob("*/train.log"))
-        if not epochs and below:
-            raise UserError(
-                f"{folder}: not an experiment but a folder of some; give one or more "
-                f"of them: {shorten(below)}"
-            )
         if not epochs:
+            below = sorted(str(log.parent) for log in folder.glob("*/train.log"))
+            if below:
+                raise UserError(
+                    f"{folder}: not an experiment but a folder of some; give one or "
+                    f"more of them: {shorten(below)}"
+                )
             raise UserError(
                 f"{folder}: no train.log with a finished epoch in it; give an "
                 "experiment (exp/asr_...) whose training has finished an epoch, with "

@@ -305,7 +305,7 @@ def read_inference_config(source) -> Dict[str, Any]:
             raise ConfigurationError(
                 f"{where}: {word} is not supported here; leave it out"
             )
-    options = {**options, **search_numbers(options, where)}
+    options = {**options, **search_numbers(options, lambda word: where)}
     return {
         word: value
         for word, value in options.items()

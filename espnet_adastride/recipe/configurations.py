@@ -16,12 +16,7 @@ from espnet_adastride.networks.saved_models import (
     read_kept,
     refuse_model_that_will_not_be,
 )
-from espnet_adastride.options import (
-    SEARCH_NUMBERS,
-    parse_rate,
-    refuse_wide_beam,
-    search_numbers,
-)
+from espnet_adastride.options import parse_rate, refuse_wide_beam, search_numbers
 from espnet_adastride.recipe.known_options import (
     refuse_unknown_decoding,
     refuse_unknown_options,
@@ -86,9 +81,8 @@ def check(args: argparse.Namespace) -> str:
         # the transducer's search narrows its beam
         known = searches and isinstance(tokens, list)
         if known and trained.get("decoder") != "transducer":
-            beam = int(config.get("beam_size", 20))
-            for word in filter(config.__contains__, SEARCH_NUMBERS):
-                search_numbers({word: config[word]}, place([word]))
+            numbers = search_numbers(config, lambda word: place([word]))
+            beam = int(numbers.get("beam_size", 20))
             refuse_wide_beam(beam, len(tokens), place(["beam_size"]))
         if args.model or not trained:
             return args.model or "valid.acc.ave.pth"

@@ -465,18 +465,28 @@ keys = pathlib.Path(values["--key_file"]).read_text().splitlines()
 """
 
 
-def test_audio_that_changed_in_place_is_decoded_again(recipe, tmp_path):
+def two_to_decode(recipe, folder):
+    """Make two utterances and a trained experiment.
+
+    Return the experiment, options that decode with it, and a stand-in for Python that
+    decodes every utterance as A.
+    """
     two_utterances(recipe)
-    (tmp_path / "decoder.py").write_text(DECODER)
+    (folder / "decoder.py").write_text(DECODER)
     exp = recipe / "exp" / "asr_x"
     exp.mkdir(parents=True)
     (exp / "valid.acc.ave.pth").write_text("")
     (exp / "config.yaml").write_text("{}")
     options = [*SETS, "--token_type=char", "--nj=2", "--inference_nj=1"]
-    options += ["--asr_tag=x", "--skip_train=true", "--stop_stage=12"]
+    options += ["--asr_tag=x", "--skip_train=true"]
     options += ["--inference_asr_model=valid.acc.ave.pth"]
     options += ["--inference_config=decode_ctc_greedy.yaml"]
-    stand_in = f"{sys.executable} {tmp_path / 'decoder.py'}"
+    return exp, options, f"{sys.executable} {folder / 'decoder.py'}"
+
+
+def test_audio_that_changed_in_place_is_decoded_again(recipe, tmp_path):
+    _, options, stand_in = two_to_decode(recipe, tmp_path)
+    options += ["--stop_stage=12"]
 
     def decode(*more):
         status, text, errors = run(recipe, *options, *more, python=stand_in)
@@ -494,17 +504,8 @@ def test_audio_that_changed_in_place_is_decoded_again(recipe, tmp_path):
 
 
 def test_a_failed_scoring_leaves_no_scores(recipe, tmp_path):
-    two_utterances(recipe)
-    (tmp_path / "decoder.py").write_text(DECODER)
-    exp = recipe / "exp" / "asr_x"
-    exp.mkdir(parents=True)
-    (exp / "valid.acc.ave.pth").write_text("")
-    (exp / "config.yaml").write_text("{}")
-    options = [*SETS, "--token_type=char", "--nj=2", "--inference_nj=1"]
-    options += ["--asr_tag=x", "--skip_train=true", "--stop_stage=13"]
-    options += ["--inference_asr_model=valid.acc.ave.pth", "--inference_tag=mine"]
-    options += ["--inference_config=decode_ctc_greedy.yaml"]
-    stand_in = f"{sys.executable} {tmp_path / 'decoder.py'}"
+    exp, options, stand_in = two_to_decode(recipe, tmp_path)
+    options += ["--stop_stage=13", "--inference_tag=mine"]
 
     def scores():
         found = [*exp.glob("RESULTS.md"), *exp.glob("mine/test/score_*/result.txt")]
