@@ -80,7 +80,7 @@ ALONE = re.compile(r"(?<![\w.])(\d+\.\d+)")
 #: pages, or their sections, on experiments whose records are in git: what
 #: `make results` has written for them
 RECORDED = {
-    "pretrained.md": ["whisper_strides", "whisper_tuning"],
+    "pretrained.md": ["whisper_strides", "whisper_tuning", "whisper_tuned"],
     "attention_decoder.md": ["whisper_joint"],
     "restore.md": ["whisper_restore"],
     "connected_digits.md#methods-that-adapt": ["digits_adaptive"],
