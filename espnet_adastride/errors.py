@@ -90,6 +90,7 @@ _DISK = {
     errno.EIO: "the disk reports an error: work on another one",
     errno.ENOTDIR: "a file is where a folder must be: move it away",
     errno.EEXIST: "something else has this name: move it away",
+    errno.ENAMETOOLONG: "its name is too long for the disk: give a shorter one",
     errno.EISDIR: "a folder is where a file must be: move it away",
 }
 
@@ -251,8 +252,14 @@ def did_you_mean(word: object, choices: Iterable[object]) -> str:
     return f" (did you mean {near!r}?)" if near else ""
 
 
+#: more choices than these would hide the rest of a message
+MOST_CHOICES = 40
+
+
 def unknown_word(kind: str, word: object, choices: Iterable[object]) -> str:
-    """Return one line that names an unknown word, the nearest one and all choices."""
+    """Return one line that names an unknown word, the nearest one and the choices."""
     choices = [str(choice) for choice in choices]
     hint = did_you_mean(word, choices)
+    if len(choices) > MOST_CHOICES:
+        return f"unknown {kind} {word!r}{hint}; correct or omit it"
     return f"unknown {kind} {word!r}{hint}; choose from: {', '.join(choices)}"

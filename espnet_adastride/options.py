@@ -15,6 +15,9 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 from espnet_adastride.errors import ConfigurationError, UserError
 
+#: Hz; no speech is sampled more slowly or faster: an option or a file's header is wrong
+LOWEST_RATE, HIGHEST_RATE = 100, 1_000_000
+
 
 def str2bool(word: str) -> bool:
     """Read ``true``/``false`` as ESPnet's options write them."""
@@ -86,16 +89,21 @@ def whole(low: Optional[int] = None) -> Callable[[str], int]:
 
 
 def parse_rate(word: str) -> int:
-    """Read a sampling rate in Hz: ``16000``, ``16k`` or ``22.05k``."""
+    """Read a sampling rate in Hz: ``16000``, ``16k`` or ``22.05k``.
+
+    Raises:
+        UserError: no such number, or out of range.
+    """
     number, factor = word.strip().lower(), 1
     if number.endswith("k"):
         number, factor = number[:-1], 1000
-    try:
-        rate = Fraction(number) * factor
-    except (ValueError, ZeroDivisionError):
-        rate = Fraction(0)
-    if rate <= 0 or rate.denominator != 1:
-        raise UserError(f"--fs {word}: give a sampling rate such as 16k or 16000")
+    found = re.fullmatch(r"\d{1,7}(\.\d{0,6})?", number)
+    rate = Fraction(number) * factor if found else Fraction(0)
+    if rate.denominator != 1 or not LOWEST_RATE <= rate <= HIGHEST_RATE:
+        raise UserError(
+            f"--fs {word}: give a sampling rate from {LOWEST_RATE} to {HIGHEST_RATE}, "
+            "such as 16k or 16000"
+        )
     return int(rate)
 
 

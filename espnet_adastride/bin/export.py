@@ -58,7 +58,7 @@ def check(args: argparse.Namespace) -> None:
         UserError: naming the option and the fix.
     """
     output = Path(args.output)
-    check_model_file(args.model)
+    check_model_file(args.model, "model")
     if not output.absolute().parent.is_dir():
         raise UserError(
             f"--output {output}: no folder {output.parent}; create it first"

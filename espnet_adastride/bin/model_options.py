@@ -109,23 +109,27 @@ def load_adaptive(args: argparse.Namespace, **options):
     return transcriber
 
 
-def check_model_exists(model: str) -> None:
-    """Reject a --model that is neither a file nor a folder.
+def check_model_exists(model: str, option: str = "--model") -> None:
+    """Reject a model that is neither a file nor a folder.
 
     Raises:
         UserError: with the fix.
     """
     if not Path(model).exists():
-        raise UserError(no_such(model, GIVE_MODEL, "file or folder", "--model"))
+        raise UserError(no_such(model, GIVE_MODEL, "file or folder", option))
 
 
-def check_model_file(model: str) -> None:
-    """Reject a --model that does not exist, is a broken archive, or was exported.
+def check_model_file(model: str, option: str = "--model") -> None:
+    """Reject a model that does not exist, is a broken archive, or was exported.
+
+    Args:
+        model: file or folder.
+        option: what named it, for the message.
 
     Raises:
         UserError: with the fix.
     """
-    check_model_exists(model)
+    check_model_exists(model, option)
     reader = READERS.get(Path(model).suffix)
     if reader is not None:
         raise UserError(f"{model}: an exported model, which {reader}; {GIVE_MODEL}")

@@ -7,6 +7,7 @@ option closest to an unknown one, and shows defaults only where they carry infor
 import argparse
 import functools
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Callable, List, Optional, Sequence, Tuple
@@ -14,6 +15,7 @@ from typing import Callable, List, Optional, Sequence, Tuple
 from espnet_adastride.errors import (
     UserError,
     called_command,
+    located,
     named,
     nearest,
     no_such,
@@ -32,6 +34,16 @@ def called_program() -> Optional[str]:
     if path.suffix == ".py" and path.parts[-3:-1] == ("espnet_adastride", "bin"):
         return f"python -m espnet_adastride.bin.{path.stem}"
     return called_command() or None
+
+
+def expand_home(word: str) -> str:
+    """Return ``--name=~/x`` or ``NAME=~/x`` with the user's home folder.
+
+    A shell expands ``~`` only at the beginning of a word.
+    """
+    name, equals, value = word.partition("=")
+    expands = equals and re.match(r"~[\w.-]*(/|$)", value)
+    return f"{name}={os.path.expanduser(value)}" if expands else word
 
 
 def say(line: str) -> None:
@@ -85,7 +97,8 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args=None, namespace=None):
         """Parse as argparse does; keep the arguments for suggestions."""
         self._words = list(sys.argv[1:] if args is None else map(str, args))
-        parsed, rest = super().parse_known_args(args, namespace)
+        words = [expand_home(w) if w.startswith("--") else w for w in self._words]
+        parsed, rest = super().parse_known_args(words, namespace)
         for action in self._actions:
             self._reject_empty(action, getattr(parsed, action.dest, None))
         return parsed, rest
@@ -238,9 +251,12 @@ def read_methods(
         hint: how else the corpus can be given.
 
     Raises:
-        UserError: one of those, a seed that is no integer, or no method.
+        UserError: one of those, a seed that is no integer, no method, or an unknown
+            one, also as the reference.
     """
-    from espnet_adastride.networks.methods import parse_method  # not for --help
+    # not for --help
+    from espnet_adastride.downsampling.registry import downsampler_class
+    from espnet_adastride.networks.methods import parse_method
 
     for name in ("corpus", "config", *needed) if args.train else ():
         if not getattr(args, name):
@@ -249,5 +265,8 @@ def read_methods(
     words, seeds = split_list(args.methods), read_seeds(args.seeds)
     if not words:
         raise UserError("--methods: give at least one")
+    with located("--reference", (ValueError, UserError), UserError):
+        for name in parse_method(args.reference).names:
+            downsampler_class(name)
     words = list(every) if every and words == ["all"] else words
     return [parse_method(word) for word in words], seeds

@@ -15,10 +15,11 @@ single source is split into training, validation and test sets with different sp
 import argparse
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 
-from espnet_adastride.bin.parsers import Parser, add_switch, command
+from espnet_adastride.bin.parsers import Parser, add_switch, command, expand_home
 from espnet_adastride.corpora.own.layouts import read_source
 from espnet_adastride.corpora.own.prepare import prepare
 from espnet_adastride.corpora.own.rows import Options
@@ -101,10 +102,11 @@ def read_sources(
     """Read ``[SET=]SOURCE`` words.
 
     Raises:
-        UserError: A set has a bad name, or only some of the sources name a set.
+        UserError: A set has a bad name, only some of the sources name a set, or
+            columns are named and no source has any.
     """
     named = []
-    for word in words:
+    for word in map(expand_home, words):
         name, equals, path = word.partition("=")
         if not equals or os.path.exists(word):
             name, path = "", word
@@ -117,7 +119,11 @@ def read_sources(
         named.append((name, path))
     if len({bool(name) for name, _ in named}) > 1:
         raise UserError("give all sources as SET=SOURCE, or none of them")
-    return [(name, read_source(path, columns)) for name, path in named]
+    found = [(name, read_source(path, columns)) for name, path in named]
+    if columns and not any(source.has_table() for _, source in found):
+        kinds = " and ".join(dict.fromkeys(source.kind for _, source in found))
+        raise UserError(f"--columns is for tables, but this is a {kinds}; omit it")
+    return found
 
 
 def read_columns(words: Sequence[str]) -> Dict[str, str]:
@@ -169,10 +175,11 @@ def next_command(output: Path) -> List[str]:
     driver = Path(__file__).resolve().parents[2] / "egs" / "asr.sh"
     if not driver.is_file():
         return []
-    place = "" if output.resolve().parent == Path.cwd() else f"cd {output.parent}; "
+    here = output.resolve().parent == Path.cwd()
+    place = "" if here else f"cd {shlex.quote(str(output.parent))}; "
     return [
-        f"next: {place}{driver} --train_set train --valid_set valid --test_sets test "
-        "--token_type char --asr_config train_asr_own.yaml "
+        f"next: {place}{shlex.quote(str(driver))} --train_set train --valid_set valid "
+        "--test_sets test --token_type char --asr_config train_asr_own.yaml "
         "--inference_config decode_ctc_greedy.yaml"
     ]
 

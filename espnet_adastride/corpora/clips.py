@@ -19,6 +19,7 @@ nothing else.
 """
 
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence
@@ -66,7 +67,7 @@ def find_clips(folder, layout: str) -> List[Clip]:
 
     Raises:
         UserError: no such folder, no files of the layout, an incomplete file name or
-            table row, or fewer than two classes.
+            table row, a file that is listed twice, or fewer than two classes.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -79,6 +80,14 @@ def find_clips(folder, layout: str) -> List[Clip]:
         clip._replace(**{k: shown(getattr(clip, k)) for k in ("id", "label", "group")})
         for clip in LAYOUTS[layout](folder)
     )
+    once: Dict[str, Clip] = {}
+    for clip in clips:
+        first = once.setdefault(os.path.abspath(clip.path), clip)
+        if first is not clip:  # the same clip could be in training and test
+            labels = " and ".join(dict.fromkeys((first.label, clip.label)))
+            raise UserError(
+                f"{folder}: {shown(clip.path)} is listed twice ({labels}); keep one row"
+            )
     labels = {clip.label for clip in clips}
     if len(labels) < 2:
         raise UserError(

@@ -30,6 +30,7 @@ from espnet_adastride.corpora.audio import (
 )
 from espnet_adastride.errors import AudioError
 from espnet_adastride.files import AUDIO_SUFFIXES, files_in, shown
+from espnet_adastride.options import LOWEST_RATE
 
 STDIN = "-"
 #: (n, channels) with more channels than samples is taken for (channels, n) from here on
@@ -46,8 +47,6 @@ SHORTEST_PAUSE = 0.2
 NEIGHBOURHOOD = 4.0
 #: amplitude of silence (-80 dB of full scale)
 SILENT = 1e-4
-#: Hz; no speech is sampled more slowly, so the header or the argument is wrong
-LOWEST_RATE = 100
 #: channels cancel if their mean has this share (-20 dB) of the loudest one's energy
 CANCELLED = 0.01
 #: peaks up to this value occur in lossy formats; above, samples are wrongly scaled

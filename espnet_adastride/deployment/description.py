@@ -3,10 +3,11 @@
 import base64
 import json
 import zlib
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 
+from espnet_adastride.errors import UserError
 from espnet_adastride.timing.boundaries import (
     boundaries_in_seconds,
     compose_boundaries,
@@ -16,6 +17,14 @@ from espnet_adastride.timing.boundaries import (
 
 #: key of the file's metadata_props, and the version of its format
 KEY, VERSION = "espnet_adastride", 1
+
+#: what a description has at least, and its types
+REQUIRED: Dict[str, Tuple[type, ...]] = {
+    **{"tokens": (list,), "token_type": (str,), "space": (str,), "blank": (int,)},
+    **{"rate": (int,), "volume": (int, float, type(None)), "least_frames": (int,)},
+    **{"stages": (list,), "lengths": (list, type(None))},
+    **{"frontend": (dict, type(None)), "upstream": (dict, type(None))},
+}
 
 
 def pack_array(array: np.ndarray) -> Dict[str, Any]:
@@ -34,6 +43,43 @@ def to_metadata(content: Dict[str, Any], card: str) -> Dict[str, str]:
     """Return the metadata of a file: our description, and the model's card."""
     text = json.dumps({"version": VERSION, **content}, ensure_ascii=False)
     return {KEY: text, "card": card}
+
+
+def damaged(path: object, what: str) -> UserError:
+    """Return the error of a file whose description cannot be used."""
+    return UserError(
+        f"{path}: its description is damaged ({what}); export the model again"
+    )
+
+
+def read_description(text: str, path: object) -> Dict[str, Any]:
+    """Return the description of a file.
+
+    Args:
+        text: the metadata's :data:`KEY`.
+        path: the file, for messages.
+
+    Raises:
+        UserError: it is damaged, or of another version.
+    """
+    try:
+        content = json.loads(text)
+        version = content["version"]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        raise damaged(path, "no JSON with a version") from None
+    if version != VERSION:
+        raise UserError(
+            f"{path}: version {version} of the format, but only version {VERSION} is "
+            "supported; export the model again"
+        )
+    wrong = [
+        name
+        for name, kind in REQUIRED.items()
+        if name not in content or not isinstance(content[name], kind)
+    ]
+    if wrong:
+        raise damaged(path, ", ".join(wrong))
+    return content
 
 
 def output_names(stages: Sequence[Dict[str, Any]]) -> List[str]:

@@ -7,9 +7,9 @@
 The search is greedy CTC. It returns the same type as ``transcribe.Transcriber``.
 """
 
-import json
+import zlib
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Optional, Sequence, Union
+from typing import NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 
@@ -19,9 +19,10 @@ from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.corpora.upstream_record import UpstreamRecord
 from espnet_adastride.deployment.description import (
     KEY,
-    VERSION,
+    damaged,
     frame_boundaries,
     output_names,
+    read_description,
 )
 from espnet_adastride.deployment.features import LogMel
 from espnet_adastride.deployment.pieces import PieceTranscriber, ctc_segment
@@ -120,13 +121,18 @@ class OnnxModel:
             raise UserError(
                 f"{path}: not a file of this project; write one with adastride export"
             )
-        self.content: Dict[str, Any] = json.loads(meta[KEY])
-        if self.content["version"] != VERSION:
-            raise UserError(
-                f"{path}: version {self.content['version']} of the format, but only "
-                f"version {VERSION} is supported; export the model again"
-            )
-        self.card, self.rate = meta.get("card", ""), int(self.content["rate"])
+        self.card = meta.get("card", "")
+        self.content = read_description(meta[KEY], path)
+        try:
+            self._read_features(upstream_model)
+        except UserError:
+            raise
+        except (KeyError, TypeError, ValueError, zlib.error):
+            raise damaged(path, "frontend, upstream or stages") from None
+
+    def _read_features(self, upstream_model: Union[None, str, Path]) -> None:
+        """Make what the description says of the input and the outputs."""
+        self.rate = int(self.content["rate"])
         self.upstream = self.log_mel = None
         if self.content["upstream"] is None:
             if upstream_model is not None:

@@ -436,12 +436,15 @@ class Downsampler(torch.nn.Module):
             (autocast may lower it).
 
         Raises:
-            ValueError: if the shapes do not match, or the lengths are not integers.
+            ValueError: if the shapes do not match, x is not floating point, or the
+                lengths are not integers.
         """
         if x.dim() != 3 or x.size(2) != self.size:
             raise ValueError(
                 f"x must be (batch, time, {self.size}), got {tuple(x.shape)}"
             )
+        if not x.is_floating_point():  # averages of integers would be cut off
+            raise ValueError(f"x must be floating point, got {x.dtype}: use x.float()")
         lengths = checked_lengths(lengths, x)
         if x.size(0) == 0 or x.size(1) == 0:
             empty = x.new_zeros(x.size(0), 0, x.size(2))

@@ -194,7 +194,8 @@ def train(args, methods, rates, seeds):
     for method, rate, seed in runs:
         if seed == seeds[0]:
             name = f"{method.word}_{rate}x_seed{seed}"
-            model = check_config(name, run_config(config, method, rate, seed))
+            with located(args.config):
+                model = check_config(name, run_config(config, method, rate, seed))
     with alone(exp, "--exp"):
         told = prepare_recordings(args.corpus, exp / "data", model.features.fs)
         print(told, flush=True)

@@ -114,12 +114,14 @@ def test_a_table_is_all_that_a_corpus_of_ones_own_needs(tmp_path):
         ("file,label\nx.wav,a/b\n", "label must not contain /"),
         ("file,label\nz.wav,a\n", "line 2: .*z.wav: no such file"),
         ("file,label,part\nx.wav,a,dev\n", "line 2: unknown part 'dev'"),
-        ("file,label\nx.wav,a\nx.wav,a\nx.wav,b\n", "are both a/x; rename one"),
+        ("file,label\nx.wav,a\nx.flac,a\na.wav,b\n", "both a/x; rename one"),
+        ("file,label\nx.wav,a\nx.wav,a\n", r"x.wav is listed twice \(a\); keep one"),
+        ("file,label\nx.wav,a\n./x.wav,b\n", r"listed twice \(a and b\)"),
         ("file,label\nx.wav,\xe9\n", "labels.csv:2: not UTF-8"),
     ],
 )
 def test_a_bad_table_is_named(tmp_path, text, words):
-    touch(tmp_path, "x.wav")
+    touch(tmp_path, "x.wav", "x.flac", "a.wav")
     (tmp_path / "labels.csv").write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError, match=words) as caught:
         find_clips(tmp_path, "table")

@@ -13,6 +13,7 @@ import torch
 
 from espnet_adastride.bin import export
 from espnet_adastride.deployment.description import (
+    KEY,
     frame_boundaries,
     output_names,
     pack_array,
@@ -152,6 +153,25 @@ def test_other_files_are_refused(tmp_path):
     save_model(model, str(tmp_path / "other.onnx"))
     with pytest.raises(UserError, match="not a file of this project"):
         OnnxModel(tmp_path / "other.onnx")
+
+    described = {
+        **{"version": 1, "tokens": ["A"], "token_type": "char", "space": " "},
+        **{"blank": 0, "rate": 16000, "volume": None, "least_frames": 1},
+        **{"stages": [], "lengths": None, "frontend": None, "upstream": {}},
+    }
+    for text, words in (
+        ("{", "description is damaged .no JSON with a version"),
+        ("[" * 200_000, "description is damaged .no JSON"),
+        ("[1]", "description is damaged .no JSON"),
+        (json.dumps({**described, "version": 9}), "version 9 of the format, but only"),
+        (json.dumps({**described, "rate": "x"}), "description is damaged .rate"),
+        (json.dumps({"version": 1}), "description is damaged .tokens, token_type"),
+        (json.dumps(described), "damaged .frontend, upstream or stages"),
+    ):
+        helper.set_model_props(model, {KEY: text})
+        save_model(model, str(tmp_path / "damaged.onnx"))
+        with pytest.raises(UserError, match=words):
+            OnnxModel(tmp_path / "damaged.onnx")
 
 
 def test_reading_needs_no_torch_and_no_espnet():

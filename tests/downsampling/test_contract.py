@@ -288,6 +288,14 @@ def test_pooling_by_hand():
     assert largest.flatten().tolist() == [2.0, -6.0, -5.0]
 
 
+@every_method
+def test_whole_numbers_are_refused(name):
+    layer = build_downsampler(name, 4, 2)
+    for kind in (torch.int64, torch.bool, torch.complex64):
+        with pytest.raises(ValueError, match="must be floating point.*use x.float"):
+            layer(torch.ones(1, 6, 4, dtype=kind))
+
+
 def test_wrong_names_and_words_list_the_choices():
     with pytest.raises(ValueError, match="did you mean 'adastride'.*avg_pool"):
         build_downsampler("adastrid", 4, 2)

@@ -231,9 +231,12 @@ def test_parse_rate(word, hertz):
     assert parse_rate(word) == hertz
 
 
-@pytest.mark.parametrize("word", ["fast", "-1", "0", "1.5", "16kk", "1/0"])
+@pytest.mark.parametrize(
+    "word",
+    ["fast", "-1", "0", "1.5", "16kk", "1/0", "99", "1000001", "1e9999999", "9" * 5000],
+)
 def test_parse_rate_refuses(word):
-    with pytest.raises(UserError, match="sampling rate"):
+    with pytest.raises(UserError, match="sampling rate from 100 to 1000000"):
         parse_rate(word)
 
 

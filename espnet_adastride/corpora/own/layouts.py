@@ -23,13 +23,14 @@ from typing import Dict, List, Optional, Sequence, Tuple
 from espnet_adastride.corpora.kaldi import read_lines, scan_lines, shorten
 from espnet_adastride.corpora.own.source import (
     SETS,
+    TABLES,
     Row,
     Source,
     clean,
     locate,
     parse_time,
 )
-from espnet_adastride.corpora.own.tables import TABLES, read_table
+from espnet_adastride.corpora.own.tables import read_table
 from espnet_adastride.corpora.recordings import describe_unread, find_media
 from espnet_adastride.errors import UserError, no_such
 from espnet_adastride.files import AUDIO_SUFFIXES, files_in, shown
@@ -65,6 +66,8 @@ def read_source(path, columns: Optional[Dict[str, str]] = None) -> Source:
                 f"with {LAYOUTS}"
             )
         return read_table(path, columns)
+    if not path.is_dir():  # a pipe would be waited for, or be empty the second time
+        raise UserError(f"{shown(path)}: is no file on a disk; save it as one first")
     return _read_folder(path, columns)
 
 

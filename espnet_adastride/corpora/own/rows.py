@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
+from espnet_adastride.corpora.kaldi import shorten
 from espnet_adastride.corpora.own.source import Problem, Row, Source, locate
+from espnet_adastride.errors import UserError, counted
 from espnet_adastride.files import shown
 
 #: longer speaker ids are abbreviated (Common Voice has 128 characters)
@@ -76,11 +78,16 @@ def plan_rows(
 
     Returns:
         Usable entries, sorted by id, and problems.
+
+    Raises:
+        UserError: ``speaker_from`` finds no speaker in any path.
     """
     problems = [p for source in sources for p in source.problems]
     entries = [(source, row) for source in sources for row in source.rows]
     folders = {id(s): _folders(s, options) for s in sources}
     names = [_speaker(row, folders[id(s)], options) for s, row in entries]
+    if options.speaker_from and entries:
+        _note_unmatched(entries, names, folders, options)
     short = _abbreviate(names)
     found: Dict[Tuple[str, int], Optional[Path]] = {}
     planned: Dict[str, Planned] = {}
@@ -101,6 +108,9 @@ def plan_rows(
             path = os.path.abspath(found[place])
             if os.path.isdir(path):
                 problems.append(problem_of(row, "a folder instead of a file", path))
+                continue
+            if not os.path.isfile(path):  # reading a pipe may wait forever
+                problems.append(problem_of(row, "a pipe or device, no file", path))
                 continue
         key = row.id
         if not (source.own_ids and key):  # sets in sub-folders may have other layouts
@@ -157,15 +167,48 @@ def _speaker(row: Row, folders: Sequence[Path], options: Options) -> str:
     """Return a row's speaker, without white space; "" if unknown."""
     speaker = row.speaker
     if options.speaker_from and not speaker:
-        path = row.path.replace("\\", "/")
-        for start in (os.path.abspath(folder) + "/" for folder in folders):
-            path = path.removeprefix(start)
+        path = _path_below(row, folders)
         if options.speaker_from == "folder":
             speaker = path.split("/")[0] if "/" in path else ""
         else:
             match = re.search(options.speaker_from, path)
             speaker = match[1] or "" if match else ""
     return _word(speaker)
+
+
+def _path_below(row: Row, folders: Sequence[Path]) -> str:
+    """Return a row's path as ``speaker_from`` sees it: relative to the source."""
+    path = row.path.replace("\\", "/")
+    for start in (os.path.abspath(folder) + "/" for folder in folders):
+        path = path.removeprefix(start)
+    return path
+
+
+def _note_unmatched(entries, names, folders, options: Options) -> None:
+    """Note in every source for how many paths ``speaker_from`` finds no speaker.
+
+    Raises:
+        UserError: it finds none at all.
+    """
+    without: Dict[int, List[str]] = {}
+    for (source, row), name in zip(entries, names):
+        if not name:
+            path = shown(_path_below(row, folders[id(source)]))
+            without.setdefault(id(source), []).append(path)
+    if not any(names):
+        first = without[id(entries[0][0])][0]
+        what = "a sub-folder" if options.speaker_from == "folder" else "such a part"
+        raise UserError(
+            f"--speaker_from {options.speaker_from}: no path has {what}; the first is "
+            f"{first}; correct or omit it"
+        )
+    for source in {id(source): source for source, _ in entries}.values():
+        paths = without.get(id(source), [])
+        if paths:
+            source.notes.append(
+                f"{source.path}: --speaker_from finds no speaker in "
+                f"{counted(len(paths), 'path')} ({shorten(paths, 3)})"
+            )
 
 
 def _word(name: str) -> str:

@@ -14,6 +14,9 @@ SETS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 
+#: suffixes of tables, and what they are called
+TABLES = {".csv": "CSV", ".tsv": "TSV", ".jsonl": "JSON lines", ".json": "JSON lines"}
+
 
 class Row(NamedTuple):
     """One utterance as the corpus describes it.
@@ -92,6 +95,10 @@ class Source:
     def bad(self, where: str, kind: str, detail: str = "", key: str = "-", part=""):
         """Add a problem."""
         self.problems.append(Problem(key, where, kind, detail, part))
+
+    def has_table(self) -> bool:
+        """Return whether any of it was read from a table."""
+        return any(file.suffix.lower() in TABLES for file in self.files)
 
     def timed(self, row: Row, start: float, end: Optional[float]) -> Optional[Row]:
         """Return the row with its times, or None and a problem if they are invalid."""

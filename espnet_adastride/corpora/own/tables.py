@@ -1,12 +1,20 @@
 """Tables of recordings: CSV, TSV and JSON lines, with the columns that corpora use."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from espnet_adastride.corpora.kaldi import read_lines, shorten
-from espnet_adastride.corpora.own.source import SETS, Row, Source, clean, parse_time
+from espnet_adastride.corpora.own.source import (
+    SETS,
+    TABLES,
+    Row,
+    Source,
+    clean,
+    parse_time,
+)
 from espnet_adastride.corpora.separated import read_separated
 from espnet_adastride.errors import UserError
 
@@ -25,7 +33,6 @@ COLUMNS: Dict[str, Tuple[str, ...]] = {
     "id": "id utt_id utterance_id utterance key".split(),
     "set": "set split subset partition".split(),
 }
-TABLES = {".csv": "CSV", ".tsv": "TSV", ".jsonl": "JSON lines", ".json": "JSON lines"}
 
 
 def read_table(path: Path, given: Dict[str, str], literal: bool = False) -> Source:
@@ -127,9 +134,10 @@ def _json_entries(path: Path, source: Source):
     if lines and lines[0].lstrip().startswith("["):
         try:
             items = json.loads("\n".join(lines))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
+            number = getattr(error, "lineno", 1)
             raise UserError(
-                f"{path}:{error.lineno}: not JSON ({error.msg}); correct it"
+                f"{path}:{number}: not JSON ({_json_problem(error)}); correct it"
             ) from None
         pairs = [(f"{path}, entry {n}", item) for n, item in enumerate(items, 1)]
     else:
@@ -139,16 +147,16 @@ def _json_entries(path: Path, source: Source):
             try:
                 if line.strip():
                     pairs.append((where, json.loads(line)))
-            except json.JSONDecodeError as error:
-                source.bad(where, "not JSON", f"{error.msg}; write one object per line")
+            except (ValueError, RecursionError) as error:
+                detail = f"{_json_problem(error)}; write one object per line"
+                source.bad(where, "not JSON", detail)
     for where, item in pairs:
         if isinstance(item, dict):
             values = {}
             for key, value in item.items():
                 if isinstance(value, dict):  # Hugging Face's audio column
                     value = value.get("path")
-                empty = value is None or isinstance(value, list)
-                values[key] = "" if empty else str(value)
+                values[key] = _cell(value)
             found.append((where, values))
         else:
             source.bad(where, "not a JSON object", 'write {"path": ..., "text": ...}')
@@ -159,6 +167,19 @@ def _json_entries(path: Path, source: Source):
         )
     header = list(dict.fromkeys(key for _, entry in found for key in entry))
     return header, iter(found)
+
+
+def _json_problem(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "too many brackets in each other"
+    # a number of thousands of digits is a ValueError of Python
+    return getattr(error, "msg", "a number is too long")
+
+
+def _cell(value: object) -> str:
+    """Return a JSON value as the cell of a table; pandas writes NaN for no value."""
+    number = isinstance(value, float) and not math.isfinite(value)
+    return "" if value is None or isinstance(value, list) or number else str(value)
 
 
 def _row_of(source: Source, where: str, values: Dict[str, str]) -> Optional[Row]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -656,6 +657,9 @@ def test_columns_can_be_named(project):
     prepare("t.csv", "--columns", "path=wo", "text=was", "--split", "none")
     assert everything()["wav_anna_0"][1] == "A"
     assert "write ROLE=NAME" in refused("t.csv", "--columns", "wo")
+    kaldi = write_kaldi(project / "kaldi", kaldi_lines(project))
+    line = refused(kaldi, "--columns", "text=was")
+    assert "--columns is for tables, but this is a Kaldi folder; omit it" in line
 
 
 @pytest.mark.parametrize(
@@ -664,12 +668,37 @@ def test_columns_can_be_named(project):
         ('{"path": "wav/anna/0.wav"', "j.jsonl:2: not JSON"),
         ('["a"]', "j.jsonl:2: not a JSON object"),
         ('{"path": "wav/anna/0.wav", "text": null}', "j.jsonl:2: no transcript"),
+        ('{"path": "wav/anna/0.wav", "text": NaN}', "j.jsonl:2: no transcript"),
+        ("[" * 200_000, "j.jsonl:2: not JSON: too many brackets in each other"),
+        ('{"path": ' + 5000 * "1" + "}", "j.jsonl:2: not JSON: a number is too long"),
     ],
 )
 def test_bad_json_lines(project, line, words):
     good = '{"path": "wav/ben/0.wav", "text": "A"}'
     (project / "j.jsonl").write_text(f"{good}\n{line}\n")
     assert words in refused("j.jsonl", "--split", "none")
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("[" * 200_000, "j.json:1: not JSON (too many brackets in each other)"),
+        ("[" + 5000 * "1" + "]", "j.json:1: not JSON (a number is too long)"),
+        ('[{"path":\n]', "j.json:2: not JSON (Expecting value)"),
+    ],
+)
+def test_a_bad_json_list(project, content, words):
+    (project / "j.json").write_text(content)
+    assert words in refused("j.json", "--split", "none")
+
+
+def test_values_that_are_missing_in_pandas_tables(project):
+    row = '{"path": "wav/anna/0.wav", "text": "A", "speaker": NaN, "start": NaN}'
+    (project / "j.jsonl").write_text(row + "\n")
+    prepare("j.jsonl", "--split", "none")
+    assert everything() == {
+        "wav_anna_0": (str(project / ROWS[0][0]), "A", "wav_anna_0")
+    }
 
 
 @pytest.mark.parametrize(
@@ -834,6 +863,7 @@ def test_after_an_interruption_and_a_correction_it_goes_on(project, monkeypatch)
         (["--speaker_from", "[a-z]"], "one pair of parentheses"),
         (["--audio_dir", "none"], "--audio_dir none: no such folder"),
         (["--fs", "fast"], "--fs fast: give a sampling rate"),
+        (["--fs", "1e99"], "--fs 1e99: give a sampling rate from 100 to 1000000"),
     ],
 )
 def test_options_that_make_no_sense(project, words, message):
@@ -863,6 +893,61 @@ def test_names_that_begin_with_a_tilde(project):
     Path("a.csv").write_text("path,text\n~tmp.wav,A\n")
     prepare("a.csv", "--split", "none")
     assert everything()["~tmp"][0] == str(project / "~tmp.wav")
+
+
+def test_the_home_folder_after_an_equals_sign(project, monkeypatch):
+    monkeypatch.setenv("HOME", str(project / "home"))
+    write(project / "home" / "0.wav", noise(0))
+    table = "path,text\n0.wav,A\n"
+    (project / "home" / "a.csv").write_text(table)
+    prepare("train=~/a.csv", "--output=~/out", "--split", "none")
+    assert everything("home/out").keys() == {"0"}
+    assert not Path("~").exists()
+    Path("~a.csv").write_text(table.replace("0", "home/0"))  # no user's name
+    prepare("train=~a.csv", "--split", "none")
+    assert len(everything()) == 1
+
+
+def test_speakers_that_no_path_has(project, capsys):
+    rows = ["path,text", *(f"{path},T" for path, _, _ in ROWS)]
+    Path("a.csv").write_text("\n".join(rows))
+    line = refused("a.csv", "--speaker_from", "speaker_([0-9]+)")
+    assert "--speaker_from speaker_([0-9]+): no path has such a part; the first" in line
+    assert "is wav/anna/0.wav; correct or omit it" in line
+    Path("wav/anna/0.wav").rename("0.wav")
+    Path("b.csv").write_text("path,text\n0.wav,T\n")
+    line = refused("b.csv", "--speaker_from", "folder")
+    assert "--speaker_from folder: no path has a sub-folder; the first is 0.wav" in line
+    Path("a.csv").write_text("\n".join(["path,text", "0.wav,T", *rows[2:]]))
+    prepare("a.csv", "--speaker_from", "wav/([a-z]+)/", "--split", "none")
+    said = capsys.readouterr().out
+    assert "a.csv: --speaker_from finds no speaker in 1 path (0.wav)" in said
+
+
+def test_pipes_and_devices_are_not_read(project):
+    os.mkfifo("pipe.wav")
+    os.mkfifo("pipe")
+    for place in ("pipe", "pipe.wav", "/dev/null"):
+        assert f"{place}: is no file on a disk; save it as one first" in refused(place)
+    Path("a.csv").write_text("path,text\npipe.wav,A\n/dev/zero,A\n")
+    assert "a.csv:2: a pipe or device, no file: " in refused("a.csv")
+    assert "a.csv:3: a pipe or device" in Path("data/unusable.txt").read_text()
+
+
+def test_the_next_command_can_be_copied(project, capsys):
+    Path("a.csv").write_text(
+        "\n".join(["path,text,speaker", *(f"{p},T,{s}" for p, _, s in ROWS)])
+    )
+    place = project / "my $(touch x) folder"
+    prepare("a.csv", "--output", place / "data")
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith(f"next: cd {shlex.quote(str(place))}; ")
+
+
+def test_a_name_that_is_too_long_for_the_disk(project):
+    write_kaldi(project / "kaldi", kaldi_lines(project))
+    line = refused(f"{'x' * 300}=kaldi", "--split", "none")
+    assert "its name is too long for the disk: give a shorter one" in line
 
 
 def test_a_command_does_not_read_what_is_typed(project, monkeypatch):

@@ -220,6 +220,10 @@ def test_bad_input_ends_in_one_line(corpus, config, tmp_path):
     twice = "adastride:sigma_square=1,sigma_square=2"
     assert "sigma_square is given twice" in failure(*known, "--methods", twice)
     assert "2 methods" in failure(*known, "--methods", "avg_pool+stack")
+    line = failure(*known, "--reference", "strided_con")
+    assert (
+        "--reference: unknown downsampling method 'strided_con' (did you mean" in line
+    )
     assert "--seeds x" in failure(*known, "--seeds", "x")
     assert "no finished run" in failure("--exp", exp, "--train", "false")
     line = failure("--corpus", corpus, "--config", empty / "no.yaml", "--exp", exp)
