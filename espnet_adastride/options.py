@@ -18,6 +18,10 @@ from espnet_adastride.errors import ConfigurationError, UserError
 #: Hz; no speech is sampled more slowly or faster: an option or a file's header is wrong
 LOWEST_RATE, HIGHEST_RATE = 100, 1_000_000
 
+#: a million log-mels are 2.8 hours; a longer window than any utterance would make one
+#: frame of each, and windows and prime factors would take all memory and time
+MAX_STRIDE = 10**6
+
 
 def str2bool(word: str) -> bool:
     """Read ``true``/``false`` as ESPnet's options write them."""
@@ -33,9 +37,9 @@ def _range(low: Optional[float], high: Optional[float], above: bool) -> str:
     if low is None:
         return ""
     if high is not None and above:
-        return f" above {low:g}, {high:g} at most"
+        return f" above {low:g}, {high:.10g} at most"
     if high is not None:
-        return f" from {low:g} to {high:g}"
+        return f" from {low:g} to {high:.10g}"
     return f" above {low:g}" if above else f", {low:g} or more"
 
 
@@ -69,6 +73,10 @@ def real(
         return value
 
     return parse
+
+
+#: an overall downsampling rate
+stride_number = real(1, MAX_STRIDE)
 
 
 def whole(low: Optional[int] = None) -> Callable[[str], int]:

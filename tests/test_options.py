@@ -57,7 +57,7 @@ def test_no_command_takes_them(command, words, word, capsys):
 @pytest.mark.parametrize(
     "command, words, said",
     [
-        ("transcribe", "--model m a --stride 0.5", "give a number, 1 or more"),
+        ("transcribe", "--model m a --stride 0.5", "give a number from 1 to 1000000"),
         ("transcribe", "--model m a --max_segment 0", "give a number, 1 or more"),
         ("transcribe", "--model m a --ngpu 2", "invalid choice: 2 (choose from 0, 1)"),
         ("plot", "corpus --speech_threshold -3", "give a number above 0"),

@@ -23,7 +23,7 @@ from pathlib import Path
 from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.config import read_config
 from espnet_adastride.errors import UserError, no_such
-from espnet_adastride.options import real, str2bool, whole
+from espnet_adastride.options import str2bool, stride_number, whole
 
 
 class ConfigParser(Parser):
@@ -116,7 +116,7 @@ def get_parser():
         "--asr_model_file", type=str_or_none, help="parameter file of the model"
     )
     parser.add_argument(
-        "--stride", type=real(1), help="overall rate; default: the model's own"
+        "--stride", type=stride_number, help="overall rate; default: the model's own"
     )
     return parser
 

@@ -8,7 +8,7 @@ from espnet_adastride.bin.parsers import say
 from espnet_adastride.config import read_config
 from espnet_adastride.errors import GIVE_MODEL, UserError, no_such
 from espnet_adastride.networks.unpacking import check_archive
-from espnet_adastride.options import real
+from espnet_adastride.options import real, stride_number
 from espnet_adastride.quiet import quiet_imports
 
 #: who reads an exported model, by its suffix
@@ -26,7 +26,7 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--stride",
-        type=real(1),
+        type=stride_number,
         help="overall rate of an input layer that takes any, such as AdaStride's "
         "(default: as trained)",
     )

@@ -29,6 +29,8 @@ from typing import (
 
 import torch
 
+from espnet_adastride.options import MAX_STRIDE
+
 #: a number of steps, or a tensor of such numbers
 Steps = TypeVar("Steps", int, torch.Tensor)
 
@@ -234,13 +236,8 @@ def whole_lengths(
     return checked_lengths(None, x), output_lengths, width
 
 
-#: a million log-mels are 2.8 hours; a longer window than any utterance would make one
-#: frame of each, and windows and prime factors would take all memory and time
-MAX_STRIDE = 10**6
-
-
 def check_stride(stride: float, integer: bool = False) -> float:
-    """Return the stride if it is a real number from 1 to :data:`MAX_STRIDE`.
+    """Return the stride if it is a real number from 1 to a million (``MAX_STRIDE``).
 
     Args:
         stride: the user's value.

@@ -15,7 +15,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 from espnet_adastride.errors import UserError, did_you_mean, unknown_word
 from espnet_adastride.networks.methods import split_stride
-from espnet_adastride.options import real
+from espnet_adastride.options import MAX_STRIDE, real, stride_number
 from espnet_adastride.options import whole as whole_number
 from espnet_adastride.recipe import espnet_source as source
 
@@ -25,13 +25,6 @@ LAYER = source.ClassReference(
 )
 LAYER_CONF = "espnet_adastride.plugin.layer_conf"
 METHODS = "espnet_adastride.downsampling.registry"
-
-#: as in downsampling.output, which imports torch; a test compares them
-MAX_STRIDE = 10**6
-TOO_LARGE = (
-    f"must be at most {MAX_STRIDE}: so many frames are hours of speech, longer than "
-    "any utterance"
-)
 
 #: options that ESPnet uses as divisors or counts
 AT_LEAST_ONE = ("accum_grad", "max_epoch", "batch_size", "batch_bins")
@@ -154,15 +147,17 @@ def wrong_option_value(option: source.Option, value: Any) -> str:
     if value is None or word.lower() in NOTHING:
         may = option.words is None or None in option.words or word in option.words
         return "" if may else "one of " + _listed(option.words)
-    ours = re.fullmatch(r"(real|whole)\(.*\)", kind)
+    ours = re.fullmatch(r"(real|whole)\(.*\)|stride_number", kind)
     if ours:  # a type of options.py, as written in a command of ours
         if isinstance(value, bool):
-            return WANTED["float" if ours[1] == "real" else "int"]
-        call = ast.parse(kind, mode="eval").body
-        read = {"real": real, "whole": whole_number}[ours[1]](
-            *map(ast.literal_eval, call.args),
-            **{k.arg: ast.literal_eval(k.value) for k in call.keywords},
-        )
+            return WANTED["int" if ours[1] == "whole" else "float"]
+        read = stride_number
+        if ours[1]:
+            call = ast.parse(kind, mode="eval").body
+            read = {"real": real, "whole": whole_number}[ours[1]](
+                *map(ast.literal_eval, call.args),
+                **{k.arg: ast.literal_eval(k.value) for k in call.keywords},
+            )
         try:
             read(word)
         except argparse.ArgumentTypeError as error:
@@ -353,7 +348,8 @@ class _Checker:
             if given is not None and one > MAX_STRIDE:
                 self.refuse(
                     [*path, key],
-                    f"{'.'.join(path)}: {key}: {one!r} {TOO_LARGE}",
+                    f"{'.'.join(path)}: {key}: {one!r} must be at most {MAX_STRIDE}: "
+                    "so many frames are hours of speech, longer than any utterance",
                 )
 
     def _stages(self, path, key, conf) -> None:
@@ -412,5 +408,3 @@ def refuse_unknown_decoding(config: Dict[str, Any], module: str, where) -> None:
         wrong = wrong_option_value(options[name], value)
         if wrong:
             raise UserError(f"{where([name])}: {name}: {value!r} must be {wrong}")
-        if name == "stride" and value is not None and float(value) > MAX_STRIDE:
-            raise UserError(f"{where([name])}: {name}: {value!r} {TOO_LARGE}")

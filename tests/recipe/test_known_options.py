@@ -169,13 +169,6 @@ def test_methods_and_their_words_are_those_of_the_registry():
         assert tuple(words)[2:] == registry.downsampler_options(name)
 
 
-def test_the_largest_stride_is_that_of_the_methods():
-    from espnet_adastride.downsampling import output
-    from espnet_adastride.recipe import known_options
-
-    assert known_options.MAX_STRIDE == output.MAX_STRIDE
-
-
 def test_input_layers_are_those_that_the_encoders_build():
     from espnet_adastride.plugin import encoders
 
