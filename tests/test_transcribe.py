@@ -422,6 +422,9 @@ def test_wrong_models_are_named_in_one_line(exp, tmp_path):
     assert Transcriber(two, asr_model_file="valid.cer.ave.pth").trained.rate == RATE
     assert Transcriber(two / "valid.cer.ave.pth").trained.rate == RATE
     assert "x.pth is not there" in said(two, asr_model_file="x.pth")
+    assert "device 'gpu': give cpu, cuda or" in said(exp, device="gpu")
+    if not torch.cuda.is_available():
+        assert "device cuda:1: there is no GPU; use cpu" in said(exp, device="cuda:1")
     for name, *files in (("c", MODEL), ("classifier",)):
         assert "not the config of an ASR model" in said(
             folder(name, "lm: seq_rnn", *files)

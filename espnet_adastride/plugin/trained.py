@@ -117,7 +117,13 @@ class TrainedModel:
         upstream_model: Optional[PathLike] = None,
         block: Optional[float] = None,
     ):
-        if device != "cpu" and not torch.cuda.is_available():
+        try:
+            kind = torch.device(device).type
+        except (RuntimeError, TypeError):
+            raise ConfigurationError(
+                f"device {device!r}: give cpu, cuda or, e.g., cuda:1"
+            ) from None
+        if kind != "cpu" and not torch.cuda.is_available():
             raise ConfigurationError(f"device {device}: there is no GPU; use cpu")
         self.device, self.search, self.lock = device, None, threading.Lock()
         # kept as long as the model: tokenizers open their files late
