@@ -132,7 +132,10 @@ while [ $# -gt 0 ]; do
                      exit 0 ;;
         --version) "${default_python}" -c "import runpy; print('espnet_adastride',
             runpy.run_path('${root}/espnet_adastride/version.py')['__version__'])"; exit 0 ;;
-        --*=*) name=${1%%=*} value=${1#*=}; shift ;;
+        --*=*) name=${1%%=*} value=${1#*=}
+               # shellcheck disable=SC2088  # which a shell expands at the start of a word
+               [[ ${value} != "~" && ${value} != "~/"* ]] || value=${HOME}${value#"~"}
+               shift ;;
         --*) [ $# -ge 2 ] || die "option $1 needs a value"
              name=$1 value=$2; shift 2 ;;
         *) die "'$1' is not an option; write --name value" ;;

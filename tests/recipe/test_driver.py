@@ -226,6 +226,12 @@ def test_an_empty_configuration_is_refused(recipe, option):
     assert "empty.yaml: no options in it; fill it, or leave it out" in line
 
 
+def test_the_home_folder_after_an_equals_sign(recipe):
+    done = run(recipe, *SETS, *MINI, "--pretrained_model=~/none.pth")
+    home = os.environ["HOME"]
+    assert f"--pretrained_model {home}/none.pth: no such file" in one_line(done)
+
+
 def test_the_python_is_taken_from_the_environment_too(recipe):
     done = subprocess.run(
         ["bash", "../asr.sh", *SETS],
