@@ -21,6 +21,7 @@ import re
 import struct
 from pathlib import Path
 from typing import (
+    IO,
     BinaryIO,
     Callable,
     Iterator,
@@ -92,6 +93,8 @@ MISSING_SECONDS, MISSING_SHARE = 1.0, 0.02
 MISSING_BYTES = 4096
 #: a larger share of undecodable packets is damage, not a tag in the stream
 BAD_PACKETS = 0.02
+#: bytes; as many as a WAV file can have
+MOST_PIPED = 4 * 2**30
 #: libsndfile's length of a FLAC file that was written to a pipe
 UNKNOWN_LENGTH = 2**63 - 1
 #: containers whose header has a measured duration, not an estimate
@@ -227,6 +230,25 @@ def log_line(line: str) -> None:
     logger.warning(line)
 
 
+def read_to_end(stream: IO[bytes], name: str) -> bytes:
+    """Return what a pipe holds.
+
+    Raises:
+        AudioError: it has more than a WAV file can, so it may have no end.
+    """
+    parts, size = [], 0
+    while True:
+        parts.append(stream.read(2**20))
+        size += len(parts[-1])
+        if not parts[-1]:
+            return b"".join(parts)
+        if size > MOST_PIPED:
+            raise AudioError(
+                f"{name}: more than {MOST_PIPED >> 30} GiB, perhaps without an end; "
+                "give an audio file"
+            )
+
+
 def _opened(path: Source, name: str) -> BinaryIO:
     if isinstance(path, bytes):
         if not path:
@@ -238,7 +260,7 @@ def _opened(path: Source, name: str) -> BinaryIO:
             file.seek(0)
             return file
         with file:  # a pipe, or empty
-            content = file.read()
+            content = read_to_end(file, name)
         if not content:
             raise AudioError(f"{name}: an empty file; record or copy it again")
         return io.BytesIO(content)

@@ -27,6 +27,7 @@ from espnet_adastride.corpora.audio import (
     is_media_head,
     log_line,
     read_samples,
+    read_to_end,
 )
 from espnet_adastride.errors import AudioError
 from espnet_adastride.files import AUDIO_SUFFIXES, files_in, shown
@@ -75,7 +76,8 @@ def read_audio(
     content: Union[str, Path, bytes] = source
     name = shown(source)
     if str(source) == STDIN:
-        name, content = "standard input", sys.stdin.buffer.read()
+        name = "standard input"
+        content = read_to_end(sys.stdin.buffer, name)
         if not content:
             raise AudioError(f"{name}: empty; pipe an audio file into it")
     wave, info = read_samples(content, name, say)

@@ -372,6 +372,12 @@ def test_a_size_above_two_gigabytes_is_no_placeholder(kind, size, tmp_path):
             audio_info(path)
 
 
+def test_what_has_no_end_is_not_read_until_the_memory_is_full(monkeypatch):
+    monkeypatch.setattr(audio, "MOST_PIPED", 2**22)
+    with pytest.raises(AudioError, match="/dev/zero: more than .* without an end"):
+        recordings.read_audio("/dev/zero", 16000)
+
+
 def test_the_progress_bar_does_not_read_a_pipe(tmp_path):
     os.mkfifo(tmp_path / "a.wav")
     assert quick_seconds(tmp_path / "a.wav") == 0.0  # it would wait forever

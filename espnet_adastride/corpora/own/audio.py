@@ -4,11 +4,12 @@ import hashlib
 import json
 import os
 import subprocess
+import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
-from espnet_adastride.corpora.audio import AudioInfo, read_samples
+from espnet_adastride.corpora.audio import AudioInfo, read_samples, read_to_end
 from espnet_adastride.corpora.own.rows import Options, Planned, problem_of
 from espnet_adastride.corpora.own.source import Problem
 from espnet_adastride.corpora.recordings import prepare
@@ -83,15 +84,25 @@ def check_recording(path: str, rows: Sequence[Planned], folder: Path, fs: int):
 def _output(pipe: str) -> bytes:
     """Return what a command writes to its standard output."""
     command = pipe[:-1].strip()
+    words = ["bash", "-c", command]
     # it must not read what the user types, or the script that called this
-    done = subprocess.run(
-        ["bash", "-c", command], stdin=subprocess.DEVNULL, capture_output=True
-    )
-    if done.returncode or not done.stdout:
-        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    stdin = subprocess.DEVNULL
+    with tempfile.TemporaryFile() as errors:
+        with subprocess.Popen(
+            words, stdin=stdin, stdout=subprocess.PIPE, stderr=errors
+        ) as process:
+            assert process.stdout is not None
+            try:
+                content = read_to_end(process.stdout, command)
+            except BaseException:
+                process.kill()
+                raise
+        errors.seek(0)
+        lines = errors.read().decode("utf-8", "replace").strip().splitlines()
+    if process.returncode or not content:
         said = lines[-1] if lines else "no output"
-        raise AudioError(f"{command}: status {done.returncode}: {said}")
-    return done.stdout
+        raise AudioError(f"{command}: status {process.returncode}: {said}")
+    return content
 
 
 def _usable_in_place(path: str, info: AudioInfo) -> bool:

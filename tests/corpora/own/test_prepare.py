@@ -559,6 +559,16 @@ def test_pipes_run_only_when_asked(project, capsys):
     assert np.array_equal(wave, noise(1))
 
 
+def test_a_command_without_an_end_is_stopped(project, monkeypatch):
+    monkeypatch.setattr(audio, "MOST_PIPED", 2**22)
+    lines = kaldi_lines(project)
+    lines["wav.scp"][0] = "anna-0 cat /dev/zero | cat |"
+    folder = write_kaldi(project / "kaldi", lines)
+    line = refused(folder, "--split", "none", "--run_pipes", "true")
+    assert "wav.scp:1: a recording that cannot be used: cat /dev/zero | cat: " in line
+    assert "perhaps without an end; give an audio file" in line
+
+
 # ------------------------------------------------------------------------ what is bad
 BAD_ROWS = [
     ("wav/none.wav,A,0,1", "no such file: wav/none.wav"),
