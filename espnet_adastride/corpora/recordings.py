@@ -24,11 +24,11 @@ import numpy as np
 from espnet_adastride.corpora.audio import (
     Say,
     is_media,
-    is_media_head,
     log_line,
     read_samples,
     read_to_end,
 )
+from espnet_adastride.corpora.containers import is_media_head
 from espnet_adastride.errors import AudioError
 from espnet_adastride.files import AUDIO_SUFFIXES, files_in, shown
 from espnet_adastride.options import LOWEST_RATE
