@@ -65,8 +65,7 @@ def get_parser() -> argparse.ArgumentParser:
         default="",
         metavar="folder|REGEX",
         help="speaker if the source does not give it: the first sub-folder, or the "
-        "group of "
-        "a regular expression on the path, e.g. '([a-z]+)_[0-9]+'",
+        "group of a regular expression on the path, e.g. '([a-z]+)_[0-9]+'",
     )
     parser.add_argument(
         "--split",
