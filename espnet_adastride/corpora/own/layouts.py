@@ -67,7 +67,9 @@ def read_source(path, columns: Optional[Dict[str, str]] = None) -> Source:
             )
         return read_table(path, columns)
     if not path.is_dir():  # a pipe would be waited for, or be empty the second time
-        raise UserError(f"{shown(path)}: is no file on a disk; save it as one first")
+        raise UserError(
+            f"{shown(path)}: is a pipe or a device; save its content to a file first"
+        )
     return _read_folder(path, columns)
 
 

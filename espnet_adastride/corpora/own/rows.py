@@ -110,7 +110,9 @@ def plan_rows(
                 problems.append(problem_of(row, "a folder instead of a file", path))
                 continue
             if not os.path.isfile(path):  # reading a pipe may wait forever
-                problems.append(problem_of(row, "a pipe or device, no file", path))
+                problems.append(
+                    problem_of(row, "a pipe or a device instead of a file", path)
+                )
                 continue
         key = row.id
         if not (source.own_ids and key):  # sets in sub-folders may have other layouts

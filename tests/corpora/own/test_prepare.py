@@ -938,10 +938,13 @@ def test_pipes_and_devices_are_not_read(project):
     os.mkfifo("pipe.wav")
     os.mkfifo("pipe")
     for place in ("pipe", "pipe.wav", "/dev/null"):
-        assert f"{place}: is no file on a disk; save it as one first" in refused(place)
+        assert (
+            f"{place}: is a pipe or a device; save its content to a file first"
+            in refused(place)
+        )
     Path("a.csv").write_text("path,text\npipe.wav,A\n/dev/zero,A\n")
-    assert "a.csv:2: a pipe or device, no file: " in refused("a.csv")
-    assert "a.csv:3: a pipe or device" in Path("data/unusable.txt").read_text()
+    assert "a.csv:2: a pipe or a device instead of a file: " in refused("a.csv")
+    assert "a.csv:3: a pipe or a device" in Path("data/unusable.txt").read_text()
 
 
 def test_the_next_command_can_be_copied(project, capsys):
