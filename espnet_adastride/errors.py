@@ -143,7 +143,7 @@ def no_such(path: object, fix: str = "", what: str = "file", option: str = "") -
 
 def describe_os_error(error: OSError) -> str:
     """Return one line on what a file, a folder or a disk refused, with the fix."""
-    name = error.filename2 or error.filename or "a file"
+    name = error.filename2 or error.filename or "a file or the output"
     if error.errno == errno.ENOENT and error.filename:
         return no_such(name, what="file or folder")
     if error.errno not in _DISK:
@@ -165,21 +165,42 @@ def open_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
 
 
+def drop_output() -> None:
+    """Send what is left in the buffer of standard output, and the rest, nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def written_output():
+    """Write all of standard output at the end, where a full disk can be reported.
+
+    Raises:
+        OSError: it cannot be written; Python does not try again at exit.
+    """
+    try:
+        yield
+    finally:
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError:
+            drop_output()
+            raise
+
+
 @contextlib.contextmanager
 def silent_broken_pipe():
     """End the process silently when the reader of its output has gone (``| head``)."""
     try:
-        try:
+        with written_output():
             yield
-        finally:
-            sys.stdout.flush()
     except BrokenPipeError:
         output = select.poll()
         output.register(sys.stdout.fileno(), 0)
         if not output.poll(0):  # the pipe of another process
             raise
-        # what is left in the buffer must not be written at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         raise SystemExit(128 + 13) from None  # as of a process that SIGPIPE ended
 
 
@@ -195,7 +216,8 @@ def one_line_errors(main):
         open_closed_streams()
         with silent_broken_pipe():
             try:
-                return main(cmd)
+                with written_output():
+                    return main(cmd)
             except BrokenPipeError:
                 raise
             except UserError as error:

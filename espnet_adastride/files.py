@@ -13,10 +13,10 @@ import os
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Dict, Iterator, List, Mapping, Set, Union
+from typing import Dict, Iterable, Iterator, List, Mapping, Set, Union
 from urllib.parse import quote
 
-from espnet_adastride.errors import ESCAPED, UserError, no_such
+from espnet_adastride.errors import ESCAPED, UserError, located, no_such
 
 PathLike = Union[str, Path]
 
@@ -77,10 +77,33 @@ def check_folder(folder: PathLike, option: str) -> None:
         )
 
 
-def check_file(path: PathLike, option: str) -> None:
-    """Check as :func:`check_folder` does that a file can be written."""
+def refuse_device(path: PathLike) -> None:
+    """Refuse to replace what is no file: ``/dev/full``, a terminal, a pipe.
+
+    Raises:
+        UserError: it is there, and neither a file nor a folder.
+    """
+    if Path(path).exists() and not (Path(path).is_file() or Path(path).is_dir()):
+        raise UserError(f"{path}: a device or a pipe; give the name of a file")
+
+
+def check_file(path: PathLike, option: str, inputs: Iterable[PathLike] = ()) -> None:
+    """Check as :func:`check_folder` does that a file can be written.
+
+    Args:
+        path: the file.
+        option: its option, for the message.
+        inputs: what the command reads.
+
+    Raises:
+        UserError: also for a folder, a device, or one of the inputs.
+    """
     if Path(path).is_dir():
         raise UserError(f"{option} {path}: is a folder; give a file")
+    with located(option):
+        refuse_device(path)
+    if Path(path).resolve() in [Path(one).resolve() for one in inputs]:
+        raise UserError(f"{option} {path}: is an input; give another file")
     check_folder(Path(path).parent, option)
 
 
@@ -90,8 +113,12 @@ def written_whole(path: PathLike) -> Iterator[Path]:
 
     If that fails, nothing is left, and the error names ``path`` (that of a full disk
     does not by itself).
+
+    Raises:
+        UserError: ``path`` is a device, which the file would replace.
     """
     path = Path(path)
+    refuse_device(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
     try:

@@ -119,6 +119,23 @@ def test_a_reader_may_leave(tmp_path):
         assert said in done.stderr.decode() and bool(said) == bool(done.stderr)
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    "body", ["print('x')", "print('x', flush=True)", "print('x'); raise SystemExit(0)"]
+)
+def test_the_disk_of_the_output_is_full(body):
+    """In one line, when a line is written and when the last ones are, at the end."""
+    code = "from espnet_adastride.errors import one_line_errors\n@one_line_errors\n"
+    code += f"def main(cmd=None):\n    {body}\nmain()"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: a file or the output cannot be written")
+    assert done.stderr.count("\n") == 1 and "the disk is full" in done.stderr
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_standard_streams_may_be_closed(closed, tmp_path):
     code = "import sys\nfrom espnet_adastride.errors import one_line_errors\n"

@@ -28,8 +28,10 @@ from espnet_adastride.bin import (
     make_token_list,
     perturb_speed,
     prepare_librispeech,
+    score_times,
 )
 from espnet_adastride.corpora import datadir
+from espnet_adastride.errors import UserError
 from espnet_adastride.networks import saving
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -255,6 +257,20 @@ def test_the_error_number_of_a_full_disk(tmp_path, monkeypatch):
         line = one_line(make_token_list, [*options, "--token_type", "char"])
         assert "tokens.txt cannot be written" in line and "the disk is full" in line
     assert path.read_bytes() == b"old"
+
+
+def test_a_device_or_an_input_is_not_replaced(tmp_path):
+    """As root, a file would take the place of /dev/full, for all programs."""
+    device, words = tmp_path / "device", tmp_path / "words.ctm"
+    os.mkfifo(device)
+    words.write_text("u1 1 0.10 0.30 A\n")
+    with pytest.raises(UserError, match=f"{device}: a device or a pipe; give the name"):
+        files.write_text(device, "text")
+    assert device.is_fifo()
+    command = ["--ctm", words, "--ref", words, "--output"]
+    assert "is an input" in one_line(score_times, [*command, words])
+    assert "a device or a pipe" in one_line(score_times, [*command, device])
+    assert words.read_text() == "u1 1 0.10 0.30 A\n"
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from espnet_adastride.bin.parsers import (
     read_methods,
 )
 from espnet_adastride.corpora.clips import describe_clips, find_clips
-from espnet_adastride.errors import UserError, located, resumable
+from espnet_adastride.errors import UserError, located, resumable, unknown_word
 from espnet_adastride.experiments.folders import run_name, unfinished
 from espnet_adastride.recipe.jobs import Interrupted
 
@@ -98,6 +98,31 @@ def train(args, methods, seeds):
     train_all(data, options, methods, seeds, args.exp, args.nj)
 
 
+def check_report(args):
+    """Reject before hours of training what :func:`report_all` cannot use.
+
+    Raises:
+        UserError: --curve is no option of a method, or --beside names a folder without
+            runs or two of one name.
+    """
+    from espnet_adastride.downsampling.registry import DOWNSAMPLERS, downsampler_options
+    from espnet_adastride.experiments.classification.results import read_runs
+
+    known = sorted(
+        {word for name in DOWNSAMPLERS for word in downsampler_options(name)}
+    )
+    if args.curve and args.curve not in known:
+        raise UserError(f"--curve: {unknown_word('option', args.curve, known)}")
+    for exp in args.beside:
+        with located("--beside"):
+            read_runs(exp)
+    names = [Path(exp).resolve().name for exp in (args.exp, *args.beside)]
+    if len(set(names)) != len(names):
+        raise UserError(
+            "--beside: two experiment folders have the same name; rename one"
+        )
+
+
 def report_all(args, methods, seeds):
     """Write and print the tables, and draw the pictures."""
     from espnet_adastride.experiments.classification.pictures import (
@@ -122,10 +147,6 @@ def report_all(args, methods, seeds):
             for exp in args.beside
         }
         tables = {Path(args.exp).resolve().name: rows, **tables}
-        if len(tables) != 1 + len(args.beside):
-            raise UserError(
-                "--beside: two experiment folders have the same name; rename one"
-            )
         print("\n" + format_data_sets(tables, args.reference, args.curve or ""))
         picture = Path(args.exp).resolve() / "data_sets.png"
         save_figure(plot_data_sets(tables, args.reference), picture)
@@ -143,6 +164,7 @@ def main(args):
 
     torch.set_num_threads(1)
     methods, seeds = read_methods(args, available_downsamplers())
+    check_report(args)
     if args.train:
         with resumable(Interrupted):
             train(args, methods, seeds)

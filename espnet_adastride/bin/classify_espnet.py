@@ -24,6 +24,7 @@ every test clip. Finished runs are kept; interrupted ones resume after their las
 from espnet_adastride.bin.parsers import Parser, add_run_options, command, read_methods
 from espnet_adastride.errors import resumable
 from espnet_adastride.experiments.classification.espnet_training import train
+from espnet_adastride.recipe.espnet_source import named_words
 from espnet_adastride.recipe.jobs import Interrupted
 
 
@@ -55,7 +56,8 @@ def main(args):
     from espnet_adastride.experiments.classification.tables import report
 
     torch.set_num_threads(1)
-    methods, seeds = read_methods(args, needed=["data_config"])
+    stock = named_words("espnet_adastride.plugin.encoders", "ESPNET_WORDS")
+    methods, seeds = read_methods(args, needed=["data_config"], others=stock)
     if args.train:
         with resumable(Interrupted):
             train(args, methods, seeds)

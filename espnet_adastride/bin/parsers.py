@@ -241,7 +241,11 @@ def add_run_options(
 
 
 def read_methods(
-    args, every: Sequence[str] = (), needed: Sequence[str] = (), hint: str = ""
+    args,
+    every: Sequence[str] = (),
+    needed: Sequence[str] = (),
+    hint: str = "",
+    others: Sequence[str] = (),
 ) -> Tuple[list, List[int]]:
     """Return methods and seeds; a list may be one word with spaces.
 
@@ -249,10 +253,11 @@ def read_methods(
         every: the methods that ``all`` means.
         needed: options without which nothing can be trained, beside corpus and config.
         hint: how else the corpus can be given.
+        others: methods that are no downsamplers.
 
     Raises:
         UserError: one of those, a seed that is no integer, no method, or an unknown
-            one, also as the reference.
+            one as the reference or the method whose confusions are drawn.
     """
     # not for --help
     from espnet_adastride.downsampling.registry import downsampler_class
@@ -265,8 +270,11 @@ def read_methods(
     words, seeds = split_list(args.methods), read_seeds(args.seeds)
     if not words:
         raise UserError("--methods: give at least one")
-    with located("--reference", (ValueError, UserError), UserError):
-        for name in parse_method(args.reference).names:
-            downsampler_class(name)
+    for option in ("reference", "confusion"):  # used after hours of training
+        with located(f"--{option}", (ValueError, UserError), UserError):
+            given = getattr(args, option, None)
+            for name in parse_method(given).names if given else ():
+                if name not in others:
+                    downsampler_class(name)
     words = list(every) if every and words == ["all"] else words
     return [parse_method(word) for word in words], seeds

@@ -282,7 +282,7 @@ def main(args) -> None:
         raise UserError(f"--output {args.output}: the name must end in {kinds}")
     check_file(args.output, "--output")
     if getattr(args, "json", None) is not None:
-        check_file(args.json, "--json")
+        check_file(args.json, "--json", [args.ref] if args.ref else [])
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     for line in args.draw(args):
         print(line)

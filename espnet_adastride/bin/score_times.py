@@ -16,7 +16,7 @@ import json
 from espnet_adastride.bin.parsers import Parser, command
 from espnet_adastride.corpora.kaldi import shorten
 from espnet_adastride.errors import UserError, counted
-from espnet_adastride.files import write_text
+from espnet_adastride.files import check_file, write_text
 from espnet_adastride.timing.transcripts import (
     UNKNOWN_WORD,
     compare_times,
@@ -96,6 +96,8 @@ def format_table(results: dict) -> str:
 
 @command(get_parser)
 def main(args) -> None:
+    if args.output:
+        check_file(args.output, "--output", [*args.ctm, args.ref])
     results = score(args.ctm, args.ref)
     if args.output:
         write_text(args.output, json.dumps(results, indent=1) + "\n")

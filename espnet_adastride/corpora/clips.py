@@ -66,8 +66,8 @@ def find_clips(folder, layout: str) -> List[Clip]:
         layout: a key of :data:`LAYOUTS`; see the module docstring.
 
     Raises:
-        UserError: no such folder, no files of the layout, an incomplete file name or
-            table row, a file that is listed twice, or fewer than two classes.
+        UserError: no such folder, no files of the layout or no rows, an incomplete file
+            name or table row, a file that is listed twice, or fewer than two classes.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -89,6 +89,8 @@ def find_clips(folder, layout: str) -> List[Clip]:
                 f"{folder}: {shown(clip.path)} is listed twice ({labels}); keep one row"
             )
     labels = {clip.label for clip in clips}
+    if not clips:
+        raise UserError(f"{folder}: its table has no recordings; add a row for each")
     if len(labels) < 2:
         raise UserError(
             f"{folder}: all {len(clips)} recordings are {labels.pop()!r}; a classifier "

@@ -3,6 +3,7 @@
 Shared by ``transcribe.Transcriber`` and ``recogniser.OnnxTranscriber``.
 """
 
+from numbers import Real
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -41,9 +42,10 @@ def piece_seconds(
 
 def check_max_segment(seconds: Optional[float]) -> None:
     """Raise a ValueError unless this is None or a number of seconds, 1 or more."""
-    if seconds is not None and not 1 <= seconds < float("inf"):
+    number = isinstance(seconds, Real)
+    if seconds is not None and not (number and 1 <= seconds < float("inf")):
         raise ValueError(
-            f"max_segment must be a number of seconds, 1 or more, got {seconds}"
+            f"max_segment must be a number of seconds, 1 or more, got {seconds!r}"
         )
 
 

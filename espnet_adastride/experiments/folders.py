@@ -152,17 +152,31 @@ def _read_old(folder: Path) -> Record:
     return Record({**origin, **content}, path)
 
 
-def read_results(exp: PathLike, needed: bool = True) -> List[Record]:
+def read_results(
+    exp: PathLike, needed: bool = True, task: Optional[str] = None
+) -> List[Record]:
     """Return the records of an experiment, results of earlier versions first.
 
+    Args:
+        exp: folder of the experiment.
+        needed: whether there must be one.
+        task: ``classification`` or ``vqvae``, if they must be of one.
+
     Raises:
-        UserError: one is needed, and there is none; or two have different settings.
+        UserError: one is needed, and there is none; one is of another task; or two
+            have different settings.
     """
     old = [path.parent for path in sorted(Path(exp).glob(f"*/{OLD_RESULT}"))]
     found = [_read_old(folder) for folder in old if not record_of(folder).is_file()]
     found += read_records(Path(exp) / "records")
     if needed and not found:
         raise UserError(f"{exp}: no finished run (records/*.json.gz) in it")
+    for one in found:
+        if task and one.task != task:
+            raise UserError(
+                f"{one.path}: a run of the task {one.task}, but the table is of "
+                f"{task}: give the folder of another experiment"
+            )
     for one in found[1:]:
         for word, a, b in changes(found[0].settings[0], one.settings[0]):
             raise UserError(

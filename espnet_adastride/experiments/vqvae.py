@@ -206,7 +206,7 @@ def report(exp: PathLike, reference: str) -> None:
     from espnet_adastride.report.listening import page  # needs torch
 
     exp = Path(exp).resolve()
-    runs = sort_runs(read_results(exp))
+    runs = sort_runs(read_results(exp, task="vqvae"))
     table = format_table(runs, reference)
     write_text(exp / "RESULTS.md", table)
     first: Dict[Any, Dict[str, Any]] = {}

@@ -374,7 +374,7 @@ def refuse_unknown_options(config: Dict[str, Any], task: str, where) -> None:
 
     Args:
         config: as ESPnet reads it, command-line options included.
-        task: ``asr`` or ``lm``.
+        task: ``asr`` or ``lm``; ``abs_task``: options that every task has.
         where: called with the path of a word, e.g. ``["encoder_conf", "num_blocks"]``;
             returns its origin, for the message.
 

@@ -12,7 +12,7 @@ from espnet_adastride.corpora.upstream_record import (
     DEFAULT_VERSION,
     UpstreamRecord,
 )
-from espnet_adastride.files import PathLike
+from espnet_adastride.files import PathLike, read_utf8
 from espnet_adastride.report.tables import short_count
 
 #: the first bytes of every card
@@ -51,7 +51,7 @@ def _results(path: Optional[PathLike]) -> str:
     """Return RESULTS.md below a heading of the card; or a note if there are none."""
     if not path or not Path(path).is_file():
         return "Not scored yet."
-    text = Path(path).read_text(encoding="utf-8")
+    text = read_utf8(path)
     text = re.sub(r"<!--.*?-->\n?", "", text, flags=re.DOTALL)
     text = re.sub(r"^# RESULTS\s*\n", "", text)
     return re.sub(r"^#", "##", text, flags=re.MULTILINE).strip()

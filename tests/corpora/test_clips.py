@@ -106,6 +106,7 @@ def test_a_table_is_all_that_a_corpus_of_ones_own_needs(tmp_path):
     [
         ("file,class\nx.wav,a\n", "no column label; its first line is 'file,class'"),
         ("", "the file is empty; write a header and rows"),
+        ("file,label\n", "its table has no recordings; add a row for each"),
         ("\nfile,label\n", "no column file and label; its first line is ''"),
         ("file," + 2**18 * "x", ":1: not CSV .field larger than"),
         ("file,label,speaker\n", "unknown column 'speaker'"),

@@ -37,7 +37,7 @@ def test_texts_and_times_are_those_of_espnet(exported):
 
 def test_pieces_of_a_wrong_length_are_refused(exported):
     said = []
-    for seconds in (0, 0.5, float("nan"), float("inf")):
+    for seconds in (0, 0.5, float("nan"), float("inf"), "20"):
         with pytest.raises(ValueError, match="max_segment must be a number"):
             OnnxTranscriber(exported, max_segment=seconds)
     model = OnnxModel(exported)

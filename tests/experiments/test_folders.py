@@ -14,6 +14,7 @@ import pytest
 from espnet_adastride.bin import experiment, results
 from espnet_adastride.errors import UserError
 from espnet_adastride.experiments import tables
+from espnet_adastride.experiments.classification.results import read_runs
 from espnet_adastride.experiments.definition import read_experiment
 from espnet_adastride.experiments.folders import (
     OLD_RESULT,
@@ -58,6 +59,8 @@ def test_a_record_says_where_it_is_from(tmp_path):
     assert unfinished(tmp_path, [name, "stack_8x_seed2"]) == ["stack_8x_seed2"]
     with pytest.raises(UserError, match="no finished run"):
         read_results(tmp_path / name)
+    with pytest.raises(UserError, match=f"{name}.*of the task vqvae, but the table is"):
+        read_runs(tmp_path)
 
 
 #: of 0.1: without a configuration, which is in a file beside

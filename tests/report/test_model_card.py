@@ -1,7 +1,9 @@
 """The card of a packed model."""
 
+import pytest
 import yaml
 
+from espnet_adastride.errors import UserError
 from espnet_adastride.report.model_card import model_card
 
 CONFIG = {
@@ -50,3 +52,6 @@ def test_results_stand_below_a_heading_of_the_card(tmp_path):
     text = card(page)
     assert "## Results\n\n### Environments\n|a|b|\n" in text
     assert "made by" not in text
+    page.write_bytes(b"# RESULTS\n\xe9\n")
+    with pytest.raises(UserError, match="RESULTS.md:2: not UTF-8"):
+        card(page)

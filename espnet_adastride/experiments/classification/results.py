@@ -97,7 +97,7 @@ def read_runs(folder) -> Dict[str, Runs]:
     Raises:
         UserError: also where there is none.
     """
-    return sort_runs(read_results(folder))
+    return sort_runs(read_results(folder, task="classification"))
 
 
 def sort_runs(records: Iterable[Record]) -> Dict[str, Runs]:

@@ -224,6 +224,12 @@ def test_bad_input_ends_in_one_line(corpus, config, tmp_path):
     assert (
         "--reference: unknown downsampling method 'strided_con' (did you mean" in line
     )
+    line = failure(*known, "--confusion", "adastrid")
+    assert "--confusion: unknown downsampling method 'adastrid' (did you mean" in line
+    line = failure(*known, "--curve", "sigma_squar")
+    assert "--curve: unknown option 'sigma_squar' (did you mean 'sigma_square'?" in line
+    line = failure(*known, "--beside", empty)
+    assert line.startswith(f"error: --beside: {empty}: no finished run")
     assert "--seeds x" in failure(*known, "--seeds", "x")
     assert "no finished run" in failure("--exp", exp, "--train", "false")
     line = failure("--corpus", corpus, "--config", empty / "no.yaml", "--exp", exp)

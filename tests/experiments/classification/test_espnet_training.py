@@ -207,6 +207,17 @@ def test_bad_input_is_named_before_anything_is_trained(corpus, tmp_path):
     assert "add [valid, acc, max]" in failure("adastride")
     small_config(tmp_path / "small.yaml", batchsize=3)
     assert "did you mean 'batch_size'" in failure("adastride")
+    for options, words in (
+        ({"batch_bins": 0}, "batch_bins: 0 must be 1 or more"),
+        ({"optim": "adm"}, "did you mean 'adam'"),
+        ({"optim_conf": {"lr": "fast"}}, "optim_conf: lr: 'fast' must be a number"),
+    ):
+        small_config(tmp_path / "small.yaml", **options)
+        assert words in failure("adastride")
+    small_config(tmp_path / "small.yaml")
+    assert "no finished run" in failure(
+        "conv2d", options=["--reference", "conv2d", "--train", "false"]
+    )
     small_config(tmp_path / "small.yaml")
     whole = (corpus / "high" / "0.wav").read_bytes()
     try:

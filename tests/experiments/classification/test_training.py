@@ -159,8 +159,10 @@ def test_options_of_a_training_through_espnet():
     assert steps(num_iters_per_epoch=7, accum_grad=2) == 40 * 3
     with pytest.raises(UserError, match="did you mean 'max_epoch'"):
         steps(max_epochs=3)
-    with pytest.raises(UserError, match="accum_grad: give a whole number, .* got 0.5"):
+    with pytest.raises(UserError, match="accum_grad: 0.5 must be a whole number"):
         steps(accum_grad=0.5)
+    with pytest.raises(UserError, match="num_iters_per_epoch: give .* got 0"):
+        steps(num_iters_per_epoch=0)
     check_criterion(complete_options(task, {}), Criterion("valid", "acc", "max"))
     with pytest.raises(UserError, match="best valid loss_mse is tested; add .valid, l"):
         check_criterion(
