@@ -925,6 +925,7 @@ def test_one_recording_and_wrong_options_of_align(exp, recordings, tmp_path, cap
     a = recordings / "a.wav"
     assert "--audio needs its transcript" in said("--audio", a)
     assert "--text requires --audio" in said("--data_dir", tmp_path, "--text", "A")
+    assert "is a folder; give a file" in said("--audio", "x.wav", "--text", tmp_path)
     assert "wav.scp: no such file" in said("--data_dir", tmp_path)
     (tmp_path / "wav.scp").write_text(f"u {a}\n")
     (tmp_path / "text").write_text("v A\n")

@@ -90,6 +90,8 @@ def read_jobs(args: argparse.Namespace) -> Dict[str, Tuple[str, str]]:
         if args.text is None:
             raise UserError("--audio needs its transcript: give --text")
         text = args.text
+        if os.sep in text and os.path.isdir(text):  # "data" may be all that is said
+            raise UserError(no_such(text, option="--text"))
         if os.path.isfile(text):  # False for a text that no file can be named by
             text = read_utf8(text)
         return {name_of(args.audio): (args.audio, " ".join(text.split()))}

@@ -257,7 +257,7 @@ def read_methods(
 
     Raises:
         UserError: one of those, a seed that is no integer, no method, or an unknown
-            one as the reference or the method whose confusions are drawn.
+            one, also as the reference or the method whose confusions are drawn.
     """
     # not for --help
     from espnet_adastride.downsampling.registry import downsampler_class
@@ -270,11 +270,14 @@ def read_methods(
     words, seeds = split_list(args.methods), read_seeds(args.seeds)
     if not words:
         raise UserError("--methods: give at least one")
+    words = list(every) if every and words == ["all"] else words
+    given = {"--methods": words}
     for option in ("reference", "confusion"):  # used after hours of training
-        with located(f"--{option}", (ValueError, UserError), UserError):
-            given = getattr(args, option, None)
-            for name in parse_method(given).names if given else ():
+        word = getattr(args, option, None)
+        given[f"--{option}"] = [word] if word else []
+    for option, own in given.items():
+        with located(option, (ValueError, UserError), UserError):
+            for name in (name for word in own for name in parse_method(word).names):
                 if name not in others:
                     downsampler_class(name)
-    words = list(every) if every and words == ["all"] else words
     return [parse_method(word) for word in words], seeds

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Callable, Dict, Iterator, List, NamedTuple, Sequence
 
 from espnet_adastride.corpora.separated import read_separated
-from espnet_adastride.errors import UserError, no_such, unknown_word
+from espnet_adastride.errors import UserError, counted, no_such, unknown_word
 from espnet_adastride.files import AUDIO_SUFFIXES, shown
 from espnet_adastride.options import name_seeds
 
@@ -218,8 +218,8 @@ def _read_table(path: Path, needed: Sequence[str], known: Sequence[str] = ()):
     for number, values in rows:
         if len(values) != len(header):
             raise UserError(
-                f"{path}, line {number}: {len(values)} columns, the header has "
-                f"{len(header)}"
+                f"{path}, line {number}: {counted(len(values), 'column')}, the header "
+                f"has {len(header)}"
             )
         yield number, dict(zip(header, values))
 
@@ -265,7 +265,7 @@ def _in_turn(names: Sequence[str], seed: int) -> List[str]:
     order = sorted(set(names))
     if len(order) < 3:
         raise UserError(
-            f"the clips have {len(order)} groups or folds ({', '.join(order)}); "
+            f"groups or folds of the clips: {len(order)} ({', '.join(order)}); "
             "training, validation and test need at least three"
         )
     test, valid = order[seed % len(order)], order[(seed + 1) % len(order)]

@@ -110,7 +110,7 @@ def test_a_table_is_all_that_a_corpus_of_ones_own_needs(tmp_path):
         ("\nfile,label\n", "no column file and label; its first line is ''"),
         ("file," + 2**18 * "x", ":1: not CSV .field larger than"),
         ("file,label,speaker\n", "unknown column 'speaker'"),
-        ("file,label\nx.wav\n", "line 2: 1 columns, the header has 2"),
+        ("file,label\nx.wav\n", "line 2: 1 column, the header has 2"),
         ("file,label\nx.wav,\n", "line 2: file 'x.wav', label ''"),
         ("file,label\nx.wav,a/b\n", "label must not contain /"),
         ("file,label\nz.wav,a\n", "line 2: .*z.wav: no such file"),
@@ -236,6 +236,6 @@ def test_the_tables_own_parts_and_what_splits_refuse(tmp_path):
     assert "group g is in two parts, train and test" in line
     assert "4.wav has no fold" in refused("folds", "4.wav,a,k,,test")
     assert "two folds" in refused("folds", "4.wav,a,g,2,test")
-    assert "2 groups or folds (1, 2)" in refused("folds", "4.wav,a,k,2,test")
+    assert "of the clips: 2 (1, 2);" in refused("folds", "4.wav,a,k,2,test")
     line = refused("given", "4.wav,c,k,1,test")
     assert "has class 'c', which has no training clips" in line

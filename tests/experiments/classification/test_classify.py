@@ -213,6 +213,8 @@ def test_bad_input_ends_in_one_line(corpus, config, tmp_path):
     assert "no WORD/*.wav of Speech Commands" in failure("--corpus", empty, *common)
     line = failure(*known, "--methods", "adastrid")
     assert "did you mean 'adastride'?" in line and "avg_pool" in line
+    later = failure(*common, "--methods", "adastrid", "--train", "false")
+    assert later == line and line.startswith("error: --methods: unknown downsampling")
     line = failure(*known, "--methods", "avg_pool:sigma_square=2")
     assert "sigma_square" in line and "avg_pool" in line
     assert "above 0" in failure(*known, "--methods", "adastride:sigma_square=-1")
