@@ -222,7 +222,7 @@ def test_greedy_decoding_at_another_stride(exp, tmp_path, capsys):
     assert decoded("own") != pytest.approx(score, rel=1e-2)
     with pytest.raises(SystemExit):
         decoded("none", "--stride", "0.5")
-    assert "--stride: '0.5': give a number, 1 or more" in capsys.readouterr().err
+    assert "--stride: '0.5': give a number from 1 to" in capsys.readouterr().err
 
 
 def test_another_stride(exp, transcriber):
