@@ -121,7 +121,7 @@ def read_sources(
     found = [(name, read_source(path, columns)) for name, path in named]
     if columns and not any(source.has_table() for _, source in found):
         kinds = " and ".join(dict.fromkeys(source.kind for _, source in found))
-        raise UserError(f"--columns is for tables, but this is a {kinds}; omit it")
+        raise UserError(f"--columns is for tables; found: {kinds}; omit it")
     return found
 
 

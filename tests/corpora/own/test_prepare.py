@@ -669,7 +669,7 @@ def test_columns_can_be_named(project):
     assert "write ROLE=NAME" in refused("t.csv", "--columns", "wo")
     kaldi = write_kaldi(project / "kaldi", kaldi_lines(project))
     line = refused(kaldi, "--columns", "text=was")
-    assert "--columns is for tables, but this is a Kaldi folder; omit it" in line
+    assert "--columns is for tables; found: Kaldi folder; omit it" in line
 
 
 @pytest.mark.parametrize(
