@@ -88,3 +88,21 @@ def test_numbers_out_of_range_are_refused(command, words, said, capsys):
     option = [word for word in words.split() if word.startswith("--")][-1]
     last = capsys.readouterr().err.splitlines()[-1]
     assert f"argument {option}: " in last and last.endswith(said)
+
+
+def test_the_home_folder_after_an_equals_sign(monkeypatch):
+    """A shell leaves ~ there as it is, in options and in NAME=PATH."""
+    monkeypatch.setenv("HOME", "/home/me")
+    module = importlib.import_module("espnet_adastride.bin.rate_curve")
+    words = [
+        "--model",
+        "a=~/exp",
+        "--model",
+        "b=x~/y",
+        "--output_dir=~/o",
+        "--data_dir",
+        "~",
+    ]
+    args = module.get_parser().parse_args([*words, "--strides", "4"])
+    assert args.model == ["a=/home/me/exp", "b=x~/y"]
+    assert (args.output_dir, args.data_dir) == ("/home/me/o", "~")

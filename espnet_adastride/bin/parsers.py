@@ -42,7 +42,7 @@ def expand_home(word: str) -> str:
     A shell expands ``~`` only at the beginning of a word.
     """
     name, equals, value = word.partition("=")
-    expands = equals and re.match(r"~[\w.-]*(/|$)", value)
+    expands = re.fullmatch(r"[\w.-]+=", name + equals) and value.startswith("~")
     return f"{name}={os.path.expanduser(value)}" if expands else word
 
 
@@ -97,8 +97,8 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, args=None, namespace=None):
         """Parse as argparse does; keep the arguments for suggestions."""
         self._words = list(sys.argv[1:] if args is None else map(str, args))
-        words = [expand_home(w) if w.startswith("--") else w for w in self._words]
-        parsed, rest = super().parse_known_args(words, namespace)
+        words = map(expand_home, self._words)
+        parsed, rest = super().parse_known_args(list(words), namespace)
         for action in self._actions:
             self._reject_empty(action, getattr(parsed, action.dest, None))
         return parsed, rest
@@ -271,13 +271,16 @@ def read_methods(
     if not words:
         raise UserError("--methods: give at least one")
     words = list(every) if every and words == ["all"] else words
-    given = {"--methods": words}
-    for option in ("reference", "confusion"):  # used after hours of training
-        word = getattr(args, option, None)
-        given[f"--{option}"] = [word] if word else []
-    for option, own in given.items():
+
+    def read(option, given):
         with located(option, (ValueError, UserError), UserError):
-            for name in (name for word in own for name in parse_method(word).names):
+            methods = [parse_method(word) for word in given]
+            for name in (name for method in methods for name in method.names):
                 if name not in others:
                     downsampler_class(name)
-    return [parse_method(word) for word in words], seeds
+        return methods
+
+    for option in ("reference", "confusion"):  # used after hours of training
+        word = getattr(args, option, None)
+        read(f"--{option}", [word] if word else [])
+    return read("--methods", words), seeds

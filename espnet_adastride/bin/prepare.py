@@ -19,7 +19,7 @@ import shlex
 from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
 
-from espnet_adastride.bin.parsers import Parser, add_switch, command, expand_home
+from espnet_adastride.bin.parsers import Parser, add_switch, command
 from espnet_adastride.corpora.own.layouts import read_source
 from espnet_adastride.corpora.own.prepare import prepare
 from espnet_adastride.corpora.own.rows import Options
@@ -105,7 +105,7 @@ def read_sources(
             columns are named and no source has any.
     """
     named = []
-    for word in map(expand_home, words):
+    for word in words:
         name, equals, path = word.partition("=")
         if not equals or os.path.exists(word):
             name, path = "", word

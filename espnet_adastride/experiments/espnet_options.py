@@ -25,8 +25,9 @@ def complete_options(task, config: Dict[str, Any]) -> Dict[str, Any]:
     for word in config:
         if word not in options:
             raise UserError(unknown_word("option of the training", word, options))
+    shared = shared_options()
     refuse_unknown_options(
-        {word: value for word, value in config.items() if word in shared_options()},
+        {word: value for word, value in config.items() if word in shared},
         "abs_task",
         lambda path: "options of the training",
     )
