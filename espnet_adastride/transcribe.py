@@ -18,13 +18,12 @@ import torch
 
 import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
 from espnet_adastride.corpora.audio import Say
-from espnet_adastride.corpora.recordings import prepare, read_audio
 from espnet_adastride.deployment.pieces import (
     PieceTranscriber,
     check_max_segment,
     ctc_segment,
 )
-from espnet_adastride.errors import AlignmentError, AudioError, UnknownTimesError
+from espnet_adastride.errors import AlignmentError, UnknownTimesError
 from espnet_adastride.plugin.frame_times import join_times
 from espnet_adastride.plugin.streaming import Streamer
 from espnet_adastride.plugin.trained import Encoded, TrainedModel
@@ -152,38 +151,6 @@ class Transcriber(PieceTranscriber):
         ]
         text = " ".join(segment.text for segment in heard if segment.text)
         return text, [word for segment in heard for word in segment.words]
-
-    def __call__(
-        self,
-        audio: Union[str, Path, np.ndarray],
-        rate: Optional[int] = None,
-        name: Optional[str] = None,
-    ) -> Transcript:
-        """Transcribe a recording.
-
-        Args:
-            audio: a file, ``-`` for standard input, or samples (n,) or (n, channels),
-                floats in [-1, 1].
-            rate: samples per second of an array; None: the model's.
-            name: of the transcript; None: the file's path.
-
-        Returns:
-            Transcript: text, words and segments; times in seconds.
-
-        Raises:
-            AudioError: in one line, if the recording cannot be used.
-        """
-        wanted = self.trained.rate
-        if isinstance(audio, (str, Path)):
-            name = name or str(audio)
-            wave = read_audio(audio, wanted, say=self.say)
-        else:
-            name = name or "the recording"
-            rate = wanted if rate is None else rate
-            if not 0 < rate < float("inf"):
-                raise AudioError(f"{name}: {rate} samples per second; give its rate")
-            wave = prepare(audio, rate, wanted, name, self.say)
-        return self.transcribe(wave, name)
 
     def _segment(self, wave: np.ndarray, start: float, name: str) -> Segment:
         encoded = self.trained.encode(wave, name, self.times)

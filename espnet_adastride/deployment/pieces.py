@@ -4,12 +4,19 @@ Shared by ``transcribe.Transcriber`` and ``recogniser.OnnxTranscriber``.
 """
 
 from numbers import Real
-from typing import Any, Callable, List, Optional, Sequence, Tuple
+from pathlib import Path
+from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from espnet_adastride.corpora.audio import Say, log_line
-from espnet_adastride.corpora.recordings import cut_at_pauses, is_silent
+from espnet_adastride.corpora.recordings import (
+    cut_at_pauses,
+    is_silent,
+    prepare,
+    read_audio,
+)
+from espnet_adastride.errors import AudioError
 from espnet_adastride.timing.ctc import (
     path_spans,
     shifted,
@@ -81,6 +88,38 @@ class PieceTranscriber:
                 f"utterances of up to {lengths[1]:.1f} s: expect more errors; "
                 f"{max(lengths[0], 1.0):.1f} s is the default of max_segment"
             )
+
+    def __call__(
+        self,
+        audio: Union[str, Path, np.ndarray],
+        rate: Optional[int] = None,
+        name: Optional[str] = None,
+    ) -> Transcript:
+        """Transcribe a recording.
+
+        Args:
+            audio: a file, ``-`` for standard input, or samples (n,) or (n, channels),
+                floats in [-1, 1].
+            rate: samples per second of an array; None: the model's.
+            name: of the transcript; None: the file's path.
+
+        Returns:
+            Transcript: text, words and segments; times in seconds.
+
+        Raises:
+            AudioError: in one line, if the recording cannot be used.
+        """
+        wanted = self.trained.rate
+        if isinstance(audio, (str, Path)):
+            name = name or str(audio)
+            wave = read_audio(audio, wanted, say=self.say)
+        else:
+            name = name or "the recording"
+            rate = wanted if rate is None else rate
+            if not (isinstance(rate, Real) and 0 < rate < float("inf")):
+                raise AudioError(f"{name}: {rate!r} samples per second; give its rate")
+            wave = prepare(audio, rate, wanted, name, self.say)
+        return self.transcribe(wave, name)
 
     def pieces(self, wave: np.ndarray) -> List[Tuple[int, int]]:
         """Return [begin, end) in samples of the pieces that are encoded one by one."""

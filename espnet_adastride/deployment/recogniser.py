@@ -15,7 +15,6 @@ import numpy as np
 
 from espnet_adastride.corpora.audio import Say
 from espnet_adastride.corpora.features import rebuild_upstream
-from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.corpora.upstream_record import UpstreamRecord
 from espnet_adastride.deployment.description import (
     KEY,
@@ -232,15 +231,6 @@ class OnnxTranscriber(PieceTranscriber):
         if not isinstance(model, OnnxModel):
             model = OnnxModel(model, upstream_model)
         super().__init__(model, model.content["lengths"], max_segment, say)
-
-    def __call__(self, audio: Union[str, Path], name: Optional[str] = None):
-        """Transcribe a file, or ``-`` for standard input; a Transcript.
-
-        Raises:
-            AudioError: if the recording cannot be used.
-        """
-        wave = read_audio(audio, self.trained.rate, say=self.say)
-        return self.transcribe(wave, name or str(audio))
 
     def _segment(self, wave: np.ndarray, start: float, name: str) -> Segment:
         model = self.trained

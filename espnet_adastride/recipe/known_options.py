@@ -400,7 +400,7 @@ def refuse_unknown_decoding(config: Dict[str, Any], module: str, where) -> None:
     options = source.command_options(module)
     if not options:
         return
-    options["config"] = source.Option()
+    options = {**options, "config": source.Option()}
     for name, value in config.items():
         if name not in options:
             hint = did_you_mean(name, options)

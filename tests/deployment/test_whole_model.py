@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soxr
 import torch
 import yaml
 
@@ -18,6 +19,7 @@ from espnet_adastride.deployment.recogniser import (  # noqa: E402
     OnnxModel,
     OnnxTranscriber,
 )
+from espnet_adastride.errors import AudioError  # noqa: E402
 from tests.release_models import SAID, tones  # noqa: E402
 
 PACKED = Path(__file__).resolve().parents[1] / "data" / "202611_adastride.zip"
@@ -96,6 +98,25 @@ def check(model, exported, said=()):
                 assert abs(x.start - y.start) < 1e-3 and abs(x.end - y.end) < 1e-3
                 assert abs(x.score - y.score) < 1e-3
     return tokens
+
+
+def test_samples_are_taken_as_by_the_model_itself(exported):
+    from espnet_adastride.transcribe import Transcriber
+
+    wave = soxr.resample(tones(SAID[0], 7), 16000, 8000)
+    wave = np.stack([wave, wave], axis=1)
+    both = Transcriber(PACKED), OnnxTranscriber(exported)
+    theirs, ours = (one(wave, rate=8000, name="two channels") for one in both)
+    assert ours.text == theirs.text != "" and ours.name == "two channels"
+    assert ours.duration == theirs.duration == len(wave) / 8000
+    for wrong, rate, message in [
+        ((wave * 32767).astype(np.int16), 8000, "divide them by 32768"),
+        (wave, "8000", "'8000' samples per second; give its rate"),
+        (np.full(9000, np.nan), None, "the recording: 9000 samples are not numbers"),
+    ]:
+        for one in both:
+            with pytest.raises(AudioError, match=message):
+                one(wrong, rate)
 
 
 def test_the_command_and_the_file(exported, tmp_path, capsys):
