@@ -48,7 +48,10 @@ def test_every_encoder_gives_what_espnet_gives(encoder, input_layer):
         torch.testing.assert_close(found, espnets(model, features), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("input_layer, least", [("conv2d1", 7), ("conv2d2", 7), ("conv2d6", 11), ("conv2d8", 15)])
+@pytest.mark.parametrize(
+    "input_layer, least",
+    [("conv2d1", 7), ("conv2d2", 7), ("conv2d6", 11), ("conv2d8", 15)],
+)
 def test_the_shortest_utterance_of_espnets_other_layers(input_layer, least):
     model = built("transformer", input_layer)
     assert least_frames(model.encoder.embed) == least
