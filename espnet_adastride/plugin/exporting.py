@@ -234,7 +234,8 @@ def check_parts(model: torch.nn.Module) -> None:
     else:
         raise ConfigurationError(
             f"input_layer {type(embed).__name__} cannot be exported; those that can: "
-            "this plugin's words and ESPnet's conv2d, conv2d1, conv2d2, conv2d6, conv2d8"
+            "this plugin's words and ESPnet's conv2d, conv2d1, conv2d2, conv2d6 and "
+            "conv2d8"
         )
     known = ("RelPositionalEncoding", "PositionalEncoding", "ScaledPositionalEncoding")
     if type(encoding).__name__ not in (*known, "TrueTimeEncoding"):
