@@ -330,6 +330,20 @@ def _check_scores(scores: SetScores, where: str) -> None:
         _check_numbers(value, f"{where}.{name}", len(ids) if value else None)
 
 
+def _check_predictions(measured: Dict[str, Any], scores: Dict[str, Any]) -> None:
+    """Raise TypeError or KeyError unless each clip of a classifier has a prediction."""
+    for name in ("parameters", "rate", "valid_accuracy"):
+        if not _is_number(measured[name]):
+            raise TypeError(f"measured.{name} is not a number")
+    if not isinstance(scores["round"], int):
+        raise TypeError("sets.test.round is not a number")
+    groups, predictions = scores["groups"], scores["predictions"]
+    if not isinstance(groups, dict) or not isinstance(predictions, dict):
+        raise TypeError("sets.test: groups and predictions are not mappings")
+    if groups.keys() != predictions.keys():
+        raise TypeError("sets.test: groups and predictions have different clips")
+
+
 def _check_parts(record: Record) -> None:
     """Raise TypeError or KeyError unless all that tables compute with is of its type.
 
@@ -360,6 +374,10 @@ def _check_parts(record: Record) -> None:
     for name, value in measured.items():
         if isinstance(value, str):
             raise TypeError(f"measured.{name} is not a number")
+    if not isinstance(record.sets, dict):
+        raise TypeError("sets is not a mapping")
+    if record.task == "classification":
+        _check_predictions(content["measured"], record.sets["test"])
     for name, scores in record.sets.items() if record.task == "asr" else ():
         _check_scores(scores, f"sets.{name}")
 
