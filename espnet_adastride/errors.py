@@ -207,8 +207,9 @@ def silent_broken_pipe():
 def one_line_errors(main):
     """Decorate a command's ``main``: a UserError ends it in one line, status 1.
 
-    So does what a file, a folder or a disk refuses. An interruption ends it silently,
-    status 130: the driver reports it. A closed pipe ends it silently, too.
+    So does what a file, a folder or a disk refuses. An interruption ends it with status
+    130: of ``adastride COMMAND`` in one line, of what a recipe calls silently, because
+    the driver reports it. A closed pipe ends it silently, too.
     """
 
     @functools.wraps(main)
@@ -225,6 +226,8 @@ def one_line_errors(main):
             except OSError as error:
                 fail(describe_os_error(error))
             except KeyboardInterrupt:
+                if called_command():
+                    say_interrupted()
                 raise SystemExit(130) from None
 
     return wrapper
@@ -246,6 +249,12 @@ def located(where: object, caught=UserError, kind: Optional[type] = None):
         raise (kind or type(error))(f"{place}{error}") from None
 
 
+def say_interrupted() -> None:
+    """Print what a user needs to know after Ctrl-C."""
+    line = "interrupted; nothing is lost: run the same command to resume"
+    print(named(line), file=sys.stderr, flush=True)
+
+
 @contextlib.contextmanager
 def resumable(*interruptions):
     """Have an interruption end a command that can resume in one line, status 130.
@@ -256,8 +265,7 @@ def resumable(*interruptions):
     try:
         yield
     except (KeyboardInterrupt, *interruptions):
-        line = "interrupted; nothing is lost: run the same command to resume"
-        print(named(line), file=sys.stderr)
+        say_interrupted()
         raise SystemExit(130) from None
 
 

@@ -96,6 +96,24 @@ def test_every_error_begins_with_the_command_as_called(
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"{prefix}error: unrec")
 
 
+@pytest.mark.parametrize("called, words", [("adastride report", 1), ("report.py", 0)])
+def test_an_interruption_is_one_line_of_a_users_command(
+    called, words, monkeypatch, capsys
+):
+    """What a recipe calls is silent: its driver says it."""
+
+    @one_line_errors
+    def main(cmd):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", [called])
+    with pytest.raises(SystemExit) as error:
+        main([])
+    line = "adastride report: interrupted; nothing is lost: run the same command to "
+    assert error.value.code == 130
+    assert capsys.readouterr().err == f"{line}resume\n" * words
+
+
 def test_a_reader_may_leave(tmp_path):
     """As in ``| head``: no traceback; the pipe of another process is not ours."""
     many = "for _ in range(99999): print('a line')"

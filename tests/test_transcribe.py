@@ -575,7 +575,36 @@ def test_an_interruption_keeps_what_is_written(
     command = ["--model", exp, recordings, "--output_dir", tmp_path / "out"]
     status, _, said = run(capsys, *command)
     assert status == 130 and "interrupted: 1 of 2 recordings are done and kept" in said
+    assert "run the same command to resume" in said
     assert [p.name for p in (tmp_path / "out").rglob("[!.]*")] == ["a.txt"]
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_an_interruption_between_the_files_of_a_recording(
+    loaded, exp, recordings, tmp_path, capsys, monkeypatch, after
+):
+    """The same command resumes wherever it happened, also after the last file."""
+    write, written = transcribe.write_text, []
+
+    def interrupted(path, text):
+        if len(written) == after:
+            raise KeyboardInterrupt
+        write(path, text)
+        written.append(path.name)
+        if after == len(written) == 2:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    command = ["--model", exp, recordings / "a.wav", "--output_dir", out]
+    command += ["--format", "txt,json"]
+    monkeypatch.setattr(transcribe, "write_text", interrupted)
+    assert run(capsys, *command)[0] == 130
+    monkeypatch.setattr(transcribe, "write_text", write)
+    status, _, said = run(capsys, *command)
+    assert status == 0 and ("already done" in said) == (after == 2)
+    text = loaded(recordings / "a.wav").text
+    assert (out / "a.txt").read_text() == text + "\n"
+    assert json.loads((out / "a.json").read_text())["text"] == text
 
 
 def test_what_was_done_is_of_its_recording(loaded, exp, recordings, tmp_path, capsys):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from espnet_adastride.bin.parsers import say
 from espnet_adastride.config import read_config
-from espnet_adastride.errors import GIVE_MODEL, UserError, no_such
+from espnet_adastride.errors import GIVE_MODEL, UserError, no_such, resumable
 from espnet_adastride.networks.unpacking import check_archive
 from espnet_adastride.options import real, stride_number
 from espnet_adastride.quiet import quiet_imports
@@ -78,7 +78,7 @@ def load_transcriber(args: argparse.Namespace, **options):
     check_model_options(args, options.get("inference_config"))
     if sys.stderr.isatty():
         print(f"loading the model {args.model} ...", file=sys.stderr, flush=True)
-    try:
+    with resumable():
         # importing ESPnet takes seconds: other mistakes have been reported by now
         with quiet_imports():
             from espnet_adastride.transcribe import Transcriber
@@ -90,9 +90,6 @@ def load_transcriber(args: argparse.Namespace, **options):
             upstream_model=args.upstream_model,
             **options,
         )
-    except KeyboardInterrupt:
-        say("interrupted while the model was loading")
-        raise SystemExit(130) from None
 
 
 def load_adaptive(args: argparse.Namespace, **options):

@@ -11,11 +11,10 @@ folders of this recipe or of ESPnet's, with or without adaptive strides.
 
 import argparse
 import datetime
-from functools import partial
 from pathlib import Path
 
 from espnet_adastride.bin.model_options import load_adaptive
-from espnet_adastride.bin.parsers import Parser, command
+from espnet_adastride.bin.parsers import Parser, command, say
 from espnet_adastride.errors import UserError
 from espnet_adastride.files import check_file, write_text
 from espnet_adastride.options import real, whole
@@ -93,6 +92,7 @@ def main(args) -> None:
     if output.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--output {output}: the name must end in .html")
     from espnet_adastride.report.experiments import (
+        UNIFORM,
         draw_pictures,
         make_report,
         read_experiment,
@@ -109,7 +109,13 @@ def main(args) -> None:
         options = {**vars(args), **model, "upstream_model": None}
         return load_adaptive(argparse.Namespace(**options))
 
-    pictures = partial(draw_pictures, load, args.pictures, args.audio_seconds)
+    def pictures(*given):
+        drawn, notes = draw_pictures(load, args.pictures, args.audio_seconds, *given)
+        for note in notes:
+            if UNIFORM not in note:  # that is no fault
+                say(note.removesuffix("."))
+        return drawn, notes
+
     page = make_report(
         experiments,
         f"espnet_adastride {__version__}, {datetime.date.today()}",

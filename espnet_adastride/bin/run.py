@@ -23,7 +23,13 @@ import runpy
 import sys
 
 from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.errors import UserError, fail, silent_broken_pipe
+from espnet_adastride.errors import (
+    UserError,
+    called_command,
+    fail,
+    named,
+    silent_broken_pipe,
+)
 
 #: run as imported, because the plugin changes a class in the module, which running by
 #: name would define again; the transducer's because ESPnet 202511 reads the source of
@@ -165,6 +171,14 @@ def main(cmd=None):
         leave_together()
     except UserError as error:
         fail(error)
+    except KeyboardInterrupt:
+        if not called_command():
+            raise
+        line = (
+            "interrupted; an ESPnet training goes on from its last epoch with --resume"
+        )
+        print(named(f"{line} true"), file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

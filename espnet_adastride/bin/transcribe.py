@@ -359,8 +359,12 @@ def _load(args: argparse.Namespace):
     return recognise
 
 
-def _transcribe_one(job: Job, recognise, args, several: bool, meter: Meter):
-    """Transcribe a recording and write it; return the latency of --stream, or None."""
+def _transcribe_one(job: Job, recognise, args, several: bool, meter: Meter, records):
+    """Transcribe a recording and write it; return the latency of --stream, or None.
+
+    Args:
+        records: Sources of the output folder; None: the transcript is printed.
+    """
     path, late = job.source.path, None
     name = "stdin" if path == STDIN else path
     if args.stream:
@@ -374,6 +378,9 @@ def _transcribe_one(job: Job, recognise, args, several: bool, meter: Meter):
     if transcript.silent:
         where = "standard input" if path == STDIN else shown(path)
         meter.say(f"{where}: only silence; no words")
+    # a pipe cannot be read again
+    if records is not None and os.path.isfile(path):
+        records.take_over(job.name, path, job.outputs.values())
     with meter.above():
         _write(transcript, job, args, several)
     return late
@@ -401,17 +408,18 @@ def transcribe(args: argparse.Namespace) -> int:
             for job in todo:
                 try:
                     several = len(jobs) > 1
-                    late.append(_transcribe_one(job, recognise, args, several, meter))
-                    # a pipe cannot be read again
-                    if records is not None and os.path.isfile(job.source.path):
-                        records.add(job.name, job.source.path)
+                    given = job, recognise, args, several, meter, records
+                    late.append(_transcribe_one(*given))
                 except AudioError as error:
                     meter.say(f"error: {error}")
         except UnknownTimesError as error:
             raise UserError(f"{error}; --format txt needs no times") from None
         except KeyboardInterrupt:
             meter.bar.close()
-            say(f"interrupted: {len(late)} of {len(todo)} recordings are done and kept")
+            line = f"interrupted: {len(late)} of {len(todo)} recordings are done"
+            if records is not None:
+                line += " and kept; run the same command to resume"
+            say(line)
             return 130
     if args.output_dir is not None or sys.stderr.isatty():
         say(f"{counted(len(late), 'recording')}, {meter.summary()}")

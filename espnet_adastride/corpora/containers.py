@@ -6,6 +6,7 @@ at the end of a file that was cut off, and say nothing. The checks here raise an
 decodes.
 """
 
+import codecs
 import contextlib
 import io
 import math
@@ -13,6 +14,7 @@ import mmap
 import os
 import re
 import struct
+import unicodedata
 from typing import BinaryIO, Callable, Set, Union
 
 from espnet_adastride.errors import AudioError
@@ -23,6 +25,18 @@ MAGIC = (
     b"OggS", b"fLaC", b"ID3", b"\x1aE\xdf\xa3", b"0&\xb2u\x8ef\xcf\x11", b"#!AMR",
     b".snd", b"caff", b"riff\x2e\x91\xcf\x11", b"NIST_1A", b"TTA1", b"wvpk",
 )  # fmt: skip
+#: how archives, PDF, pictures and big-endian WAV begin
+NO_AUDIO = (
+    b"PK\3\4", b"\x1f\x8b\x08", b"BZh", b"7z\xbc\xaf", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd",
+    b"Rar!", b"%PDF-", b"\x89PNG", b"\xff\xd8\xff\xe0\0\x10JFIF", b"RIFX",
+)  # fmt: skip
+#: control characters of text
+LINE_CONTROLS = frozenset("\t\n\v\f\r\x1b")
+#: kbit/s of MP3 by the four bits in a frame's header, for MPEG 1 and for 2 and 2.5
+MP3_RATES = (
+    (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+)
 #: how recordings begin, in more bytes than other data has by chance; of MP3, a tag or
 #: the table in the first frame
 BEGINNING = re.compile(
@@ -74,6 +88,47 @@ def is_media_head(head: bytes) -> bool:
     if head[:4] == b"FORM":
         return head[8:12] in (b"AIFF", b"AIFC")
     return head[4:8] == b"ftyp" or head.startswith(MAGIC)
+
+
+def other_than_samples(head: bytes) -> str:
+    """Return what a pipe holds instead of raw 16-bit samples; "" if it may hold them.
+
+    Args:
+        head: its first bytes. A frame of MP3 or AAC is only recognised if the next one
+            begins in them: -1 and then a quiet sample look like the first.
+    """
+    length = _frame_length(head)
+    if is_media_head(head) or (length and _frame_length(head[length:])):
+        return "compressed audio, or a format that is not WAV"
+    if head.startswith(NO_AUDIO):
+        return "an archive or a file that is not audio"
+    try:  # a character may be cut off at the end
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return ""
+    odd = (
+        c for c in text if unicodedata.category(c) == "Cc" and c not in LINE_CONTROLS
+    )
+    return "" if not text or any(odd) else "text, not audio"
+
+
+def _frame_length(head: bytes) -> int:
+    """Return the bytes of the MP3 or AAC (ADTS) frame that begins here; 0: none."""
+    if len(head) < 6 or head[0] != 0xFF:
+        return 0
+    if head[1] & 0xF6 == 0xF0 and head[2] >> 2 & 15 < 13:  # AAC
+        length = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
+        return length if length >= 7 else 0
+    version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
+    rate, frequency = head[2] >> 4, head[2] >> 2 & 3
+    if head[1] < 0xE0 or version == 1 or layer != 1 or frequency == 3:
+        return 0
+    if not 0 < rate < 15:
+        return 0
+    hertz = (44100, 48000, 32000)[frequency] // {3: 1, 2: 2, 0: 4}[version]
+    factor = 144000 if version == 3 else 72000
+    kbits = MP3_RATES[version != 3][rate - 1]
+    return factor * kbits // hertz + (head[2] >> 1 & 1)
 
 
 def file_size(file: BinaryIO) -> int:

@@ -28,7 +28,7 @@ from espnet_adastride.corpora.audio import (
     read_samples,
     read_to_end,
 )
-from espnet_adastride.corpora.containers import is_media_head
+from espnet_adastride.corpora.containers import other_than_samples
 from espnet_adastride.errors import AudioError
 from espnet_adastride.files import AUDIO_SUFFIXES, files_in, shown
 from espnet_adastride.options import LOWEST_RATE
@@ -104,7 +104,8 @@ def read_pcm(stream: BinaryIO, rate: int, size: int) -> Iterator[np.ndarray]:
         size: samples to yield at a time; the last ones may be fewer.
 
     Raises:
-        AudioError: if it has no samples, or the header describes another format.
+        AudioError: if it has no samples, the header describes another format, or the
+            first samples are text, an archive or compressed audio.
     """
     fix = (
         f"pipe 16-bit mono at {rate} Hz into it: arecord -f S16_LE -r {rate} -t raw, or"
@@ -116,10 +117,11 @@ def read_pcm(stream: BinaryIO, rate: int, size: int) -> Iterator[np.ndarray]:
     if head[:4] == b"RIFF" and head[8:] == b"WAVE":
         _read_wav_header(stream, rate, fix)
         head = b""
-    elif is_media_head(head):
-        raise AudioError(
-            f"standard input: compressed audio, or a format that is not WAV; {fix}"
-        )
+    else:
+        head += stream.read(max(2 * size - len(head), 0))
+        problem = other_than_samples(head)
+        if problem:
+            raise AudioError(f"standard input: {problem}; {fix}")
     heard = False
     while True:
         content = head + stream.read(max(2 * size - len(head), 0))

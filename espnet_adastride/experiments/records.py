@@ -24,6 +24,7 @@ Writing a record twice gives identical files: gzip's time stamp is left out.
 import gzip
 import hashlib
 import json
+import math
 import platform
 import zlib
 from dataclasses import asdict, dataclass
@@ -301,6 +302,86 @@ def write_record(path: PathLike, content: Dict[str, Any]) -> None:
         temporary.write_bytes(gzip.compress(text.encode("utf-8"), 9, mtime=0))
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _check_numbers(value: Any, where: str, length: Optional[int] = None) -> None:
+    """Raise TypeError unless a value is a list of numbers, of a given length."""
+    if not isinstance(value, list) or not all(map(_is_number, value)):
+        raise TypeError(f"{where} is not a list of numbers")
+    if length is not None and len(value) != length:
+        raise TypeError(f"{where} has {len(value)} values for {length} utterances")
+
+
+def _check_scores(scores: SetScores, where: str) -> None:
+    """Raise TypeError unless a set has as many values as utterances everywhere."""
+    ids = scores.utterances
+    for name, value in (("utterances", ids), ("groups", scores.groups)):
+        if not isinstance(value, list) or not all(isinstance(x, str) for x in value):
+            raise TypeError(f"{where}.{name} is not a list of words")
+    _check_numbers(scores.seconds, f"{where}.seconds", len(ids))
+    for kind in ("words", "characters"):
+        counts = getattr(scores, kind)
+        for name in ("reference", *ERRORS):
+            _check_numbers(counts[name], f"{where}.{kind}.{name}", len(ids))
+    for name in ("frames", "emitting"):
+        value = getattr(scores, name)
+        _check_numbers(value, f"{where}.{name}", len(ids) if value else None)
+
+
+def _check_predictions(measured: Dict[str, Any], scores: Dict[str, Any]) -> None:
+    """Raise TypeError or KeyError unless each clip of a classifier has a prediction."""
+    for name in ("parameters", "rate", "valid_accuracy"):
+        if not _is_number(measured[name]):
+            raise TypeError(f"measured.{name} is not a number")
+    if not isinstance(scores["round"], int):
+        raise TypeError("sets.test.round is not a number")
+    groups, predictions = scores["groups"], scores["predictions"]
+    if not isinstance(groups, dict) or not isinstance(predictions, dict):
+        raise TypeError("sets.test: groups and predictions are not mappings")
+    if groups.keys() != predictions.keys():
+        raise TypeError("sets.test: groups and predictions have different clips")
+
+
+def _check_parts(record: Record) -> None:
+    """Raise TypeError or KeyError unless all that tables compute with is of its type.
+
+    A record that was edited by hand, or merged wrongly, would otherwise fail somewhere
+    in a table.
+    """
+    content = record.content
+    for part in PARTS + PARTS_OF_ASR * (record.task == "asr"):
+        if part not in content:
+            raise KeyError(f"{part} is missing")
+        if part not in WORDS and not isinstance(content[part], dict):
+            raise TypeError(f"{part} is not a mapping")
+    for part in ("system", "commit", "machine"):
+        if not isinstance(content.get(part) or "", str):
+            raise TypeError(f"{part} is not a word")
+    if not math.isfinite(record.rate):
+        raise TypeError("rate is not a finite number")
+    if record.seed != content["seed"]:
+        raise TypeError("seed is not a whole number")
+    for phase, stats in content["learning"].items():
+        for stat, values in stats.items():
+            _check_numbers(values, f"learning.{phase}.{stat}")
+    if not _is_number(content["timing"]["training_seconds"]):
+        raise TypeError("timing.training_seconds is not a number")
+    measured = content.get("measured", {})
+    if not isinstance(measured, dict):
+        raise TypeError("measured is not a mapping")
+    for name, value in measured.items():
+        if isinstance(value, str):
+            raise TypeError(f"measured.{name} is not a number")
+    if not isinstance(record.sets, dict):
+        raise TypeError("sets is not a mapping")
+    if record.task == "classification":
+        _check_predictions(content["measured"], record.sets["test"])
+    for name, scores in record.sets.items() if record.task == "asr" else ():
+        _check_scores(scores, f"sets.{name}")
+
+
 def read_record(path: PathLike) -> Record:
     """Read a record.
 
@@ -310,17 +391,12 @@ def read_record(path: PathLike) -> Record:
     try:
         content = json.loads(gzip.decompress(Path(path).read_bytes()))
         record = Record(content, path)
-        for part in PARTS + PARTS_OF_ASR * (record.task == "asr"):
-            if part not in content:
-                raise KeyError(f"{part} is missing")
-            if part not in WORDS and not isinstance(content[part], dict):
-                raise TypeError(f"{part} is not a mapping")
-        if not isinstance(content.get("measured", {}), dict):
-            raise TypeError("measured is not a mapping")
+        _check_parts(record)
         return record
     except (
         *(OSError, EOFError, zlib.error),  # damaged
-        *(AttributeError, KeyError, TypeError, ValueError),  # something else
+        # something else; OverflowError: an infinite seed
+        *(AttributeError, KeyError, TypeError, ValueError, OverflowError),
     ) as error:
         reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
         raise UserError(
@@ -330,8 +406,12 @@ def read_record(path: PathLike) -> Record:
 
 
 def read_records(folder: PathLike) -> List[Record]:
-    """Return the records of a folder, in the order of their names."""
-    return [read_record(path) for path in sorted(Path(folder).glob("*.json.gz"))]
+    """Return the records of a folder, in the order of their names.
+
+    Hidden files are left out: macOS writes some beside files on other disks.
+    """
+    paths = sorted(Path(folder).glob("[!.]*.json.gz"))
+    return [read_record(path) for path in paths]
 
 
 def record_folders(experiment: Experiment, folder: PathLike) -> List[Path]:

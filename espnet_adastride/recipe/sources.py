@@ -13,7 +13,7 @@ interruption is skipped.
 import json
 import os
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Sequence
+from typing import Any, Dict, Iterable, List, NamedTuple, Sequence
 
 from espnet_adastride.corpora.recordings import Source
 from espnet_adastride.errors import UserError
@@ -84,6 +84,22 @@ class Sources:
         with self.path.open("a", encoding="utf-8") as file:
             # start a new line after a truncated one
             file.write(("" if self._ends_well() else "\n") + json.dumps(record) + "\n")
+
+    def take_over(self, name: str, source: PathLike, outputs: Iterable[Path]) -> None:
+        """Record that the outputs of a name, soon to be written, belong to a file.
+
+        Written before their record, and interrupted in between, they would count as
+        those of an unknown recording. Older outputs that are not this recording's are
+        removed, because the record would be wrong about them; those of an unknown one
+        only if they are written again.
+        """
+        relation = self.relation(name, source)
+        stale = set() if relation == "same" else set(outputs)
+        if relation in ("changed", "other"):
+            stale |= {self.path.parent / f"{name}.{kind}" for kind in FORMATS}
+        for path in stale:
+            path.unlink(missing_ok=True)
+        self.add(name, source)
 
     def _ends_well(self) -> bool:
         with self.path.open("rb") as file:

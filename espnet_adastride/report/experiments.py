@@ -37,7 +37,7 @@ from espnet_adastride.evaluation.statistics import (
     holm,
     resampling_units,
 )
-from espnet_adastride.files import PathLike
+from espnet_adastride.files import PathLike, read_utf8
 from espnet_adastride.report.charts import legend, plot_panel, training_panels
 from espnet_adastride.report.pages import Sound, data_uri, encode_audio, render
 from espnet_adastride.report.style import to_png, to_svg
@@ -55,6 +55,9 @@ ALL_PAIRS = 5
 AUDIO_RATE = 16000
 #: seconds of a recording in the page
 AUDIO_SECONDS = 20.0
+
+#: note on an experiment without adaptive strides
+UNIFORM = "strides are uniform; no pictures of them"
 
 _TRN = re.compile(r"^(.*?)\s*\((\S+)\)\s*$")
 
@@ -136,7 +139,8 @@ def read_decoded(experiment: Path, folder: Path) -> Decoded:
     """Read a decoded and scored set.
 
     Raises:
-        UserError: if references and hypotheses have different utterances.
+        UserError: if there are none, or references and hypotheses have different
+            utterances.
     """
     score = folder / "score_wer"
     ref, hyp = read_trn(score / "ref.trn"), read_trn(score / "hyp.trn")
@@ -144,6 +148,8 @@ def read_decoded(experiment: Path, folder: Path) -> Decoded:
         raise UserError(
             f"{score}: ref.trn and hyp.trn have different utterances; score again"
         )
+    if not ref:
+        raise UserError(f"{score}/ref.trn: no utterances in it; score again")
     ids = set()
     if (folder / "text").is_file():
         ids = set(read_text(folder / "text", allow_empty=True))
@@ -428,9 +434,10 @@ def draw_pictures(
         return [], [note]
     drawn = []
     try:
-        config = (experiment.folder / "config.yaml").read_text(encoding="utf-8")
-        if "adastride" not in config:  # found without loading the model
-            return [], [f"{name}: strides are uniform; no pictures of them."]
+        config = read_utf8(experiment.folder / "config.yaml")
+        # found without loading the model, which also finds what is wrong with the file
+        if "adastride" not in config and re.search("^encoder", config, re.M):
+            return [], [f"{name}: {UNIFORM}."]
         transcriber = load(experiment.folder)
         typical = typical_utterance(waves)
         chosen = {typical: f"{typical}, of typical length"}

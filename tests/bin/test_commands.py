@@ -140,7 +140,7 @@ def test_an_interruption_while_the_model_is_loading(tmp_path, monkeypatch, capsy
     assert error.value.code == 130
     assert capsys.readouterr().err.splitlines() == [
         f"loading the model {tmp_path} ...",
-        "interrupted while the model was loading",
+        "interrupted; nothing is lost: run the same command to resume",
     ]
 
 

@@ -10,6 +10,7 @@ import pytest
 soundfile = pytest.importorskip("soundfile")
 
 from espnet_adastride.corpora import recordings  # noqa: E402
+from espnet_adastride.corpora.containers import other_than_samples  # noqa: E402
 from espnet_adastride.corpora.recordings import (  # noqa: E402
     cut_at_pauses,
     energy,
@@ -265,3 +266,56 @@ def test_energy_is_the_same_in_blocks(monkeypatch):
     whole_curve = energy(wave, RATE)
     monkeypatch.setattr(recordings, "ENERGY_BLOCK", 7)
     np.testing.assert_allclose(energy(wave, RATE), whole_curve, atol=1e-9)
+
+
+# ------------------------------------------------------------------ no raw samples
+def encoded(container, subtype, rate=16000):
+    content = io.BytesIO()
+    soundfile.write(content, tone(2.0, rate), rate, format=container, subtype=subtype)
+    return content.getvalue()
+
+
+def without_tag(content):
+    return content[10 + content[9] :] if content.startswith(b"ID3") else content
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (b"HELLO WORLD\n" * 400, "text, not audio"),
+        ("Grüße, 世界\r\n".encode() * 400, "text, not audio"),
+        (b"short words\n", "text, not audio"),
+        (b"PK\3\4" + bytes(range(256)) * 20, "an archive or a file that is not audio"),
+        (b"\x1f\x8b\x08\0" + bytes(5000), "an archive or a file that is not audio"),
+        (b"%PDF-1.7\n\x80\xff" * 500, "an archive or a file that is not audio"),
+        (without_tag(encoded("MP3", "MPEG_LAYER_III")), "compressed audio"),
+        (without_tag(encoded("MP3", "MPEG_LAYER_III", 44100)), "compressed audio"),
+        (without_tag(encoded("MP3", "MPEG_LAYER_III", 8000)), "compressed audio"),
+        # two ADTS frames of 32 bytes: 0xfff1, AAC LC, 16 kHz, length 32
+        ((b"\xff\xf1\x60\x40\x04\x1f\xfc" + bytes(25)) * 9, "compressed audio"),
+    ],
+)
+def test_a_pipe_of_something_else_is_not_heard_as_samples(content, words):
+    with pytest.raises(AudioError) as error:
+        next(read_pcm(io.BytesIO(content), 16000, 1600))
+    line = str(error.value)
+    assert line.startswith(f"standard input: {words}") and "; pipe 16-bit mono" in line
+
+
+@pytest.mark.parametrize(
+    "first",
+    [[-1, 0x2010, 300], [-1025, 0x4440, 2], [0x2041] * 3 + [0], [-3585, 0x4060, 9]],
+)
+def test_samples_that_begin_as_a_header_or_as_text_are_heard(first):
+    samples = np.array(first + list(range(-800, 800)), dtype="<i2")
+    heard = list(read_pcm(io.BytesIO(samples.tobytes()), 16000, 700))
+    assert np.array_equal(np.concatenate(heard), samples.astype(np.float32) / 32768)
+
+
+def test_no_recording_of_noise_looks_like_something_else():
+    rng = np.random.default_rng(0)
+    for size in (12, 80, 3200):
+        for level in (2, 30, 3000, 32767):
+            for _ in range(200):
+                samples = rng.integers(-level, level + 1, size // 2).astype("<i2")
+                assert other_than_samples(samples.tobytes()) == ""

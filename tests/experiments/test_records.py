@@ -209,6 +209,57 @@ def test_a_record_without_a_part_is_named(tmp_path, experiment, part):
         read_record(path)
 
 
+@pytest.mark.parametrize(
+    "place, value, words",
+    [
+        ("system", ["x"], "system is not a word"),
+        ("commit", {"x": 1}, "commit is not a word"),
+        ("machine", 7, "machine is not a word"),
+        ("seed", 1.5, "seed is not a whole number"),
+        ("seed", "0", "seed is not a whole number"),
+        ("seed", float("inf"), "cannot convert float infinity"),
+        ("rate", float("nan"), "rate is not a finite number"),
+        ("learning train", "x", "no attribute 'items'"),
+        ("learning train", {"loss": ["x"]}, "learning.train.loss is not a list of num"),
+        ("timing", {}, "'training_seconds'"),
+        ("timing training_seconds", "x", "training_seconds is not a number"),
+        ("measured parameters", "x", "measured.parameters is not a number"),
+        ("sets test words", {}, "'reference'"),
+        ("sets test words deletions", [0], "words.deletions has 1 values for"),
+        ("sets test characters reference", "x", "characters.reference is not a list"),
+        ("sets test seconds", [None], "sets.test.seconds is not a list of numbers"),
+        ("sets test groups", "x", "sets.test.groups is not a list of words"),
+        ("sets test frames", [1], "sets.test.frames has 1 values for"),
+    ],
+)
+def test_a_record_with_a_wrong_value_is_named(
+    tmp_path, experiment, place, value, words
+):
+    """Before a table computes with it."""
+    path = tmp_path / "adastride_8x_seed0.json.gz"
+    content = content_of(experiment, experiment.runs()[0], WORSE)
+    write_record(path, content)
+    content = json.loads(gzip.decompress(path.read_bytes()))
+    read_record(path)
+    *inside, last = place.split()
+    part = content
+    for name in inside:
+        part = part[name]
+    part[last] = value
+    write_record(path, content)
+    with pytest.raises(UserError) as error:
+        read_record(path)
+    line = str(error.value)
+    assert line.startswith(f"{path}: cannot be read as a record (") and words in line
+    assert "take it from git again, or remove it and run again" in line
+
+
+def test_hidden_files_are_no_records(experiment, tmp_path):
+    found = write_all(experiment, tmp_path)
+    (tmp_path / "._adastride_8x_seed0.json.gz").write_bytes(b"of macOS")
+    assert len(read_records(tmp_path)) == len(found)
+
+
 def test_two_records_of_a_run_are_refused(experiment, tmp_path):
     write_all(experiment, tmp_path)
     path = tmp_path / "adastride_8x_seed0.json.gz"

@@ -25,3 +25,30 @@ def test_what_was_done_remembers_its_source(tmp_path):
     Sources(tmp_path / "out").add("p3", other)
     assert Sources(tmp_path / "out").relation("p3", other) == "same"
     assert Sources(tmp_path / "out").relation("p0", first) == "changed"
+
+
+def test_outputs_have_their_record_before_they_are_written(tmp_path):
+    """An interruption between the two leaves nothing of an unknown recording."""
+    first, other = tmp_path / "p0.ogg", tmp_path / "p0.mp3"
+    first.write_bytes(b"one sound")
+    other.write_bytes(b"two sound")
+    out = tmp_path / "out"
+    text, times = out / "talks" / "p0.txt", out / "talks" / "p0.srt"
+    known = Sources(out)
+    known.take_over("talks/p0", first, [text])
+    assert Sources(out).relation("talks/p0", first) == "same"
+    (out / "talks").mkdir()
+    text.write_text("one")
+    times.write_text("one")
+    # again: what is there stays until it is replaced
+    known.take_over("talks/p0", first, [text])
+    assert text.read_text() == times.read_text() == "one"
+    # of another recording, nothing stays that would count as the new one's
+    known.take_over("talks/p0", other, [text])
+    assert not text.exists() and not times.exists()
+    assert Sources(out).relation("talks/p0", other) == "same"
+    # what nobody knows of stays, unless it is to be written
+    (out / "a.txt").write_text("a reference")
+    (out / "a.json").write_text("{}")
+    known.take_over("a", first, [out / "a.txt"])
+    assert not (out / "a.txt").exists() and (out / "a.json").exists()

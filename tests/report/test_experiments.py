@@ -1,5 +1,6 @@
 """The report: its numbers by hand, its page in a real browser."""
 
+import html
 import re
 import shutil
 from html.parser import HTMLParser
@@ -321,6 +322,58 @@ def test_an_experiment_without_results(recipe, tmp_path, capsys):
     assert "asr_new: no scored set yet (adastride score scores" in said
     text = (tmp_path / "r.html").read_text()
     assert "No set has been decoded and scored yet" in text and "<svg" in text
+
+
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("config.yaml", b"", "config.yaml: holds no options; give a training's"),
+        ("config.yaml", b"accum_grad: 1\nbatch", "config.yaml: not YAML: could not"),
+        ("config.yaml", b"# \xff\n", "config.yaml:1: not UTF-8; convert the file"),
+        ("valid.acc.ave.pth", b"", "valid.acc.ave.pth: cannot be read as a model"),
+        ("wav.scp", b"", "no pictures of strides: the recordings were not found"),
+    ],
+)
+def test_why_there_are_no_pictures_is_said(
+    recipe, tmp_path, capsys, name, content, words
+):
+    """On the page and in the terminal; that strides are uniform, only on the page."""
+    pytest.importorskip("espnet2")
+    import tiny_models
+
+    exp = tiny_models.make_experiment(tmp_path / "exp" / "asr_tiny")
+    source = recipe / "exp" / "asr_one"
+    shutil.copytree(source / "decode_x", exp / "decode_x")
+    data = tmp_path / "data" / "test"
+    data.mkdir(parents=True)
+    waves = "".join(f"{key} {recipe}/{key}.flac\n" for key in REFERENCES)
+    (data / "wav.scp").write_text(waves)
+    if name == "wav.scp":
+        shutil.rmtree(data)
+    else:
+        (exp / name).write_bytes(content)
+    command.main([str(exp), str(source), "--output", str(tmp_path / "r.html")])
+    said = capsys.readouterr().err.splitlines()
+    (line,) = [line for line in said if "strides" in line]
+    assert line.startswith("asr_tiny: no pictures of strides: ") and words in line
+    text = html.unescape((tmp_path / "r.html").read_text().replace("<wbr>", ""))
+    assert line in text and "asr_one: strides are uniform" in text
+    assert text.count("<table") and "asr_tiny: strides are uniform" not in text
+
+
+def test_a_scored_set_without_utterances_is_refused(recipe, tmp_path):
+    """It is not one that has not been decoded yet."""
+    exp = tmp_path / "exp" / "asr_new"
+    shutil.copytree(recipe / "exp" / "asr_one", exp)
+    score_folder = exp / "decode_x" / "test" / "score_wer"
+    for name in ("ref.trn", "hyp.trn"):
+        (score_folder / name).write_text("")
+    with pytest.raises(SystemExit) as end:
+        command.main([str(exp), "--output", str(tmp_path / "r.html")])
+    assert end.value.code == (
+        f"error: {score_folder}/ref.trn: no utterances in it; score again"
+    )
+    assert not (tmp_path / "r.html").exists()
 
 
 def test_experiments_of_one_name_are_told_apart(tmp_path, capsys):

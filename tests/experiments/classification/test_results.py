@@ -1,7 +1,9 @@
 """Statistics by hand, tables, pictures."""
 
+import gzip
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +26,9 @@ from espnet_adastride.experiments.classification.tables import (
     format_data_sets,
     format_table,
 )
+from espnet_adastride.experiments.records import read_record, write_record
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def fake_runs(right):
@@ -277,3 +282,30 @@ def test_runs_of_other_clips_are_not_compared(tmp_path):
         path.write_text(json.dumps(runs[method][0]))
     with pytest.raises(UserError, match="other clips"):
         read_runs(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "place, value, words",
+    [
+        ("measured rate", None, "measured.rate is not a number"),
+        ("measured", {}, "'parameters'"),
+        ("sets", None, "sets is not a mapping"),
+        ("sets test predictions", "x", "groups and predictions are not mappings"),
+        ("sets test groups", {}, "groups and predictions have different clips"),
+        ("sets test round", "x", "sets.test.round is not a number"),
+    ],
+)
+def test_a_record_with_a_wrong_value_is_refused(tmp_path, place, value, words):
+    source = ROOT / "results/records/speech_commands_8x/merge_seed2.json.gz"
+    content = json.loads(gzip.decompress(source.read_bytes()))
+    *inside, last = place.split()
+    part = content
+    for name in inside:
+        part = part[name]
+    part[last] = value
+    path = tmp_path / "merge_seed2.json.gz"
+    write_record(path, content)
+    with pytest.raises(UserError) as error:
+        read_record(path)
+    assert str(error.value).startswith(f"{path}: cannot be read as a record (")
+    assert words in str(error.value)
