@@ -174,10 +174,8 @@ def main(cmd=None):
     except KeyboardInterrupt:
         if not called_command():
             raise
-        line = (
-            "interrupted; an ESPnet training goes on from its last epoch with --resume"
-        )
-        print(named(f"{line} true"), file=sys.stderr)
+        line = "interrupted; with --resume true a training resumes at its last epoch"
+        print(named(line), file=sys.stderr)
         raise SystemExit(130) from None
 
 
