@@ -302,13 +302,14 @@ def write_record(path: PathLike, content: Dict[str, Any]) -> None:
         temporary.write_bytes(gzip.compress(text.encode("utf-8"), 9, mtime=0))
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Return whether a value is a number, and not true or false."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _check_numbers(value: Any, where: str, length: Optional[int] = None) -> None:
     """Raise TypeError unless a value is a list of numbers, of a given length."""
-    if not isinstance(value, list) or not all(map(_is_number, value)):
+    if not isinstance(value, list) or not all(map(is_number, value)):
         raise TypeError(f"{where} is not a list of numbers")
     if length is not None and len(value) != length:
         raise TypeError(f"{where} has {len(value)} values for {length} utterances")
@@ -328,20 +329,6 @@ def _check_scores(scores: SetScores, where: str) -> None:
     for name in ("frames", "emitting"):
         value = getattr(scores, name)
         _check_numbers(value, f"{where}.{name}", len(ids) if value else None)
-
-
-def _check_predictions(measured: Dict[str, Any], scores: Dict[str, Any]) -> None:
-    """Raise TypeError or KeyError unless each clip of a classifier has a prediction."""
-    for name in ("parameters", "rate", "valid_accuracy"):
-        if not _is_number(measured[name]):
-            raise TypeError(f"measured.{name} is not a number")
-    if not isinstance(scores["round"], int):
-        raise TypeError("sets.test.round is not a number")
-    groups, predictions = scores["groups"], scores["predictions"]
-    if not isinstance(groups, dict) or not isinstance(predictions, dict):
-        raise TypeError("sets.test: groups and predictions are not mappings")
-    if groups.keys() != predictions.keys():
-        raise TypeError("sets.test: groups and predictions have different clips")
 
 
 def _check_parts(record: Record) -> None:
@@ -366,7 +353,7 @@ def _check_parts(record: Record) -> None:
     for phase, stats in content["learning"].items():
         for stat, values in stats.items():
             _check_numbers(values, f"learning.{phase}.{stat}")
-    if not _is_number(content["timing"]["training_seconds"]):
+    if record.task == "asr" and not is_number(content["timing"]["training_seconds"]):
         raise TypeError("timing.training_seconds is not a number")
     measured = content.get("measured", {})
     if not isinstance(measured, dict):
@@ -376,10 +363,17 @@ def _check_parts(record: Record) -> None:
             raise TypeError(f"measured.{name} is not a number")
     if not isinstance(record.sets, dict):
         raise TypeError("sets is not a mapping")
-    if record.task == "classification":
-        _check_predictions(content["measured"], record.sets["test"])
     for name, scores in record.sets.items() if record.task == "asr" else ():
         _check_scores(scores, f"sets.{name}")
+
+
+def unusable(path: PathLike, error: Exception) -> UserError:
+    """Return the error on a file that is no record, or one with a wrong value."""
+    reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+    return UserError(
+        f"{path}: cannot be read as a record ({reason}); take it from git again, or "
+        "remove it and run again"
+    )
 
 
 def read_record(path: PathLike) -> Record:
@@ -398,11 +392,7 @@ def read_record(path: PathLike) -> Record:
         # something else; OverflowError: an infinite seed
         *(AttributeError, KeyError, TypeError, ValueError, OverflowError),
     ) as error:
-        reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
-        raise UserError(
-            f"{path}: cannot be read as a record ({reason}); take it from git again, "
-            "or remove it and run again"
-        ) from None
+        raise unusable(path, error) from None
 
 
 def read_records(folder: PathLike) -> List[Record]:

@@ -37,7 +37,7 @@ from espnet_adastride.evaluation.statistics import (
     sum_by,
 )
 from espnet_adastride.experiments.folders import read_results
-from espnet_adastride.experiments.records import Record
+from espnet_adastride.experiments.records import Record, is_number, unusable
 
 
 class Row(NamedTuple):
@@ -105,7 +105,7 @@ def sort_runs(records: Iterable[Record]) -> Dict[str, Runs]:
 
     Raises:
         UserError: runs of one seed were tested on different clips, or one was written
-            by an earlier version.
+            by an earlier version, or has a wrong value.
     """
     runs: Dict[str, Runs] = {}
     clips: Dict[int, set] = {}
@@ -115,6 +115,10 @@ def sort_runs(records: Iterable[Record]) -> Dict[str, Runs]:
             raise UserError(
                 f"{path}: written by an earlier version; train again in another --exp"
             )
+        try:
+            _check_predictions(run)
+        except (KeyError, TypeError) as error:
+            raise unusable(path, error) from None
         seed = run["seed"]
         if clips.setdefault(seed, set(run["predictions"])) != set(run["predictions"]):
             raise UserError(
@@ -123,6 +127,20 @@ def sort_runs(records: Iterable[Record]) -> Dict[str, Runs]:
             )
         runs.setdefault(run["method"], {})[seed] = run
     return runs
+
+
+def _check_predictions(run: Dict[str, Any]) -> None:
+    """Raise TypeError or KeyError unless each clip of a run has a prediction."""
+    for name in ("parameters", "rate", "valid_accuracy"):
+        if not is_number(run[name]):
+            raise TypeError(f"{name} is not a number")
+    if not isinstance(run["round"], int):
+        raise TypeError("round is not a number")
+    groups, predictions = run["groups"], run["predictions"]
+    if not isinstance(groups, dict) or not isinstance(predictions, dict):
+        raise TypeError("groups and predictions are not mappings")
+    if groups.keys() != predictions.keys():
+        raise TypeError("groups and predictions have different clips")
 
 
 def compare(runs: Dict[str, Runs], reference: str) -> List[Row]:

@@ -21,6 +21,7 @@ from espnet_adastride.experiments.classification.results import (
     option_curve,
     read_runs,
     seeds_in_a_round,
+    sort_runs,
 )
 from espnet_adastride.experiments.classification.tables import (
     format_data_sets,
@@ -287,12 +288,12 @@ def test_runs_of_other_clips_are_not_compared(tmp_path):
 @pytest.mark.parametrize(
     "place, value, words",
     [
-        ("measured rate", None, "measured.rate is not a number"),
+        ("measured rate", None, "rate is not a number"),
         ("measured", {}, "'parameters'"),
         ("sets", None, "sets is not a mapping"),
         ("sets test predictions", "x", "groups and predictions are not mappings"),
         ("sets test groups", {}, "groups and predictions have different clips"),
-        ("sets test round", "x", "sets.test.round is not a number"),
+        ("sets test round", "x", "round is not a number"),
     ],
 )
 def test_a_record_with_a_wrong_value_is_refused(tmp_path, place, value, words):
@@ -306,6 +307,6 @@ def test_a_record_with_a_wrong_value_is_refused(tmp_path, place, value, words):
     path = tmp_path / "merge_seed2.json.gz"
     write_record(path, content)
     with pytest.raises(UserError) as error:
-        read_record(path)
+        sort_runs([read_record(path)])
     assert str(error.value).startswith(f"{path}: cannot be read as a record (")
     assert words in str(error.value)
