@@ -28,6 +28,7 @@ from espnet_adastride.bin import (  # noqa: E402
     asr_inference_ctc,
     plot,
     transcribe,
+    unpack_model,
 )
 from espnet_adastride.corpora.lengths import TrainingLengths  # noqa: E402
 from espnet_adastride.corpora.tokens import train_bpe  # noqa: E402
@@ -456,6 +457,19 @@ def test_files_that_a_config_names_are_found_from_anywhere(tmp_path, monkeypatch
     (exp / "config.yaml").write_text("normalize_conf: {stats_file: exp/stats.npz}\n")
     with pytest.raises(ModelError, match="names exp/stats.npz, which is not there"):
         model_files.read_options(files.config, files.roots)
+
+
+def test_a_model_that_was_moved_after_unpacking(tmp_path):
+    packed = Path(__file__).parents[1] / "models" / "adastride_whisper_4x.zip"
+    unpack_model.main([str(packed), str(tmp_path / "old")])
+    (tmp_path / "old").rename(tmp_path / "new")
+    for model in (tmp_path / "new", tmp_path / "new" / "exp" / "adastride_whisper_4x"):
+        files = model_files.find_files(model, None, tmp_path)
+        assert str(tmp_path / "old") in files.config.read_text()
+        options = model_files.read_options(files.config, files.roots)
+        for name in (options["bpemodel"], options["normalize_conf"]["stats_file"]):
+            assert Path(name).is_file() and tmp_path / "new" in Path(name).parents
+    assert list(model_files.tails("/a/b/c")) == ["/a/b/c", "a/b/c", "b/c"]
 
 
 # ------------------------------------------------------------ the commands

@@ -11,7 +11,7 @@ unpacked into a temporary folder only (``networks/unpacking.py``).
 import inspect
 import pickle
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 
@@ -66,6 +66,13 @@ def _within(root: Path, name: object) -> Optional[Path]:
     path = (root / name.lstrip("/")).resolve()
     inside = path.is_relative_to(root.resolve())
     return path if inside and path.is_file() else None
+
+
+def tails(name: str) -> Iterator[str]:
+    """Yield a path and what is left without its first folders, one folder at least."""
+    parts = Path(name).parts
+    for first in range(len(parts) - 1):
+        yield str(Path(*parts[first:]))
 
 
 def _packed_files(root: Path, shown: PathLike, wanted: Optional[str]) -> ModelFiles:
@@ -215,8 +222,10 @@ def read_options(path: Path, roots: Sequence[Path]) -> Dict[str, Any]:
             places = (root / value for root in roots)
         elif Path(value).is_file():
             return value
-        else:  # packed by its full name
-            places = (_within(root, value) for root in roots[:1])
+        else:  # packed by its full name, or moved together with the configuration
+            places = (
+                _within(root, tail) for root in roots[:1] for tail in tails(value)
+            )
         return next((str(p) for p in places if p is not None and p.is_file()), value)
 
     options = fix("", options)
