@@ -4,7 +4,7 @@ definition.py      what is compared: conf/experiments/NAME.yaml
 grid.py            runs, and the one loop over them: parallel, resumable
 runs.py            runs of a recipe; folders.py: runs that are functions
 records.py         the record that every run leaves; measure.py: a model's cost
-tables.py          every page and picture, from records alone
+tables.py          every page, from records alone; pictures.py: its pictures
 comparison.py      tables of error rates and their differences, from cells.py
 classification/    training and tables of classifiers; vqvae_training.py and
 vqvae.py           those of VQ-VAEs

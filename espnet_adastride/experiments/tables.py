@@ -1,4 +1,4 @@
-"""Every table and picture of an experiment, from its records alone.
+"""Every page of an experiment, from its records alone; ``pictures.py`` draws.
 
 Intervals and tests (bootstrap and exact test over speakers, Holm, Welch) are those of
 espnet_adastride/evaluation/statistics.py.
@@ -22,6 +22,7 @@ from espnet_adastride.experiments.comparison import (
     pair_table,
 )
 from espnet_adastride.experiments.definition import Experiment, read_experiment
+from espnet_adastride.experiments.pictures import plot_compute, plot_methods
 from espnet_adastride.experiments.records import (
     ERRORS,
     Record,
@@ -32,17 +33,12 @@ from espnet_adastride.experiments.records import (
 )
 from espnet_adastride.experiments.runs import missing_runs
 from espnet_adastride.files import PathLike, write_text
-from espnet_adastride.report.style import (
-    COLOURS,
-    drawing,
-    label_points,
-    line_style,
-    save_figure,
-)
+from espnet_adastride.report.style import save_figure
 from espnet_adastride.report.tables import format_interval, format_known, markdown_table
 
 CAPTIONS = {
     "asr": "WER over multiply-accumulates",
+    "one rate": "WER of each method",
     "classification": "Accuracy, points to the baseline",
     "vqvae": "Error over bits per second",
 }
@@ -387,10 +383,15 @@ def write_page(
     return text + _task_page(experiment, used, resamples)[0]
 
 
+def _one_rate(experiment: Experiment) -> bool:
+    """Return whether all runs of an experiment have the same rate."""
+    return len({run.rate for run in experiment.runs()}) == 1
+
+
 def plot_page(
     experiment: Experiment, records: Sequence[Record], chosen: bool = False
 ) -> Figure:
-    """Draw WER over multiply-accumulates, a line a method; bars over the speakers.
+    """Draw WER over multiply-accumulates, or a row a method if there is one rate.
 
     Classification: differences to the baseline; VQ-VAEs: error over bits a second.
 
@@ -409,6 +410,10 @@ def plot_page(
     if not cells:
         return None
     bootstrap = Bootstrap(cells[0].scores()[0].groups)
+    decoding = _decoded_by(cells).replace("`", "")
+    label = f"word error rate on {experiment.test_sets[0]}{decoding}, %"
+    if _one_rate(experiment) and not chosen:
+        return plot_methods(cells, experiment.baseline, label, bootstrap)
     lines: Dict[str, List[Cell]] = {}
     for cell in cells:
         lines.setdefault(cell.system, []).append(cell)
@@ -420,50 +425,9 @@ def plot_page(
         lines = {label: line for label, line in lines.items() if line}
         if not lines:
             return None
-    with drawing(7.5, max(4.0, 0.25 * len(lines)), layout="constrained") as figure:
-        axes, labels, drawn = figure.subplots(), [], []
-        for number, (name, line) in enumerate(lines.items()):
-            line = sorted(line, key=lambda cell: cell.measured("macs_per_second"))
-            x = [cell.measured("macs_per_second") / 1e6 for cell in line]
-            ends = np.array([cell.interval(bootstrap) for cell in line])
-            reach = np.abs(ends[:, 1:].T - ends[:, 0])
-            style = line_style(number)
-            # the colours return: other marks tell the lines apart, of four rounds
-            if number // len(COLOURS) in (1, 2):
-                style["markerfacecolor"] = "white"
-            if number >= 2 * len(COLOURS):
-                style["marker"] = "PX*<>d"[number % len(COLOURS)]
-            axes.errorbar(x, ends[:, 0], reach, capsize=3, label=name, **style)
-            drawn += [*zip(x, ends[:, 0]), *between(x, ends[:, 0])]
-            for place, (_, low, high) in zip(x, ends):
-                drawn += [(place, wer) for wer in np.linspace(low, high, 20)]
-            for place, cell in zip(x, line):
-                if len(cell.records) > 1:
-                    wers = cell.rates()
-                    dots = {"color": style["color"], "alpha": 0.45}
-                    axes.plot([place] * len(wers), wers, ".", **dots)
-                if cell.system == experiment.baseline:
-                    words = f"{experiment.feature_rate / cell.rate:.3g} Hz"
-                    labels.append((words, (place, cell.rate_of()), {}))
-        axes.set_xlabel("million multiply-accumulates per second of audio")
-        decoding = _decoded_by(cells).replace("`", "")
-        axes.set_ylabel(f"word error rate on {experiment.test_sets[0]}{decoding}, %")
-        axes.grid()
-        if chosen:
-            axes.legend(loc="best")
-        else:  # a column beside the axes: names may be many and long
-            figure.legend(loc="outside right upper")
-        ups = (-9, 9, -18, 18, -27, 27, -36, 36)
-        sides = [(right, up) for up in ups for right in (7, -7)]
-        label_points(axes, labels, sides, drawn)
-    return figure
-
-
-def between(x: Sequence[float], y: Sequence[float]) -> List[Tuple[float, float]]:
-    """Return points all along the lines from each point (x, y) to the next."""
-    ends = np.linspace(0, len(x) - 1, 40 * (len(x) - 1))
-    steps = np.arange(len(x))
-    return list(zip(np.interp(ends, steps, x), np.interp(ends, steps, y)))
+    return plot_compute(
+        lines, experiment.baseline, experiment.feature_rate, label, bootstrap, chosen
+    )
 
 
 def write_results(
@@ -485,12 +449,14 @@ def write_results(
         figures = {"": plot_page(experiment, found)}
         if experiment.lines and experiment.task == "asr":
             figures = {"_lines": plot_page(experiment, found, chosen=True), **figures}
+    one = experiment.task == "asr" and _one_rate(experiment)
+    caption = CAPTIONS["one rate" if one else experiment.task]
     drawn = {end: figure for end, figure in figures.items() if figure is not None}
     for end, figure in drawn.items():
         picture = page.with_name(f"{page.stem}{end}.png")
         page.parent.mkdir(parents=True, exist_ok=True)
         save_figure(figure, picture)
-        text += f"\n![{CAPTIONS[experiment.task]}]({picture.name})\n"
+        text += f"\n![{caption}]({picture.name})\n"
     if drawn:
         text += f"\n{LEGENDS[experiment.task]}\n"
     write_text(page, text)

@@ -25,6 +25,7 @@ from espnet_adastride.experiments.records import (
     write_record,
 )
 from espnet_adastride.experiments.runs import Grid
+from espnet_adastride.report.style import GREY
 
 GREEDY = "decode_ctc_greedy.yaml"
 
@@ -495,6 +496,22 @@ def test_the_picture_shows_every_method(experiment, tmp_path):
     np.testing.assert_allclose(lines["strided_conv"], [[1, 37.5], [2, 37.5]])
     np.testing.assert_allclose(lines["adastride"], [[1, 0], [2, 0]])
     assert tables.plot_page(experiment, []) is None
+
+
+def test_the_picture_of_one_rate_has_a_row_for_each_method(experiment, tmp_path):
+    """Compute would put all methods of a rate above one another."""
+    grid = [{**experiment.grid[0], "rates": [8]}]
+    experiment = replace(experiment, grid=grid)
+    found = write_all(experiment, tmp_path / "mine")
+    (axes,) = tables.plot_page(experiment, found).axes
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["adastride", "strided_conv"] and axes.yaxis_inverted()
+    marks = [line.get_xydata() for line in axes.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(marks, [[[0.0, 0]], [[37.5, 1]]])
+    seeds = [line.get_xdata() for line in axes.lines if line.get_marker() == "."]
+    np.testing.assert_allclose(seeds, [[0.0, 0.0], [37.5, 37.5]])
+    (at_baseline,) = [line for line in axes.lines if line.get_color() == GREY]
+    np.testing.assert_allclose(at_baseline.get_xdata(), 37.5)
 
 
 def test_a_second_picture_joins_methods_to_lines(experiment, tmp_path):
