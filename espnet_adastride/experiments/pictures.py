@@ -45,7 +45,7 @@ def plot_methods(
                 wers = cell.rates()
                 axes.plot(wers, [place] * len(wers), ".", color=colour, alpha=0.45)
         axes.set_yticks(range(len(rows)), [cell.system for cell in rows])
-        axes.invert_yaxis()
+        axes.set_ylim(len(rows) - 0.5, -0.5)  # the first on top
         axes.set_xlabel(label)
         axes.grid(axis="x")
     return figure
