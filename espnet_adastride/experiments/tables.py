@@ -52,6 +52,7 @@ LEGENDS = {
     "vqvae": "Bars: the lowest and the highest seed; dotted: the tokens alone, without "
     "the side bits.",
 }
+LEGENDS["one rate"] = LEGENDS["asr"] + " Vertical line and other colour: the baseline."
 TERCILES = ("slow", "middle", "fast")
 
 
@@ -450,15 +451,15 @@ def write_results(
         if experiment.lines and experiment.task == "asr":
             figures = {"_lines": plot_page(experiment, found, chosen=True), **figures}
     one = experiment.task == "asr" and _one_rate(experiment)
-    caption = CAPTIONS["one rate" if one else experiment.task]
+    kind = "one rate" if one else experiment.task
     drawn = {end: figure for end, figure in figures.items() if figure is not None}
     for end, figure in drawn.items():
         picture = page.with_name(f"{page.stem}{end}.png")
         page.parent.mkdir(parents=True, exist_ok=True)
         save_figure(figure, picture)
-        text += f"\n![{caption}]({picture.name})\n"
+        text += f"\n![{CAPTIONS[kind]}]({picture.name})\n"
     if drawn:
-        text += f"\n{LEGENDS[experiment.task]}\n"
+        text += f"\n{LEGENDS[kind]}\n"
     write_text(page, text)
     fit, others = split_records(experiment, found)
     runs = experiment.runs()
