@@ -22,14 +22,8 @@ import os
 import runpy
 import sys
 
-from espnet_adastride.bin.parsers import Parser
-from espnet_adastride.errors import (
-    UserError,
-    called_command,
-    fail,
-    named,
-    silent_broken_pipe,
-)
+from espnet_adastride.bin.parsers import Parser, say
+from espnet_adastride.errors import UserError, called_command, fail, silent_broken_pipe
 
 #: run as imported, because the plugin changes a class in the module, which running by
 #: name would define again; the transducer's because ESPnet 202511 reads the source of
@@ -174,8 +168,7 @@ def main(cmd=None):
     except KeyboardInterrupt:
         if not called_command():
             raise
-        line = "interrupted; with --resume true a training resumes at its last epoch"
-        print(named(line), file=sys.stderr)
+        say("interrupted; with --resume true a training resumes at its last epoch")
         raise SystemExit(130) from None
 
 

@@ -112,22 +112,35 @@ def other_than_samples(head: bytes) -> str:
     return "" if not text or any(odd) else "text, not audio"
 
 
+def _is_aac(head: bytes) -> bool:
+    """Return whether a header that begins with 0xFF is of AAC (ADTS)."""
+    return head[1] & 0xF6 == 0xF0
+
+
+def _is_frame(head: bytes) -> bool:
+    """Return whether the header of a frame of MPEG audio (MP3, MP2) or AAC is first."""
+    if len(head) < 3 or head[0] != 0xFF:
+        return False
+    if _is_aac(head):
+        return head[2] >> 2 & 15 < 13
+    version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
+    rates = 0 < head[2] >> 4 < 15 and head[2] >> 2 & 3 < 3
+    return head[1] >= 0xE0 and version != 1 and layer != 0 and rates
+
+
 def _frame_length(head: bytes) -> int:
     """Return the bytes of the MP3 or AAC (ADTS) frame that begins here; 0: none."""
-    if len(head) < 6 or head[0] != 0xFF:
+    if len(head) < 6 or not _is_frame(head):
         return 0
-    if head[1] & 0xF6 == 0xF0 and head[2] >> 2 & 15 < 13:  # AAC
+    if _is_aac(head):
         length = (head[3] & 3) << 11 | head[4] << 3 | head[5] >> 5
         return length if length >= 7 else 0
     version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
-    rate, frequency = head[2] >> 4, head[2] >> 2 & 3
-    if head[1] < 0xE0 or version == 1 or layer != 1 or frequency == 3:
+    if layer != 1:  # MP2
         return 0
-    if not 0 < rate < 15:
-        return 0
-    hertz = (44100, 48000, 32000)[frequency] // {3: 1, 2: 2, 0: 4}[version]
+    hertz = (44100, 48000, 32000)[head[2] >> 2 & 3] // {3: 1, 2: 2, 0: 4}[version]
     factor = 144000 if version == 3 else 72000
-    kbits = MP3_RATES[version != 3][rate - 1]
+    kbits = MP3_RATES[version != 3][(head[2] >> 4) - 1]
     return factor * kbits // hertz + (head[2] >> 1 & 1)
 
 
@@ -190,13 +203,7 @@ def _refuse_joined(name: str) -> None:
 
 def _is_beginning(head: bytes) -> bool:
     """Return whether the first bytes are those of a recording, also of bare MP3."""
-    if is_media_head(head) or len(head) < 3 or head[0] != 0xFF:
-        return is_media_head(head)
-    if head[1] & 0xF6 == 0xF0:  # AAC (ADTS)
-        return head[2] >> 2 & 15 < 13
-    version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
-    rates = 0 < head[2] >> 4 < 15 and head[2] >> 2 & 3 < 3
-    return head[1] >= 0xE0 and version != 1 and layer != 0 and rates
+    return is_media_head(head) or _is_frame(head)
 
 
 def end_of_first(file: BinaryIO) -> int:

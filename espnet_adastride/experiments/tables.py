@@ -384,9 +384,10 @@ def write_page(
     return text + _task_page(experiment, used, resamples)[0]
 
 
-def _one_rate(experiment: Experiment) -> bool:
-    """Return whether all runs of an experiment have the same rate."""
-    return len({run.rate for run in experiment.runs()}) == 1
+def _picture_kind(experiment: Experiment) -> str:
+    """Return the key of CAPTIONS and LEGENDS: the task, or that it has one rate."""
+    one = len({run.rate for run in experiment.runs()}) == 1
+    return "one rate" if one and experiment.task == "asr" else experiment.task
 
 
 def plot_page(
@@ -413,7 +414,7 @@ def plot_page(
     bootstrap = Bootstrap(cells[0].scores()[0].groups)
     decoding = _decoded_by(cells).replace("`", "")
     label = f"word error rate on {experiment.test_sets[0]}{decoding}, %"
-    if _one_rate(experiment) and not chosen:
+    if _picture_kind(experiment) == "one rate" and not chosen:
         return plot_methods(cells, experiment.baseline, label, bootstrap)
     lines: Dict[str, List[Cell]] = {}
     for cell in cells:
@@ -450,8 +451,7 @@ def write_results(
         figures = {"": plot_page(experiment, found)}
         if experiment.lines and experiment.task == "asr":
             figures = {"_lines": plot_page(experiment, found, chosen=True), **figures}
-    one = experiment.task == "asr" and _one_rate(experiment)
-    kind = "one rate" if one else experiment.task
+    kind = _picture_kind(experiment)
     drawn = {end: figure for end, figure in figures.items() if figure is not None}
     for end, figure in drawn.items():
         picture = page.with_name(f"{page.stem}{end}.png")
