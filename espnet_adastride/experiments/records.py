@@ -344,7 +344,8 @@ def _check_parts(record: Record) -> None:
         if part not in WORDS and not isinstance(content[part], dict):
             raise TypeError(f"{part} is not a mapping")
     for part in ("system", "commit", "machine"):
-        if not isinstance(content.get(part) or "", str):
+        known = part == "system" or content.get(part)  # the others may be missing
+        if known and not isinstance(content[part], str):
             raise TypeError(f"{part} is not a word")
     if not math.isfinite(record.rate):
         raise TypeError("rate is not a finite number")
@@ -353,8 +354,11 @@ def _check_parts(record: Record) -> None:
     for phase, stats in content["learning"].items():
         for stat, values in stats.items():
             _check_numbers(values, f"learning.{phase}.{stat}")
-    if record.task == "asr" and not is_number(content["timing"]["training_seconds"]):
-        raise TypeError("timing.training_seconds is not a number")
+    if "training_seconds" not in content["timing"]:
+        raise KeyError("timing.training_seconds is missing")
+    for name, value in content["timing"].items():
+        if not is_number(value):
+            raise TypeError(f"timing.{name} is not a number")
     measured = content.get("measured", {})
     if not isinstance(measured, dict):
         raise TypeError("measured is not a mapping")
@@ -363,8 +367,11 @@ def _check_parts(record: Record) -> None:
             raise TypeError(f"measured.{name} is not a number")
     if not isinstance(record.sets, dict):
         raise TypeError("sets is not a mapping")
-    for name, scores in record.sets.items() if record.task == "asr" else ():
-        _check_scores(scores, f"sets.{name}")
+    if record.task == "asr":
+        for name, scores in record.sets.items():
+            _check_scores(scores, f"sets.{name}")
+    elif "measured" not in content or not isinstance(record.sets.get("test"), dict):
+        raise TypeError("measured or sets.test is not a mapping")
 
 
 def unusable(path: PathLike, error: Exception) -> UserError:

@@ -15,7 +15,7 @@ from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation.statistics import Bootstrap, few_units_note
 from espnet_adastride.experiments.comparison import compare
 from espnet_adastride.experiments.folders import read_results, run_name
-from espnet_adastride.experiments.records import Record
+from espnet_adastride.experiments.records import Record, is_number, unusable
 from espnet_adastride.files import PathLike, write_text
 from espnet_adastride.options import name_seeds
 from espnet_adastride.report.style import (
@@ -26,21 +26,50 @@ from espnet_adastride.report.style import (
 )
 from espnet_adastride.report.tables import format_known, markdown_table, spread
 
+#: what the table needs of every run: numbers, those of a logarithm above zero
+FIGURES = (
+    *("error", "rms_error", "error_exact", "perplexity", "tokens_per_second"),
+    *("side_bits", "training_seconds", "seconds_of_speech", "codebook_size"),
+)
+POSITIVE = ("bits", "entropy_bits")
+
 
 def sort_runs(records: Sequence[Record]) -> List[Dict[str, Any]]:
     """Return the figures of some records, by rate, method and seed.
 
     Raises:
-        UserError: they were tested on different recordings.
+        UserError: they were tested on different recordings, or one has a wrong value.
     """
     runs = [record.figures for record in records]
     for record, run in zip(records, runs):
+        try:
+            _check_figures(run)
+        except (KeyError, TypeError) as error:
+            raise unusable(record.path, error) from None
         if set(run["utterances"]) != set(runs[0]["utterances"]):
             raise UserError(
                 f"{record.path}: tested on other recordings than {records[0].path}, so "
                 "they cannot share a table: move one to another folder"
             )
     return sorted(runs, key=lambda r: (r["rate"], r["method"], r["seed"]))
+
+
+def _check_figures(run: Dict[str, Any]) -> None:
+    """Raise TypeError or KeyError unless all that the table needs is of its type."""
+    for name in FIGURES + POSITIVE:
+        if not is_number(run[name]):
+            raise TypeError(f"{name} is not a number")
+        if name in POSITIVE and not 0 < run[name] < math.inf:
+            raise TypeError(f"{name} is not above zero")
+    if not isinstance(run["utterances"], dict) or not run["utterances"]:
+        raise TypeError("utterances is not a mapping")
+    for name, one in run["utterances"].items():
+        if not isinstance(one, dict):
+            raise TypeError(f"utterances.{name} is not a mapping")
+        if not is_number(one["frames"]) or not is_number(one["error"]):
+            raise TypeError(f"utterances.{name} has no number of frames, or no error")
+        if not isinstance(one["group"], str):
+            raise TypeError(f"utterances.{name}.group is not a word")
 
 
 def format_table(

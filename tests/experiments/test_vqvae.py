@@ -15,8 +15,10 @@ from espnet_adastride.corpora.unlabelled import Recording
 from espnet_adastride.downsampling.adastride import alignment_matrix
 from espnet_adastride.downsampling.output import length_mask, repeat_slots
 from espnet_adastride.downsampling.spectral import cut_spectrum, widen_spectrum
+from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation.vqvae import entropy, measure, perplexity
-from espnet_adastride.experiments.vqvae import format_table, plot_bits
+from espnet_adastride.experiments.records import FORMAT, read_record, write_record
+from espnet_adastride.experiments.vqvae import format_table, plot_bits, sort_runs
 from espnet_adastride.networks.log_mel import DECIBEL, LogMel
 from espnet_adastride.networks.vqvae import (
     VQVAE,
@@ -359,6 +361,47 @@ def run(method, seed, errors, side=0.0, rate=8):
         "side_bits": side,
         "utterances": utterances,
     }
+
+
+@pytest.mark.parametrize(
+    "place, value, words",
+    [
+        ("measured bits", None, "bits is not a number"),
+        ("measured bits", 0.0, "bits is not above zero"),
+        ("sets test utterances", {}, "utterances is not a mapping"),
+        ("sets test utterances u0", 1, "utterances.u0 is not a mapping"),
+        ("sets test utterances u0 error", "x", "utterances.u0 has no number of"),
+        ("sets test utterances u0 group", None, "utterances.u0.group is not a word"),
+    ],
+)
+def test_a_record_with_a_wrong_value_is_refused(tmp_path, place, value, words):
+    """Before the table computes with it."""
+    figures = run("adastride", 0, np.linspace(5, 6, 20))
+    told = {name: figures.pop(name) for name in ("method", "seed", "rate")}
+    content = {
+        "format": FORMAT,
+        "task": "vqvae",
+        "system": told["method"],
+        **{"rate": told["rate"], "seed": told["seed"]},
+        **{"configuration": {}, "learning": {}, "versions": {}},
+        "timing": {"training_seconds": figures.pop("training_seconds")},
+        "sets": {"test": {"utterances": figures.pop("utterances")}},
+        "measured": figures,
+    }
+    path = tmp_path / "adastride_8x_seed0.json.gz"
+    write_record(path, content)
+    (found,) = sort_runs([read_record(path)])
+    assert found["error"] == pytest.approx(5.5)
+    *inside, last = place.split()
+    part = content
+    for name in inside:
+        part = part[name]
+    part[last] = value
+    write_record(path, content)
+    with pytest.raises(UserError) as error:
+        sort_runs([read_record(path)])
+    assert str(error.value).startswith(f"{path}: cannot be read as a record (")
+    assert words in str(error.value)
 
 
 def test_the_table_counts_side_information_and_pairs():

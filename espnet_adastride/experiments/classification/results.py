@@ -134,13 +134,15 @@ def _check_predictions(run: Dict[str, Any]) -> None:
     for name in ("parameters", "rate", "valid_accuracy"):
         if not is_number(run[name]):
             raise TypeError(f"{name} is not a number")
-    if not isinstance(run["round"], int):
-        raise TypeError("round is not a number")
+    if not isinstance(run["round"], int) or run["round"] < 0:
+        raise TypeError("round is not a number from 0 on")
     groups, predictions = run["groups"], run["predictions"]
     if not isinstance(groups, dict) or not isinstance(predictions, dict):
         raise TypeError("groups and predictions are not mappings")
     if groups.keys() != predictions.keys():
         raise TypeError("groups and predictions have different clips")
+    if not all(isinstance(group, str) for group in groups.values()):
+        raise TypeError("groups are not words")
 
 
 def compare(runs: Dict[str, Runs], reference: str) -> List[Row]:
