@@ -149,7 +149,7 @@ def check_task(config: Path, options: Dict[str, Any]) -> None:
     if "encoder" not in options or not options.get("token_list"):
         raise ModelError(
             f"{config}: not the config of an ASR model (no encoder, or no token_list); "
-            "give an experiment of a task such as asr"
+            "give an experiment of the task asr, or copy the file again if it was cut"
         )
 
 
