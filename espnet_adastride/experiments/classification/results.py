@@ -134,6 +134,7 @@ def _check_predictions(run: Dict[str, Any]) -> None:
     for name in ("parameters", "rate", "valid_accuracy"):
         if not is_number(run[name]):
             raise TypeError(f"{name} is not a number")
+    _seconds(run)  # raises if neither time is there
     if not isinstance(run["round"], int) or run["round"] < 0:
         raise TypeError("round is not a number from 0 on")
     groups, predictions = run["groups"], run["predictions"]

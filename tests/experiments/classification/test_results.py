@@ -298,6 +298,7 @@ def test_runs_of_other_clips_are_not_compared(tmp_path):
         ("sets test", None, "measured or sets.test is not a mapping"),
         ("sets test groups", None, "groups and predictions are not mappings"),
         ("timing cpu_seconds", "x", "timing.cpu_seconds is not a number"),
+        ("timing", {}, "'training_seconds'"),
     ],
 )
 def test_a_record_with_a_wrong_value_is_refused(tmp_path, place, value, words):
