@@ -26,6 +26,7 @@ from espnet_adastride.experiments.records import (
 )
 from espnet_adastride.experiments.runs import Grid
 from espnet_adastride.report.style import GREY
+from tests.wrong_records import refusal
 
 GREEDY = "decode_ctc_greedy.yaml"
 
@@ -244,16 +245,8 @@ def test_a_record_with_a_wrong_value_is_named(
     write_record(path, content)
     content = json.loads(gzip.decompress(path.read_bytes()))
     read_record(path)
-    *inside, last = place.split()
-    part = content
-    for name in inside:
-        part = part[name]
-    part[last] = value
-    write_record(path, content)
-    with pytest.raises(UserError) as error:
-        read_record(path)
-    line = str(error.value)
-    assert line.startswith(f"{path}: cannot be read as a record (") and words in line
+    line = refusal(path, content, place, value, read_record)
+    assert words in line
     assert "take it from git again, or remove it and run again" in line
 
 
