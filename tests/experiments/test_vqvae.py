@@ -392,6 +392,9 @@ def test_a_record_with_a_wrong_value_is_refused(tmp_path, place, value, words):
     write_record(path, content)
     (found,) = sort_runs([read_record(path)])
     assert found["error"] == pytest.approx(5.5)
+    figures["entropy_bits"] = 0.0  # of a collapsed codebook, which is no wrong value
+    write_record(path, content)
+    assert sort_runs([read_record(path)])[0]["entropy_bits"] == 0
     assert words in refusal(
         path, content, place, value, lambda path: sort_runs([read_record(path)])
     )
