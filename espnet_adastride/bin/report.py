@@ -11,6 +11,7 @@ folders of this recipe or of ESPnet's, with or without adaptive strides.
 
 import argparse
 import datetime
+from functools import partial
 from pathlib import Path
 
 from espnet_adastride.bin.model_options import load_adaptive
@@ -92,7 +93,6 @@ def main(args) -> None:
     if output.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--output {output}: the name must end in .html")
     from espnet_adastride.report.experiments import (
-        UNIFORM,
         draw_pictures,
         make_report,
         read_experiment,
@@ -109,13 +109,6 @@ def main(args) -> None:
         options = {**vars(args), **model, "upstream_model": None}
         return load_adaptive(argparse.Namespace(**options))
 
-    def pictures(*given):
-        drawn, notes = draw_pictures(load, args.pictures, args.audio_seconds, *given)
-        for note in notes:
-            if UNIFORM not in note:  # that is no fault
-                say(note.removesuffix("."))
-        return drawn, notes
-
     page = make_report(
         experiments,
         f"espnet_adastride {__version__}, {datetime.date.today()}",
@@ -123,7 +116,11 @@ def main(args) -> None:
         args.resamples,
         args.data_dir,
         args.audio_seconds,
-        pictures if args.pictures else None,
+        (
+            partial(draw_pictures, load, args.pictures, args.audio_seconds, say)
+            if args.pictures
+            else None
+        ),
     )
     write_text(output, page)
     for experiment in experiments:

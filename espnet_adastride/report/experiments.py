@@ -56,9 +56,6 @@ AUDIO_RATE = 16000
 #: seconds of a recording in the page
 AUDIO_SECONDS = 20.0
 
-#: note on an experiment without adaptive strides
-UNIFORM = "strides are uniform; no pictures of them"
-
 _TRN = re.compile(r"^(.*?)\s*\((\S+)\)\s*$")
 
 
@@ -412,7 +409,13 @@ def _sound(path: Optional[str], seconds: float) -> Optional[Sound]:
 
 
 def draw_pictures(
-    load: Callable, number: int, seconds: float, experiment, systems, find
+    load: Callable,
+    number: int,
+    seconds: float,
+    warn: Callable[[str], None],
+    experiment,
+    systems,
+    find,
 ) -> Tuple[List[dict], List[str]]:
     """Return pictures and notes, for :func:`make_report`.
 
@@ -423,21 +426,28 @@ def draw_pictures(
         load: returns the Transcriber of an experiment's folder.
         number: utterances drawn for each experiment.
         seconds: seconds kept of a recording.
+        warn: called with the reason if there are no pictures, unless the strides are
+            uniform, which is no fault.
         experiment, systems, find: of ``make_report``.
     """
     if not systems:
         return [], []
     decoded, name = systems[0].decoded, experiment.name
+
+    def failed(why: object) -> Tuple[List[dict], List[str]]:
+        note = f"{name}: no pictures of strides: {why}"
+        warn(note)
+        return [], [f"{note}."]
+
     waves = find(decoded)
     if not waves:
-        note = f"{name}: no pictures of strides: the recordings were not found."
-        return [], [note]
+        return failed("the recordings were not found")
     drawn = []
     try:
         config = read_utf8(experiment.folder / "config.yaml")
         # found without loading the model, which also finds what is wrong with the file
         if "adastride" not in config and re.search("^encoder", config, re.M):
-            return [], [f"{name}: {UNIFORM}."]
+            return [], [f"{name}: strides are uniform; no pictures of them."]
         transcriber = load(experiment.folder)
         typical = typical_utterance(waves)
         chosen = {typical: f"{typical}, of typical length"}
@@ -465,7 +475,7 @@ def draw_pictures(
                 }
             )
     except (UserError, OSError) as error:
-        return [], [f"{name}: no pictures of strides: {error}."]
+        return failed(error)
     return drawn, []
 
 

@@ -433,10 +433,11 @@ def test_the_report_says_why_there_are_no_pictures(unknown, monkeypatch):
         options = ["utterance", "--model", str(folder), "--audio", "a", "--output", "o"]
         return load_adaptive(parser.parse_args(options))
 
+    said = []
     drawn, (note,) = draw_pictures(
-        load, 1, 1.0, experiment, systems, lambda decoded: {"a": wave}
+        load, 1, 1.0, said.append, experiment, systems, lambda decoded: {"a": wave}
     )
-    assert drawn == []
+    assert drawn == [] and [f"{line}." for line in said] == [note]
     assert note.startswith("exp: no pictures of strides: ")
     assert "frontend UnknownFrontend: when its frames are is not known" in note
 
