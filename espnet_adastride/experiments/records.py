@@ -27,10 +27,11 @@ import json
 import math
 import platform
 import zlib
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -370,17 +371,27 @@ def _check_parts(record: Record) -> None:
     if record.task == "asr":
         for name, scores in record.sets.items():
             _check_scores(scores, f"sets.{name}")
-    elif "measured" not in content or not isinstance(record.sets.get("test"), dict):
-        raise TypeError("measured or sets.test is not a mapping")
+    elif "measured" not in content:
+        raise KeyError("measured is missing")
+    elif not isinstance(record.sets.get("test"), dict):
+        raise TypeError("sets.test is not a mapping")
 
 
-def unusable(path: PathLike, error: Exception) -> UserError:
-    """Return the error on a file that is no record, or one with a wrong value."""
-    reason = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
-    return UserError(
-        f"{path}: cannot be read as a record ({reason}); take it from git again, or "
-        "remove it and run again"
-    )
+@contextmanager
+def checking(path: PathLike) -> Iterator[None]:
+    """Turn the error on what is no record, or has a wrong value, into a UserError."""
+    try:
+        yield
+    except (
+        *(OSError, EOFError, zlib.error),  # damaged
+        # something else; OverflowError: an infinite seed
+        *(AttributeError, KeyError, TypeError, ValueError, OverflowError),
+    ) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise UserError(
+            f"{path}: cannot be read as a record ({lines[0][:80]}); take it from git "
+            "again, or remove it and run again"
+        ) from None
 
 
 def read_record(path: PathLike) -> Record:
@@ -389,17 +400,10 @@ def read_record(path: PathLike) -> Record:
     Raises:
         UserError: it is damaged, or has another format.
     """
-    try:
-        content = json.loads(gzip.decompress(Path(path).read_bytes()))
-        record = Record(content, path)
+    with checking(path):
+        record = Record(json.loads(gzip.decompress(Path(path).read_bytes())), path)
         _check_parts(record)
-        return record
-    except (
-        *(OSError, EOFError, zlib.error),  # damaged
-        # something else; OverflowError: an infinite seed
-        *(AttributeError, KeyError, TypeError, ValueError, OverflowError),
-    ) as error:
-        raise unusable(path, error) from None
+    return record
 
 
 def read_records(folder: PathLike) -> List[Record]:

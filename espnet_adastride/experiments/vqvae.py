@@ -15,7 +15,7 @@ from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation.statistics import Bootstrap, few_units_note
 from espnet_adastride.experiments.comparison import compare
 from espnet_adastride.experiments.folders import read_results, run_name
-from espnet_adastride.experiments.records import Record, is_number, unusable
+from espnet_adastride.experiments.records import Record, checking, is_number
 from espnet_adastride.files import PathLike, write_text
 from espnet_adastride.options import name_seeds
 from espnet_adastride.report.style import (
@@ -42,10 +42,8 @@ def sort_runs(records: Sequence[Record]) -> List[Dict[str, Any]]:
     """
     runs = [record.figures for record in records]
     for record, run in zip(records, runs):
-        try:
+        with checking(record.path):
             _check_figures(run)
-        except (KeyError, TypeError) as error:
-            raise unusable(record.path, error) from None
         if set(run["utterances"]) != set(runs[0]["utterances"]):
             raise UserError(
                 f"{record.path}: tested on other recordings than {records[0].path}, so "

@@ -368,6 +368,7 @@ def run(method, seed, errors, side=0.0, rate=8):
     [
         ("measured bits", None, "bits is not a number"),
         ("measured bits", 0.0, "bits is not above zero"),
+        ("sets test", None, "sets.test is not a mapping"),
         ("sets test utterances", {}, "utterances is not a mapping"),
         ("sets test utterances u0", 1, "utterances.u0 is not a mapping"),
         ("sets test utterances u0 error", "x", "utterances.u0 has no number of"),

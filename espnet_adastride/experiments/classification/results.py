@@ -37,7 +37,7 @@ from espnet_adastride.evaluation.statistics import (
     sum_by,
 )
 from espnet_adastride.experiments.folders import read_results
-from espnet_adastride.experiments.records import Record, is_number, unusable
+from espnet_adastride.experiments.records import Record, checking, is_number
 
 
 class Row(NamedTuple):
@@ -115,10 +115,8 @@ def sort_runs(records: Iterable[Record]) -> Dict[str, Runs]:
             raise UserError(
                 f"{path}: written by an earlier version; train again in another --exp"
             )
-        try:
+        with checking(path):
             _check_predictions(run)
-        except (KeyError, TypeError) as error:
-            raise unusable(path, error) from None
         seed = run["seed"]
         if clips.setdefault(seed, set(run["predictions"])) != set(run["predictions"]):
             raise UserError(

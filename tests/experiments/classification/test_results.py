@@ -296,7 +296,7 @@ def test_runs_of_other_clips_are_not_compared(tmp_path):
         ("sets test groups", {}, "groups and predictions have different clips"),
         ("sets test round", "x", "round is not a number"),
         ("sets test round", -1, "round is not a number"),
-        ("sets test", None, "measured or sets.test is not a mapping"),
+        ("sets test", None, "sets.test is not a mapping"),
         ("sets test groups", None, "groups and predictions are not mappings"),
         ("timing cpu_seconds", "x", "timing.cpu_seconds is not a number"),
         ("timing", {}, "'training_seconds'"),
