@@ -731,10 +731,19 @@ collect_statistics() {  # asr|lm FOLDER TRAINING-LIST VALIDATION-LIST [--text_on
         --token_type "${token_type}" --token_list "${token_list}" "$@"
 }
 
+# Training processes in all, which share each batch.
+processes=$((ngpu * num_nodes))
+[ "${ngpu}" -gt 0 ] || processes=${cpu_processes}
+
 # Train a task; the array `common` holds its options.
 train() {  # asr|lm FOLDER FURTHER-OPTION...
-    local task=$1 folder=$2 start=() trainer runner
+    local task=$1 folder=$2 start=() trainer runner words
     shift 2
+    # a schedule made for less speech would end too early
+    words=$("${python_cmd[@]}" -m espnet_adastride.bin.fit_schedule --task "${task}" \
+        --processes "${processes}" "$@" "${common[@]}") || exit 1
+    # shellcheck disable=SC2206
+    common+=(${words})
     # ESPnet reads rank and address from the environment that torchrun sets
     if [ "${ngpu}" -eq 0 ] && [ "${cpu_processes}" -gt 1 ]; then
         start=(-m torch.distributed.run --standalone --nproc_per_node "${cpu_processes}")
@@ -870,9 +879,7 @@ stage_10() {
 # Write the plan of a training; reject what cannot work. Takes the options of the training;
 # the array `common` holds the others.
 plan_training() {
-    local page=${asr_exp}/plan.md stamp=(--stamp "${asr_exp}/.plan_done") processes
-    processes=$((ngpu * num_nodes))
-    [ "${ngpu}" -gt 0 ] || processes=${cpu_processes}
+    local page=${asr_exp}/plan.md stamp=(--stamp "${asr_exp}/.plan_done")
     if ! is_done "${stamp[@]}" --input "${asr_exp}/.training.json" \
         --option "ngpu=${ngpu}" --option "processes=${processes}" \
         --option "max_unalignable=${max_unalignable}" \

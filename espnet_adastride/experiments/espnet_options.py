@@ -53,9 +53,3 @@ def check_criterion(options: Dict[str, Any], criterion: Criterion) -> None:
             f"best_model_criterion: the model with the best {criterion.phase} "
             f"{criterion.statistic} is tested; add [{', '.join(criterion)}]"
         )
-
-
-def count_steps(options: Dict[str, Any], batches: int) -> int:
-    """Return how often a training of so many batches an epoch changes the model."""
-    batches = options["num_iters_per_epoch"] or batches
-    return max(1, batches // options["accum_grad"]) * options["max_epoch"]

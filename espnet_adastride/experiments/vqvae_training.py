@@ -17,7 +17,6 @@ from espnet_adastride.errors import UserError, located, one_line_errors
 from espnet_adastride.experiments.espnet_options import (
     check_criterion,
     complete_options,
-    count_steps,
 )
 from espnet_adastride.experiments.folders import (
     claim_run,
@@ -64,19 +63,15 @@ def check_config(name, config):
 def stretch_schedule(config, shapes):
     """Return the configuration with a schedule that lasts the whole training.
 
-    ``warmup_steps_list`` counts steps, which depend on the amount of recordings, and
-    the rate jumps back up after its last one. A list that ends before the last epoch is
-    scaled to it.
-
     Args:
         shapes: file with the lengths of the training set (collect_stats).
     """
     from espnet_adastride.plugin.espnet import build_batch_sampler
+    from espnet_adastride.plugin.schedule import SCHEDULER, fitted_steps
     from espnet_adastride.plugin.vqvae_task import VQVAETask
 
     options = complete_options(VQVAETask, config)
-    steps = (options["scheduler_conf"] or {}).get("warmup_steps_list")
-    if not steps or options["iterator_type"] != "sequence":
+    if options["iterator_type"] != "sequence" or options["scheduler"] != SCHEDULER:
         return config
     batches = build_batch_sampler(
         type=options["batch_type"],
@@ -86,10 +81,9 @@ def stretch_schedule(config, shapes):
         drop_last=options["drop_last_iter"],
         fold_lengths=options["fold_length"],
     )
-    total = count_steps(options, len(list(batches)))
-    if total <= steps[-1]:
+    steps = fitted_steps(options, len(list(batches)))
+    if steps is None:
         return config
-    steps = [round(step * total / steps[-1], 2) for step in steps]
     return merge_configs([config, {"scheduler_conf": {"warmup_steps_list": steps}}])
 
 

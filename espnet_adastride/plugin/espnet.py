@@ -116,6 +116,7 @@ _LATE_MODULES = {
     "cls_task": "espnet2.tasks.cls",
     "espnet3_asr_task": "espnet3.systems.esp2_asr.task",
     "forced_align": "espnet2.bin.align",
+    "lm_task": "espnet2.tasks.lm",
     "s2t_ctc_task": "espnet2.tasks.s2t_ctc",
     "s2t_task": "espnet2.tasks.s2t",
 }

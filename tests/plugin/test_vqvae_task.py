@@ -227,7 +227,12 @@ def test_the_schedule_ends_with_the_training(tmp_path):
 
     def steps(last, **config):
         config = {**config, "batch_type": "unsorted", "batch_size": 2, "max_epoch": 8}
-        config["scheduler_conf"] = {"warmup_steps_list": [0, 20, last]}
+        config["scheduler"] = "piecewiselinearwarmuplr"
+        config["optim_conf"] = {"lr": 0.002}
+        config["scheduler_conf"] = {
+            "warmup_steps_list": [0, 20, last],
+            "warmup_lr_list": [0.0, 0.002, 0.0001],
+        }
         found = stretch_schedule(config, shapes)
         return found["scheduler_conf"]["warmup_steps_list"]
 

@@ -43,6 +43,8 @@ max_epoch: 2
 keep_nbest_models: 2
 best_model_criterion: [[valid, cer_ctc, min]]
 optim_conf: {{lr: 0.002}}
+scheduler: piecewiselinearwarmuplr
+scheduler_conf: {{warmup_steps_list: [0, 1], warmup_lr_list: [0.0, 0.001]}}
 """
 
 
@@ -709,6 +711,9 @@ def test_all_stages_on_a_handful_of_utterances(recipe, tmp_path, warm_python):
         r"^epoch 2/2, loss train [\d.]+ valid [\d.]+.* loss_vp ", text, re.M
     )
     assert "real-time factor" in text
+    schedule = yaml.safe_load((exp / "config.yaml").read_text())["scheduler_conf"]
+    last = schedule["warmup_steps_list"][-1]
+    assert last > 1 and f"ends at 1 of {last} updates" in errors
     references = (folder / "dump" / "raw" / "test_mini" / "text").read_text()
     count, words = len(references.splitlines()), len(references.split())
     row = f"test_mini|{count}|{words - count}|"

@@ -29,7 +29,6 @@ from espnet_adastride.errors import UserError
 from espnet_adastride.experiments.espnet_options import (
     check_criterion,
     complete_options,
-    count_steps,
 )
 from espnet_adastride.experiments.folders import (
     claim_audio,
@@ -76,6 +75,7 @@ def stretch_schedule(config, clips):
     less.
     """
     from espnet_adastride.plugin import espnet
+    from espnet_adastride.plugin.schedule import count_steps
 
     options = complete_options(espnet.cls_task.CLSTask, config)
     schedule = options["scheduler_conf"] or {}
