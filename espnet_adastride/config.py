@@ -1,4 +1,4 @@
-"""YAML configurations: read, lay over each other, compare with a folder's earlier one.
+"""YAML configurations: read, merge, compare with the one a folder was made with.
 
 Options are ESPnet's: nested in YAML, flat (``encoder_conf.num_blocks``) where they are
 compared, and as words of a command line (``--encoder_conf num_blocks=2``).

@@ -50,7 +50,7 @@ class Transcriber(PieceTranscriber):
         inference_config: YAML file, or a dict, of ESPnet's beam search; None: greedy
             CTC, or a beam of 10 where the model has no CTC branch.
         device: ``cpu`` or ``cuda``.
-        stride: overall rate of the input layer, for AdaStride's; None: as trained.
+        stride: overall stride, for methods with real strides; None: as trained.
         max_segment: seconds; longer recordings are cut at pauses. None: as long as 99 %
             of the utterances that the model was trained on, 20 at most; recordings that
             are not longer than the longest one stay whole. 20 where that is not known.

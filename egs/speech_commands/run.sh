@@ -13,7 +13,7 @@
 #   ./run.sh --help
 #
 # The corpus is a folder of WORD/HASH_nohash_N.wav, complete or in part. A pre-activation
-# residual network makes its three strides of 2 with the method; a run is a method and a
+# residual network downsamples three times by 2 with the method; a run is a method and a
 # seed, and takes about a minute on one core. By default: all methods, seeds 0 1 2, one run
 # per core. Finished runs are kept, and the same command resumes interrupted ones; use
 # another --exp for other hyper-parameters (they are all in

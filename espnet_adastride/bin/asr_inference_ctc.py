@@ -116,7 +116,7 @@ def get_parser():
         "--asr_model_file", type=str_or_none, help="parameter file of the model"
     )
     parser.add_argument(
-        "--stride", type=stride_number, help="overall rate; default: the model's own"
+        "--stride", type=stride_number, help="overall stride; default: the model's own"
     )
     return parser
 

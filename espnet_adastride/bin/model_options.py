@@ -27,7 +27,7 @@ def add_checkpoint_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stride",
         type=stride_number,
-        help="overall rate of an input layer that takes any, such as AdaStride's "
+        help="overall stride, for methods with real strides such as adastride "
         "(default: as trained)",
     )
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""The records of a system at a rate, a seed each: what tables have rows of."""
+"""A table's cells: the records of one system at one rate, one per seed."""
 
 from statistics import mean
 from typing import Dict, List, Optional, Sequence, Tuple

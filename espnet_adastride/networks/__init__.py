@@ -1,6 +1,6 @@
 """Networks built from the library, and model files, without ESPnet.
 
-resnet.py         residual network over time; any method makes its strides
+resnet.py         residual network over time, downsampled by any method
 classifier.py     log-mel frames to a class
 vqvae.py          a VQ-VAE of speech; any method sets the rate of its tokens
 log_mel.py        waves to log-mel frames, and back by Griffin-Lim

@@ -6,7 +6,8 @@ Stats it adds (all are in train.log and TensorBoard, and any can be a
 * ``loss_vp``: the stages' positioning losses, summed, before weighting;
 * ``empty_slots``: share of output slots that no input frame is nearest to;
 * ``largest_jump``: the largest step between neighbouring frames, in slots. When the
-  strides collapse (one frame takes the whole segment) it rises from about 1 to tens;
+  strides collapse (single frames span several slots) it rises from about 1 to 7 or
+  more;
 * ``largest_stride``: the most frames of a stage's input that one slot is nearest to;
 * ``stride_entropy``: 1 where strides are uniform, 0 where one frame takes all.
 

@@ -85,8 +85,7 @@ class TrainedModel:
         device: ``cpu`` or ``cuda``.
         inference_config: YAML file or options of a beam search (``beam_size`` ...);
             None: no beam search, unless the model has no CTC branch.
-        stride: overall rate of the input layer, for AdaStride's layers; None: as
-            trained.
+        stride: overall stride, for methods with real strides; None: as trained.
         upstream_model: folder of the pretrained encoder whose features the model
             reads, if it has moved since training.
         block: seconds of a block, for layers with ``block``; None: as trained.

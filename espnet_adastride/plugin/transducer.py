@@ -14,8 +14,7 @@ In this encoder, masks are True in the padding, and positions are encoded after 
 input block, not in it. Frames are ceil(length / stride) of each utterance's own length;
 ESPnet 202511's own input block also counts frames of padding.
 
-Streaming is rejected: the encoder would get one chunk after another, and the place of
-AdaStride's frames depends on the whole utterance.
+Streaming is rejected in this task; other encoders stream in blocks (docs/streaming.md).
 """
 
 import math
@@ -239,7 +238,8 @@ class TransducerEncoder:
         if main_conf.get("dynamic_chunk_training"):
             raise ConfigurationError(
                 "encoder_conf: main_conf: dynamic_chunk_training trains for streaming, "
-                f"which block_type: {word} cannot do; leave it out"
+                f"which block_type: {word} does not do in this task; "
+                "leave it out"
             )
         width = _width(body_conf)
         # ESPnet's own input block makes conv_size features of 7 bins: the blocks are
@@ -257,9 +257,9 @@ class TransducerEncoder:
         """
         if isinstance(self.embed, TransducerSubsampling):
             raise ConfigurationError(
-                f"streaming: block_type: {self.embed.methods[0]} needs the whole "
-                "utterance, and streaming gives the encoder chunks; decode without "
-                "--streaming, or train with ESPnet's own input block"
+                f"streaming: block_type: {self.embed.methods[0]} does not stream in "
+                "this task; decode without --streaming, or train with ESPnet's own "
+                "input block (for streaming see docs/streaming.md)"
             )
         return super().reset_cache(*args, **kwargs)
 

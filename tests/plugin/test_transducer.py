@@ -260,7 +260,9 @@ def test_streaming_is_refused_in_one_line():
     encoder = build(block_type="adastride").encoder
     with pytest.raises(ConfigurationError, match="--streaming") as error:
         encoder.reset_cache(8, "cpu")
-    assert "\n" not in str(error.value)
+    line = str(error.value)
+    assert "\n" not in line and "block_type: adastride does not stream in" in line
+    assert "docs/streaming.md" in line
     build(conv_size=8).encoder.reset_cache(8, "cpu")  # ESPnet's own
 
 

@@ -7,6 +7,6 @@
 Every recording is decoded. Mono WAV and FLAC files are used in place; anything else
 (other containers, several channels, parts of recordings, pipes, names that are not
 UTF-8) is written as mono FLAC. Unusable entries are counted and listed by name.
-``prepare.py`` goes from ``rows.py`` (ids, speakers, files) over ``audio.py`` and
-``split.py`` to the sets.
+``prepare.py`` makes the sets with ``rows.py`` (ids, speakers, files), ``audio.py``
+and ``split.py``.
 """

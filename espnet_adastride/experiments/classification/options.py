@@ -1,6 +1,6 @@
 """The configuration of a classifier: every number of a run, from one YAML file.
 
-``conf/train_speech_commands.yaml`` and its neighbours; no word has a default.
+Such as ``conf/train_speech_commands.yaml``; no option has a default.
 """
 
 import dataclasses
