@@ -316,10 +316,12 @@ def read_ctm(path: PathLike) -> Dict[str, List[Timed]]:
     """Return the words of each recording, in order of time.
 
     Raises:
-        UserError: no such file, or a line that is not CTM; names file and line.
+        UserError: no such file, a line that is not CTM (names file and line), or
+            several channels of a recording, whose words would be mixed.
     """
     content = read_utf8(path)
     words: Dict[str, List[Timed]] = {}
+    channels: Dict[str, str] = {}
     for number, line in enumerate(content.splitlines(), 1):
         if not line.strip() or line.startswith(";;"):
             continue
@@ -335,7 +337,14 @@ def read_ctm(path: PathLike) -> Dict[str, List[Timed]]:
                 f"{path}:{number}: not CTM (RECORDING CHANNEL START DURATION WORD, in "
                 f"seconds): {line.strip()!r}"
             ) from None
-        words.setdefault(fields[0], []).append(word)
+        name, channel = fields[:2]
+        other = channels.setdefault(name, channel)
+        if channel != other:
+            raise UserError(
+                f"{path}:{number}: {name} has two channels, {other} and {channel}; "
+                f"give one: awk '$2 == \"{other}\"' {path}"
+            )
+        words.setdefault(name, []).append(word)
     for timed in words.values():
         timed.sort(key=lambda w: (w.start, w.end))
     return words
@@ -375,14 +384,23 @@ def read_textgrid(path: PathLike, tier: str = "words") -> List[Timed]:
 def read_reference(path: PathLike) -> Dict[str, List[Timed]]:
     """Return the words of each utterance of a CTM, or of a folder of TextGrids.
 
-    TextGrids are named ``UTTERANCE.TextGrid`` and may be in sub-folders.
+    TextGrids are named ``UTTERANCE.TextGrid`` and may be in sub-folders. Silences are
+    left out.
     """
     if not Path(path).is_dir():
-        return read_ctm(path)
+        return spoken(read_ctm(path))
     files = _textgrids(path)
     if not files:
         raise UserError(f"{path}: no *.TextGrid in it; give word alignments or a CTM")
-    return {key: read_textgrid(file) for key, file in files.items()}
+    return spoken({key: read_textgrid(file) for key, file in files.items()})
+
+
+def spoken(words: Dict[str, List[Timed]]) -> Dict[str, List[Timed]]:
+    """Leave out what aligners write where nobody speaks."""
+    return {
+        key: [word for word in timed if word.text.lower() not in SILENT_WORDS]
+        for key, timed in words.items()
+    }
 
 
 def _textgrids(folder: PathLike) -> Dict[str, Path]:
@@ -418,7 +436,8 @@ def read_timed_reference(path: PathLike) -> TimedReference:
     """
     path = Path(path)
     if path.suffix == ".TextGrid":
-        files, words = {path.stem: path}, {path.stem: read_textgrid(path)}
+        files = {path.stem: path}
+        words = spoken({path.stem: read_textgrid(path)})
     else:
         words = read_reference(path)
         files = _textgrids(path) if path.is_dir() else {}
@@ -426,11 +445,7 @@ def read_timed_reference(path: PathLike) -> TimedReference:
     for key, file in files.items():
         with contextlib.suppress(UserError):  # not every TextGrid has this tier
             phones[key] = read_textgrid(file, "phones")
-    spoken = {
-        key: [word for word in timed if word.text.lower() not in SILENT_WORDS]
-        for key, timed in words.items()
-    }
-    return TimedReference(spoken, phones, path.name)
+    return TimedReference(words, phones, path.name)
 
 
 class TimeErrors(NamedTuple):

@@ -243,6 +243,15 @@ def test_ctm_is_read_as_written(tmp_path):
         read_ctm(tmp_path / "none")
 
 
+def test_channels_of_a_ctm_are_not_mixed(tmp_path):
+    path = tmp_path / "a.ctm"
+    path.write_text("u A 0.1 0.4 HELLO\nv B 0 1 YES\nu A 0.5 0.4 WORLD\n")
+    assert [w.text for w in read_ctm(path)["u"]] == ["HELLO", "WORLD"]
+    path.write_text("u A 0.1 0.4 HELLO\nu B 0.2 0.4 YES\nu A 0.5 0.4 WORLD\n")
+    with pytest.raises(UserError, match="a.ctm:2: u has two channels, A and B; give"):
+        read_ctm(path)
+
+
 def test_textgrids(tmp_path):
     short = re.findall(r'".*"|<exists>|(?<= )[\d.e-]+$', TEXTGRID, re.M)
     folder = tmp_path / "in"
@@ -321,6 +330,27 @@ def test_an_unknown_word_of_the_reference_stands_for_any():
     np.testing.assert_allclose(errors.starts, [100, 500])
     np.testing.assert_allclose(errors.ends, [0, 0], atol=1e-9)
     assert (errors.words, errors.different) == (2, ["v"])
+
+
+def test_silences_of_an_aligner_are_no_words(tmp_path, capsys):
+    """In a CTM or a TextGrid, of the reference or compared with it."""
+    one, two, ref = (tmp_path / name for name in ("one.ctm", "two.ctm", "ref.ctm"))
+    one.write_text("u 1 0.1 0.4 HELLO\nu 1 0.5 0.5 WORLD\n")
+    two.write_text("u 1 0 0.2 <eps>\nu 1 0.2 0.4 HELLO\nu 1 0.6 0.5 WORLD\n")
+    ref.write_text("u 1 0 0.1 SIL\nu 1 0.1 0.4 hello\nu 1 0.5 0.5 world\n")
+    output = tmp_path / "x.json"
+    command = ["--ctm", str(one), str(two), "--output", str(output), "--ref"]
+    score_times.main([*command, str(ref)])
+    numbers = json.loads(output.read_text())
+    for path, late in ((one, 0), (two, 100)):
+        assert numbers[str(path)]["words"] == 2
+        assert numbers[str(path)]["start"]["median"] == pytest.approx(late)
+    (tmp_path / "grids").mkdir()
+    grid = tmp_path / "grids" / "u.TextGrid"
+    grid.write_text(TEXTGRID.replace('"item [2]:"', '"sp"'))
+    words = [w.text for w in read_timed_reference(grid).words["u"]]
+    assert words == [w.text for w in read_reference(grid.parent)["u"]]
+    assert words == ["s\u00e4y", 'a "b" c']
 
 
 def test_the_command_compares_over_common_utterances(tmp_path, capsys):
