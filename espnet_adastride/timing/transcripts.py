@@ -169,10 +169,13 @@ def to_ctm(transcript: Transcript) -> str:
     return "".join(f"{x}\n" for x in ctm_lines(name, transcript.words))
 
 
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
 def clock(seconds: float, comma: str) -> str:
     """Return ``01:02:03,456``, with the separator of SRT (``,``) or WebVTT (``.``)."""
-    milliseconds = round(seconds * 1000)
-    minutes, rest = divmod(milliseconds, 60000)
+    minutes, rest = divmod(_milliseconds(seconds), 60000)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}{comma}{rest % 1000:03d}"
 
@@ -209,7 +212,11 @@ def _parts(segment: Segment) -> Iterator[Timed]:
 
 
 def subtitles(transcript: Transcript) -> List[Tuple[float, float, List[str]]]:
-    """Return (start, end, lines) of each subtitle, in order, without overlap."""
+    """Return (start, end, lines) of each subtitle, in order, without overlap.
+
+    Each is shown for a time, because players drop those that are not: a word of 0 ms at
+    the end of the recording is shown earlier, or with those before it.
+    """
     groups: List[List[Timed]] = []
     for segment in transcript.segments:
         phrase: List[Timed] = []
@@ -219,17 +226,26 @@ def subtitles(transcript: Transcript) -> List[Tuple[float, float, List[str]]]:
                 phrase = []
             phrase.append(word)
         groups += _cues(phrase)
-    placed = []
-    for index, group in enumerate(groups):
-        start, end = group[0].start, group[-1].end
-        free = (
-            groups[index + 1][0].start
-            if index + 1 < len(groups)
-            else max(transcript.duration, end)
-        )
-        end = max(end, min(start + SUBTITLE_SHORTEST, free))
+    placed, free = [], transcript.duration
+    for index in reversed(range(len(groups))):
+        group = groups[index]
+        start, last = group[0].start, group[-1].end
+        end = max(last, min(start + SUBTITLE_SHORTEST, free))
+        if _milliseconds(start) == _milliseconds(end):
+            before = groups[index - 1][-1].end if index else 0.0
+            if index and _milliseconds(before) == _milliseconds(end):
+                groups[index - 1] += group
+                continue
+            start = _earlier(before, end)
         placed.append((start, end, _lines(group)))
-    return placed
+        free = start
+    return placed[::-1]
+
+
+def _earlier(before: float, end: float) -> float:
+    """Return a start between the end of the last word before and an end, in s."""
+    first, last = _milliseconds(before), _milliseconds(end)
+    return max((first + last) // 2, last - _milliseconds(SUBTITLE_SHORTEST)) / 1000
 
 
 def _fits(words: Sequence[Timed]) -> bool:

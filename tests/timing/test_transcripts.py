@@ -181,6 +181,32 @@ def test_subtitles_end_at_pauses_and_never_overlap_or_run_long():
     assert [(a, b) for a, b, _ in pair] == [(0.0, 0.9), (0.9, 1.9)]
 
 
+def test_every_subtitle_is_shown_for_a_time():
+    def times(*spoken, duration):
+        shown = subtitles(transcript(words(*spoken), duration=duration))
+        return [(start, end, " ".join(lines)) for start, end, lines in shown]
+
+    last = ("B", 7.0, 7.0004)  # 0 ms, at the end of the recording
+    assert times(last, duration=7.0) == [(6.0, 7.0004, "B")]
+    assert times(("A", 1.0, 2.0), last, duration=7.0) == [
+        (1.0, 2.0, "A"), (6.0, 7.0004, "B"),
+    ]  # fmt: skip
+    # half of the pause, which the first is not shown in, then
+    assert times(("A", 5.9, 6.1), last, duration=7.0) == [
+        (5.9, 6.55, "A"), (6.55, 7.0004, "B"),
+    ]  # fmt: skip
+    # before the end there is time
+    assert times(("B", 7.0, 7.0), duration=9.0) == [(7.0, 8.0, "B")]
+    # another piece begins there
+    made = [words(("A", 1.0, 2.0), last), words(("C", 7.0004, 8.0))]
+    found = subtitles(transcript(*made, duration=9.0))
+    assert [one[0] for one in found] == [1.0, 6.0, 7.0004]
+    assert [one[1] for one in found] == pytest.approx([2.0, 7.0004, 8.0004])
+    # no time is left before it
+    made = [words(("A", 0.2, 1.4)), words(("B", 1.4, 1.4))]
+    assert subtitles(transcript(*made, duration=1.4)) == [(0.2, 1.4, ["A B"])]
+
+
 def test_no_word_is_left_alone_in_a_subtitle():
     """Fourteen words of 5 letters fill two lines; the fifteenth would stand alone."""
     every = [(f"WD{i:03d}", 0.2 * i, 0.2 * i + 0.2) for i in range(15)]
