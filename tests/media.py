@@ -1,6 +1,7 @@
 """A few seconds of speech, and files of it in every container."""
 
 import io
+import math
 import struct
 from functools import lru_cache
 
@@ -22,12 +23,35 @@ def speech(text="The doctor is late, and the train left an hour ago."):
     return (0.7 * wave / np.abs(wave).max()).astype(np.float32)
 
 
-def encode(path, codec, wave, rate=RATE, streams=1, video=False, **options):
-    """Write samples (n,) or (n, channels) by PyAV, in the container of the name."""
+def encode(path, codec, wave, rate=RATE, streams=1, video=False, delays=(), **options):
+    """Write samples (n,) or (n, channels) by PyAV, in the container of the name.
+
+    Args:
+        path: file.
+        codec: FFmpeg's name.
+        wave: samples.
+        rate: samples per second.
+        streams: number of audio streams, all with these samples.
+        video: add pictures, from 0 s to the end.
+        delays: (a, b): all sound from a s on is b s later, and nothing in between.
+        options: ``bit_rate``, and ``open``: further arguments of ``av.open``.
+
+    Returns:
+        ``path``.
+    """
     av = pytest.importorskip("av")
     wave = np.atleast_2d(wave.T)
     layout = "mono" if len(wave) == 1 else "stereo"
-    with av.open(str(path), "w") as container:
+
+    def mux(container, packets):
+        for packet in packets:
+            second = packet.pts * packet.time_base
+            late = sum(by for begin, by in delays if second >= begin)
+            packet.pts += round(late / packet.time_base)
+            packet.dts = packet.pts
+            container.mux(packet)
+
+    with av.open(str(path), "w", **options.get("open", {})) as container:
         tracks = [
             container.add_stream(codec, rate=rate, layout=layout)
             for _ in range(streams)
@@ -36,7 +60,8 @@ def encode(path, codec, wave, rate=RATE, streams=1, video=False, **options):
         if video:
             pictures = container.add_stream("mpeg4", rate=5)
             pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
-            for index in range(-(-5 * wave.shape[1] // rate)):
+            seconds = wave.shape[1] / rate + sum(by for _, by in delays)
+            for index in range(math.ceil(5 * seconds)):
                 image = np.full((48, 64, 3), index % 256, np.uint8)
                 frame = av.VideoFrame.from_ndarray(image, format="rgb24")
                 container.mux(pictures.encode(frame))
@@ -53,8 +78,8 @@ def encode(path, codec, wave, rate=RATE, streams=1, video=False, **options):
                 frame = av.AudioFrame.from_ndarray(part, format="fltp", layout=layout)
                 frame.sample_rate, frame.pts = rate, begin
                 for piece in resampler.resample(frame):
-                    container.mux(track.encode(piece))
-            container.mux(track.encode(None))
+                    mux(container, track.encode(piece))
+            mux(container, track.encode(None))
     return path
 
 

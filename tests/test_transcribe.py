@@ -650,6 +650,37 @@ def test_what_was_done_is_of_its_recording(loaded, exp, recordings, tmp_path, ca
     assert (out / "a.txt").read_text() == "a reference\n"
 
 
+def test_what_was_done_is_of_its_model_and_options(
+    loaded, exp, recordings, tmp_path, capsys, monkeypatch
+):
+    out, a = tmp_path / "out", recordings / "a.wav"
+    command = ["--output_dir", out, a, "--model"]
+    assert run(capsys, *command, exp, "--format", "txt,json")[0] == 0
+    done, again = "1 of 1 recordings are already done", "recordings are transcribed ag"
+
+    def unloaded(args):
+        raise UserError("loaded")
+
+    load = transcribe._load
+    monkeypatch.setattr(transcribe, "_load", unloaded)
+    for same in (exp, os.path.relpath(exp)):
+        status, _, said = run(capsys, *command, same, "--format", "txt,json")
+        assert status == 0 and done in said  # and fast: the model is not loaded
+    (tmp_path / "empty").mkdir()
+    assert run(capsys, *command, tmp_path / "empty")[2] == "error: loaded"
+    monkeypatch.setattr(transcribe, "_load", load)
+    (out / "a.txt").write_text("of before\n")
+    status, _, said = run(capsys, *command, exp, "--max_segment", "1")
+    assert status == 0 and f"1 of 1 {again}" in said and done not in said
+    assert "because the model or the options have changed" in said
+    assert (out / "a.txt").read_text() != "of before\n"
+    assert not (out / "a.json").exists()  # it had the text of the other options
+    assert done in run(capsys, *command, exp, "--max_segment", "1")[2]
+    (exp / MODEL).touch()  # trained again
+    assert f"1 of 1 {again}" in run(capsys, *command, exp, "--max_segment", "1")[2]
+    assert done in run(capsys, *command, exp, "--max_segment", "1")[2]
+
+
 def test_a_film_is_transcribed(loaded, exp, tmp_path, capsys):
     wave = media.speech()
     film = media.encode(tmp_path / "film.mp4", "aac", wave, video=True)
@@ -772,7 +803,7 @@ def test_mistakes_are_told_before_a_model_is_loaded(recordings, tmp_path, capsys
     )
     # the suffix tells these two apart
     sources = transcribe.find_media(["x/a.wav", "x/a.mp3", "b.wav"]).sources
-    jobs = transcribe.plan(sources, "out", ["txt"])
+    jobs = transcribe.plan(sources, transcribe.Sources("out", ""), ["txt"])
     assert [str(job.outputs["txt"]) for job in jobs] == [
         "out/a.wav.txt", "out/a.mp3.txt", "out/b.txt",
     ]  # fmt: skip

@@ -39,11 +39,8 @@ from espnet_adastride.errors import (
     no_such,
 )
 from espnet_adastride.files import check_folder, read_utf8
-from espnet_adastride.recipe.alignments import (
-    Alignments,
-    model_fingerprint,
-    utterance_fingerprint,
-)
+from espnet_adastride.recipe.alignments import Alignments, utterance_fingerprint
+from espnet_adastride.recipe.stamps import model_fingerprint
 
 #: options other than the model's files that change the times
 OPTIONS_OF_TIMES = (

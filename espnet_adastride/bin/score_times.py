@@ -6,8 +6,8 @@
 The reference is a folder of ``UTTERANCE.TextGrid`` files (with a tier ``words``, as in
 the LibriSpeech alignments) or another CTM. Utterances whose words differ from the
 reference are left out and counted; its <unk> stands for any one word, whose own times
-are not compared. Several CTMs are compared on the utterances they
-share.
+are not compared. What aligners write for silence (SIL, <eps> ...) is ignored. Several
+CTMs are compared on the utterances they share.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from espnet_adastride.timing.transcripts import (
     compare_times,
     read_ctm,
     read_reference,
+    spoken,
     summarise_errors,
 )
 
@@ -39,7 +40,7 @@ def get_parser() -> argparse.ArgumentParser:
 def score(ctms, ref) -> dict:
     """Return {ctm: numbers}; times in ms."""
     reference = read_reference(ref)
-    all_words = {ctm: read_ctm(ctm) for ctm in ctms}
+    all_words = {ctm: spoken(read_ctm(ctm)) for ctm in ctms}
     for path, words in ((ref, reference), *all_words.items()):
         if not words:
             raise UserError(f"{path}: no words in it; give a CTM of words")

@@ -15,7 +15,8 @@ with its latency. ``-`` is then raw samples from a microphone::
     arecord -q -f S16_LE -r 16000 -t raw | adastride transcribe --stream --model ... -
 
 ``--output_dir`` remembers the recording of each of its files: finished recordings are
-skipped, and another recording with the same name is written under its name with suffix.
+skipped as long as the model and the options are the same, and another recording with
+the same name is written under its name with suffix.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import os
 import signal
 import sys
 import time
-from typing import Dict, Iterator, List, Sequence, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -57,6 +58,7 @@ from espnet_adastride.errors import (
 from espnet_adastride.files import AUDIO_SUFFIXES, check_folder, shown, write_text
 from espnet_adastride.options import real
 from espnet_adastride.recipe.sources import Job, Sources, plan
+from espnet_adastride.recipe.stamps import model_fingerprint
 from espnet_adastride.timing.transcripts import (
     FORMATS,
     Transcript,
@@ -66,6 +68,16 @@ from espnet_adastride.timing.transcripts import (
 
 #: suffixes of adastride export
 ONNX = ".onnx"
+#: options other than the model's files that change the text
+OPTIONS_OF_TEXT = (
+    "asr_model_file",
+    "inference_config",
+    "stride",
+    "upstream_model",
+    "max_segment",
+    "stream",
+    "block",
+)
 #: seconds of audio per chunk of --stream
 CHUNK = 0.1
 BAR = "{percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s, {remaining} left{postfix}"
@@ -136,8 +148,17 @@ def _check_ids(sources: Sequence[Source]) -> None:
             )
 
 
-def _check(args: argparse.Namespace) -> Tuple[List[Job], bool]:
-    """Return the jobs, and whether some media are not read; check options first.
+def _records(args: argparse.Namespace) -> Optional[Sources]:
+    """Return the records of the output folder; None: the transcripts are printed."""
+    if args.output_dir is None:
+        return None
+    check_folder(args.output_dir, "--output_dir")
+    options = {name: getattr(args, name) for name in OPTIONS_OF_TEXT}
+    return Sources(args.output_dir, model_fingerprint(args.model, options))
+
+
+def _check(args: argparse.Namespace) -> Tuple[List[Job], Optional[Sources], bool]:
+    """Return the jobs, their records, and whether some media are not read.
 
     This finds all mistakes that can be found before the model is loaded.
     """
@@ -165,17 +186,16 @@ def _check(args: argparse.Namespace) -> Tuple[List[Job], bool]:
         )
     if args.output_dir is None and args.format == ["ctm"]:
         _check_ids(sources)
-    if args.output_dir is not None:
-        check_folder(args.output_dir, "--output_dir")
+    records = _records(args)
     jobs = [
         (
             job._replace(obstacle=no_such(shown(job.source.path)))
             if is_missing(job.source.path)
             else job
         )
-        for job in plan(sources, args.output_dir, args.format, args.overwrite)
+        for job in plan(sources, records, args.format, args.overwrite)
     ]
-    return jobs, bool(unread)
+    return jobs, records, bool(unread)
 
 
 def _write(transcript: Transcript, job: Job, args, several: bool) -> None:
@@ -388,7 +408,7 @@ def _transcribe_one(job: Job, recognise, args, several: bool, meter: Meter, reco
 
 def transcribe(args: argparse.Namespace) -> int:
     """Transcribe all recordings; return the exit status."""
-    jobs, unread = _check(args)
+    jobs, records, unread = _check(args)
     before = sum(job.done for job in jobs)
     if before:
         say(
@@ -396,13 +416,18 @@ def transcribe(args: argparse.Namespace) -> int:
             "(--overwrite true transcribes them again)"
         )
     blocked = [job for job in jobs if job.obstacle]
+    again = sum(job.outdated for job in jobs if not job.obstacle)
+    if again:
+        say(
+            f"{again} of {len(jobs)} recordings are transcribed again, because the "
+            "model or the options have changed"
+        )
     for job in blocked:
         say(f"error: {job.obstacle}")
     todo = [job for job in jobs if not job.done and not job.obstacle]
     if not todo:
         return int(bool(blocked or unread))
     recognise, meter, late = _load(args), Meter(todo), []
-    records = None if args.output_dir is None else Sources(args.output_dir)
     with meter.bar:
         try:
             for job in todo:

@@ -62,6 +62,15 @@ MOST_PIPED = 4 * 2**30
 UNKNOWN_LENGTH = 2**63 - 1
 #: containers whose header has a measured duration, not an estimate
 MEASURED = {"mov", "mp4", "matroska", "webm", "asf", "avi", "caf", "tta"}
+#: those whose duration counts from time 0, not from the first timestamp
+FROM_ZERO = {"matroska", "webm", "asf"}
+#: containers with the time of each packet; the times of others are estimates
+STAMPED = {"matroska", "webm", "mov", "mp4", "mpegts", "flv", "asf"}
+#: seconds without samples that are filled, above the delay of a codec (WMA: 0.17) and
+#: the jitter of live recordings
+SHORTEST_GAP = 0.2
+#: seconds; a longer gap is a damaged or wrapped timestamp
+LONGEST_GAP = 4 * 3600.0
 EXTRA = "install PyAV: pip install av, or this package's extra [audio]"
 
 
@@ -383,9 +392,65 @@ def _only_stream(container, name: str):
     return streams[0]
 
 
+class _Clock:
+    """Fills what has no samples, so that sample n is n / rate s after the start.
+
+    The start is that of all streams: the sound of a film may begin later, and
+    recordings of calls have no packets while nobody speaks.
+
+    Args:
+        container: PyAV's.
+    """
+
+    def __init__(self, container):
+        self.stamped = STAMPED & set(container.format.name.split(","))
+        # a start before 0 is the codec's delay, which the decoder removes
+        self.start = max(container.start_time or 0, 0) / 1e6
+        self.end = (container.duration or 0) / 1e6 or float("inf")
+        self.samples = 0
+        self.filled, self.first, self.jump = 0.0, 0.0, ""
+
+    def zeros(self, frame, form: _Form) -> Iterator[np.ndarray]:
+        """Yield zeros (channels, n) up to a frame, in blocks, and count the frame."""
+        count = self._missing(frame, form.rate)
+        if count:
+            if not self.filled:
+                self.first = self.samples / form.rate
+            self.filled += count / form.rate
+        self.samples += count + frame.samples
+        for begin in range(0, count, form.rate):
+            size = min(form.rate, count - begin)
+            yield np.zeros((form.channels, size), np.float32)
+
+    def _missing(self, frame, rate: int) -> int:
+        if not self.stamped or frame.time is None:
+            return 0
+        time, now = frame.time - self.start, self.samples / rate
+        if time - now < SHORTEST_GAP:  # earlier, too: all samples are kept
+            return 0
+        if time > self.end or time - now > LONGEST_GAP:
+            self.jump = self.jump or f"from {now:.1f} to {time:.1f} s"
+            return 0
+        return round(time * rate) - self.samples
+
+    def notes(self) -> Iterator[str]:
+        """Yield what to say of the file."""
+        if self.filled:
+            yield (
+                f"{self.filled:.1f} s without samples, first at {self.first:.1f} s: "
+                "filled with silence"
+            )
+        if self.jump:
+            yield (
+                f"its timestamps jump {self.jump} (damage?): not filled, so later "
+                "times may be wrong"
+            )
+
+
 def _frames(container, stream, name: str, say: Say):
     import av
 
+    clock = _Clock(container)
     word = container.format.name.split(",")[0]
     form: Optional[_Form] = None
     packets, bad, run, reached = 0, 0, 0, 0.0
@@ -415,15 +480,19 @@ def _frames(container, stream, name: str, say: Say):
                             "its parts one by one"
                         )
                     form = own
+                    for part in clock.zeros(frame, form):
+                        yield part, form
                     yield wave, form
     except (av.FFmpegError, OSError) as error:
         raise AudioError(
             f"{name}: damaged or cut off ({_reason(error)}); get the file again"
         ) from None
-    promised = (container.duration or 0) / 1e6
-    if container.start_time:
+    for line in clock.notes():
+        say(f"{name}: {line}")
+    promised, kinds = (container.duration or 0) / 1e6, container.format.name.split(",")
+    if container.start_time and not FROM_ZERO & set(kinds):
         promised += container.start_time / 1e6
-    if MEASURED & set(container.format.name.split(",")):
+    if MEASURED & set(kinds):
         told = f"it has {reached:.1f} of {promised:.1f} s"
         if promised - reached > max(MISSING_SECONDS, MISSING_SHARE * promised):
             raise AudioError(f"{name}: cut off: {told}; get the file again")

@@ -10,32 +10,16 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterable, List
+from typing import Dict, Iterable, List
 
 from espnet_adastride.errors import UserError
-from espnet_adastride.files import PathLike, files_in, read_utf8, write_text
+from espnet_adastride.files import PathLike, read_utf8, write_text
 from espnet_adastride.recipe.stamps import hash_listing
 from espnet_adastride.timing.ctc import Timed
 from espnet_adastride.timing.transcripts import Segment, Transcript, ctm_lines, to_dict
 
 #: seconds between two versions of the files while utterances are aligned
 BETWEEN_WRITES = 60.0
-
-
-def model_fingerprint(model: PathLike, options: Dict[str, Any]) -> str:
-    """Return a hash of the files of a model and of the options it is used with.
-
-    Args:
-        model: archive, or experiment folder, of which the configuration and parameter
-            files count.
-        options: values as strings decide.
-    """
-    path = Path(model)
-    files = [path]
-    if path.is_dir():
-        files = [f for f in files_in(path) if f.suffix in (".pth", ".yaml")]
-    text = repr(sorted((key, str(value)) for key, value in options.items()))
-    return hashlib.sha256((hash_listing(files) + text).encode()).hexdigest()
 
 
 def utterance_fingerprint(audio: str, text: str) -> str:
@@ -60,7 +44,7 @@ class Alignments:
     Args:
         folder: the output folder.
         times: ``positions`` or ``uniform``, kept in ``alignment.json``.
-        made_from: :func:`model_fingerprint`.
+        made_from: :func:`~espnet_adastride.recipe.stamps.model_fingerprint`.
     """
 
     def __init__(self, folder: PathLike, times: str, made_from: str):

@@ -1,10 +1,10 @@
 """The recordings behind a folder of outputs, and the files that each is written to.
 
 ``.transcribed.jsonl`` in the folder has one line of JSON for each recording, so that
-another recording with the same name is not considered done::
+another recording with the same name is not considered done, nor another model's text::
 
     {"name": "p0", "source": "/talks/p0.ogg", "size": 5120, "mtime_ns": 17,
-     "sha256": "e3b0..."}
+     "sha256": "e3b0...", "made_from": "9f86..."}
 
 Lines are appended; the last one of a name is valid, and a line truncated by an
 interruption is skipped.
@@ -13,7 +13,7 @@ interruption is skipped.
 import json
 import os
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, NamedTuple, Sequence
+from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence
 
 from espnet_adastride.corpora.recordings import Source
 from espnet_adastride.errors import UserError
@@ -28,10 +28,11 @@ class Sources:
 
     Args:
         folder: output folder; need not exist yet.
+        made_from: :func:`~espnet_adastride.recipe.stamps.model_fingerprint`.
     """
 
-    def __init__(self, folder: PathLike):
-        self.path = Path(folder) / RECORDS_NAME
+    def __init__(self, folder: PathLike, made_from: str):
+        self.path, self.made_from = Path(folder) / RECORDS_NAME, made_from
         self.known: Dict[str, Dict[str, Any]] = {}
         try:
             lines = self.path.read_text(encoding="utf-8").splitlines()
@@ -49,10 +50,12 @@ class Sources:
 
         Returns:
             ``""``: the name is unknown; ``same``: they belong to this file;
+            ``outdated``: they do, but were made by another model or with other options;
             ``changed``: they belong to this path, but its content has changed;
             ``other``: they belong to another recording. The same path, size and
             modification time count as the same content; otherwise the content decides,
-            so that recordings may be moved.
+            so that recordings may be moved. Records of earlier versions do not name the
+            model: any is the same.
         """
         record = self.known.get(name)
         if record is None:
@@ -60,11 +63,13 @@ class Sources:
         try:
             status = os.stat(os.fsencode(source))
             same_place = record["source"] == os.path.abspath(source)
+            same_model = record.get("made_from", self.made_from) == self.made_from
+            same = "same" if same_model else "outdated"
             if record["size"] == status.st_size:
                 if same_place and record["mtime_ns"] == status.st_mtime_ns:
-                    return "same"
+                    return same
                 if record["sha256"] == sha256_of(source):
-                    return "same"
+                    return same
             return "changed" if same_place else "other"
         except (OSError, KeyError):
             return "other"
@@ -78,6 +83,7 @@ class Sources:
             "size": status.st_size,
             "mtime_ns": status.st_mtime_ns,
             "sha256": sha256_of(source),
+            "made_from": self.made_from,
         }
         self.known[name] = record
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +101,7 @@ class Sources:
         """
         relation = self.relation(name, source)
         stale = set() if relation == "same" else set(outputs)
-        if relation in ("changed", "other"):
+        if relation in ("outdated", "changed", "other"):
             stale |= {self.path.parent / f"{name}.{kind}" for kind in FORMATS}
         for path in stale:
             path.unlink(missing_ok=True)
@@ -117,6 +123,7 @@ class Job(NamedTuple):
         outputs: output files by format.
         name: name of the files, without the format's suffix.
         done: all of them exist and belong to this recording.
+        outdated: some exist, made by another model or with other options.
         obstacle: reason why they cannot be written, or "".
     """
 
@@ -124,12 +131,13 @@ class Job(NamedTuple):
     outputs: Dict[str, Path]
     name: str = ""
     done: bool = False
+    outdated: bool = False
     obstacle: str = ""
 
 
 def plan(
     sources: Sequence[Source],
-    output_dir,
+    known: Optional[Sources],
     formats: Sequence[str],
     overwrite: bool = False,
 ) -> List[Job]:
@@ -138,21 +146,31 @@ def plan(
     Recordings that differ only in their suffix keep it: ``a.wav.txt``. So does a
     recording if the folder has files of that name from another recording.
 
+    Args:
+        sources: the recordings.
+        known: the records of the output folder; None: standard output.
+        formats: suffixes of the files.
+        overwrite: nothing counts as done.
+
     Raises:
         UserError: for two recordings with the same name.
     """
-    if output_dir is None:
+    if known is None:
         return [Job(source, {}) for source in sources]
     counts: Dict[str, int] = {}
     for source in sources:
         counts[source.name] = counts.get(source.name, 0) + 1
-    jobs, owners, known = [], {}, Sources(output_dir)
+    jobs, owners, folder = [], {}, known.path.parent
+
+    def relation(source: Source, name: str) -> str:
+        there = any((folder / f"{name}.{f}").exists() for f in FORMATS)
+        return known.relation(name, source.path) if there and not overwrite else ""
+
     for source in sources:
         name = source.name if counts[source.name] == 1 else source.full
-        taken = any((Path(output_dir) / f"{name}.{f}").exists() for f in FORMATS)
-        if taken and not overwrite and known.relation(name, source.path) == "other":
+        if relation(source, name) == "other":
             name = source.full
-        outputs = {f: Path(output_dir) / f"{name}.{f}" for f in formats}
+        outputs = {f: folder / f"{name}.{f}" for f in formats}
         for path in outputs.values():
             if path in owners:
                 raise UserError(
@@ -161,17 +179,16 @@ def plan(
                     "--output_dir for each"
                 )
             owners[path] = source.path
-        done, obstacle = False, ""
+        done, obstacle, found = False, "", relation(source, name)
         there = [path for path in outputs.values() if path.exists()]
         if there and not overwrite:
-            relation = known.relation(name, source.path)
-            done = relation == "same" and len(there) == len(outputs)
-            if relation in ("", "other"):
+            done = found == "same" and len(there) == len(outputs)
+            if found in ("", "other"):
                 other = known.known.get(name, {}).get("source")
                 obstacle = (
                     f"{shown(source.path)}: {shown(there[0])} exists, made from "
                     f"{shown(other) if other else 'an unknown recording'}; "
                     "give another --output_dir, or --overwrite true"
                 )
-        jobs.append(Job(source, outputs, name, done, obstacle))
+        jobs.append(Job(source, outputs, name, done, found == "outdated", obstacle))
     return jobs

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Dict, Iterable, List, Optional
+from typing import Any, Dict, Iterable, List, Optional
 
 from espnet_adastride.files import PathLike, files_in, sha256_of, write_text
 
@@ -44,6 +44,26 @@ def hash_tree(folder: PathLike) -> str:
     if not Path(folder).is_dir():
         return "missing"
     return hash_listing(files_in(folder, hidden=True))
+
+
+def model_fingerprint(model: PathLike, options: Dict[str, Any]) -> str:
+    """Return a hash of the files of a model and of the options it is used with.
+
+    No file is read; by another path, a model is the same.
+
+    Args:
+        model: archive or exported model, or experiment folder, of which the
+            configuration and parameter files count.
+        options: values as strings decide; of those that name a file, also its size and
+            modification time.
+    """
+    path = Path(os.path.realpath(model))
+    files = [path]
+    if path.is_dir():
+        files = [f for f in files_in(path) if f.suffix in (".pth", ".yaml")]
+    values = sorted((key, str(value)) for key, value in options.items())
+    files += [Path(value) for _, value in values if os.path.isfile(value)]
+    return hashlib.sha256((hash_listing(files) + repr(values)).encode()).hexdigest()
 
 
 def fingerprint(

@@ -169,10 +169,13 @@ def to_ctm(transcript: Transcript) -> str:
     return "".join(f"{x}\n" for x in ctm_lines(name, transcript.words))
 
 
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
 def clock(seconds: float, comma: str) -> str:
     """Return ``01:02:03,456``, with the separator of SRT (``,``) or WebVTT (``.``)."""
-    milliseconds = round(seconds * 1000)
-    minutes, rest = divmod(milliseconds, 60000)
+    minutes, rest = divmod(_milliseconds(seconds), 60000)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:02d}:{minutes:02d}:{rest // 1000:02d}{comma}{rest % 1000:03d}"
 
@@ -209,7 +212,11 @@ def _parts(segment: Segment) -> Iterator[Timed]:
 
 
 def subtitles(transcript: Transcript) -> List[Tuple[float, float, List[str]]]:
-    """Return (start, end, lines) of each subtitle, in order, without overlap."""
+    """Return (start, end, lines) of each subtitle, in order, without overlap.
+
+    Each is shown for a time, because players drop those that are not: a word of 0 ms at
+    the end of the recording is shown earlier, or with those before it.
+    """
     groups: List[List[Timed]] = []
     for segment in transcript.segments:
         phrase: List[Timed] = []
@@ -219,17 +226,26 @@ def subtitles(transcript: Transcript) -> List[Tuple[float, float, List[str]]]:
                 phrase = []
             phrase.append(word)
         groups += _cues(phrase)
-    placed = []
-    for index, group in enumerate(groups):
-        start, end = group[0].start, group[-1].end
-        free = (
-            groups[index + 1][0].start
-            if index + 1 < len(groups)
-            else max(transcript.duration, end)
-        )
-        end = max(end, min(start + SUBTITLE_SHORTEST, free))
+    placed, free = [], transcript.duration
+    for index in reversed(range(len(groups))):
+        group = groups[index]
+        start, last = group[0].start, group[-1].end
+        end = max(last, min(start + SUBTITLE_SHORTEST, free))
+        if _milliseconds(start) == _milliseconds(end):
+            before = groups[index - 1][-1].end if index else 0.0
+            if index and _milliseconds(before) == _milliseconds(end):
+                groups[index - 1] += group
+                continue
+            start = _earlier(before, end)
         placed.append((start, end, _lines(group)))
-    return placed
+        free = start
+    return placed[::-1]
+
+
+def _earlier(before: float, end: float) -> float:
+    """Return a start between the end of the last word before and an end, in s."""
+    first, last = _milliseconds(before), _milliseconds(end)
+    return max((first + last) // 2, last - _milliseconds(SUBTITLE_SHORTEST)) / 1000
 
 
 def _fits(words: Sequence[Timed]) -> bool:
@@ -316,10 +332,12 @@ def read_ctm(path: PathLike) -> Dict[str, List[Timed]]:
     """Return the words of each recording, in order of time.
 
     Raises:
-        UserError: no such file, or a line that is not CTM; names file and line.
+        UserError: no such file, a line that is not CTM (names file and line), or
+            several channels of a recording, whose words would be mixed.
     """
     content = read_utf8(path)
     words: Dict[str, List[Timed]] = {}
+    channels: Dict[str, str] = {}
     for number, line in enumerate(content.splitlines(), 1):
         if not line.strip() or line.startswith(";;"):
             continue
@@ -335,7 +353,14 @@ def read_ctm(path: PathLike) -> Dict[str, List[Timed]]:
                 f"{path}:{number}: not CTM (RECORDING CHANNEL START DURATION WORD, in "
                 f"seconds): {line.strip()!r}"
             ) from None
-        words.setdefault(fields[0], []).append(word)
+        name, channel = fields[:2]
+        other = channels.setdefault(name, channel)
+        if channel != other:
+            raise UserError(
+                f"{path}:{number}: {name} has two channels, {other} and {channel}; "
+                f"give one: awk '$2 == \"{other}\"' {path}"
+            )
+        words.setdefault(name, []).append(word)
     for timed in words.values():
         timed.sort(key=lambda w: (w.start, w.end))
     return words
@@ -375,14 +400,23 @@ def read_textgrid(path: PathLike, tier: str = "words") -> List[Timed]:
 def read_reference(path: PathLike) -> Dict[str, List[Timed]]:
     """Return the words of each utterance of a CTM, or of a folder of TextGrids.
 
-    TextGrids are named ``UTTERANCE.TextGrid`` and may be in sub-folders.
+    TextGrids are named ``UTTERANCE.TextGrid`` and may be in sub-folders. Silences are
+    left out.
     """
     if not Path(path).is_dir():
-        return read_ctm(path)
+        return spoken(read_ctm(path))
     files = _textgrids(path)
     if not files:
         raise UserError(f"{path}: no *.TextGrid in it; give word alignments or a CTM")
-    return {key: read_textgrid(file) for key, file in files.items()}
+    return spoken({key: read_textgrid(file) for key, file in files.items()})
+
+
+def spoken(words: Dict[str, List[Timed]]) -> Dict[str, List[Timed]]:
+    """Leave out what aligners write where nobody speaks."""
+    return {
+        key: [word for word in timed if word.text.lower() not in SILENT_WORDS]
+        for key, timed in words.items()
+    }
 
 
 def _textgrids(folder: PathLike) -> Dict[str, Path]:
@@ -418,7 +452,8 @@ def read_timed_reference(path: PathLike) -> TimedReference:
     """
     path = Path(path)
     if path.suffix == ".TextGrid":
-        files, words = {path.stem: path}, {path.stem: read_textgrid(path)}
+        files = {path.stem: path}
+        words = spoken({path.stem: read_textgrid(path)})
     else:
         words = read_reference(path)
         files = _textgrids(path) if path.is_dir() else {}
@@ -426,11 +461,7 @@ def read_timed_reference(path: PathLike) -> TimedReference:
     for key, file in files.items():
         with contextlib.suppress(UserError):  # not every TextGrid has this tier
             phones[key] = read_textgrid(file, "phones")
-    spoken = {
-        key: [word for word in timed if word.text.lower() not in SILENT_WORDS]
-        for key, timed in words.items()
-    }
-    return TimedReference(spoken, phones, path.name)
+    return TimedReference(words, phones, path.name)
 
 
 class TimeErrors(NamedTuple):

@@ -338,6 +338,81 @@ def test_a_container_that_ends_a_little_early_is_told(tmp_path):
     assert len(wave) < 50 * len(speech()) - RATE
 
 
+GAPS = [
+    ("a.mka", "flac", RATE), ("a.mp4", "aac", RATE), ("a.mov", "aac", RATE),
+    ("a.mkv", "libopus", 48000), ("a.ts", "aac", RATE), ("a.flv", "aac", 44100),
+    ("a.wma", "wmav2", RATE),
+]  # fmt: skip
+
+
+def resampled(wave, rate):
+    import soxr
+
+    return wave if rate == RATE else soxr.resample(wave, RATE, rate)
+
+
+@pytest.mark.parametrize("name, codec, rate", GAPS)
+def test_a_gap_in_the_timestamps_is_filled_with_zeros(name, codec, rate, tmp_path):
+    wave, lines = resampled(speech(), rate), []
+    options = {"bit_rate": 64000}
+    plain = media.encode(tmp_path / f"plain_{name}", codec, wave, rate, **options)
+    whole, _ = read_samples(plain, say=lines.append)
+    assert not lines
+    options["delays"] = [(1.0, 3.0), (2.0, 0.1)]  # the second is too short
+    path = media.encode(tmp_path / name, codec, wave, rate, **options)
+    found, info = read_samples(path, say=lines.append)
+    assert audio_info(path) == info and info.samples == len(found)
+    missing = len(found) - len(whole)
+    # timestamps are those of 1 ms; WMA's begin late by the delay of its codec
+    assert missing / rate == pytest.approx(3.0, abs=0.07 if codec == "wmav2" else 0.001)
+    begin = next(n for n in range(rate // 2, 2 * rate) if not found[n : n + rate].any())
+    # the gap is where a packet begins; the codec's own samples may be 0 before it
+    assert begin / rate == pytest.approx(1.0, abs=0.15)
+    for cut in (begin, begin + missing):
+        assert not found[begin:cut].any()
+    np.testing.assert_array_equal(found[:begin], whole[:begin])
+    np.testing.assert_array_equal(found[begin + missing :], whole[begin:])
+    (line,) = lines
+    assert f"{path}: {missing / rate:.1f} s without samples, first at 1." in line
+    assert line.endswith(" s: filled with silence")
+
+
+@pytest.mark.parametrize("name, codec, rate", GAPS[1:5])
+def test_sound_that_begins_after_the_pictures(name, codec, rate, tmp_path):
+    wave, lines, delays = resampled(speech(), rate), [], [(-1.0, 2.5)]
+    given = codec, wave, rate
+    path = media.encode(tmp_path / name, *given, video=True, delays=delays)
+    found, _ = read_samples(path, say=lines.append)
+    late = round(2.5 * rate)
+    assert not found[: late - rate // 10].any()
+    assert likeness(found[late:, 0], wave, rate // 10) > 0.9
+    assert " s without samples, first at 0.0 s: filled with silence" in lines[0]
+    # without pictures it begins the file, and nothing is missing
+    path = media.encode(tmp_path / f"alone_{name}", *given, delays=delays)
+    found, _ = read_samples(path, say=lines.append)
+    assert len(lines) == 1 and len(found) == pytest.approx(len(wave), abs=rate // 10)
+
+
+def test_a_gap_that_cannot_be_true_is_not_filled(tmp_path, monkeypatch):
+    wave, lines, delays = speech(), [], [(1.0, 3.0)]
+    path = media.encode(tmp_path / "a.mka", "flac", wave, delays=delays)
+    content = path.read_bytes()
+    place = content.index(b"\x44\x89\x88") + 3  # Duration, in ms
+    assert struct.unpack(">d", content[place : place + 8])[0] == pytest.approx(5792)
+    short = struct.pack(">d", 3000.0)
+    path.write_bytes(content[:place] + short + content[place + 8 :])
+    assert len(read_samples(path, say=lines.append)[0]) == len(wave)
+    assert f"{path}: its timestamps jump from 1." in lines[0] and len(lines) == 1
+    # of a live recording, whose duration is unknown
+    live = {"options": {"live": "1"}}
+    media.encode(path, "flac", wave, delays=delays, open=live)
+    assert len(read_samples(path)[0]) == len(wave) + 3 * RATE
+    monkeypatch.setattr(audio, "LONGEST_GAP", 2.0)
+    found, _ = read_samples(path, say=lines.append)
+    np.testing.assert_allclose(found[:, 0], wave, atol=1e-4)
+    assert "not filled, so later times may be wrong" in lines[1] and len(lines) == 2
+
+
 def big_header(kind, size):
     """Return the header of 16-bit mono audio at 48 kHz with ``size`` bytes."""
     form = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 1, 48000, 96000, 2, 16)

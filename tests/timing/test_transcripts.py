@@ -181,6 +181,32 @@ def test_subtitles_end_at_pauses_and_never_overlap_or_run_long():
     assert [(a, b) for a, b, _ in pair] == [(0.0, 0.9), (0.9, 1.9)]
 
 
+def test_every_subtitle_is_shown_for_a_time():
+    def times(*spoken, duration):
+        shown = subtitles(transcript(words(*spoken), duration=duration))
+        return [(start, end, " ".join(lines)) for start, end, lines in shown]
+
+    last = ("B", 7.0, 7.0004)  # 0 ms, at the end of the recording
+    assert times(last, duration=7.0) == [(6.0, 7.0004, "B")]
+    assert times(("A", 1.0, 2.0), last, duration=7.0) == [
+        (1.0, 2.0, "A"), (6.0, 7.0004, "B"),
+    ]  # fmt: skip
+    # half of the pause, which the first is not shown in, then
+    assert times(("A", 5.9, 6.1), last, duration=7.0) == [
+        (5.9, 6.55, "A"), (6.55, 7.0004, "B"),
+    ]  # fmt: skip
+    # before the end there is time
+    assert times(("B", 7.0, 7.0), duration=9.0) == [(7.0, 8.0, "B")]
+    # another piece begins there
+    made = [words(("A", 1.0, 2.0), last), words(("C", 7.0004, 8.0))]
+    found = subtitles(transcript(*made, duration=9.0))
+    assert [one[0] for one in found] == [1.0, 6.0, 7.0004]
+    assert [one[1] for one in found] == pytest.approx([2.0, 7.0004, 8.0004])
+    # no time is left before it
+    made = [words(("A", 0.2, 1.4)), words(("B", 1.4, 1.4))]
+    assert subtitles(transcript(*made, duration=1.4)) == [(0.2, 1.4, ["A B"])]
+
+
 def test_no_word_is_left_alone_in_a_subtitle():
     """Fourteen words of 5 letters fill two lines; the fifteenth would stand alone."""
     every = [(f"WD{i:03d}", 0.2 * i, 0.2 * i + 0.2) for i in range(15)]
@@ -241,6 +267,15 @@ def test_ctm_is_read_as_written(tmp_path):
             read_ctm(path)
     with pytest.raises(UserError, match="none: no such file"):
         read_ctm(tmp_path / "none")
+
+
+def test_channels_of_a_ctm_are_not_mixed(tmp_path):
+    path = tmp_path / "a.ctm"
+    path.write_text("u A 0.1 0.4 HELLO\nv B 0 1 YES\nu A 0.5 0.4 WORLD\n")
+    assert [w.text for w in read_ctm(path)["u"]] == ["HELLO", "WORLD"]
+    path.write_text("u A 0.1 0.4 HELLO\nu B 0.2 0.4 YES\nu A 0.5 0.4 WORLD\n")
+    with pytest.raises(UserError, match="a.ctm:2: u has two channels, A and B; give"):
+        read_ctm(path)
 
 
 def test_textgrids(tmp_path):
@@ -321,6 +356,27 @@ def test_an_unknown_word_of_the_reference_stands_for_any():
     np.testing.assert_allclose(errors.starts, [100, 500])
     np.testing.assert_allclose(errors.ends, [0, 0], atol=1e-9)
     assert (errors.words, errors.different) == (2, ["v"])
+
+
+def test_silences_of_an_aligner_are_no_words(tmp_path, capsys):
+    """In a CTM or a TextGrid, of the reference or compared with it."""
+    one, two, ref = (tmp_path / name for name in ("one.ctm", "two.ctm", "ref.ctm"))
+    one.write_text("u 1 0.1 0.4 HELLO\nu 1 0.5 0.5 WORLD\n")
+    two.write_text("u 1 0 0.2 <eps>\nu 1 0.2 0.4 HELLO\nu 1 0.6 0.5 WORLD\n")
+    ref.write_text("u 1 0 0.1 SIL\nu 1 0.1 0.4 hello\nu 1 0.5 0.5 world\n")
+    output = tmp_path / "x.json"
+    command = ["--ctm", str(one), str(two), "--output", str(output), "--ref"]
+    score_times.main([*command, str(ref)])
+    numbers = json.loads(output.read_text())
+    for path, late in ((one, 0), (two, 100)):
+        assert numbers[str(path)]["words"] == 2
+        assert numbers[str(path)]["start"]["median"] == pytest.approx(late)
+    (tmp_path / "grids").mkdir()
+    grid = tmp_path / "grids" / "u.TextGrid"
+    grid.write_text(TEXTGRID.replace('"item [2]:"', '"sp"'))
+    words = [w.text for w in read_timed_reference(grid).words["u"]]
+    assert words == [w.text for w in read_reference(grid.parent)["u"]]
+    assert words == ["s\u00e4y", 'a "b" c']
 
 
 def test_the_command_compares_over_common_utterances(tmp_path, capsys):
