@@ -221,6 +221,36 @@ def test_quotation_marks_in_csv(project):
     }
 
 
+def test_a_space_after_the_separator(project):
+    """It may be before a quotation mark, which still is not part of the field."""
+    (project / "a.csv").write_text(
+        "path, text, speaker\n"
+        'wav/anna/0.wav, "hello, there", "anna"\n'
+        'wav/ben/1.wav, "say ""yes"" now", ben\n'
+        'wav/cleo/0.wav,  the word "no" ,cleo\n'
+    )
+    prepare("a.csv", "--split", "none")
+    assert {k: row[1:] for k, row in everything().items()} == {
+        "anna-wav_anna_0": ("hello, there", "anna"),
+        "ben-wav_ben_1": ('say "yes" now', "ben"),
+        "cleo-wav_cleo_0": ('the word "no"', "cleo"),
+    }
+
+
+@pytest.mark.parametrize(
+    "name, row, words",
+    [
+        ("a.csv", "x.wav,hello, there", "3 instead of 2; put quotation marks around"),
+        ("a.csv", "x.wav", "1 instead of 2; add the missing fields"),
+        ("a.tsv", 'x.wav\t"a\tb"', "3 instead of 2; write a space instead of a tab"),
+    ],
+)
+def test_the_fix_for_a_wrong_number_of_columns(project, name, row, words):
+    header = "path\ttext" if name.endswith("tsv") else "path,text"
+    (project / name).write_text(f"{header}\n{row}\n")
+    assert f"{name}:2: wrong number of columns: {words}" in refused(name)
+
+
 def test_a_tsv_file_with_sets_and_ids(project):
     lines = ["id\twav\ttranscript\tspk\tsplit\n"]
     where = dict(zip(SPEAKERS, ("train", "train", "dev", "test", "more")))
