@@ -608,7 +608,8 @@ BAD_ROWS = [
     ("wav/anna/0.wav,A,x,", "not a time: start 'x'"),
     ("wav/anna/0.wav,A,0.2,0.1", "end before start: from 0.2 to 0.1 s"),
     ("wav/anna/0.wav,A,0,9", "a part beyond the recording's end: 0 to 9 s"),
-    ("wav/anna/0.wav,A,0.1,0.10001", "an empty part"),
+    ("wav/anna/0.wav,A,0.1,0.10001", "an empty part: 0.1 to 0.10001 has no sample"),
+    ("wav/anna/0.wav,A,0.24998,", "an empty part: 0.24998 to the end has no sample"),
     ("wav/anna/0.wav,A,B,,", "wrong number of columns: 5 instead of 4"),
     ("wav/ben/0.wav,A,,", "an id that occurs twice: wav_ben_0, first in rows.csv:2"),
     ("wav/empty.wav,A,,", "a recording that cannot be used"),
@@ -730,6 +731,31 @@ def test_bad_json_lines(project, line, words):
 def test_a_bad_json_list(project, content, words):
     (project / "j.json").write_text(content)
     assert words in refused("j.json", "--split", "none")
+
+
+@pytest.mark.parametrize("value, shown", [(r"a\ud83d", "ud83d"), (r"\u0000b", "x00")])
+@pytest.mark.parametrize("role", ["text", "id", "speaker", "path"])
+def test_json_strings_that_are_no_text(project, role, value, shown):
+    """Half of an emoji, a zero byte: named before anything is written."""
+    rows = [{"path": p, "text": t, "speaker": s, "id": s} for p, t, s in ROWS[::2]]
+    rows[3][role] = "BAD"
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    Path("j.jsonl").write_text(lines.replace("BAD", value))
+    kind = f"a character that is no text: {role} has '"
+    line = refused("j.jsonl")
+    assert f"j.jsonl:4: {'no such file' if role == 'path' else kind}" in line
+    assert f"\\{shown}" in line and not Path("data/train").exists()
+    prepare("j.jsonl", "--skip_bad", "true")
+    assert speakers_of(everything()) == set(SPEAKERS) - {"dan"}
+    (listed,) = Path("data").glob("*/excluded.txt")
+    assert f"\\{shown}" in listed.read_text(encoding="utf-8")
+
+
+def test_a_zero_byte_in_a_txt_file(project):
+    (project / "wav" / "anna" / "0.txt").write_bytes(b"AB\0C\n")
+    (project / "wav" / "anna" / "1.txt").write_text("A")
+    line = refused("wav/anna", "--split", "none")
+    assert "wav/anna/0.wav: a character that is no text: text has '\\x00'" in line
 
 
 def test_values_that_are_missing_in_pandas_tables(project):
