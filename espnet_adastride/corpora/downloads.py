@@ -103,7 +103,7 @@ def download_part(
         corpus = corpus.parent  # the archives begin with LibriSpeech/
     url = url.rstrip("/")
     target = corpus / "LibriSpeech" / part
-    if target.is_dir():
+    if _filled(target):
         print(f"{part}: already in {target}")
         return target
     corpus.mkdir(parents=True, exist_ok=True)
@@ -135,14 +135,15 @@ def download_corpus(name: str, folder, url: str = "") -> Path:
 
     Args:
         name: a key of :data:`CORPORA`.
-        folder: destination; left alone if it exists.
+        folder: destination; left alone if there is something in it.
         url: address of another .tar.gz, e.g. a mirror's.
 
     Raises:
         UserError: no connection, no space, or an archive that cannot be unpacked.
     """
-    corpus, folder = CORPORA[name], Path(os.path.expanduser(folder)).absolute()
-    if folder.is_dir():
+    # realpath: a link to a larger disk stays
+    corpus, folder = CORPORA[name], Path(os.path.realpath(os.path.expanduser(folder)))
+    if _filled(folder):
         print(f"{name}: already in {folder}")
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -160,6 +161,10 @@ def download_corpus(name: str, folder, url: str = "") -> Path:
     archive.unlink()
     print(f"{name}: in {folder}")
     return folder
+
+
+def _filled(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def published_md5(url: str, part: str) -> str:

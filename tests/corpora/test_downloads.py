@@ -107,6 +107,13 @@ def test_download_unpacks_and_leaves_nothing_else(server, tmp_path, capsys):
     assert len(server.ranges) == requests
 
 
+def test_an_empty_folder_is_no_download(server, tmp_path):
+    part = tmp_path / "LibriSpeech" / "mini"
+    part.mkdir(parents=True)
+    get(server, tmp_path)
+    assert (part / "1" / "2" / "1-2.trans.txt").read_text() == "1-2-0000 X\n"
+
+
 def test_download_goes_on_where_it_stopped(server, tmp_path):
     server.drops = [None, 100_000, 50_000]  # the first answer is md5sum.txt
     get(server, tmp_path, "--keep_archive")
@@ -199,9 +206,14 @@ def test_a_corpus_is_downloaded_and_unpacked(tmp_path):
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(source, source.name)
     folder = tmp_path / "downloads" / "fsdd"
+    folder.mkdir(parents=True)  # an empty one is filled
     url = ["--url", archive.as_uri()]
     download_corpus.main(["--name", "fsdd", "--corpus", str(folder), *url])
     assert len(find_clips(folder, "fsdd")) == 2
+    assert (folder / "recordings").is_dir()
+    (tmp_path / "link").symlink_to("larger_disk/fsdd")  # not there yet
+    download_corpus.main(["--name", "fsdd", "--corpus", f"{tmp_path}/link", *url])
+    assert (tmp_path / "larger_disk" / "fsdd" / "recordings").is_dir()
     assert [path.name for path in folder.parent.iterdir()] == ["fsdd"]
     archive.write_bytes(archive.read_bytes()[:60])  # an archive cut off
     download_corpus.main(["--name", "fsdd", "--corpus", str(folder), *url])  # is there
