@@ -141,6 +141,11 @@ def no_such(path: object, fix: str = "", what: str = "file", option: str = "") -
     return f"{option} {path}: no such {what}; {fix}".lstrip()
 
 
+def is_disk_error(error: BaseException) -> bool:
+    """Return whether a disk or a folder refused something, not e.g. a network."""
+    return isinstance(error, OSError) and error.errno in _DISK
+
+
 def describe_os_error(error: OSError) -> str:
     """Return one line on what a file, a folder or a disk refused, with the fix."""
     name = error.filename2 or error.filename or "a file or the output"

@@ -7,6 +7,7 @@ destination and moved there when complete.
 """
 
 import contextlib
+import gzip
 import hashlib
 import http.client
 import os
@@ -16,10 +17,11 @@ import tarfile
 import time
 import urllib.error
 import urllib.request
+import zlib
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from espnet_adastride.errors import UserError
+from espnet_adastride.errors import UserError, is_disk_error
 from espnet_adastride.progress import progress_bar
 
 URL = "https://www.openslr.org/resources/12"
@@ -199,6 +201,7 @@ def fetch(address: str, path: Path) -> None:
         UserError: The server rejects the request, the disk is too small, or
             :data:`TRIES` connections in a row failed; the partial download is kept for
             the next run.
+        OSError: The disk is full, or refuses it otherwise.
     """
     failures = 0
     while True:
@@ -214,6 +217,9 @@ def fetch(address: str, path: Path) -> None:
                 )
             reason = _reason(e)
         except (OSError, EOFError, http.client.HTTPException) as e:
+            if is_disk_error(e):
+                e.filename = str(path)
+                raise
             reason = _reason(e)
         after = path.stat().st_size if path.exists() else 0
         failures = 0 if after > before else failures + 1
@@ -312,25 +318,34 @@ def unpacked(archive: Path, staging: Path):
 
     Raises:
         UserError: A damaged archive, or members outside the folder.
+        OSError: The disk is full, or refuses it otherwise; the archive is good.
     """
     shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
     try:
-        staging.mkdir()
+        _extract(archive, staging)
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    try:
         with (
             progress_bar(None, f"unpacking {archive.name}") as bar,
             tarfile.open(archive, "r:gz") as tar,
         ):
             for member in tar:
                 # "data" rejects absolute paths, "..", devices and links outside.
-                tar.extract(member, staging, filter="data")
+                tar.extract(member, folder, filter="data")
                 bar.update()
-        yield staging
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(
             f"{archive}: cannot be unpacked ({_reason(error)}); delete it and run again"
         ) from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:  # that of a full disk has no name
+        error.filename = error.filename or str(folder)
+        raise
 
 
 def _reason(error: Exception) -> str:

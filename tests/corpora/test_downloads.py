@@ -1,9 +1,11 @@
 """Downloads: resumed, checked, unpacked; every failure is one line."""
 
+import contextlib
 import hashlib
 import http.server
 import io
 import os
+import resource
 import shutil
 import tarfile
 import threading
@@ -142,6 +144,44 @@ def test_download_gives_up_but_keeps_what_came(server, tmp_path):
     server.drops = []
     get(server, tmp_path)
     assert server.ranges[-1] == "bytes=1000-"
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """Let no file of this process grow beyond ``size`` bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("have", ["archive", "nothing"])
+def test_a_full_disk_is_no_damaged_archive(server, tmp_path, have):
+    """It is told at once, and what was downloaded stays; then it is unpacked."""
+    archive, data = tmp_path / "mini.tar.gz", server.files["mini.tar.gz"]
+    if have == "archive":
+        archive.write_bytes(data)
+    with largest_file(100_000), pytest.raises(SystemExit) as caught:
+        get(server, tmp_path)
+    line = str(caught.value)
+    refused = ".mini.unpacking" if have == "archive" else "mini.tar.gz.part"
+    assert f"/{refused} cannot be written or read: files may not become as l" in line
+    assert "then give the same command again" in line and "delete" not in line
+    assert [p.name for p in tmp_path.iterdir()] == [
+        "mini.tar.gz" if have == "archive" else "mini.tar.gz.part"
+    ]
+    assert len(server.ranges) == (1 if have == "archive" else 2)  # with md5sum.txt
+    get(server, tmp_path)
+    assert (tmp_path / "LibriSpeech" / "mini" / "1" / "2").is_dir()
+
+
+def test_what_is_done_with_an_unpacked_archive_does_not_damage_it(tmp_path):
+    (tmp_path / "a.tar.gz").write_bytes(tarball("mini"))
+    with pytest.raises(PermissionError, match="there"):
+        with downloads.unpacked(tmp_path / "a.tar.gz", tmp_path / "staging"):
+            raise PermissionError(13, "Permission denied", "there")
 
 
 def test_download_refuses_a_wrong_md5_sum(server, tmp_path):
