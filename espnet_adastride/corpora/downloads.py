@@ -339,6 +339,8 @@ def _extract(archive: Path, folder: Path) -> None:
                 # "data" rejects absolute paths, "..", devices and links outside.
                 tar.extract(member, folder, filter="data")
                 bar.update()
+            while tar.fileobj.read(CHUNK):  # gzip's check sum is behind the last byte
+                pass
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(
             f"{archive}: cannot be unpacked ({_reason(error)}); delete it and run again"

@@ -16,6 +16,7 @@ import pytest
 from espnet_adastride.bin import download_corpus, download_librispeech
 from espnet_adastride.corpora import downloads
 from espnet_adastride.corpora.clips import find_clips
+from espnet_adastride.errors import UserError
 
 
 def tarball(part, extra=()):
@@ -175,6 +176,18 @@ def test_a_full_disk_is_no_damaged_archive(server, tmp_path, have):
     assert len(server.ranges) == (1 if have == "archive" else 2)  # with md5sum.txt
     get(server, tmp_path)
     assert (tmp_path / "LibriSpeech" / "mini" / "1" / "2").is_dir()
+
+
+def test_a_damaged_archive_is_named(tmp_path):
+    """Bytes changed at its begin, within it, or in its check sum."""
+    good = tarball("mini")
+    for place in (0, 12, len(good) // 2, len(good) - 8):
+        archive = tmp_path / "a.tar.gz"
+        archive.write_bytes(good[:place] + b"\0\xff\0\xff" + good[place + 4 :])
+        with pytest.raises(UserError, match="a.tar.gz: cannot be unpacked .*delete it"):
+            with downloads.unpacked(archive, tmp_path / "staging"):
+                pass
+        assert not (tmp_path / "staging").exists()
 
 
 def test_what_is_done_with_an_unpacked_archive_does_not_damage_it(tmp_path):
