@@ -160,8 +160,7 @@ def sample_problem(wave: np.ndarray) -> str:
     Args:
         wave: of any shape, floats.
     """
-    # one pass for the usual case: NaN and infinity propagate to the sum
-    peak = float(np.abs(wave).max(initial=0.0))
+    peak = _peak(wave)
     if not np.isfinite(peak):
         wrong = np.count_nonzero(~np.isfinite(wave))
         one = "1 sample is not a number"
@@ -223,7 +222,7 @@ def prepare(
             "more; correct the rate, or get the file again"
         )
     wave = wave.astype(np.float32, copy=False)
-    peak = float(np.abs(wave).max())
+    peak = _peak(wave)
     if peak > HOT:
         say(f"{name}: samples reach {peak:.2f}, outside [-1, 1]; check its scale")
     if wave.ndim == 2:
@@ -242,9 +241,9 @@ def _mixed(wave: np.ndarray, name: str, say: Say) -> np.ndarray:
     if wave.shape[1] == 1:
         return wave[:, 0]
     mixed = wave.mean(axis=1)
-    power = np.square(wave, dtype=np.float64).sum(axis=0)
+    power = _power(wave)
     best = int(power.argmax())
-    if np.square(mixed, dtype=np.float64).sum() < CANCELLED * power[best]:
+    if _power(mixed) < CANCELLED * power[best]:
         if not is_silent(wave[:, best]):
             say(
                 f"{name}: its channels cancel each other (one is inverted); only "
@@ -252,6 +251,21 @@ def _mixed(wave: np.ndarray, name: str, say: Say) -> np.ndarray:
             )
             return wave[:, best]
     return mixed
+
+
+def _peak(wave: np.ndarray) -> float:
+    """Return the largest magnitude, 0 of no samples, NaN if one is; copies nothing."""
+    if wave.size == 0:
+        return 0.0
+    return max(float(wave.max()), -float(wave.min()))
+
+
+def _power(wave: np.ndarray) -> np.ndarray:
+    """Return the energy of (n,) or, by channel, of (n, channels), summed in float64.
+
+    Without a copy in float64, which is twice as large as the recording.
+    """
+    return np.einsum("n...,n...->...", wave, wave, dtype=np.float64)
 
 
 class Source(NamedTuple):
@@ -430,4 +444,4 @@ def cut_at_pauses(
 
 def is_silent(wave: np.ndarray) -> bool:
     """Return whether a recording is silent: all samples below -80 dB of full scale."""
-    return bool(len(wave) == 0 or np.abs(wave).max() < SILENT)
+    return _peak(wave) < SILENT
