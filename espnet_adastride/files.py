@@ -230,26 +230,35 @@ def keep_if_made_from(work: dict, folder: PathLike, record: PathLike) -> None:
 
 
 def fresh_dir(final: PathLike) -> Path:
-    """Make the empty folder in which the content of ``final`` is prepared."""
-    final = Path(final)
+    """Make the empty folder in which the content of ``final`` is prepared.
+
+    It is beside the folder, or beside what a link to one leads to, perhaps on another
+    disk.
+    """
+    final = Path(os.path.realpath(final))
     temporary = final.with_name(f".{final.name}.tmp")
-    if temporary.exists():  # left by an interrupted run
-        shutil.rmtree(temporary)
+    _remove(temporary)  # left by an interrupted run
     temporary.mkdir(parents=True)
     return temporary
 
 
 def replace_dir(temporary: PathLike, final: PathLike) -> None:
-    """Put a prepared folder in the place of ``final``."""
-    final = Path(final)
+    """Put a prepared folder in the place of ``final``; a link to a folder stays."""
+    final = Path(os.path.realpath(final))
     old = final.with_name(f".{final.name}.old")
-    if old.exists():
-        shutil.rmtree(old)
+    _remove(old)
     if final.exists():
         os.replace(final, old)
     os.replace(temporary, final)
-    if old.exists():
-        shutil.rmtree(old)
+    _remove(old)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, or a link to one, if it is there."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
 
 
 def sha256_of(*paths: PathLike) -> str:

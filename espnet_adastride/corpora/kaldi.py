@@ -130,6 +130,7 @@ def write_data_dir(
     if not by_id:
         raise UserError(f"{directory}: no utterance to write; check the corpus")
 
+    directory = Path(os.path.realpath(directory))  # a link may lead to another disk
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
     staging.mkdir()

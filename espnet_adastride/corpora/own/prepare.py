@@ -302,7 +302,8 @@ def _write_set(folder: Path, used, checked: Checked, bad, record) -> str:
         path = checked.files[p.id]
         if path != p.path:  # excerpt or converted
             path = str(goal / "audio" / Path(path).name)
-            os.replace(checked.files[p.id], fresh / "audio" / Path(path).name)
+            # the set may be a link to another disk
+            shutil.move(checked.files[p.id], fresh / "audio" / Path(path).name)
             made += 1
         # as in Kaldi, an utterance with an unknown speaker is its own speaker
         utterances.append(Utterance(p.id, path, p.row.text, p.speaker or p.id))

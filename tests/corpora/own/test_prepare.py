@@ -1,5 +1,6 @@
 """One's own recordings as data directories: seven ways, and what may be wrong."""
 
+import errno
 import json
 import os
 import shlex
@@ -839,6 +840,37 @@ def test_a_second_run_and_other_content(project, capsys):
     Path("mine/train/text").write_text("x y\n")
     assert "was not made by this command" in refused("b.csv", "--output", "mine")
     assert Path("mine/train/text").read_text() == "x y\n"
+
+
+def test_a_set_that_is_a_link_to_a_folder(project, monkeypatch):
+    """On a larger disk, to which files cannot be renamed; the link stays."""
+    rows = [f"{p},T {p},{s}" for p, _, s in ROWS]
+    for path, _, _ in ROWS:  # stereo: written as FLAC of one channel
+        write(project / path, np.stack([noise(1), noise(1)], axis=1))
+    Path("t.csv").write_text("\n".join(["path,text,speaker", *rows[:-1]]))
+    prepare("t.csv", "--split", "none")
+    Path("big").mkdir()
+    Path("data/train").rename("big/train")
+    Path("data/train").symlink_to("../big/train")
+    replace = os.replace
+
+    def on_two_disks(old, new):
+        disks = ["big" in Path(os.path.realpath(path)).parts for path in (old, new)]
+        if disks[0] != disks[1]:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), old, None, new)
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", on_two_disks)
+    Path("t.csv").write_text("\n".join(["path,text,speaker", *rows]))
+    prepare("t.csv", "--split", "none")
+    assert os.readlink("data/train") == "../big/train"
+    assert [p.name for p in Path("big").iterdir()] == ["train"]
+    assert [p.name for p in Path("data").iterdir()] == ["train"]
+    made = contents()["train"]
+    assert {text for _, text, _ in made.values()} == {f"T {p}" for p, _, _ in ROWS}
+    for path, _, _ in made.values():
+        assert Path(path).parent == project / "big" / "train" / "audio"
+        assert np.array_equal(soundfile.read(path, dtype="int16")[0], noise(1))
 
 
 def test_a_source_is_never_replaced(project):
