@@ -36,11 +36,19 @@ def short_name(name: str) -> str:
 
     They accept 255, which a suffix and a temporary name need.
     """
-    content = name.encode()
+    content = os.fsencode(name)
     if len(content) <= 220:
         return name
     digest = hashlib.sha256(content).hexdigest()[:32]
     return content[:188].decode("utf-8", "ignore") + digest
+
+
+def name_fits(path: PathLike) -> bool:
+    """Return whether the disk accepts a file's name; its folder need not exist."""
+    place = Path(os.path.abspath(path)).parent
+    while not os.path.exists(place):
+        place = place.parent
+    return len(os.fsencode(Path(path).name)) <= os.pathconf(place, "PC_NAME_MAX")
 
 
 def quoted_name(key: str) -> str:
@@ -120,7 +128,7 @@ def written_whole(path: PathLike) -> Iterator[Path]:
     path = Path(path)
     refuse_device(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    temporary = path.with_name(f".{short_name(path.name)}.tmp{os.getpid()}")
     try:
         yield temporary
         os.replace(temporary, path)

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from espnet_adastride.corpora.kaldi import Utterance, read_scp, write_data_dir
-from espnet_adastride.files import fresh_dir, replace_dir
+from espnet_adastride.files import fresh_dir, name_fits, replace_dir, write_text
 
 
 def put(folder, text):
@@ -67,3 +67,16 @@ def test_a_data_directory_that_is_a_link(tmp_path, monkeypatch):
     assert (tmp_path / "set").is_symlink()
     assert names(tmp_path) == ["disk", "set"] and names(tmp_path / "disk") == ["big"]
     assert renamed and all(str(tmp_path / "disk") in old for old in renamed)
+
+
+@pytest.mark.parametrize("name", ["x" * 251, "é" * 125 + "x", "x" * 250 + "\udcff"])
+def test_the_longest_names_are_written(tmp_path, name):
+    """255 bytes; the temporary name beside the file is shorter."""
+    path = tmp_path / f"{name}.txt"
+    assert name_fits(path) and not name_fits(f"{path}x")
+    write_text(path, "1")
+    write_text(path, "2")
+    assert path.read_text() == "2" and names(tmp_path) == [path.name]
+    # its folder need not be there
+    assert name_fits(tmp_path / "a" / "b" / path.name)
+    assert not name_fits(tmp_path / "a" / "b" / f"{path.name}x")

@@ -17,7 +17,7 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Sequence
 
 from espnet_adastride.corpora.recordings import Source
 from espnet_adastride.errors import UserError
-from espnet_adastride.files import PathLike, sha256_of, shown
+from espnet_adastride.files import PathLike, name_fits, sha256_of, shown
 from espnet_adastride.timing.transcripts import FORMATS
 
 RECORDS_NAME = ".transcribed.jsonl"
@@ -149,7 +149,8 @@ def plan(
     jobs, owners, known = [], {}, Sources(output_dir)
     for source in sources:
         name = source.name if counts[source.name] == 1 else source.full
-        taken = any((Path(output_dir) / f"{name}.{f}").exists() for f in FORMATS)
+        # os.path.exists: Path's own fails for a name that is too long
+        taken = any(os.path.exists(Path(output_dir) / f"{name}.{f}") for f in FORMATS)
         if taken and not overwrite and known.relation(name, source.path) == "other":
             name = source.full
         outputs = {f: Path(output_dir) / f"{name}.{f}" for f in formats}
@@ -162,7 +163,13 @@ def plan(
                 )
             owners[path] = source.path
         done, obstacle = False, ""
-        there = [path for path in outputs.values() if path.exists()]
+        for path in outputs.values():
+            if not name_fits(path):
+                obstacle = (
+                    f"{shown(source.path)}: with the suffix {path.suffix}, its name is "
+                    "too long for the disk; give it a shorter one"
+                )
+        there = list(filter(os.path.exists, outputs.values()))
         if there and not overwrite:
             relation = known.relation(name, source.path)
             done = relation == "same" and len(there) == len(outputs)

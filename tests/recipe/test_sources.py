@@ -1,6 +1,11 @@
 """What a folder of transcripts remembers of the recordings that they are of."""
 
-from espnet_adastride.recipe.sources import RECORDS_NAME, Sources
+from pathlib import Path
+
+import pytest
+
+from espnet_adastride.corpora.recordings import find_media
+from espnet_adastride.recipe.sources import RECORDS_NAME, Sources, plan
 
 
 def test_what_was_done_remembers_its_source(tmp_path):
@@ -52,3 +57,17 @@ def test_outputs_have_their_record_before_they_are_written(tmp_path):
     (out / "a.json").write_text("{}")
     known.take_over("a", first, [out / "a.txt"])
     assert not (out / "a.txt").exists() and (out / "a.json").exists()
+
+
+@pytest.mark.parametrize("folder", ["out", "."])
+def test_a_name_that_is_too_long_with_its_suffix_stops_no_other(tmp_path, folder):
+    """``.au`` is shorter than ``.srt``: 255 bytes, the most a disk accepts, and 256."""
+    names = ["a.au", "b" * 251 + ".au", "é" * 126 + ".au", "z.au"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    sources = find_media([str(tmp_path)]).sources
+    jobs = plan(sources, tmp_path / folder, ["txt", "srt"])
+    long = f"{tmp_path}/{names[2]}: with the suffix .srt, its name is too long for the"
+    told = {Path(job.source.path).name: job.obstacle for job in jobs}
+    assert told.pop(names[2]) == f"{long} disk; give it a shorter one"
+    assert set(told.values()) == {""} and not any(job.done for job in jobs)
