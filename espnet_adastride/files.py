@@ -139,7 +139,9 @@ def written_whole(path: PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def files_in(folder: PathLike, hidden: bool = False) -> List[Path]:
+def files_in(
+    folder: PathLike, hidden: bool = False, leave_out: Iterable[PathLike] = ()
+) -> List[Path]:
     """Return the files below a folder, sorted.
 
     Links to folders are followed, except to one that contains the link. Each folder is
@@ -148,9 +150,11 @@ def files_in(folder: PathLike, hidden: bool = False) -> List[Path]:
     Args:
         folder: an existing folder.
         hidden: include files and folders whose names begin with a dot.
+        leave_out: files and folders below it, e.g. what a command writes there.
     """
     found: List[Path] = []
-    seen: Set[str] = set()
+    left_out = {os.path.realpath(path) for path in leave_out}
+    seen: Set[str] = left_out - {os.path.realpath(folder)}
     starts = [str(folder)]
     while starts:
         links: List[str] = []
@@ -168,7 +172,10 @@ def files_in(folder: PathLike, hidden: bool = False) -> List[Path]:
                     target = os.path.join(os.path.realpath(path), "")
                     if not place.startswith(target):
                         links.append(path)
-            for path in (os.path.join(here, name) for name in files):
+            for name in files:
+                path = os.path.join(here, name)
+                if os.path.join(place, name) in left_out:
+                    continue
                 if os.path.isfile(path) or os.path.islink(path):
                     found.append(Path(path))
         starts += sorted(links)

@@ -5,7 +5,13 @@ import os
 import pytest
 
 from espnet_adastride.corpora.kaldi import Utterance, read_scp, write_data_dir
-from espnet_adastride.files import fresh_dir, name_fits, replace_dir, write_text
+from espnet_adastride.files import (
+    files_in,
+    fresh_dir,
+    name_fits,
+    replace_dir,
+    write_text,
+)
 
 
 def put(folder, text):
@@ -35,6 +41,24 @@ def test_a_link_to_a_folder_stays(tmp_path, there):
     assert os.readlink(link) == "../big/train" and names(link.parent) == ["train"]
     assert names(target.parent) == ["train"] and names(target) == ["new"]
     assert (target / "new").read_text() == "2"
+
+
+def test_files_and_folders_that_are_left_out(tmp_path, monkeypatch):
+    for name in ("a", "out/b", "out/own/c", "out/own/d/e", "more/own/f"):
+        write_text(tmp_path / name, "x")
+    (tmp_path / "link").symlink_to("out/own")
+
+    def found(*leave_out, start="."):
+        paths = files_in(start, leave_out=[*map(str, leave_out)])
+        return [str(path) for path in paths]
+
+    monkeypatch.chdir(tmp_path)
+    assert found() == ["a", "more/own/f", "out/b", "out/own/c", "out/own/d/e"]
+    left = ["a", "more/own/f", "out/b"]
+    assert found("out/own") == found("link") == found(tmp_path / "out" / "own") == left
+    assert found("out/b", "none", "out/own/d") == ["a", "more/own/f", "out/own/c"]
+    # the folder itself is not below it
+    assert found(tmp_path, "out/own/c", start="out") == ["out/b", "out/own/d/e"]
 
 
 def test_links_that_a_failed_call_left(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import (
     BinaryIO,
     Dict,
+    Iterable,
     Iterator,
     List,
     NamedTuple,
@@ -302,11 +303,17 @@ class Found(NamedTuple):
     others: int
 
 
-def find_media(paths: Sequence[str]) -> Found:
+def find_media(
+    paths: Sequence[str], leave_out: Iterable[Union[str, Path]] = ()
+) -> Found:
     """Find the recordings in files and folders.
 
     Folders are walked recursively (:func:`files_in`). Files given by name are always
     taken; problems appear when they are read.
+
+    Args:
+        paths: files, folders, or ``-``.
+        leave_out: files and folders below those folders that are not read.
 
     Raises:
         AudioError: for an empty name, e.g. from an unset shell variable.
@@ -322,7 +329,7 @@ def find_media(paths: Sequence[str]) -> Found:
         elif not os.path.isdir(path):
             sources.append(_source(path, Path(Path(path).name)))
         else:
-            for file in files_in(Path(path)):
+            for file in files_in(Path(path), leave_out=leave_out):
                 if file.suffix.lower() in AUDIO_SUFFIXES:
                     sources.append(_source(str(file), file.relative_to(path)))
                 elif is_media(file):

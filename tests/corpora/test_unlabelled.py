@@ -54,6 +54,19 @@ def test_texts_stay_together(corpus, tmp_path):
         prepare_recordings(corpus, tmp_path / "data", 8000)
 
 
+def test_an_experiment_in_the_folder_of_the_recordings(tmp_path):
+    """Neither the converted recordings nor the copies to listen to are its own."""
+    for number in range(4):
+        noise(tmp_path / f"{number}.wav", channels=2)
+    output = tmp_path / "exp" / "data"
+    told = prepare_recordings(tmp_path, output, 8000)
+    assert len(list((output / "audio").iterdir())) == 4
+    noise(tmp_path / "exp" / "avg_pool_8x_seed0" / "listen" / "0.flac")
+    assert prepare_recordings(tmp_path, output, 8000) == told
+    own = [str(number) for number in range(4)]
+    assert [one.id for one in find_recordings(tmp_path, output)] == own
+
+
 def test_moved_recordings_are_found_again(corpus, tmp_path):
     told = prepare_recordings(corpus, tmp_path / "data", 8000)
     before = sets(tmp_path / "data")

@@ -34,6 +34,13 @@ RECORD = "prepared.json"
 BAD_LIST = "unusable.txt"
 
 
+def written_before(output: PathLike) -> List[Path]:
+    """Return what earlier calls wrote into the output folder, which is no source."""
+    output = Path(output)
+    sets = [folder for folder in output.glob("*") if _read_record(folder) is not None]
+    return [output / BAD_LIST, *sets]
+
+
 def prepare(
     named: Sequence[Tuple[str, Source]], output: PathLike, options: Options
 ) -> List[str]:

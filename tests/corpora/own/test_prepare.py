@@ -842,6 +842,33 @@ def test_a_second_run_and_other_content(project, capsys):
     assert Path("mine/train/text").read_text() == "x y\n"
 
 
+def test_an_output_in_the_folder_of_the_recordings(project, capsys):
+    """What an earlier call wrote is not read, neither its list nor its FLAC files."""
+    for path, text, _ in ROWS:
+        write(project / path, np.stack([noise(1), noise(1)], axis=1))
+        (project / path).with_suffix(".txt").write_text(text)
+    last = (project / ROWS[-1][0]).with_suffix(".txt")
+    words = last.read_text()
+    last.unlink()
+    for _ in range(2):
+        line = refused(".")
+        assert "1 of 10 entries cannot be used; the first: wav/eve/1.wav: no tr" in line
+    last.write_text(words)
+    prepare(".")
+    before = everything()
+    assert len(before) == 10
+    capsys.readouterr()
+    prepare(".")
+    assert capsys.readouterr().out.count("prepared before, unchanged") == 3
+    assert everything() == before
+    # what the user put there is read
+    write(project / "data" / "more" / "x.wav", noise(2))
+    (project / "data" / "more" / "x.txt").write_text("MORE")
+    prepare(".")
+    tables = [read_scp(path) for path in Path("data").glob("*/text")]
+    assert {key for table in tables for key in table} == {*before, "data_more_x"}
+
+
 def test_a_set_that_is_a_link_to_a_folder(project, monkeypatch):
     """On a larger disk, to which files cannot be renamed; the link stays."""
     rows = [f"{p},T {p},{s}" for p, _, s in ROWS]
