@@ -199,6 +199,11 @@ def prepare_recordings(folder, output, rate: int) -> str:
         made = [one for part in PARTS for one in read_set(output / part)]
         if all(Path(recording.path).is_file() for recording in made):
             return before["told"]
+    elif output.is_dir() and any(output.iterdir()):  # perhaps the recordings
+        raise UserError(
+            f"{output} was not made by this command, which would replace it; give "
+            "another --exp"
+        )
     part_of = split_groups(r.group for r in recordings)
     fresh = fresh_dir(output)
     (fresh / "audio").mkdir()
