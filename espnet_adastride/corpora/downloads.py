@@ -13,6 +13,7 @@ import http.client
 import os
 import re
 import shutil
+import ssl
 import tarfile
 import time
 import urllib.error
@@ -217,7 +218,8 @@ def fetch(address: str, path: Path) -> None:
                 )
             reason = _reason(e)
         except (OSError, EOFError, http.client.HTTPException) as e:
-            if is_disk_error(e):
+            # an SSLError has numbers of its own
+            if is_disk_error(e) and not isinstance(e, ssl.SSLError):
                 e.filename = str(path)
                 raise
             reason = _reason(e)

@@ -7,6 +7,7 @@ import io
 import os
 import resource
 import shutil
+import ssl
 import tarfile
 import threading
 
@@ -176,6 +177,21 @@ def test_a_full_disk_is_no_damaged_archive(server, tmp_path, have):
     assert len(server.ranges) == (1 if have == "archive" else 2)  # with md5sum.txt
     get(server, tmp_path)
     assert (tmp_path / "LibriSpeech" / "mini" / "1" / "2").is_dir()
+
+
+def test_a_broken_connection_is_no_full_disk(server, tmp_path, monkeypatch):
+    """Numbers 1 and 5 are EPERM and EIO of disks, but not here."""
+    broken = [ssl.SSLError(1, "bad record"), ssl.SSLError(5, "ended")]
+    fetch_once = downloads._fetch_once
+
+    def at_the_third_try(address, path):
+        if broken:
+            raise broken.pop()
+        fetch_once(address, path)
+
+    monkeypatch.setattr(downloads, "_fetch_once", at_the_third_try)
+    get(server, tmp_path)
+    assert (tmp_path / "LibriSpeech" / "mini").is_dir() and not broken
 
 
 def test_a_damaged_archive_is_named(tmp_path):
