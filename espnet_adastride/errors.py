@@ -95,10 +95,10 @@ _DISK = {
 }
 
 #: of a file's name, what cannot be printed in one line: bytes that are not UTF-8,
-#: control characters, other ends of lines
+#: control characters, other ends of lines, other halves of a surrogate pair (JSON)
 ESCAPED = {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
-for _code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029):
-    ESCAPED[_code] = chr(_code).encode("unicode_escape").decode()
+for _code in (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0xD800, 0xE000)):
+    ESCAPED.setdefault(_code, chr(_code).encode("unicode_escape").decode())
 
 
 #: the fix for a model that does not exist or is not one
@@ -139,6 +139,11 @@ def no_such(path: object, fix: str = "", what: str = "file", option: str = "") -
         near = nearest(place.name, names) if len(names) <= MANY else None
         fix = f"did you mean {place.with_name(near)}?" if near else "check the path"
     return f"{option} {path}: no such {what}; {fix}".lstrip()
+
+
+def is_disk_error(error: BaseException) -> bool:
+    """Return whether a disk or a folder refused something, not e.g. a network."""
+    return isinstance(error, OSError) and error.errno in _DISK
 
 
 def describe_os_error(error: OSError) -> str:

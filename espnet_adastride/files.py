@@ -36,11 +36,19 @@ def short_name(name: str) -> str:
 
     They accept 255, which a suffix and a temporary name need.
     """
-    content = name.encode()
+    content = os.fsencode(name)
     if len(content) <= 220:
         return name
     digest = hashlib.sha256(content).hexdigest()[:32]
     return content[:188].decode("utf-8", "ignore") + digest
+
+
+def name_fits(path: PathLike) -> bool:
+    """Return whether the disk accepts a file's name; its folder need not exist."""
+    place = Path(os.path.abspath(path)).parent
+    while not os.path.exists(place):
+        place = place.parent
+    return len(os.fsencode(Path(path).name)) <= os.pathconf(place, "PC_NAME_MAX")
 
 
 def quoted_name(key: str) -> str:
@@ -120,7 +128,7 @@ def written_whole(path: PathLike) -> Iterator[Path]:
     path = Path(path)
     refuse_device(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    temporary = path.with_name(f".{short_name(path.name)}.tmp{os.getpid()}")
     try:
         yield temporary
         os.replace(temporary, path)
@@ -131,7 +139,9 @@ def written_whole(path: PathLike) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def files_in(folder: PathLike, hidden: bool = False) -> List[Path]:
+def files_in(
+    folder: PathLike, hidden: bool = False, leave_out: Iterable[PathLike] = ()
+) -> List[Path]:
     """Return the files below a folder, sorted.
 
     Links to folders are followed, except to one that contains the link. Each folder is
@@ -140,9 +150,11 @@ def files_in(folder: PathLike, hidden: bool = False) -> List[Path]:
     Args:
         folder: an existing folder.
         hidden: include files and folders whose names begin with a dot.
+        leave_out: files and folders below it, e.g. what a command writes there.
     """
     found: List[Path] = []
-    seen: Set[str] = set()
+    left_out = {os.path.realpath(path) for path in leave_out}
+    seen: Set[str] = left_out - {os.path.realpath(folder)}
     starts = [str(folder)]
     while starts:
         links: List[str] = []
@@ -160,7 +172,10 @@ def files_in(folder: PathLike, hidden: bool = False) -> List[Path]:
                     target = os.path.join(os.path.realpath(path), "")
                     if not place.startswith(target):
                         links.append(path)
-            for path in (os.path.join(here, name) for name in files):
+            for name in files:
+                path = os.path.join(here, name)
+                if os.path.join(place, name) in left_out:
+                    continue
                 if os.path.isfile(path) or os.path.islink(path):
                     found.append(Path(path))
         starts += sorted(links)
@@ -230,26 +245,35 @@ def keep_if_made_from(work: dict, folder: PathLike, record: PathLike) -> None:
 
 
 def fresh_dir(final: PathLike) -> Path:
-    """Make the empty folder in which the content of ``final`` is prepared."""
-    final = Path(final)
+    """Make the empty folder in which the content of ``final`` is prepared.
+
+    It is beside the folder, or beside what a link to one leads to, perhaps on another
+    disk.
+    """
+    final = Path(os.path.realpath(final))
     temporary = final.with_name(f".{final.name}.tmp")
-    if temporary.exists():  # left by an interrupted run
-        shutil.rmtree(temporary)
+    _remove(temporary)  # left by an interrupted run
     temporary.mkdir(parents=True)
     return temporary
 
 
 def replace_dir(temporary: PathLike, final: PathLike) -> None:
-    """Put a prepared folder in the place of ``final``."""
-    final = Path(final)
+    """Put a prepared folder in the place of ``final``; a link to a folder stays."""
+    final = Path(os.path.realpath(final))
     old = final.with_name(f".{final.name}.old")
-    if old.exists():
-        shutil.rmtree(old)
+    _remove(old)
     if final.exists():
         os.replace(final, old)
     os.replace(temporary, final)
-    if old.exists():
-        shutil.rmtree(old)
+    _remove(old)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, or a link to one, if it is there."""
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder)
 
 
 def sha256_of(*paths: PathLike) -> str:

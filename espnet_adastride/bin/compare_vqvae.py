@@ -17,6 +17,7 @@ A run is a method, a rate and a seed, trained with ESPnet. Finished runs
 """
 
 import re
+from pathlib import Path
 
 from espnet_adastride.bin.parsers import Parser, add_run_options, command, read_methods
 from espnet_adastride.config import read_config
@@ -71,7 +72,7 @@ def main(args):
     methods, rates, seeds = read_lists(args)
     if args.train:
         read_config(args.config)  # before ESPnet is imported
-        find_recordings(args.corpus)
+        find_recordings(args.corpus, Path(args.exp) / "data")
         with quiet_imports():
             import espnet_adastride.plugin.vqvae_task  # noqa: F401  (before forking)
         with resumable(Interrupted):

@@ -2,7 +2,7 @@
 
     python -m espnet_adastride.bin.download_corpus --name fsdd --corpus downloads/fsdd
 
-An existing folder is left alone. An archive is unpacked next to its destination and
+A folder with content is left alone. An archive is unpacked next to its destination and
 moved there when complete. The publishers give no checksums, so only gzip's own check is
 made.
 """

@@ -3,7 +3,7 @@
     python -m espnet_adastride.bin.download_librispeech \
         --corpus /path/to/data --part train-clean-100 dev-clean test-clean
 
-It makes ``/path/to/data/LibriSpeech/PART``. An existing part is left alone. An
+It makes ``/path/to/data/LibriSpeech/PART``. A part with content is left alone. An
 interrupted download resumes where it stopped. An archive is unpacked only if its MD5
 sum is the published one, next to its destination, and moved there when complete.
 """

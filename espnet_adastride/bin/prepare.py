@@ -21,7 +21,7 @@ from typing import Dict, List, Sequence, Tuple
 
 from espnet_adastride.bin.parsers import Parser, add_switch, command
 from espnet_adastride.corpora.own.layouts import read_source
-from espnet_adastride.corpora.own.prepare import prepare
+from espnet_adastride.corpora.own.prepare import prepare, written_before
 from espnet_adastride.corpora.own.rows import Options
 from espnet_adastride.corpora.own.source import Source
 from espnet_adastride.corpora.own.split import PARTS
@@ -96,9 +96,9 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def read_sources(
-    words: Sequence[str], columns: Dict[str, str]
+    words: Sequence[str], columns: Dict[str, str], leave_out: Sequence[Path] = ()
 ) -> List[Tuple[str, Source]]:
-    """Read ``[SET=]SOURCE`` words.
+    """Read ``[SET=]SOURCE`` words; ``leave_out`` is that of :func:`read_source`.
 
     Raises:
         UserError: A set has a bad name, only some of the sources name a set, or
@@ -118,7 +118,7 @@ def read_sources(
         named.append((name, path))
     if len({bool(name) for name, _ in named}) > 1:
         raise UserError("give all sources as SET=SOURCE, or none of them")
-    found = [(name, read_source(path, columns)) for name, path in named]
+    found = [(name, read_source(path, columns, leave_out)) for name, path in named]
     if columns and not any(source.has_table() for _, source in found):
         kinds = " and ".join(dict.fromkeys(source.kind for _, source in found))
         raise UserError(f"--columns is for tables; found: {kinds}; omit it")
@@ -187,7 +187,8 @@ def next_command(output: Path) -> List[str]:
 def main(args) -> None:
     options = read_options(args)
     check_folder(args.output, "--output")
-    named = read_sources(args.source, read_columns(args.columns))
+    made = written_before(args.output)
+    named = read_sources(args.source, read_columns(args.columns), made)
     with resumable():
         lines = prepare(named, args.output, options)
     for line in lines + next_command(Path(args.output)):

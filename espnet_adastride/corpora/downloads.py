@@ -7,19 +7,22 @@ destination and moved there when complete.
 """
 
 import contextlib
+import gzip
 import hashlib
 import http.client
 import os
 import re
 import shutil
+import ssl
 import tarfile
 import time
 import urllib.error
 import urllib.request
+import zlib
 from pathlib import Path
 from typing import NamedTuple, Optional
 
-from espnet_adastride.errors import UserError
+from espnet_adastride.errors import UserError, is_disk_error
 from espnet_adastride.progress import progress_bar
 
 URL = "https://www.openslr.org/resources/12"
@@ -103,7 +106,7 @@ def download_part(
         corpus = corpus.parent  # the archives begin with LibriSpeech/
     url = url.rstrip("/")
     target = corpus / "LibriSpeech" / part
-    if target.is_dir():
+    if _filled(target):
         print(f"{part}: already in {target}")
         return target
     corpus.mkdir(parents=True, exist_ok=True)
@@ -135,14 +138,15 @@ def download_corpus(name: str, folder, url: str = "") -> Path:
 
     Args:
         name: a key of :data:`CORPORA`.
-        folder: destination; left alone if it exists.
+        folder: destination; left alone if there is something in it.
         url: address of another .tar.gz, e.g. a mirror's.
 
     Raises:
         UserError: no connection, no space, or an archive that cannot be unpacked.
     """
-    corpus, folder = CORPORA[name], Path(os.path.expanduser(folder)).absolute()
-    if folder.is_dir():
+    # realpath: a link to a larger disk stays
+    corpus, folder = CORPORA[name], Path(os.path.realpath(os.path.expanduser(folder)))
+    if _filled(folder):
         print(f"{name}: already in {folder}")
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -160,6 +164,10 @@ def download_corpus(name: str, folder, url: str = "") -> Path:
     archive.unlink()
     print(f"{name}: in {folder}")
     return folder
+
+
+def _filled(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def published_md5(url: str, part: str) -> str:
@@ -194,6 +202,7 @@ def fetch(address: str, path: Path) -> None:
         UserError: The server rejects the request, the disk is too small, or
             :data:`TRIES` connections in a row failed; the partial download is kept for
             the next run.
+        OSError: The disk is full, or refuses it otherwise.
     """
     failures = 0
     while True:
@@ -209,6 +218,10 @@ def fetch(address: str, path: Path) -> None:
                 )
             reason = _reason(e)
         except (OSError, EOFError, http.client.HTTPException) as e:
+            # an SSLError has numbers of its own
+            if is_disk_error(e) and not isinstance(e, ssl.SSLError):
+                e.filename = str(path)
+                raise
             reason = _reason(e)
         after = path.stat().st_size if path.exists() else 0
         failures = 0 if after > before else failures + 1
@@ -307,25 +320,36 @@ def unpacked(archive: Path, staging: Path):
 
     Raises:
         UserError: A damaged archive, or members outside the folder.
+        OSError: The disk is full, or refuses it otherwise; the archive is good.
     """
     shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
     try:
-        staging.mkdir()
+        _extract(archive, staging)
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _extract(archive: Path, folder: Path) -> None:
+    try:
         with (
             progress_bar(None, f"unpacking {archive.name}") as bar,
             tarfile.open(archive, "r:gz") as tar,
         ):
             for member in tar:
                 # "data" rejects absolute paths, "..", devices and links outside.
-                tar.extract(member, staging, filter="data")
+                tar.extract(member, folder, filter="data")
                 bar.update()
-        yield staging
-    except (tarfile.TarError, EOFError, OSError) as error:
+            while tar.fileobj.read(CHUNK):  # gzip's check sum is behind the last byte
+                pass
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(
             f"{archive}: cannot be unpacked ({_reason(error)}); delete it and run again"
         ) from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+    except OSError as error:  # that of a full disk has no name
+        error.filename = error.filename or str(folder)
+        raise
 
 
 def _reason(error: Exception) -> str:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from espnet_adastride.errors import UserError
-from espnet_adastride.files import PathLike, read_utf8, write_text
+from espnet_adastride.files import PathLike, read_utf8, shown, write_text
 
 LEFT_OUT = "left out of the data directory"
 
@@ -130,6 +130,7 @@ def write_data_dir(
     if not by_id:
         raise UserError(f"{directory}: no utterance to write; check the corpus")
 
+    directory = Path(os.path.realpath(directory))  # a link may lead to another disk
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = directory.with_name(f".{directory.name}.{os.getpid()}.tmp")
     staging.mkdir()
@@ -168,7 +169,7 @@ def write_excluded(path: PathLike, excluded: Sequence[Excluded]) -> None:
     for e in excluded:
         reason = f"{e.kind}: {e.detail}" if e.detail else e.kind
         fields = (e.id, e.file, reason, LEFT_OUT)
-        text += "\t".join(re.sub(r"[\t\r\n]+", " ", x) for x in fields) + "\n"
+        text += "\t".join(shown(re.sub(r"[\t\r\n]+", " ", x)) for x in fields) + "\n"
     write_text(path, text)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import (
     BinaryIO,
     Dict,
+    Iterable,
     Iterator,
     List,
     NamedTuple,
@@ -160,8 +161,7 @@ def sample_problem(wave: np.ndarray) -> str:
     Args:
         wave: of any shape, floats.
     """
-    # one pass for the usual case: NaN and infinity propagate to the sum
-    peak = float(np.abs(wave).max(initial=0.0))
+    peak = _peak(wave)
     if not np.isfinite(peak):
         wrong = np.count_nonzero(~np.isfinite(wave))
         one = "1 sample is not a number"
@@ -223,7 +223,7 @@ def prepare(
             "more; correct the rate, or get the file again"
         )
     wave = wave.astype(np.float32, copy=False)
-    peak = float(np.abs(wave).max())
+    peak = _peak(wave)
     if peak > HOT:
         say(f"{name}: samples reach {peak:.2f}, outside [-1, 1]; check its scale")
     if wave.ndim == 2:
@@ -242,9 +242,9 @@ def _mixed(wave: np.ndarray, name: str, say: Say) -> np.ndarray:
     if wave.shape[1] == 1:
         return wave[:, 0]
     mixed = wave.mean(axis=1)
-    power = np.square(wave, dtype=np.float64).sum(axis=0)
+    power = _power(wave)
     best = int(power.argmax())
-    if np.square(mixed, dtype=np.float64).sum() < CANCELLED * power[best]:
+    if _power(mixed) < CANCELLED * power[best]:
         if not is_silent(wave[:, best]):
             say(
                 f"{name}: its channels cancel each other (one is inverted); only "
@@ -252,6 +252,21 @@ def _mixed(wave: np.ndarray, name: str, say: Say) -> np.ndarray:
             )
             return wave[:, best]
     return mixed
+
+
+def _peak(wave: np.ndarray) -> float:
+    """Return the largest magnitude, 0 of no samples, NaN if one is; copies nothing."""
+    if wave.size == 0:
+        return 0.0
+    return max(float(wave.max()), -float(wave.min()))
+
+
+def _power(wave: np.ndarray) -> np.ndarray:
+    """Return the energy of (n,) or, by channel, of (n, channels), summed in float64.
+
+    Without a copy in float64, which is twice as large as the recording.
+    """
+    return np.einsum("n...,n...->...", wave, wave, dtype=np.float64)
 
 
 class Source(NamedTuple):
@@ -288,11 +303,17 @@ class Found(NamedTuple):
     others: int
 
 
-def find_media(paths: Sequence[str]) -> Found:
+def find_media(
+    paths: Sequence[str], leave_out: Iterable[Union[str, Path]] = ()
+) -> Found:
     """Find the recordings in files and folders.
 
     Folders are walked recursively (:func:`files_in`). Files given by name are always
     taken; problems appear when they are read.
+
+    Args:
+        paths: files, folders, or ``-``.
+        leave_out: files and folders below those folders that are not read.
 
     Raises:
         AudioError: for an empty name, e.g. from an unset shell variable.
@@ -308,7 +329,7 @@ def find_media(paths: Sequence[str]) -> Found:
         elif not os.path.isdir(path):
             sources.append(_source(path, Path(Path(path).name)))
         else:
-            for file in files_in(Path(path)):
+            for file in files_in(Path(path), leave_out=leave_out):
                 if file.suffix.lower() in AUDIO_SUFFIXES:
                     sources.append(_source(str(file), file.relative_to(path)))
                 elif is_media(file):
@@ -430,4 +451,4 @@ def cut_at_pauses(
 
 def is_silent(wave: np.ndarray) -> bool:
     """Return whether a recording is silent: all samples below -80 dB of full scale."""
-    return bool(len(wave) == 0 or np.abs(wave).max() < SILENT)
+    return _peak(wave) < SILENT

@@ -40,9 +40,7 @@ def read_separated(
     else:  # spreadsheets write semicolons if the decimal sign is a comma
         separator = max(",;\t|", key=lambda s: lines[0].count(s))
     try:
-        header = [
-            name.strip() for name in next(csv.reader(lines[:1], delimiter=separator))
-        ]
+        header = [name.strip() for name in next(_reader(lines[:1], separator))]
     except csv.Error as error:
         raise _not_csv(path, first, error) from None
     twice = sorted({name for name in header if name and header.count(name) > 1})
@@ -70,7 +68,7 @@ def _tab_rows(lines: List[str], first: int, literal: bool):
 def _quoted_rows(path: Path, lines: List[str], first: int, separator: str):
     """Yield the rows of a CSV file; a quoted field may span several lines."""
     text = io.StringIO("\n".join(lines) + "\n", newline="")
-    reader = csv.reader(text, delimiter=separator, strict=True)
+    reader = _reader(text, separator, strict=True)
     number = first
     try:
         for values in reader:
@@ -79,6 +77,11 @@ def _quoted_rows(path: Path, lines: List[str], first: int, separator: str):
             number = first + reader.line_num
     except csv.Error as error:
         raise _not_csv(path, number, error) from None
+
+
+def _reader(lines, separator: str, strict: bool = False):
+    # a quotation mark after ", " opens a quoted field, too
+    return csv.reader(lines, delimiter=separator, skipinitialspace=True, strict=strict)
 
 
 def _not_csv(path: Path, number: int, error: csv.Error) -> UserError:

@@ -61,8 +61,13 @@ class Recording(NamedTuple):
     group: str
 
 
-def find_recordings(folder) -> List[Recording]:
+def find_recordings(folder, output=None) -> List[Recording]:
     """Find the recordings of a folder, sorted by id.
+
+    Args:
+        folder: folder of the recordings.
+        output: that of :func:`prepare_recordings`; what is in it, and the trainings'
+            copies to listen to (``listen/``), are no recordings of the folder.
 
     Raises:
         UserError: no such folder, no recordings, two of one name, or a trans.txt that
@@ -73,7 +78,10 @@ def find_recordings(folder) -> List[Recording]:
         fix = "give the folder of the recordings (--corpus, or RECORDINGS=)"
         raise UserError(no_such(folder, fix, "folder"))
     texts = read_texts(folder / "trans.txt")
-    sources, unread, _ = find_media([str(folder)])
+    made: List[Path] = []
+    if output is not None:
+        made = [Path(output), *Path(output).parent.glob("*/listen")]
+    sources, unread, _ = find_media([str(folder)], made)
     if unread:
         raise UserError(f"{folder}: {describe_unread(unread)}")
     if not sources:
@@ -167,7 +175,7 @@ def prepare_recordings(folder, output, rate: int) -> str:
     Raises:
         UserError: bad input; names the file and the fix.
     """
-    recordings = find_recordings(folder)
+    recordings = find_recordings(folder, output)
     output = Path(output)
     seen = [(r.id, r.group, Path(r.path).stat().st_size) for r in recordings]
     record = {
@@ -191,6 +199,11 @@ def prepare_recordings(folder, output, rate: int) -> str:
         made = [one for part in PARTS for one in read_set(output / part)]
         if all(Path(recording.path).is_file() for recording in made):
             return before["told"]
+    elif output.is_dir() and any(output.iterdir()):  # perhaps the recordings
+        raise UserError(
+            f"{output} was not made by this command, which would replace it; give "
+            "another --exp"
+        )
     part_of = split_groups(r.group for r in recordings)
     fresh = fresh_dir(output)
     (fresh / "audio").mkdir()

@@ -17,7 +17,7 @@ from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence
 
 from espnet_adastride.corpora.recordings import Source
 from espnet_adastride.errors import UserError
-from espnet_adastride.files import PathLike, sha256_of, shown
+from espnet_adastride.files import PathLike, name_fits, sha256_of, shown
 from espnet_adastride.timing.transcripts import FORMATS
 
 RECORDS_NAME = ".transcribed.jsonl"
@@ -103,8 +103,8 @@ class Sources:
         stale = set() if relation == "same" else set(outputs)
         if relation in ("outdated", "changed", "other"):
             stale |= {self.path.parent / f"{name}.{kind}" for kind in FORMATS}
-        for path in stale:
-            path.unlink(missing_ok=True)
+        for path in filter(os.path.lexists, stale):
+            path.unlink()
         self.add(name, source)
 
     def _ends_well(self) -> bool:
@@ -163,7 +163,8 @@ def plan(
     jobs, owners, folder = [], {}, known.path.parent
 
     def relation(source: Source, name: str) -> str:
-        there = any((folder / f"{name}.{f}").exists() for f in FORMATS)
+        # os.path.exists: Path's own fails for a name that is too long
+        there = any(os.path.exists(folder / f"{name}.{f}") for f in FORMATS)
         return known.relation(name, source.path) if there and not overwrite else ""
 
     for source in sources:
@@ -180,7 +181,13 @@ def plan(
                 )
             owners[path] = source.path
         done, obstacle, found = False, "", relation(source, name)
-        there = [path for path in outputs.values() if path.exists()]
+        for path in outputs.values():
+            if not name_fits(path):
+                obstacle = (
+                    f"{shown(source.path)}: with the suffix {path.suffix}, its name is "
+                    "too long for the disk; give it a shorter one"
+                )
+        there = list(filter(os.path.exists, outputs.values()))
         if there and not overwrite:
             done = found == "same" and len(there) == len(outputs)
             if found in ("", "other"):

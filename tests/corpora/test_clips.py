@@ -87,7 +87,7 @@ def test_a_table_is_all_that_a_corpus_of_ones_own_needs(tmp_path):
     table = tmp_path / "labels.csv"
     table.write_bytes(
         b"\xef\xbb\xbffile,label,group\r\na/x.wav, cat ,tom\r\n\r\n"
-        b'b/x.flac,dog,\r\n"y,1.wav",cat,tom\r\n'
+        b'b/x.flac,dog,\r\n"y,1.wav", "cat", tom\r\n'
     )
     clips = find_clips(tmp_path, "table")
     assert [(c.id, c.label, c.group) for c in clips] == [

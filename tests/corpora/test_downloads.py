@@ -1,10 +1,13 @@
 """Downloads: resumed, checked, unpacked; every failure is one line."""
 
+import contextlib
 import hashlib
 import http.server
 import io
 import os
+import resource
 import shutil
+import ssl
 import tarfile
 import threading
 
@@ -14,6 +17,7 @@ import pytest
 from espnet_adastride.bin import download_corpus, download_librispeech
 from espnet_adastride.corpora import downloads
 from espnet_adastride.corpora.clips import find_clips
+from espnet_adastride.errors import UserError
 
 
 def tarball(part, extra=()):
@@ -107,6 +111,13 @@ def test_download_unpacks_and_leaves_nothing_else(server, tmp_path, capsys):
     assert len(server.ranges) == requests
 
 
+def test_an_empty_folder_is_no_download(server, tmp_path):
+    part = tmp_path / "LibriSpeech" / "mini"
+    part.mkdir(parents=True)
+    get(server, tmp_path)
+    assert (part / "1" / "2" / "1-2.trans.txt").read_text() == "1-2-0000 X\n"
+
+
 def test_download_goes_on_where_it_stopped(server, tmp_path):
     server.drops = [None, 100_000, 50_000]  # the first answer is md5sum.txt
     get(server, tmp_path, "--keep_archive")
@@ -135,6 +146,71 @@ def test_download_gives_up_but_keeps_what_came(server, tmp_path):
     server.drops = []
     get(server, tmp_path)
     assert server.ranges[-1] == "bytes=1000-"
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """Let no file of this process grow beyond ``size`` bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("have", ["archive", "nothing"])
+def test_a_full_disk_is_no_damaged_archive(server, tmp_path, have):
+    """It is told at once, and what was downloaded stays; then it is unpacked."""
+    archive, data = tmp_path / "mini.tar.gz", server.files["mini.tar.gz"]
+    if have == "archive":
+        archive.write_bytes(data)
+    with largest_file(100_000), pytest.raises(SystemExit) as caught:
+        get(server, tmp_path)
+    line = str(caught.value)
+    refused = ".mini.unpacking" if have == "archive" else "mini.tar.gz.part"
+    assert f"/{refused} cannot be written or read: files may not become as l" in line
+    assert "then give the same command again" in line and "delete" not in line
+    assert [p.name for p in tmp_path.iterdir()] == [
+        "mini.tar.gz" if have == "archive" else "mini.tar.gz.part"
+    ]
+    assert len(server.ranges) == (1 if have == "archive" else 2)  # with md5sum.txt
+    get(server, tmp_path)
+    assert (tmp_path / "LibriSpeech" / "mini" / "1" / "2").is_dir()
+
+
+def test_a_broken_connection_is_no_full_disk(server, tmp_path, monkeypatch):
+    """Numbers 1 and 5 are EPERM and EIO of disks, but not here."""
+    broken = [ssl.SSLError(1, "bad record"), ssl.SSLError(5, "ended")]
+    fetch_once = downloads._fetch_once
+
+    def at_the_third_try(address, path):
+        if broken:
+            raise broken.pop()
+        fetch_once(address, path)
+
+    monkeypatch.setattr(downloads, "_fetch_once", at_the_third_try)
+    get(server, tmp_path)
+    assert (tmp_path / "LibriSpeech" / "mini").is_dir() and not broken
+
+
+def test_a_damaged_archive_is_named(tmp_path):
+    """Bytes changed at its begin, within it, or in its check sum."""
+    good = tarball("mini")
+    for place in (0, 12, len(good) // 2, len(good) - 8):
+        archive = tmp_path / "a.tar.gz"
+        archive.write_bytes(good[:place] + b"\0\xff\0\xff" + good[place + 4 :])
+        with pytest.raises(UserError, match="a.tar.gz: cannot be unpacked .*delete it"):
+            with downloads.unpacked(archive, tmp_path / "staging"):
+                pass
+        assert not (tmp_path / "staging").exists()
+
+
+def test_what_is_done_with_an_unpacked_archive_does_not_damage_it(tmp_path):
+    (tmp_path / "a.tar.gz").write_bytes(tarball("mini"))
+    with pytest.raises(PermissionError, match="there"):
+        with downloads.unpacked(tmp_path / "a.tar.gz", tmp_path / "staging"):
+            raise PermissionError(13, "Permission denied", "there")
 
 
 def test_download_refuses_a_wrong_md5_sum(server, tmp_path):
@@ -199,9 +275,14 @@ def test_a_corpus_is_downloaded_and_unpacked(tmp_path):
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(source, source.name)
     folder = tmp_path / "downloads" / "fsdd"
+    folder.mkdir(parents=True)  # an empty one is filled
     url = ["--url", archive.as_uri()]
     download_corpus.main(["--name", "fsdd", "--corpus", str(folder), *url])
     assert len(find_clips(folder, "fsdd")) == 2
+    assert (folder / "recordings").is_dir()
+    (tmp_path / "link").symlink_to("larger_disk/fsdd")  # not there yet
+    download_corpus.main(["--name", "fsdd", "--corpus", f"{tmp_path}/link", *url])
+    assert (tmp_path / "larger_disk" / "fsdd" / "recordings").is_dir()
     assert [path.name for path in folder.parent.iterdir()] == ["fsdd"]
     archive.write_bytes(archive.read_bytes()[:60])  # an archive cut off
     download_corpus.main(["--name", "fsdd", "--corpus", str(folder), *url])  # is there

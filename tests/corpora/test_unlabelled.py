@@ -54,6 +54,32 @@ def test_texts_stay_together(corpus, tmp_path):
         prepare_recordings(corpus, tmp_path / "data", 8000)
 
 
+def test_an_experiment_in_the_folder_of_the_recordings(tmp_path):
+    """Neither the converted recordings nor the copies to listen to are its own."""
+    for number in range(4):
+        noise(tmp_path / f"{number}.wav", channels=2)
+    output = tmp_path / "exp" / "data"
+    told = prepare_recordings(tmp_path, output, 8000)
+    assert len(list((output / "audio").iterdir())) == 4
+    noise(tmp_path / "exp" / "avg_pool_8x_seed0" / "listen" / "0.flac")
+    assert prepare_recordings(tmp_path, output, 8000) == told
+    own = [str(number) for number in range(4)]
+    assert [one.id for one in find_recordings(tmp_path, output)] == own
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path):
+    """Above all not that of the recordings, if it is called data."""
+    for number in range(4):
+        noise(tmp_path / "data" / f"{number}.wav")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match="data was not made by .*; give another --exp"):
+        prepare_recordings(tmp_path / "data", tmp_path / "data", 8000)
+    assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / "exp" / "data").mkdir(parents=True)  # an empty one may be
+    told = prepare_recordings(tmp_path / "data", tmp_path / "exp" / "data", 8000)
+    assert told.startswith("train: 2 recordings")
+
+
 def test_moved_recordings_are_found_again(corpus, tmp_path):
     told = prepare_recordings(corpus, tmp_path / "data", 8000)
     before = sets(tmp_path / "data")

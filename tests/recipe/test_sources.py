@@ -2,6 +2,9 @@
 
 import json
 import os
+from pathlib import Path
+
+import pytest
 
 from espnet_adastride.corpora.recordings import find_media
 from espnet_adastride.recipe.sources import RECORDS_NAME, Sources, plan
@@ -113,3 +116,17 @@ def test_a_model_is_its_files_and_options(tmp_path, monkeypatch):
         (tmp_path / "beam.yaml").write_text(content)
         made.append(model_fingerprint(archive, options))
     assert len(set(made)) == len(made) == 8
+
+
+@pytest.mark.parametrize("folder", ["out", "."])
+def test_a_name_that_is_too_long_with_its_suffix_stops_no_other(tmp_path, folder):
+    """``.au`` is shorter than ``.srt``: 255 bytes, the most a disk accepts, and 256."""
+    names = ["a.au", "b" * 251 + ".au", "é" * 126 + ".au", "z.au"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"")
+    sources = find_media([str(tmp_path)]).sources
+    jobs = plan(sources, Sources(tmp_path / folder, "model"), ["txt", "srt"])
+    long = f"{tmp_path}/{names[2]}: with the suffix .srt, its name is too long for the"
+    told = {Path(job.source.path).name: job.obstacle for job in jobs}
+    assert told.pop(names[2]) == f"{long} disk; give it a shorter one"
+    assert set(told.values()) == {""} and not any(job.done for job in jobs)

@@ -57,8 +57,8 @@ def check_recording(path: str, rows: Sequence[Planned], folder: Path, fs: int):
     length = len(wave) / fs
     for p in rows:
         start, end = p.row.start, p.row.end
+        until = "the end" if end is None else f"{end:g}"
         if start >= length or (end is not None and end > length + TOLERANCE):
-            until = "the end" if end is None else f"{end:g}"
             detail = f"{start:g} to {until} s of {path}, which has {length:.2f} s"
             detail += "; correct the times (seconds)"
             refuse(p, "a part beyond the recording's end", detail)
@@ -68,7 +68,8 @@ def check_recording(path: str, rows: Sequence[Planned], folder: Path, fs: int):
             last = len(wave) if end is None else min(round(end * fs), len(wave))
             piece = wave[round(start * fs) : last]
         if len(piece) == 0:
-            detail = f"{start:g} to {end:g} s has no sample at {fs} Hz"
+            detail = f"{start:g} to {until} has no sample at {fs} Hz"
+            detail += "; correct the times (seconds)"
             refuse(p, "an empty part", detail)
             continue
         checked.seconds[p.id] = len(piece) / fs

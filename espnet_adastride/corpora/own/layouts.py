@@ -43,12 +43,18 @@ LAYOUTS = (
 )
 
 
-def read_source(path, columns: Optional[Dict[str, str]] = None) -> Source:
+def read_source(
+    path,
+    columns: Optional[Dict[str, str]] = None,
+    leave_out: Sequence[Path] = (),
+) -> Source:
     """Read a corpus; its layout is detected.
 
     Args:
         path: A table, or a folder in one of the layouts above.
         columns: {role: name} of a table's columns, if they are not standard.
+        leave_out: Files and folders that are not searched for recordings and their
+            texts: what earlier calls wrote.
 
     Raises:
         UserError: No such file or folder, an unknown layout, or an
@@ -70,10 +76,12 @@ def read_source(path, columns: Optional[Dict[str, str]] = None) -> Source:
         raise UserError(
             f"{shown(path)}: is a pipe or a device; save its content to a file first"
         )
-    return _read_folder(path, columns)
+    return _read_folder(path, columns, leave_out)
 
 
-def _read_folder(path: Path, columns: Dict[str, str]) -> Source:
+def _read_folder(
+    path: Path, columns: Dict[str, str], leave_out: Sequence[Path]
+) -> Source:
     if (path / "wav.scp").is_file():
         return _read_kaldi(path)
     metadata = [path / name for name in METADATA if (path / name).is_file()]
@@ -88,16 +96,16 @@ def _read_folder(path: Path, columns: Dict[str, str]) -> Source:
         return _read_common_voice(path, columns)
     folders = [p for p in sorted(path.iterdir()) if p.is_dir() and p.name in SETS]
     if any(SETS[p.name] == "train" for p in folders):
-        return _read_sets(path, folders, columns)
-    return _read_pairs(path)
+        return _read_sets(path, folders, columns, leave_out)
+    return _read_pairs(path, leave_out)
 
 
-def _read_sets(path: Path, folders: Sequence[Path], columns) -> Source:
+def _read_sets(path: Path, folders: Sequence[Path], columns, leave_out) -> Source:
     """Read sub-folders called train, dev, test."""
     whole = Source(path, "", folders=[path])
     for folder in folders:
         part = SETS[folder.name]
-        source = _read_folder(folder, columns)
+        source = _read_folder(folder, columns, leave_out)
         whole.kind = f"sets in sub-folders, {source.kind}"
         for row in source.rows:
             place = row.path
@@ -248,15 +256,15 @@ def _sets_in_paths(source: Source) -> Source:
     return source
 
 
-def _read_pairs(folder: Path) -> Source:
+def _read_pairs(folder: Path, leave_out: Sequence[Path]) -> Source:
     """Read recordings with a ``.txt`` of the same name next to them."""
     source = Source(folder, "recordings with .txt files", folders=[folder])
-    recordings, unread, _ = find_media([str(folder)])
+    recordings, unread, _ = find_media([str(folder)], leave_out)
     if unread:
         source.notes.append(f"{folder}: {describe_unread(unread)}")
     texts = {
         str(path.relative_to(folder).with_suffix("")): path
-        for path in files_in(folder)
+        for path in files_in(folder, leave_out=leave_out)
         if path.suffix.lower() == ".txt"
     }
     names = {recording.name for recording in recordings}

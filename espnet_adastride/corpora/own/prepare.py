@@ -34,6 +34,13 @@ RECORD = "prepared.json"
 BAD_LIST = "unusable.txt"
 
 
+def written_before(output: PathLike) -> List[Path]:
+    """Return what earlier calls wrote into the output folder, which is no source."""
+    output = Path(output)
+    sets = [folder for folder in output.glob("*") if _read_record(folder) is not None]
+    return [output / BAD_LIST, *sets]
+
+
 def prepare(
     named: Sequence[Tuple[str, Source]], output: PathLike, options: Options
 ) -> List[str]:
@@ -302,7 +309,8 @@ def _write_set(folder: Path, used, checked: Checked, bad, record) -> str:
         path = checked.files[p.id]
         if path != p.path:  # excerpt or converted
             path = str(goal / "audio" / Path(path).name)
-            os.replace(checked.files[p.id], fresh / "audio" / Path(path).name)
+            # the set may be a link to another disk
+            shutil.move(checked.files[p.id], fresh / "audio" / Path(path).name)
             made += 1
         # as in Kaldi, an utterance with an unknown speaker is its own speaker
         utterances.append(Utterance(p.id, path, p.row.text, p.speaker or p.id))

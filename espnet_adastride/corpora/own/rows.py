@@ -18,6 +18,8 @@ PIPE = (
     "a command instead of a file",
     "to run the commands in wav.scp, give --run_pipes true",
 )
+#: what no line of UTF-8 may have: a zero byte, half of a surrogate pair (from JSON)
+UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 
 
 @dataclass
@@ -93,6 +95,10 @@ def plan_rows(
     planned: Dict[str, Planned] = {}
     for (source, row), name in zip(entries, names):
         speaker, path = short[name], row.path
+        wrong = _unwritable(row)
+        if wrong:
+            problems.append(problem_of(row, "a character that is no text", wrong))
+            continue
         if path.endswith("|"):
             if not options.run_pipes:
                 problems.append(problem_of(row, *PIPE))
@@ -153,6 +159,15 @@ def _relative_paths(source: Source, folders, found) -> List[str]:
 def problem_of(row: Row, kind: str, detail: str) -> Problem:
     """Return the problem of a row."""
     return Problem(row.id or "-", row.where, kind, shown(detail), row.part)
+
+
+def _unwritable(row: Row) -> str:
+    """Return which field has a character that cannot be written; "" if none has."""
+    for role in ("text", "speaker", "id"):
+        found = UNWRITABLE.search(getattr(row, role))
+        if found:
+            return f"{role} has {found[0]!r}; remove it"
+    return ""
 
 
 def _not_found(row: Row, folders: Sequence[Path]) -> str:

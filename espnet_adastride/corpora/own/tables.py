@@ -118,13 +118,22 @@ def _separated_entries(path: Path, source: Source, literal: bool):
     def entries() -> Iterator[Tuple[str, Dict[str, str]]]:
         for number, values in rows:
             if len(values) != len(header):
-                fix = f"put quotation marks around a text that holds {separator!r}"
-                found = f"{len(values)} instead of {len(header)}; {fix}"
+                found = f"{len(values)} instead of {len(header)}; "
+                found += _fix_columns(len(values) - len(header), separator)
                 source.bad(f"{path}:{number}", "wrong number of columns", found)
             else:
                 yield f"{path}:{number}", dict(zip(header, values))
 
     return header, entries()
+
+
+def _fix_columns(more: int, separator: str) -> str:
+    """Return how to correct a row with ``more`` (< 0: fewer) fields than columns."""
+    if more < 0:
+        return "add the missing fields"
+    if separator == "\t":  # within quotation marks, too, a tab separates
+        return "write a space instead of a tab within a text"
+    return f"put quotation marks around a text that holds {separator!r}"
 
 
 def _json_entries(path: Path, source: Source):

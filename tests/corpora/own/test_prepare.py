@@ -1,5 +1,6 @@
 """One's own recordings as data directories: seven ways, and what may be wrong."""
 
+import errno
 import json
 import os
 import shlex
@@ -219,6 +220,36 @@ def test_quotation_marks_in_csv(project):
         "wav_anna_1": "two lines",
         "wav_ben_0": "plain",
     }
+
+
+def test_a_space_after_the_separator(project):
+    """It may be before a quotation mark, which still is not part of the field."""
+    (project / "a.csv").write_text(
+        "path, text, speaker\n"
+        'wav/anna/0.wav, "hello, there", "anna"\n'
+        'wav/ben/1.wav, "say ""yes"" now", ben\n'
+        'wav/cleo/0.wav,  the word "no" ,cleo\n'
+    )
+    prepare("a.csv", "--split", "none")
+    assert {k: row[1:] for k, row in everything().items()} == {
+        "anna-wav_anna_0": ("hello, there", "anna"),
+        "ben-wav_ben_1": ('say "yes" now', "ben"),
+        "cleo-wav_cleo_0": ('the word "no"', "cleo"),
+    }
+
+
+@pytest.mark.parametrize(
+    "name, row, words",
+    [
+        ("a.csv", "x.wav,hello, there", "3 instead of 2; put quotation marks around"),
+        ("a.csv", "x.wav", "1 instead of 2; add the missing fields"),
+        ("a.tsv", 'x.wav\t"a\tb"', "3 instead of 2; write a space instead of a tab"),
+    ],
+)
+def test_the_fix_for_a_wrong_number_of_columns(project, name, row, words):
+    header = "path\ttext" if name.endswith("tsv") else "path,text"
+    (project / name).write_text(f"{header}\n{row}\n")
+    assert f"{name}:2: wrong number of columns: {words}" in refused(name)
 
 
 def test_a_tsv_file_with_sets_and_ids(project):
@@ -578,7 +609,8 @@ BAD_ROWS = [
     ("wav/anna/0.wav,A,x,", "not a time: start 'x'"),
     ("wav/anna/0.wav,A,0.2,0.1", "end before start: from 0.2 to 0.1 s"),
     ("wav/anna/0.wav,A,0,9", "a part beyond the recording's end: 0 to 9 s"),
-    ("wav/anna/0.wav,A,0.1,0.10001", "an empty part"),
+    ("wav/anna/0.wav,A,0.1,0.10001", "an empty part: 0.1 to 0.10001 has no sample"),
+    ("wav/anna/0.wav,A,0.24998,", "an empty part: 0.24998 to the end has no sample"),
     ("wav/anna/0.wav,A,B,,", "wrong number of columns: 5 instead of 4"),
     ("wav/ben/0.wav,A,,", "an id that occurs twice: wav_ben_0, first in rows.csv:2"),
     ("wav/empty.wav,A,,", "a recording that cannot be used"),
@@ -702,6 +734,31 @@ def test_a_bad_json_list(project, content, words):
     assert words in refused("j.json", "--split", "none")
 
 
+@pytest.mark.parametrize("value, shown", [(r"a\ud83d", "ud83d"), (r"\u0000b", "x00")])
+@pytest.mark.parametrize("role", ["text", "id", "speaker", "path"])
+def test_json_strings_that_are_no_text(project, role, value, shown):
+    """Half of an emoji, a zero byte: named before anything is written."""
+    rows = [{"path": p, "text": t, "speaker": s, "id": s} for p, t, s in ROWS[::2]]
+    rows[3][role] = "BAD"
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    Path("j.jsonl").write_text(lines.replace("BAD", value))
+    kind = f"a character that is no text: {role} has '"
+    line = refused("j.jsonl")
+    assert f"j.jsonl:4: {'no such file' if role == 'path' else kind}" in line
+    assert f"\\{shown}" in line and not Path("data/train").exists()
+    prepare("j.jsonl", "--skip_bad", "true")
+    assert speakers_of(everything()) == set(SPEAKERS) - {"dan"}
+    (listed,) = Path("data").glob("*/excluded.txt")
+    assert f"\\{shown}" in listed.read_text(encoding="utf-8")
+
+
+def test_a_zero_byte_in_a_txt_file(project):
+    (project / "wav" / "anna" / "0.txt").write_bytes(b"AB\0C\n")
+    (project / "wav" / "anna" / "1.txt").write_text("A")
+    line = refused("wav/anna", "--split", "none")
+    assert "wav/anna/0.wav: a character that is no text: text has '\\x00'" in line
+
+
 def test_values_that_are_missing_in_pandas_tables(project):
     row = '{"path": "wav/anna/0.wav", "text": "A", "speaker": NaN, "start": NaN}'
     (project / "j.jsonl").write_text(row + "\n")
@@ -783,6 +840,64 @@ def test_a_second_run_and_other_content(project, capsys):
     Path("mine/train/text").write_text("x y\n")
     assert "was not made by this command" in refused("b.csv", "--output", "mine")
     assert Path("mine/train/text").read_text() == "x y\n"
+
+
+def test_an_output_in_the_folder_of_the_recordings(project, capsys):
+    """What an earlier call wrote is not read, neither its list nor its FLAC files."""
+    for path, text, _ in ROWS:
+        write(project / path, np.stack([noise(1), noise(1)], axis=1))
+        (project / path).with_suffix(".txt").write_text(text)
+    last = (project / ROWS[-1][0]).with_suffix(".txt")
+    words = last.read_text()
+    last.unlink()
+    for _ in range(2):
+        line = refused(".")
+        assert "1 of 10 entries cannot be used; the first: wav/eve/1.wav: no tr" in line
+    last.write_text(words)
+    prepare(".")
+    before = everything()
+    assert len(before) == 10
+    capsys.readouterr()
+    prepare(".")
+    assert capsys.readouterr().out.count("prepared before, unchanged") == 3
+    assert everything() == before
+    # what the user put there is read
+    write(project / "data" / "more" / "x.wav", noise(2))
+    (project / "data" / "more" / "x.txt").write_text("MORE")
+    prepare(".")
+    tables = [read_scp(path) for path in Path("data").glob("*/text")]
+    assert {key for table in tables for key in table} == {*before, "data_more_x"}
+
+
+def test_a_set_that_is_a_link_to_a_folder(project, monkeypatch):
+    """On a larger disk, to which files cannot be renamed; the link stays."""
+    rows = [f"{p},T {p},{s}" for p, _, s in ROWS]
+    for path, _, _ in ROWS:  # stereo: written as FLAC of one channel
+        write(project / path, np.stack([noise(1), noise(1)], axis=1))
+    Path("t.csv").write_text("\n".join(["path,text,speaker", *rows[:-1]]))
+    prepare("t.csv", "--split", "none")
+    Path("big").mkdir()
+    Path("data/train").rename("big/train")
+    Path("data/train").symlink_to("../big/train")
+    replace = os.replace
+
+    def on_two_disks(old, new):
+        disks = ["big" in Path(os.path.realpath(path)).parts for path in (old, new)]
+        if disks[0] != disks[1]:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), old, None, new)
+        replace(old, new)
+
+    monkeypatch.setattr(os, "replace", on_two_disks)
+    Path("t.csv").write_text("\n".join(["path,text,speaker", *rows]))
+    prepare("t.csv", "--split", "none")
+    assert os.readlink("data/train") == "../big/train"
+    assert [p.name for p in Path("big").iterdir()] == ["train"]
+    assert [p.name for p in Path("data").iterdir()] == ["train"]
+    made = contents()["train"]
+    assert {text for _, text, _ in made.values()} == {f"T {p}" for p, _, _ in ROWS}
+    for path, _, _ in made.values():
+        assert Path(path).parent == project / "big" / "train" / "audio"
+        assert np.array_equal(soundfile.read(path, dtype="int16")[0], noise(1))
 
 
 def test_a_source_is_never_replaced(project):
