@@ -333,8 +333,17 @@ def build_digits(
 
     Returns:
         One line for each part.
+
+    Raises:
+        UserError: The audio folder has something else than an earlier call's audio.
     """
     output, audio = Path(output), Path(audio).absolute()
+    for path in sorted(audio.iterdir()) if audio.is_dir() else ():
+        if path.name not in PARTS:
+            raise UserError(
+                f"{audio} would be replaced, and {path.name} in it was not made here; "
+                "give another --audio"
+            )
     for part in PARTS:  # their audio will be replaced
         (output / part / "wav.scp").unlink(missing_ok=True)
     staging = fresh_dir(audio)

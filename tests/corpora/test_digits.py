@@ -20,11 +20,13 @@ from espnet_adastride.corpora.digits import (
     SILENCES,
     WORDS,
     DigitSequence,
+    build_digits,
     find_recordings,
     plan_digits,
     speak,
 )
 from espnet_adastride.corpora.kaldi import read_scp
+from espnet_adastride.errors import UserError
 from espnet_adastride.timing.transcripts import read_ctm
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -291,6 +293,17 @@ def test_bad_input_ends_in_one_line(fsdd, tmp_path, damage, options, words):
     assert message.startswith("error: ") and "\n" not in message
     assert words in message
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path):
+    """By a mistyped --audio."""
+    audio = tmp_path / "sounds"
+    (audio / "train").mkdir(parents=True)
+    (audio / "mine.wav").write_bytes(b"mine")
+    with pytest.raises(UserError, match="sounds would be replaced, and mine.wav in it"):
+        build_digits({}, tmp_path / "data", audio)
+    assert (audio / "mine.wav").read_bytes() == b"mine"
+    assert not (tmp_path / "data").exists()
 
 
 # --------------------------------------------------------------------------- the recipe
