@@ -137,9 +137,8 @@ def write_table(args, grid: Grid, runs: Sequence[Run]) -> str:
     """Write the table of the finished runs; return it."""
     from espnet_adastride.experiments.cells import make_cells
 
-    found = {run: grid.record(run) for run in runs}
-    missing = [run for run in runs if found[run] is None]
-    done = {record.key: record for record in found.values() if record}
+    done = grid.finished()
+    missing = [run for run in runs if run.key not in done]
     seeds = " ".join(map(str, args.seeds))
     text = (
         f"# {args.name}: {grid.recipe.name}, seeds {seeds}\n\n"

@@ -66,7 +66,8 @@ def main(args):
         environment=environment,
     )
     runs, failures = experiment.runs(), []
-    todo = [run for run in runs if not grid.is_done(run)]
+    done = grid.finished()
+    todo = [run for run in runs if run.key not in done]
     print(f"{len(runs) - len(todo)} of {len(runs)} runs have their records")
     if todo:
         todo = todo[: args.limit]

@@ -266,19 +266,30 @@ def holm(p_values: Sequence[float]) -> List[float]:
     return adjusted
 
 
-def verdict(
-    difference: float, p: float, over_seeds: Optional[Tuple[float, float]]
-) -> str:
-    """Say in words what a comparison shows, where less is better.
+def paired_verdict(difference: float, p: float) -> str:
+    """Say in words what a paired test shows, where less is better.
 
     Args:
         difference: system minus baseline.
         p: its p value, adjusted for the number of comparisons.
-        over_seeds: what :func:`welch_interval` returned.
     """
     if p >= LEVEL:
         return "no difference shown"
-    word = "better" if difference < 0 else "worse"
+    return "better" if difference < 0 else "worse"
+
+
+def verdict(
+    difference: float, p: float, over_seeds: Optional[Tuple[float, float]]
+) -> str:
+    """Return the paired verdict, and what the seeds say of a difference.
+
+    Args:
+        difference, p: of :func:`paired_verdict`.
+        over_seeds: what :func:`welch_interval` returned.
+    """
+    word = paired_verdict(difference, p)
+    if p >= LEVEL:
+        return word
     if over_seeds is None:
         return f"{word}, too few seeds"
     if over_seeds[0] <= 0.0 <= over_seeds[1]:

@@ -31,8 +31,11 @@ class Cell:
         Args:
             feature_rate: frames a second that rates count from.
         """
-        hertz = f"{feature_rate / self.rate:.4g} Hz"
-        return [f"{self.rate:g}x, {hertz}", f"`{self.system}`"]
+        return [f"{self.rate:g}x, {self.hertz(feature_rate)}", f"`{self.system}`"]
+
+    def hertz(self, feature_rate: float) -> str:
+        """Return frames a second, of as many before downsampling."""
+        return f"{feature_rate / self.rate:.4g} Hz"
 
     def scores(self, name: str = "") -> List[SetScores]:
         """Return the scores of every seed."""

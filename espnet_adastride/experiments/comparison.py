@@ -8,7 +8,7 @@ What the intervals and tests show, and what they do not: ``evaluation/statistics
 """
 
 from statistics import mean
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -116,29 +116,28 @@ def format_comparison(
     return text + _difference_table(cells, baseline, resamples)
 
 
-def _compare_cells(
-    pairs: Sequence[Tuple[Cell, Cell]],
-    bootstrap: Bootstrap,
-    kind: str = "words",
-    common: bool = True,
-) -> List[Tuple[Cell, Cell, List[int], Difference]]:
-    """Return system, baseline, seeds of the system, and difference of each pair.
+def _common_seeds(*cells: Cell) -> List[int]:
+    """Return the seeds that all cells have."""
+    return [s for s in cells[0].seeds if all(s in cell.seeds for cell in cells)]
 
-    Args:
-        common: over the seeds that both have, without pairs that share none.
+
+def _compare_cells(
+    pairs: Sequence[Tuple[Cell, Cell]], bootstrap: Bootstrap
+) -> List[Tuple[Cell, Cell, List[int], Difference]]:
+    """Return system, baseline, their common seeds, and difference of each pair.
+
+    Pairs that share no seed are left out.
     """
     found, errors = [], []
     for pair in pairs:
-        seeds = [cell.seeds for cell in pair]
-        if common:
-            seeds = [[s for s in seeds[0] if s in seeds[1]]] * 2
-        if seeds[0]:
-            found.append((*pair, seeds[0]))
-            errors.append([c.errors(kind, "", own) for c, own in zip(pair, seeds)])
+        seeds = _common_seeds(*pair)
+        if seeds:
+            found.append((*pair, seeds))
+            errors.append([cell.errors(seeds=seeds) for cell in pair])
     if not found:
         return []
-    reference = pairs[0][0].reference(kind)
-    return [(*f, d) for f, d in zip(found, compare(errors, reference, bootstrap))]
+    differences = compare(errors, pairs[0][0].reference(), bootstrap)
+    return [(*pair, difference) for pair, difference in zip(found, differences)]
 
 
 def pair_table(
@@ -174,8 +173,9 @@ def across_rates_table(
     """Return each method minus the baseline at every higher frame rate.
 
     It answers whether a method needs fewer frames for the same errors: a row for each
-    method and rate, a column for each rate of the baseline, the highest first. The
-    second value is the number of comparisons; of none, the table is "".
+    method and rate, a column for each rate of the baseline, the highest first, over the
+    seeds that both have. The second value is the number of comparisons; of none, the
+    table is "".
 
     Args:
         cells: systems by rate.
@@ -186,23 +186,88 @@ def across_rates_table(
     bases = sorted((c for c in cells if c.system == baseline), key=lambda c: c.rate)
     pairs = [(c, base) for c in cells for base in bases if base.rate < c.rate]
     by_cell: Dict[Cell, Dict[Cell, str]] = {}
-    for cell, base, _, found in _compare_cells(pairs, bootstrap, common=False):
+    for cell, base, seeds, found in _compare_cells(pairs, bootstrap):
         value, interval, p, over_seeds, _ = found.columns()
-        by_cell.setdefault(cell, {})[base] = f"{value} {interval}, p {p}" + (
-            f"; seeds {over_seeds}" if over_seeds else ""
-        )
+        words = f"{value} {interval}, p {p}; {_seeds_of(seeds, over_seeds)}"
+        by_cell.setdefault(cell, {})[base] = words
     used = [base for base in bases if any(base in found for found in by_cell.values())]
     rows = []
     for cell, found in by_cell.items():
-        rate, name = cell.head(feature_rate)
-        row = [rate, name, str(len(cell.seeds))]
+        row = cell.head(feature_rate)
         rows.append(row + [found.get(base, "") for base in used])
-    names = ["rate", "method", "seeds"]
-    for base in used:
-        hertz = f"{feature_rate / base.rate:.4g} Hz"
-        names.append(f"minus `{baseline}` at {hertz} (seeds: {len(base.seeds)})")
+    names = ["rate", "method"]
+    names += [f"minus `{baseline}` at {base.hertz(feature_rate)}" for base in used]
     number = sum(map(len, by_cell.values()))
     return markdown_table(names, rows) if rows else "", number
+
+
+def _minus(
+    cell: Cell, base: Cell, seeds, bootstrap: Bootstrap, kind: str = "words"
+) -> Tuple[str, str]:
+    """Return a difference over some seeds and its interval, for a table."""
+    errors = [one.errors(kind, seeds=seeds).mean(axis=0) for one in (cell, base)]
+    found = bootstrap.ratio(errors[0] - errors[1], cell.reference(kind)).percent()
+    return f"{found.value:+.2f}", format_interval(found.low, found.high)
+
+
+def _seeds_of(seeds: Sequence[int], over_seeds: str) -> str:
+    """Return the seeds of a comparison and Welch's interval over them, if any."""
+    words = f"seed{'s' * (len(seeds) > 1)} {name_seeds(seeds)}"
+    return f"{words}: {over_seeds}" if over_seeds else words
+
+
+def equal_compute_table(
+    cells: Sequence[Cell], baseline: str, feature_rate: float, bootstrap: Bootstrap
+) -> str:
+    """Return each method minus the baseline at as much compute; of none "".
+
+    The baseline's errors there are interpolated linearly in multiply-accumulates,
+    utterance by utterance, between its points on either side of the method, over the
+    seeds that all three have. Methods beyond its points are left out.
+
+    Args:
+        cells: systems by rate.
+        baseline: name of the system that the others are compared with.
+        feature_rate: frames a second that rates count from.
+        bootstrap: over the groups.
+    """
+    words = cells[0].reference()
+    rows = []
+    for cell, low, high, share in _between_points(cells, baseline):
+        seeds = _common_seeds(cell, low, high)
+        if not seeds:
+            continue
+        own, below, above = (one.errors(seeds=seeds) for one in (cell, low, high))
+        chord = (1 - share) * below + share * above
+        rates = [100 * errors.sum(axis=1) / words.sum() for errors in (own, chord)]
+        found = bootstrap.ratio(own - chord, words).percent()
+        welch = welch_interval(*rates)
+        row = cell.head(feature_rate)
+        row.append(f"{cell.measured('macs_per_second') / 1e6:.2f}")
+        row.append(f"{low.hertz(feature_rate)} and {high.hertz(feature_rate)}")
+        row += [name_seeds(seeds), *(f"{rate.mean():.2f}" for rate in rates)]
+        row += [f"{found.value:+.2f}", format_interval(found.low, found.high)]
+        rows.append([*row, format_interval(*welch) if welch else ""])
+    names = ["rate", "method", "MAC/s, M", f"`{baseline}` between", "seeds", "WER %"]
+    names += [f"`{baseline}`, WER %", "difference", "over groups", "over seeds"]
+    return markdown_table(names, rows) if rows else ""
+
+
+def _between_points(
+    cells: Sequence[Cell], baseline: str
+) -> Iterator[Tuple[Cell, Cell, Cell, float]]:
+    """Yield each method's cell, the baseline's with less and with more compute.
+
+    The last value is how far the cell is between these two: from 0 to 1.
+    """
+    macs = {cell: cell.measured("macs_per_second") for cell in cells}
+    known = [cell for cell in cells if not np.isnan(macs[cell])]
+    bases = sorted((c for c in known if c.system == baseline), key=macs.get)
+    for cell in known:
+        for low, high in zip(bases, bases[1:]):
+            if cell.system != baseline and macs[low] <= macs[cell] < macs[high]:
+                share = (macs[cell] - macs[low]) / (macs[high] - macs[low])
+                yield cell, low, high, share
 
 
 def _difference_table(cells: Sequence[Cell], baseline: str, resamples: int) -> str:
@@ -216,17 +281,14 @@ def _difference_table(cells: Sequence[Cell], baseline: str, resamples: int) -> s
         return f"No rate has both `{baseline}` and another method yet.\n"
     names = ["rate", f"method minus `{baseline}`", "seeds", "WER", "over utterances"]
     names += ["over groups", "p, Holm", "over seeds", "CER, over groups", "verdict"]
-    plain = _compare_cells(pairs, by_utterance)
-    characters = _compare_cells(pairs, by_group, "characters")
     rows = []
-    for (cell, _, seeds, groups), (*_, utterances), (*_, chars) in zip(
-        found, plain, characters
-    ):
-        value, interval, p, over_seeds, said = groups.columns()
+    for cell, base, seeds, difference in found:
+        value, interval, p, over_seeds, said = difference.columns()
         # by name: means above may be over other seeds, and give another difference
         row = [f"{cell.rate:g}x", f"`{cell.system}`", name_seeds(seeds), value]
-        row += [utterances.columns()[1], interval, p, over_seeds]
-        rows.append([*row, " ".join(chars.columns()[:2]), said])
+        row += [_minus(cell, base, seeds, by_utterance)[1], interval, p, over_seeds]
+        characters = _minus(cell, base, seeds, by_group, "characters")
+        rows.append([*row, " ".join(characters), said])
     note = few_units_note(by_group.number, "groups")
     return (
         markdown_table(names, rows)

@@ -61,6 +61,7 @@ PARTS_OF_ASR = ("asr_args", "fingerprint", "settings")
 #: those that are words, not mappings
 WORDS = ("asr_args", "fingerprint")
 ERRORS = ("substitutions", "deletions", "insertions")
+KINDS = ("words", "characters")
 #: options of a training that name files, or do not bear on the result
 NOT_KEPT = tuple(
     "config dry_run iterator_type log_level output_dir ngpu dist_ print_config resume "
@@ -323,13 +324,47 @@ def _check_scores(scores: SetScores, where: str) -> None:
         if not isinstance(value, list) or not all(isinstance(x, str) for x in value):
             raise TypeError(f"{where}.{name} is not a list of words")
     _check_numbers(scores.seconds, f"{where}.seconds", len(ids))
-    for kind in ("words", "characters"):
+    for kind in KINDS:
         counts = getattr(scores, kind)
         for name in ("reference", *ERRORS):
             _check_numbers(counts[name], f"{where}.{kind}.{name}", len(ids))
     for name in ("frames", "emitting"):
         value = getattr(scores, name)
         _check_numbers(value, f"{where}.{name}", len(ids) if value else None)
+
+
+def _check_recognition(record: Record) -> None:
+    """Raise TypeError or KeyError unless the parts of speech recognition are right."""
+    for name, scores in record.sets.items():
+        _check_scores(scores, f"sets.{name}")
+    for name, value in record.content.get("measured", {}).items():
+        if name == "unalignable":
+            _check_counts(value)
+        elif not is_number(value):
+            raise TypeError(f"measured.{name} is not a number")
+    upstream = record.content.get("upstream") or {}
+    if not isinstance(upstream, dict):
+        raise TypeError("upstream is not a mapping")
+    for name in ("upstream", "model", "sha256") if upstream else ():
+        if not isinstance(upstream.get(name), str):
+            raise TypeError(f"upstream.{name} is not a word")
+    settings = record.content["settings"]
+    if not isinstance(settings.get("data", {}), dict):
+        raise TypeError("settings.data is not a mapping")
+    try:
+        _ = record.settings
+    except KeyError as error:
+        raise KeyError(f"settings.data.{error.args[0]} is missing") from None
+
+
+def _check_counts(counts: Any) -> None:
+    """Raise TypeError unless each set has how many CTC cannot align, and how many."""
+    if not isinstance(counts, dict):
+        raise TypeError("measured.unalignable is not a mapping")
+    for name, pair in counts.items():
+        _check_numbers(pair, f"measured.unalignable.{name}")
+        if len(pair) != 2:
+            raise TypeError(f"measured.unalignable.{name} is not two numbers")
 
 
 def _check_parts(record: Record) -> None:
@@ -360,17 +395,12 @@ def _check_parts(record: Record) -> None:
     for name, value in content["timing"].items():
         if not is_number(value):
             raise TypeError(f"timing.{name} is not a number")
-    measured = content.get("measured", {})
-    if not isinstance(measured, dict):
+    if not isinstance(content.get("measured", {}), dict):
         raise TypeError("measured is not a mapping")
-    for name, value in measured.items():
-        if isinstance(value, str):
-            raise TypeError(f"measured.{name} is not a number")
     if not isinstance(record.sets, dict):
         raise TypeError("sets is not a mapping")
     if record.task == "asr":
-        for name, scores in record.sets.items():
-            _check_scores(scores, f"sets.{name}")
+        _check_recognition(record)
     elif "measured" not in content:
         raise KeyError("measured is missing")
     elif not isinstance(record.sets.get("test"), dict):
@@ -415,21 +445,20 @@ def read_records(folder: PathLike) -> List[Record]:
     return [read_record(path) for path in paths]
 
 
-def record_folders(experiment: Experiment, folder: PathLike) -> List[Path]:
-    """Return an experiment's folder of records, and those of ``records_of``."""
-    own = Path(folder)
-    return [own, *(own.with_name(name) for name in experiment.records_of)]
+def matching_records(
+    experiment: Experiment, folder: PathLike
+) -> Tuple[Dict[Tuple[str, float, int], Record], List[Record]]:
+    """Return the records that match an experiment by key, and the others of its folder.
 
-
-def experiment_records(experiment: Experiment, folder: PathLike) -> List[Record]:
-    """Return an experiment's records, and the matching ones of ``records_of``."""
-    own, *others = record_folders(experiment, folder)
-    found = read_records(own)
-    for other in others:
-        taken = {record.key for record in found}
-        fit, _ = split_records(experiment, read_records(other))
-        found += [record for key, record in fit.items() if key not in taken]
-    return found
+    A run whose own record does not match, or is missing, may have one in the folders of
+    ``records_of``, the first of which that has it counts.
+    """
+    fit, others = split_records(experiment, read_records(folder))
+    for name in experiment.records_of:
+        found = read_records(Path(folder).with_name(name))
+        for key, record in split_records(experiment, found)[0].items():
+            fit.setdefault(key, record)
+    return fit, others
 
 
 def shared_settings(configuration: Dict[str, Any]) -> Dict[str, str]:
@@ -481,6 +510,12 @@ def _most(values: List[Any]) -> Any:
     return max(values, key=values.count, default=None)
 
 
+def _positions(scores: SetScores) -> Tuple[Any, ...]:
+    """Return the utterances and the lengths of their references, in their order."""
+    lengths = [getattr(scores, kind)["reference"] for kind in KINDS]
+    return scores.utterances, lengths
+
+
 def same_data(records: Sequence[Record], name: str) -> None:
     """Reject records of different test data.
 
@@ -500,6 +535,12 @@ def same_data(records: Sequence[Record], name: str) -> None:
                 f"{record.path} and {first.path} were tested on different data "
                 f"({name}): other utterances, texts or durations; remove one of them, "
                 "and test it again on the other's data"
+            )
+        if _positions(ours) != _positions(other):  # what is paired is at one place
+            raise UserError(
+                f"{record.path} and {first.path} have the utterances of {name} in "
+                "another order, or count their words differently, and cannot be "
+                "paired: take them from git again, or score one of them again"
             )
         if ours.groups != other.groups:  # not in the hash, but what is resampled
             raise UserError(

@@ -28,15 +28,12 @@ from espnet_adastride.experiments.grid import Run, Step, run_all
 from espnet_adastride.experiments.records import (
     Record,
     SetScores,
-    experiment_records,
     hash_data,
     kept_configuration,
     make_content,
-    read_record,
-    record_folders,
+    matching_records,
     record_path,
     score_set,
-    split_records,
     training_record,
     write_record,
 )
@@ -179,29 +176,23 @@ class Grid:
         whole = name in (self.what.train_set, self.what.valid_set)
         return self.data / "org" / name if whole else self.data / name
 
-    def is_done(self, run: Run) -> bool:
-        """Return whether a run has a matching record."""
-        return self.record(run) is not None
+    def finished(self) -> Dict[tuple, Record]:
+        """Return the matching records that have all test sets, by the runs' keys."""
+        found = self._matching()
+        return {key: record for key, record in found.items() if self._is_whole(record)}
 
-    def record(self, run: Run) -> Optional[Record]:
-        """Return the matching record of a run with all test sets, or None."""
-        record = self._earlier(run)
-        for scored in self.what.all_sets if record else ():
+    def _matching(self) -> Dict[tuple, Record]:
+        """Return the matching records, with whatever sets they have."""
+        return matching_records(self.what, self.records)[0]
+
+    def _is_whole(self, record: Record) -> bool:
+        """Return whether a record has all test sets, of this data."""
+        for scored in self.what.all_sets:
             scores = record.sets.get(scored)
             tested = self._tested.get(decoding_and_set(scored)[1])
             if not scores or tested not in (None, scores.data_sha256):
-                return None
-        return record
-
-    def _earlier(self, run: Run) -> Optional[Record]:
-        """Return the matching record of a run with whatever sets it has, or None."""
-        for folder in record_folders(self.what, self.records):
-            path = record_path(folder, run)
-            found = [read_record(path)] if path.is_file() else []
-            fit, _ = split_records(self.what, found)
-            if fit:
-                return fit[run.key]
-        return None
+                return False
+        return True
 
     def scores(self, run: Run) -> Dict[str, SetScores]:
         """Return the scores of a finished run, by set."""
@@ -263,7 +254,7 @@ class Grid:
             )
         folder = self.experiment(run)
         trained = training_record(folder)
-        earlier, scores = self._earlier(run), self.scores(run)
+        earlier, scores = self._matching().get(run.key), self.scores(run)
         if earlier and earlier.content["learning"] == trained["learning"]:
             scores = {**earlier.sets, **scores}  # of the same training
         options = read_yaml(folder / "config.yaml")
@@ -288,8 +279,7 @@ class Grid:
         Raises:
             UserError: they differ; names the set and the record.
         """
-        fit, _ = split_records(self.what, experiment_records(self.what, self.records))
-        tests = self.what.test_sets
+        fit, tests = self._matching(), self.what.test_sets
         hashes = {name: self._hash(self.folder_of(name)) for name in tests if fit}
         for other in fit.values():  # not all have every set
             for name, theirs in other.sets.items():
@@ -378,15 +368,15 @@ def run_grid(
             f"{counted(len(runs), 'run')}, {limit} at once, logs: {folder}/*.log",
             flush=True,
         )
-        done = {run: grid.is_done(run) for run in runs}
-        if any(done.values()):
-            said = f"{sum(done.values())} of {len(runs)} runs are done and unchanged"
-            print_dated(said)
+        done = grid.finished()
+        number = sum(run.key in done for run in runs)
+        if number:
+            print_dated(f"{number} of {len(runs)} runs are done and unchanged")
         steps = [
             Step(
                 str(run),
                 Job(grid.command(run), folder / f"{run.tag}.log"),
-                partial(done.get, run),
+                partial(done.__contains__, run.key),
                 partial(finish, run),
             )
             for run in runs

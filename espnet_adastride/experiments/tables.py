@@ -18,6 +18,7 @@ from espnet_adastride.evaluation.statistics import NARROW_BELOW, Bootstrap
 from espnet_adastride.experiments.cells import Cell, make_cells
 from espnet_adastride.experiments.comparison import (
     across_rates_table,
+    equal_compute_table,
     format_comparison,
     pair_table,
 )
@@ -26,10 +27,9 @@ from espnet_adastride.experiments.pictures import plot_compute, plot_methods
 from espnet_adastride.experiments.records import (
     ERRORS,
     Record,
-    experiment_records,
+    matching_records,
     same_data,
     same_training_set,
-    split_records,
 )
 from espnet_adastride.experiments.runs import missing_runs
 from espnet_adastride.files import PathLike, write_text
@@ -263,8 +263,8 @@ def _error_sections(experiment, cells, bootstrap, note, units) -> List[str]:
         note = (
             f"Points of WER on {where}, negative is better; 95 % intervals over the "
             f"{units}, not adjusted; p by an exact test, adjusted by Holm's method for "
-            f"the {number} comparisons of this table; *seeds*: Welch's "
-            "95 % interval over the seeds."
+            f"the {number} comparisons of this table; *seeds*: those that both have, "
+            "and Welch's 95 % interval over them."
         )
         sections.append(_section(f"Against more frames{decoding}", across, note))
     return sections
@@ -288,6 +288,7 @@ def _recognition_page(
     bootstrap = Bootstrap(scores.groups, resamples)
     # LibriSpeech's speakers are numbers; egs/digits has groups of one speaker's takes
     units = "speakers" if all(g.isdigit() for g in scores.groups) else "groups"
+    baseline, rate = experiment.baseline, experiment.feature_rate
     narrow = f" With so few {units} they are too narrow."
     narrow = narrow if bootstrap.number < NARROW_BELOW else ""
     note = (
@@ -311,7 +312,7 @@ def _recognition_page(
         _section(
             f"WER by speaking rate, {experiment.test_sets[0]}{decoding}",
             tercile_table(experiment, cells),
-            f"In brackets: minus `{experiment.baseline}` at the same rate over the "
+            f"In brackets: minus `{baseline}` at the same rate over the "
             f"seeds of both, 95 % interval over the {units}, not adjusted.{narrow}",
         ),
         _section(
@@ -322,9 +323,22 @@ def _recognition_page(
             "given as the lowest and highest of the seeds, whose work is the same: it "
             "depends on what else the machine was doing; compare "
             "multiply-accumulates."
+            " A frame emits a token if its best token is not blank; repeats count."
             + (" Decoder and language model are left out." if decoding else ""),
         ),
     ]
+    # decoders are not in the compute
+    table = "" if decoding else equal_compute_table(cells, baseline, rate, bootstrap)
+    if table:
+        note = (
+            f"Points of WER on {experiment.test_sets[0]}, negative is better: minus "
+            f"the line between the two points of `{baseline}` at as many "
+            "multiply-accumulates, over the seeds that all three have; 95 % intervals "
+            f"over the {units}, and Welch's over the seeds, not adjusted. On a convex "
+            f"curve this line is an upper bound of the error of `{baseline}`, so gains "
+            "are upper bounds, too."
+        )
+        sections.append(_section("At equal compute", table, note))
     return "\n".join(sections)
 
 
@@ -352,18 +366,20 @@ def _task_page(
 
 # ---------------------------------------------------------------- page and picture
 def write_page(
-    experiment: Experiment, records: Sequence[Record], resamples: int = 10000
+    experiment: Experiment,
+    fit: Dict[tuple, Record],
+    others: Sequence[Record],
+    resamples: int = 10000,
 ) -> str:
     """Return the page of an experiment (Markdown).
 
     Args:
-        records: all of its folder; those of other settings or outside the grid are
-            named and left out.
+        fit, others: of :func:`~.records.matching_records`; the others, of other
+            settings or outside the grid, are named and left out.
 
     Raises:
-        UserError: no record fits, or they were tested on different data.
+        UserError: they were tested on different data.
     """
-    fit, others = split_records(experiment, records)
     runs = experiment.runs()
     missing = missing_runs(experiment, fit)
     text = f"# {experiment.title}\n\n"
@@ -391,19 +407,19 @@ def _picture_kind(experiment: Experiment) -> str:
 
 
 def plot_page(
-    experiment: Experiment, records: Sequence[Record], chosen: bool = False
+    experiment: Experiment, fit: Dict[tuple, Record], chosen: bool = False
 ) -> Figure:
     """Draw WER over multiply-accumulates, or a row a method if there is one rate.
 
     Classification: differences to the baseline; VQ-VAEs: error over bits a second.
 
     Args:
+        fit: the matching records.
         chosen: only the experiment's ``lines``, which may join several methods.
 
     Returns:
         A figure for ``style.save_figure``; None if no record can be drawn.
     """
-    fit, _ = split_records(experiment, records)
     cells = make_cells(experiment, fit)
     if cells and experiment.task != "asr":
         used = [record for cell in cells for record in cell.records]
@@ -442,15 +458,15 @@ def write_results(
     """
     experiment = read_experiment(definition)
     folder = Path(records) / experiment.name
-    found = experiment_records(experiment, folder)
+    fit, others = matching_records(experiment, folder)
     page = Path(results) / f"{experiment.name}.md"
-    if not found:  # a wrong --records must not empty a page
+    if not fit and not others:  # a wrong --records must not empty a page
         return f"{page}: not written, there is no record in {folder}"
     with located(definition):
-        text = write_page(experiment, found, resamples)
-        figures = {"": plot_page(experiment, found)}
+        text = write_page(experiment, fit, others, resamples)
+        figures = {"": plot_page(experiment, fit)}
         if experiment.lines and experiment.task == "asr":
-            figures = {"_lines": plot_page(experiment, found, chosen=True), **figures}
+            figures = {"_lines": plot_page(experiment, fit, chosen=True), **figures}
     kind = _picture_kind(experiment)
     drawn = {end: figure for end, figure in figures.items() if figure is not None}
     for end, figure in drawn.items():
@@ -461,7 +477,6 @@ def write_results(
     if drawn:
         text += f"\n{LEGENDS[kind]}\n"
     write_text(page, text)
-    fit, others = split_records(experiment, found)
     runs = experiment.runs()
     missing = missing_runs(experiment, fit)
     line = f"{page}: {len(runs) - len(missing)} of {len(runs)} runs"

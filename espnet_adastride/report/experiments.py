@@ -31,10 +31,10 @@ from espnet_adastride.evaluation.scoring import (
     words,
 )
 from espnet_adastride.evaluation.statistics import (
-    LEVEL,
     Bootstrap,
     few_units_note,
     holm,
+    paired_verdict,
     resampling_units,
 )
 from espnet_adastride.files import PathLike, read_utf8
@@ -362,10 +362,7 @@ def difference_rows(
             names = {"set": name, "system": system.name, "baseline": baseline.name}
             rows.append({**names, **difference._asdict()})
     for row, p in zip(rows, holm([row["p"] for row in rows])):
-        row["p"] = p
-        row["verdict"] = "no difference shown"
-        if p < LEVEL:
-            row["verdict"] = "better" if row["value"] < 0 else "worse"
+        row["p"], row["verdict"] = p, paired_verdict(row["value"], p)
     return rows, notes, by_speaker
 
 

@@ -13,9 +13,9 @@ from espnet_adastride.experiments.cells import Cell
 from espnet_adastride.experiments.definition import Experiment
 from espnet_adastride.experiments.records import (
     Record,
-    experiment_records,
     kept_configuration,
     make_content,
+    matching_records,
     read_record,
     read_records,
     record_path,
@@ -99,6 +99,22 @@ def write_all(experiment, folder):
         )
         write_record(record_path(folder, run), content)
     return read_records(folder)
+
+
+def page_of(experiment, records, resamples):
+    """Return the page made of some records, whatever settings they have."""
+    fit, others = split_records(experiment, records)
+    return tables.write_page(experiment, fit, others, resamples)
+
+
+def plot_of(experiment, records, **more):
+    return tables.plot_page(experiment, split_records(experiment, records)[0], **more)
+
+
+def table_of(page, heading):
+    """Return the cells of a section's table, without its first two lines."""
+    lines = page.split(f"## {heading}")[1].split("\n\n")[1].splitlines()
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in lines[2:]]
 
 
 # ---------------------------------------------------------------- one record
@@ -228,6 +244,15 @@ def test_a_record_without_a_part_is_named(tmp_path, experiment, part):
         ("timing epochs", None, "timing.epochs is not a number"),
         ("timing training_seconds", "x", "training_seconds is not a number"),
         ("measured parameters", "x", "measured.parameters is not a number"),
+        ("measured macs_per_second", [1], "macs_per_second is not a number"),
+        ("measured seconds_per_second", {}, "seconds_per_second is not a number"),
+        ("measured unalignable", 5, "measured.unalignable is not a mapping"),
+        ("measured unalignable test", 3, "unalignable.test is not a list of numbers"),
+        ("measured unalignable test", [3], "unalignable.test is not two numbers"),
+        ("settings data", [1], "settings.data is not a mapping"),
+        ("settings data", {"test": "abc"}, "settings.data.train is missing"),
+        ("upstream", "whisper", "upstream is not a mapping"),
+        ("upstream", {"upstream": "whisper"}, "upstream.model is not a word"),
         ("sets test words", {}, "'reference'"),
         ("sets test words deletions", [0], "words.deletions has 1 values for"),
         ("sets test characters reference", "x", "characters.reference is not a list"),
@@ -261,7 +286,7 @@ def test_two_records_of_a_run_are_refused(experiment, tmp_path):
     path = tmp_path / "adastride_8x_seed0.json.gz"
     (tmp_path / "adastride_8x_seed0 (1).json.gz").write_bytes(path.read_bytes())
     with pytest.raises(UserError, match=r"seed0 \(1\).* are records of the same run"):
-        tables.write_page(experiment, read_records(tmp_path), 100)
+        page_of(experiment, read_records(tmp_path), 100)
 
 
 def test_settings_are_read_once(experiment, tmp_path, monkeypatch):
@@ -284,7 +309,7 @@ def test_records_of_other_settings_do_not_fit(experiment, tmp_path):
 
 # ---------------------------------------------------------------- the page
 def test_the_page_by_hand(experiment, tmp_path):
-    page = tables.write_page(experiment, write_all(experiment, tmp_path), 200)
+    page = page_of(experiment, write_all(experiment, tmp_path), 200)
     rows = [line for line in page.splitlines() if line.startswith("| 8x, 6.25 Hz")]
     # a row of each table for each of two methods
     errors, _, terciles, costs = (r for r in rows if "`strided_conv`" in r)
@@ -295,11 +320,11 @@ def test_the_page_by_hand(experiment, tmp_path):
     assert "| 40.0 | 2.0 | 50.0 | 2.50 | 1.00 | 0.25 | 4.00 |" in costs
     # against strided_conv at twice the frames, which is as bad there
     table = page.split("## Against more frames")[1].split("\n\n")[1].splitlines()
-    assert table[0].endswith("| seeds | minus `strided_conv` at 12.5 Hz (seeds: 2) |")
+    assert table[0].endswith("| method | minus `strided_conv` at 12.5 Hz |")
     same, better = table[2:]  # none of the rows at 12.5 Hz
-    assert same.startswith("| 8x, 6.25 Hz | `strided_conv` | 2 | +0.00 [")
-    assert better.startswith("| 8x, 6.25 Hz | `adastride` | 2 | -37.50 [")
-    assert better.endswith("], p 0.500; seeds [-37.50, -37.50] |")
+    assert same.startswith("| 8x, 6.25 Hz | `strided_conv` | +0.00 [")
+    assert better.startswith("| 8x, 6.25 Hz | `adastride` | -37.50 [")
+    assert better.endswith("], p 0.500; seeds 0, 1: [-37.50, -37.50] |")
     assert "for the 2 comparisons" in page.split("## Against more frames")[1]
     assert "-37.50" in page and "better" in page and "3 speakers" in page
     assert "Not run yet" not in page
@@ -307,9 +332,9 @@ def test_the_page_by_hand(experiment, tmp_path):
 
 def test_pairs_have_a_table(experiment, tmp_path):
     found = write_all(experiment, tmp_path)
-    assert "Method against method" not in tables.write_page(experiment, found, 200)
+    assert "Method against method" not in page_of(experiment, found, 200)
     asked = replace(experiment, pairs=[["strided_conv", "adastride"]])
-    page = tables.write_page(asked, found, 200)
+    page = page_of(asked, found, 200)
     table = page.split("## Method against method")[1].split("##")[0]
     # 9 errors of 24 words against none, both seeds alike; three speakers: 2 / 2^3
     row = "| 8x | `strided_conv` minus `adastride` | 0, 1 | +37.50 | ["
@@ -326,7 +351,7 @@ def test_a_decoding_that_no_run_has_yet(experiment, tmp_path):
     content = content_of(asked, run, WORSE)
     content["sets"] = {"beam/test": content["sets"].pop("test")}
     write_record(record_path(tmp_path, run), content)
-    page = tables.write_page(asked, read_records(tmp_path), 100)
+    page = page_of(asked, read_records(tmp_path), 100)
     assert "## Errors on test, `beam`\n" in page and "| 37.50 |" in page
     assert "`beam_lm`\n" not in page
 
@@ -352,7 +377,7 @@ def decoded_twice(experiment, hypotheses, missing):
 
 def test_decodings_are_compared_over_the_seeds_decoded_in_both(experiment):
     asked, records = decoded_twice(experiment, [REFERENCE, WORSE], "beam/test")
-    page = tables.write_page(asked, records, 100)
+    page = page_of(asked, records, 100)
     same = "+0.00 [+0.00, +0.00]"
     assert f"| 4x, 12.5 Hz | `strided_conv` | 1 | 0.00 | 0.00 ({same}) |" in page
     assert f"| 4x, 12.5 Hz | `adastride` | 2 | 18.75 | 18.75 ({same}) |" in page
@@ -365,7 +390,7 @@ def test_other_data_of_any_decoding_are_refused(experiment):
             changed = replace(record.sets["beam/test"], data_sha256="0")
             record.sets["beam/test"] = changed
     with pytest.raises(UserError, match="tested on different data .beam/test"):
-        tables.write_page(asked, records, 100)
+        page_of(asked, records, 100)
 
 
 def test_differences_by_speed_are_of_the_seeds_of_both(experiment):
@@ -374,33 +399,74 @@ def test_differences_by_speed_are_of_the_seeds_of_both(experiment):
         if run.system != "adastride" or run.seed == 0:
             heard = REFERENCE if run.system == "adastride" or run.seed == 0 else WORSE
             records.append(Record(content_of(experiment, run, heard), f"{run.key}"))
-    page = tables.write_page(experiment, records, 100)
+    page = page_of(experiment, records, 100)
     table = page.split("## WER by speaking rate")[1].split("##")[0]
     (row,) = (r for r in table.splitlines() if r.startswith("| 8x, 6.25 Hz | `adas"))
     assert row.count(" 0.00 (+0.00 ") == 3  # seed 1 of strided_conv is worse
     assert "| 8x, 6.25 Hz | `strided_conv` | 12.50 | 12.50 | 31.25 |" in table
 
 
+def test_more_frames_are_compared_over_the_seeds_of_both(experiment):
+    """A seed that only one side has must not make a difference."""
+    records = [
+        Record(content_of(experiment, run, WORSE if run.seed else REFERENCE))
+        for run in experiment.runs()
+        if run.rate == 4 or run.seed == (run.system == "adastride")
+    ]
+    page = page_of(experiment, records, 100)
+    strided, adaptive = table_of(page, "Against more frames")
+    # seed 0: no error at either rate; seed 1: 9 of 24 words at either
+    assert strided[2] == "+0.00 [+0.00, +0.00], p 1.000; seed 0"
+    assert adaptive[2] == "+0.00 [+0.00, +0.00], p 1.000; seed 1"
+    without = [r for r in records if r.key != ("strided_conv", 4.0, 0)]
+    (only,) = table_of(page_of(experiment, without, 100), "Against more frames")
+    assert only == adaptive  # strided_conv has no common seed
+
+
+def test_methods_are_compared_at_equal_compute(experiment):
+    """adastride at 8x is at a quarter of the way from strided_conv's 8x to its 4x."""
+    macs = {("strided_conv", 8): 2e6, ("strided_conv", 4): 6e6, ("adastride", 8): 3e6}
+    heard = {("strided_conv", 4): REFERENCE, ("adastride", 8): REFERENCE}
+    records = [
+        Record(content_of(experiment, run, heard.get(place, WORSE), macs.get(place, 0)))
+        for run in experiment.runs()
+        for place in [(run.system, run.rate)]
+        if run.key != ("strided_conv", 4.0, 1)
+    ]
+    for record in records:  # not measured
+        if record.key[:2] == ("adastride", 4.0):
+            del record.content["measured"]["macs_per_second"]
+    page = page_of(experiment, records, 100)
+    (row,) = table_of(page, "At equal compute")
+    assert row[:5] == ["8x, 6.25 Hz", "`adastride`", "3.00", "6.25 Hz and 12.5 Hz", "0"]
+    # 3/4 of 9 errors of 24 words; of the speakers 2, 2 and 5 of 8
+    assert row[5:8] == ["0.00", "28.12", "-28.12"]
+    assert row[8] == "[-46.88, -18.75]" and row[9] == ""
+    assert "this line is an upper bound" in page.split("## At equal compute")[1]
+    few = [r for r in records if r.key[:2] != ("strided_conv", 4.0)]
+    assert "At equal compute" not in page_of(experiment, few, 100)
+
+
 def test_utterances_of_one_speed_leave_terciles_empty(experiment, tmp_path):
     found = write_all(experiment, tmp_path)
     for record in found:
         record.sets["test"] = replace(record.sets["test"], seconds=[2.0] * 6)
-    page = tables.write_page(experiment, found, 100)
+    page = page_of(experiment, found, 100)
     assert "| 4x, 12.5 Hz | `strided_conv` |  |  | 37.50 |" in page
     assert "nan" not in page
 
 
 def test_missing_runs_are_named(experiment, tmp_path):
     found = write_all(experiment, tmp_path)
-    page = tables.write_page(experiment, found[1:], 100)
+    page = page_of(experiment, found[1:], 100)
     assert "Not run yet, 1 of 8: adastride 4x seed 0." in page
-    assert tables.write_page(experiment, [], 100).endswith("No run is finished yet.\n")
+    assert page_of(experiment, [], 100).endswith("No run is finished yet.\n")
 
 
 def test_other_settings_are_named(experiment, tmp_path):
     found = write_all(experiment, tmp_path)
     content = {**found[0].content, "fingerprint": "0"}
-    page = tables.write_page(experiment, [Record(content), *found[1:]], 100)
+    page = page_of(experiment, [Record(content), *found[1:]], 100)
     assert "Records of other settings, left out: adastride 4x seed 0." in page
     assert "outside the grid" not in page
 
@@ -408,7 +474,7 @@ def test_other_settings_are_named(experiment, tmp_path):
 def test_records_outside_the_grid_are_named(experiment, tmp_path):
     found = write_all(experiment, tmp_path)
     content = {**found[0].content, "seed": 7}
-    page = tables.write_page(experiment, [*found, Record(content)], 100)
+    page = page_of(experiment, [*found, Record(content)], 100)
     assert "Records outside the grid, left out: adastride 4x seed 7." in page
     assert "of other settings" not in page and "Not run yet" not in page
 
@@ -418,7 +484,7 @@ def test_other_data_are_refused(experiment, tmp_path):
     content = json.loads(json.dumps(found[0].content))
     content["sets"]["test"]["data_sha256"] = "0"
     with pytest.raises(UserError, match="tested on different data"):
-        tables.write_page(experiment, [Record(content, "x"), *found[1:]], 100)
+        page_of(experiment, [Record(content, "x"), *found[1:]], 100)
 
 
 def test_other_groups_are_refused(experiment, tmp_path):
@@ -427,7 +493,19 @@ def test_other_groups_are_refused(experiment, tmp_path):
     content = json.loads(json.dumps(found[0].content))
     content["sets"]["test"]["groups"] = ["1", "1", "2", "2", "2", "2"]
     with pytest.raises(UserError, match=r"test in different groups \(utt2spk\)"):
-        tables.write_page(experiment, [Record(content, "x"), *found[1:]], 100)
+        page_of(experiment, [Record(content, "x"), *found[1:]], 100)
+
+
+@pytest.mark.parametrize("place", ["utterances", "words", "characters"])
+def test_other_positions_are_refused(experiment, tmp_path, place):
+    """Everything paired goes by position, and the stored hash may be the same."""
+    found = write_all(experiment, tmp_path)
+    content = json.loads(json.dumps(found[0].content))
+    values = content["sets"]["test"][place]
+    values = values if place == "utterances" else values["reference"]
+    values[:2] = [values[1], "1-9-0"] if place == "utterances" else [3, 5]
+    with pytest.raises(UserError, match="of test in another order, or count their wo"):
+        page_of(experiment, [Record(content, "x"), *found[1:]], 100)
 
 
 def test_variants_of_the_page_are_explained(experiment, tmp_path):
@@ -436,7 +514,7 @@ def test_variants_of_the_page_are_explained(experiment, tmp_path):
     asked = replace(experiment, variants=variants, grid=[*experiment.grid, part])
     found = write_all(asked, tmp_path)
     found = [record for record in found if record.system != "other"]
-    page = tables.write_page(asked, found, 100)
+    page = page_of(asked, found, 100)
     assert "\n- `wide`: `adastride score_bound=2`\n" in page
     assert "- `other`" not in page  # has no record yet
 
@@ -446,9 +524,8 @@ def test_processor_time_is_that_of_each_seed(experiment, tmp_path):
     for record in found:
         if record.seed == 1:
             record.content["measured"]["seconds_per_second"] = 0.002
-    costs = tables.write_page(experiment, found, 100).split("## Frames and cost")[1]
-    rows = [line for line in costs.splitlines() if line.startswith("| 8x, 6.25 Hz")]
-    assert all(row.endswith(" | 2.00 to 4.00 |") for row in rows) and len(rows) == 2
+    costs = table_of(page_of(experiment, found, 100), "Frames and cost")
+    assert [row[-1] for row in costs] == ["2.00 to 4.00"] * 4
     del found[0].content["measured"]["seconds_per_second"]
     assert Cell(found[:1], "test").span("seconds_per_second") == ""
 
@@ -459,19 +536,31 @@ def test_records_of_another_experiment_count(experiment, tmp_path, monkeypatch):
     write_all(experiment, tmp_path / "mine")
     part = [{"methods": ["strided_conv", "cif"], "rates": [8], "seeds": [0, 7]}]
     other = replace(experiment, name="other", grid=part, records_of=["mine"])
-    (found,) = experiment_records(other, tmp_path / "other")
-    assert (found.key, found.path.parent.name) == (("strided_conv", 8, 0), "mine")
-    run = other.runs()[0]
-    assert Grid(other, tmp_path / "other").is_done(run)
+    key = ("strided_conv", 8, 0)
+
+    def counted(experiment):
+        """Return the folders of the record that counts, and of the others."""
+        folder = tmp_path / experiment.name
+        fit, others = matching_records(experiment, folder)
+        assert Grid(experiment, folder).finished().keys() == fit.keys() <= {key}
+        return [
+            [record.path.parent.name for record in records]
+            for records in (fit.values(), others)
+        ]
+
+    assert counted(other) == [["mine"], []]
+    # one of its own with other settings is named, and does not hide that one
+    run, own = other.runs()[0], record_path(tmp_path / "other", other.runs()[0])
+    write_record(own, {**content_of(other, run, WORSE), "fingerprint": "0"})
+    assert counted(other) == [["mine"], ["other"]]
+    page = tables.write_page(other, *matching_records(other, tmp_path / "other"), 100)
+    assert "Not run yet, 3 of 4: cif 8x seed 0, strided_conv 8x seed 7" in page
+    assert "Records of other settings, left out: strided_conv 8x seed 0." in page
     # a record of its own comes first, and those of other settings do not count
-    write_record(
-        record_path(tmp_path / "other", run), content_of(other, run, REFERENCE)
-    )
-    (found,) = experiment_records(other, tmp_path / "other")
-    assert found.path.parent.name == "other"
+    write_record(own, content_of(other, run, REFERENCE))
+    assert counted(other) == [["other"], []]
     again = replace(other, name="third", asr_args="--max_epoch 4")
-    assert experiment_records(again, tmp_path / "third") == []
-    assert not Grid(again, tmp_path / "third").is_done(run)
+    assert counted(again) == [[], []]
 
 
 def test_another_training_set_is_refused(experiment, tmp_path):
@@ -479,18 +568,18 @@ def test_another_training_set_is_refused(experiment, tmp_path):
     content = json.loads(json.dumps(found[0].content))
     content["measured"]["unalignable"]["train"] = [1, 51]
     with pytest.raises(UserError, match=r"different data \(train\): 51 and 50 utter"):
-        tables.write_page(experiment, [Record(content, "x"), *found[1:]], 100)
+        page_of(experiment, [Record(content, "x"), *found[1:]], 100)
 
 
 def test_the_picture_shows_every_method(experiment, tmp_path):
     found = write_all(experiment, tmp_path)
-    figure = tables.plot_page(experiment, found)
+    figure = plot_of(experiment, found)
     (axes,) = figure.axes
     lines = {box.get_label(): box[0].get_xydata() for box in axes.containers}
     assert set(lines) == {"strided_conv", "adastride"}
     np.testing.assert_allclose(lines["strided_conv"], [[1, 37.5], [2, 37.5]])
     np.testing.assert_allclose(lines["adastride"], [[1, 0], [2, 0]])
-    assert tables.plot_page(experiment, []) is None
+    assert plot_of(experiment, []) is None
 
 
 def test_the_picture_of_one_rate_has_a_row_for_each_method(experiment, tmp_path):
@@ -498,7 +587,7 @@ def test_the_picture_of_one_rate_has_a_row_for_each_method(experiment, tmp_path)
     grid = [{**experiment.grid[0], "rates": [8]}]
     experiment = replace(experiment, grid=grid)
     found = write_all(experiment, tmp_path / "mine")
-    (axes,) = tables.plot_page(experiment, found).axes
+    (axes,) = plot_of(experiment, found).axes
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names == ["adastride", "strided_conv"] and axes.yaxis_inverted()
     marks = [line.get_xydata() for line in axes.lines if line.get_marker() == "o"]
@@ -512,7 +601,7 @@ def test_the_picture_of_one_rate_has_a_row_for_each_method(experiment, tmp_path)
 def test_a_second_picture_joins_methods_to_lines(experiment, tmp_path):
     found = write_all(experiment, tmp_path)
     joined = {"no record": ["cif"], "both": ["adastride", "strided_conv"]}
-    figure = tables.plot_page(replace(experiment, lines=joined), found, chosen=True)
+    figure = plot_of(replace(experiment, lines=joined), found, chosen=True)
     (line,) = figure.axes[0].containers
     assert line.get_label() == "both"
     np.testing.assert_allclose(line[0].get_xydata()[:, 0], [1, 1, 2, 2])
@@ -520,7 +609,7 @@ def test_a_second_picture_joins_methods_to_lines(experiment, tmp_path):
     words = {text.get_text() for text in figure.axes[0].texts}
     assert words == {"6.25 Hz", "12.5 Hz"}  # at the baseline's points alone
     none = replace(experiment, lines={"no record": ["cif"]})
-    assert tables.plot_page(none, found, chosen=True) is None
+    assert plot_of(none, found, chosen=True) is None
 
 
 @pytest.mark.parametrize("content", [b"[1]", b'{"format": 1}', b"{"])
