@@ -4,8 +4,8 @@
         --config conf/train_asr_whisper_small.yaml --train_shape_file ...
 
 It takes the options of ``espnet2.bin.asr_train`` or ``lm_train`` and prints
-``--scheduler_conf warmup_steps_list=[...]``, or nothing if the schedule is long enough
-or of another kind (``espnet_adastride/plugin/schedule.py``).
+``--scheduler_conf warmup_steps_list=[...]``, or nothing if the schedule fits or is of
+another kind (``espnet_adastride/plugin/schedule.py``).
 """
 
 import argparse
@@ -56,10 +56,11 @@ def main(cmd=None):
     steps = fitted_steps(vars(args), len(batches))
     if steps is None:
         return
-    earlier = args.scheduler_conf["warmup_steps_list"]
+    earlier = args.scheduler_conf["warmup_steps_list"][-1]
+    why = "jump up there" if earlier < steps[-1] else "hardly decay"
     say(
-        f"warmup_steps_list ends at {earlier[-1]:g} of {steps[-1]:g} updates, and the "
-        "learning rate would jump up there: it is stretched to the end of the training"
+        f"warmup_steps_list ends at {earlier:g} updates, the training at {steps[-1]:g};"
+        f" it is scaled to that, because the learning rate would {why}"
     )
     words = ",".join(f"{step:.10g}" for step in steps)
     print(f"--scheduler_conf warmup_steps_list=[{words}]")

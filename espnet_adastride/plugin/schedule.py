@@ -2,8 +2,9 @@
 
 ESPnet's ``piecewiselinearwarmuplr`` lists updates, whose number depends on the amount
 of speech. After the last one the rate jumps from the list's last value back up to
-``lr`` and decays with the inverse square root. A list that ends too early is scaled to
-the end of the training. One that ends at ``lr`` is left alone: nothing jumps there.
+``lr`` and decays with the inverse square root; if the training ends long before it, the
+rate hardly decays. Such a list is scaled to the end of the training. One that ends at
+``lr`` is left alone: its rate neither jumps nor decays.
 """
 
 from typing import Any, List, Mapping, Optional, Union
@@ -27,7 +28,7 @@ def fitted_steps(
         batches: of an epoch.
 
     Returns:
-        None: the schedule is another one, or lasts long enough.
+        None: the schedule is another one, or the training ends in its last half.
     """
     conf, rate = options["scheduler_conf"], options["optim_conf"].get("lr")
     steps, rates = conf.get("warmup_steps_list"), conf.get("warmup_lr_list")
@@ -36,7 +37,7 @@ def fitted_steps(
     if rates[-1] >= rate:
         return None
     total = count_steps(options, batches)
-    if total <= steps[-1]:
+    if steps[-1] / 2 <= total <= steps[-1]:
         return None
     scaled = [round(step * total / steps[-1], 2) for step in steps]
     return [int(step) if step == int(step) else step for step in scaled]

@@ -1,4 +1,4 @@
-"""A schedule that is too short for the training is stretched; others are left alone."""
+"""A schedule is fitted to the training if it is too short or far too long."""
 
 import pytest
 import torch
@@ -50,6 +50,7 @@ def test_the_rate_no_longer_jumps():
     "changed, batches",
     [
         ({}, 3),  # 24 updates
+        ({"max_epoch": 5}, 3),  # 15
         ({"accum_grad": 2}, 5),  # 16: the rest of an epoch is not used
         ({"num_iters_per_epoch": 3}, 5),
         ({"scheduler": "warmuplr", "scheduler_conf": {"warmup_steps": 20}}, 5),
@@ -58,7 +59,7 @@ def test_the_rate_no_longer_jumps():
         ({"optim_conf": {}}, 5),
     ],
 )
-def test_what_lasts_long_enough_is_left_alone(changed, batches):
+def test_what_fits_is_left_alone(changed, batches):
     assert fitted_steps({**OPTIONS, **changed}, batches) is None
 
 
@@ -89,8 +90,13 @@ def test_the_command_counts_the_batches_of_espnet(task, tmp_path, capsys):
 
     found = fit()
     assert found.out == "--scheduler_conf warmup_steps_list=[0,4.5,9]\n"
-    assert "ends at 4 of 9 updates" in found.err
+    assert "ends at 4 updates, the training at 9;" in found.err
+    assert "would jump up there" in found.err
     assert fit("--max_epoch", "1") == ("", "")
     assert fit("--scheduler", "noamlr") == ("", "")
     given = fit("--scheduler_conf", "warmup_steps_list=[0,1,3]")
     assert given.out == "--scheduler_conf warmup_steps_list=[0,3,9]\n"
+    given = fit("--scheduler_conf", "warmup_steps_list=[0,2,20]")
+    assert given.out == "--scheduler_conf warmup_steps_list=[0,0.9,9]\n"
+    assert "ends at 20 updates, the training at 9;" in given.err
+    assert "would hardly decay" in given.err
