@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from espnet_adastride.evaluation.statistics import Bootstrap
 from espnet_adastride.experiments.cells import Cell
 from espnet_adastride.report.style import (
-    COLOURS,
-    GREY,
+    FONT_SIZE,
     drawing,
     label_points,
     line_style,
+    mark_style,
 )
 
 
@@ -35,12 +35,13 @@ def plot_methods(
     with drawing(6.5, 1.1 + 0.3 * len(rows), layout="constrained") as figure:
         axes = figure.subplots()
         for place, cell in enumerate(rows):
-            colour = COLOURS[cell.system == baseline]
+            style = mark_style(cell.system != baseline)
+            colour = style["color"]
             middle, low, high = cell.interval(bootstrap)
             if cell.system == baseline:
-                axes.axvline(middle, color=GREY, lw=1.0)
+                axes.axvline(middle, color=colour, lw=1.0)
             axes.plot([low, high], [place, place], color=colour, lw=1.6)
-            axes.plot(middle, place, "o", color=colour)
+            axes.plot(middle, place, **style)
             if len(cell.records) > 1:
                 wers = cell.rates()
                 axes.plot(wers, [place] * len(wers), ".", color=colour, alpha=0.45)
@@ -63,7 +64,8 @@ def plot_compute(
 
     Args:
         lines: cells of several rates, by the name of their line.
-        baseline: the method whose points are labelled with their frame rate.
+        baseline: the method that is drawn first, and in the first style; its points
+            are labelled with their frame rates.
         feature_rate: frames per second that rates count from.
         label: of the axis of word error rates.
         bootstrap: over the groups of the test set.
@@ -72,17 +74,14 @@ def plot_compute(
     """
     with drawing(7.5, max(4.0, 0.25 * len(lines)), layout="constrained") as figure:
         axes, labels, drawn = figure.subplots(), [], []
-        for number, (name, line) in enumerate(lines.items()):
-            line = sorted(line, key=lambda cell: cell.measured("macs_per_second"))
+        # False comes first: the baseline
+        names = sorted(lines, key=lambda n: {c.system for c in lines[n]} != {baseline})
+        for number, name in enumerate(names):
+            line = sorted(lines[name], key=lambda c: c.measured("macs_per_second"))
             x = [cell.measured("macs_per_second") / 1e6 for cell in line]
             ends = np.array([cell.interval(bootstrap) for cell in line])
             reach = np.abs(ends[:, 1:].T - ends[:, 0])
             style = line_style(number)
-            # the colours return: other marks tell the lines apart, of four rounds
-            if number // len(COLOURS) in (1, 2):
-                style["markerfacecolor"] = "white"
-            if number >= 2 * len(COLOURS):
-                style["marker"] = "PX*<>d"[number % len(COLOURS)]
             axes.errorbar(x, ends[:, 0], reach, capsize=3, label=name, **style)
             drawn += [*zip(x, ends[:, 0]), *between(x, ends[:, 0])]
             for place, (_, low, high) in zip(x, ends):
@@ -93,17 +92,19 @@ def plot_compute(
                     dots = {"color": style["color"], "alpha": 0.45}
                     axes.plot([place] * len(wers), wers, ".", **dots)
                 if cell.system == baseline:
-                    words = f"{feature_rate / cell.rate:.3g} Hz"
-                    labels.append((words, (place, cell.rate_of()), {}))
-        axes.set_xlabel("million multiply-accumulates per second of audio")
+                    words = f"{feature_rate / cell.rate:.3g}"
+                    look = {"color": style["color"], "size": FONT_SIZE - 0.5}
+                    labels.append((words, (place, cell.rate_of()), look))
+        numbers = f"\nnumbers: frames per second of {baseline}" if labels else ""
+        axes.set_xlabel(f"million multiply-accumulates per second of audio{numbers}")
         axes.set_ylabel(label)
         axes.grid()
         if inside:
-            axes.legend(loc="best")
+            axes.legend(loc="best", handlelength=3)
         else:
-            figure.legend(loc="outside right upper")
-        ups = (-9, 9, -18, 18, -27, 27, -36, 36)
-        sides = [(right, up) for up in ups for right in (7, -7)]
+            figure.legend(loc="outside right upper", handlelength=3)
+        ups = (9, -9, 0, 13, -13, 17, -17)
+        sides = [(right, up) for up in ups for right in (5, -5)]
         label_points(axes, labels, sides, drawn)
     return figure
 

@@ -32,7 +32,7 @@ from espnet_adastride.recipe.stamps import (
     first_difference,
     hash_listing,
 )
-from espnet_adastride.report.style import drawing, line_style, save_figure
+from espnet_adastride.report.style import drawing, mark_style, save_figure
 from espnet_adastride.report.tables import format_interval, markdown_table
 from espnet_adastride.timing.ctc import path_spans
 
@@ -249,7 +249,7 @@ def plot_rates(points: Sequence[Point], units: Sequence[str]) -> Figure:
     with drawing(8.0, 3.8, layout="constrained") as figure:
         left, right = figure.subplots(1, 2, sharey=True)
         for number, (name, line) in enumerate(curves.items()):
-            style = line_style(number)
+            style = mark_style(number)
             own = [cell.point for cell, _ in line]
             wer = np.array([point.wer for point in own])
             reach = np.abs(np.array([end for _, end in line]).T - wer)

@@ -45,14 +45,15 @@ CAPTIONS = {
 #: what bars and marks of a picture are
 LEGENDS = {
     "asr": "Bars: 95 % intervals of each WER by itself, over speakers or groups; small "
-    "dots: seeds. Bars of methods that differ may overlap, as all are tested on the "
-    "same utterances: the tables have the paired differences.",
+    "dots: seeds; blue circles: the baseline. Bars of methods that differ may overlap, "
+    "as all are tested on the same utterances: the tables have the paired differences.",
     "classification": "Bars: 95 % intervals of the difference, over the groups; filled "
     "marks: different from the baseline after Holm's correction.",
     "vqvae": "Bars: the lowest and the highest seed; dotted: the tokens alone, without "
     "the side bits.",
 }
-LEGENDS["one rate"] = LEGENDS["asr"] + " Vertical line and other colour: the baseline."
+LEGENDS["one rate"] = LEGENDS["asr"] + " Vertical line: the WER of the baseline."
+LEGENDS["asr"] += " Numbers: frames per second of the baseline at its points."
 TERCILES = ("slow", "middle", "fast")
 
 

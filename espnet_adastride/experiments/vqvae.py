@@ -207,7 +207,7 @@ def plot_bits(runs: List[Dict[str, Any]]) -> Figure:
             together = np.add(tokens, side)
             axes.errorbar(together, centre, reach, capsize=3, label=method, **style)
             if max(side) > 0:
-                alone = {**style, "marker": "", "ls": ":", "lw": 1.2}
+                alone = {**style, "marker": "", "linestyle": ":", "lw": 1.2}
                 axes.plot(tokens, centre, **alone)
             labels += [
                 (f"{rate:g}x", (x, y), {"size": 8, "color": style["color"]})

@@ -18,7 +18,7 @@ from espnet_adastride.report.style import (
     INK,
     MARKERS,
     drawing,
-    line_style,
+    mark_style,
 )
 from espnet_adastride.timing.ctc import Timed
 
@@ -79,7 +79,7 @@ def draw_panel(axes, runs, panel) -> None:
             axes.plot(
                 curve.epochs,
                 curve.values,
-                **line_style(index),
+                **mark_style(index),
                 markersize=sizes[phase != "valid"],
                 linewidth=1.6 if phase == "valid" else 1.0,
                 linestyle="-" if phase == "valid" else (0, (4, 2)),
@@ -121,10 +121,11 @@ def _short(value: float) -> str:
 
 def legend(names: Sequence[str]) -> List[Tuple[str, str, str]]:
     """Return (name, colour, marker as a character) of each training, for a legend."""
-    signs = dict(zip(MARKERS, "●■▲◆▼⬟"))
+    signs = dict(zip(MARKERS, "●■▲◆▼⬟◄►✖★✚♦⬢"))
+    styles = [mark_style(number) for number in range(len(names))]
     return [
-        (name, COLOURS[i % len(COLOURS)], signs[MARKERS[i % len(MARKERS)]])
-        for i, name in enumerate(names)
+        (name, style["color"], signs[style["marker"]])
+        for name, style in zip(names, styles)
     ]
 
 
@@ -154,7 +155,7 @@ def plot_training(runs: Dict[str, Dict[str, Dict[str, Curve]]]) -> Figure:
                 matplotlib.lines.Line2D(
                     [0.1 / width, 0.45 / width],
                     [y / height] * 2,
-                    **line_style(line),
+                    **mark_style(line),
                     markersize=5,
                 )
             )

@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
@@ -32,7 +33,10 @@ INK = "#161718"
 GREY = "#808080"
 #: distinguishable with any colour blindness, on white and on black
 COLOURS = ("#2f81c7", "#d55e00", "#00936b", "#c264a0", "#a98600", "#7d7d7d")
-MARKERS = "os^Dvp"
+#: 13, and 5 colours that return: a pair of both returns after 65
+MARKERS = "os^Dvp<>X*Pdh"
+#: not dotted: such lines of VQ-VAEs are their tokens without side bits
+DASHES = ("-", (0, (6, 2)), (0, (6, 1.5, 1, 1.5)), (0, (2, 1)))
 FONT_SIZE = 9.5
 #: of marks, in points: matplotlib's
 MARK_SIZE = 6.0
@@ -93,12 +97,28 @@ def drawing(
         yield figure
 
 
+def mark_style(number: int) -> dict:
+    """Return colour and marker of the ``number``-th line of a chart.
+
+    The first is the baseline's, if there is one: its colour does not return. No pair
+    of the first 65 is the same.
+    """
+    first, *others = COLOURS
+    colour = others[(number - 1) % len(others)] if number else first
+    return {"color": colour, "marker": MARKERS[number % len(MARKERS)]}
+
+
 def line_style(number: int) -> dict:
-    """Return colour and marker of the ``number``-th line of a chart."""
-    return {
-        "color": COLOURS[number % len(COLOURS)],
-        "marker": MARKERS[number % len(MARKERS)],
-    }
+    """Return :func:`mark_style` with dashes, and marks that are filled or hollow.
+
+    The first 26 lines differ without colours: each marker is filled, then hollow. It is
+    for charts in which dashes and hollow marks say nothing else.
+    """
+    dashes = DASHES[number // len(COLOURS) % len(DASHES)]
+    style = {**mark_style(number), "linestyle": dashes}
+    if number // len(MARKERS) % 2:
+        style["markerfacecolor"] = "white"
+    return style
 
 
 def label_points(
@@ -109,7 +129,8 @@ def label_points(
 ) -> None:
     """Write a label beside each point, where it covers no other label and no point.
 
-    Call it last: it needs the final limits and layout. Labels stay within the axes.
+    Call it last: it needs the final limits and layout. Labels stay within the axes, and
+    have a white edge where they cover a line.
 
     Args:
         axes: where the points are drawn.
@@ -126,10 +147,12 @@ def label_points(
     centres = axes.transData.transform(points) if points else []
     taken = [Bbox([centre - half, centre + half]) for centre in centres]
     inside = axes.get_window_extent()
+    edge = [withStroke(linewidth=2.0, foreground="white")]
     for text, point, options in labels:
         label = axes.annotate(
             text, point, (0, 0), textcoords="offset points", va="center", **options
         )
+        label.set_path_effects(edge)
         covered = []
         for place in places:
             box = _box_at(label, place)

@@ -18,6 +18,7 @@ from espnet_adastride.experiments.rate_curves import (
     pool,
 )
 from espnet_adastride.plugin.encoders import EBranchformerEncoder
+from espnet_adastride.report.style import MARKERS
 from tests.tiny_models import RATE, make_experiment
 
 
@@ -101,6 +102,18 @@ def test_seeds_are_averaged_and_each_is_shown():
     left = plot_rates(points, units).axes[0]
     lines = [(list(a.get_xdata()), list(a.get_ydata())) for a in left.lines]
     assert ([4.0, 8.0], [0.0, 37.5]) in lines and ([8.0, 8.0], [25.0, 50.0]) in lines
+
+
+def test_own_rates_of_many_models_have_filled_marks():
+    """The 14th model has no hollow style, as this says something else here."""
+    many = [point(f"m{n}", r, [1, 0], own=r < 8) for n in range(15) for r in (4.0, 8.0)]
+    lines = plot_rates(many, ["s", "t"]).axes[0].lines
+    marks = [m for m in lines if m.get_marker() in MARKERS]
+    filled = [m for m in marks if m.get_linestyle() != "-"]
+    assert len(filled) == 15
+    for mark in filled:
+        assert list(mark.get_xdata()) == [4.0]
+        assert mark.get_markerfacecolor() == mark.get_color()
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from espnet_adastride.experiments.records import (
     write_record,
 )
 from espnet_adastride.experiments.runs import Grid
-from espnet_adastride.report.style import GREY
+from espnet_adastride.report.style import COLOURS, MARKERS
 from tests.wrong_records import refusal
 
 GREEDY = "decode_ctc_greedy.yaml"
@@ -576,9 +576,19 @@ def test_the_picture_shows_every_method(experiment, tmp_path):
     figure = plot_of(experiment, found)
     (axes,) = figure.axes
     lines = {box.get_label(): box[0].get_xydata() for box in axes.containers}
-    assert set(lines) == {"strided_conv", "adastride"}
+    assert list(lines) == ["strided_conv", "adastride"]  # the baseline first
     np.testing.assert_allclose(lines["strided_conv"], [[1, 37.5], [2, 37.5]])
     np.testing.assert_allclose(lines["adastride"], [[1, 0], [2, 0]])
+    # in other pictures with another order of the methods, too, it has the same style
+    other = [{**experiment.grid[0], "methods": ["adastride", "strided_conv"]}]
+    (axes,) = plot_of(replace(experiment, grid=other), found).axes
+    names = [box.get_label() for box in axes.containers]
+    mark = axes.containers[0][0]
+    assert names == ["strided_conv", "adastride"]
+    assert (mark.get_color(), mark.get_marker()) == (COLOURS[0], MARKERS[0])
+    labels = {(t.get_text(), *t.xy, t.get_color()) for t in axes.texts}
+    assert labels == {("6.25", 1, 37.5, COLOURS[0]), ("12.5", 2, 37.5, COLOURS[0])}
+    assert "numbers: frames per second of strided_conv" in axes.get_xlabel()
     assert plot_of(experiment, []) is None
 
 
@@ -590,12 +600,14 @@ def test_the_picture_of_one_rate_has_a_row_for_each_method(experiment, tmp_path)
     (axes,) = plot_of(experiment, found).axes
     names = [label.get_text() for label in axes.get_yticklabels()]
     assert names == ["adastride", "strided_conv"] and axes.yaxis_inverted()
-    marks = [line.get_xydata() for line in axes.lines if line.get_marker() == "o"]
-    np.testing.assert_allclose(marks, [[[0.0, 0]], [[37.5, 1]]])
+    for place, (wer, number) in enumerate([(0.0, 1), (37.5, 0)]):  # baseline: 0
+        (mark,) = [m for m in axes.lines if m.get_marker() == MARKERS[number]]
+        np.testing.assert_allclose(mark.get_xydata(), [[wer, place]])
+        assert mark.get_color() == COLOURS[number]
     seeds = [line.get_xdata() for line in axes.lines if line.get_marker() == "."]
     np.testing.assert_allclose(seeds, [[0.0, 0.0], [37.5, 37.5]])
-    (at_baseline,) = [line for line in axes.lines if line.get_color() == GREY]
-    np.testing.assert_allclose(at_baseline.get_xdata(), 37.5)
+    vertical = [m for m in axes.lines if np.ptp(m.get_ydata()) > 0]
+    np.testing.assert_allclose([m.get_xdata() for m in vertical], [[37.5, 37.5]])
 
 
 def test_a_second_picture_joins_methods_to_lines(experiment, tmp_path):
@@ -607,7 +619,7 @@ def test_a_second_picture_joins_methods_to_lines(experiment, tmp_path):
     np.testing.assert_allclose(line[0].get_xydata()[:, 0], [1, 1, 2, 2])
     assert sorted(line[0].get_xydata()[:, 1]) == [0, 0, 37.5, 37.5]
     words = {text.get_text() for text in figure.axes[0].texts}
-    assert words == {"6.25 Hz", "12.5 Hz"}  # at the baseline's points alone
+    assert words == {"6.25", "12.5"}  # at the baseline's points alone
     none = replace(experiment, lines={"no record": ["cif"]})
     assert plot_of(none, found, chosen=True) is None
 

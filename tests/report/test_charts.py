@@ -12,15 +12,31 @@ from espnet_adastride.report.charts import (
     PANELS,
     StreamRow,
     histogram_edges,
+    legend,
     plot_corpus,
     plot_panel,
     plot_stream,
     plot_training,
 )
-from espnet_adastride.report.style import to_svg
+from espnet_adastride.report.style import MARKERS, to_svg
 from espnet_adastride.timing.ctc import Timed
 
 PANEL = {panel[0]: panel for panel in PANELS}
+
+
+def test_the_legend_has_a_sign_for_every_marker():
+    """Trainings are told apart by colour and marker alone, in the legend, too."""
+    found = legend([str(number) for number in range(20)])
+    assert [name for name, _, _ in found] == [str(number) for number in range(20)]
+    assert len({sign for _, _, sign in found}) == len(MARKERS)
+    assert len({(colour, sign) for _, colour, sign in found}) == 20
+    drawn = plot_panel(
+        {name: {"loss": {"valid": curve(1, 2)}} for name, _, _ in found}, PANEL["loss"]
+    )
+    marks = [(m.get_color(), m.get_marker()) for m in drawn.axes[0].lines]
+    assert [colour for colour, _ in marks] == [colour for _, colour, _ in found]
+    assert len(set(marks)) == 20
+    assert {line.get_linestyle() for line in drawn.axes[0].lines} == {"-"}
 
 
 def curve(*values, first=1):

@@ -16,7 +16,14 @@ from espnet_adastride.experiments.classification.results import (
     confusion,
     option_curve,
 )
-from espnet_adastride.report.style import COLOURS, FONT_SIZE, GREY, SHARE_MAP, drawing
+from espnet_adastride.report.style import (
+    COLOURS,
+    FONT_SIZE,
+    GREY,
+    SHARE_MAP,
+    drawing,
+    mark_style,
+)
 
 
 def plot_data_sets(tables: Dict[str, Sequence[Row]], reference: str) -> Figure:
@@ -109,7 +116,7 @@ def plot_option(rows: Sequence[Row], option: str, reference: str) -> Figure:
                 label = f"{reference}, 95 % interval"
                 axes.axhline(np.mean(row.accuracies), color=GREY, lw=1.2, label=label)
         for index, (method, points) in enumerate(curves.items()):
-            colour = COLOURS[index % len(COLOURS)]
+            style = mark_style(index)
             values = [value for value, _ in points]
             means = np.array([np.mean(row.accuracies) for _, row in points])
             ends = np.array([row.interval for _, row in points])
@@ -118,14 +125,13 @@ def plot_option(rows: Sequence[Row], option: str, reference: str) -> Figure:
                 values,
                 means,
                 reach,
-                color=colour,
-                marker="o",
                 capsize=3,
                 label=f"{method}, mean and 95 % interval",
+                **style,
             )
             for value, row in points:
                 one = [value] * len(row.accuracies)
-                axes.plot(one, row.accuracies, ".", color=colour, alpha=0.45)
+                axes.plot(one, row.accuracies, ".", color=style["color"], alpha=0.45)
         if min(value for points in curves.values() for value, _ in points) > 0:
             axes.set_xscale("log")
         ticks = sorted({value for points in curves.values() for value, _ in points})
