@@ -151,6 +151,14 @@ def check_task(config: Path, options: Dict[str, Any]) -> None:
             f"{config}: not the config of an ASR model (no encoder, or no token_list); "
             "give an experiment of the task asr, or copy the file again if it was cut"
         )
+    for choices in asr_task.ASRTask.class_choices_list:
+        given = options.get(choices.name)
+        if given is not None and str(given).lower() not in choices.classes:
+            raise ModelError(
+                f"{config}: the task asr, whose models this command reads, has no "
+                f"{choices.name} {given}; decode models of other tasks with their own "
+                "ESPnet commands, or correct the word"
+            )
 
 
 def find_files(model: PathLike, asr_model_file: Optional[str], scratch: Path):

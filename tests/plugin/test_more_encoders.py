@@ -1,13 +1,24 @@
-"""Encoders and tasks that few recipes use: trained for a step, or refused."""
+"""Encoders and tasks that few recipes use: trained for a step, or refused; and which
+encoder takes which option."""
 
 import argparse
+import importlib
+import inspect
+import re
+from pathlib import Path
 
 import pytest
 import torch
 
-from espnet_adastride.errors import ConfigurationError
+from espnet_adastride.errors import ConfigurationError, UserError
 from espnet_adastride.plugin import espnet, long_input
-from espnet_adastride.plugin.encoders import EBranchformerCTCEncoder
+from espnet_adastride.plugin.encoders import ENCODERS, EBranchformerCTCEncoder
+from espnet_adastride.plugin.exporting import CTCProgram
+from espnet_adastride.plugin.model import input_layer
+from espnet_adastride.plugin.model_files import check_task
+from espnet_adastride.plugin.register import TASKS
+from espnet_adastride.plugin.streaming import why_not_streaming
+from tests.plugin import test_transducer as transducer
 from tests.plugin.test_model import COMMON, batch, build
 
 TOKENS = ["<blank>", "<unk>", "<na>", "<nolang>", "<eng>", "<asr>", "a", "b", "<sos>"]
@@ -226,3 +237,124 @@ def test_other_encoders_are_espnets_else():
     # an encoder of ours with ESPnet's own word
     model = build("contextual_block_transformer", "conv2d", linear_units=16)
     assert type(model.encoder.embed).__name__ == "Conv2dSubsamplingWOPosEnc"
+
+
+# ------------------------------------------------------------------ the table
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "input_layer.md"
+LATER = {"stride": [2, 2], "after_blocks": [0, 1], "restore": True}
+#: columns of the table: input_layer_conf, and what the line of a refusal has
+COLUMNS = {
+    "`after_blocks`, `restore`": (LATER, "after_blocks"),
+    "`score_from_ctc`": ({**LATER, "score_from_ctc": True}, "score_from_ctc|after_b"),
+    "`true_times`": ({"true_times": True}, "true_times"),
+    "`tell_strides`": ({"tell_strides": True}, "tell_strides"),
+    "`block`": ({"block": 0.5}, "block"),
+    "`--stream`": ({"block": 0.5}, "whole utterance|the task asr"),
+    "ONNX": ({}, "cannot be exported|the task asr"),
+}
+#: cells that are conditions: options that break them, and that meet them
+CONDITIONS = {
+    "`rel_pos_type: latest`": ({"rel_pos_type": "legacy"}, {"rel_pos_type": "latest"}),
+    "with `block`": ({"input_layer_conf": {}}, {}),
+    "without `conv1d` blocks": (
+        {"body": [transducer.CONV1D, transducer.CONFORMER]},
+        {"body": [transducer.CONFORMER]},
+    ),
+}
+#: what the configurations of other tasks' models have
+OTHER_TASKS = {
+    "asr_transducer": vars(transducer.configuration()),
+    "e_branchformer_ctc": {"encoder": "e_branchformer_ctc", "token_list": TOKENS},
+}
+
+
+def rows():
+    """The rows of the table, {encoder: {column: cell}}."""
+    section = PAGE.read_text(encoding="utf-8").split("\n## Encoders and tasks\n")[1]
+    section = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", section.split("\n## ")[0])
+    lines = re.findall(r"^\| (.*) \|$", section, re.MULTILINE)
+    head, *cells = [line.split(" | ") for line in lines]
+    return {
+        word: dict(zip(head, row))
+        for row in cells
+        for word in re.findall(r"`(\w+)`", row[0])
+    }
+
+
+TABLE = rows()
+
+
+def of_row(word, **options):
+    """A tiny model; options that are not given are ESPnet's defaults."""
+    conf = options.pop("input_layer_conf")
+    if word == "asr_transducer":
+        return transducer.build(block_type="adastride", **conf, **options)
+    if word == "e_branchformer_ctc":
+        return owsm_ctc(input_layer_conf=conf, **options)
+    known = inspect.signature(ENCODERS[word]).parameters
+    options = {
+        "linear_units": 16,
+        "rel_pos_type": getattr(known.get("rel_pos_type"), "default", None),
+        "interctc_layer_idx": [1],
+        **options,
+    }
+    options = {key: value for key, value in options.items() if key in known}
+    inner = {"interctc_weight": 0.3 if "interctc_layer_idx" in known else 0.0}
+    return build(word, "adastride", inner, input_layer_conf=conf, **options)
+
+
+def line_of(word, column, **options):
+    """The line with which a row refuses a column, or None."""
+    options = {"input_layer_conf": COLUMNS[column][0], **options}
+    try:
+        if word in OTHER_TASKS and column in ("`--stream`", "ONNX"):
+            check_task(PAGE, OTHER_TASKS[word])
+        model = of_row(word, **options)
+        if column == "`--stream`":
+            model.normalize = None
+            args = argparse.Namespace(encoder=word)
+            return why_not_streaming(
+                argparse.Namespace(
+                    model=model, layer=input_layer(model), upstream=None, args=args
+                )
+            )
+        if column == "ONNX":
+            CTCProgram(model)
+            return None
+        data = owsm_batch() if word == "e_branchformer_ctc" else batch()
+        loss, stats, _ = model.train()(**data)
+        loss.backward()
+        assert loss.isfinite() and stats["loss_vp"] >= 0
+    except UserError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+@pytest.mark.parametrize("word", TABLE)
+def test_encoders_take_the_options_that_the_table_says(word, column):
+    cell = TABLE[word][column]
+    breaks, meets = CONDITIONS.get(cell, ({}, {}))
+    if cell == "no" and word in ENCODERS and word not in OTHER_TASKS:
+        breaks = {"rel_pos_type": "latest"}  # not the default, which may be the reason
+    if cell != "no":
+        assert cell == "yes" or cell in CONDITIONS
+        assert line_of(word, column, **meets) is None
+    if cell != "yes":
+        line = line_of(word, column, **breaks)
+        assert line and "\n" not in line and re.search(COLUMNS[column][1], line), line
+
+
+def test_the_table_has_every_encoder_and_its_tasks():
+    assert set(TABLE) == {*ENCODERS, "asr_transducer"}
+    tasks = {word: set() for word in ENCODERS}
+    for name in TASKS:
+        if not name.startswith("espnet2"):
+            continue  # has another's encoders
+        classes = importlib.import_module(name).encoder_choices.classes
+        for word, kind in ENCODERS.items():
+            # ESPnet's model of s2t_ctc gives its encoder a prefix
+            if classes.get(word) is kind and (kind.takes_prefix or name[-4:] != "_ctc"):
+                tasks[word].add(name.rpartition(".")[2])
+    for word, found in tasks.items():
+        assert set(TABLE[word]["tasks"].split(", ")) == found, word

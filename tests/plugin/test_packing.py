@@ -185,6 +185,8 @@ def test_what_does_not_load_is_not_packed(experiment, tmp_path):
     others = [
         ({**config, "joint_network_conf": {}}, "a model of the task asr_transducer"),
         ({**config, "token_list": None}, "not the config of an ASR model"),
+        ({**config, "encoder": "e_branchformer_ctc"}, "the task asr, whose models"),
+        ({**config, "decoder": "linear"}, "the task asr, whose models"),
     ]
     for other, problem in others:
         open("exp/other.yaml", "w").write(yaml.safe_dump(other))
