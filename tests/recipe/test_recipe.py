@@ -721,6 +721,23 @@ def test_a_changed_training_is_refused_and_more_epochs_are_not(tmp_path):
     assert json.loads(record.read_text())["optim_conf.lr"] == "0.2"
 
 
+@pytest.mark.parametrize(
+    "model", ["12epoch.pth", "valid.acc.ave.pth", "valid.acc.ave_5best.pth"]
+)
+def test_models_without_a_checkpoint_are_not_replaced(tmp_path, model):
+    record, checkpoint = tmp_path / ".training.json", tmp_path / "checkpoint.pth"
+    options = {"encoder_conf.num_blocks": "12", "max_epoch": "12"}
+    training.start_or_resume(record, checkpoint, options)
+    (tmp_path / model).touch()
+    assert training.start_or_resume(record, checkpoint, options) == "a new training"
+    # more epochs, too: they would begin with the first
+    for name, value in (("encoder_conf.num_blocks", "6"), ("max_epoch", "20")):
+        words = f"{name} was 12, is {value}, and .*checkpoint.pth, to resume from, is"
+        with pytest.raises(UserError, match=words):
+            training.start_or_resume(record, checkpoint, {**options, name: value})
+    assert json.loads(record.read_text()) == options
+
+
 def test_a_truncated_checkpoint_is_refused_with_the_newest_whole_model(tmp_path):
     record, checkpoint = tmp_path / ".training.json", tmp_path / "checkpoint.pth"
     torch.save({"weight": torch.zeros(500)}, checkpoint)
