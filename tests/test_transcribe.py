@@ -459,6 +459,24 @@ def test_files_that_a_config_names_are_found_from_anywhere(tmp_path, monkeypatch
         model_files.read_options(files.config, files.roots)
 
 
+def test_folders_that_a_config_names_are_found_from_anywhere(tmp_path, monkeypatch):
+    """A pretrained encoder's, which ESPnet otherwise takes for a name of its hub."""
+    exp = tmp_path / "recipe" / "exp" / "asr_x"
+    exp.mkdir(parents=True)
+    (exp / "config.yaml").write_text(
+        "encoder: conformer\n"
+        "frontend_conf: {model: downloads/wavlm, other: hub/wavlm}\n"
+    )
+    (exp / MODEL).touch()
+    for folder in ("recipe", "elsewhere"):
+        (tmp_path / folder / "downloads" / "wavlm").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    files = model_files.find_files(exp, None, tmp_path)
+    options = model_files.read_options(files.config, files.roots)
+    found = str(tmp_path / "recipe" / "downloads" / "wavlm")
+    assert options["frontend_conf"] == {"model": found, "other": "hub/wavlm"}
+
+
 def test_a_model_that_was_moved_after_unpacking(tmp_path):
     packed = Path(__file__).parents[1] / "models" / "adastride_whisper_4x.zip"
     unpack_model.main([str(packed), str(tmp_path / "old")])
