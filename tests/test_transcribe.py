@@ -42,6 +42,7 @@ from espnet_adastride.files import check_folder  # noqa: E402
 from espnet_adastride.plugin import model_files, trained  # noqa: E402
 from espnet_adastride.plugin.frame_times import FrameTimes  # noqa: E402
 from espnet_adastride.plugin.greedy import CTCGreedy  # noqa: E402
+from espnet_adastride.plugin.packing import pack_model  # noqa: E402
 from espnet_adastride.timing.ctc import force_align, path_spans  # noqa: E402
 from espnet_adastride.timing.transcripts import read_ctm  # noqa: E402
 from espnet_adastride.transcribe import Transcriber  # noqa: E402
@@ -343,6 +344,45 @@ def test_a_packed_model_with_pieces_of_words(tmp_path, monkeypatch):
     assert result.text == " ".join(w.text for w in result.words)
     with pytest.raises(ModelError, match="2 of 2 tokens are unknown to the model"):
         transcriber.align(wave, "the cats")
+
+
+def test_pieces_made_again_after_the_training_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "exp" / "asr"
+    sentences = ["THE CATS SAT", "THE MAT THAT SAT", "A CAT AT THE MATS"] * 4
+    pieces = train_bpe(sentences, tmp_path, 16, "unigram", 1.0)
+    make_experiment(
+        folder,
+        token_type="bpe",
+        bpemodel="bpe.model",
+        # the list of some recipes has further symbols, and not all pieces
+        token_list=["<blank>", "<unk>", "<en>", *pieces[:-1], "<sos/eos>"],
+    )
+    files = folder / "config.yaml", folder / MODEL
+    named = dict(zip(("asr_train_config", "asr_model_file"), map(str, files)))
+    before = trained.TrainedModel(folder)
+    CTCGreedy(before.model, before.args)
+    pack_model(named, tmp_path / "before.zip")
+    train_bpe(["THE DOGS RUN", "A FOG", "DO RUN ON"] * 4, tmp_path, 16, "unigram", 1.0)
+    known = {line.split()[0] for line in open("bpe.vocab", encoding="utf-8")}
+    lost = [piece for piece in pieces[:-1] if piece not in known]
+    assert lost
+    line = (
+        f"bpe.model is not that of the training: {len(lost)} of the model's 12 tokens"
+    )
+    line += f" are not in it, such as {' '.join(lost[:3])}; put back"
+    for use in (
+        lambda: trained.TrainedModel(folder),
+        lambda: CTCGreedy(before.model, before.args),
+        lambda: pack_model(named, tmp_path / "after.zip"),
+    ):
+        with pytest.raises(ModelError) as error:
+            use()
+        assert line in str(error.value)
+    assert not (tmp_path / "after.zip").exists()
+    Path("bpe.model").write_text("no model")
+    with pytest.raises(UserError, match="bpe.model: not a SentencePiece model"):
+        Transcriber(folder)
 
 
 def test_the_parameters_of_a_package_can_be_named(tmp_path):
