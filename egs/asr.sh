@@ -921,8 +921,10 @@ stage_11() {
         )
         [ -z "${pretrained_model}" ] || options+=(--init_param "${pretrained_model}")
         if [ "${feats_normalize}" = global_mvn ]; then
+            # a copy: stage 10 may make those of another frontend in the same place
+            cp "${asr_stats_dir}/train/feats_stats.npz" "${asr_exp}/feats_stats.npz"
             options+=(--normalize global_mvn
-                --normalize_conf "stats_file=${asr_stats_dir}/train/feats_stats.npz")
+                --normalize_conf "stats_file=${asr_exp}/feats_stats.npz")
         fi
         common_training_options
         # the packed model needs the upstream of its features to transcribe recordings
@@ -1068,8 +1070,11 @@ stage_14() {
     for file in "${bpemodel}" "${nlsyms_txt}"; do
         [ "${file}" = none ] || words+=(--option "${file}")
     done
-    [ "${feats_normalize}" != global_mvn ] ||
-        words+=(--option "${asr_stats_dir}/train/feats_stats.npz")
+    if [ "${feats_normalize}" = global_mvn ]; then
+        file=${asr_exp}/feats_stats.npz  # earlier versions made no copy
+        [ -f "${file}" ] || file=${asr_stats_dir}/train/feats_stats.npz
+        words+=(--option "${file}")
+    fi
     [ "${feats_type}" = raw ] || words+=(--option "${asr_exp}/upstream.yaml")
     if [ -f "${asr_exp}/RESULTS.md" ]; then
         # RESULTS.md contains the date on which it was written

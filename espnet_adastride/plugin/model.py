@@ -46,6 +46,9 @@ from espnet_adastride.plugin.rnnt_loss import stand_in
 from espnet_adastride.plugin.short_audio import TooShortAudioError
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
 
+#: of global_mvn, which ESPnet reads from a file before it loads the parameters
+STATISTICS = ("normalize.mean", "normalize.std")
+
 
 def input_layer(model):
     """Return the model's AdaptiveSubsampling, or None if it has another input layer."""
@@ -253,18 +256,30 @@ class DownsamplingModel:
         of the input layer itself are checked. For partial loading there is
         ``--init_param``; adapters (LoRA) are not checked.
 
+        Statistics of the features are the checkpoint's, even if the file that the
+        configuration names was made again for a frontend of another size.
+
         Raises:
             ModelError: with the keys.
         """
         own = self.state_dict()
+        differ = [
+            key
+            for key, value in state_dict.items()
+            if key in own and value.shape != own[key].shape
+        ]
+        if differ and set(differ) <= set(STATISTICS):
+            for key in differ:
+                values = own[key].new_zeros(state_dict[key].shape)
+                setattr(self.normalize, key.split(".")[1], values)
+            differ = []
         if strict or any("lora_" in key for key in own):
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         watched = "" if reporting_part(self) is not None else "encoder.embed."
         problems = [
-            f"of another shape: {key} {tuple(value.shape)} instead of "
+            f"of another shape: {key} {tuple(state_dict[key].shape)} instead of "
             f"{tuple(own[key].shape)}"
-            for key, value in state_dict.items()
-            if key in own and value.shape != own[key].shape
+            for key in differ
         ]
         if not problems:
             # checked by loading: ESPnet renames keys of older releases as it loads

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from espnet2.tasks.asr import ASRTask, encoder_choices, model_choices
@@ -373,6 +374,34 @@ def test_an_unfitting_checkpoint_is_refused_with_its_keys():
     other = build("conformer", "adastride", input_layer_conf={"channels": 4})
     with pytest.raises(ModelError, match=r"another shape: encoder\.embed"):
         other.load_state_dict(state, strict=False)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("word", ["adastride", "conv2d"])
+def test_statistics_are_those_of_the_training(tmp_path, word, strict):
+    """A later stage 10 for another frontend replaces the file of all experiments."""
+    path = tmp_path / "feats_stats.npz"
+
+    def model(mels, seed):
+        sums = np.random.default_rng(seed).uniform(1, 2, (2, mels))
+        np.savez(path, count=1, sum=sums[0], sum_square=sums[0] ** 2 + sums[1])
+        args = configuration("conformer", word)
+        args.normalize, args.normalize_conf = "global_mvn", {"stats_file": str(path)}
+        return ASRTask.build_model(args).eval()
+
+    trained = model(40, 0)
+    state, speech = trained.state_dict(), torch.randn(1, 16000)
+    wanted, _ = trained.encode(speech, torch.tensor([16000]))
+    for mels in (40, 80):
+        later = model(mels, 1)
+        assert later.normalize.mean.shape == (mels,)
+        later.load_state_dict(state, strict=strict)
+        assert torch.equal(later.normalize.std, trained.normalize.std)
+        assert torch.equal(later.encode(speech, torch.tensor([16000]))[0], wanted)
+    other, later = {**state, "ctc.ctc_lo.bias": torch.zeros(9)}, model(80, 1)
+    with pytest.raises(RuntimeError if strict else ModelError, match="normalize.mean"):
+        later.load_state_dict(other, strict=strict)  # of another model
+    assert later.normalize.mean.shape == (80,)
 
 
 def test_input_layer_is_a_conv2d_subsampling_for_espnet():

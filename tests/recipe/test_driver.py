@@ -735,6 +735,14 @@ def test_all_stages_on_a_handful_of_utterances(recipe, tmp_path, warm_python):
     options_file = dict(line[2:].split(" ", 1) for line in unpacked.stdout.splitlines())
     config = yaml.safe_load((away / options_file["asr_train_config"]).read_text())
     assert config["bpemodel"].startswith("model/")
+    # the experiment's own copy, which a later stage 10 leaves alone
+    assert (
+        config["normalize_conf"]["stats_file"]
+        == f"model/exp/{exp.name}/feats_stats.npz"
+    )
+    assert (exp / "feats_stats.npz").read_bytes() == (
+        stats / "train" / "feats_stats.npz"
+    ).read_bytes()
     subprocess.run(
         [warm_python, "-m", "espnet_adastride.bin.asr_inference_ctc"]
         + [word for k, v in options_file.items() for word in (f"--{k}", v)]
