@@ -902,6 +902,7 @@ stage_11() {
     unusual "asr_speech_fold_length=${asr_speech_fold_length}" 800
     unusual "asr_text_fold_length=${asr_text_fold_length}" 150
     unusual "ignore_init_mismatch=${ignore_init_mismatch}" false
+    [ "${feats_normalize}" != global_mvn ] || words+=(--statistics "${asr_stats_dir}")
     ours check_training --action start --config "${asr_config}" \
         "--arguments=${asr_args}" --exp "${asr_exp}" "${words[@]}" \
         --option "fs=${fs}" --option "token_type=${token_type}" \

@@ -43,6 +43,7 @@ from espnet_adastride.progress import progress_bar
 from espnet_adastride.recipe import decoding, stamps, training
 from espnet_adastride.recipe.feature_statistics import (
     add_vocabulary_size,
+    check_features,
     check_finite,
     statistics_options,
 )
@@ -688,6 +689,32 @@ def test_statistics_depend_on_the_front_end_alone(tmp_path):
     options = training_options(config, arguments)
     assert options["max_epoch"] == "3" and options["encoder_conf.num_blocks"] == "2"
     assert statistics_options(options) == {"frontend_conf.n_fft": "400"}
+
+
+@pytest.mark.parametrize(
+    "changed, words",
+    [
+        ({"frontend_conf.win_length": "400"}, "win_length was not set, is 400; begin"),
+        ({"frontend_conf.n_fft": "512"}, "n_fft was 400, is not set; begin with --s"),
+        ({"frontend": "huggingface"}, "frontend was not set, is huggingface; begin"),
+        # the same features: augmentation is off, and these are ESPnet's defaults
+        ({"preprocessor_conf.data_aug_prob": "0.5", "encoder": "conformer"}, None),
+        ({"frontend_conf.fs": "16k", "frontend_conf.n_mels": "80"}, None),
+        ({"frontend": "default", "frontend_conf.fmax": "None"}, None),
+    ],
+)
+def test_statistics_of_other_features_are_refused(tmp_path, changed, words):
+    pytest.importorskip("espnet2")
+    before = {"frontend_conf.n_fft": "400", "frontend_conf.hop_length": "160"}
+    check_features(tmp_path, changed)  # those of an earlier version have no record
+    work = fingerprint(options={"configuration": statistics_options(before)})
+    Stamp(tmp_path / ".stage_done").write(work, [], "done")
+    # in another order than in stage 10
+    check_features(tmp_path, dict(reversed(before.items())))
+    if words is None:
+        return check_features(tmp_path, {**changed, **before})
+    with pytest.raises(UserError, match=words):
+        check_features(tmp_path, {**before, **changed})
 
 
 def test_a_changed_training_is_refused_and_more_epochs_are_not(tmp_path):
