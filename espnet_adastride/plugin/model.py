@@ -23,6 +23,7 @@ Which of them appear depends only on the configuration.
 
 import functools
 import importlib
+import inspect
 
 from espnet_adastride.downsampling.stages import (
     add_auxiliary_losses,
@@ -304,6 +305,7 @@ class DownsamplingModel:
 #: modules of ESPnet's models -> the names of ours
 NAMES = {
     "espnet2.asr.espnet_model": "AdaStrideASRModel",
+    "espnet2.asr.maskctc_model": "AdaStrideMaskCTCModel",
     "espnet2.asr_transducer.espnet_transducer_model": "AdaStrideTransducerModel",
     "espnet2.cls.espnet_model": "AdaStrideCLSModel",
     "espnet2.s2t.espnet_ctc_model": "AdaStrideS2TCTCModel",
@@ -315,11 +317,33 @@ NAMES = {
 
 @functools.cache
 def adaptive_model(stock: type) -> type:
-    """Return a model of NAMES with :class:`DownsamplingModel`; others as they are."""
-    if stock.__module__ not in NAMES:
+    """Return a model of NAMES with :class:`DownsamplingModel`.
+
+    Others reject the plugin's input layer: they would train without its losses.
+    """
+    if issubclass(stock, DownsamplingModel) or getattr(stock, "refuses", False):
         return stock
+    if stock.__module__ not in NAMES:
+        return _refusing(stock)
     members = {"__doc__": f"ESPnet's {stock.__name__}.", "__module__": __name__}
     return type(NAMES[stock.__module__], (DownsamplingModel, stock), members)
+
+
+def _refusing(stock: type) -> type:
+    """Return a model that rejects the plugin's input layer in one line."""
+
+    def __init__(self, *args, **kwargs):
+        stock.__init__(self, *args, **kwargs)
+        if reporting_part(self) is not None:
+            raise ConfigurationError(
+                f"model: {stock.__module__}.{stock.__name__} would train without the "
+                "losses of the plugin's input layers; take model: espnet or maskctc, "
+                "or one of ESPnet's input layers"
+            )
+
+    members = {"__init__": __init__, "__signature__": inspect.signature(stock)}
+    members.update(__module__=stock.__module__, __doc__=stock.__doc__, refuses=True)
+    return type(stock.__name__, (stock,), members)
 
 
 AdaStrideASRModel = adaptive_model(espnet.ESPnetASRModel)

@@ -302,6 +302,42 @@ def test_model_with_a_stock_layer_reports_what_espnet_reports():
     assert ours[1].keys() == theirs[1].keys()
 
 
+def other_model(word, conf=None, **model):
+    """Build a model of another ``model:`` than espnet."""
+    args = configuration("conformer", "adastride", model, input_layer_conf=conf or {})
+    args.model, args.token_list = word, list(TOKENS)
+    if word == "maskctc":
+        args.decoder = "mlm"
+        args.decoder_conf = dict(attention_heads=2, linear_units=16, num_blocks=1)
+    torch.manual_seed(3)
+    return ASRTask.build_model(args)
+
+
+def test_mask_ctc_trains_the_input_layer_too():
+    model = other_model("maskctc", {"stride": 4}).train()
+    for layer in model.encoder.embed.downsamplers:
+        torch.nn.init.normal_(layer.score.weight, std=3.0)
+    loss, stats, _ = model(**batch())
+    assert own_stats("adastride") <= stats.keys() and stats["loss_vp"] > 0
+    without = 0.5 * (stats["loss_ctc"] + stats["loss_mlm"])
+    assert torch.isclose(stats["loss"], without + stats["loss_vp"])
+    assert torch.equal(loss.detach(), stats["loss"])
+    assert not model.encoder.embed.take_trace()  # which held on to the graph
+    blocks = other_model("maskctc", {"stride": 4, "block": 0.5})
+    assert blocks.encoder.embed.blocks.frames == 48
+    with pytest.raises(ConfigurationError, match="score_from_ctc needs an intermed"):
+        conf = {"stride": 4, "after_blocks": [0, 1], "score_from_ctc": True}
+        other_model("maskctc", conf)
+
+
+def test_models_that_would_train_without_the_losses_are_refused():
+    with pytest.raises(ConfigurationError, match="pit_espnet_model.*take model: esp"):
+        other_model("pit_espnet")
+    args = configuration("conformer", "conv2d")
+    args.model = "pit_espnet"
+    assert type(ASRTask.build_model(args)).__name__ == "ESPnetASRModel"
+
+
 def test_defaults_reach_the_configuration_file():
     defaults = get_default_kwargs(encoder_choices.get_class("conformer"))
     assert defaults["input_layer"] == "conv2d"
