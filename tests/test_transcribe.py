@@ -297,6 +297,23 @@ def test_beam_search(exp, tmp_path):
         with pytest.raises(ConfigurationError) as error:
             Transcriber(exp, inference_config={"beam_size": 2, word: value})
         assert str(error.value) == f"inference_config: {word}: {fix}"
+    for word, value in (
+        ("dtype", "float64"),
+        ("dtype", ["float16"]),
+        ("quantize_asr_model", True),
+        ("streaming", True),
+    ):
+        with pytest.raises(ConfigurationError) as error:
+            Transcriber(exp, inference_config={"beam_size": 2, word: value})
+        assert str(error.value).startswith(f"inference_config: {word}")
+        assert "is not supported here; leave it out" in str(error.value)
+    options = {
+        "beam_size": 2,
+        "ctc_weight": 0.5,
+        "maxlenratio": 0.3,
+        "dtype": "float32",
+    }
+    assert Transcriber(exp, inference_config=options)(noise(0.5)).text == result.text
 
 
 def test_a_packed_model(exp, transcriber, tmp_path, monkeypatch):

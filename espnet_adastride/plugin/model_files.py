@@ -321,6 +321,11 @@ def read_inference_config(source) -> Dict[str, Any]:
             raise ConfigurationError(
                 f"{where}: {word} is not supported here; leave it out"
             )
+    if options.get("dtype") not in (None, "float32"):
+        raise ConfigurationError(
+            f"{where}: dtype: {options['dtype']!r} is not supported here; leave it out "
+            "(float32)"
+        )
     options = {**options, **search_numbers(options, lambda word: where)}
     return {
         word: value
