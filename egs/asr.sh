@@ -909,6 +909,7 @@ stage_11() {
     unusual "asr_speech_fold_length=${asr_speech_fold_length}" 800
     unusual "asr_text_fold_length=${asr_text_fold_length}" 150
     unusual "ignore_init_mismatch=${ignore_init_mismatch}" false
+    [ "${feats_normalize}" != global_mvn ] || words+=(--statistics "${asr_stats_dir}")
     ours check_training --action start --config "${asr_config}" \
         "--arguments=${asr_args}" --exp "${asr_exp}" "${words[@]}" \
         --option "fs=${fs}" --option "token_type=${token_type}" \
@@ -928,8 +929,10 @@ stage_11() {
         )
         [ -z "${pretrained_model}" ] || options+=(--init_param "${pretrained_model}")
         if [ "${feats_normalize}" = global_mvn ]; then
+            # a copy: stage 10 may make those of another frontend in the same place
+            cp "${asr_stats_dir}/train/feats_stats.npz" "${asr_exp}/feats_stats.npz"
             options+=(--normalize global_mvn
-                --normalize_conf "stats_file=${asr_stats_dir}/train/feats_stats.npz")
+                --normalize_conf "stats_file=${asr_exp}/feats_stats.npz")
         fi
         common_training_options
         # the packed model needs the upstream of its features to transcribe recordings
@@ -1075,8 +1078,11 @@ stage_14() {
     for file in "${bpemodel}" "${nlsyms_txt}"; do
         [ "${file}" = none ] || words+=(--option "${file}")
     done
-    [ "${feats_normalize}" != global_mvn ] ||
-        words+=(--option "${asr_stats_dir}/train/feats_stats.npz")
+    if [ "${feats_normalize}" = global_mvn ]; then
+        file=${asr_exp}/feats_stats.npz  # earlier versions made no copy
+        [ -f "${file}" ] || file=${asr_stats_dir}/train/feats_stats.npz
+        words+=(--option "${file}")
+    fi
     [ "${feats_type}" = raw ] || words+=(--option "${asr_exp}/upstream.yaml")
     if [ -f "${asr_exp}/RESULTS.md" ]; then
         # RESULTS.md contains the date on which it was written

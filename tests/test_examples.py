@@ -342,4 +342,5 @@ def test_espnet3_has_the_plugins_encoders_and_model():
     assert choices["longformer"].refuses
     models = espnet3_asr_task.model_choices.classes
     assert models["espnet"] is model.AdaStrideASRModel
-    assert models["maskctc"].__module__.startswith("espnet2.")
+    assert models["maskctc"] is model.AdaStrideMaskCTCModel
+    assert models["pit_espnet"].refuses

@@ -42,6 +42,7 @@ from espnet_adastride.files import check_folder  # noqa: E402
 from espnet_adastride.plugin import model_files, trained  # noqa: E402
 from espnet_adastride.plugin.frame_times import FrameTimes  # noqa: E402
 from espnet_adastride.plugin.greedy import CTCGreedy  # noqa: E402
+from espnet_adastride.plugin.packing import pack_model  # noqa: E402
 from espnet_adastride.timing.ctc import force_align, path_spans  # noqa: E402
 from espnet_adastride.timing.transcripts import read_ctm  # noqa: E402
 from espnet_adastride.transcribe import Transcriber  # noqa: E402
@@ -296,6 +297,23 @@ def test_beam_search(exp, tmp_path):
         with pytest.raises(ConfigurationError) as error:
             Transcriber(exp, inference_config={"beam_size": 2, word: value})
         assert str(error.value) == f"inference_config: {word}: {fix}"
+    for word, value in (
+        ("dtype", "float64"),
+        ("dtype", ["float16"]),
+        ("quantize_asr_model", True),
+        ("streaming", True),
+    ):
+        with pytest.raises(ConfigurationError) as error:
+            Transcriber(exp, inference_config={"beam_size": 2, word: value})
+        assert str(error.value).startswith(f"inference_config: {word}")
+        assert "is not supported here; leave it out" in str(error.value)
+    options = {
+        "beam_size": 2,
+        "ctc_weight": 0.5,
+        "maxlenratio": 0.3,
+        "dtype": "float32",
+    }
+    assert Transcriber(exp, inference_config=options)(noise(0.5)).text == result.text
 
 
 def test_a_packed_model(exp, transcriber, tmp_path, monkeypatch):
@@ -343,6 +361,45 @@ def test_a_packed_model_with_pieces_of_words(tmp_path, monkeypatch):
     assert result.text == " ".join(w.text for w in result.words)
     with pytest.raises(ModelError, match="2 of 2 tokens are unknown to the model"):
         transcriber.align(wave, "the cats")
+
+
+def test_pieces_made_again_after_the_training_are_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "exp" / "asr"
+    sentences = ["THE CATS SAT", "THE MAT THAT SAT", "A CAT AT THE MATS"] * 4
+    pieces = train_bpe(sentences, tmp_path, 16, "unigram", 1.0)
+    make_experiment(
+        folder,
+        token_type="bpe",
+        bpemodel="bpe.model",
+        # the list of some recipes has further symbols, and not all pieces
+        token_list=["<blank>", "<unk>", "<en>", *pieces[:-1], "<sos/eos>"],
+    )
+    files = folder / "config.yaml", folder / MODEL
+    named = dict(zip(("asr_train_config", "asr_model_file"), map(str, files)))
+    before = trained.TrainedModel(folder)
+    CTCGreedy(before.model, before.args)
+    pack_model(named, tmp_path / "before.zip")
+    train_bpe(["THE DOGS RUN", "A FOG", "DO RUN ON"] * 4, tmp_path, 16, "unigram", 1.0)
+    known = {line.split()[0] for line in open("bpe.vocab", encoding="utf-8")}
+    lost = [piece for piece in pieces[:-1] if piece not in known]
+    assert lost
+    line = (
+        f"bpe.model is not that of the training: {len(lost)} of the model's 12 tokens"
+    )
+    line += f" are not in it, such as {' '.join(lost[:3])}; put back"
+    for use in (
+        lambda: trained.TrainedModel(folder),
+        lambda: CTCGreedy(before.model, before.args),
+        lambda: pack_model(named, tmp_path / "after.zip"),
+    ):
+        with pytest.raises(ModelError) as error:
+            use()
+        assert line in str(error.value)
+    assert not (tmp_path / "after.zip").exists()
+    Path("bpe.model").write_text("no model")
+    with pytest.raises(UserError, match="bpe.model: not a SentencePiece model"):
+        Transcriber(folder)
 
 
 def test_the_parameters_of_a_package_can_be_named(tmp_path):
@@ -457,6 +514,24 @@ def test_files_that_a_config_names_are_found_from_anywhere(tmp_path, monkeypatch
     (exp / "config.yaml").write_text("normalize_conf: {stats_file: exp/stats.npz}\n")
     with pytest.raises(ModelError, match="names exp/stats.npz, which is not there"):
         model_files.read_options(files.config, files.roots)
+
+
+def test_folders_that_a_config_names_are_found_from_anywhere(tmp_path, monkeypatch):
+    """A pretrained encoder's, which ESPnet otherwise takes for a name of its hub."""
+    exp = tmp_path / "recipe" / "exp" / "asr_x"
+    exp.mkdir(parents=True)
+    (exp / "config.yaml").write_text(
+        "encoder: conformer\n"
+        "frontend_conf: {model: downloads/wavlm, other: hub/wavlm}\n"
+    )
+    (exp / MODEL).touch()
+    for folder in ("recipe", "elsewhere"):
+        (tmp_path / folder / "downloads" / "wavlm").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    files = model_files.find_files(exp, None, tmp_path)
+    options = model_files.read_options(files.config, files.roots)
+    found = str(tmp_path / "recipe" / "downloads" / "wavlm")
+    assert options["frontend_conf"] == {"model": found, "other": "hub/wavlm"}
 
 
 def test_a_model_that_was_moved_after_unpacking(tmp_path):

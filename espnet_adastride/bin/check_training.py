@@ -19,7 +19,10 @@ from espnet_adastride.config import merge_configs, read_config, training_options
 from espnet_adastride.files import write_text
 from espnet_adastride.options import str2bool
 from espnet_adastride.recipe.configurations import check
-from espnet_adastride.recipe.feature_statistics import statistics_options
+from espnet_adastride.recipe.feature_statistics import (
+    check_features,
+    statistics_options,
+)
 from espnet_adastride.recipe.stamps import hash_file
 from espnet_adastride.recipe.training import start_or_resume
 
@@ -52,6 +55,11 @@ def get_parser():
     )
     parser.add_argument(
         "--input", action="append", default=[], help="a file it depends on"
+    )
+    parser.add_argument(
+        "--statistics",
+        metavar="FOLDER",
+        help="of start: its features' statistics must be those of the training",
     )
     group = parser.add_argument_group("of check")
     group.add_argument(
@@ -92,6 +100,8 @@ def main(args):
     if args.action == "read":
         print(statistics_options(options))
         return
+    if args.statistics:
+        check_features(args.statistics, options)
     options.update(o.partition("=")[::2] for o in args.option)
     options.update({f"file {path}": hash_file(path) for path in args.input})
     folder = Path(args.exp)

@@ -10,7 +10,7 @@ from typing import Callable, Dict, Iterable, List, Sequence
 
 from espnet_adastride.corpora import kaldi
 from espnet_adastride.corpora.datadir import read_table
-from espnet_adastride.errors import UserError
+from espnet_adastride.errors import ModelError, UserError, no_such
 from espnet_adastride.files import PathLike, fresh_dir, replace_dir, write_text
 
 
@@ -86,6 +86,43 @@ def train_bpe(
     lines = [f"{p}\t{s:g}\n" for p, s in zip(pieces, scores)]
     write_text(folder / "bpe.vocab", "".join(lines))
     return pieces[3:]
+
+
+def load_pieces(bpemodel: PathLike):
+    """Return the SentencePieceProcessor of a model.
+
+    Raises:
+        UserError: No such file, or not a SentencePiece model.
+    """
+    import sentencepiece
+
+    if not Path(bpemodel).is_file():
+        raise UserError(no_such(bpemodel, "give the bpe.model of training"))
+    try:
+        return sentencepiece.SentencePieceProcessor(model_file=str(bpemodel))
+    except (RuntimeError, OSError) as e:
+        reason = str(e).splitlines()[0]
+        raise UserError(f"{bpemodel}: not a SentencePiece model ({reason})") from None
+
+
+def check_pieces(bpemodel: PathLike, token_list: Sequence[str]) -> None:
+    """Check that the tokens of a trained model are pieces of its SentencePiece model.
+
+    Symbols such as ``<sos/eos>`` need not be, and the list may lack pieces.
+
+    Raises:
+        ModelError: The file was made again after the training, from other text.
+        UserError: It cannot be read.
+    """
+    model = load_pieces(bpemodel)
+    tokens = [t for t in token_list if not re.fullmatch("<.*>", t)]
+    others = [t for t in tokens if model.piece_to_id(t) == model.unk_id()]
+    if others:
+        raise ModelError(
+            f"{bpemodel} is not that of the training: {len(others)} of the model's "
+            f"{len(tokens)} tokens are not in it, such as {' '.join(others[:3])}; put "
+            "back the training's, or make it again from its text (stage 5)"
+        )
 
 
 #: messages of SentencePiece, and their meaning for this recipe's options

@@ -430,8 +430,10 @@ class _AdaptiveStrides(Downsampler):
         if self.score_bound == SIGMOID and self.is_plain():
             self.kernels_place = False  # the kernels that score apply no sigmoid
         self.score = torch.nn.Linear(self.score_hidden or size, 1, bias=False)
+        self.score.qconfig = None  # not quantized: its weight is read directly
         if self.content_bound is not None:
             self.content = torch.nn.Linear(size, 1, bias=False)
+            self.content.qconfig = None  # the same
         self.set_start()
 
     def set_start(self):

@@ -125,6 +125,7 @@ class Cif(Downsampler):
         self.kernel_size = kernel_size
         self.filter = torch.nn.Conv1d(size, size, kernel_size, groups=size)
         self.weigh = torch.nn.Linear(size, 1)
+        self.weigh.qconfig = None  # not quantized: its weight is read directly
         self.set_start()
 
     def set_start(self):

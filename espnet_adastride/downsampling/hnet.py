@@ -112,6 +112,8 @@ class HNet(SegmentDownsampler):
         self.ratio_weight = check_number("ratio_weight", ratio_weight, inclusive=True)
         self.query = torch.nn.Linear(size, size, bias=False)
         self.key = torch.nn.Linear(size, size, bias=False)
+        # not quantized: their weights are read directly
+        self.query.qconfig = self.key.qconfig = None
         self.set_start()
         self._rate: Union[float, torch.Tensor] = float(self.stride)
 

@@ -29,6 +29,7 @@ import jiwer
 import numpy as np
 
 from espnet_adastride.corpora.kaldi import read_scp, read_text, shorten
+from espnet_adastride.corpora.tokens import load_pieces
 from espnet_adastride.errors import UserError, located, no_such
 from espnet_adastride.files import write_text
 from espnet_adastride.timing.transcripts import display_width
@@ -137,15 +138,7 @@ def pieces(bpemodel: Union[str, Path]) -> Tokenizer:
     Raises:
         UserError: No such file, or not a SentencePiece model.
     """
-    import sentencepiece
-
-    if not Path(bpemodel).is_file():
-        raise UserError(no_such(bpemodel, "give the bpe.model of training"))
-    try:
-        model = sentencepiece.SentencePieceProcessor(model_file=str(bpemodel))
-    except (RuntimeError, OSError) as e:
-        reason = str(e).splitlines()[0]
-        raise UserError(f"{bpemodel}: not a SentencePiece model ({reason})") from None
+    model = load_pieces(bpemodel)
     return lambda text: model.encode(" ".join(text.split()), out_type=str)
 
 

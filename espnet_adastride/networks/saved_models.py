@@ -53,7 +53,8 @@ def read_criteria(config: Dict[str, Any]) -> List[Criterion]:
     given = CRITERIA if given is None else given
     given = [given] if isinstance(given, str) else given
     criteria = []
-    for one in given if isinstance(given, (list, tuple)) else [given]:
+    several = isinstance(given, (list, tuple)) and len(given) > 0
+    for one in given if several else [given]:
         words = one.strip("()[]").split(",") if isinstance(one, str) else one
         if isinstance(words, (list, tuple)) and len(words) == 3:
             words = [str(word).strip() for word in words]

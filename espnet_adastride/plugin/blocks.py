@@ -116,7 +116,7 @@ def block_frames(seconds: float, step: float, strides: Sequence[float]) -> int:
             f" {wanted / overall:.3g} output frames at stride {overall:g}: give "
             f"{math.ceil(least) * step:g} s ({LEAST_FRAMES} output frames) or more"
         )
-    nearest, reach = round(wanted), 4 * math.ceil(overall)
+    nearest, reach = round(wanted), _reach(strides)
     near = range(nearest - reach, nearest + reach + 1)
     for frames in sorted(near, key=lambda frames: abs(frames - wanted)):
         if frames >= least - 1e-6 and _divides(frames, strides):
@@ -126,6 +126,11 @@ def block_frames(seconds: float, step: float, strides: Sequence[float]) -> int:
         f"output frames at the strides {', '.join(f'{s:g}' for s in strides)}; take "
         "whole strides"
     )
+
+
+def _reach(strides: Sequence[float]) -> int:
+    """Return how far from the wanted one a number of feature frames may be."""
+    return 4 * math.ceil(math.prod(strides))
 
 
 def _divides(frames: int, strides: Sequence[float]) -> bool:
@@ -179,8 +184,22 @@ class BlockLength:
         self.set_seconds(self.seconds)
         if self.train is not None:
             low, high = (seconds / step for seconds in self.train)
-            for frames in (low, *range(math.ceil(low), math.ceil(high)), high):
+            for frames in (low, *self._between(low, high), high):
                 self._fitted(frames * step, ": train_blocks")
+
+    def _between(self, low: float, high: float) -> List[int]:
+        """Return the feature frames, in order, that decide for all from low to high.
+
+        With whole strides every length has a multiple nearby. With others the fitting
+        lengths are multiples of one number, so they repeat after it, and a gap wider
+        than what ``block_frames`` searches is near low. Strides that are rounded, such
+        as 1.3333333, fit less and less: near high.
+        """
+        if all(stride == int(stride) for stride in self.strides):
+            return []
+        wide = 4 * _reach(self.strides)
+        near = range(math.ceil(low), math.ceil(min(high, low + wide)))
+        return [*near, *range(math.ceil(max(low + wide, high - wide)), math.ceil(high))]
 
     def set_seconds(self, seconds: float) -> None:
         """Set another length of blocks; those drawn in training stay.

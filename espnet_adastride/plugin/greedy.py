@@ -9,6 +9,7 @@ from typing import List, NamedTuple, Tuple
 
 import torch
 
+from espnet_adastride.corpora.tokens import check_pieces
 from espnet_adastride.errors import ConfigurationError
 from espnet_adastride.plugin.espnet import TokenIDConverter, build_tokenizer, to_device
 from espnet_adastride.timing.ctc import path_spans
@@ -53,6 +54,7 @@ class CTCGreedy:
 
     Raises:
         ConfigurationError: if the model has no CTC branch.
+        ModelError: if ``bpemodel`` is not that of the training.
     """
 
     def __init__(self, model: torch.nn.Module, args, device: str = "cpu"):
@@ -64,6 +66,8 @@ class CTCGreedy:
         self.model, self.args, self.device = model.eval(), args, device
         self.converter = TokenIDConverter(token_list=model.token_list)
         bpe = {"bpemodel": args.bpemodel} if args.token_type == "bpe" else {}
+        if bpe:
+            check_pieces(args.bpemodel, model.token_list)
         self.tokenizer = build_tokenizer(token_type=args.token_type, **bpe)
 
     @torch.no_grad()

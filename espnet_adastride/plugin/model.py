@@ -24,6 +24,7 @@ Which of them appear depends only on the configuration.
 
 import functools
 import importlib
+import inspect
 
 from espnet_adastride.downsampling.stages import (
     add_auxiliary_losses,
@@ -46,6 +47,9 @@ from espnet_adastride.plugin.resnet_encoder import ResNetEncoder
 from espnet_adastride.plugin.rnnt_loss import stand_in
 from espnet_adastride.plugin.short_audio import TooShortAudioError
 from espnet_adastride.plugin.subsampling import AdaptiveSubsampling
+
+#: of global_mvn, which ESPnet reads from a file before it loads the parameters
+STATISTICS = ("normalize.mean", "normalize.std")
 
 
 def input_layer(model):
@@ -254,18 +258,30 @@ class DownsamplingModel:
         of the input layer itself are checked. For partial loading there is
         ``--init_param``; adapters (LoRA) are not checked.
 
+        Statistics of the features are the checkpoint's, even if the file that the
+        configuration names was made again for a frontend of another size.
+
         Raises:
             ModelError: with the keys.
         """
         own = self.state_dict()
+        differ = [
+            key
+            for key, value in state_dict.items()
+            if key in own and value.shape != own[key].shape
+        ]
+        if differ and set(differ) <= set(STATISTICS):
+            for key in differ:
+                values = own[key].new_zeros(state_dict[key].shape)
+                setattr(self.normalize, key.split(".")[1], values)
+            differ = []
         if strict or any("lora_" in key for key in own):
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         watched = "" if reporting_part(self) is not None else "encoder.embed."
         problems = [
-            f"of another shape: {key} {tuple(value.shape)} instead of "
+            f"of another shape: {key} {tuple(state_dict[key].shape)} instead of "
             f"{tuple(own[key].shape)}"
-            for key, value in state_dict.items()
-            if key in own and value.shape != own[key].shape
+            for key in differ
         ]
         if not problems:
             # checked by loading: ESPnet renames keys of older releases as it loads
@@ -290,6 +306,7 @@ class DownsamplingModel:
 #: modules of ESPnet's models -> the names of ours
 NAMES = {
     "espnet2.asr.espnet_model": "AdaStrideASRModel",
+    "espnet2.asr.maskctc_model": "AdaStrideMaskCTCModel",
     "espnet2.asr_transducer.espnet_transducer_model": "AdaStrideTransducerModel",
     "espnet2.cls.espnet_model": "AdaStrideCLSModel",
     "espnet2.s2t.espnet_ctc_model": "AdaStrideS2TCTCModel",
@@ -301,11 +318,33 @@ NAMES = {
 
 @functools.cache
 def adaptive_model(stock: type) -> type:
-    """Return a model of NAMES with :class:`DownsamplingModel`; others as they are."""
-    if stock.__module__ not in NAMES:
+    """Return a model of NAMES with :class:`DownsamplingModel`.
+
+    Others reject the plugin's input layer: they would train without its losses.
+    """
+    if issubclass(stock, DownsamplingModel) or getattr(stock, "refuses", False):
         return stock
+    if stock.__module__ not in NAMES:
+        return _refusing(stock)
     members = {"__doc__": f"ESPnet's {stock.__name__}.", "__module__": __name__}
     return type(NAMES[stock.__module__], (DownsamplingModel, stock), members)
+
+
+def _refusing(stock: type) -> type:
+    """Return a model that rejects the plugin's input layer in one line."""
+
+    def __init__(self, *args, **kwargs):
+        stock.__init__(self, *args, **kwargs)
+        if reporting_part(self) is not None:
+            raise ConfigurationError(
+                f"model: {stock.__module__}.{stock.__name__} would train without the "
+                "losses of the plugin's input layers; take model: espnet or maskctc, "
+                "or one of ESPnet's input layers"
+            )
+
+    members = {"__init__": __init__, "__signature__": inspect.signature(stock)}
+    members.update(__module__=stock.__module__, __doc__=stock.__doc__, refuses=True)
+    return type(stock.__name__, (stock,), members)
 
 
 AdaStrideASRModel = adaptive_model(espnet.ESPnetASRModel)

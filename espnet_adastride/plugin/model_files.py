@@ -211,7 +211,10 @@ def find_files(model: PathLike, asr_model_file: Optional[str], scratch: Path):
 
 
 def read_options(path: Path, roots: Sequence[Path]) -> Dict[str, Any]:
-    """Return a config.yaml's options; files that it names are found below the roots.
+    """Return a config.yaml's options; what they name is found below the roots.
+
+    A relative name of a file, or one with a ``/`` of a folder (a pretrained encoder's),
+    becomes that of the first root that has it.
 
     Raises:
         UserError, ModelError: if it cannot be read, or a file that the model needs is
@@ -234,7 +237,11 @@ def read_options(path: Path, roots: Sequence[Path]) -> Dict[str, Any]:
             places = (
                 _within(root, tail) for root in roots[:1] for tail in tails(value)
             )
-        return next((str(p) for p in places if p is not None and p.is_file()), value)
+
+        def there(path):
+            return path.is_file() or (path.is_dir() and key not in FILE_OPTIONS)
+
+        return next((str(p) for p in places if p is not None and there(p)), value)
 
     options = fix("", options)
     options["init"] = None  # parameters come from a file; 202611 lacks some values
@@ -322,6 +329,11 @@ def read_inference_config(source) -> Dict[str, Any]:
             raise ConfigurationError(
                 f"{where}: {word} is not supported here; leave it out"
             )
+    if options.get("dtype") not in (None, "float32"):
+        raise ConfigurationError(
+            f"{where}: dtype: {options['dtype']!r} is not supported here; leave it out "
+            "(float32)"
+        )
     options = {**options, **search_numbers(options, lambda word: where)}
     return {
         word: value

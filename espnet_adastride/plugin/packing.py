@@ -18,6 +18,7 @@ import yaml
 
 from espnet_adastride.config import map_strings, read_config
 from espnet_adastride.corpora.lengths import LENGTHS_NAME, find_lengths, write_lengths
+from espnet_adastride.corpora.tokens import check_pieces
 from espnet_adastride.corpora.upstream_record import RECORD_NAME, read_record
 from espnet_adastride.errors import UserError
 from espnet_adastride.files import PathLike, write_text
@@ -117,7 +118,8 @@ def pack_model(
         dtype: of the packed parameters, ``float32`` or ``float16``.
 
     Raises:
-        UserError: The model does not load, or the card would replace another file.
+        UserError: The model does not load, its SentencePiece model is not that of the
+            training, or the card would replace another file.
     """
     out = Path(outpath).absolute()
     if out.suffix not in ARCHIVES and out.suffixes not in TWO_SUFFIXES:
@@ -139,9 +141,11 @@ def pack_model(
             check_weights(named[key])
     names = {os.path.abspath(path): archive_name(path) for path in paths}
     # as decoding does
-    model, _ = asr_task.ASRTask.build_model_from_file(
+    model, trained = asr_task.ASRTask.build_model_from_file(
         named["asr_train_config"], named["asr_model_file"], "cpu"
     )
+    if trained.token_type == "bpe":
+        check_pieces(trained.bpemodel, model.token_list)
     parameters = sum(p.numel() for p in model.parameters())
     beside = Path(named["asr_train_config"]).with_name(RECORD_NAME)
     upstream = read_record(beside) if beside.is_file() else None

@@ -16,6 +16,7 @@ import yaml
 
 from espnet_adastride.corpora.features import Upstream, rebuild_upstream
 from espnet_adastride.corpora.lengths import find_lengths
+from espnet_adastride.corpora.tokens import check_pieces
 from espnet_adastride.corpora.upstream_record import RECORD_NAME, read_record
 from espnet_adastride.errors import (
     AudioError,
@@ -224,6 +225,8 @@ class TrainedModel:
         return search
 
     def _prepare_text(self) -> None:
+        if self.args.token_type == "bpe":
+            check_pieces(self.args.bpemodel, self.model.token_list)
         preprocess = asr_task.ASRTask.build_preprocess_fn(self.args, False)
         self._preprocess = preprocess
         self.tokenizer = getattr(preprocess, "tokenizer", None)

@@ -4,11 +4,15 @@ The files are ESPnet's: ``{train,valid}/{speech_shape,text_shape,...,feats_stats
 a language model only has ``text_shape``.
 """
 
+import ast
 from pathlib import Path
 from typing import Dict, List
 
+from espnet_adastride.config import changes
 from espnet_adastride.errors import UserError
 from espnet_adastride.files import PathLike, replace_dir, write_text
+from espnet_adastride.recipe import espnet_source as source
+from espnet_adastride.recipe.stamps import Stamp, recorded_options
 
 # Options of a training configuration on which the statistics depend.
 OPTIONS = ("frontend", "frontend_conf", "input_size", "preprocessor_conf")
@@ -17,6 +21,55 @@ OPTIONS = ("frontend", "frontend_conf", "input_size", "preprocessor_conf")
 def statistics_options(options: Dict[str, str]) -> Dict[str, str]:
     """Select the flattened options that change features or shapes."""
     return {k: v for k, v in options.items() if k.split(".")[0] in OPTIONS}
+
+
+def _feature_options(options: Dict[str, str]) -> Dict[str, str]:
+    """Select the flattened options that change features; those with defaults are not.
+
+    Nor are ``fs``, which the driver gives, and augmentation (``preprocessor_conf``),
+    which is off in stage 10.
+    """
+    choice = source.class_choices("espnet2.tasks.asr")["frontend"]
+    word = options.get("frontend", str(choice.default)).lower()
+    defaults = {"frontend": choice.default, "frontend_conf": "{}", "input_size": "None"}
+    if word in choice.classes:
+        reference = source.find_class(*choice.classes[word])
+        arguments = reference and source.constructor(reference)
+        for name, argument in (arguments or {}).items():
+            if isinstance(argument.default, ast.Constant):
+                defaults[f"frontend_conf.{name}"] = str(argument.default.value)
+    return {
+        name: value
+        for name, value in options.items()
+        if name.split(".")[0] in ("frontend", "frontend_conf", "input_size")
+        and name != "frontend_conf.fs"
+        and defaults.get(name) != value
+    }
+
+
+def check_features(folder: PathLike, options: Dict[str, str]) -> None:
+    """Check that statistics are those of the features that a training computes.
+
+    Args:
+        folder: ``asr_stats_dir``; one without a record of stage 10 passes.
+        options: flattened options of the training.
+
+    Raises:
+        UserError: stage 10 computed other features; naming the first option.
+    """
+    recorded = recorded_options(Stamp(Path(folder) / ".stage_done"))
+    if source.parse("espnet2.tasks.asr") is None:
+        return  # ESPnet is missing: the commands that need it report that
+    try:
+        before = ast.literal_eval(recorded["configuration"])
+    except (KeyError, SyntaxError, ValueError):
+        return
+    for name, old, new in changes(_feature_options(before), _feature_options(options)):
+        raise UserError(
+            f"{folder} has the statistics of other features: {name} was "
+            f"{old or 'not set'}, is {new or 'not set'}; begin with --stage 10, and to "
+            "keep these, give another --asr_stats_dir, too"
+        )
 
 
 def add_vocabulary_size(folder: Path, token_type: str, tokens: int) -> None:

@@ -29,6 +29,9 @@ METHODS = "espnet_adastride.downsampling.registry"
 #: options that ESPnet uses as divisors or counts
 AT_LEAST_ONE = ("accum_grad", "max_epoch", "batch_size", "batch_bins")
 
+#: options that name a file or are a list of what is in it, as in a config.yaml
+LISTS = ("token_list",)
+
 #: class of an option that does not name one
 SINGLE_CLASSES = {"ctc_conf": "CTC", "joint_net_conf": "JointNetwork"}
 
@@ -140,14 +143,18 @@ def _a_number(word: str) -> bool:
 # ---------------------------------------------------------------- an option's value
 def wrong_option_value(option: source.Option, value: Any) -> str:
     """Return the expected type of an option if a value does not have it; else ''."""
-    if isinstance(value, (list, dict)) or option.several:
+    if option.several:
         return ""
+    if isinstance(value, (list, dict)):
+        nested = option.kind in (None, "NestedDictAction") and option.words is None
+        return "" if nested else "one value"
     kind = option.kind or "str"
     word = str(value)
-    if value is None or word.lower() in NOTHING:
+    ours = re.fullmatch(r"(real|whole)\(.*\)|stride_number", kind)
+    typed = ours or kind in ("int", "float", "str2bool")
+    if value is None or (word.lower() in NOTHING and not typed):
         may = option.words is None or None in option.words or word in option.words
         return "" if may else "one of " + _listed(option.words)
-    ours = re.fullmatch(r"(real|whole)\(.*\)|stride_number", kind)
     if ours:  # a type of options.py, as written in a command of ours
         if isinstance(value, bool):
             return WANTED["int" if ours[1] == "whole" else "float"]
@@ -230,6 +237,8 @@ class _Checker:
             if name.endswith("_conf"):
                 if value is not None and not isinstance(value, dict):
                     self.refuse([name], f"{name}: give options such as {{key: value}}")
+                continue
+            if name in LISTS and isinstance(value, list):
                 continue
             option = self.options[name]
             wrong = wrong_option_value(option, value)

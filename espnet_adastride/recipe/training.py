@@ -75,12 +75,18 @@ def check_checkpoint(checkpoint: PathLike) -> None:
     )
 
 
+def _holds_models(folder: Path) -> bool:
+    """Return whether a training has saved models: of epochs, best ones or averages."""
+    patterns = ("*epoch.pth", "*.best.pth", "*.ave*.pth")
+    return any(path for pattern in patterns for path in folder.glob(pattern))
+
+
 def start_or_resume(record: PathLike, checkpoint: PathLike, options: dict) -> str:
     """Write the record of a new training, or check that an old one may resume.
 
     Args:
         record: ``.training.json`` in the experiment's folder.
-        checkpoint: ``checkpoint.pth`` next to it; without it nothing can be lost.
+        checkpoint: ``checkpoint.pth`` next to it; without it a training starts over.
         options: Options of the training: names and values.
 
     Returns:
@@ -88,29 +94,36 @@ def start_or_resume(record: PathLike, checkpoint: PathLike, options: dict) -> st
 
     Raises:
         UserError: The folder holds a training with other options, or a checkpoint
-            that is truncated.
+            that is truncated; or a training with any other option would start over
+            and replace its models.
     """
     record, options = Path(record), {k: str(v) for k, v in options.items()}
     text = json.dumps(options, indent=1, sort_keys=True) + "\n"
-    if not Path(checkpoint).exists():
-        write_text(record, text)
-        return "a new training"
-    check_checkpoint(checkpoint)
+    resumes = Path(checkpoint).exists()
+    if resumes:
+        check_checkpoint(checkpoint)
     try:
         before = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
+        before = None
+    if before is None or not (resumes or _holds_models(record.parent)):
         write_text(record, text)
+        if not resumes:
+            return "a new training"
         return f"resumes from {checkpoint}, whose options were not recorded"
     changed = list(changes(before, options))
-    fixed = [word for word, _, _ in changed if word.split(".")[0] not in FREE]
+    fixed = [w for w, _, _ in changed if not resumes or w.split(".")[0] not in FREE]
     if fixed:
         more = f" (and {len(fixed) - 1} more: {', '.join(fixed[1:])})"
+        why = "" if resumes else f", and {checkpoint}, to resume from, is missing"
         raise UserError(
             f"{record.parent} holds a training with another configuration: "
             f"{_describe_change(fixed[0], before, options)}"
-            f"{more if len(fixed) > 1 else ''}; give this training another name "
+            f"{more if len(fixed) > 1 else ''}{why}; give this training another name "
             f"(--asr_tag) or remove {record.parent}"
         )
     write_text(record, text)
+    if not resumes:
+        return "a new training"
     words = [f"; {word} {old} -> {new}" for word, old, new in changed]
     return "the configuration it was started with" + "".join(words)

@@ -272,6 +272,32 @@ def quantized(case):
     )
 
 
+@pytest.mark.parametrize(
+    "name, conf",
+    [
+        ("adastride", {}),
+        ("adastride", {"score_hidden": 8}),
+        ("adastride", {"content_bound": 1.0}),
+        ("adastride_f", {}),
+        ("cif", {}),
+        ("hnet", {}),
+    ],
+)
+def test_what_decides_on_strides_is_not_quantized(name, conf):
+    layer = build_downsampler(name, 16, 4, **conf).eval()
+    for parameter in layer.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model = torch.nn.Sequential(torch.nn.Linear(16, 16), layer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # quantization is deprecated
+        rest, same = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear})
+    assert type(rest) is not torch.nn.Linear
+    assert same.state_dict().keys() == layer.state_dict().keys()
+    x, lengths = torch.randn(2, 40, 16), torch.tensor([40, 29])
+    before, after = (one(x, lengths) for one in (layer, same))
+    assert torch.equal(after.output, before.output)
+
+
 def double_backward(case):
     """H v is the change of the gradient along v."""
 

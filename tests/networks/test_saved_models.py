@@ -48,7 +48,9 @@ def test_a_criterion_that_nothing_reports_would_keep_no_model():
         default_model({**CTC, "best_model_criterion": [["valid", "acc", "max"]]})
 
 
-@pytest.mark.parametrize("wrong", ["acc", [["valid", "acc"]], [["test", "acc", "max"]]])
+@pytest.mark.parametrize(
+    "wrong", ["acc", [], [["valid", "acc"]], [["test", "acc", "max"]]]
+)
 def test_a_wrong_criterion(wrong):
     with pytest.raises(UserError, match="must have the form .valid, acc, max."):
         default_model({**HYBRID, "best_model_criterion": wrong})

@@ -11,8 +11,9 @@ pytest.importorskip("espnet2")
 
 from espnet_adastride.downsampling import available_downsamplers  # noqa: E402
 from espnet_adastride.errors import ConfigurationError  # noqa: E402
-from espnet_adastride.plugin import long_input  # noqa: E402
+from espnet_adastride.plugin import blocks, long_input  # noqa: E402
 from espnet_adastride.plugin.blocks import (  # noqa: E402
+    BlockLength,
     BlockTrace,
     block_frames,
     start_stream,
@@ -333,6 +334,37 @@ def test_one_line_says_what_is_wrong(conf, words):
         make(**conf)
     assert words in str(error.value) and "\n" not in str(error.value)
     assert "input_layer_conf" in str(error.value)
+
+
+@pytest.mark.parametrize("seconds", [[0.7, 4], [2, 2], [3, 30]])
+@pytest.mark.parametrize(
+    "strides", [[2, 2, 2], [7.5], [1.25, 3], [1.37], [2.05], [1.333333]]
+)
+def test_drawn_blocks_are_checked_as_if_one_by_one(strides, seconds, monkeypatch):
+    wanted = found = ""
+    low, high = (one / 0.01 for one in seconds)
+    try:
+        for frames in (low, *range(math.ceil(low), math.ceil(high)), high):
+            block_frames(frames * 0.01, 0.01, strides)
+    except ValueError as error:
+        wanted = str(error)
+    length = BlockLength(2.0, seconds, strides)
+    monkeypatch.setattr(length, "set_seconds", lambda _: None)  # 2 s may not fit
+    try:
+        length.set_step(0.01)
+    except ConfigurationError as error:
+        found = str(error).partition(": train_blocks: ")[2]
+    assert found == wanted
+
+
+@pytest.mark.parametrize("strides", [[2, 2, 2], [7.5]])
+def test_a_long_block_is_checked_at_once(strides, monkeypatch):
+    tried = []
+    monkeypatch.setattr(
+        blocks, "block_frames", lambda *args: tried.append(args) or block_frames(*args)
+    )
+    BlockLength(2.0, [0.5, 1e6], strides).set_step(0.01)
+    assert len(tried) < 300
 
 
 def test_a_layer_that_knows_no_seconds_says_so():

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from espnet2.tasks.asr import ASRTask, encoder_choices, model_choices
@@ -301,6 +302,42 @@ def test_model_with_a_stock_layer_reports_what_espnet_reports():
     assert ours[1].keys() == theirs[1].keys()
 
 
+def other_model(word, conf=None, **model):
+    """Build a model of another ``model:`` than espnet."""
+    args = configuration("conformer", "adastride", model, input_layer_conf=conf or {})
+    args.model, args.token_list = word, list(TOKENS)
+    if word == "maskctc":
+        args.decoder = "mlm"
+        args.decoder_conf = dict(attention_heads=2, linear_units=16, num_blocks=1)
+    torch.manual_seed(3)
+    return ASRTask.build_model(args)
+
+
+def test_mask_ctc_trains_the_input_layer_too():
+    model = other_model("maskctc", {"stride": 4}).train()
+    for layer in model.encoder.embed.downsamplers:
+        torch.nn.init.normal_(layer.score.weight, std=3.0)
+    loss, stats, _ = model(**batch())
+    assert own_stats("adastride") <= stats.keys() and stats["loss_vp"] > 0
+    without = 0.5 * (stats["loss_ctc"] + stats["loss_mlm"])
+    assert torch.isclose(stats["loss"], without + stats["loss_vp"])
+    assert torch.equal(loss.detach(), stats["loss"])
+    assert not model.encoder.embed.take_trace()  # which held on to the graph
+    blocks = other_model("maskctc", {"stride": 4, "block": 0.5})
+    assert blocks.encoder.embed.blocks.frames == 48
+    with pytest.raises(ConfigurationError, match="score_from_ctc needs an intermed"):
+        conf = {"stride": 4, "after_blocks": [0, 1], "score_from_ctc": True}
+        other_model("maskctc", conf)
+
+
+def test_models_that_would_train_without_the_losses_are_refused():
+    with pytest.raises(ConfigurationError, match="pit_espnet_model.*take model: esp"):
+        other_model("pit_espnet")
+    args = configuration("conformer", "conv2d")
+    args.model = "pit_espnet"
+    assert type(ASRTask.build_model(args)).__name__ == "ESPnetASRModel"
+
+
 def test_defaults_reach_the_configuration_file():
     defaults = get_default_kwargs(encoder_choices.get_class("conformer"))
     assert defaults["input_layer"] == "conv2d"
@@ -373,6 +410,34 @@ def test_an_unfitting_checkpoint_is_refused_with_its_keys():
     other = build("conformer", "adastride", input_layer_conf={"channels": 4})
     with pytest.raises(ModelError, match=r"another shape: encoder\.embed"):
         other.load_state_dict(state, strict=False)
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("word", ["adastride", "conv2d"])
+def test_statistics_are_those_of_the_training(tmp_path, word, strict):
+    """A later stage 10 for another frontend replaces the file of all experiments."""
+    path = tmp_path / "feats_stats.npz"
+
+    def model(mels, seed):
+        sums = np.random.default_rng(seed).uniform(1, 2, (2, mels))
+        np.savez(path, count=1, sum=sums[0], sum_square=sums[0] ** 2 + sums[1])
+        args = configuration("conformer", word)
+        args.normalize, args.normalize_conf = "global_mvn", {"stats_file": str(path)}
+        return ASRTask.build_model(args).eval()
+
+    trained = model(40, 0)
+    state, speech = trained.state_dict(), torch.randn(1, 16000)
+    wanted, _ = trained.encode(speech, torch.tensor([16000]))
+    for mels in (40, 80):
+        later = model(mels, 1)
+        assert later.normalize.mean.shape == (mels,)
+        later.load_state_dict(state, strict=strict)
+        assert torch.equal(later.normalize.std, trained.normalize.std)
+        assert torch.equal(later.encode(speech, torch.tensor([16000]))[0], wanted)
+    other, later = {**state, "ctc.ctc_lo.bias": torch.zeros(9)}, model(80, 1)
+    with pytest.raises(RuntimeError if strict else ModelError, match="normalize.mean"):
+        later.load_state_dict(other, strict=strict)  # of another model
+    assert later.normalize.mean.shape == (80,)
 
 
 def test_input_layer_is_a_conv2d_subsampling_for_espnet():

@@ -3,6 +3,7 @@
 Each test works in a copy of ``egs`` whose path holds a space.
 """
 
+import json
 import os
 import re
 import signal
@@ -514,6 +515,48 @@ def test_audio_that_changed_in_place_is_decoded_again(recipe, tmp_path):
     assert "decoding test in 1 jobs" in text
 
 
+TRAINER = """\
+import os, pathlib, sys
+words = sys.argv[1:]
+if words[:2] != ["-m", "espnet_adastride.bin.run"]:
+    os.execv(sys.executable, [sys.executable, *words])  # with the open lock
+exp = pathlib.Path(dict(zip(words, words[1:]))["--output_dir"])
+(exp / "config.yaml").write_text(" ".join(words))
+(exp / "valid.acc.ave.pth").write_text("")
+"""
+
+
+def test_statistics_are_of_the_trainings_features_and_kept(recipe, tmp_path):
+    """Stage 11 alone, with what stage 10 made for one frontend."""
+    two_utterances(recipe)
+    (tmp_path / "trainer.py").write_text(TRAINER)
+    options = [*SETS, "--token_type=char", "--nj=2", "--ngpu=0"]
+    status, text, errors = run(recipe, *options, "--stop_stage=5")
+    assert status == 0, text + errors
+    stats = recipe / "exp" / "asr_stats_raw_char"
+    for name in ("train", "valid"):
+        (stats / name).mkdir(parents=True)
+        (stats / name / "speech_shape").write_text("u1 16000\nu2 16000\n")
+        (stats / name / "text_shape.char").write_text("u1 3,7\nu2 5,7\n")
+    (stats / "train" / "feats_stats.npz").write_bytes(b"of n_mels 20")
+    made = {"configuration": str({"frontend_conf.n_mels": "20"})}
+    (stats / ".stage_done").write_text(json.dumps({"work": {"option": made}}))
+    options += ["--stage=11", "--stop_stage=11", "--plan=false"]
+    python = f"{sys.executable} {tmp_path / 'trainer.py'}"
+
+    def train(tag, n_mels):
+        conf = f"--asr_args=--frontend_conf n_mels={n_mels}"
+        return run(recipe, *options, f"--asr_tag={tag}", conf, python=python)
+
+    assert "n_mels was 20, is 40; begin with --stage 10" in one_line(train("b", 40))
+    status, text, errors = train("a", 20)
+    assert status == 0, text + errors
+    exp = recipe / "exp" / "asr_a"
+    assert (exp / "feats_stats.npz").read_bytes() == b"of n_mels 20"
+    words = (exp / "config.yaml").read_text()
+    assert "stats_file=exp/asr_a/feats_stats.npz" in words
+
+
 def test_a_failed_scoring_leaves_no_scores(recipe, tmp_path):
     exp, options, stand_in = two_to_decode(recipe, tmp_path)
     options += ["--stop_stage=13", "--inference_tag=mine"]
@@ -740,6 +783,14 @@ def test_all_stages_on_a_handful_of_utterances(recipe, tmp_path, warm_python):
     options_file = dict(line[2:].split(" ", 1) for line in unpacked.stdout.splitlines())
     config = yaml.safe_load((away / options_file["asr_train_config"]).read_text())
     assert config["bpemodel"].startswith("model/")
+    # the experiment's own copy, which a later stage 10 leaves alone
+    assert (
+        config["normalize_conf"]["stats_file"]
+        == f"model/exp/{exp.name}/feats_stats.npz"
+    )
+    assert (exp / "feats_stats.npz").read_bytes() == (
+        stats / "train" / "feats_stats.npz"
+    ).read_bytes()
     subprocess.run(
         [warm_python, "-m", "espnet_adastride.bin.asr_inference_ctc"]
         + [word for k, v in options_file.items() for word in (f"--{k}", v)]

@@ -12,7 +12,7 @@ import yaml
 from espnet_adastride.bin import asr_inference_ctc, check_training
 from espnet_adastride.config import merge_configs, override, read_config
 from espnet_adastride.errors import UserError
-from espnet_adastride.recipe import espnet_source
+from espnet_adastride.recipe import configurations, espnet_source
 from espnet_adastride.recipe.known_options import (
     refuse_unknown_decoding,
     refuse_unknown_options,
@@ -32,6 +32,9 @@ WHOLE = {
     "scorer": ["train_asr_whisper_small.yaml", "adastride_cif_scorer.yaml"],
     "joint": ["train_asr_whisper_joint.yaml"],
 }
+
+#: ESPnet's options that must be 1 or more
+COUNTS = ("max_epoch", "accum_grad", "batch_size", "batch_bins")
 
 
 def whole(name):
@@ -187,6 +190,13 @@ def test_input_layers_are_those_that_the_encoders_build():
         ("max_epoch", "seventy", "max_epoch: 'seventy' must be a whole number"),
         ("max_epoch", 7.5, "max_epoch: 7.5 must be a whole number"),
         ("accum_grad", 0, "accum_grad: 0 must be 1 or more"),
+        *((word, "none", f"{word}: 'none' must be a whole number") for word in COUNTS),
+        *((word, [8], f"{word}: [8] must be one value") for word in COUNTS),
+        ("grad_clip", "none", "grad_clip: 'none' must be a number"),
+        ("encoder", ["conformer"], "encoder: ['conformer'] must be one value"),
+        ("model", ["espnet"], "model: ['espnet'] must be one value"),
+        ("model", {"espnet": {}}, "model: {'espnet': {}} must be one value"),
+        ("token_type", ["bpe"], "token_type: ['bpe'] must be one value"),
         ("use_amp", "maybe", "use_amp: 'maybe' must be true or false"),
         ("grad_clip", "five", "grad_clip: 'five' must be a number"),
         ("batch_type", "nummel", "(did you mean 'numel'?)"),
@@ -265,6 +275,32 @@ def test_a_list_has_a_value_for_each_stage(conf, stages):
 def test_options_of_another_input_layer_are_refused():
     config = changed(whole("conformer"), ["encoder_conf", "input_layer"], "conv2d")
     assert "input_layer is 'conv2d', which has no options" in refused(config)
+
+
+def test_an_option_without_a_value_is_refused(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(whole("mini")), encoding="utf-8")
+    for word, wanted in (
+        ("max_epoch", "must be one value"),
+        ("best_model_criterion", "must have the form [valid, acc, max]"),
+    ):
+        with pytest.raises(UserError) as error:
+            configurations.check_training([path], f"--{word}")
+        assert f"--asr_args: {word}: [] {wanted}" in str(error.value)
+
+
+def test_what_may_be_a_list_or_nothing():
+    several = {
+        "token_list": ["<blank>", "a"],
+        "init_param": ["a.pth"],
+        "patience": "none",
+    }
+    refuse_unknown_options({**whole("conformer"), **several}, "asr", None)
+    conf = {"transducer_conf": {"search_type": "alsd"}, "beam_size": 3}
+    refuse_unknown_decoding(conf, "espnet2.bin.asr_inference", None)
+    with pytest.raises(UserError, match="d.yaml: beam_size: .3. must be one value"):
+        conf["beam_size"] = [3]
+        refuse_unknown_decoding(conf, "espnet2.bin.asr_inference", lambda _: "d.yaml")
 
 
 def test_options_of_the_command_line_are_laid_over():

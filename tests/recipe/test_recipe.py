@@ -43,6 +43,7 @@ from espnet_adastride.progress import progress_bar
 from espnet_adastride.recipe import decoding, stamps, training
 from espnet_adastride.recipe.feature_statistics import (
     add_vocabulary_size,
+    check_features,
     check_finite,
     statistics_options,
 )
@@ -690,6 +691,32 @@ def test_statistics_depend_on_the_front_end_alone(tmp_path):
     assert statistics_options(options) == {"frontend_conf.n_fft": "400"}
 
 
+@pytest.mark.parametrize(
+    "changed, words",
+    [
+        ({"frontend_conf.win_length": "400"}, "win_length was not set, is 400; begin"),
+        ({"frontend_conf.n_fft": "512"}, "n_fft was 400, is not set; begin with --s"),
+        ({"frontend": "huggingface"}, "frontend was not set, is huggingface; begin"),
+        # the same features: augmentation is off, and these are ESPnet's defaults
+        ({"preprocessor_conf.data_aug_prob": "0.5", "encoder": "conformer"}, None),
+        ({"frontend_conf.fs": "16k", "frontend_conf.n_mels": "80"}, None),
+        ({"frontend": "default", "frontend_conf.fmax": "None"}, None),
+    ],
+)
+def test_statistics_of_other_features_are_refused(tmp_path, changed, words):
+    pytest.importorskip("espnet2")
+    before = {"frontend_conf.n_fft": "400", "frontend_conf.hop_length": "160"}
+    check_features(tmp_path, changed)  # those of an earlier version have no record
+    work = fingerprint(options={"configuration": statistics_options(before)})
+    Stamp(tmp_path / ".stage_done").write(work, [], "done")
+    # in another order than in stage 10
+    check_features(tmp_path, dict(reversed(before.items())))
+    if words is None:
+        return check_features(tmp_path, {**changed, **before})
+    with pytest.raises(UserError, match=words):
+        check_features(tmp_path, {**before, **changed})
+
+
 def test_a_changed_training_is_refused_and_more_epochs_are_not(tmp_path):
     record, checkpoint = tmp_path / ".training.json", tmp_path / "checkpoint.pth"
     options = {"max_epoch": 3, "optim_conf.lr": 0.1, "seed": 1, "file text": "1f3c"}
@@ -719,6 +746,23 @@ def test_a_changed_training_is_refused_and_more_epochs_are_not(tmp_path):
     line = training.start_or_resume(record, checkpoint, several)
     assert line == f"resumes from {checkpoint}, whose options were not recorded"
     assert json.loads(record.read_text())["optim_conf.lr"] == "0.2"
+
+
+@pytest.mark.parametrize(
+    "model", ["12epoch.pth", "valid.acc.ave.pth", "valid.acc.ave_5best.pth"]
+)
+def test_models_without_a_checkpoint_are_not_replaced(tmp_path, model):
+    record, checkpoint = tmp_path / ".training.json", tmp_path / "checkpoint.pth"
+    options = {"encoder_conf.num_blocks": "12", "max_epoch": "12"}
+    training.start_or_resume(record, checkpoint, options)
+    (tmp_path / model).touch()
+    assert training.start_or_resume(record, checkpoint, options) == "a new training"
+    # more epochs, too: they would begin with the first
+    for name, value in (("encoder_conf.num_blocks", "6"), ("max_epoch", "20")):
+        words = f"{name} was 12, is {value}, and .*checkpoint.pth, to resume from, is"
+        with pytest.raises(UserError, match=words):
+            training.start_or_resume(record, checkpoint, {**options, name: value})
+    assert json.loads(record.read_text()) == options
 
 
 def test_a_truncated_checkpoint_is_refused_with_the_newest_whole_model(tmp_path):
