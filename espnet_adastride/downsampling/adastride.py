@@ -38,6 +38,7 @@ from espnet_adastride.downsampling.output import (
     downsampled_lengths,
     float64_device,
     length_mask,
+    not_quantized,
     whole_lengths,
     zero_padding,
 )
@@ -429,11 +430,10 @@ class _AdaptiveStrides(Downsampler):
             )
         if self.score_bound == SIGMOID and self.is_plain():
             self.kernels_place = False  # the kernels that score apply no sigmoid
-        self.score = torch.nn.Linear(self.score_hidden or size, 1, bias=False)
-        self.score.qconfig = None  # not quantized: its weight is read directly
+        scored = self.score_hidden or size
+        self.score = not_quantized(torch.nn.Linear(scored, 1, bias=False))
         if self.content_bound is not None:
-            self.content = torch.nn.Linear(size, 1, bias=False)
-            self.content.qconfig = None  # the same
+            self.content = not_quantized(torch.nn.Linear(size, 1, bias=False))
         self.set_start()
 
     def set_start(self):

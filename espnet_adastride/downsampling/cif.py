@@ -43,6 +43,7 @@ from espnet_adastride.downsampling.output import (
     downsampled_lengths,
     float64_device,
     length_mask,
+    not_quantized,
     whole_lengths,
     zero_padding,
 )
@@ -124,8 +125,7 @@ class Cif(Downsampler):
             )
         self.kernel_size = kernel_size
         self.filter = torch.nn.Conv1d(size, size, kernel_size, groups=size)
-        self.weigh = torch.nn.Linear(size, 1)
-        self.weigh.qconfig = None  # not quantized: its weight is read directly
+        self.weigh = not_quantized(torch.nn.Linear(size, 1))
         self.set_start()
 
     def set_start(self):

@@ -34,6 +34,7 @@ from espnet_adastride.downsampling.output import (
     check_switch,
     downsampled_lengths,
     length_mask,
+    not_quantized,
     whole_lengths,
 )
 from espnet_adastride.downsampling.segments import (
@@ -110,10 +111,8 @@ class HNet(SegmentDownsampler):
         self.exact = check_switch("exact", exact)
         self.lengths_from_content = not exact
         self.ratio_weight = check_number("ratio_weight", ratio_weight, inclusive=True)
-        self.query = torch.nn.Linear(size, size, bias=False)
-        self.key = torch.nn.Linear(size, size, bias=False)
-        # not quantized: their weights are read directly
-        self.query.qconfig = self.key.qconfig = None
+        self.query = not_quantized(torch.nn.Linear(size, size, bias=False))
+        self.key = not_quantized(torch.nn.Linear(size, size, bias=False))
         self.set_start()
         self._rate: Union[float, torch.Tensor] = float(self.stride)
 

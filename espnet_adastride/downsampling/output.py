@@ -264,6 +264,12 @@ def check_stride(stride: float, integer: bool = False) -> float:
     return int(stride) if stride == int(stride) else float(stride)
 
 
+def not_quantized(layer: torch.nn.Linear) -> torch.nn.Linear:
+    """Return a layer that dynamic quantization skips: its weight is read directly."""
+    setattr(layer, "qconfig", None)  # PyTorch's own opt-out
+    return layer
+
+
 def check_number(
     name: str, value: float, minimum: float = 0.0, inclusive: bool = False
 ) -> float:
