@@ -5,7 +5,7 @@
 
 It takes the options of ``espnet2.bin.asr_train`` or ``lm_train`` and prints
 ``--scheduler_conf warmup_steps_list=[...]``, or nothing if the schedule fits or is of
-another kind (``espnet_adastride/plugin/schedule.py``).
+another kind (``espnet_adastride/evaluation/schedule.py``).
 """
 
 import argparse
@@ -13,6 +13,7 @@ import argparse
 from espnet_adastride.bin.parsers import Parser, say
 from espnet_adastride.config import read_config
 from espnet_adastride.errors import one_line_errors
+from espnet_adastride.evaluation.schedule import SCHEDULER, fitted_steps
 from espnet_adastride.options import whole
 from espnet_adastride.quiet import quiet_imports
 
@@ -39,14 +40,13 @@ def main(cmd=None):
     own, rest = get_parser().parse_known_args(cmd)
     config = read_config(own.config) if own.config else {}
     scheduler = own.scheduler or config.get("scheduler")
-    if scheduler != "piecewiselinearwarmuplr":
+    if scheduler != SCHEDULER:
         return  # without ESPnet, which takes seconds to import
     rest += ["--scheduler", scheduler]
     rest += ["--config", own.config] if own.config else []
     with quiet_imports():
         import espnet_adastride.plugin  # noqa: F401  (registers the plugin)
         from espnet_adastride.plugin import espnet, planning
-        from espnet_adastride.plugin.schedule import fitted_steps
 
     task = espnet.asr_task.ASRTask if own.task == "asr" else espnet.lm_task.LMTask
     args = task.get_parser().parse_args(rest)

@@ -14,6 +14,7 @@ import yaml
 from espnet_adastride.config import merge_configs, read_config
 from espnet_adastride.corpora.unlabelled import prepare_recordings, read_set
 from espnet_adastride.errors import UserError, located, one_line_errors
+from espnet_adastride.evaluation.schedule import SCHEDULER, fitted_steps
 from espnet_adastride.experiments.espnet_options import (
     check_criterion,
     complete_options,
@@ -67,7 +68,6 @@ def stretch_schedule(config, shapes):
         shapes: file with the lengths of the training set (collect_stats).
     """
     from espnet_adastride.plugin.espnet import build_batch_sampler
-    from espnet_adastride.plugin.schedule import SCHEDULER, fitted_steps
     from espnet_adastride.plugin.vqvae_task import VQVAETask
 
     options = complete_options(VQVAETask, config)

@@ -51,8 +51,8 @@ def small_config(path):
     config.update(max_epoch=12, batch_bins=40000)
     config["optim_conf"]["lr"] = 0.01
     config["scheduler_conf"] = {
-        "warmup_steps_list": [0, 3, 100],
-        "warmup_lr_list": [0.0, 0.01, 0.001],
+        "warmup_steps_list": [0, 3],
+        "warmup_lr_list": [0.0, 0.01],
     }
     path.write_text(yaml.safe_dump(config))
     return path

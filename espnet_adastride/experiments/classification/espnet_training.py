@@ -26,6 +26,7 @@ from espnet_adastride.corpora.clips import (
 from espnet_adastride.corpora.espnet_clips import utterance_id, write_data
 from espnet_adastride.corpora.kaldi import read_scp
 from espnet_adastride.errors import UserError
+from espnet_adastride.evaluation.schedule import count_steps
 from espnet_adastride.experiments.espnet_options import (
     check_criterion,
     complete_options,
@@ -75,7 +76,6 @@ def stretch_schedule(config, clips):
     less.
     """
     from espnet_adastride.plugin import espnet
-    from espnet_adastride.plugin.schedule import count_steps
 
     options = complete_options(espnet.cls_task.CLSTask, config)
     schedule = options["scheduler_conf"] or {}

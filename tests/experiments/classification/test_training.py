@@ -11,6 +11,7 @@ import torch
 
 from espnet_adastride.corpora.clips import Clip, find_clips
 from espnet_adastride.errors import UserError
+from espnet_adastride.evaluation.schedule import count_steps
 from espnet_adastride.experiments.classification import features
 from espnet_adastride.experiments.classification.espnet_training import claim_data
 from espnet_adastride.experiments.classification.features import load_features
@@ -22,7 +23,6 @@ from espnet_adastride.experiments.classification.training import learning_rate, 
 from espnet_adastride.experiments.espnet_options import (
     check_criterion,
     complete_options,
-    count_steps,
 )
 from espnet_adastride.networks.classifier import Classifier, random_mask
 from espnet_adastride.networks.methods import parse_method

@@ -2,11 +2,9 @@
 
 import pytest
 import torch
-from espnet2.schedulers.piecewise_linear_warmup_lr import PiecewiseLinearWarmupLR
 
 from espnet_adastride.bin import fit_schedule
-from espnet_adastride.plugin.schedule import fitted_steps
-from tests.plugin.test_planning import Experiment
+from espnet_adastride.evaluation.schedule import fitted_steps
 
 OPTIONS = {
     "scheduler": "piecewiselinearwarmuplr",
@@ -23,9 +21,10 @@ OPTIONS = {
 
 def rates(steps):
     """Return ESPnet's learning rates of 40 updates."""
+    schedulers = pytest.importorskip("espnet2.schedulers.piecewise_linear_warmup_lr")
     conf = {**OPTIONS["scheduler_conf"], "warmup_steps_list": steps}
     optim = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.002)
-    scheduler = PiecewiseLinearWarmupLR(optim, **conf)
+    scheduler = schedulers.PiecewiseLinearWarmupLR(optim, **conf)
     found = []
     for _ in range(40):
         found.append(optim.param_groups[0]["lr"])
@@ -74,6 +73,9 @@ max_epoch: 3
 @pytest.mark.parametrize("task", ["asr", "lm"])
 def test_the_command_counts_the_batches_of_espnet(task, tmp_path, capsys):
     """Six utterances of a second in batches of two: three batches an epoch."""
+    pytest.importorskip("espnet2")
+    from tests.plugin.test_planning import Experiment
+
     utterances = {f"u{n}": (16000, "AB") for n in range(6)}
     experiment = Experiment(tmp_path, {"train": utterances, "valid": utterances})
     config = tmp_path / "schedule.yaml"
