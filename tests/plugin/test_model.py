@@ -432,7 +432,8 @@ def test_statistics_are_those_of_the_training(tmp_path, word, strict):
         later = model(mels, 1)
         assert later.normalize.mean.shape == (mels,)
         later.load_state_dict(state, strict=strict)
-        assert torch.equal(later.normalize.std, trained.normalize.std)
+        # float: 202511 keeps float64 until the first forward
+        assert torch.equal(later.normalize.std.float(), trained.normalize.std.float())
         assert torch.equal(later.encode(speech, torch.tensor([16000]))[0], wanted)
     other, later = {**state, "ctc.ctc_lo.bias": torch.zeros(9)}, model(80, 1)
     with pytest.raises(RuntimeError if strict else ModelError, match="normalize.mean"):
