@@ -169,8 +169,10 @@ def plan(
 
     for source in sources:
         name = source.name if counts[source.name] == 1 else source.full
-        if relation(source, name) == "other":
+        found = relation(source, name)
+        if found == "other" and name != source.full:
             name = source.full
+            found = relation(source, name)
         outputs = {f: folder / f"{name}.{f}" for f in formats}
         for path in outputs.values():
             if path in owners:
@@ -180,7 +182,7 @@ def plan(
                     "--output_dir for each"
                 )
             owners[path] = source.path
-        done, obstacle, found = False, "", relation(source, name)
+        done, obstacle = False, ""
         for path in outputs.values():
             if not name_fits(path):
                 obstacle = (
