@@ -116,7 +116,7 @@ def format_comparison(
     return text + _difference_table(cells, baseline, resamples)
 
 
-def _common_seeds(*cells: Cell) -> List[int]:
+def common_seeds(*cells: Cell) -> List[int]:
     """Return the seeds that all cells have."""
     return [s for s in cells[0].seeds if all(s in cell.seeds for cell in cells)]
 
@@ -130,7 +130,7 @@ def _compare_cells(
     """
     found, errors = [], []
     for pair in pairs:
-        seeds = _common_seeds(*pair)
+        seeds = common_seeds(*pair)
         if seeds:
             found.append((*pair, seeds))
             errors.append([cell.errors(seeds=seeds) for cell in pair])
@@ -201,12 +201,17 @@ def across_rates_table(
     return markdown_table(names, rows) if rows else "", number
 
 
-def _minus(
-    cell: Cell, base: Cell, seeds, bootstrap: Bootstrap, kind: str = "words"
+def minus(
+    errors: np.ndarray, others: np.ndarray, words: np.ndarray, bootstrap: Bootstrap
 ) -> Tuple[str, str]:
-    """Return a difference over some seeds and its interval, for a table."""
-    errors = [one.errors(kind, seeds=seeds).mean(axis=0) for one in (cell, base)]
-    found = bootstrap.ratio(errors[0] - errors[1], cell.reference(kind)).percent()
+    """Return a difference of errors and its interval, for a table; it is not tested.
+
+    Args:
+        errors, others: (S, U) and (S', U) by seed and utterance.
+        words: (U,) of the reference.
+        bootstrap: over utterances or groups.
+    """
+    found = bootstrap.ratio(errors.mean(axis=0) - others.mean(axis=0), words).percent()
     return f"{found.value:+.2f}", format_interval(found.low, found.high)
 
 
@@ -234,19 +239,18 @@ def equal_compute_table(
     words = cells[0].reference()
     rows = []
     for cell, low, high, share in _between_points(cells, baseline):
-        seeds = _common_seeds(cell, low, high)
+        seeds = common_seeds(cell, low, high)
         if not seeds:
             continue
         own, below, above = (one.errors(seeds=seeds) for one in (cell, low, high))
         chord = (1 - share) * below + share * above
         rates = [100 * errors.sum(axis=1) / words.sum() for errors in (own, chord)]
-        found = bootstrap.ratio(own - chord, words).percent()
         welch = welch_interval(*rates)
         row = cell.head(feature_rate)
         row.append(f"{cell.measured('macs_per_second') / 1e6:.2f}")
         row.append(f"{low.hertz(feature_rate)} and {high.hertz(feature_rate)}")
         row += [name_seeds(seeds), *(f"{rate.mean():.2f}" for rate in rates)]
-        row += [f"{found.value:+.2f}", format_interval(found.low, found.high)]
+        row += minus(own, chord, words, bootstrap)
         rows.append([*row, format_interval(*welch) if welch else ""])
     names = ["rate", "method", "MAC/s, M", f"`{baseline}` between", "seeds", "WER %"]
     names += [f"`{baseline}`, WER %", "difference", "over groups", "over seeds"]
@@ -286,8 +290,10 @@ def _difference_table(cells: Sequence[Cell], baseline: str, resamples: int) -> s
         value, interval, p, over_seeds, said = difference.columns()
         # by name: means above may be over other seeds, and give another difference
         row = [f"{cell.rate:g}x", f"`{cell.system}`", name_seeds(seeds), value]
-        row += [_minus(cell, base, seeds, by_utterance)[1], interval, p, over_seeds]
-        characters = _minus(cell, base, seeds, by_group, "characters")
+        errors = [one.errors(seeds=seeds) for one in (cell, base)]
+        row += [minus(*errors, words, by_utterance)[1], interval, p, over_seeds]
+        errors = [one.errors("characters", seeds=seeds) for one in (cell, base)]
+        characters = minus(*errors, cell.reference("characters"), by_group)
         rows.append([*row, " ".join(characters), said])
     note = few_units_note(by_group.number, "groups")
     return (

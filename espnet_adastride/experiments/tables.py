@@ -18,8 +18,10 @@ from espnet_adastride.evaluation.statistics import NARROW_BELOW, Bootstrap
 from espnet_adastride.experiments.cells import Cell, make_cells
 from espnet_adastride.experiments.comparison import (
     across_rates_table,
+    common_seeds,
     equal_compute_table,
     format_comparison,
+    minus,
     pair_table,
 )
 from espnet_adastride.experiments.definition import Experiment, read_experiment
@@ -57,12 +59,6 @@ LEGENDS["asr"] += " Numbers: frames per second of the baseline at its points."
 TERCILES = ("slow", "middle", "fast")
 
 
-def _minus(errors: np.ndarray, others: np.ndarray, words, bootstrap) -> str:
-    """Return a difference of errors and its interval over the speakers, in brackets."""
-    found = bootstrap.difference(errors, others, words).percent()
-    return f"({found.value:+.2f} {format_interval(found.low, found.high)})"
-
-
 # ------------------------------------------------------------ speech recognition
 def decoding_table(experiment: Experiment, cells: Dict[str, List[Cell]], bootstrap):
     """Return WER of the first test set by decoding.
@@ -79,15 +75,15 @@ def decoding_table(experiment: Experiment, cells: Dict[str, List[Cell]], bootstr
     for first in first_cells:
         place = (first.rate, first.system)
         others = [c for part in further for c in part if (c.rate, c.system) == place]
-        seeds = [s for s in first.seeds if all(s in c.seeds for c in others)]
+        seeds = common_seeds(first, *others)
         if len(others) < len(further) or not seeds:
             continue  # not decoded in all ways yet
         row = first.head(experiment.feature_rate)
         row += [str(len(seeds)), f"{first.rate_of(seeds=seeds):.2f}"]
         words, base = first.reference(), first.errors(seeds=seeds)
         for cell in others:
-            minus = _minus(cell.errors(seeds=seeds), base, words, bootstrap)
-            row.append(f"{cell.rate_of(seeds=seeds):.2f} {minus}")
+            found = minus(cell.errors(seeds=seeds), base, words, bootstrap)
+            row.append(f"{cell.rate_of(seeds=seeds):.2f} ({' '.join(found)})")
         rows.append(row)
     return markdown_table(names, rows)
 
@@ -131,9 +127,7 @@ def tercile_table(experiment: Experiment, cells: Sequence[Cell]) -> str:
     for cell in cells:
         row = cell.head(experiment.feature_rate)
         base = bases.get(cell.rate)
-        common = (
-            [] if base in (None, cell) else [s for s in cell.seeds if s in base.seeds]
-        )
+        common = [] if base in (None, cell) else common_seeds(cell, base)
         for part in range(3):
             chosen = parts == part
             words = scores.reference()[chosen]
@@ -144,7 +138,7 @@ def tercile_table(experiment: Experiment, cells: Sequence[Cell]) -> str:
             text = f"{100 * errors.mean(axis=0).sum() / words.sum():.2f}"
             if common:
                 pair = [c.errors(seeds=common)[:, chosen] for c in (cell, base)]
-                text += f" {_minus(*pair, words, draws[part])}"
+                text += f" ({' '.join(minus(*pair, words, draws[part]))})"
             row.append(text)
         rows.append(row)
     return markdown_table(names, rows)
