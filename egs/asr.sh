@@ -1132,6 +1132,13 @@ if [ "${feats_type}" = extracted ] && [ "${stage}" -le 3 ] && [ "${stop_stage}" 
     ! "${skip_data_prep}"; then
     ours extract_features --check "${upstream}"
 fi
+# Stages 10 and 11 try all values, but perhaps after hours of preparation.
+if [ "${stage}" -le 9 ] && wanted 10 && [ ! -e "${asr_stats_dir}/.stage_done" ]; then
+    frontend=true
+    [ "${feats_type}" = raw ] || frontend=false
+    ours check_model --config "${asr_configs[@]-}" "--arguments=${asr_args}" \
+        --frontend "${frontend}"
+fi
 worked=false
 for current in $(seq 1 14); do
     wanted "${current}" || continue

@@ -2,7 +2,7 @@
 
 Importing ESPnet takes longer than all that these tests do with it. :func:`serve` forks
 from a process that has it; :func:`write_client` makes a command that takes what python
-takes. What registers the plugin (``-m espnet_adastride.bin.run ...``) becomes a fork of
+takes. What imports the plugin (``-m espnet_adastride.bin.run ...``) becomes a fork of
 the server, in the caller's folder, with its environment, files and arguments; it is
 killed when the command is, and the command ends as it ends. All else is run by python
 itself.
@@ -19,7 +19,10 @@ import socket
 import sys
 from contextlib import contextmanager
 
-WARM = ("espnet_adastride.bin.run", "espnet_adastride.bin.asr_inference_ctc")
+WARM = tuple(
+    f"espnet_adastride.bin.{name}"
+    for name in ("run", "asr_inference_ctc", "check_model")
+)
 
 
 def write_client(path, address):

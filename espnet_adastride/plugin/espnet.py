@@ -46,7 +46,7 @@ from espnet2.fileio import multi_sound_scp, sound_scp
 from espnet2.layers.stft import Stft
 from espnet2.samplers.build_batch_sampler import build_batch_sampler
 from espnet2.tasks import asr as asr_task
-from espnet2.tasks.abs_task import AbsTask
+from espnet2.tasks.abs_task import AbsTask, scheduler_classes
 from espnet2.text.build_tokenizer import build_tokenizer
 from espnet2.text.token_id_converter import TokenIDConverter
 from espnet2.torch_utils.device_funcs import force_gatherable, to_device

@@ -318,16 +318,30 @@ NAMES = {
 
 @functools.cache
 def adaptive_model(stock: type) -> type:
-    """Return a model of NAMES with :class:`DownsamplingModel`.
+    """Return a model of NAMES, or a user's subclass, with :class:`DownsamplingModel`.
 
     Others reject the plugin's input layer: they would train without its losses.
     """
     if issubclass(stock, DownsamplingModel) or getattr(stock, "refuses", False):
         return stock
-    if stock.__module__ not in NAMES:
+    if stock.__module__ in NAMES:
+        members = {"__doc__": f"ESPnet's {stock.__name__}.", "__module__": __name__}
+        return type(NAMES[stock.__module__], (DownsamplingModel, stock), members)
+    espnets = stock.__module__.startswith("espnet2.")  # such as several speakers'
+    if espnets or not any(kind.__module__ in NAMES for kind in stock.__mro__):
         return _refusing(stock)
-    members = {"__doc__": f"ESPnet's {stock.__name__}.", "__module__": __name__}
-    return type(NAMES[stock.__module__], (DownsamplingModel, stock), members)
+    members = {"__doc__": stock.__doc__, "__module__": stock.__module__}
+    return type(stock.__name__, (DownsamplingModel, stock), members)
+
+
+class AdaptiveModels(dict):
+    """A task's models, ``{word: class}``, as :func:`adaptive_model` returns them.
+
+    Those that users add later are, too.
+    """
+
+    def __getitem__(self, word):
+        return adaptive_model(super().__getitem__(word))
 
 
 def _refusing(stock: type) -> type:

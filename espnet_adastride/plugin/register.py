@@ -23,7 +23,7 @@ from espnet_adastride.plugin import (
 from espnet_adastride.plugin.defaults import record_defaults
 from espnet_adastride.plugin.imports import after_import
 from espnet_adastride.plugin.layer_sum import LayerSum
-from espnet_adastride.plugin.model import adaptive_model
+from espnet_adastride.plugin.model import AdaptiveModels, adaptive_model
 from espnet_adastride.plugin.resnet_encoder import ResNetEncoder
 from espnet_adastride.plugin.trainer import StrideTrainer
 
@@ -92,8 +92,7 @@ def register_task(task) -> None:
     if task.__name__ == "espnet2.tasks.cls":
         task.encoder_choices.classes["resnet"] = ResNetEncoder
     if hasattr(task, "model_choices"):
-        models = task.model_choices.classes
-        models.update({word: adaptive_model(kind) for word, kind in models.items()})
+        task.model_choices.classes = AdaptiveModels(task.model_choices.classes)
     name = NAMED_MODELS.get(task.__name__)
     if name is not None:
         setattr(task, name, adaptive_model(getattr(task, name)))

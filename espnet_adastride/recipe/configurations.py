@@ -84,6 +84,12 @@ def check(args: argparse.Namespace) -> str:
             numbers = search_numbers(config, lambda word: place([word]))
             beam = int(numbers.get("beam_size", 20))
             refuse_wide_beam(beam, len(tokens), place(["beam_size"]))
+        pieces = Path(trained.get("bpemodel") or "")
+        if known and pieces.is_file():  # ESPnet's command does not compare them
+            # imports NumPy, which no other check needs
+            from espnet_adastride.corpora.tokens import check_pieces
+
+            check_pieces(pieces, tokens)
         if args.model or not trained:
             return args.model or "valid.acc.ave.pth"
         return default_model(trained)

@@ -330,6 +330,25 @@ def test_mask_ctc_trains_the_input_layer_too():
         other_model("maskctc", conf)
 
 
+class OwnModel(ESPnetASRModel):
+    """A model that a user derives from ESPnet's."""
+
+    def forward(self, *args, **kwargs):
+        loss, stats, weight = super().forward(*args, **kwargs)
+        return loss + 1, {**stats, "own": loss.detach()}, weight
+
+
+def test_a_users_model_trains_the_input_layer_too(monkeypatch):
+    monkeypatch.setitem(model_choices.classes, "own", OwnModel)
+    model = other_model("own", {"stride": 4}).train()
+    assert isinstance(model, OwnModel) and type(model).__name__ == "OwnModel"
+    for layer in model.encoder.embed.downsamplers:
+        torch.nn.init.normal_(layer.score.weight, std=3.0)
+    loss, stats, _ = model(**batch())
+    assert stats["loss_vp"] > 0
+    assert torch.isclose(loss.detach(), stats["own"] + 1 + stats["loss_vp"])
+
+
 def test_models_that_would_train_without_the_losses_are_refused():
     with pytest.raises(ConfigurationError, match="pit_espnet_model.*take model: esp"):
         other_model("pit_espnet")

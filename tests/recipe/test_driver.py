@@ -220,6 +220,13 @@ def test_text_files_are_checked_before_the_first_stage(recipe, option):
         assert "make it from" in one_line(run(recipe, *common, name))
 
 
+def test_a_value_that_cannot_work_is_named_before_the_first_stage(recipe):
+    values = "--encoder_conf dropout_rate=1.5"
+    done = run(recipe, *SETS, *MINI, "--asr_args", values)
+    assert "encoder_conf: its values do not work (ValueError: dropout" in one_line(done)
+    assert not (recipe / "data").exists() and not (recipe / "exp").exists()
+
+
 @pytest.mark.parametrize("option", ["asr_config", "lm_config", "inference_config"])
 def test_an_empty_configuration_is_refused(recipe, option):
     (recipe / "empty.yaml").write_text("# nothing\n")

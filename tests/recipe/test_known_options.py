@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import yaml
 
 from espnet_adastride.bin import asr_inference_ctc, check_training
 from espnet_adastride.config import merge_configs, override, read_config
+from espnet_adastride.corpora.tokens import load_pieces
 from espnet_adastride.errors import UserError
 from espnet_adastride.recipe import configurations, espnet_source
 from espnet_adastride.recipe.known_options import (
@@ -404,6 +406,32 @@ def test_a_beam_wider_than_the_vocabulary(tmp_path, capsys):
     trained["decoder"] = "transducer"
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(trained))
     check_training.main([*words, "--inference_args=--beam_size 7"])
+
+
+def test_pieces_made_again_are_refused_before_espnets_search(tmp_path, capsys):
+    text = "".join(f"{one} {two}\n" for one in "abcdef" for two in "abcdef")
+    tokens = {}
+    for name, letters in (("before", "abcdef"), ("after", "ghijkl")):
+        (tmp_path / "text").write_text(text.translate(str.maketrans("abcdef", letters)))
+        sentencepiece.SentencePieceTrainer.train(
+            input=str(tmp_path / "text"),
+            model_prefix=str(tmp_path / name),
+            vocab_size=12,
+            minloglevel=2,
+        )
+        pieces = load_pieces(tmp_path / f"{name}.model")
+        tokens[name] = [pieces.id_to_piece(i) for i in range(pieces.vocab_size())]
+    words = ["--action", "check", "--train", "false", "--exp", str(tmp_path)]
+    words += ["--inference_command", "espnet2.bin.asr_inference"]
+    words += ["--inference_args=--beam_size 6"]
+    trained = {"token_list": tokens["before"], "token_type": "bpe"}
+    trained["bpemodel"] = str(tmp_path / "before.model")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(trained))
+    check_training.main(words)
+    trained["bpemodel"] = str(tmp_path / "after.model")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(trained))
+    with pytest.raises(SystemExit, match="after.model is not that of the training: "):
+        check_training.main(words)
 
 
 def test_a_named_model_needs_no_criterion(tmp_path, capsys):
