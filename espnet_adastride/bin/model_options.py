@@ -101,7 +101,7 @@ def load_adaptive(args: argparse.Namespace, **options):
     transcriber = load_transcriber(args, say=say, **options)
     problem = transcriber.trained.why_uniform()
     if problem:
-        fix = "choose a model with adastride or adastride_f"
+        fix = "choose a model with adastride, or another adaptive method"
         raise UserError(f"{args.model}: {problem}; {fix}")
     return transcriber
 

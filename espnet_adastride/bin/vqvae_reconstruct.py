@@ -5,13 +5,15 @@
 
 For every recording (long ones are cut at pauses), it writes ID.wav, ID.original.wav,
 ID.vocoder.wav and ID.png, and for all of them ``result.json``: error, codebook
-perplexity, bits per second, side information (``evaluation/vqvae.py``).
+perplexity, bits per second, side information (``evaluation/vqvae.py``). The output
+folder holds the recordings of its last call.
 """
 
+import contextlib
 import json
 import os
 from pathlib import Path
-from typing import Dict
+from typing import Dict, Set
 
 from espnet_adastride.bin.parsers import Parser, command, say
 from espnet_adastride.corpora.recordings import Source, describe_unread, find_media
@@ -63,6 +65,22 @@ def _check_apart(recordings: Dict[str, Source], folder: Path) -> None:
             )
 
 
+def _remove_earlier(folder: Path, ids: Set[str]) -> None:
+    """Remove what an earlier call wrote of recordings that are not given now."""
+    earlier: Set[str] = set()
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        earlier.update(json.loads((folder / "result.json").read_bytes())["utterances"])
+    others = sorted(name for name in earlier - ids if Path(name).name == name)
+    for name in others:
+        for ending in (".png", ".wav", *(f"{copy}.wav" for copy in COPIES)):
+            (folder / f"{name}{ending}").unlink(missing_ok=True)
+    if others:
+        say(
+            f"{folder}: removed the earlier reconstruction of "
+            f"{counted(len(others), 'piece')}, such as {shown(others[0])}"
+        )
+
+
 @command(get_parser)
 def main(args):
     import torch
@@ -107,11 +125,13 @@ def main(args):
         pieces += [Recording(i, str(path), own.group) for i, path, _ in found]
     if not pieces:
         fail("no recording can be used")
+    _remove_earlier(folder, {piece.id for piece in pieces})
     listen(model.features, model.network, pieces, folder)
     result = measure(model.features, model.network, pieces)
     write_text(folder / "result.json", json.dumps(result) + "\n")
     print(
-        f"{folder}: {counted(len(pieces), 'recording')}, "
+        f"{folder}: {counted(len(sources) - failed, 'recording')} in "
+        f"{counted(len(pieces), 'piece')}, "
         f"error {result['error']:.2f} dB, perplexity {result['perplexity']:.0f}, "
         f"{result['tokens_per_second']:.1f} tokens/s, "
         f"{result['bits']:.0f} + {result['side_bits']:.0f} bit/s"

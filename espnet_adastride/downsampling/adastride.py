@@ -438,7 +438,8 @@ class _AdaptiveStrides(Downsampler):
 
     def set_start(self):
         """See :meth:`Downsampler.set_start`: uniform strides, plain weights."""
-        torch.nn.init.zeros_(self.score.weight)
+        for parameter in self.score.parameters():  # of a parametrised weight, its own
+            torch.nn.init.zeros_(parameter)
         if self.content_bound is not None:
             torch.nn.init.zeros_(self.content.weight)
 

@@ -6,7 +6,7 @@ method therefore has an
 :meth:`~espnet_adastride.downsampling.output.Downsampler.export_form` for evaluation,
 for one utterance of any length without padding:
 
-    program = export_program(Exportable(layer), (torch.zeros(1, 100, layer.size),))
+    program = export_program(Exportable(layer), torch.zeros(1, 100, layer.size))
 
 The helpers below are shared by several methods.
 """

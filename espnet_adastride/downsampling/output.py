@@ -100,6 +100,9 @@ def downsampled_lengths(lengths: Steps, stride: float) -> Steps:
     if isinstance(lengths, torch.SymInt):
         if stride == int(stride):  # which an exporter's solver handles better
             return (lengths + (int(stride) - 1)) // int(stride)
+        windows = lengths / stride
+        more = math.trunc(windows) + 1  # torch.export cannot write math.ceil
+        return more - math.trunc(more - windows)
     if isinstance(lengths, torch.Tensor):
         if stride == int(stride):
             stride = int(stride)

@@ -18,7 +18,7 @@ import numpy as np
 
 from espnet_adastride.corpora.recordings import read_audio
 from espnet_adastride.errors import AudioError
-from espnet_adastride.evaluation.statistics import Bootstrap
+from espnet_adastride.evaluation.statistics import FEWEST_FOR_A_VERDICT, Bootstrap
 from espnet_adastride.timing.ctc import Timed
 from espnet_adastride.timing.energy import energy_db, frame_edges, is_speech
 from espnet_adastride.timing.transcripts import TimedReference
@@ -201,7 +201,7 @@ def relation(
             above = others.sum() - np.cumsum(others)
             drawn.append((marked * (above + others / 2)).sum() / pairs)
     low, high = bootstrap.interval(drawn)
-    known = not np.isnan(low)
+    known = len(table) >= FEWEST_FOR_A_VERDICT and not np.isnan(low)
     cells = quantile_cells(all_strides)
     shifted = np.concatenate([np.roll(mark, len(mark) // 2) for mark in marks])
     return Relation(

@@ -131,14 +131,15 @@ class TimeConv(torch.nn.Conv1d):
 
 
 class _FirstFeatures(torch.nn.Module):
-    """Parametrisation of a score's weight (1, D): zero beyond the first features."""
+    """Parametrisation of a weight (H, D, ...): zero beyond the first features."""
 
     def __init__(self, features: int, size: int):
         super().__init__()
         self.features, self.others = features, size - features
 
     def forward(self, weight):
-        return torch.nn.functional.pad(weight, (0, self.others))
+        before = (0, 0) * (weight.dim() - 2)
+        return torch.nn.functional.pad(weight, (*before, 0, self.others))
 
     def right_inverse(self, weight):
         return weight[:, : self.features]
@@ -157,10 +158,15 @@ class SharedAlignment(torch.nn.Module):
     def __init__(self, name: str, width: int, stride: float, options: Dict[str, Any]):
         super().__init__()
         self.downsampler = build_downsampler(name, 2 * width, stride, **options)
-        score = getattr(self.downsampler, "score", None)
-        if score is not None:
+        reader = getattr(self.downsampler, "score", None)
+        network = getattr(self.downsampler, "score_network", None)
+        if network is not None and network.groups == 1:
+            reader = (
+                network  # score_hidden: it mixes the features, the score its output
+            )
+        if reader is not None:
             parametrize.register_parametrization(
-                score, "weight", _FirstFeatures(width, 2 * width)
+                reader, "weight", _FirstFeatures(width, 2 * width)
             )
 
     def forward(

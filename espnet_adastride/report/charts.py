@@ -60,7 +60,7 @@ def plot_panel(
         runs: ``{name: curves}``, see ``evaluation.learning_curves.curves``.
         panel: one of PANELS.
     """
-    with drawing(*PANEL) as figure:
+    with drawing(*PANEL, text="".join(runs)) as figure:
         axes = figure.add_axes((0.155, 0.2, 0.815, 0.66))
         draw_panel(axes, runs, panel)
         return figure
@@ -142,7 +142,7 @@ def plot_training(runs: Dict[str, Dict[str, Dict[str, Curve]]]) -> Figure:
     rows = -(-len(panels) // columns)
     top = 0.3 + 0.2 * len(runs)  # inches
     width, height = PANEL[0] * columns, PANEL[1] * rows + top
-    with drawing(width, height) as figure:
+    with drawing(width, height, text="".join(runs)) as figure:
         for index, panel in enumerate(panels):
             row, column = divmod(index, columns)
             bottom = height - top - PANEL[1] * (row + 1) + 0.6
@@ -331,7 +331,7 @@ def corpus_lines(numbers: dict) -> List[str]:
     }
     for name, r in numbers["relations"].items():
         here, there = places[name]
-        comparison, interval = "not shown to differ from those", "one utterance"
+        comparison, interval = "not shown to differ from those", "too few utterances"
         if r["low"] is not None:
             interval = f"{r['low']:.3f}, {r['high']:.3f}"
             if r["low"] > 0.5:
@@ -376,7 +376,9 @@ def plot_stream(rows: Sequence[StreamRow], duration: float) -> Figure:
         rows: one per block length.
         duration: of the recording in seconds.
     """
-    with drawing(8.0, 0.7 + 0.62 * len(rows), layout="constrained") as figure:
+    height = 0.7 + 0.62 * len(rows)
+    said = "".join(word.text for row in rows for word in row.words)
+    with drawing(8.0, height, text=said, layout="constrained") as figure:
         axes = figure.add_subplot()
         for number, row in enumerate(reversed(rows)):  # the first on top
             colour = COLOURS[number % len(COLOURS)]

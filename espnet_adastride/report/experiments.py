@@ -20,6 +20,10 @@ import numpy as np
 from espnet_adastride.corpora.audio import audio_info
 from espnet_adastride.corpora.kaldi import locate, read_scp, read_text, roots_of_audio
 from espnet_adastride.corpora.recordings import read_audio
+from espnet_adastride.downsampling.registry import (
+    available_downsamplers,
+    downsampler_class,
+)
 from espnet_adastride.errors import AudioError, UserError
 from espnet_adastride.evaluation.learning_curves import Curve, curves, read_epochs
 from espnet_adastride.evaluation.scoring import (
@@ -443,7 +447,10 @@ def draw_pictures(
     try:
         config = read_utf8(experiment.folder / "config.yaml")
         # found without loading the model, which also finds what is wrong with the file
-        if "adastride" not in config and re.search("^encoder", config, re.M):
+        names = available_downsamplers()
+        placing = [name for name in names if downsampler_class(name).has_positions]
+        words = set(re.findall(r"\w+", config))
+        if words.isdisjoint(placing) and re.search("^encoder", config, re.M):
             return [], [f"{name}: strides are uniform; no pictures of them."]
         transcriber = load(experiment.folder)
         typical = typical_utterance(waves)

@@ -47,6 +47,7 @@ from espnet_adastride.timing.ctc import Timed
 from espnet_adastride.timing.energy import (
     BLOCK,
     HOP,
+    SILENCE_DB,
     SPEECH_THRESHOLD_DB,
     WINDOW,
     energy_db,
@@ -63,6 +64,9 @@ MEL_BINS = 80
 MOST_COLUMNS = 10000
 #: range of the picture below the loudest bin; lower values are white
 SPECTROGRAM_RANGE_DB = 65.0
+
+#: the lowest value of a spectrogram in dB
+FLOOR_DB = -100.0
 
 #: of words and phones above the spectrogram
 LABEL_ROWS = 3
@@ -244,7 +248,8 @@ def log_mel(wave: np.ndarray, rate: int, group: int = 1) -> np.ndarray:
         starts = np.arange(0, power.shape[1], group)
         sizes = np.diff([*starts, power.shape[1]])
         parts.append(np.add.reduceat(power, starts, axis=1) / sizes)
-    return 10 * np.log10(np.maximum(np.concatenate(parts, axis=1), 1e-10))
+    floor = 10 ** (FLOOR_DB / 10)
+    return 10 * np.log10(np.maximum(np.concatenate(parts, axis=1), floor))
 
 
 def summary(picture: StridePicture) -> List[str]:
@@ -494,7 +499,7 @@ def draw_spectrogram(axes, picture: StridePicture, scale: Normalize) -> None:
     """
     group = windows_of_column(len(frame_edges(picture.wave, picture.rate)) - 1)
     image = log_mel(picture.wave, picture.rate, group)
-    top = image.max()
+    top = max(image.max(), FLOOR_DB + SPECTROGRAM_RANGE_DB)  # silence is white
     axes.imshow(
         image,
         origin="lower",
@@ -567,7 +572,7 @@ def draw_local_stride(axes, picture: StridePicture) -> None:
     behind = axes.twinx()
     behind.set_zorder(axes.get_zorder() - 1)
     axes.patch.set_visible(False)
-    loudest = energy.max()
+    loudest = max(energy.max(), SILENCE_DB + 60)  # silence has none
     behind.fill_between(
         (edges[:-1] + edges[1:]) / 2,
         loudest - 60,

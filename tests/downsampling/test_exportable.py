@@ -81,6 +81,19 @@ def test_a_program_of_any_length(name):
         check(layer, x, *program(x))
 
 
+@every_method
+def test_a_program_can_be_written_and_read(name, tmp_path):
+    """At a stride that is not whole, too: 21 / 1.4 is rounded, and 7 steps make 5."""
+    layers = list(layers_of(name, [4, 1.4]))
+    layer = layers[1 if build_downsampler(name, SIZE, 4).takes_any_stride() else 0]
+    program = export_program(Exportable(layer), torch.randn(1, 83, SIZE))
+    torch.export.save(program, tmp_path / "layer.pt2")
+    program = torch.export.load(tmp_path / "layer.pt2").module()
+    for length in (7, 21, 300):
+        x = torch.randn(1, length, SIZE)
+        check(layer, x, *program(x))
+
+
 class ThereAndBack(torch.nn.Module):
     """A layer and its inverse, as a function of one utterance."""
 

@@ -90,10 +90,10 @@ def test_a_corpus_whose_speech_has_short_frames():
     statistics = StrideStatistics("adastride, 4x", 0.01, "by hand")
     word = [Timed("A", 0.4, 0.8, 1.0)]
     boundaries = np.r_[0, 0.2, np.arange(0.4, 0.8, 0.02), 0.8, 1.0]
-    for _ in range(3):
+    for _ in range(6):
         statistics.add(boundaries, word, [Timed("AA1", 0.4, 0.8, 1.0)])
     numbers = statistics.numbers()
-    assert numbers["seconds"] == 3.0 and numbers["frames"] == 3 * 23
+    assert numbers["seconds"] == 6.0 and numbers["frames"] == 6 * 23
     assert set(numbers["groups"]) == {"vowel", "silence"}
     assert numbers["groups"]["vowel"]["p50"] == pytest.approx(2.0)
     assert numbers["groups"]["vowel"]["frames_per_second"] == pytest.approx(50.0)
@@ -117,12 +117,14 @@ def test_strides_that_know_nothing():
     assert found.bits < 0.003
 
 
-def test_one_utterance_shows_nothing():
-    """Drawn with replacement, it is always itself: an interval of no width."""
+@pytest.mark.parametrize("utterances", [1, 5])
+def test_too_few_utterances_show_nothing(utterances):
+    """Drawn with replacement, one is always itself: an interval of no width."""
     rng = np.random.default_rng(0)
     statistics = StrideStatistics("adastride, 4x", 0.01, "by hand")
-    edges = np.cumsum(np.r_[0.0, rng.uniform(0.02, 0.1, 100)])
-    statistics.add(edges, [Timed("A", 0.2, 1.0, 1.0), Timed("B", 1.5, 2.0, 1.0)])
+    for _ in range(utterances):
+        edges = np.cumsum(np.r_[0.0, rng.uniform(0.02, 0.1, 100)])
+        statistics.add(edges, [Timed("A", 0.2, 1.0, 1.0), Timed("B", 1.5, 2.0, 1.0)])
     numbers = json.loads(json.dumps(statistics.numbers(), allow_nan=False))
     assert {(r["low"], r["high"]) for r in numbers["relations"].values()} == {
         (None, None)
@@ -130,4 +132,4 @@ def test_one_utterance_shows_nothing():
     lines = corpus_lines(numbers)[1:]
     assert len(lines) == 3
     assert all("are not shown to differ" in line for line in lines)
-    assert all("[one utterance]" in line for line in lines)
+    assert all("[too few utterances]" in line for line in lines)

@@ -102,6 +102,32 @@ def test_the_shortcut_is_resampled_by_the_branchs_own_alignment(name):
     assert score.parametrizations.weight.original.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("hidden", [8, 12, 32])  # 12: as many as branch and shortcut
+@pytest.mark.parametrize("context", [1, 3])
+def test_a_score_network_reads_only_the_branch(hidden, context):
+    options = {"score_hidden": hidden, "score_context": context}
+    shared = SharedAlignment("adastride", 6, 2, options)
+    with torch.no_grad():
+        for parameter in shared.parameters():
+            parameter += torch.randn_like(parameter)
+    both = torch.randn(2, 2, 21, 6, requires_grad=True)
+    _, _, stage = shared(both[0], both[1], torch.tensor([21, 16]))
+    (stage.positions * torch.randn(2, 21)).sum().backward()
+    assert both.grad[0].abs().sum() > 0 and (both.grad[1] == 0).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"score_hidden": 8}])
+def test_set_start_makes_strides_uniform(options):
+    shared = SharedAlignment("adastride", 6, 2, options)
+    for parameter in shared.parameters():
+        torch.nn.init.normal_(parameter)
+    lengths, both = torch.tensor([21]), torch.randn(2, 1, 21, 6)
+    uniform = torch.linspace(0, 10, 21).double()
+    assert not torch.allclose(shared(*both, lengths)[2].positions[0], uniform)
+    shared.downsampler.set_start()
+    torch.testing.assert_close(shared(*both, lengths)[2].positions[0], uniform)
+
+
 def test_a_learned_stride_is_one_for_branch_and_shortcut():
     block = ResidualBlock(4, 3, 2, "diff_stride", {})
     block.downsampler.downsampler.stride_change.data.fill_(0.7)

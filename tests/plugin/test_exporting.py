@@ -13,10 +13,12 @@ from espnet_adastride.plugin.exporting import (
     LEAST_FRAMES,
     CTCProgram,
     _stages,
+    export,
     find_card,
     least_frames,
 )
 from tests.plugin.test_model import ENCODERS, build
+from tiny_models import TOKENS, make_experiment
 
 SIZE = 40  # mel bins of build()
 
@@ -190,6 +192,19 @@ def test_options_that_cannot_be_exported_are_named(conf, named):
     with pytest.raises(ConfigurationError, match=named) as caught:
         CTCProgram(model)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("stride", [2.7, 32])
+def test_a_program_of_pytorch_is_written_and_compared(stride, tmp_path):
+    """At 32x a program takes more than 32 frames, two output frames."""
+    conf = {"stride": stride, "channels": 4, "trunk": "conv1d"}
+    exp = make_experiment(tmp_path / "exp", conf=conf)
+    line = export(exp, tmp_path / "model.pt2", format="torch")
+    assert "within" in line
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    features = torch.randn(1, 100, 20)
+    found, *_ = program(features)
+    assert found.shape == (1, math.ceil(100 / stride), len(TOKENS))
 
 
 def test_the_card_of_every_kind_of_model(tmp_path):

@@ -125,7 +125,7 @@ def test_reconstruct_any_recording(experiment, corpus, tmp_path, capsys):
     soundfile.write(tmp_path / "in" / "my talk.ogg", np.stack([wave] * 2, 1), 16000)
     words = ["--model", str(model), "--output_dir", str(tmp_path / "out")]
     vqvae_reconstruct.main([*words, str(tmp_path / "in")])
-    assert "1 recording, error" in capsys.readouterr().out
+    assert "1 recording in 1 piece, error" in capsys.readouterr().out
     again, rate = soundfile.read(tmp_path / "out" / "my_talk.wav")
     assert rate == 8000 and len(again) == len(wave) // 2 and np.abs(again).max() > 0.01
     (tmp_path / "in" / "broken.wav").write_text("no audio")
@@ -139,6 +139,12 @@ def test_reconstruct_any_recording(experiment, corpus, tmp_path, capsys):
     )
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert set(result["utterances"]) == {"my_talk.ogg", "my_talk.flac"}
+    # what it says is what is there: the first call's is gone
+    assert "removed the earlier reconstruction of 1 piece, such as my_talk" in told.err
+    kinds = ("", ".original", ".vocoder")
+    left = {f"{name}{kind}.wav" for name in result["utterances"] for kind in kinds}
+    assert {path.name for path in (tmp_path / "out").glob("*.wav")} == left
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
     twins = tmp_path / "twins"
     (twins / "my").mkdir(parents=True)
     for name in ("my talk.wav", "my/talk.wav"):

@@ -324,6 +324,27 @@ def test_an_experiment_without_results(recipe, tmp_path, capsys):
     assert "No set has been decoded and scored yet" in text and "<svg" in text
 
 
+def test_methods_that_place_frames_have_pictures(recipe, tmp_path, capsys):
+    """cif, too; that the strides of others are uniform is known from their names."""
+    pytest.importorskip("espnet2")
+    import tiny_models
+
+    conf = {"stride": 4, "channels": 4, "trunk": "conv1d"}
+    names = ("cif", "avg_pool")
+    for name in names:
+        exp = tiny_models.make_experiment(tmp_path / "exp" / f"asr_{name}", name, conf)
+        shutil.copytree(recipe / "exp" / "asr_one" / "decode_x", exp / "decode_x")
+    (tmp_path / "data" / "test").mkdir(parents=True)
+    waves = "".join(f"{key} {recipe}/{key}.flac\n" for key in REFERENCES)
+    (tmp_path / "data" / "test" / "wav.scp").write_text(waves)
+    page = tmp_path / "r.html"
+    command.main([*(f"{tmp_path}/exp/asr_{n}" for n in names), "--output", str(page)])
+    text = html.unescape(page.read_text().replace("<wbr>", ""))
+    assert "asr_avg_pool: strides are uniform" in text
+    assert "asr_cif: strides are uniform" not in text
+    assert not capsys.readouterr().err and text.count("<audio") > 0
+
+
 @pytest.mark.parametrize(
     "name, content, words",
     [

@@ -14,6 +14,7 @@ from espnet_adastride.experiments.classification.results import (
     groups_of,
     read_runs,
     seeds_in_a_round,
+    whole_rounds,
 )
 from espnet_adastride.experiments.folders import run_name
 from espnet_adastride.files import write_text
@@ -52,7 +53,7 @@ def report(exp, reference: str, method: Optional[str] = None) -> List[Row]:
     if method or DRAWN in runs:
         method = method or DRAWN
         picture = Path(exp).resolve() / f"confusion_{run_name(method)}.png"
-        save_figure(plot_confusion(runs, method), picture)
+        save_figure(plot_confusion(whole_rounds(runs), method), picture)
         print(f"Confusions of {method}: {picture}")
     return rows
 
