@@ -75,7 +75,8 @@ def box_pieces(
     ends = torch.cat([cumulated, torch.minimum(edges.unsqueeze(0), last)], dim=1)
     order = torch.sort(ends.detach(), dim=1, stable=True).indices
     ends = ends.gather(1, order)
-    weights = torch.diff(ends, dim=1, prepend=torch.zeros_like(ends[:, :1]))
+    # not torch.diff, which torch.export of ESPnet 202511 rejects at some strides
+    weights = torch.cat([ends[:, :1], ends[:, 1:] - ends[:, :-1]], dim=1)
     # NaN is sorted behind all slots, which would repeat the first step
     weights = weights.masked_fill(cumulated[:, -1:].isnan(), torch.nan)
     of_step = (order < steps).to(torch.int64)
