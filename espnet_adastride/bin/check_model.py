@@ -7,7 +7,7 @@ otherwise end stage 10 or 11, after hours of preparation
 (``espnet_adastride/plugin/parts.py``).
 """
 
-from espnet_adastride.bin.parsers import Parser, command
+from espnet_adastride.bin.parsers import Parser, add_configurations, command
 from espnet_adastride.config import merge_configs, override
 from espnet_adastride.errors import located
 from espnet_adastride.options import str2bool
@@ -17,15 +17,7 @@ from espnet_adastride.recipe.configurations import read_given
 
 def get_parser():
     parser = Parser(__doc__)
-    parser.add_argument(
-        "--config",
-        nargs="+",
-        default=[""],
-        help="training configuration; several are merged",
-    )
-    parser.add_argument(
-        "--arguments", default="", help="options that override the configuration"
-    )
+    add_configurations(parser)
     parser.add_argument(
         "--frontend", type=str2bool, default=True, help="false: features are the input"
     )

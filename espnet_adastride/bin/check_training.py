@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from espnet_adastride.bin.parsers import Parser, command
+from espnet_adastride.bin.parsers import Parser, add_configurations, command
 from espnet_adastride.config import merge_configs, read_config, training_options
 from espnet_adastride.files import write_text
 from espnet_adastride.options import str2bool
@@ -35,16 +35,8 @@ def get_parser():
         required=True,
         help="what to do",
     )
-    parser.add_argument(
-        "--config",
-        nargs="+",
-        default=[""],
-        help="training configuration; several are merged",
-    )
+    add_configurations(parser)
     parser.add_argument("--output", help="the file that merge writes")
-    parser.add_argument(
-        "--arguments", default="", help="options that override the configuration"
-    )
     parser.add_argument("--exp", help="the experiment's folder")
     parser.add_argument(
         "--option",

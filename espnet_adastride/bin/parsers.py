@@ -172,6 +172,19 @@ def add_switch(parser, name: str, help: str) -> None:
     parser.add_argument(name, help=f"{help} (default: false)", **kind)
 
 
+def add_configurations(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config`` and ``--arguments`` of a training."""
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        default=[""],
+        help="training configuration; several are merged",
+    )
+    parser.add_argument(
+        "--arguments", default="", help="options that override the configuration"
+    )
+
+
 def add_rerun_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--rerun``, which ``recipe.stamps.Stamp.is_done`` takes."""
     add_switch(parser, "--rerun", "run the stage even if it is done")

@@ -20,10 +20,6 @@ import numpy as np
 from espnet_adastride.corpora.audio import audio_info
 from espnet_adastride.corpora.kaldi import locate, read_scp, read_text, roots_of_audio
 from espnet_adastride.corpora.recordings import read_audio
-from espnet_adastride.downsampling.registry import (
-    available_downsamplers,
-    downsampler_class,
-)
 from espnet_adastride.errors import AudioError, UserError
 from espnet_adastride.evaluation.learning_curves import Curve, curves, read_epochs
 from espnet_adastride.evaluation.scoring import (
@@ -409,6 +405,18 @@ def _sound(path: Optional[str], seconds: float) -> Optional[Sound]:
 # ------------------------------------------------------------------ the page
 
 
+def _places_frames(config: str) -> bool:
+    """Return whether the text of a configuration names a method with positions."""
+    # imports PyTorch, which takes seconds, and not every page has pictures
+    from espnet_adastride.downsampling import registry
+
+    methods = registry.available_downsamplers()
+    return any(
+        registry.downsampler_class(name).has_positions
+        for name in set(methods) & set(re.findall(r"\w+", config))
+    )
+
+
 def draw_pictures(
     load: Callable,
     number: int,
@@ -447,10 +455,7 @@ def draw_pictures(
     try:
         config = read_utf8(experiment.folder / "config.yaml")
         # found without loading the model, which also finds what is wrong with the file
-        names = available_downsamplers()
-        placing = [name for name in names if downsampler_class(name).has_positions]
-        words = set(re.findall(r"\w+", config))
-        if words.isdisjoint(placing) and re.search("^encoder", config, re.M):
+        if re.search("^encoder", config, re.M) and not _places_frames(config):
             return [], [f"{name}: strides are uniform; no pictures of them."]
         transcriber = load(experiment.folder)
         typical = typical_utterance(waves)
