@@ -1,14 +1,11 @@
-"""Progress of long work: finished runs with the remaining time, a bar, threads."""
+"""Progress of long work: spans of time, a bar, dated lines, threads."""
 
 import datetime
 import os
-import re
 import sys
-import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Callable, Iterable, Iterator, List, Optional, Sequence
+from typing import Callable, Iterable, Iterator, Optional
 
 #: results of a thread that may wait for one before them
 WAITING = 8
@@ -90,66 +87,3 @@ def in_threads(work: Callable, items: Iterable, nj: int) -> Iterator:
 def print_dated(line: str) -> None:
     """Print a line after date and time, unbuffered."""
     print(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {line}", flush=True)
-
-
-class Progress:
-    """Reports finished and current runs, and the remaining time.
-
-    Not a tqdm bar, which starts a thread: jobs must not be forked beside one.
-
-    Args:
-        total: Runs of the whole grid.
-        done: Number of finished runs.
-        limit: Number of parallel runs.
-        say: Called with each line.
-        every: Seconds between two lines on current runs.
-    """
-
-    def __init__(
-        self,
-        total: int,
-        done: int,
-        limit: int,
-        say: Callable[[str], None] = print,
-        every: float = 300.0,
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self.total, self.done, self.limit = total, done, limit
-        self.say, self.every, self.clock = say, every, clock
-        self.spans: List[float] = []
-        self.next = clock() + every
-
-    def eta(self) -> str:
-        """Return the remaining time, from the mean of the runs finished here, or ""."""
-        left = self.total - self.done
-        if not self.spans or not left:
-            return ""
-        mean = sum(self.spans) / len(self.spans)
-        return f", ETA {format_span(mean * left / min(self.limit, left))}"
-
-    def finished(self, what: str, seconds: float) -> None:
-        """Count a run that succeeded."""
-        self.done += 1
-        self.spans.append(seconds)
-        self.say(
-            f"[{self.done}/{self.total}] {what}, {format_span(seconds)}{self.eta()}"
-        )
-
-    def __call__(self, names: Sequence[str], logs: Sequence[Path]) -> None:
-        """Report the current runs, at most every ``every`` seconds."""
-        now = self.clock()
-        if now < self.next:
-            return
-        self.next = now + self.every
-        states = [f"{n} ({_last_epoch(log)})" for n, log in zip(names, logs)]
-        self.say(f"[{self.done}/{self.total}] running: {'; '.join(states)}{self.eta()}")
-
-
-def _last_epoch(log: Path) -> str:
-    try:
-        text = log.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "starting"
-    # the driver's lines, or ESPnet's own
-    found = re.findall(r"^epoch (\d+(?:/\d+)?),| (\d+)epoch results: ", text, re.M)
-    return f"epoch {max(found[-1])} done" if found else "starting"

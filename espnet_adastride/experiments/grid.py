@@ -11,7 +11,7 @@ from functools import partial
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from espnet_adastride.errors import UserError, unknown_word
-from espnet_adastride.progress import Progress
+from espnet_adastride.experiments.run_progress import RunProgress
 from espnet_adastride.recipe.jobs import Job, run_queue
 
 
@@ -179,7 +179,7 @@ def run_all(
         Interrupted: a signal arrived, and all runs were stopped.
     """
     todo = [step for step in steps if not step.is_done()]
-    progress = Progress(len(steps), len(steps) - len(todo), limit, say)
+    progress = RunProgress(len(steps), len(steps) - len(todo), limit, say)
     failures: List[str] = []
 
     def ended(index: int, seconds: float, problem: Optional[str]) -> None:
@@ -195,9 +195,9 @@ def run_all(
             failures.append(f"{step.name}: {problem}")
             say(f"failed: {failures[-1]}")
         if words is not None:
-            progress.finished(words, seconds)
+            progress.finished(step.name, words, seconds)
         else:
-            progress.total -= 1
+            progress.dropped(step.name)
 
     def poll(indices: List[int]) -> None:
         running = [todo[i] for i in indices if todo[i].job.log is not None]

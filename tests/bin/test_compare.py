@@ -21,8 +21,8 @@ from espnet_adastride.experiments.grid import (
     read_variant,
 )
 from espnet_adastride.experiments.records import read_records, write_record
+from espnet_adastride.experiments.run_progress import RunProgress
 from espnet_adastride.files import locked
-from espnet_adastride.progress import Progress
 from espnet_adastride.recipe.jobs import Job, run_queue
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -319,15 +319,25 @@ def test_runs_and_variants():
 
 def test_progress_tells_when_all_will_be_done(tmp_path):
     now, said = [0.0], []
-    progress = Progress(10, 4, 2, said.append, every=60, clock=lambda: now[0])
+    progress = RunProgress(10, 4, 2, said.append, every=60, clock=lambda: now[0])
     progress(["a"], [tmp_path / "a.log"])
     assert said == []
-    progress.finished("one", 100)
-    assert said.pop() == "[5/10] one, 1 min 40 s, ETA 4 min 10 s"
-    (tmp_path / "a.log").write_text("epoch 1/12, loss 3\nepoch 2/12, loss 2\n")
+    progress.finished("a", "one", 100)  # and no epoch in its log
+    assert said.pop() == "[5/10] one, 1 min 40 s, ETA 5 min 00 s"
+    names, logs = ["b", "c"], [tmp_path / "b.log", tmp_path / "c.log"]
+    logs[0].write_text("epoch 1/12, loss 3\n")  # of an earlier command
+    progress(names, logs)
+    with logs[0].open("a") as log:
+        log.write("epoch 5/12, loss 3\nepoch 6/12, loss 2\n")
     now[0] = 61
-    progress(["a", "b"], [tmp_path / "a.log", tmp_path / "b.log"])
-    assert said == ["[5/10] running: a (epoch 2/12 done); b (starting), ETA 4 min 10 s"]
+    progress(names, logs)
+    # two epochs in 61 s, so a run takes 366 s; two and a half in turn
+    states = "b (epoch 6/12 done); c (starting)"
+    assert said.pop() == f"[5/10] running: {states}, ETA 15 min 15 s"
+    progress.finished("b", "two", 240)  # eight epochs, so a run takes 360 s
+    assert said.pop() == "[6/10] two, 4 min 00 s, ETA 12 min 00 s"
+    progress.dropped("c")
+    assert progress.total == 9 and progress.eta() == ", ETA 12 min 00 s"
 
 
 def test_no_more_than_the_limit_run_at_once(tmp_path):
