@@ -28,7 +28,7 @@ stream: when the words of a recording appear while it is being spoken
 import argparse
 import json
 from pathlib import Path
-from typing import Dict, List
+from typing import List
 
 from espnet_adastride.bin.model_options import (
     add_model_options,
@@ -204,13 +204,10 @@ def draw_training(args: argparse.Namespace) -> List[str]:
     """Draw trainings; return the lines to print."""
     from espnet_adastride.evaluation.learning_curves import curves, read_epochs
     from espnet_adastride.report.charts import plot_training
+    from espnet_adastride.report.experiments import named_folders
 
     runs, lines = {}, []
-    # a folder that is given twice is drawn once
-    folders: Dict[Path, Path] = {}
-    for folder in map(Path, args.experiments):
-        folders.setdefault(folder.resolve(), folder)
-    for folder in folders.values():
+    for folder, name in named_folders(args.experiments).items():
         if not folder.is_dir():
             fix = "give an experiment (exp/asr_...)"
             if folder.exists():
@@ -229,8 +226,6 @@ def draw_training(args: argparse.Namespace) -> List[str]:
                 "experiment (exp/asr_...) whose training has finished an epoch, with "
                 "ESPnet's output in train.log (asr.sh writes it)"
             )
-        name = folder.resolve().name
-        name = name if name not in runs else str(folder)
         runs[name] = curves(epochs)
         lines.append(f"{name}: {counted(len(epochs), 'epoch')}{_last(runs[name])}")
     save_picture(plot_training(runs), args.output, "Training", lines)

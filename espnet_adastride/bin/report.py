@@ -64,19 +64,6 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def name_apart(experiments) -> None:
-    """Give experiments of one name the recipe's before it, or else their paths."""
-    for long in (_with_recipe, lambda experiment: str(experiment.folder)):
-        names = [experiment.name for experiment in experiments]
-        for experiment in experiments:
-            if names.count(experiment.name) > 1:
-                experiment.name = long(experiment)
-
-
-def _with_recipe(experiment) -> str:
-    return f"{experiment.folder.resolve().parent.parent.name}: {experiment.name}"
-
-
 @command(get_parser)
 def main(args) -> None:
     for folder in args.data_dir:
@@ -95,14 +82,13 @@ def main(args) -> None:
     from espnet_adastride.report.experiments import (
         draw_pictures,
         make_report,
+        named_folders,
         read_experiment,
     )
 
-    paths = list(dict.fromkeys(Path(e).resolve() for e in args.experiments))
-    shown = {Path(e).resolve(): e for e in args.experiments}
-    experiments = [read_experiment(shown[path]) for path in paths]
+    folders = named_folders(args.experiments)
+    experiments = [read_experiment(*item) for item in folders.items()]
     check_file(output, "--output")
-    name_apart(experiments)
 
     def load(folder: Path):
         model = {"model": str(folder), "ngpu": 0, "stride": None}

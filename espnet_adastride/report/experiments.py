@@ -83,7 +83,7 @@ class Experiment:
     """The content of an experiment's folder.
 
     Attributes:
-        name: name of the folder.
+        name: name in tables and legends.
         folder: the folder.
         decoded: sets that were decoded and scored.
         curves: by stat and phase.
@@ -162,8 +162,33 @@ def read_decoded(experiment: Path, folder: Path) -> Decoded:
     )
 
 
-def read_experiment(folder: PathLike) -> Experiment:
+def named_folders(folders: Sequence[PathLike]) -> Dict[Path, str]:
+    """Return experiments' folders, each once, with names that tell them apart.
+
+    A name is that of the folder, with the recipe's before it where it occurs twice, or
+    else the folder as given.
+    """
+    given: Dict[Path, Path] = {}
+    for folder in map(Path, folders):
+        given.setdefault(folder.resolve(), folder)
+    names = [path.name for path in given]
+    for longer in (
+        lambda path: f"{path.parent.parent.name}: {path.name}",
+        lambda path: str(given[path]),
+    ):
+        names = [
+            longer(path) if names.count(name) > 1 else name
+            for path, name in zip(given, names)
+        ]
+    return dict(zip(given.values(), names))
+
+
+def read_experiment(folder: PathLike, name: str = "") -> Experiment:
     """Read an experiment's folder.
+
+    Args:
+        folder: of the experiment.
+        name: of it; default is the folder's.
 
     Raises:
         UserError: if it is not an experiment: it has neither a training log nor
@@ -173,7 +198,7 @@ def read_experiment(folder: PathLike) -> Experiment:
     if not folder.is_dir():
         what = "a file, not a folder" if folder.exists() else "no such folder"
         raise UserError(f"{folder}: {what}; give an experiment's folder (exp/asr_...)")
-    found = Experiment(folder.resolve().name, folder)
+    found = Experiment(name or folder.resolve().name, folder)
     if not (folder / "config.yaml").is_file():
         inner = sorted(p.parent.name for p in folder.glob("*/config.yaml"))
         fix = "give an experiment's folder (exp/asr_...)"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from espnet_adastride.bin import plot
 from espnet_adastride.bin import report as command
 from espnet_adastride.errors import UserError
 from espnet_adastride.evaluation.scoring import score
@@ -410,7 +411,13 @@ def test_experiments_of_one_name_are_told_apart(tmp_path, capsys):
     command.main([*map(str, folders), "--output", str(tmp_path / "r.html")])
     text = (tmp_path / "r.html").read_text().replace("<wbr>", "")
     legend = re.findall("</span> ([^<]*)</li>", text)
-    assert legend == [str(folders[0]), str(folders[1]), "other: asr"]
+    names = [str(folders[0]), str(folders[1]), "other: asr"]
+    assert legend == names
+    # and in pictures; a folder that is given twice is drawn once
+    given = [*map(str, folders), str(folders[0])]
+    plot.main(["training", *given, "--output", str(tmp_path / "t.png")])
+    out = capsys.readouterr().out
+    assert re.findall("^(.*): 1 epoch", out, re.M) == names
 
 
 def test_an_experiment_at_the_root_of_a_disk(recipe):
