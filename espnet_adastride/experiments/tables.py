@@ -349,7 +349,7 @@ def _task_page(
 
         found = vqvae.sort_runs(records)
         table = vqvae.format_table(found, baseline, resamples)
-        return f"{origin}\n\n{table}", vqvae.plot_bits(found)
+        return f"{origin}\n\n{table}", vqvae.plot_bits(found, baseline)
     from espnet_adastride.experiments.classification import pictures, results, tables
 
     runs = results.sort_runs(records)

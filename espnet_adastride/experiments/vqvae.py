@@ -182,12 +182,16 @@ def _differences(cells, order, reference, resamples) -> str:
     )
 
 
-def plot_bits(runs: List[Dict[str, Any]]) -> Figure:
+def plot_bits(runs: List[Dict[str, Any]], reference: str) -> Figure:
     """Draw error over bits a second, a line for each method.
 
     Marks are means over seeds, bars the lowest and the highest seed, numbers the rates.
     Where the decoder must be told durations, these bits count, and a dotted line shows
     what the tokens alone would be.
+
+    Args:
+        runs: figures of all runs.
+        reference: the method that is drawn first, and in the first style.
 
     Returns:
         A figure for ``style.save_figure``.
@@ -197,8 +201,11 @@ def plot_bits(runs: List[Dict[str, Any]]) -> Figure:
         cells.setdefault(run["method"], {}).setdefault(run["rate"], []).append(run)
     with drawing(6.6, 4.4, layout="constrained") as figure:
         axes, labels = figure.add_subplot(), []
-        for number, (method, rates) in enumerate(sorted(cells.items())):
+        # False comes first: the reference
+        methods = sorted(cells, key=lambda method: (method != reference, method))
+        for number, method in enumerate(methods):
             style = line_style(number)
+            rates = cells[method]
             errors = [[run["error"] for run in own] for own in rates.values()]
             centre = np.array([mean(own) for own in errors])
             reach = np.abs(np.array([[min(e), max(e)] for e in errors]).T - centre)
@@ -246,6 +253,6 @@ def report(exp: PathLike, reference: str) -> None:
     ]
     folders = [exp / name / "listen" for name in names]
     write_text(exp / "listen.html", page(shown, folders))
-    save_figure(plot_bits(runs), exp / "bits.png")
+    save_figure(plot_bits(runs, reference), exp / "bits.png")
     print(f"\n{table}\nListening page: {exp / 'listen.html'}")
     print(f"Error over bits per second: {exp / 'bits.png'}")

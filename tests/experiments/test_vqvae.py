@@ -427,7 +427,9 @@ def test_the_table_counts_side_information_and_pairs():
 def test_the_picture_adds_side_information_to_the_bits():
     runs = [run("strided_conv", s, [5.0 + s]) for s in (0, 1)]
     runs += [run("adastride_f", 0, [4.0], side=40.0)]
-    (axes,) = plot_bits(runs).axes
+    (axes,) = plot_bits(runs, "strided_conv").axes
+    _, labels = axes.get_legend_handles_labels()
+    assert labels == ["strided_conv", "adastride_f"]
     points = {}
     for line in axes.lines:
         x, y = float(line.get_xdata()[0]), float(line.get_ydata()[0])
@@ -447,7 +449,7 @@ def test_no_rate_in_the_picture_covers_another():
     runs = [run("adastride", 0, [4.12], side=136.0)]
     runs += [run("adastride_f", 0, [4.13], side=139.0)]
     runs += [run("strided_conv", 0, [5.0], rate=rate) for rate in (2, 16)]
-    figure = plot_bits(runs)
+    figure = plot_bits(runs, "strided_conv")
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert len(boxes) == 4
