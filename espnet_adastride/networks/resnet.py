@@ -160,10 +160,9 @@ class SharedAlignment(torch.nn.Module):
         self.downsampler = build_downsampler(name, 2 * width, stride, **options)
         reader = getattr(self.downsampler, "score", None)
         network = getattr(self.downsampler, "score_network", None)
+        # with score_hidden the network mixes the features, and the score its output
         if network is not None and network.groups == 1:
-            reader = (
-                network  # score_hidden: it mixes the features, the score its output
-            )
+            reader = network
         if reader is not None:
             parametrize.register_parametrization(
                 reader, "weight", _FirstFeatures(width, 2 * width)
